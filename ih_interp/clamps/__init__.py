@@ -1,0 +1,101 @@
+"""Named interventions, as data: what they set, when, and with which gradient.
+
+    ablate = ih.clamps.AblateHeads(heads=["L1H0"])
+    with ih.clamped(model, [ablate], batch):
+        logits = model(batch.tokens)
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from ih_interp.clamps.applied import (
+    ClampUnchangedWarning as ClampUnchangedWarning,
+    check as check,
+    clamped as clamped,
+    in_order as in_order,
+)
+from ih_interp.clamps.attention import (
+    AttendLabelsOnly as AttendLabelsOnly,
+    AttentionTemperature as AttentionTemperature,
+    ForbidPreviousToken as ForbidPreviousToken,
+    InductionAttention as InductionAttention,
+    MatchAttention as MatchAttention,
+    PreviousTokenAttention as PreviousTokenAttention,
+)
+from ih_interp.clamps.base import (
+    AbstractClamp as AbstractClamp,
+    Setting as Setting,
+    Shape as Shape,
+    keep_only as keep_only,
+)
+from ih_interp.clamps.circuits import (
+    CopyFromAttention as CopyFromAttention,
+    PerfectLayerOne as PerfectLayerOne,
+    PerfectMatchAndCopy as PerfectMatchAndCopy,
+    a_alone as a_alone,
+    b_alone as b_alone,
+    c_alone as c_alone,
+    copy as copy,
+    layer_one as layer_one,
+    match as match,
+)
+from ih_interp.clamps.grafts import GraftIn as GraftIn, GraftOut as GraftOut
+from ih_interp.clamps.preserve import Preserve as Preserve
+from ih_interp.clamps.schedules import (
+    Always as Always,
+    during as during,
+    from_level as from_level,
+    pulses as pulses,
+    ramp as ramp,
+)
+from ih_interp.clamps.values import (
+    AblateEmbedding as AblateEmbedding,
+    AblateHeads as AblateHeads,
+)
+from ih_interp.frozen import explain
+
+Clamp: TypeAlias = Annotated[
+    AblateEmbedding
+    | AblateHeads
+    | AttendLabelsOnly
+    | AttentionTemperature
+    | CopyFromAttention
+    | ForbidPreviousToken
+    | GraftIn
+    | GraftOut
+    | InductionAttention
+    | MatchAttention
+    | PerfectLayerOne
+    | PerfectMatchAndCopy
+    | Preserve
+    | PreviousTokenAttention,
+    Field(discriminator="kind"),
+]
+"""Any clamp; `kind` says which in JSON."""
+
+_ONE: TypeAdapter[AbstractClamp] = TypeAdapter(Clamp)
+
+
+def parse(values: Iterable[Mapping[str, Any] | AbstractClamp]) -> tuple[AbstractClamp, ...]:
+    """Clamps from JSON values such as `{"kind": "ablate_heads", "heads": ["L1H0"]}`.
+
+    Raises ValueError that names the clamp, the field, the value and what was expected.
+    """
+    return tuple(_parse_one(number, value) for number, value in enumerate(values))
+
+
+def dump(clamps: Iterable[AbstractClamp]) -> list[dict[str, Any]]:
+    """The JSON values that `parse` reads back as equal clamps."""
+    return [clamp.model_dump(mode="json", exclude_defaults=False) for clamp in clamps]
+
+
+def _parse_one(number: int, value: Mapping[str, Any] | AbstractClamp) -> AbstractClamp:
+    if isinstance(value, AbstractClamp):
+        return value
+    try:
+        return _ONE.validate_python(dict(value))
+    except (ValidationError, TypeError) as error:
+        why = explain(error) if isinstance(error, ValidationError) else f"{value!r} is no object"
+        raise ValueError(f"Clamp number {number} cannot be read: {why}") from error

@@ -1,0 +1,178 @@
+"""Putting clamps on a model for one batch, and taking them off again."""
+
+import warnings
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from ih_interp.clamps.base import AbstractClamp, Hook, HookFunction, Setting, Shape
+from ih_interp.clamps.conflicts import refuse_conflicts
+from ih_interp.clamps.schedules import Always, Metrics
+from ih_interp.types import Batch
+
+ORDER = (
+    "preserve",
+    "perfect_layer_one",
+    "graft_in",
+    "ablate_embedding",
+    "ablate_heads",
+    "previous_token_attention",
+    "induction_attention",
+    "match_attention",
+    "attention_temperature",
+    "forbid_previous_token",
+    "attend_labels_only",
+    "copy_from_attention",
+    "perfect_match_and_copy",
+    "graft_out",
+)
+"""Who comes first at one hook point; what sets the same thing twice is refused, not ordered."""
+
+
+class ClampUnchangedWarning(UserWarning):
+    """A clamp was applied and every activation that it set was that already."""
+
+
+def in_order(clamps: Sequence[AbstractClamp]) -> tuple[AbstractClamp, ...]:
+    """Clamps in the order in which their hooks are added."""
+    return tuple(sorted(clamps, key=lambda clamp: ORDER.index(clamp.kind)))
+
+
+def check(model: HookedTransformer, clamps: Sequence[AbstractClamp]) -> None:
+    """Refuse clamps that the model cannot take, or that cannot act together (ValueError)."""
+    shape = Shape.of(model)
+    for clamp in clamps:
+        if not isinstance(clamp, AbstractClamp):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"{clamp!r} is no clamp; read JSON with ih.clamps.parse.")
+        clamp.tensors(shape)
+        clamp.prepare(model)
+    refuse_conflicts(clamps, shape)
+
+
+@contextmanager
+def clamped(
+    model: HookedTransformer,
+    clamps: Sequence[AbstractClamp],
+    batch: Batch | None = None,
+    *,
+    step: int | None = None,
+    metrics: Metrics = (),
+) -> Generator[HookedTransformer]:
+    """Run `model` on `batch.tokens` under clamps inside this block; leaving it restores the model.
+
+    Gradients flow. Hooks of others stay, and caches made inside see clamped values. `step` (and
+    `metrics`, for `from_level`) place clamps with a schedule in time. Passes that a clamp reads from
+    run first, without the clamps.
+
+    Raises ValueError, before anything is changed, for heads or layers that the model lacks, clamps
+    that set the same thing or make each other void, a missing batch or step; during the block for
+    other sequences than the batch's; at its end for a clamp whose hooks never fired. Warns
+    (`ClampUnchangedWarning`) of a clamp that changed nothing.
+    """
+    clamps = in_order(clamps)
+    check(model, clamps)
+    if batch is not None:
+        _check_batch(model, clamps, batch)
+    watches = [
+        _Watch(clamp, _hooks_at(clamp, model, batch, step, metrics)) for clamp in clamps
+    ]
+    with ExitStack() as stack:
+        if batch is not None and any(clamp.needs_batch for clamp in clamps):
+            handle = model.embed.register_forward_pre_hook(_same_tokens_as(batch))
+            stack.callback(handle.remove)
+        stack.enter_context(model.hooks(fwd_hooks=[h for watch in watches for h in watch.hooks]))
+        yield model
+    for watch in watches:
+        watch.report()
+
+
+def _hooks_at(
+    clamp: AbstractClamp,
+    model: HookedTransformer,
+    batch: Batch | None,
+    step: int | None,
+    metrics: Metrics,
+) -> list[Hook]:
+    gate: float | None = None
+    if not isinstance(clamp.schedule, Always):
+        if step is None:
+            raise ValueError(f"{clamp} has a schedule: pass the step to clamped().")
+        gate = clamp.schedule.gate(step, metrics)
+    return clamp.hooks(Setting(model, batch, clamp.tensors(Shape.of(model)), gate))
+
+
+def _check_batch(model: HookedTransformer, clamps: Sequence[AbstractClamp], batch: Batch) -> None:
+    for clamp in clamps:
+        if clamp.kind == "induction_attention":
+            correct = batch.correct.sum(dim=1)
+            lonely = ((correct == 0) | (correct == batch.layout.n_pairs)).nonzero()
+            if len(lonely):
+                raise ValueError(
+                    f"{clamp} needs a correct label and another one in every context; "
+                    f"sequence {int(lonely[0])} has {int(correct[lonely[0]])} correct "
+                    f"of {batch.layout.n_pairs}."
+                )
+    if batch.layout.n_positions > model.cfg.n_ctx:
+        raise ValueError(
+            f"Sequences have {batch.layout.n_positions} tokens; the model takes {model.cfg.n_ctx}."
+        )
+
+
+def _same_tokens_as(batch: Batch) -> Callable[[torch.nn.Module, tuple[Any, ...]], None]:
+    def compare(module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
+        del module
+        (tokens,) = inputs
+        if tokens.shape != batch.tokens.shape or not torch.equal(tokens, batch.tokens):
+            raise ValueError(
+                "These clamps were made for another batch: inside clamped(model, clamps, batch) "
+                "run the model on batch.tokens."
+            )
+
+    return compare
+
+
+@dataclass
+class _Watch:
+    """Whether a clamp's hooks fired, and whether any of them changed its activation."""
+
+    clamp: AbstractClamp
+    given: list[Hook]
+
+    def __post_init__(self) -> None:
+        self.fired: set[str] = set()
+        self.changed = False
+
+    @property
+    def hooks(self) -> list[Hook]:
+        return [(name, self._watched(name, function)) for name, function in self.given]
+
+    def _watched(self, name: str, function: HookFunction) -> HookFunction:
+        def watched(activation: Tensor, hook: Any) -> Tensor | None:
+            result = function(activation, hook=hook)
+            self.fired.add(name)
+            if result is not None and not self.changed:
+                self.changed = not torch.equal(result.detach(), activation.detach())
+            return result
+
+        return watched
+
+    def report(self) -> None:
+        """Refuse a clamp that never fired; warn of one that changed nothing."""
+        silent = [name for name, _ in self.given if name not in self.fired]
+        if silent:
+            raise ValueError(
+                f"{self.clamp} never fired: no pass inside clamped() reached {', '.join(silent)}. "
+                "Run the whole model inside the block, or drop the clamp."
+            )
+        off = isinstance(self.clamp.schedule, Always) is False
+        if not self.changed and not off:
+            warnings.warn(
+                f"{self.clamp} changed nothing: what it set was so already.",
+                ClampUnchangedWarning,
+                stacklevel=4,
+            )

@@ -1,0 +1,201 @@
+"""What a clamp is: a named intervention, as data, that becomes hook functions for a model and a batch."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
+
+import torch
+from jaxtyping import Bool
+from pydantic import Field, field_validator
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from ih_interp.clamps.schedules import Always, Schedule
+from ih_interp.frozen import Frozen
+from ih_interp.model import FewShotEmbed
+from ih_interp.types import Batch, Head, HeadField, Layout
+
+HookFunction: TypeAlias = Callable[..., Tensor | None]
+Hook: TypeAlias = tuple[str, HookFunction]
+"""A hook point's name and the function for it, as TransformerLens takes them."""
+
+Role: TypeAlias = Literal["exemplars", "labels", "query"]
+ROLES: tuple[Role, ...] = ("exemplars", "labels", "query")
+
+GradientMode: TypeAlias = Literal["flow", "block"]
+"""Whether gradient passes through what a clamp takes from an unclamped pass; "flow" in the paper."""
+
+
+EMBEDDING = -1  # the embedding's place among the layers
+
+
+class Shape(NamedTuple):
+    """What a clamp must know of a model before it meets a batch."""
+
+    n_layers: int
+    n_heads: int
+
+    @classmethod
+    def of(cls, model: HookedTransformer) -> "Shape":
+        return cls(model.cfg.n_layers, model.cfg.n_heads)
+
+
+class Claim(NamedTuple):
+    """One thing that a clamp sets. Two clamps with an equal claim refuse each other."""
+
+    what: str
+    """The activation in hook-name words: "v", "pattern", "scores:temperature", "resid_post" ..."""
+    layer: int
+    head: int | None = None
+    row: Role | None = None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A model about to run on a batch, and what may differ between runs that share one trace."""
+
+    model: HookedTransformer
+    batch: Batch | None
+    tensors: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    gate: Tensor | float | None = None
+
+    @property
+    def sequences(self) -> Batch:
+        """The batch, for clamps that need one."""
+        if self.batch is None:
+            raise ValueError("This clamp depends on the sequences: pass the batch to clamped().")
+        return self.batch
+
+    @property
+    def embed(self) -> FewShotEmbed:
+        """The few-shot embedding, for clamps that look at raw features or labels."""
+        embed = self.model.embed
+        if not isinstance(embed, FewShotEmbed):
+            raise ValueError("This clamp needs a few-shot model, as build_model makes them.")
+        return embed
+
+
+class AbstractClamp(Frozen):
+    """A named intervention. Fields are JSON; `hooks` says what it does."""
+
+    needs_batch: ClassVar[bool] = False
+
+    kind: str
+    schedule: Schedule = Always()
+
+    @abstractmethod
+    def claims(self, shape: Shape) -> frozenset[Claim]:
+        """Everything the clamp sets."""
+
+    @abstractmethod
+    def hooks(self, setting: Setting) -> list[Hook]:
+        """Hook functions for one pass; what differs between runs comes from `setting.tensors`."""
+
+    def tensors(self, shape: Shape) -> dict[str, Tensor]:
+        """What may differ between runs that share one trace: head masks, strengths."""
+        del shape
+        return {}
+
+    def structure(self) -> Any:
+        """What must be equal for two clamps to share one trace; JSON."""
+        return self.model_dump(mode="json", exclude={"schedule"})
+
+    def voids(self, shape: Shape) -> range:
+        """Layers whose activations no longer matter under this clamp."""
+        del shape
+        return range(0)
+
+    def prepare(self, model: HookedTransformer) -> None:
+        """Refuse, before anything runs, what the clamp cannot do to this model."""
+        del model
+
+    def __str__(self) -> str:
+        """Kind and the fields that differ from their defaults."""
+        fields = self.model_dump(mode="json", exclude_defaults=True, exclude={"kind"})
+        return f"{self.kind}({', '.join(f'{name}={value}' for name, value in fields.items())})"
+
+
+class HeadClamp(AbstractClamp):
+    """A clamp on given heads."""
+
+    heads: tuple[HeadField, ...] = Field(min_length=1)
+
+    @field_validator("heads", mode="after")
+    @classmethod
+    def _once_each(cls, heads: tuple[Head, ...]) -> tuple[Head, ...]:
+        if len(set(heads)) < len(heads):
+            raise ValueError(f"{', '.join(map(str, heads))} names a head twice.")
+        return tuple(sorted(heads))
+
+    @property
+    def layers(self) -> list[int]:
+        return sorted({head.layer for head in self.heads})
+
+    def tensors(self, shape: Shape) -> dict[str, Tensor]:
+        return {"heads": head_mask(self.heads, shape)}
+
+    def structure(self) -> Any:
+        fields = self.model_dump(mode="json", exclude={"schedule", "heads", "strength"})
+        return {**fields, "layers": self.layers}
+
+    def head_claims(self, what: str, rows: Sequence[Role] | None = None) -> frozenset[Claim]:
+        """One claim a head and row."""
+        return frozenset(
+            Claim(what, head.layer, head.head, row) for head in self.heads for row in rows or (None,)
+        )
+
+
+def head_mask(heads: Sequence[Head], shape: Shape) -> Bool[Tensor, "layer head"]:
+    """Which heads are meant; ValueError for one that the model does not have."""
+    chosen = torch.zeros(shape.n_layers, shape.n_heads, dtype=torch.bool)
+    for head in heads:
+        if head.layer >= shape.n_layers or head.head >= shape.n_heads:
+            raise ValueError(
+                f"There is no head {head} in a model of {shape.n_layers} layers x "
+                f"{shape.n_heads} heads; layers and heads count from 0."
+            )
+        chosen[head.layer, head.head] = True
+    return chosen
+
+
+def keep_only(
+    *heads: str | tuple[int, int] | Head, n_heads: int = 8
+) -> tuple[Head, ...]:
+    """All other heads of the given heads' layers, to be ablated.
+
+    >>> [str(head) for head in keep_only("L1H2", n_heads=4)]
+    ['L1H0', 'L1H1', 'L1H3']
+    """
+    kept = {Head.parse(head) for head in heads}
+    layers = sorted({head.layer for head in kept})
+    return tuple(Head(l, h) for l in layers for h in range(n_heads) if Head(l, h) not in kept)  # noqa: E741
+
+
+def rows_of(rows: Sequence[Role], layout: Layout) -> list[int]:
+    """Positions that play these roles."""
+    positions = {
+        "exemplars": layout.exemplars,
+        "labels": layout.labels,
+        "query": (layout.query,),
+    }
+    return sorted(position for role in rows for position in positions[role])
+
+
+def unclamped(
+    model: HookedTransformer,
+    inputs: Tensor,
+    names: Sequence[str],
+    *,
+    gradient: GradientMode = "flow",
+    **forward: Any,
+) -> dict[str, Tensor]:
+    """Activations of a pass without clamps, attached to the graph unless gradient is "block"."""
+    kept: dict[str, Tensor] = {}
+
+    def keep(activation: Tensor, hook: Any) -> None:
+        kept[hook.name] = activation.detach() if gradient == "block" else activation
+
+    with model.hooks(fwd_hooks=[(name, keep) for name in names]):
+        model(inputs, **forward)
+    return kept

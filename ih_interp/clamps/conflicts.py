@@ -1,0 +1,54 @@
+"""Clamps that cannot act together are refused in words, before anything runs."""
+
+import itertools
+from collections.abc import Sequence
+
+from ih_interp.clamps.base import AbstractClamp, Claim, Shape
+from ih_interp.types import Head
+
+
+def refuse_conflicts(clamps: Sequence[AbstractClamp], shape: Shape) -> None:
+    """Raise ValueError where two clamps set one thing, or one makes another void."""
+    for one, other in itertools.combinations(clamps, 2):
+        _refuse_same_claim(one, other, shape)
+    for one, other in itertools.permutations(clamps, 2):
+        _refuse_void_scores(one, other, shape)
+        _refuse_void_layers(one, other, shape)
+
+
+def _place(claim: Claim) -> str:
+    where = f"layer {claim.layer}" if claim.head is None else str(Head(claim.layer, claim.head))
+    return f"{claim.what} of {where}" + (f", {claim.row} rows" if claim.row else "")
+
+
+def _refuse_same_claim(one: AbstractClamp, other: AbstractClamp, shape: Shape) -> None:
+    for claim in sorted(one.claims(shape) & other.claims(shape), key=str):
+        raise ValueError(
+            f"Two clamps set the {_place(claim)}: {one} and {other}. "
+            "The later would win in silence; drop one."
+        )
+
+
+def _refuse_void_scores(scores: AbstractClamp, pattern: AbstractClamp, shape: Shape) -> None:
+    """A clamp on scores is void where the pattern itself is set."""
+    set_patterns = pattern.claims(shape)
+    for claim in sorted(scores.claims(shape), key=str):
+        if not claim.what.startswith("scores:"):
+            continue
+        hidden = {claim._replace(what="pattern"), Claim("preserved pattern", claim.layer)}
+        if hidden & set_patterns:
+            raise ValueError(
+                f"{scores} is void: {pattern} sets the {_place(claim._replace(what='pattern'))}, "
+                "which the scores no longer reach. Drop one."
+            )
+
+
+def _refuse_void_layers(void: AbstractClamp, by: AbstractClamp, shape: Shape) -> None:
+    """A clamp is void where another cuts its layer off from the output."""
+    cut = by.voids(shape)
+    inside = sorted({claim.layer for claim in void.claims(shape)} & set(cut))
+    if inside and void.kind != "preserve":  # which holds every layer: the others still matter
+        where = ", ".join("the embedding" if layer < 0 else f"layer {layer}" for layer in inside)
+        raise ValueError(
+            f"{void} is void at {where}: under {by} nothing there reaches the output. Drop one."
+        )

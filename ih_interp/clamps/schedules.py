@@ -1,0 +1,130 @@
+"""When a clamp is on: a gate from 0 (free) to 1 (clamped) for every optimiser update."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import Field, model_validator
+
+from ih_interp.frozen import Frozen
+
+Metrics: TypeAlias = Sequence[Mapping[str, Any]]
+"""Rows of a run's metrics up to now: `step`, `split`, and one column a metric."""
+
+
+class Always(Frozen):
+    """On throughout, without the arithmetic of a gate."""
+
+    kind: Literal["always"] = "always"
+
+    def gate(self, step: int, metrics: Metrics = ()) -> float:
+        del step, metrics
+        return 1.0
+
+
+class During(Frozen):
+    """On for updates `start <= step < stop`; None leaves that side open."""
+
+    kind: Literal["during"] = "during"
+    start: int = Field(0, ge=0)
+    stop: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "During":
+        if self.stop is not None and self.stop <= self.start:
+            raise ValueError(f"stop={self.stop} must come after start={self.start}.")
+        return self
+
+    def gate(self, step: int, metrics: Metrics = ()) -> float:
+        del metrics
+        return float(self.start <= step and (self.stop is None or step < self.stop))
+
+
+class Pulses(Frozen):
+    """On for the first `duty` share of every `period` updates."""
+
+    kind: Literal["pulses"] = "pulses"
+    period: int = Field(ge=1)
+    duty: float = Field(0.5, gt=0, le=1)
+
+    def gate(self, step: int, metrics: Metrics = ()) -> float:
+        del metrics
+        return float(step % self.period < self.duty * self.period)
+
+
+class Ramp(Frozen):
+    """A straight line from `low` at `start` to `high` at `stop`, flat on both sides."""
+
+    kind: Literal["ramp"] = "ramp"
+    start: int = Field(ge=0)
+    stop: int = Field(ge=1)
+    low: float = Field(0.0, ge=0, le=1)
+    high: float = Field(1.0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Ramp":
+        if self.stop <= self.start:
+            raise ValueError(f"stop={self.stop} must come after start={self.start}.")
+        return self
+
+    def gate(self, step: int, metrics: Metrics = ()) -> float:
+        del metrics
+        share = min(1.0, max(0.0, (step - self.start) / (self.stop - self.start)))
+        return self.low + (self.high - self.low) * share
+
+
+class FromLevel(Frozen):
+    """On from the first evaluation at which a metric has crossed a level, and ever after."""
+
+    kind: Literal["from_level"] = "from_level"
+    metric: str = "loss"
+    split: str = "train"
+    below: float | None = None
+    above: float | None = None
+
+    @model_validator(mode="after")
+    def _one_side(self) -> "FromLevel":
+        if (self.below is None) == (self.above is None):
+            raise ValueError("Give exactly one of below and above.")
+        return self
+
+    def gate(self, step: int, metrics: Metrics = ()) -> float:
+        rows = (row for row in metrics if row["split"] == self.split and row["step"] <= step)
+        return float(any(self._crossed(row) for row in rows))
+
+    def _crossed(self, row: Mapping[str, Any]) -> bool:
+        if self.metric not in row:
+            raise ValueError(f"There is no metric {self.metric!r}; choose from {sorted(row)}.")
+        if self.below is not None:
+            return row[self.metric] < self.below
+        return self.above is not None and row[self.metric] > self.above
+
+
+Schedule: TypeAlias = Annotated[
+    Always | During | Pulses | Ramp | FromLevel, Field(discriminator="kind")
+]
+
+
+def during(start: int = 0, stop: int | None = None) -> During:
+    """See `During`."""
+    return During(start=start, stop=stop)
+
+
+def pulses(period: int, duty: float = 0.5) -> Pulses:
+    """See `Pulses`."""
+    return Pulses(period=period, duty=duty)
+
+
+def ramp(start: int, stop: int, low: float = 0.0, high: float = 1.0) -> Ramp:
+    """See `Ramp`."""
+    return Ramp(start=start, stop=stop, low=low, high=high)
+
+
+def from_level(
+    metric: str = "loss",
+    *,
+    split: str = "train",
+    below: float | None = None,
+    above: float | None = None,
+) -> FromLevel:
+    """See `FromLevel`."""
+    return FromLevel(metric=metric, split=split, below=below, above=above)

@@ -1,0 +1,147 @@
+"""What a run is: task + model + clamps + optimiser + seeds + schedule, frozen, to and from JSON."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from ih_interp.clamps import Clamp
+from ih_interp.exemplars import ExemplarSource, GaussianSource
+from ih_interp.frozen import Frozen, canonical_json, explain
+from ih_interp.model import ModelConfig
+from ih_interp.task import TaskConfig
+
+
+class AdamConfig(Frozen):
+    """Adam without weight decay or warm-up; defaults are the paper's."""
+
+    learning_rate: float = Field(1e-5, gt=0)
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.999, ge=0, lt=1)
+    eps: float = Field(1e-8, gt=0)
+
+
+class Seeds(Frozen):
+    """One seed a source of chance; each can vary alone. 5, 0 and 1 are the paper's."""
+
+    init: int = Field(5, ge=0, lt=2**32)
+    data: int = Field(0, ge=0, lt=2**32)
+    evaluation: int = Field(1, ge=0, lt=2**32)
+
+
+class Grid(Frozen):
+    """Points of a run at which something is done: 0 and the end always, and those in between.
+
+    A point at `s` sequences falls on the first update with at least `s`, as in the published code.
+    """
+
+    every: int | None = Field(None, ge=1)
+    """Every so many sequences."""
+    per_decade: int | None = Field(None, ge=1)
+    """So many points a factor of ten in sequences, evenly in the logarithm."""
+
+    def steps(self, n_steps: int, batch_size: int) -> list[int]:
+        """The updates after which it is time, ascending, 0 and `n_steps` included.
+
+        >>> Grid(every=5000).steps(n_steps=400, batch_size=32)
+        [0, 157, 313, 400]
+        """
+        end = n_steps * batch_size
+        points = [0, end]
+        if self.every is not None:
+            points += range(self.every, end, self.every)
+        if self.per_decade is not None:
+            exponents = np.arange(0, np.log10(end), 1 / self.per_decade)
+            points += [int(round(10**exponent)) for exponent in exponents]
+        return sorted({min(n_steps, -(-point // batch_size)) for point in points})
+
+
+class RunConfig(Frozen):
+    """One training run. A named run is a value; a sweep is a comprehension of `replace`.
+
+    >>> RunConfig(name="main").n_steps
+    31250
+    """
+
+    name: str = "run"
+    """The run's folder under the root, letters, digits and `._=+-` only."""
+    exemplars: ExemplarSource = GaussianSource()
+    task: TaskConfig = TaskConfig()
+    model: ModelConfig = ModelConfig()
+    clamps: tuple[Clamp, ...] = ()
+    optimiser: AdamConfig = AdamConfig()
+    seeds: Seeds = Seeds()
+    sequences: int = Field(1_000_000, ge=1)
+    """How many sequences are seen; a whole number of batches."""
+    batch_size: int = Field(32, ge=1)
+    evaluations: Grid = Grid(every=5_000)
+    evaluation_size: int = Field(1_000, ge=1)
+    """Sequences of each evaluation set, drawn once."""
+    checkpoints: Grid = Grid(every=10_000)
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_folder_name(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9_=+-][A-Za-z0-9._=+-]*", name):
+            raise ValueError(f"{name!r} is no folder name; use letters, digits and ._=+- only.")
+        return name
+
+    @model_validator(mode="after")
+    def _whole_batches(self) -> "RunConfig":
+        if self.sequences % self.batch_size:
+            below = self.sequences // self.batch_size * self.batch_size
+            raise ValueError(
+                f"sequences={self.sequences} is not a whole number of batches of "
+                f"{self.batch_size}; {below} or {below + self.batch_size} is."
+            )
+        return self
+
+    @property
+    def n_steps(self) -> int:
+        """Optimiser updates."""
+        return self.sequences // self.batch_size
+
+    def replace(self, **changes: Any) -> "RunConfig":
+        """The same run but for these fields, checked again."""
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        return RunConfig(**{**fields, **changes})
+
+    def save(self) -> dict[str, Any]:
+        """The JSON value that `load` reads back as an equal configuration."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def load(cls, value: dict[str, Any]) -> "RunConfig":
+        """From a JSON value; ValueError names the field, what came and what was expected."""
+        try:
+            return cls.model_validate(value)
+        except ValidationError as error:
+            raise ValueError(f"This is no run configuration: {explain(error)}") from error
+
+    @property
+    def fingerprint(self) -> str:
+        """12 hexadecimal digits of the configuration without its name: equal runs, equal digits."""
+        nameless = self.replace(name="run")
+        if nameless.exemplars.kind == "file":  # the digest says which features, not the place
+            moved = nameless.exemplars.model_copy(update={"path": ""})
+            nameless = nameless.model_copy(update={"exemplars": moved})
+        return hashlib.sha256(canonical_json(nameless).encode()).hexdigest()[:12]
+
+
+def seed_sweep(config: RunConfig, seeds: Sequence[int]) -> list[RunConfig]:
+    """The same run from other initial weights, named `NAME-SEED`."""
+    return [
+        config.replace(
+            name=f"{config.name}-{seed}", seeds=config.seeds.model_copy(update={"init": seed})
+        )
+        for seed in seeds
+    ]
+
+
+def run_folder(root: str | Path, config: RunConfig) -> Path:
+    """Where a run lies."""
+    return Path(root) / config.name

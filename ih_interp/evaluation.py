@@ -1,0 +1,117 @@
+"""How well a model does at the query: loss, accuracy, and the same within the context's labels."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformer_lens import HookedTransformer
+
+from ih_interp.clamps import AbstractClamp, clamped
+from ih_interp.clamps.schedules import Metrics
+from ih_interp.config import RunConfig
+from ih_interp.task import FewShotTask
+from ih_interp.types import Batch
+
+METRICS = (
+    "loss",
+    "accuracy",
+    "in_context_accuracy",
+    "probability",
+    "in_context_probability",
+    "context_probability",
+)
+
+
+class QueryMetrics(NamedTuple):
+    """One value a sequence, all at the query. L labels, n of them in the context."""
+
+    loss: Float[Tensor, " batch"]
+    """Cross-entropy over all labels, nats; chance ln L, guessing within the context ln n."""
+    accuracy: Float[Tensor, " batch"]
+    """1 where the largest logit is the target's; chance 1/L."""
+    in_context_accuracy: Float[Tensor, " batch"]
+    """1 where it is the largest of the context's labels; chance 1/n."""
+    probability: Float[Tensor, " batch"]
+    """Softmax over all labels at the target; chance 1/L."""
+    in_context_probability: Float[Tensor, " batch"]
+    """Softmax over the context's labels alone at the target; chance 1/n."""
+    context_probability: Float[Tensor, " batch"]
+    """Probability of all the context's labels together; chance n/L. The published code's
+    `use_context_prob`."""
+
+
+def query_metrics(logits: Float[Tensor, "batch label"], batch: Batch) -> QueryMetrics:
+    """Metrics of the query's logits; the definitions stand at `QueryMetrics`."""
+    shown = torch.zeros_like(logits, dtype=torch.bool).scatter(1, batch.context_labels, True)
+    log_p = logits.log_softmax(dim=-1)
+    log_p_context = torch.where(shown, logits, -torch.inf).log_softmax(dim=-1)
+    target = batch.target[:, None]
+    return QueryMetrics(
+        loss=-log_p.gather(1, target)[:, 0],
+        accuracy=(logits.argmax(dim=-1) == batch.target).float(),
+        in_context_accuracy=(log_p_context.argmax(dim=-1) == batch.target).float(),
+        probability=log_p.gather(1, target)[:, 0].exp(),
+        in_context_probability=log_p_context.gather(1, target)[:, 0].exp(),
+        context_probability=(log_p.exp() * shown).sum(dim=-1),
+    )
+
+
+def query_loss(
+    logits: Float[Tensor, "*row label"], target: Float[Tensor, "..."] | Tensor
+) -> Float[Tensor, ""]:
+    """Mean cross-entropy of the query's logits `[..., label]` and targets `[...]`, in nats."""
+    return cross_entropy(logits.flatten(end_dim=-2), target.flatten())
+
+
+def chance(task: FewShotTask) -> dict[str, float]:
+    """What a uniform guess over all labels, or (in context) over the context's, would score."""
+    n, n_labels = task.config.n_context_classes, task.n_labels
+    return {
+        "loss": float(np.log(n_labels)),
+        "accuracy": 1 / n_labels,
+        "in_context_accuracy": 1 / n,
+        "probability": 1 / n_labels,
+        "in_context_probability": 1 / n,
+        "context_probability": n / n_labels,
+    }
+
+
+@torch.no_grad()
+def evaluate(
+    model: HookedTransformer,
+    batch: Batch,
+    clamps: Sequence[AbstractClamp] = (),
+    *,
+    step: int | None = None,
+    metrics: Metrics = (),
+    chunk: int = 4_096,
+) -> QueryMetrics:
+    """Metrics of every sequence under clamps; `step` and `metrics` place schedules, as in `clamped`."""
+    parts: list[QueryMetrics] = []
+    for part in batch.split(chunk):
+        with clamped(model, clamps, part, step=step, metrics=metrics):
+            parts.append(query_metrics(model(part.tokens)[:, -1], part))
+    return QueryMetrics(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def means(values: QueryMetrics) -> dict[str, float]:
+    """The mean over sequences of every metric, summed in float64."""
+    return {name: float(v.double().mean()) for name, v in values._asdict().items()}
+
+
+def evaluation_sets(task: FewShotTask, config: RunConfig) -> dict[str, Batch]:
+    """The fixed sequences that a run is evaluated on: one set a split, drawn from its own seed."""
+    return {
+        split: task.sample(
+            split,
+            config.evaluation_size,
+            generator=torch.Generator().manual_seed(
+                int(np.random.SeedSequence((config.seeds.evaluation, index)).generate_state(1)[0])
+            ),
+        )
+        for index, split in enumerate(task.splits)
+    }

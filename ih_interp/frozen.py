@@ -1,0 +1,28 @@
+"""The base of every value that is written to JSON: frozen, keyword-only, and strict about its fields."""
+
+import json
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+Value = TypeVar("Value", bound=BaseModel)
+
+
+class Frozen(BaseModel):
+    """A frozen pydantic model that refuses unknown fields and numbers written as strings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def canonical_json(value: BaseModel) -> str:
+    """The one spelling of a value that hashes and comparisons use: sorted keys, no spaces."""
+    return json.dumps(value.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+
+def explain(error: ValidationError) -> str:
+    """A pydantic error in one line a field: `field: what is wrong (got value)`."""
+    lines = (
+        f"{'.'.join(map(str, problem['loc'])) or 'value'}: {problem['msg']} (got {problem['input']!r})"
+        for problem in error.errors()
+    )
+    return "; ".join(lines)

@@ -1,0 +1,206 @@
+"""The published code's files (icl-dynamics, JAX): `.eqx` checkpoints, and `.h5` logs.
+
+An `.eqx` file is numpy arrays one after the other, in tree order, without names: the iteration, the
+model, the optimiser's state, the seeds. Nothing is unpickled. Features in `.h5` are read by
+`Exemplars.load`.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import einops
+import h5py
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from ih_interp import store
+from ih_interp.model import FewShotEmbed, ModelConfig, empty_model
+from ih_interp.task import FewShotTask, features_by_token
+
+UNSUPPORTED = {"not_causal": False, "data_type": "file"}
+"""Options whose other values would be another model."""
+
+
+def load_icl_dynamics(
+    checkpoint: str | Path, config: str | Path, task: FewShotTask
+) -> HookedTransformer:
+    """The published code's checkpoint as a `HookedTransformer` for the task.
+
+    `config` is the `config.json` beside it. The task's exemplars and labels must be those it was
+    trained with: shapes are checked, values cannot be. Raises FileNotFoundError for a missing file,
+    ValueError for one that is cut short or holds another model.
+    """
+    options = _read_options(Path(config))
+    model = empty_model(
+        features_by_token(task.exemplars),
+        _model_config(options),
+        n_labels=task.n_labels,
+        n_ctx=task.layout.n_positions,
+    )
+    arrays = iter(_read_arrays(Path(checkpoint)))
+    try:
+        with torch.no_grad():
+            _copy_arrays(model, arrays)
+    except StopIteration:
+        raise ValueError(f"{checkpoint} ends before its model does; it is cut short.") from None
+    except ValueError as error:
+        raise ValueError(f"{checkpoint} does not fit {config} and the task: {error}") from error
+    return model
+
+
+def read_icl_dynamics_log(path: str | Path) -> pd.DataFrame:
+    """The means over sequences of the published code's `log.h5`, one row an evaluation and split.
+
+    Columns: `sequences` (its "iters"), `split` as it is named there, one column a metric. Raises
+    ValueError for a file of another layout.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            if "eval_iters" not in file:
+                raise ValueError(f"{path} has no 'eval_iters'; it holds {list(file)}.")
+            sequences = np.asarray(file["eval_iters"])
+            return pd.concat(
+                [_log_table(name, group, sequences) for name, group in _groups(file)],
+                ignore_index=True,
+            )
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read as HDF5, it may be cut short: {error}") from error
+
+
+def _groups(file: h5py.File) -> list[tuple[str, h5py.Group]]:
+    groups = [(name, item) for name, item in file.items() if isinstance(item, h5py.Group)]
+    if not groups:
+        raise ValueError(f"{file.filename} holds no evaluator's group.")
+    return groups
+
+
+def _log_table(name: str, group: h5py.Group, sequences: np.ndarray) -> pd.DataFrame:
+    means: dict[str, np.ndarray] = {}
+    for metric, item in group.items():
+        values = np.asarray(item)
+        if len(values) != len(sequences):
+            raise ValueError(
+                f"{name}/{metric} has {len(values)} rows for {len(sequences)} evaluations."
+            )
+        means[metric] = values.reshape(len(values), -1).mean(axis=1)
+    return pd.DataFrame({"sequences": sequences, "split": name, **means})
+
+
+def _read_options(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no configuration at {path}.")
+    options = store.read_json(path)
+    wanted = ("depth", "d_model", "num_heads", "pos_embedding_type", "no_norm", "mlp_ratio")
+    missing = [name for name in wanted if name not in options]
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(missing)}; it is no configuration of icl-dynamics.")
+    for name, expected in UNSUPPORTED.items():
+        if options.get(name, expected) != expected:
+            raise ValueError(f"{path}: {name}={options[name]!r} is not read, only {expected!r}.")
+    if options["pos_embedding_type"] not in ("rope", "ape"):
+        raise ValueError(
+            f"{path}: pos_embedding_type={options['pos_embedding_type']!r} is not read, "
+            "only 'rope' and 'ape'."
+        )
+    return options
+
+
+def _model_config(options: dict[str, Any]) -> ModelConfig:
+    d_model, n_heads, ratio = options["d_model"], options["num_heads"], options["mlp_ratio"]
+    rope = options["pos_embedding_type"] == "rope"
+    return ModelConfig(
+        n_layers=options["depth"],
+        d_model=d_model,
+        n_heads=n_heads,
+        d_head=d_model // n_heads,
+        attn_only=ratio is None,
+        d_mlp=None if ratio is None else int(d_model * ratio),
+        normalization_type=None if options["no_norm"] else "LN",
+        positional_embedding_type="rotary" if rope else "standard",
+        rotary_base=int(options.get("sin_time", 10_000)),
+    )
+
+
+def _read_arrays(path: Path) -> list[np.ndarray]:
+    """All arrays with axes: sizes, rates and flags lie between them as scalars."""
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no checkpoint at {path}.")
+    with path.open("rb") as file:
+        return [array for array in _arrays_in(file, path) if array.ndim > 0]
+
+
+def _arrays_in(file: BinaryIO, path: Path) -> Iterator[np.ndarray]:
+    size = path.stat().st_size
+    while file.tell() < size:
+        try:
+            yield np.lib.format.read_array(file, allow_pickle=False)
+        except (ValueError, EOFError, OSError, MemoryError) as error:
+            raise ValueError(
+                f"{path} is no .eqx file, or it is cut short after {file.tell()} bytes: {error}"
+            ) from error
+
+
+def _copy_arrays(model: HookedTransformer, arrays: Iterator[np.ndarray]) -> None:
+    """Take the model's arrays in tree order; linear weights are [out, in] there."""
+    embed, cfg = model.embed, model.cfg
+    assert isinstance(embed, FewShotEmbed)
+    _take(arrays, embed.W_in, "model feature -> feature model")
+    _take(arrays, embed.b_in)
+    _take(arrays, embed.W_label, "model label -> label model")
+    if cfg.positional_embedding_type == "standard":
+        table = torch.from_numpy(next(arrays))  # 32 positions there
+        model.pos_embed.W_pos.copy_(table.T[: cfg.n_ctx])
+    for block in model.blocks:
+        if cfg.normalization_type is not None:
+            _take(arrays, block.ln1.w)
+            _take(arrays, block.ln1.b)
+        _take_attention(arrays, block.attn)
+        if not cfg.attn_only:
+            if cfg.normalization_type is not None:
+                _take(arrays, block.ln2.w)
+                _take(arrays, block.ln2.b)
+            _take(arrays, block.mlp.W_in, "mlp model -> model mlp")
+            _take(arrays, block.mlp.b_in)
+            _take(arrays, block.mlp.W_out, "model mlp -> mlp model")
+            _take(arrays, block.mlp.b_out)
+    if cfg.normalization_type is not None:
+        _take(arrays, model.ln_final.w)
+        _take(arrays, model.ln_final.b)
+    _take(arrays, model.unembed.W_U, "label model -> model label")
+    _take(arrays, model.unembed.b_U)
+
+
+def _take_attention(arrays: Iterator[np.ndarray], attention: torch.nn.Module) -> None:
+    parameters = dict(attention.named_parameters())
+    for name in ("b_Q", "b_K", "b_V", "b_O"):
+        parameters[name].zero_()
+    n_heads, d_model, d_head = parameters["W_Q"].shape
+    qkv = torch.from_numpy(next(arrays))
+    _check_shape(qkv, (3 * n_heads * d_head, d_model))
+    split = einops.rearrange(
+        qkv, "(three head d_head) model -> three head model d_head", three=3, head=n_heads
+    )
+    for name, weight in zip(("W_Q", "W_K", "W_V"), split, strict=True):
+        parameters[name].copy_(weight)
+    out = torch.from_numpy(next(arrays))
+    _check_shape(out, (d_model, n_heads * d_head))
+    parameters["W_O"].copy_(
+        einops.rearrange(out, "model (head d_head) -> head d_head model", head=n_heads)
+    )
+
+
+def _take(arrays: Iterator[np.ndarray], parameter: Tensor, pattern: str | None = None) -> None:
+    value = torch.from_numpy(next(arrays))
+    if pattern is not None and value.ndim == 2:
+        value = einops.rearrange(value, pattern)
+    _check_shape(value, tuple(parameter.shape))
+    parameter.copy_(value)
+
+
+def _check_shape(value: Tensor, expected: tuple[int, ...]) -> None:
+    if tuple(value.shape) != expected:
+        raise ValueError(f"an array has shape {tuple(value.shape)} where {expected} was expected")

@@ -1,0 +1,199 @@
+"""A `HookedTransformer` for a task: its embedding, its output hook point, its initial weights."""
+
+import math
+import warnings
+from typing import Literal
+
+import einops
+import torch
+from jaxtyping import Float, Int
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from transformer_lens import HookedTransformer, HookedTransformerConfig
+from transformer_lens.components import Unembed
+from transformer_lens.hook_points import HookPoint
+
+from ih_interp import threefry
+from ih_interp.frozen import Frozen
+from ih_interp.task import FewShotTask, features_by_token
+
+ATTENTION_BIASES = ("b_Q", "b_K", "b_V", "b_O")  # the paper's model has none: zero, never trained
+TRUNCATION = 0.87962566103423978  # standard deviation of a normal cut at two sigma
+
+
+class ModelConfig(Frozen):
+    """Shape of the transformer, in TransformerLens's words; defaults are the paper's."""
+
+    n_layers: int = Field(2, ge=1)
+    d_model: int = Field(64, ge=1)
+    n_heads: int = Field(8, ge=1)
+    d_head: int = Field(8, ge=1)
+    attn_only: bool = True
+    d_mlp: int | None = Field(None, ge=1)
+    """Width of the MLPs, 4 x d_model where None; only with `attn_only=False`."""
+    act_fn: Literal["gelu", "relu", "silu"] = "gelu"
+    normalization_type: Literal["LN", "RMS"] | None = "LN"
+    eps: float = Field(1e-5, gt=0)
+    positional_embedding_type: Literal["rotary", "standard"] = "rotary"
+    """Rotary over the whole head in adjacent pairs, or learned ("standard")."""
+    rotary_base: int = Field(10_000, gt=1)
+
+    @model_validator(mode="after")
+    def _fits(self) -> "ModelConfig":
+        if self.positional_embedding_type == "rotary" and self.d_head % 2:
+            raise ValueError(f"Rotary positions turn pairs: d_head={self.d_head} must be even.")
+        if self.attn_only and self.d_mlp is not None:
+            raise ValueError(f"d_mlp={self.d_mlp} needs attn_only=False.")
+        return self
+
+
+class FewShotEmbed(nn.Module):
+    """Labels by a learned table, exemplars by a learned projection of their frozen features.
+
+    `W_E` is the whole effective embedding `[d_vocab, d_model]`, so that full QK and OV circuits read
+    as usual.
+    """
+
+    features: Float[Tensor, "row feature"]
+
+    def __init__(self, features: Float[Tensor, "row feature"], n_labels: int, d_model: int) -> None:
+        super().__init__()
+        self.n_labels = n_labels
+        self.register_buffer("features", features, persistent=False)
+        self.W_in = nn.Parameter(torch.empty(features.shape[1], d_model))
+        self.b_in = nn.Parameter(torch.empty(d_model))
+        self.W_label = nn.Parameter(torch.empty(n_labels, d_model))
+
+    @property
+    def W_E(self) -> Float[Tensor, "d_vocab d_model"]:  # noqa: N802
+        return torch.cat([self.W_label, self.features @ self.W_in + self.b_in])
+
+    def rows(self, tokens: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape feature"]:
+        """Raw features of exemplar tokens."""
+        return self.features[tokens - self.n_labels]
+
+    def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+        # Whichever is less work: project every exemplar once, or only those that occur.
+        if len(self.features) <= tokens.numel():
+            return self.W_E[tokens]
+        is_label = (tokens < self.n_labels)[..., None]
+        labels = self.W_label[tokens.clamp(max=self.n_labels - 1)]
+        exemplars = self.rows(tokens.clamp(min=self.n_labels)) @ self.W_in + self.b_in
+        return torch.where(is_label, labels, exemplars)
+
+
+class FewShotUnembed(Unembed):
+    """TransformerLens's unembedding with a hook point that can replace the logits."""
+
+    def __init__(self, cfg: HookedTransformerConfig) -> None:
+        super().__init__(cfg)
+        self.hook_logits = HookPoint()
+
+    def forward(self, residual: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos label"]:
+        return self.hook_logits(super().forward(residual))
+
+
+def build_model(
+    task: FewShotTask, config: ModelConfig | None = None, *, seed: int = 5
+) -> HookedTransformer:
+    """A transformer for the task with the published code's initial weights.
+
+    The weights are drawn with JAX's generator through the published code's tree of keys, so that
+    `seed=5` is the network of the paper's main text (66,629 trained parameters): weights are
+    truncated normals of variance 1/fan-in, the label table 0.02 times a normal cut at two sigma,
+    biases zero, LayerNorms identities. What the published code lacks (learned positions, MLPs with
+    other widths) is drawn alike from unused keys. Only what the paper trains requires gradients.
+
+    Global random state is neither read nor changed.
+    """
+    features = features_by_token(task.exemplars)
+    model = empty_model(
+        features, config or ModelConfig(), n_labels=task.n_labels, n_ctx=task.layout.n_positions
+    )
+    with torch.no_grad():
+        _initialise(model, seed)
+    return model
+
+
+def empty_model(
+    features: Float[Tensor, "row feature"], config: ModelConfig, *, n_labels: int, n_ctx: int
+) -> HookedTransformer:
+    """The modules, with weights still to be written (`build_model`, a checkpoint)."""
+    cfg = HookedTransformerConfig(
+        **config.model_dump(exclude={"d_mlp", "act_fn", "normalization_type"}),
+        d_mlp=None if config.attn_only else config.d_mlp or 4 * config.d_model,
+        act_fn=None if config.attn_only else config.act_fn,
+        normalization_type=config.normalization_type,
+        n_ctx=n_ctx,
+        d_vocab=n_labels + len(features),
+        d_vocab_out=n_labels,
+        rotary_dim=config.d_head if config.positional_embedding_type == "rotary" else None,
+        rotary_adjacent_pairs=True,
+        init_weights=False,
+        device="cpu",
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "HookedTransformer is deprecated", DeprecationWarning)
+        model = HookedTransformer(cfg, move_to_device=False)
+    model.embed = FewShotEmbed(features, n_labels, config.d_model)
+    model.unembed = FewShotUnembed(cfg)
+    model.setup()  # finds the new hook points and names the new modules
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not (".attn." in name and name.endswith(ATTENTION_BIASES)))
+    return model
+
+
+def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that training changes, by name."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def _initialise(model: HookedTransformer, seed: int) -> None:
+    for parameter in model.parameters():
+        parameter.zero_()
+    for name, parameter in model.named_parameters():
+        if name.endswith((".w", "ln_final.w")):
+            parameter.fill_(1.0)
+    embed_key, label_key, transformer_key, unembed_key = threefry.split(threefry.key(seed), 4)
+    embed, cfg = model.embed, model.cfg
+    assert isinstance(embed, FewShotEmbed)
+    embed.W_in.copy_(_lecun(embed_key, *embed.W_in.T.shape).T)
+    embed.W_label.copy_(_small(label_key, *embed.W_label.T.shape).T)
+    model.unembed.W_U.copy_(_lecun(unembed_key, *model.unembed.W_U.T.shape).T)
+    keys = threefry.split(transformer_key, cfg.n_layers + 3)
+    if cfg.positional_embedding_type == "standard":
+        model.pos_embed.W_pos.copy_(_small(keys[0], *model.pos_embed.W_pos.shape))
+    for block, key in zip(model.blocks, keys[2:], strict=False):
+        attention_key, mlp_key = threefry.split(key)
+        _initialise_attention(block.attn, *threefry.split(attention_key))
+        if not cfg.attn_only:
+            in_key, out_key = threefry.split(mlp_key)
+            block.mlp.W_in.copy_(_lecun(in_key, *block.mlp.W_in.T.shape).T)
+            block.mlp.W_out.copy_(_lecun(out_key, *block.mlp.W_out.T.shape).T)
+
+
+def _initialise_attention(attention: nn.Module, qkv_key: threefry.Key, out_key: threefry.Key) -> None:
+    n_heads, d_model, d_head = attention.W_Q.shape
+    qkv = _lecun(qkv_key, 3 * n_heads * d_head, d_model)
+    w_q, w_k, w_v = einops.rearrange(
+        qkv, "(three head d_head) model -> three head model d_head", three=3, head=n_heads
+    )
+    attention.W_Q.copy_(w_q)
+    attention.W_K.copy_(w_k)
+    attention.W_V.copy_(w_v)
+    out = _lecun(out_key, d_model, n_heads * d_head)
+    attention.W_O.copy_(
+        einops.rearrange(out, "model (head d_head) -> head d_head model", head=n_heads)
+    )
+
+
+def _lecun(key: threefry.Key, fan_out: int, fan_in: int) -> Float[Tensor, "fan_out fan_in"]:
+    """Normal cut at two sigma, rescaled to variance 1/fan_in."""
+    weights = threefry.truncated_normal(threefry.split(key)[0], (fan_out, fan_in))
+    return torch.from_numpy(weights) / (TRUNCATION * math.sqrt(fan_in))
+
+
+def _small(key: threefry.Key, fan_out: int, fan_in: int) -> Float[Tensor, "fan_out fan_in"]:
+    """0.02 times a normal cut at two sigma: standard deviation 0.0176."""
+    weights = threefry.truncated_normal(threefry.split(key)[0], (fan_out, fan_in))
+    return 0.02 * torch.from_numpy(weights)

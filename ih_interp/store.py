@@ -1,0 +1,124 @@
+"""What lies in a run folder: its paths, atomic writes, and weights with a digest. No pickle.
+
+    config.json  metrics.jsonl  state.safetensors  checkpoints/00031250.safetensors
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+CONFIG = "config.json"
+METRICS = "metrics.jsonl"
+STATE = "state.safetensors"
+CHECKPOINTS = "checkpoints"
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Where the weights after `step` updates lie."""
+    return folder / CHECKPOINTS / f"{step:08d}.safetensors"
+
+
+def checkpoint_steps(folder: Path) -> list[int]:
+    """The steps that have a checkpoint, ascending."""
+    return sorted(
+        int(path.stem)
+        for path in (folder / CHECKPOINTS).glob("*.safetensors")
+        if path.stem.isdigit()
+    )
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Replace a file whole or not at all: temporary file beside it, flush, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Write tensors with facts about them (JSON values) and a digest of both."""
+    arrays = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    digest = _digest(arrays, dict(facts))
+    # One metadata key: safetensors writes several in random order, and equal files must be equal.
+    metadata = {"ih_interp": json.dumps({"facts": dict(facts), "sha256": digest}, sort_keys=True)}
+    write_atomic(path, save(arrays, metadata))
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read tensors and facts back.
+
+    Raises FileNotFoundError for a missing file, ValueError for one that is cut short, altered or
+    was not written by `save_tensors`.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no checkpoint at {path}.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        header = json.loads(metadata["ih_interp"])
+        facts, expected = dict(header["facts"]), header["sha256"]
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is no checkpoint of ih_interp, or it is cut short ({error!r}); "
+            "delete it and train again, the run resumes before it."
+        ) from error
+    if _digest(tensors, facts) != expected:
+        raise ValueError(
+            f"{path} was altered after it was written: its digest differs; "
+            "delete it and train again, the run resumes before it."
+        )
+    return tensors, facts
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; ValueError says which file is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not JSON, it may be cut short: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds {type(value).__name__}; a JSON object was expected.")
+    return value  # pyright: ignore[reportUnknownVariableType]
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The rows of `metrics.jsonl`; none where the file is missing."""
+    path = folder / METRICS
+    if not path.is_file():
+        return []
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not JSON lines, it may be cut short: {error}") from error
+
+
+def write_metrics(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Replace `metrics.jsonl` whole."""
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    write_atomic(folder / METRICS, lines.encode())
+
+
+def _digest(tensors: Mapping[str, Tensor], facts: dict[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

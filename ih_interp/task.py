@@ -1,0 +1,289 @@
+"""The few-shot task: pairs of exemplar and label, then a query that only its context can label.
+
+A sequence is `x1 l1 x2 l2 ... xq`. The query's class stands in the context with its label; the
+labels are drawn anew for every sequence, so that nothing but an induction circuit can tell them.
+"""
+
+import itertools
+import math
+from functools import cached_property
+from typing import Literal, TypeAlias, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from ih_interp import threefry
+from ih_interp.exemplars import Exemplars
+from ih_interp.frozen import Frozen
+from ih_interp.types import Batch, Layout
+
+Split: TypeAlias = Literal["train", "test_exemplars", "test_relabel", "other_exemplars"]
+"""`train`; `test_exemplars`: unseen classes (the paper's "test (exemplars)"); `test_relabel`: label
+sets held out of training ("test (relabel)"); `other_exemplars`: unseen drawings of trained classes."""
+
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+MAX_ENUMERATED = 10_000_000  # sequences; beyond it `enumerate` would fill the memory
+
+
+class TaskConfig(Frozen):
+    """What is drawn; defaults are the paper's (Singh et al. 2024, and its published code)."""
+
+    n_train_classes: int = Field(50, ge=2)
+    n_labels: int = Field(5, ge=2)
+    n_pairs: int = Field(2, ge=2)
+    """(exemplar, label) pairs in the context."""
+    n_copies: int = Field(1, ge=1)
+    """How many of them show the query's class; the others show one class each."""
+    n_train_exemplars: int = Field(1, ge=1)
+    """Drawings of a class seen in training; with 1 the query equals its copy in the context."""
+    n_test_classes: int | None = Field(None, ge=0)
+    """Unseen classes, the last ones of the file; None takes up to 100 of those not trained on."""
+    held_out_labels: float = Field(0.2, ge=0, lt=1)
+    """Share of the label sets kept out of training."""
+    label_split_seed: int = Field(20, ge=0, lt=2**32)
+
+    @model_validator(mode="after")
+    def _fits(self) -> "TaskConfig":
+        if self.n_copies >= self.n_pairs:
+            raise ValueError(
+                f"n_copies={self.n_copies} leaves no other class in n_pairs={self.n_pairs}; "
+                "lower n_copies."
+            )
+        if self.n_context_classes > self.n_labels:
+            raise ValueError(
+                f"{self.n_context_classes} classes in the context need as many labels; "
+                f"n_labels={self.n_labels} is too few."
+            )
+        if self.n_context_classes > self.n_train_classes:
+            raise ValueError(
+                f"{self.n_context_classes} classes in the context need n_train_classes of at least "
+                f"that; got {self.n_train_classes}."
+            )
+        return self
+
+    @property
+    def n_context_classes(self) -> int:
+        """Distinct classes, and labels, in a context."""
+        return self.n_pairs - self.n_copies + 1
+
+
+def label_split(
+    n_labels: int, set_size: int, held_out: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Unordered sets of labels for training and held out: two int arrays `[set, set_size]`.
+
+    The published code's split, redrawn from JAX's generator: all sets in lexicographic order are
+    permuted under `seed` and the first share is held out. Where a label would then be missing from
+    training, the next seed is tried (the published code meant to, but drew the same split again).
+    Raises ValueError if no split in 100 shows every label.
+    """
+    sets = np.array(list(itertools.combinations(range(n_labels), set_size)))
+    n_held_out = int(len(sets) * held_out)
+    for attempt in range(100):
+        shuffled = sets[threefry.permutation(threefry.key(seed + attempt), len(sets))]
+        if len(np.unique(shuffled[n_held_out:])) == n_labels:
+            return shuffled[n_held_out:], shuffled[:n_held_out]
+    raise ValueError(
+        f"held_out_labels={held_out} leaves too few of {len(sets)} label sets "
+        f"to show all {n_labels} labels in training; lower it."
+    )
+
+
+class FewShotTask:
+    """Sequences of a `TaskConfig` over given exemplars.
+
+    Tokens: label `l` is token `l`; exemplar `e` of class `c` is `n_labels + c * n_exemplars + e`.
+    """
+
+    def __init__(self, exemplars: Exemplars, config: TaskConfig | None = None) -> None:
+        self.exemplars = exemplars
+        self.config = config = config or TaskConfig()
+        left = exemplars.n_classes - config.n_train_classes
+        if left < 0:
+            raise ValueError(
+                f"n_train_classes={config.n_train_classes} but there are exemplars of only "
+                f"{exemplars.n_classes} classes; lower it or load more."
+            )
+        if config.n_test_classes is not None and config.n_test_classes > left:
+            raise ValueError(
+                f"n_test_classes={config.n_test_classes} but training leaves {left} of "
+                f"{exemplars.n_classes} classes; lower it or load more."
+            )
+        if config.n_train_exemplars > exemplars.n_exemplars:
+            raise ValueError(
+                f"n_train_exemplars={config.n_train_exemplars} but each class has "
+                f"{exemplars.n_exemplars}; lower it."
+            )
+        self.n_test_classes = min(100, left) if config.n_test_classes is None else config.n_test_classes
+        self.layout = Layout(config.n_pairs)
+        self.train_label_sets, self.test_label_sets = label_split(
+            config.n_labels, config.n_context_classes, config.held_out_labels, config.label_split_seed
+        )
+
+    @property
+    def n_labels(self) -> int:
+        return self.config.n_labels
+
+    @property
+    def d_vocab(self) -> int:
+        """Labels and exemplars."""
+        return self.n_labels + self.exemplars.n_classes * self.exemplars.n_exemplars
+
+    @cached_property
+    def splits(self) -> tuple[Split, ...]:
+        """The splits that have sequences: some need unseen classes, drawings or label sets."""
+        return tuple(split for split in SPLITS if self._missing(split) is None)
+
+    def token(
+        self, class_index: Int[Tensor, "*shape"], exemplar_index: Int[Tensor, "*shape"]
+    ) -> Int[Tensor, "*shape"]:
+        """Token ids of exemplars."""
+        return self.n_labels + class_index * self.exemplars.n_exemplars + exemplar_index
+
+    def batch(
+        self,
+        class_index: Int[Tensor, "batch item"],
+        exemplar_index: Int[Tensor, "batch item"],
+        label: Int[Tensor, "batch item"],
+    ) -> Batch:
+        """Explicit sequences; items are the pairs in order, then the query, whose label is the target.
+
+        Raises ValueError for indices out of range or another number of items than `n_pairs + 1`.
+        """
+        items = self.config.n_pairs + 1
+        for name, index, size in (
+            ("class_index", class_index, self.exemplars.n_classes),
+            ("exemplar_index", exemplar_index, self.exemplars.n_exemplars),
+            ("label", label, self.n_labels),
+        ):
+            if index.ndim != 2 or index.shape[1] != items:
+                raise ValueError(
+                    f"{name} has shape {tuple(index.shape)}; [batch, {items}] was expected: "
+                    f"{self.config.n_pairs} pairs, then the query."
+                )
+            if len(index) and not (0 <= int(index.min()) and int(index.max()) < size):
+                raise ValueError(
+                    f"{name} runs from {int(index.min())} to {int(index.max())}; "
+                    f"it must lie in [0, {size})."
+                )
+        tokens = self.token(class_index, exemplar_index)
+        pairs = torch.stack([tokens[:, :-1], label[:, :-1]], dim=-1).flatten(start_dim=1)
+        return Batch(tokens=torch.cat([pairs, tokens[:, -1:]], dim=1), target=label[:, -1])
+
+    def sample(self, split: Split, n: int, *, generator: torch.Generator) -> Batch:
+        """`n` sequences drawn with replacement.
+
+        The query's class, then the others, uniform over the split's classes without repetition; the
+        labels a uniform draw from the split's label sets, in uniform order; the context in uniform
+        order; drawings uniform and independent. Raises ValueError for an empty split.
+        """
+        classes, exemplars, label_sets = self._split(split)
+        k = self.config.n_context_classes
+
+        def draw(high: int) -> Int[Tensor, " n"]:
+            return torch.randint(high, (n,), generator=generator)
+
+        def shuffled(size: int) -> Int[Tensor, "n size"]:
+            return torch.rand(n, size, generator=generator).argsort(dim=1)
+
+        chosen = _without_repetition([draw(len(classes) - i) for i in range(k)])
+        labels = label_sets[draw(len(label_sets))].gather(1, shuffled(k))
+        member = self._members[shuffled(self.config.n_pairs)]
+        member = torch.cat([member, torch.zeros(n, 1, dtype=torch.int64)], dim=1)
+        which = torch.randint(len(exemplars), member.shape, generator=generator)
+        return self.batch(classes[chosen].gather(1, member), exemplars[which], labels.gather(1, member))
+
+    def enumerate(self, split: Split = "train") -> Batch:
+        """Every sequence of the split once: 78,400 for the paper's task.
+
+        Ordered choices of classes x ordered label sets x places of the query's class in the context
+        x drawings. Raises ValueError above 10 million sequences; `sample` those.
+        """
+        classes, exemplars, label_sets = self._split(split)
+        config = self.config
+        k, items = config.n_context_classes, config.n_pairs + 1
+        places = list(itertools.combinations(range(config.n_pairs), config.n_copies))
+        size = (
+            math.perm(len(classes), k)
+            * len(label_sets)
+            * math.factorial(k)
+            * len(places)
+            * len(exemplars) ** items
+        )
+        if size > MAX_ENUMERATED:
+            raise ValueError(f"{split!r} has {size:,} sequences, too many to list; use sample.")
+        chosen = torch.tensor(list(itertools.permutations(classes.tolist(), k)))
+        labels = torch.tensor([p for s in label_sets.tolist() for p in itertools.permutations(s)])
+        member = torch.tensor([_members_with(place, config.n_pairs) for place in places])
+        drawing = torch.tensor(list(itertools.product(exemplars.tolist(), repeat=items)))
+        axes = (len(chosen), len(labels), len(member), len(drawing))
+        c, l, m, d = torch.unravel_index(torch.arange(size), axes)  # noqa: E741
+        members = torch.cat([member[m], torch.zeros(size, 1, dtype=torch.int64)], dim=1)
+        return self.batch(chosen[c].gather(1, members), drawing[d], labels[l].gather(1, members))
+
+    @cached_property
+    def _members(self) -> Int[Tensor, " pair"]:
+        """Which of the context's classes each pair shows before shuffling; 0 is the query's."""
+        return torch.tensor(_members_with(tuple(range(self.config.n_copies)), self.config.n_pairs))
+
+    def _missing(self, split: Split) -> str | None:
+        """Why a split has no sequences, or None."""
+        k = self.config.n_context_classes
+        if split == "test_exemplars" and self.n_test_classes < k:
+            return f"it needs {k} unseen classes and {self.n_test_classes} are left"
+        if split == "test_relabel" and len(self.test_label_sets) == 0:
+            return "no label set is held out; raise n_labels or held_out_labels"
+        if split == "other_exemplars" and self.exemplars.n_exemplars == self.config.n_train_exemplars:
+            return "every drawing of a class is trained on; lower n_train_exemplars"
+        return None
+
+    def _split(self, split: Split) -> tuple[Tensor, Tensor, Tensor]:
+        """Classes, drawings and label sets of a split."""
+        if split not in SPLITS:
+            raise ValueError(f"{split!r} is no split; choose from {', '.join(SPLITS)}.")
+        reason = self._missing(split)
+        if reason is not None:
+            raise ValueError(f"The split {split!r} is empty: {reason}.")
+        n_classes, n_train = self.exemplars.n_classes, self.config.n_train_exemplars
+        unseen_classes = split == "test_exemplars"
+        unseen_drawings = split == "other_exemplars"
+        start = n_classes - self.n_test_classes if unseen_classes else 0
+        stop = n_classes if unseen_classes else self.config.n_train_classes
+        sets = self.test_label_sets if split == "test_relabel" else self.train_label_sets
+        return (
+            torch.arange(start, stop),
+            torch.arange(n_train, self.exemplars.n_exemplars)
+            if unseen_drawings
+            else torch.arange(n_train),
+            torch.from_numpy(sets),
+        )
+
+
+def _members_with(places: tuple[int, ...], n_pairs: int) -> list[int]:
+    """The class number of every pair when the query's class (0) stands at `places`."""
+    others = itertools.count(1)
+    return [0 if pair in places else next(others) for pair in range(n_pairs)]
+
+
+def _without_repetition(draws: list[Int[Tensor, " n"]]) -> Int[Tensor, "n k"]:
+    """Turn draws from [0, N), [0, N-1), ... into k different numbers, uniformly.
+
+    The i-th draw counts only the numbers not yet taken: it moves up by one past each taken number,
+    from the smallest, that is not above it.
+    """
+    taken = draws[0][:, None]
+    for draw in draws[1:]:
+        number = draw
+        for earlier in taken.sort(dim=1).values.unbind(dim=1):
+            number = number + (number >= earlier).long()
+        taken = torch.cat([taken, number[:, None]], dim=1)
+    return taken
+
+
+def features_by_token(exemplars: Exemplars) -> Float[Tensor, "row feature"]:
+    """Features in token order: row `i` belongs to token `n_labels + i`."""
+    return exemplars.features.flatten(end_dim=1)

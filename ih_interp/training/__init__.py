@@ -1,0 +1,1 @@
+"""Training: one update of a fleet, which runs train together, and when to evaluate, save, stop."""

@@ -1,0 +1,172 @@
+"""`ih.train`: runs become fleets, fleets become jobs, results land in run folders."""
+
+import os
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import torch
+from tqdm import tqdm
+
+from ih_interp.clamps import check
+from ih_interp.config import RunConfig, run_folder
+from ih_interp.exemplars import Exemplars
+from ih_interp.frozen import canonical_json
+from ih_interp.model import build_model
+from ih_interp.runs import Run, create_run, refuse_other_run
+from ih_interp.task import FewShotTask
+from ih_interp.training.fleet import fleets
+from ih_interp.training.loop import OnMetrics, OnProgress, train_fleet
+from ih_interp.training.step import compiler_found, use_lasting_cache
+from ih_interp.training.workers import train_in_workers
+
+Engine: TypeAlias = Literal["auto", "compiled", "eager"]
+
+FLEET_SIZE = 8  # runs a fleet: more are no faster an update, and cost memory
+WORTH_COMPILING = 2_000  # updates of a run from which compiling (about 40 s) is repaid
+WORTH_WORKERS = 10_000  # updates in all from which starting processes (about 10 s each) is
+
+
+def train(
+    runs: RunConfig | Sequence[RunConfig],
+    root: str | Path = "runs",
+    *,
+    engine: Engine = "auto",
+    workers: int | None = None,
+    device: str = "cpu",
+    progress: bool = True,
+    on_metrics: OnMetrics | None = None,
+) -> list[Run]:
+    """Train runs, or resume what is unfinished of them, and return them in the order given.
+
+    Runs of one shape train together, as if alone: a run's numbers depend neither on the others nor
+    on being interrupted. Finished runs are not touched.
+
+    Args:
+        runs: one configuration or several; each has its own folder `root/name`.
+        root: where run folders lie.
+        engine: "compiled" traces and compiles an update, "eager" runs TransformerLens as it is; both
+            give the same losses to 1e-5. "auto" compiles runs of 2,000 updates and more if there is a
+            C++ compiler. A run that was begun keeps its engine.
+        workers: processes of one thread each; by default one a core when there is enough to do.
+        device: "cpu", or "cuda", which trains in this process.
+        progress: show a bar with the mean loss and the time left.
+        on_metrics: called with the run and every new row of its metrics.
+
+    Raises ValueError, before anything is written, for runs that share a name, do not fit their
+    exemplars, or whose folder holds another run; KeyboardInterrupt after Ctrl-C, with everything
+    saved; ArithmeticError for runs whose loss became NaN, after the others have ended.
+    """
+    configs = [runs] if isinstance(runs, RunConfig) else list(runs)
+    with one_thread():
+        found = _open(configs, Path(root), engine)
+        unfinished = [run for run in found if not run.finished]
+        n_workers = 1 if device != "cpu" else _n_workers(unfinished, workers)
+        jobs = make_jobs(unfinished, n_workers)
+        with _bar(unfinished, shown=progress) as on_progress:
+            if n_workers > 1 and len(jobs) > 1:
+                failures = train_in_workers(jobs, n_workers, on_metrics, on_progress)
+            else:
+                failures = _train_here(jobs, device, on_metrics, on_progress)
+    if failures:
+        raise ArithmeticError("; ".join(failures))
+    return found
+
+
+def make_jobs(runs: Sequence[Run], n_workers: int) -> list[list[Run]]:
+    """Fleets, the longest first, small enough to keep every worker busy."""
+    by_name = {run.config.name: run for run in runs}
+    jobs: list[list[Run]] = []
+    for compiled in (True, False):
+        same = [run.config for run in runs if (run.engine == "compiled") == compiled]
+        share = -(-len(same) // n_workers)
+        groups = fleets(same, max(1, min(FLEET_SIZE, share)))
+        jobs += [[by_name[config.name] for config in group] for group in groups]
+    return sorted(jobs, key=lambda job: -len(job) * max(run.config.n_steps for run in job))
+
+
+@contextmanager
+def one_thread() -> Generator[None]:
+    """One thread: faster for models this small, and bytes do not depend on the number of cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    use_lasting_cache()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _open(configs: Sequence[RunConfig], root: Path, engine: Engine) -> list[Run]:
+    """Every run's folder, after everything that can be refused has been."""
+    names = [config.name for config in configs]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"Several runs are named {', '.join(twice)}; give each its own name.")
+    exemplars: dict[str, Exemplars] = {}
+    tasks: list[FewShotTask] = []
+    for config in configs:
+        source = canonical_json(config.exemplars)
+        if source not in exemplars:
+            exemplars[source] = Exemplars.from_source(config.exemplars)
+        tasks.append(FewShotTask(exemplars[source], config.task))
+        check(build_model(tasks[-1], config.model), config.clamps)
+        refuse_other_run(run_folder(root, config), config)
+    return [
+        create_run(run_folder(root, config), config, task, engine=_engine(engine, config))
+        for config, task in zip(configs, tasks, strict=True)
+    ]
+
+
+def _engine(engine: Engine, config: RunConfig) -> str:
+    if engine == "compiled" and not compiler_found():
+        raise ValueError('engine="compiled" needs a C++ compiler, such as g++; use "eager".')
+    if engine != "auto":
+        return engine
+    worth_it = config.n_steps >= WORTH_COMPILING and compiler_found()
+    return "compiled" if worth_it else "eager"
+
+
+def _n_workers(runs: Sequence[Run], workers: int | None) -> int:
+    if workers is not None:
+        if workers < 1:
+            raise ValueError(f"workers={workers}; at least one process has to train.")
+        return workers
+    updates = sum(run.config.n_steps for run in runs)
+    return (os.cpu_count() or 1) if updates >= WORTH_WORKERS else 1
+
+
+def _train_here(
+    jobs: Sequence[Sequence[Run]],
+    device: str,
+    on_metrics: OnMetrics | None,
+    on_progress: OnProgress,
+) -> list[str]:
+    """Fleets one after the other in this process; what went wrong with runs, in words."""
+    failures: list[str] = []
+    for job in jobs:
+        try:
+            train_fleet(
+                job,
+                compiled=job[0].engine == "compiled",
+                device=device,
+                on_metrics=on_metrics,
+                on_progress=on_progress,
+            )
+        except ArithmeticError as error:
+            failures.append(str(error))
+    return failures
+
+
+@contextmanager
+def _bar(runs: Sequence[Run], *, shown: bool) -> Generator[OnProgress]:
+    """A progress bar in sequences, with the mean loss; what was done before is not counted."""
+    total = sum(run.config.n_steps for run in runs)
+    with tqdm(total=total, unit="update", disable=not (shown and runs)) as bar:
+
+        def on_progress(updates: int, loss: float) -> None:
+            bar.update(updates)
+            bar.set_postfix_str(f"loss {loss:.3f}")
+
+        yield on_progress

@@ -1,0 +1,70 @@
+"""A process that trains fleets: jobs come as lines of JSON, and so do its messages go."""
+
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+from ih_interp.runs import Run
+from ih_interp.training.loop import train_fleet
+from ih_interp.training.train import one_thread
+
+
+def main() -> int:
+    """Train what is ordered until there are no more orders; 130 after an interrupt."""
+    # Whatever prints goes to standard error: standard output carries messages only.
+    out = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    orders: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    busy = threading.Event()
+    threading.Thread(target=_read_orders, args=(orders, busy), daemon=True).start()
+    with one_thread():
+        while (order := orders.get()) is not None:
+            busy.set()
+            try:
+                failures = _train(json.loads(order), out)
+            except KeyboardInterrupt:
+                return 130
+            busy.clear()
+            _tell(out, {"failures": failures})
+    return 0
+
+
+def _train(order: dict[str, Any], out: TextIO) -> list[str]:
+    def on_metrics(run: Run, row: Mapping[str, Any]) -> None:
+        _tell(out, {"folder": str(run.folder), "row": dict(row)})
+
+    def on_progress(updates: int, loss: float) -> None:
+        _tell(out, {"progress": [updates, loss]})
+
+    runs = [Run(folder) for folder in order["folders"]]
+    try:
+        train_fleet(
+            runs, compiled=order["compiled"], on_metrics=on_metrics, on_progress=on_progress
+        )
+    except Exception as error:  # told to the parent, which ends with it
+        return [f"{type(error).__name__}: {error}"]
+    return []
+
+
+def _tell(out: TextIO, message: dict[str, Any]) -> None:
+    try:
+        out.write(json.dumps(message) + "\n")
+    except BrokenPipeError:  # the parent is gone: save and end
+        signal.raise_signal(signal.SIGTERM)
+
+
+def _read_orders(orders: "queue.SimpleQueue[str | None]", busy: threading.Event) -> None:
+    for line in sys.stdin:
+        orders.put(line)
+    orders.put(None)
+    if busy.is_set():  # the parent died while a fleet trained
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

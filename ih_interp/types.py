@@ -1,0 +1,150 @@
+"""The vocabulary: heads, where things stand in a sequence, batches, and the shapes of activations.
+
+Axes, everywhere in the package:
+
+    batch     sequences
+    pos       positions of a sequence: x1 l1 x2 l2 ... xq
+    query     the position that attends        key       the position attended to
+    head      attention heads of one layer     layer     layers, from 0
+    pair      (exemplar, label) pairs in the context
+    label     output labels                    class     characters of Omniglot, or their likes
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, NamedTuple, Self, TypeAlias, cast
+
+from jaxtyping import Bool, Float, Int
+from pydantic import BeforeValidator, PlainSerializer
+from torch import Tensor
+
+Tokens: TypeAlias = Int[Tensor, "batch pos"]
+"""Token ids: the labels first, then every exemplar (`FewShotTask.token`)."""
+
+Residual: TypeAlias = Float[Tensor, "batch pos d_model"]
+"""The residual stream (`hook_embed`, `hook_resid_pre`, `hook_resid_post`)."""
+
+PerHead: TypeAlias = Float[Tensor, "batch pos head d_head"]
+"""Queries, keys, values or attention output, head by head (`hook_q`, `hook_k`, `hook_v`)."""
+
+Scores: TypeAlias = Float[Tensor, "batch head query key"]
+"""Scaled attention scores after the causal mask and before the softmax (`hook_attn_scores`)."""
+
+Pattern: TypeAlias = Float[Tensor, "batch head query key"]
+"""Attention weights after the softmax; every row over `key` sums to 1 (`hook_pattern`)."""
+
+Logits: TypeAlias = Float[Tensor, "batch pos label"]
+"""Output logits (`unembed.hook_logits`); the query's row is `logits[:, -1]`."""
+
+
+class Head(NamedTuple):
+    """An attention head; layer and head count from 0, so the paper's L2H3 is `Head(1, 3)`.
+
+    >>> str(Head(1, 3)), Head.parse("L0H2") == (0, 2)
+    ('L1H3', True)
+    """
+
+    layer: int
+    head: int
+
+    @classmethod
+    def parse(cls, value: "str | tuple[int, int] | Head") -> Self:
+        """Read "L1H3" or `(1, 3)`; a ValueError says what came instead."""
+        if isinstance(value, str):
+            match = re.fullmatch(r"L(\d+)H(\d+)", value)
+            if match:
+                return cls(int(match[1]), int(match[2]))
+        elif isinstance(value, Iterable):
+            pair = tuple(value)
+            if len(pair) == 2 and all(type(part) is int and part >= 0 for part in pair):
+                return cls(*pair)
+        raise ValueError(f'{value!r} is not a head; write "L1H3" or (1, 3), both from zero.')
+
+    def __str__(self) -> str:
+        return f"L{self.layer}H{self.head}"
+
+
+HeadField: TypeAlias = Annotated[Head, BeforeValidator(Head.parse), PlainSerializer(str)]
+"""A head in a clamp or a configuration; `"L1H3"` in JSON."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where exemplars, labels and the query stand in `x1 l1 x2 l2 ... xq`.
+
+    >>> Layout(n_pairs=2).labels, Layout(n_pairs=2).query
+    ((1, 3), 4)
+    """
+
+    n_pairs: int
+
+    @classmethod
+    def of(cls, tokens: Tensor) -> Self:
+        """The layout of sequences `[..., pos]`."""
+        n_positions = tokens.shape[-1]
+        if n_positions < 3 or n_positions % 2 == 0:
+            raise ValueError(
+                f"Sequences of {n_positions} tokens are not pairs and a query: "
+                "an odd number of at least 3 was expected, x1 l1 ... xq."
+            )
+        return cls(n_pairs=n_positions // 2)
+
+    @property
+    def exemplars(self) -> tuple[int, ...]:
+        """Positions of the exemplars in the context."""
+        return tuple(range(0, 2 * self.n_pairs, 2))
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """Positions of their labels."""
+        return tuple(range(1, 2 * self.n_pairs, 2))
+
+    @property
+    def query(self) -> int:
+        """Position of the query, the last one."""
+        return 2 * self.n_pairs
+
+    @property
+    def n_positions(self) -> int:
+        return 2 * self.n_pairs + 1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sequences and the query's label, which is never an input."""
+
+    tokens: Int[Tensor, "batch pos"]
+    target: Int[Tensor, " batch"]
+
+    @property
+    def layout(self) -> Layout:
+        return Layout.of(self.tokens)
+
+    @property
+    def context_labels(self) -> Int[Tensor, "batch pair"]:
+        """The labels of the context; a label token is the label itself."""
+        return self.tokens[:, list(self.layout.labels)]
+
+    @property
+    def correct(self) -> Bool[Tensor, "batch pair"]:
+        """Which context labels equal the target."""
+        return self.context_labels == self.target[:, None]
+
+    def to(self, device: str) -> "Batch":
+        return Batch(self.tokens.to(device), self.target.to(device))
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def __getitem__(self, rows: "slice | Tensor") -> "Batch":
+        return Batch(self.tokens[rows], self.target[rows])
+
+    def split(self, size: int) -> "list[Batch]":
+        """Consecutive batches of at most `size` sequences."""
+        return [self[start : start + size] for start in range(0, len(self), size)]
+
+
+def heads_of(values: Iterable["str | tuple[int, int] | Head"]) -> tuple[Head, ...]:
+    """Heads, parsed; see `Head.parse`."""
+    return tuple(Head.parse(cast("str | tuple[int, int] | Head", value)) for value in values)
