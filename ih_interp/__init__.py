@@ -53,8 +53,6 @@ _HOME = {
 }
 """Every public name and the module that holds it; "" for a module of the package itself."""
 
-__all__ = list(_HOME)  # noqa: PLE0604 (pyright reads the block above)
-
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:

@@ -19,18 +19,18 @@ from ih_interp.task import TaskConfig
 class AdamConfig(Frozen):
     """Adam without weight decay or warm-up; defaults are the paper's."""
 
-    learning_rate: float = Field(1e-5, gt=0)
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.999, ge=0, lt=1)
-    eps: float = Field(1e-8, gt=0)
+    learning_rate: float = Field(default=1e-5, gt=0)
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.999, ge=0, lt=1)
+    eps: float = Field(default=1e-8, gt=0)
 
 
 class Seeds(Frozen):
     """One seed a source of chance; each can vary alone. 5, 0 and 1 are the paper's."""
 
-    init: int = Field(5, ge=0, lt=2**32)
-    data: int = Field(0, ge=0, lt=2**32)
-    evaluation: int = Field(1, ge=0, lt=2**32)
+    init: int = Field(default=5, ge=0, lt=2**32)
+    data: int = Field(default=0, ge=0, lt=2**32)
+    evaluation: int = Field(default=1, ge=0, lt=2**32)
 
 
 class Grid(Frozen):
@@ -39,9 +39,9 @@ class Grid(Frozen):
     A point at `s` sequences falls on the first update with at least `s`, as in the published code.
     """
 
-    every: int | None = Field(None, ge=1)
+    every: int | None = Field(default=None, ge=1)
     """Every so many sequences."""
-    per_decade: int | None = Field(None, ge=1)
+    per_decade: int | None = Field(default=None, ge=1)
     """So many points a factor of ten in sequences, evenly in the logarithm."""
 
     def steps(self, n_steps: int, batch_size: int) -> list[int]:
@@ -56,7 +56,7 @@ class Grid(Frozen):
             points += range(self.every, end, self.every)
         if self.per_decade is not None:
             exponents = np.arange(0, np.log10(end), 1 / self.per_decade)
-            points += [int(round(10**exponent)) for exponent in exponents]
+            points += [round(10**exponent) for exponent in exponents.tolist()]
         return sorted({min(n_steps, -(-point // batch_size)) for point in points})
 
 
@@ -75,11 +75,11 @@ class RunConfig(Frozen):
     clamps: tuple[Clamp, ...] = ()
     optimiser: AdamConfig = AdamConfig()
     seeds: Seeds = Seeds()
-    sequences: int = Field(1_000_000, ge=1)
+    sequences: int = Field(default=1_000_000, ge=1)
     """How many sequences are seen; a whole number of batches."""
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(default=32, ge=1)
     evaluations: Grid = Grid(every=5_000)
-    evaluation_size: int = Field(1_000, ge=1)
+    evaluation_size: int = Field(default=1_000, ge=1)
     """Sequences of each evaluation set, drawn once."""
     checkpoints: Grid = Grid(every=10_000)
 

@@ -90,7 +90,7 @@ def evaluate(
     metrics: Metrics = (),
     chunk: int = 4_096,
 ) -> QueryMetrics:
-    """Metrics of every sequence under clamps; `step` and `metrics` place schedules, as in `clamped`."""
+    """Metrics of every sequence under clamps; `step` and `metrics` as in `clamped`."""
     parts: list[QueryMetrics] = []
     for part in batch.split(chunk):
         with clamped(model, clamps, part, step=step, metrics=metrics):

@@ -2,16 +2,18 @@
 
 import hashlib
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import h5py
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.lib.npyio import NpzFile
 from pydantic import Field
 from torch import Tensor
 
@@ -24,10 +26,10 @@ class GaussianSource(Frozen):
     """Recipe of `Exemplars.gaussian`; the same recipe gives the same features."""
 
     kind: Literal["gaussian"] = "gaussian"
-    n_classes: int = Field(200, ge=2)
-    n_exemplars: int = Field(5, ge=1)
-    n_features: int = Field(512, ge=1)
-    seed: int = Field(0, ge=0)
+    n_classes: int = Field(default=200, ge=2)
+    n_exemplars: int = Field(default=5, ge=1)
+    n_features: int = Field(default=512, ge=1)
+    seed: int = Field(default=0, ge=0)
 
 
 class FileSource(Frozen):
@@ -90,16 +92,17 @@ class Exemplars:
     @classmethod
     def gaussian(
         cls, n_classes: int = 200, n_exemplars: int = 5, n_features: int = 512, seed: int = 0
-    ) -> Self:
+    ) -> "Exemplars":
         """Synthetic features with the geometry of Omniglot's, so that no download is needed.
 
         `x = mean + class + exemplar`, each Gaussian. Directions share one random basis in which the
-        variances fall as `k^-1.16`; the expected cosine is 0.73 between classes and 0.88 within one,
-        and the root mean square norm 27 (design figures of the measured features). The common mean
+        variances fall as `k^-1.16`; scalar products are expected to be 0.73 of the mean square norm
+        between classes and 0.88 within one, that norm 27 (as of measured features). The common mean
         and the decaying spectrum are what makes training pause near ln 2 before the phase change:
         isotropic features slide down without a plateau.
 
-        Shape `[n_classes, n_exemplars, n_features]`. Raises ValueError for sizes below 1.
+        Shape `[n_classes, n_exemplars, n_features]`. Raises ValueError for fewer than 2
+        classes or other sizes below 1.
         """
         source = GaussianSource(
             n_classes=n_classes, n_exemplars=n_exemplars, n_features=n_features, seed=seed
@@ -107,7 +110,7 @@ class Exemplars:
         return cls(_gaussian_features(source), source)
 
     @classmethod
-    def load(cls, path: str | Path, dataset: str | None = None) -> Self:
+    def load(cls, path: str | Path, dataset: str | None = None) -> "Exemplars":
         """Read features `[class, exemplar, feature]` from `.h5` or `.npz`.
 
         `dataset` names the array: by default "resnet18/224/feat" in `.h5`, as the published code's
@@ -136,7 +139,7 @@ class Exemplars:
         return cls(features, source)
 
     @classmethod
-    def from_source(cls, source: GaussianSource | FileSource) -> Self:
+    def from_source(cls, source: GaussianSource | FileSource) -> "Exemplars":
         """The features that a run recorded; ValueError if the file holds others by now."""
         if isinstance(source, GaussianSource):
             return cls(_gaussian_features(source), source)
@@ -149,7 +152,7 @@ class Exemplars:
         return cls(exemplars.features, source)
 
     @classmethod
-    def omniglot(cls, root: str | Path, n_exemplars: int = 5, seed: int = 0) -> Self:
+    def omniglot(cls, root: str | Path, n_exemplars: int = 5, seed: int = 0) -> "Exemplars":
         """ResNet18 features of Omniglot's 1,623 characters, by torchvision (`[omniglot]` extra).
 
         See `ih_interp.omniglot`; downloads images and weights into `root` where they are missing.
@@ -205,9 +208,10 @@ def _read_h5(path: Path, dataset: str) -> np.ndarray:
 
 def _read_npz(path: Path, dataset: str) -> np.ndarray:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            if dataset not in arrays:
-                raise ValueError(f"{path} has no array {dataset!r}; it holds {sorted(arrays)}.")
-            return arrays[dataset]
-    except (OSError, EOFError, zipfile.BadZipFile) as error:
+        with path.open("rb") as file, NpzFile(file, allow_pickle=False) as arrays:
+            if dataset in arrays:
+                return np.asarray(arrays[dataset])
+            names = sorted(arrays)
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} cannot be read as .npz, it may be cut short: {error}") from error
+    raise ValueError(f"{path} has no array {dataset!r}; it holds {names}.")

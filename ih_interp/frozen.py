@@ -1,4 +1,4 @@
-"""The base of every value that is written to JSON: frozen, keyword-only, and strict about its fields."""
+"""The base of every value that is written to JSON: frozen, keyword-only, strict about fields."""
 
 import json
 from typing import TypeVar
@@ -9,7 +9,7 @@ Value = TypeVar("Value", bound=BaseModel)
 
 
 class Frozen(BaseModel):
-    """A frozen pydantic model that refuses unknown fields and numbers written as strings."""
+    """A frozen pydantic model that refuses unknown fields, NaN and infinity."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -21,8 +21,8 @@ def canonical_json(value: BaseModel) -> str:
 
 def explain(error: ValidationError) -> str:
     """A pydantic error in one line a field: `field: what is wrong (got value)`."""
-    lines = (
-        f"{'.'.join(map(str, problem['loc'])) or 'value'}: {problem['msg']} (got {problem['input']!r})"
+    problems = (
+        (".".join(map(str, problem["loc"])) or "value", problem["msg"], problem["input"])
         for problem in error.errors()
     )
-    return "; ".join(lines)
+    return "; ".join(f"{field}: {message} (got {value!r})" for field, message, value in problems)

@@ -20,7 +20,7 @@ from transformer_lens.hook_points import HookPoint
 from ih_interp.types import Logits, Pattern, PerHead, Residual, Scores
 
 MASKED = -1e9
-"""Stands for minus infinity in scores and logits: exp gives exactly 0, and 0 x MASKED is not NaN."""
+"""Stands for minus infinity in scores and logits: its exp is exactly 0, and 0 times it no NaN."""
 
 Gate: TypeAlias = Float[Tensor, ""] | float | None
 Strength: TypeAlias = Float[Tensor, ""] | float
@@ -71,9 +71,7 @@ def zero_heads(
     return blend(v, clamped, gate)
 
 
-def previous_token_pattern(
-    n_positions: int, strength: Strength
-) -> Float[Tensor, "query key"]:
+def previous_token_pattern(n_positions: int, strength: Strength) -> Float[Tensor, "query key"]:
     """Row i: `strength` on i-1 and the rest on i; row 0 on itself.
 
     >>> previous_token_pattern(3, 0.75).tolist()
@@ -132,7 +130,7 @@ def attend_only(
     keys: Sequence[int],
     gate: Gate = None,
 ) -> Scores:
-    """The last row's scores masked except at the given positions; a gate as in the function above."""
+    """The last row's scores masked except at the given positions; gate as in the one above."""
     del hook
     n_positions = scores.shape[-1]
     other = torch.ones(n_positions, dtype=torch.bool)
@@ -196,9 +194,7 @@ def match_weights(
     return (similarity / temperature).softmax(-1)
 
 
-def at_labels(
-    weights: Float[Tensor, "batch pair"], n_positions: int
-) -> Float[Tensor, "batch key"]:
+def at_labels(weights: Float[Tensor, "batch pair"], n_positions: int) -> Float[Tensor, "batch key"]:
     """Weights of the pairs, laid out at the positions of their labels; 0 elsewhere."""
     row = torch.stack([torch.zeros_like(weights), weights], dim=-1).flatten(start_dim=1)
     return torch.nn.functional.pad(row, (0, n_positions - row.shape[-1]))

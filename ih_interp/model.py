@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from typing import Literal
+from typing import Any, Literal
 
 import einops
 import torch
@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from transformer_lens import HookedTransformer, HookedTransformerConfig
-from transformer_lens.components import Unembed
+from transformer_lens.components.unembed import Unembed
 from transformer_lens.hook_points import HookPoint
 
 from ih_interp import threefry
@@ -24,19 +24,19 @@ TRUNCATION = 0.87962566103423978  # standard deviation of a normal cut at two si
 class ModelConfig(Frozen):
     """Shape of the transformer, in TransformerLens's words; defaults are the paper's."""
 
-    n_layers: int = Field(2, ge=1)
-    d_model: int = Field(64, ge=1)
-    n_heads: int = Field(8, ge=1)
-    d_head: int = Field(8, ge=1)
+    n_layers: int = Field(default=2, ge=1)
+    d_model: int = Field(default=64, ge=1)
+    n_heads: int = Field(default=8, ge=1)
+    d_head: int = Field(default=8, ge=1)
     attn_only: bool = True
-    d_mlp: int | None = Field(None, ge=1)
+    d_mlp: int | None = Field(default=None, ge=1)
     """Width of the MLPs, 4 x d_model where None; only with `attn_only=False`."""
     act_fn: Literal["gelu", "relu", "silu"] = "gelu"
     normalization_type: Literal["LN", "RMS"] | None = "LN"
-    eps: float = Field(1e-5, gt=0)
+    eps: float = Field(default=1e-5, gt=0)
     positional_embedding_type: Literal["rotary", "standard"] = "rotary"
     """Rotary over the whole head in adjacent pairs, or learned ("standard")."""
-    rotary_base: int = Field(10_000, gt=1)
+    rotary_base: int = Field(default=10_000, gt=1)
 
     @model_validator(mode="after")
     def _fits(self) -> "ModelConfig":
@@ -50,8 +50,8 @@ class ModelConfig(Frozen):
 class FewShotEmbed(nn.Module):
     """Labels by a learned table, exemplars by a learned projection of their frozen features.
 
-    `W_E` is the whole effective embedding `[d_vocab, d_model]`, so that full QK and OV circuits read
-    as usual.
+    `W_E` is the whole effective embedding `[d_vocab, d_model]`, so that full QK and OV circuits
+    read as usual.
     """
 
     features: Float[Tensor, "row feature"]
@@ -65,7 +65,7 @@ class FewShotEmbed(nn.Module):
         self.W_label = nn.Parameter(torch.empty(n_labels, d_model))
 
     @property
-    def W_E(self) -> Float[Tensor, "d_vocab d_model"]:  # noqa: N802
+    def W_E(self) -> Float[Tensor, "d_vocab d_model"]:
         return torch.cat([self.W_label, self.features @ self.W_in + self.b_in])
 
     def rows(self, tokens: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape feature"]:
@@ -89,7 +89,9 @@ class FewShotUnembed(Unembed):
         super().__init__(cfg)
         self.hook_logits = HookPoint()
 
-    def forward(self, residual: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos label"]:
+    def forward(
+        self, residual: Float[Tensor, "batch pos d_model"]
+    ) -> Float[Tensor, "batch pos label"]:
         return self.hook_logits(super().forward(residual))
 
 
@@ -119,11 +121,13 @@ def empty_model(
     features: Float[Tensor, "row feature"], config: ModelConfig, *, n_labels: int, n_ctx: int
 ) -> HookedTransformer:
     """The modules, with weights still to be written (`build_model`, a checkpoint)."""
+    fields: dict[str, Any] = config.model_dump()
+    if config.attn_only:
+        del fields["act_fn"]
+    else:
+        fields["d_mlp"] = config.d_mlp or 4 * config.d_model
     cfg = HookedTransformerConfig(
-        **config.model_dump(exclude={"d_mlp", "act_fn", "normalization_type"}),
-        d_mlp=None if config.attn_only else config.d_mlp or 4 * config.d_model,
-        act_fn=None if config.attn_only else config.act_fn,
-        normalization_type=config.normalization_type,
+        **fields,
         n_ctx=n_ctx,
         d_vocab=n_labels + len(features),
         d_vocab_out=n_labels,
@@ -135,8 +139,8 @@ def empty_model(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "HookedTransformer is deprecated", DeprecationWarning)
         model = HookedTransformer(cfg, move_to_device=False)
-    model.embed = FewShotEmbed(features, n_labels, config.d_model)
-    model.unembed = FewShotUnembed(cfg)
+    model.add_module("embed", FewShotEmbed(features, n_labels, config.d_model))
+    model.add_module("unembed", FewShotUnembed(cfg))
     model.setup()  # finds the new hook points and names the new modules
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not (".attn." in name and name.endswith(ATTENTION_BIASES)))
@@ -172,7 +176,7 @@ def _initialise(model: HookedTransformer, seed: int) -> None:
             block.mlp.W_out.copy_(_lecun(out_key, *block.mlp.W_out.T.shape).T)
 
 
-def _initialise_attention(attention: nn.Module, qkv_key: threefry.Key, out_key: threefry.Key) -> None:
+def _initialise_attention(attention: Any, qkv_key: threefry.Key, out_key: threefry.Key) -> None:
     n_heads, d_model, d_head = attention.W_Q.shape
     qkv = _lecun(qkv_key, 3 * n_heads * d_head, d_model)
     w_q, w_k, w_v = einops.rearrange(

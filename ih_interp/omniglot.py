@@ -19,7 +19,7 @@ def resnet18_features(
 ) -> Float[Tensor, "class exemplar feature"]:
     """Features of the first `n_exemplars` drawings of every character, float32, 512 wide.
 
-    Raises ModuleNotFoundError without torchvision, ValueError for more drawings than there are (20).
+    Raises ModuleNotFoundError without torchvision, ValueError for more than 20 drawings.
     """
     if not 1 <= n_exemplars <= 20:
         raise ValueError(f"n_exemplars={n_exemplars}: Omniglot has 20 drawings of a character.")

@@ -74,7 +74,7 @@ class Run:
 
     @property
     def metrics(self) -> pd.DataFrame:
-        """One row an evaluation and split: `step`, `sequences`, `split`, and `evaluation.METRICS`."""
+        """One row an evaluation and split: `step`, `sequences`, `split`, `evaluation.METRICS`."""
         return pd.DataFrame(store.read_metrics(self.folder))
 
     def model(self, step: int | None = None) -> HookedTransformer:

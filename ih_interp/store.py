@@ -1,12 +1,11 @@
 """What lies in a run folder: its paths, atomic writes, and weights with a digest. No pickle.
 
-    config.json  metrics.jsonl  state.safetensors  checkpoints/00031250.safetensors
+config.json  metrics.jsonl  state.safetensors  checkpoints/00031250.safetensors
 """
 
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,15 +38,16 @@ def checkpoint_steps(folder: Path) -> list[int]:
 def write_atomic(path: Path, content: bytes) -> None:
     """Replace a file whole or not at all: temporary file beside it, flush, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    # Not tempfile's, which nobody else may read: the run folder may be shared.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 

@@ -22,7 +22,7 @@ from ih_interp.types import Batch, Layout
 
 Split: TypeAlias = Literal["train", "test_exemplars", "test_relabel", "other_exemplars"]
 """`train`; `test_exemplars`: unseen classes (the paper's "test (exemplars)"); `test_relabel`: label
-sets held out of training ("test (relabel)"); `other_exemplars`: unseen drawings of trained classes."""
+sets held out of training ("test (relabel)"); `other_exemplars`: unseen drawings of seen classes."""
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 
@@ -32,19 +32,19 @@ MAX_ENUMERATED = 10_000_000  # sequences; beyond it `enumerate` would fill the m
 class TaskConfig(Frozen):
     """What is drawn; defaults are the paper's (Singh et al. 2024, and its published code)."""
 
-    n_train_classes: int = Field(50, ge=2)
-    n_labels: int = Field(5, ge=2)
-    n_pairs: int = Field(2, ge=2)
+    n_train_classes: int = Field(default=50, ge=2)
+    n_labels: int = Field(default=5, ge=2)
+    n_pairs: int = Field(default=2, ge=2)
     """(exemplar, label) pairs in the context."""
-    n_copies: int = Field(1, ge=1)
+    n_copies: int = Field(default=1, ge=1)
     """How many of them show the query's class; the others show one class each."""
-    n_train_exemplars: int = Field(1, ge=1)
+    n_train_exemplars: int = Field(default=1, ge=1)
     """Drawings of a class seen in training; with 1 the query equals its copy in the context."""
-    n_test_classes: int | None = Field(None, ge=0)
+    n_test_classes: int | None = Field(default=None, ge=0)
     """Unseen classes, the last ones of the file; None takes up to 100 of those not trained on."""
-    held_out_labels: float = Field(0.2, ge=0, lt=1)
+    held_out_labels: float = Field(default=0.2, ge=0, lt=1)
     """Share of the label sets kept out of training."""
-    label_split_seed: int = Field(20, ge=0, lt=2**32)
+    label_split_seed: int = Field(default=20, ge=0, lt=2**32)
 
     @model_validator(mode="after")
     def _fits(self) -> "TaskConfig":
@@ -79,8 +79,14 @@ def label_split(
     The published code's split, redrawn from JAX's generator: all sets in lexicographic order are
     permuted under `seed` and the first share is held out. Where a label would then be missing from
     training, the next seed is tried (the published code meant to, but drew the same split again).
-    Raises ValueError if no split in 100 shows every label.
+    Raises ValueError if no split in 100 shows every label, or above 10 million sets.
     """
+    n_sets = math.comb(n_labels, set_size)
+    if n_sets > MAX_ENUMERATED:
+        raise ValueError(
+            f"There are {n_sets:,} sets of {set_size} of {n_labels} labels, too many to split; "
+            "lower n_labels or n_pairs."
+        )
     sets = np.array(list(itertools.combinations(range(n_labels), set_size)))
     n_held_out = int(len(sets) * held_out)
     for attempt in range(100):
@@ -118,10 +124,15 @@ class FewShotTask:
                 f"n_train_exemplars={config.n_train_exemplars} but each class has "
                 f"{exemplars.n_exemplars}; lower it."
             )
-        self.n_test_classes = min(100, left) if config.n_test_classes is None else config.n_test_classes
+        self.n_test_classes = (
+            min(100, left) if config.n_test_classes is None else config.n_test_classes
+        )
         self.layout = Layout(config.n_pairs)
         self.train_label_sets, self.test_label_sets = label_split(
-            config.n_labels, config.n_context_classes, config.held_out_labels, config.label_split_seed
+            config.n_labels,
+            config.n_context_classes,
+            config.held_out_labels,
+            config.label_split_seed,
         )
 
     @property
@@ -150,7 +161,7 @@ class FewShotTask:
         exemplar_index: Int[Tensor, "batch item"],
         label: Int[Tensor, "batch item"],
     ) -> Batch:
-        """Explicit sequences; items are the pairs in order, then the query, whose label is the target.
+        """Explicit sequences: items are the pairs in order, then the query, its label the target.
 
         Raises ValueError for indices out of range or another number of items than `n_pairs + 1`.
         """
@@ -165,7 +176,7 @@ class FewShotTask:
                     f"{name} has shape {tuple(index.shape)}; [batch, {items}] was expected: "
                     f"{self.config.n_pairs} pairs, then the query."
                 )
-            if len(index) and not (0 <= int(index.min()) and int(index.max()) < size):
+            if len(index) and not (int(index.min()) >= 0 and int(index.max()) < size):
                 raise ValueError(
                     f"{name} runs from {int(index.min())} to {int(index.max())}; "
                     f"it must lie in [0, {size})."
@@ -195,7 +206,9 @@ class FewShotTask:
         member = self._members[shuffled(self.config.n_pairs)]
         member = torch.cat([member, torch.zeros(n, 1, dtype=torch.int64)], dim=1)
         which = torch.randint(len(exemplars), member.shape, generator=generator)
-        return self.batch(classes[chosen].gather(1, member), exemplars[which], labels.gather(1, member))
+        return self.batch(
+            classes[chosen].gather(1, member), exemplars[which], labels.gather(1, member)
+        )
 
     def enumerate(self, split: Split = "train") -> Batch:
         """Every sequence of the split once: 78,400 for the paper's task.
@@ -237,7 +250,10 @@ class FewShotTask:
             return f"it needs {k} unseen classes and {self.n_test_classes} are left"
         if split == "test_relabel" and len(self.test_label_sets) == 0:
             return "no label set is held out; raise n_labels or held_out_labels"
-        if split == "other_exemplars" and self.exemplars.n_exemplars == self.config.n_train_exemplars:
+        if (
+            split == "other_exemplars"
+            and self.exemplars.n_exemplars == self.config.n_train_exemplars
+        ):
             return "every drawing of a class is trained on; lower n_train_exemplars"
         return None
 

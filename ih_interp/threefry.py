@@ -2,8 +2,8 @@
 
 The published code splits labels, initialises its networks and draws its toy vectors with
 `jax.random`. The generator is Threefry-2x32 with 20 rounds (Salmon et al. 2011, "Parallel random
-numbers: as easy as 1, 2, 3"); keys, splitting and shaping follow JAX 0.4 (`jax_threefry_partitionable`
-off). Tests hold it against numbers that JAX printed.
+numbers: as easy as 1, 2, 3"); keys, splitting and shaping follow JAX 0.4
+(`jax_threefry_partitionable` off). Tests hold it against numbers that JAX printed.
 """
 
 import math
@@ -41,7 +41,7 @@ def permutation(key: Key, n: int) -> np.ndarray:
 
 
 def normal(key: Key, shape: tuple[int, ...]) -> np.ndarray:
-    """`jax.random.normal`: standard normal, float32, equal to JAX's but for the last bits of erfinv."""
+    """`jax.random.normal`: float32, equal to JAX's but for the last bits of erfinv."""
     low = np.nextafter(np.float32(-1), np.float32(0))
     return (math.sqrt(2) * erfinv(_uniform(key, shape, low, np.float32(1)))).astype(np.float32)
 
@@ -65,7 +65,11 @@ def _bits(key: Key, n: int) -> np.ndarray:
     """`n` random words: the counters 0..n-1, halved and enciphered under the key."""
     counters = np.zeros(n + n % 2, dtype=np.uint32)
     counters[:n] = np.arange(n, dtype=np.uint32)
-    left, right = np.split(counters, 2)
+    return np.concatenate(_encipher(key, *np.split(counters, 2)))[:n]
+
+
+def _encipher(key: Key, left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Threefry-2x32 with 20 rounds of counters, two uint32 `[n]`."""
     schedule = (key[0], key[1], key[0] ^ key[1] ^ _PARITY)
     left, right = left + schedule[0], right + schedule[1]
     for block in range(5):
@@ -75,4 +79,4 @@ def _bits(key: Key, n: int) -> np.ndarray:
             right = right ^ left
         left = left + schedule[(block + 1) % 3]
         right = right + schedule[(block + 2) % 3] + np.uint32(block + 1)
-    return np.concatenate([left, right])[:n]
+    return left, right

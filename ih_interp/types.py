@@ -13,7 +13,7 @@ Axes, everywhere in the package:
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple, Self, TypeAlias, cast
+from typing import Annotated, NamedTuple, TypeAlias
 
 from jaxtyping import Bool, Float, Int
 from pydantic import BeforeValidator, PlainSerializer
@@ -49,7 +49,7 @@ class Head(NamedTuple):
     head: int
 
     @classmethod
-    def parse(cls, value: "str | tuple[int, int] | Head") -> Self:
+    def parse(cls, value: object) -> "Head":
         """Read "L1H3" or `(1, 3)`; a ValueError says what came instead."""
         if isinstance(value, str):
             match = re.fullmatch(r"L(\d+)H(\d+)", value)
@@ -80,7 +80,7 @@ class Layout:
     n_pairs: int
 
     @classmethod
-    def of(cls, tokens: Tensor) -> Self:
+    def of(cls, tokens: Tensor) -> "Layout":
         """The layout of sequences `[..., pos]`."""
         n_positions = tokens.shape[-1]
         if n_positions < 3 or n_positions % 2 == 0:
@@ -147,4 +147,4 @@ class Batch:
 
 def heads_of(values: Iterable["str | tuple[int, int] | Head"]) -> tuple[Head, ...]:
     """Heads, parsed; see `Head.parse`."""
-    return tuple(Head.parse(cast("str | tuple[int, int] | Head", value)) for value in values)
+    return tuple(Head.parse(value) for value in values)

@@ -1,8 +1,8 @@
 """Named interventions, as data: what they set, when, and with which gradient.
 
-    ablate = ih.clamps.AblateHeads(heads=["L1H0"])
-    with ih.clamped(model, [ablate], batch):
-        logits = model(batch.tokens)
+ablate = ih.clamps.AblateHeads(heads=["L1H0"])
+with ih.clamped(model, [ablate], batch):
+    logits = model(batch.tokens)
 """
 
 from collections.abc import Iterable, Mapping

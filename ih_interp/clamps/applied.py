@@ -66,21 +66,19 @@ def clamped(
     """Run `model` on `batch.tokens` under clamps inside this block; leaving it restores the model.
 
     Gradients flow. Hooks of others stay, and caches made inside see clamped values. `step` (and
-    `metrics`, for `from_level`) place clamps with a schedule in time. Passes that a clamp reads from
-    run first, without the clamps.
+    `metrics`, for `from_level`) place clamps with a schedule in time. Passes that a clamp reads
+    from run first, without the clamps.
 
     Raises ValueError, before anything is changed, for heads or layers that the model lacks, clamps
     that set the same thing or make each other void, a missing batch or step; during the block for
     other sequences than the batch's; at its end for a clamp whose hooks never fired. Warns
     (`ClampUnchangedWarning`) of a clamp that changed nothing.
     """
-    clamps = in_order(clamps)
     check(model, clamps)
+    clamps = in_order(clamps)
     if batch is not None:
         _check_batch(model, clamps, batch)
-    watches = [
-        _Watch(clamp, _hooks_at(clamp, model, batch, step, metrics)) for clamp in clamps
-    ]
+    watches = [_Watch(clamp, _hooks_at(clamp, model, batch, step, metrics)) for clamp in clamps]
     with ExitStack() as stack:
         if batch is not None and any(clamp.needs_batch for clamp in clamps):
             handle = model.embed.register_forward_pre_hook(_same_tokens_as(batch))

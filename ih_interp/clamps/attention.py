@@ -37,7 +37,7 @@ class PreviousTokenAttention(PreviousTokenClamp):
     """Row i of the pattern: `strength` on i-1, the rest on i; row 0 on itself."""
 
     kind: Literal["previous_token_attention"] = "previous_token_attention"
-    strength: float = Field(1.0, ge=0, le=1)
+    strength: float = Field(default=1.0, ge=0, le=1)
 
     def claims(self, shape: Shape) -> frozenset[Claim]:
         del shape
@@ -123,7 +123,7 @@ class InductionAttention(QueryClamp):
     """
 
     kind: Literal["induction_attention"] = "induction_attention"
-    strength: float = Field(1.0, ge=0, le=1)
+    strength: float = Field(default=1.0, ge=0, le=1)
 
     def tensors(self, shape: Shape) -> dict[str, Tensor]:
         return super().tensors(shape) | {"strength": torch.tensor(self.strength)}
@@ -139,7 +139,7 @@ class MatchAttention(QueryClamp):
     """
 
     kind: Literal["match_attention"] = "match_attention"
-    temperature: float = Field(0.0, ge=0)
+    temperature: float = Field(default=0.0, ge=0)
 
     def tensors(self, shape: Shape) -> dict[str, Tensor]:
         return super().tensors(shape) | {"temperature": torch.tensor(self.temperature)}

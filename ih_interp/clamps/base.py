@@ -1,4 +1,4 @@
-"""What a clamp is: a named intervention, as data, that becomes hook functions for a model and a batch."""
+"""What a clamp is: a named intervention, as data; hook functions once it meets model and batch."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +24,7 @@ Role: TypeAlias = Literal["exemplars", "labels", "query"]
 ROLES: tuple[Role, ...] = ("exemplars", "labels", "query")
 
 GradientMode: TypeAlias = Literal["flow", "block"]
-"""Whether gradient passes through what a clamp takes from an unclamped pass; "flow" in the paper."""
+"""Whether gradient passes into the unclamped pass that a clamp reads; "flow" in the paper."""
 
 
 EMBEDDING = -1  # the embedding's place among the layers
@@ -70,10 +70,15 @@ class Setting:
     @property
     def embed(self) -> FewShotEmbed:
         """The few-shot embedding, for clamps that look at raw features or labels."""
-        embed = self.model.embed
-        if not isinstance(embed, FewShotEmbed):
-            raise ValueError("This clamp needs a few-shot model, as build_model makes them.")
-        return embed
+        return few_shot_embed(self.model)
+
+
+def few_shot_embed(model: HookedTransformer) -> FewShotEmbed:
+    """The embedding of a model that `build_model` made; ValueError for others."""
+    embed = model.embed
+    if not isinstance(embed, FewShotEmbed):
+        raise ValueError("This clamp needs a few-shot model, as build_model makes them.")
+    return embed
 
 
 class AbstractClamp(Frozen):
@@ -142,7 +147,9 @@ class HeadClamp(AbstractClamp):
     def head_claims(self, what: str, rows: Sequence[Role] | None = None) -> frozenset[Claim]:
         """One claim a head and row."""
         return frozenset(
-            Claim(what, head.layer, head.head, row) for head in self.heads for row in rows or (None,)
+            Claim(what, head.layer, head.head, row)
+            for head in self.heads
+            for row in rows or (None,)
         )
 
 
@@ -159,15 +166,16 @@ def head_mask(heads: Sequence[Head], shape: Shape) -> Bool[Tensor, "layer head"]
     return chosen
 
 
-def keep_only(
-    *heads: str | tuple[int, int] | Head, n_heads: int = 8
-) -> tuple[Head, ...]:
+def keep_only(*heads: str | tuple[int, int] | Head, n_heads: int = 8) -> tuple[Head, ...]:
     """All other heads of the given heads' layers, to be ablated.
 
     >>> [str(head) for head in keep_only("L1H2", n_heads=4)]
     ['L1H0', 'L1H1', 'L1H3']
     """
     kept = {Head.parse(head) for head in heads}
+    for head in sorted(kept):
+        if head.head >= n_heads:
+            raise ValueError(f"There is no head {head} to keep among {n_heads} heads a layer.")
     layers = sorted({head.layer for head in kept})
     return tuple(Head(l, h) for l in layers for h in range(n_heads) if Head(l, h) not in kept)  # noqa: E741
 

@@ -18,6 +18,7 @@ from transformer_lens import HookedTransformer
 from ih_interp import hooks
 from ih_interp.clamps.attention import InductionAttention
 from ih_interp.clamps.base import (
+    EMBEDDING,
     AbstractClamp,
     Claim,
     GradientMode,
@@ -45,6 +46,9 @@ class CopyFromAttention(AbstractClamp):
     def claims(self, shape: Shape) -> frozenset[Claim]:
         read = Claim("scores read", self.head.layer, self.head.head)
         return frozenset({Claim("logits", shape.n_layers), read})
+
+    def voids(self, shape: Shape) -> range:
+        return range(self.head.layer + 1, shape.n_layers)
 
     def tensors(self, shape: Shape) -> dict[str, Tensor]:
         return {"heads": head_mask([self.head], shape)}
@@ -74,8 +78,8 @@ class PerfectLayerOne(AbstractClamp):
     """The input of layer 1 is what perfect previous-token heads in layer 0 would give it.
 
     Keys and queries read the embedding of the previous token at all positions but the first and the
-    query, and their own there; values and the residual stream read the raw embedding. (The published
-    code's docstring says that exemplars' slots are emptied; its code does what stands here.)
+    query, and their own there; values and the residual stream read the raw embedding. (The
+    published code's docstring says that exemplars' slots are emptied; its code does this.)
     """
 
     needs_batch: ClassVar[bool] = True
@@ -89,11 +93,13 @@ class PerfectLayerOne(AbstractClamp):
 
     def voids(self, shape: Shape) -> range:
         del shape
-        return range(1)
+        return range(EMBEDDING, 1)  # it reads the embedding of an unclamped pass
 
     def prepare(self, model: HookedTransformer) -> None:
         if model.cfg.n_layers < 2:
-            raise ValueError("perfect_layer_one sets the input of layer 1; this model has no layer 1.")
+            raise ValueError(
+                "perfect_layer_one sets the input of layer 1; this model has no layer 1."
+            )
 
     def hooks(self, setting: Setting) -> list[Hook]:
         embedding, shifted = self._inputs(setting)
@@ -137,7 +143,7 @@ class PerfectMatchAndCopy(AbstractClamp):
 
     needs_batch: ClassVar[bool] = True
     kind: Literal["perfect_match_and_copy"] = "perfect_match_and_copy"
-    temperature: float = Field(0.1, gt=0)
+    temperature: float = Field(default=0.1, gt=0)
 
     def claims(self, shape: Shape) -> frozenset[Claim]:
         return frozenset({Claim("logits", shape.n_layers)})

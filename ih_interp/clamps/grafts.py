@@ -5,15 +5,24 @@ from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 from torch.func import functional_call
 from transformer_lens import HookedTransformer
 
 from ih_interp import hooks, store
-from ih_interp.clamps.base import EMBEDDING, AbstractClamp, Claim, Hook, Setting, Shape
+from ih_interp.clamps.applied import in_order
+from ih_interp.clamps.base import (
+    EMBEDDING,
+    AbstractClamp,
+    Claim,
+    Hook,
+    Setting,
+    Shape,
+)
 from ih_interp.exemplars import features_digest
-from ih_interp.model import ModelConfig, empty_model
+from ih_interp.model import FewShotEmbed, ModelConfig, empty_model
 from ih_interp.types import Batch, Logits, Residual
 
 
@@ -37,7 +46,7 @@ class Graft(AbstractClamp):
         """Read the checkpoint; ValueError where it does not fit the model."""
         source = _source(self.run, self.step, _size(model)).model
         digest = store.read_json(Path(self.run) / store.CONFIG).get("features_sha256")
-        if digest != features_digest(model.embed.features):
+        if not _has_digest(model.embed.features, digest):
             raise ValueError(
                 f"{self.run} was trained on other exemplar features than this model; "
                 "a graft needs the same ones."
@@ -69,7 +78,7 @@ class GraftIn(Graft):
 
     def claims(self, shape: Shape) -> frozenset[Claim]:
         del shape
-        return frozenset({Claim("resid_post", self.layer + 1)})
+        return frozenset({Claim("resid_pre", self.layer + 1)})
 
     def voids(self, shape: Shape) -> range:
         del shape
@@ -160,8 +169,16 @@ class _Size(NamedTuple):
 
 
 def _size(model: HookedTransformer) -> _Size:
-    w_in = model.embed.W_in
-    return _Size(model.cfg.d_vocab_out, model.cfg.n_ctx, model.cfg.d_vocab, w_in.shape[0])
+    embed = model.embed
+    if not isinstance(embed, FewShotEmbed):
+        raise ValueError("A graft needs a few-shot model, as build_model makes them.")
+    return _Size(model.cfg.d_vocab_out, model.cfg.n_ctx, model.cfg.d_vocab, embed.W_in.shape[0])
+
+
+def _has_digest(rows: Float[Tensor, "row feature"], digest: str | None) -> bool:
+    """Whether a run recorded these features, which it hashed as [class, exemplar, feature]."""
+    sizes = (n for n in range(1, len(rows) + 1) if len(rows) % n == 0)
+    return any(features_digest(rows.unflatten(0, (-1, n))) == digest for n in sizes)
 
 
 @functools.lru_cache(maxsize=16)
@@ -182,14 +199,20 @@ def _source(run: str, step: int, size: _Size) -> Source:
     n_features = weights["embed.W_in"].shape[0]
     if (n_features, weights["embed.W_label"].shape[0]) != (size.n_features, size.n_labels):
         raise ValueError(
-            f"{run} has {n_features} features and {len(weights['embed.W_label'])} labels, the model "
-            f"to clamp {size.n_features} and {size.n_labels}; a graft needs the same."
+            f"{run} has {n_features} features and {len(weights['embed.W_label'])} labels, the "
+            f"model to clamp {size.n_features} and {size.n_labels}; a graft needs the same."
+        )
+    positions = weights.get("pos_embed.W_pos")
+    if positions is not None and len(positions) != size.n_ctx:
+        raise ValueError(
+            f"{run} has learned positions for {len(positions)} tokens, the model to clamp for "
+            f"{size.n_ctx}; a graft needs the same."
         )
     features = torch.zeros(size.rows - size.n_labels, n_features)
     config = ModelConfig.model_validate(recorded["model"])
     model = empty_model(features, config, n_labels=size.n_labels, n_ctx=size.n_ctx)
     model.load_state_dict(weights, strict=False)
     model.requires_grad_(False)
-    clamps = parse(recorded["clamps"])
+    clamps = in_order(parse(recorded["clamps"]))
     metrics = store.read_metrics(folder)
     return Source(model, clamps, tuple(clamp.schedule.gate(step, metrics) for clamp in clamps))

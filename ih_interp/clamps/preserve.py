@@ -54,9 +54,7 @@ class Preserve(AbstractClamp):
             for what in self.what
             for layer in range(setting.model.cfg.n_layers)
         ]
-        clean = unclamped(
-            setting.model, setting.sequences.tokens, names, gradient=self.gradient
-        )
+        clean = unclamped(setting.model, setting.sequences.tokens, names, gradient=self.gradient)
         return [
             (name, partial(hooks.replace, value=clean[name], gate=setting.gate)) for name in names
         ]

@@ -25,8 +25,8 @@ class During(Frozen):
     """On for updates `start <= step < stop`; None leaves that side open."""
 
     kind: Literal["during"] = "during"
-    start: int = Field(0, ge=0)
-    stop: int | None = Field(None, ge=1)
+    start: int = Field(default=0, ge=0)
+    stop: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
     def _ordered(self) -> "During":
@@ -44,7 +44,7 @@ class Pulses(Frozen):
 
     kind: Literal["pulses"] = "pulses"
     period: int = Field(ge=1)
-    duty: float = Field(0.5, gt=0, le=1)
+    duty: float = Field(default=0.5, gt=0, le=1)
 
     def gate(self, step: int, metrics: Metrics = ()) -> float:
         del metrics
@@ -57,8 +57,8 @@ class Ramp(Frozen):
     kind: Literal["ramp"] = "ramp"
     start: int = Field(ge=0)
     stop: int = Field(ge=1)
-    low: float = Field(0.0, ge=0, le=1)
-    high: float = Field(1.0, ge=0, le=1)
+    low: float = Field(default=0.0, ge=0, le=1)
+    high: float = Field(default=1.0, ge=0, le=1)
 
     @model_validator(mode="after")
     def _ordered(self) -> "Ramp":

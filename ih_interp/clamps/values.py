@@ -16,7 +16,7 @@ from ih_interp.clamps.base import (
 
 
 class AblateHeads(HeadClamp):
-    """The heads' values are 0 at every position, so that they write nothing; their patterns stay."""
+    """The heads' values are 0 at every position, so they write nothing; their patterns stay."""
 
     kind: Literal["ablate_heads"] = "ablate_heads"
 

@@ -7,6 +7,7 @@ model, the optimiser's state, the seeds. Nothing is unpickled. Features in `.h5`
 
 from collections.abc import Iterator
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, BinaryIO
 
 import einops
@@ -23,6 +24,9 @@ from ih_interp.task import FewShotTask, features_by_token
 
 UNSUPPORTED = {"not_causal": False, "data_type": "file"}
 """Options whose other values would be another model."""
+
+UNREADABLE = (ValueError, SyntaxError, TokenError, EOFError, OSError, MemoryError)
+"""What numpy raises for bytes that are no array."""
 
 
 def load_icl_dynamics(
@@ -55,14 +59,16 @@ def load_icl_dynamics(
 def read_icl_dynamics_log(path: str | Path) -> pd.DataFrame:
     """The means over sequences of the published code's `log.h5`, one row an evaluation and split.
 
-    Columns: `sequences` (its "iters"), `split` as it is named there, one column a metric. Raises
-    ValueError for a file of another layout.
+    Columns: `sequences` (its "eval_iter"), `split` as it is named there, one column a metric.
+    Raises FileNotFoundError for a missing file, ValueError for one of another layout.
     """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There is no log at {path}.")
     try:
         with h5py.File(path, "r") as file:
-            if "eval_iters" not in file:
-                raise ValueError(f"{path} has no 'eval_iters'; it holds {list(file)}.")
-            sequences = np.asarray(file["eval_iters"])
+            if "eval_iter" not in file:
+                raise ValueError(f"{path} has no 'eval_iter'; it holds {list(file)}.")
+            sequences = np.asarray(file["eval_iter"])
             return pd.concat(
                 [_log_table(name, group, sequences) for name, group in _groups(file)],
                 ignore_index=True,
@@ -84,7 +90,8 @@ def _log_table(name: str, group: h5py.Group, sequences: np.ndarray) -> pd.DataFr
         values = np.asarray(item)
         if len(values) != len(sequences):
             raise ValueError(
-                f"{name}/{metric} has {len(values)} rows for {len(sequences)} evaluations."
+                f"{group.file.filename}: {name}/{metric} has {len(values)} rows for "
+                f"{len(sequences)} evaluations; it may be cut short."
             )
         means[metric] = values.reshape(len(values), -1).mean(axis=1)
     return pd.DataFrame({"sequences": sequences, "split": name, **means})
@@ -97,7 +104,9 @@ def _read_options(path: Path) -> dict[str, Any]:
     wanted = ("depth", "d_model", "num_heads", "pos_embedding_type", "no_norm", "mlp_ratio")
     missing = [name for name in wanted if name not in options]
     if missing:
-        raise ValueError(f"{path} lacks {', '.join(missing)}; it is no configuration of icl-dynamics.")
+        raise ValueError(
+            f"{path} lacks {', '.join(missing)}; it is no configuration of icl-dynamics."
+        )
     for name, expected in UNSUPPORTED.items():
         if options.get(name, expected) != expected:
             raise ValueError(f"{path}: {name}={options[name]!r} is not read, only {expected!r}.")
@@ -138,7 +147,7 @@ def _arrays_in(file: BinaryIO, path: Path) -> Iterator[np.ndarray]:
     while file.tell() < size:
         try:
             yield np.lib.format.read_array(file, allow_pickle=False)
-        except (ValueError, EOFError, OSError, MemoryError) as error:
+        except UNREADABLE as error:
             raise ValueError(
                 f"{path} is no .eqx file, or it is cut short after {file.tell()} bytes: {error}"
             ) from error
@@ -152,9 +161,12 @@ def _copy_arrays(model: HookedTransformer, arrays: Iterator[np.ndarray]) -> None
     _take(arrays, embed.b_in)
     _take(arrays, embed.W_label, "model label -> label model")
     if cfg.positional_embedding_type == "standard":
-        table = torch.from_numpy(next(arrays))  # 32 positions there
-        model.pos_embed.W_pos.copy_(table.T[: cfg.n_ctx])
-    for block in model.blocks:
+        table = _weights(arrays)[..., : cfg.n_ctx]  # 32 positions there
+        _check_shape(table, (cfg.d_model, cfg.n_ctx))
+        model.pos_embed.W_pos.copy_(table.T)
+    blocks: Any = model.blocks
+    final: Any = model.ln_final if cfg.normalization_type is not None else None
+    for block in blocks:
         if cfg.normalization_type is not None:
             _take(arrays, block.ln1.w)
             _take(arrays, block.ln1.b)
@@ -167,9 +179,9 @@ def _copy_arrays(model: HookedTransformer, arrays: Iterator[np.ndarray]) -> None
             _take(arrays, block.mlp.b_in)
             _take(arrays, block.mlp.W_out, "model mlp -> mlp model")
             _take(arrays, block.mlp.b_out)
-    if cfg.normalization_type is not None:
-        _take(arrays, model.ln_final.w)
-        _take(arrays, model.ln_final.b)
+    if final is not None:
+        _take(arrays, final.w)
+        _take(arrays, final.b)
     _take(arrays, model.unembed.W_U, "label model -> model label")
     _take(arrays, model.unembed.b_U)
 
@@ -179,14 +191,14 @@ def _take_attention(arrays: Iterator[np.ndarray], attention: torch.nn.Module) ->
     for name in ("b_Q", "b_K", "b_V", "b_O"):
         parameters[name].zero_()
     n_heads, d_model, d_head = parameters["W_Q"].shape
-    qkv = torch.from_numpy(next(arrays))
+    qkv = _weights(arrays)
     _check_shape(qkv, (3 * n_heads * d_head, d_model))
     split = einops.rearrange(
         qkv, "(three head d_head) model -> three head model d_head", three=3, head=n_heads
     )
     for name, weight in zip(("W_Q", "W_K", "W_V"), split, strict=True):
         parameters[name].copy_(weight)
-    out = torch.from_numpy(next(arrays))
+    out = _weights(arrays)
     _check_shape(out, (d_model, n_heads * d_head))
     parameters["W_O"].copy_(
         einops.rearrange(out, "model (head d_head) -> head d_head model", head=n_heads)
@@ -194,11 +206,18 @@ def _take_attention(arrays: Iterator[np.ndarray], attention: torch.nn.Module) ->
 
 
 def _take(arrays: Iterator[np.ndarray], parameter: Tensor, pattern: str | None = None) -> None:
-    value = torch.from_numpy(next(arrays))
+    value = _weights(arrays)
     if pattern is not None and value.ndim == 2:
         value = einops.rearrange(value, pattern)
     _check_shape(value, tuple(parameter.shape))
     parameter.copy_(value)
+
+
+def _weights(arrays: Iterator[np.ndarray]) -> Tensor:
+    array = next(arrays)
+    if array.dtype.kind != "f":
+        raise ValueError(f"an array of {array.dtype} lies where weights were expected")
+    return torch.from_numpy(array.astype(np.float32))
 
 
 def _check_shape(value: Tensor, expected: tuple[int, ...]) -> None:

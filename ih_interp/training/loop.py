@@ -15,7 +15,6 @@ from transformer_lens import HookedTransformer
 from ih_interp import store
 from ih_interp.clamps import check, in_order
 from ih_interp.clamps.schedules import FromLevel
-from ih_interp.config import RunConfig
 from ih_interp.evaluation import evaluate, evaluation_sets, means
 from ih_interp.model import build_model
 from ih_interp.runs import Run
@@ -131,9 +130,7 @@ class RunState:
     def evaluate(self, model: HookedTransformer, on_metrics: OnMetrics | None) -> None:
         """Measure every evaluation set under the clamps, as they are at this step."""
         for split, batch in self.sets.items():
-            values = evaluate(
-                model, batch, self.config.clamps, step=self.step, metrics=self.rows
-            )
+            values = evaluate(model, batch, self.config.clamps, step=self.step, metrics=self.rows)
             sequences = self.step * self.config.batch_size
             row = {"step": self.step, "sequences": sequences, "split": split, **means(values)}
             self.rows.append(row)
@@ -229,8 +226,8 @@ def train_fleet(
 ) -> None:
     """Train runs that share a trace to their ends, each into its own folder.
 
-    Raises KeyboardInterrupt after SIGINT or SIGTERM, with everything saved; ArithmeticError, once the
-    others have ended, for runs whose loss became NaN or infinite.
+    Raises KeyboardInterrupt after SIGINT or SIGTERM, with everything saved; ArithmeticError, once
+    the others have ended, for runs whose loss became NaN or infinite.
     """
     fleet = Fleet(runs, compiled=compiled, device=device)
     losses: list[Tensor] = []
@@ -302,7 +299,7 @@ def measure(fleet: Fleet, on_metrics: OnMetrics | None) -> None:
 
 @contextmanager
 def deferred_interrupts() -> Generator[Callable[[], bool]]:
-    """SIGINT and SIGTERM wait until the current update is whole; the value says whether one came."""
+    """SIGINT and SIGTERM wait until the update is whole; the value says whether one came."""
     came: list[int] = []
     with _handling((signal.SIGINT, signal.SIGTERM), came.append):
         yield lambda: bool(came)

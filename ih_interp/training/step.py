@@ -1,8 +1,8 @@
 """One optimiser update of a fleet: the model's own forward pass, differentiated, then Adam.
 
-The model is defined once, by `HookedTransformer.forward` with hooks. `eager_step` runs it run by run
-and is the plain, slow truth. `traced_step` maps it over the runs, traces the whole update and compiles
-the trace; `torch.compile` alone would skip TransformerLens's hook frames.
+The model is defined once, by `HookedTransformer.forward` with hooks. `eager_step` runs it run by
+run and is the plain, slow truth. `traced_step` maps it over the runs, traces the whole update and
+compiles the trace; `torch.compile` alone would skip TransformerLens's hook frames.
 """
 
 import os
@@ -115,9 +115,7 @@ def _query_row(resid: Residual, hook: Any) -> Residual:
     return resid[:, -1:]
 
 
-def eager_step(
-    model: HookedTransformer, clamps: Sequence[AbstractClamp], adam: AdamConfig
-) -> Step:
+def eager_step(model: HookedTransformer, clamps: Sequence[AbstractClamp], adam: AdamConfig) -> Step:
     """One run after the other, nothing traced."""
     loss_of = ClampedLoss(model, clamps)
 
@@ -193,9 +191,7 @@ def compiler_found() -> bool:
     """Whether there is a C++ compiler, without which graphs cannot be compiled."""
     from torch._inductor import config
 
-    compilers = config.cpp.cxx
-    found = (name for name in (compilers if isinstance(compilers, tuple) else (compilers,)) if name)
-    return any(shutil.which(name) is not None for name in found)
+    return any(name and shutil.which(name) for name in config.cpp.cxx)
 
 
 def _adam(state: FleetState, gradients: Tensors, rate: Tensor, adam: AdamConfig) -> None:
@@ -205,8 +201,7 @@ def _adam(state: FleetState, gradients: Tensors, rate: Tensor, adam: AdamConfig)
     bias2 = 1 - adam.beta2**state.count
     for name, gradient in gradients.items():
         weight, m, v = (
-            group[name]
-            for group in (state.parameters, state.first_moments, state.second_moments)
+            group[name] for group in (state.parameters, state.first_moments, state.second_moments)
         )
         over_runs = (-1,) + (1,) * (weight.ndim - 1) if state.count.ndim else ()
         m.copy_(adam.beta1 * m + (1 - adam.beta1) * gradient)
@@ -243,9 +238,7 @@ def _inputs_flat(inputs: FleetInputs) -> list[Tensor]:
     ]
 
 
-def _loss_arguments(
-    flat: Sequence[Tensor], like: FleetInputs
-) -> tuple[Any, ...]:
+def _loss_arguments(flat: Sequence[Tensor], like: FleetInputs) -> tuple[Any, ...]:
     """Features, tokens, targets, clamp tensors and gates, from a flat list."""
     _, tokens, target, features, *rest = flat
     remaining = iter(rest)

@@ -46,9 +46,9 @@ def train(
     Args:
         runs: one configuration or several; each has its own folder `root/name`.
         root: where run folders lie.
-        engine: "compiled" traces and compiles an update, "eager" runs TransformerLens as it is; both
-            give the same losses to 1e-5. "auto" compiles runs of 2,000 updates and more if there is a
-            C++ compiler. A run that was begun keeps its engine.
+        engine: "compiled" traces and compiles an update, "eager" runs TransformerLens as it is;
+            both give the same losses to 1e-5. "auto" compiles runs of 2,000 updates and more if
+            there is a C++ compiler. A run that was begun keeps its engine.
         workers: processes of one thread each; by default one a core when there is enough to do.
         device: "cpu", or "cuda", which trains in this process.
         progress: show a bar with the mean loss and the time left.

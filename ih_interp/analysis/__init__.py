@@ -1,0 +1,1 @@
+"""Reading checkpoints: scores of heads, and one loop over a run's checkpoints."""

@@ -1,0 +1,114 @@
+"""The `ih-interp` command. Heavy imports wait until a command runs, so that help is instant."""
+
+import enum
+import shutil
+import textwrap
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from ih_interp.paper.figures import Claim
+
+app = typer.Typer(
+    help="Train induction heads under clamps, read their checkpoints, draw the figures.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+class PresetChoice(enum.StrEnum):
+    """Presets of `reproduce`."""
+
+    smoke = "smoke"
+    quick = "quick"
+    paper = "paper"
+
+
+@app.callback()
+def _app() -> None:
+    pass
+
+
+@app.command()
+def reproduce(
+    figures: Annotated[
+        list[str] | None, typer.Argument(help="Figures such as 3a 5b; all by default.")
+    ] = None,
+    preset: Annotated[
+        PresetChoice,
+        typer.Option(
+            help="smoke: seconds, nothing is learned. quick: minutes, fewer and larger updates. "
+            "paper: the paper's schedule."
+        ),
+    ] = PresetChoice.quick,
+    exemplars: Annotated[
+        Path | None,
+        typer.Option(help="Features (.h5 or .npz); synthetic ones by default, no download."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Networks to train, from seed 5 on.")] = 1,
+    runs: Annotated[Path, typer.Option(help="Where runs are kept, and resumed from.")] = Path(
+        "runs"
+    ),
+    figures_dir: Annotated[
+        Path, typer.Option("--figures", help="Where pdf, png and csv go.")
+    ] = Path("figures"),
+) -> None:
+    """Train what the figures need, draw them, and compare them with the paper."""
+    typer.echo("loading torch and TransformerLens ...", err=True)
+    with told_in_words():
+        from ih_interp.paper.reproduce import reproduce as draw
+
+        claims = draw(
+            figures or (),
+            preset=preset.value,
+            exemplars=exemplars,
+            seeds=seeds,
+            runs=runs,
+            folder=figures_dir,
+            say=typer.echo,
+        )
+        typer.echo(claims_text(claims))
+
+
+def claims_text(claims: "Sequence[Claim]") -> str:
+    """Claims as text, as wide as the terminal: claim, paper, ours, whether it holds."""
+    width = max(60, min(110, shutil.get_terminal_size().columns)) - 12
+
+    def block(label: str, text: str) -> str:
+        return textwrap.fill(
+            text, width, initial_indent=f"     {label:<6}", subsequent_indent=" " * 11
+        )
+
+    lines: list[str] = [""]
+    for claim in claims:
+        verdict = "holds" if claim.holds else "DOES NOT HOLD"
+        lines += [f"{claim.figure:>3}  {claim.claim}: {verdict}"]
+        lines += [block("paper", claim.paper), block("here", claim.ours)]
+    held = sum(claim.holds for claim in claims)
+    return "\n".join([*lines, "", f"{held} of {len(claims)} claims hold."])
+
+
+@contextmanager
+def told_in_words() -> Generator[None]:
+    """Errors in the input end the command in words, without a traceback; so does Ctrl-C."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo(
+            "\nInterrupted; everything is saved. The same command goes on from here.", err=True
+        )
+        raise typer.Exit(130) from None
+    except (ValueError, FileNotFoundError, ArithmeticError) as error:
+        typer.echo(f"ih-interp: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+def main() -> None:
+    """The console script."""
+    app()

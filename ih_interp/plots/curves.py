@@ -1,0 +1,114 @@
+"""Curves over training: losses, strengths of heads, losses under clamps, the toy model."""
+
+import math
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from ih_interp.plots.style import (
+    CLAMP_LINES,
+    CLAMPED_VECTORS,
+    HEAD_COLOURS,
+    HEAD_MARKERS,
+    SPLIT_LINES,
+    Line,
+    count_sequences,
+)
+
+
+def plot_losses(table: pd.DataFrame, ax: Axes) -> Axes:
+    """Figure 3a: loss of each split over training.
+
+    Columns `sequences`, `split`, `loss`, and `seed`: each seed is thin, their median thick.
+    """
+    for split, (label, line) in SPLIT_LINES.items():
+        _curves(table[table["split"] == split], ax, label, line)
+    _guess_line(ax)
+    count_sequences(ax)
+    ax.set(ylabel="loss (nats)", ylim=(0, None), title="Loss over training")
+    ax.legend()
+    return ax
+
+
+def plot_strengths(table: pd.DataFrame, ax: Axes, *, layer: int = 1) -> Axes:
+    """Figure 3b: induction strength of every head of a layer over training, for one network.
+
+    Columns `sequences`, `name` ("L1H3"), `value`. Layers count from 0 here, from 1 in the paper.
+    """
+    heads = sorted(name for name in table["name"].unique() if name.startswith(f"L{layer}H"))
+    for name in heads:
+        of_head = table[table["name"] == name].sort_values("sequences")
+        number = int(name.split("H")[1]) % len(HEAD_COLOURS)
+        ax.plot(
+            of_head["sequences"],
+            of_head["value"],
+            color=HEAD_COLOURS[number],
+            marker=HEAD_MARKERS[number],
+            markevery=max(1, len(of_head) // 6),
+            markersize=4,
+            label=name,
+        )
+    ax.axhline(0, color="0.6", linewidth=0.8, linestyle=":")
+    count_sequences(ax)
+    ax.set(
+        ylabel="induction strength",
+        title=f"Induction strength of each head of layer {layer} (the paper's layer {layer + 1})",
+    )
+    ax.legend(ncols=2)
+    return ax
+
+
+def plot_clamped_losses(table: pd.DataFrame, ax: Axes) -> Axes:
+    """Figure 5b: training loss under each clamp.
+
+    Columns `sequences`, `clamp` (a key of `style.CLAMP_LINES`), `loss`, and `seed`.
+    """
+    for clamp, line in CLAMP_LINES.items():
+        _curves(table[table["clamp"] == clamp], ax, clamp, line)
+    _guess_line(ax)
+    count_sequences(ax)
+    ax.set(ylabel="training loss (nats)", ylim=(0, None), title="Loss with subcircuits clamped")
+    ax.legend(title="clamped (layers from 1)")
+    return ax
+
+
+def plot_toy(table: pd.DataFrame, ax: Axes) -> Axes:
+    """Figure 5a: loss of the toy model with none, c, and b and c clamped.
+
+    Columns `iteration`, `clamped` (a key of `style.CLAMPED_VECTORS`), `loss`.
+    """
+    for clamped, (colour, dash) in CLAMPED_VECTORS.items():
+        curve = table[table["clamped"] == clamped]
+        ax.plot(curve["iteration"], curve["loss"], color=colour, linestyle=dash, label=clamped)
+    ax.set(
+        xlabel="gradient descent iteration",
+        ylabel="loss",
+        ylim=(0, None),
+        title="Toy model: a product of three vectors",
+    )
+    ax.legend(title="clamped")
+    return ax
+
+
+def _curves(table: pd.DataFrame, ax: Axes, label: str, line: Line) -> None:
+    """Each seed thin and their median thick; one seed alone is thick."""
+    by_seed = table.pivot_table(index="sequences", columns="seed", values="loss")
+    if by_seed.shape[1] > 1:
+        ax.plot(by_seed.index, by_seed, color=line.colour, linewidth=0.6, alpha=0.5)
+    median = by_seed.median(axis=1)
+    ax.plot(median.index, median, color=line.colour, linestyle=line.dash, label=label)
+
+
+def _guess_line(ax: Axes) -> None:
+    """ln 2: the loss of a model that knows the context's two labels and not which."""
+    ax.axhline(math.log(2), color="0.6", linewidth=0.8, linestyle=":")
+    ax.annotate(
+        "ln 2",
+        xy=(1, math.log(2)),
+        xycoords=("axes fraction", "data"),
+        xytext=(3, 0),
+        textcoords="offset points",
+        va="center",
+        color="0.4",
+        fontsize=8,
+    )

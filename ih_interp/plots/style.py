@@ -1,0 +1,113 @@
+"""How figures look: colours that colour-blind people and grey printers tell apart; saving."""
+
+import math
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+HEAD_COLOURS = (
+    "#000000",
+    "#E69F00",
+    "#56B4E9",
+    "#009E73",
+    "#B8A800",
+    "#0072B2",
+    "#D55E00",
+    "#CC79A7",
+)
+"""Okabe and Ito's palette, its yellow darkened for white paper; head h has colour h mod 8."""
+
+HEAD_MARKERS = "osD^vXP*"
+
+
+class Line(NamedTuple):
+    """How a condition is drawn; dashes tell apart what grey cannot."""
+
+    colour: str
+    dash: str | tuple[int, tuple[int, ...]] = "-"
+
+
+CLAMP_LINES: dict[str, Line] = {
+    "none": Line("#000000"),
+    "previous token": Line("#0072B2", (0, (5, 1))),
+    "layer 1": Line("#D55E00"),
+    "match": Line("#009E73"),
+    "copy": Line("#CC79A7", (0, (3, 1, 1, 1))),
+    "layer 1 + copy": Line("#E69F00", (0, (1, 1))),
+}
+"""Conditions of Figure 5b, in the paper's order; layers as the paper counts them, from 1."""
+
+SPLIT_LINES: dict[str, tuple[str, Line]] = {
+    "train": ("train", Line("#000000")),
+    "test_exemplars": ("test (exemplars)", Line("#0072B2", (0, (5, 1)))),
+    "test_relabel": ("test (relabel)", Line("#D55E00", (0, (3, 1, 1, 1)))),
+}
+"""Splits, the paper's names for them, and their lines."""
+
+CLAMPED_VECTORS: dict[str, Line] = {
+    "none": Line("#000000"),
+    "c": Line("#0072B2", (0, (5, 1))),
+    "b, c": Line("#CC79A7", (0, (3, 1, 1, 1))),
+}
+"""Conditions of Figure 5a."""
+
+_RC: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "lines.linewidth": 1.8,
+    "figure.figsize": (5.2, 3.4),
+    "figure.dpi": 120,
+    "savefig.dpi": 200,
+    "pdf.fonttype": 42,  # text stays text
+}
+
+
+@contextmanager
+def style() -> Generator[None]:
+    """The figures' settings inside the block; matplotlib's own are back after it."""
+    with mpl.rc_context(_RC):
+        yield
+
+
+def count_sequences(ax: Axes) -> None:
+    """Write the x axis as sequences seen: 0, 200k, 1M."""
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_count(value)))
+    ax.set_xlabel("sequences seen")
+    ax.set_xlim(left=0)
+
+
+def short_count(value: float) -> str:
+    """A count for labels; infinity is "never".
+
+    >>> [short_count(value) for value in (12, 200_000, 1_500_000, float("inf"))]
+    ['12', '200k', '1.5M', 'never']
+    """
+    if math.isinf(value):
+        return "never"
+    for size, unit in ((1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.3g}"
+
+
+def save(figure: Figure, folder: Path, name: str, table: pd.DataFrame) -> list[Path]:
+    """Write `name.pdf`, `name.png` and the numbers as `name.csv`; equal input, equal bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}.{kind}" for kind in ("pdf", "png", "csv")]
+    with style():
+        figure.savefig(paths[0], metadata={"CreationDate": None}, bbox_inches="tight")
+        figure.savefig(paths[1], metadata={"Software": None}, bbox_inches="tight")
+    table.to_csv(paths[2], index=False, float_format="%.6g")
+    return paths

@@ -1,0 +1,43 @@
+"""Fixtures that every test may use: a task so small that the whole suite stays quick."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformer_lens import HookedTransformer
+
+from ih_interp.exemplars import Exemplars
+from ih_interp.model import build_model
+from ih_interp.task import FewShotTask, TaskConfig
+from ih_interp.types import Batch
+
+
+@pytest.fixture(scope="session")
+def exemplars() -> Exemplars:
+    return Exemplars.gaussian(n_classes=30, n_exemplars=3, n_features=16)
+
+
+@pytest.fixture(scope="session")
+def task(exemplars: Exemplars) -> FewShotTask:
+    """12 classes to train on, 18 unseen; 5 labels, 2 pairs."""
+    return FewShotTask(exemplars, TaskConfig(n_train_classes=12))
+
+
+@pytest.fixture
+def model(task: FewShotTask) -> HookedTransformer:
+    """A fresh one for every test, which may then change it."""
+    return build_model(task, seed=5)
+
+
+@pytest.fixture
+def batch(task: FewShotTask) -> Batch:
+    return task.sample("train", 24, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Measured outputs of the published code; tests that need them skip without."""
+    path = Path(__file__).parents[2] / "shared"
+    if not path.is_dir():
+        pytest.skip("../shared is not here")
+    return path

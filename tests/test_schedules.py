@@ -1,0 +1,118 @@
+"""When a clamp is on: gates over steps, as data."""
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from ih_interp import clamps
+from ih_interp.clamps import Always, during, from_level, pulses, ramp
+from ih_interp.clamps.schedules import Schedule
+
+ROWS = [
+    {"step": step, "split": split, "loss": loss, "accuracy": 1 - loss}
+    for step, split, loss in [
+        (0, "train", 0.9),
+        (0, "test_relabel", 0.1),
+        (10, "train", 0.5),
+        (20, "train", 0.3),
+        (30, "train", 0.6),
+    ]
+]
+EVERY_SCHEDULE = [
+    Always(),
+    during(3),
+    during(stop=4),
+    during(2, 5),
+    pulses(4),
+    pulses(10, duty=0.3),
+    ramp(2, 6),
+    ramp(0, 4, low=1.0, high=0.25),
+    from_level(below=0.5),
+    from_level("accuracy", split="test_relabel", above=0.99),
+]
+
+
+def gates(schedule: Schedule, steps: int) -> list[float]:
+    return [schedule.gate(step) for step in range(steps)]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        (Always(), [1, 1, 1, 1]),
+        (during(2), [0, 0, 1, 1]),
+        (during(stop=2), [1, 1, 0, 0]),
+        (during(1, 3), [0, 1, 1, 0]),
+        (pulses(4), [1, 1, 0, 0, 1, 1, 0, 0]),
+        (pulses(5, duty=0.3), [1, 1, 0, 0, 0, 1]),  # 1.5 updates: the second has begun
+        (pulses(3, duty=1.0), [1, 1, 1, 1]),
+        (ramp(1, 5), [0, 0, 0.25, 0.5, 0.75, 1, 1]),
+        (ramp(0, 2, low=1.0, high=0.5), [1, 0.75, 0.5, 0.5]),
+    ],
+    ids=str,
+)
+def test_gates_over_steps(schedule, expected):
+    assert gates(schedule, len(expected)) == expected
+
+
+@pytest.mark.parametrize("schedule", EVERY_SCHEDULE, ids=str)
+def test_every_gate_lies_between_free_and_clamped(schedule):
+    assert all(0 <= schedule.gate(step, ROWS) <= 1 for step in range(40))
+
+
+@pytest.mark.parametrize("schedule", EVERY_SCHEDULE, ids=str)
+def test_a_schedule_is_json(schedule):
+    value = schedule.model_dump(mode="json")
+    assert TypeAdapter(Schedule).validate_python(value) == schedule
+    clamp = clamps.AblateHeads(heads=["L1H0"], schedule=schedule)
+    assert clamps.parse(clamps.dump([clamp])) == (clamp,)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "first"),
+    [
+        (from_level(below=0.5), 20),  # 0.5 itself is not below
+        (from_level(below=0.95), 0),
+        (from_level("accuracy", above=0.45), 10),
+        (from_level(split="test_relabel", below=0.5), 0),
+        (from_level(below=0.2), None),  # only the other split was ever there
+    ],
+    ids=str,
+)
+def test_from_level_is_on_from_the_crossing_and_ever_after(schedule, first):
+    on = [step for step in range(50) if schedule.gate(step, ROWS)]
+    assert on == ([] if first is None else list(range(first, 50)))
+
+
+def test_from_level_waits_for_the_first_evaluation():
+    assert from_level(below=1e9).gate(100, []) == 0
+
+
+def test_from_level_refuses_a_metric_that_nobody_measures():
+    with pytest.raises(ValueError, match=r"no metric 'los'; choose from \['accuracy', 'loss'"):
+        from_level("los", below=0.5).gate(10, ROWS)
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: during(5, 5), "stop=5 must come after start=5"),
+        (lambda: during(-1), "greater than or equal to 0"),
+        (lambda: pulses(0), "greater than or equal to 1"),
+        (lambda: pulses(4, duty=0.0), "greater than 0"),
+        (lambda: pulses(4, duty=1.5), "less than or equal to 1"),
+        (lambda: ramp(6, 2), "stop=2 must come after start=6"),
+        (lambda: ramp(0, 2, high=1.1), "less than or equal to 1"),
+        (lambda: ramp(0, 2, low=float("nan")), "finite"),
+        (lambda: from_level(), "exactly one of below and above"),
+        (lambda: from_level(below=1.0, above=2.0), "exactly one of below and above"),
+    ],
+)
+def test_bad_schedules_are_refused(build, words):
+    with pytest.raises(ValidationError, match=words):
+        build()
+
+
+def test_an_unknown_schedule_is_refused():
+    value = {"kind": "ablate_heads", "heads": ["L0H0"], "schedule": {"kind": "sometimes"}}
+    with pytest.raises(ValueError, match=r"Clamp number 0 cannot be read: .*'sometimes'"):
+        clamps.parse([value])

@@ -1,0 +1,130 @@
+"""Heads, layouts and batches."""
+
+import numpy as np
+import pytest
+import torch
+from pydantic import BaseModel
+
+from ih_interp.types import Batch, Head, HeadField, Layout, heads_of
+
+
+@pytest.mark.parametrize("written", ["L1H3", (1, 3), [1, 3], Head(1, 3)])
+def test_heads_are_read(written):
+    head = Head.parse(written)
+    assert head == (1, 3)
+    assert (head.layer, head.head) == (1, 3)
+    assert isinstance(head, Head)
+
+
+def test_heads_are_written_as_they_are_read():
+    for head in (Head(0, 0), Head(1, 3), Head(10, 12)):
+        assert Head.parse(str(head)) == head
+    assert str(Head(10, 12)) == "L10H12"
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["", "1:3", "L1H", "l1h3", "L1H3 ", "L-1H3", (1,), (1, 2, 3), (1, -1), (1.0, 3), ("1", "3")],
+)
+def test_what_is_no_head_is_refused(written):
+    with pytest.raises(ValueError, match=r'is not a head; write "L1H3" or \(1, 3\)'):
+        Head.parse(written)
+
+
+@pytest.mark.parametrize("written", [7, None, 1.5])
+def test_what_is_not_even_a_pair_is_refused(written):
+    class Clamp(BaseModel):
+        head: HeadField
+
+    with pytest.raises(ValueError, match="is not a head"):
+        Clamp(head=written)
+
+
+def test_several_heads():
+    assert heads_of(["L0H2", (1, 3), Head(0, 0)]) == (Head(0, 2), Head(1, 3), Head(0, 0))
+    assert heads_of([]) == ()
+
+
+def test_heads_are_their_names_in_json():
+    class Clamp(BaseModel):
+        heads: tuple[HeadField, ...]
+
+    clamp = Clamp(heads=["L1H3", (0, 2)])
+    assert clamp.model_dump_json() == '{"heads":["L1H3","L0H2"]}'
+    assert Clamp.model_validate_json(clamp.model_dump_json()) == clamp
+    assert clamp.heads[0].layer == 1
+
+
+@pytest.mark.parametrize("n_pairs", [1, 2, 5])
+def test_layouts_name_every_position_once(n_pairs):
+    layout = Layout(n_pairs)
+    assert sorted((*layout.exemplars, *layout.labels, layout.query)) == list(range(2 * n_pairs + 1))
+    assert layout.n_positions == 2 * n_pairs + 1
+    assert [label - 1 for label in layout.labels] == list(layout.exemplars)
+    assert Layout.of(torch.zeros(4, layout.n_positions)) == layout
+
+
+def test_the_paper_layout():
+    layout = Layout(n_pairs=2)
+    assert (layout.exemplars, layout.labels, layout.query) == ((0, 2), (1, 3), 4)
+
+
+@pytest.mark.parametrize("n_positions", [0, 1, 2, 4])
+def test_layouts_of_no_sequence_are_refused(n_positions):
+    with pytest.raises(ValueError, match=rf"Sequences of {n_positions} tokens .* odd number"):
+        Layout.of(torch.zeros(3, n_positions))
+
+
+@pytest.fixture
+def small() -> Batch:
+    """Sequences of three pairs; the last shows the target's label twice."""
+    tokens = torch.tensor([[9, 0, 8, 1, 7, 2, 8], [9, 3, 8, 1, 7, 2, 7], [9, 0, 8, 1, 9, 0, 9]])
+    return Batch(tokens, torch.tensor([1, 2, 0]))
+
+
+def test_batches_know_their_context(small):
+    assert small.context_labels.tolist() == [[0, 1, 2], [3, 1, 2], [0, 1, 0]]
+    assert small.correct.tolist() == [
+        [False, True, False],
+        [False, False, True],
+        [True, False, True],
+    ]
+    assert small.layout == Layout(3)
+    assert len(small) == 3
+
+
+def test_batches_are_cut_by_rows(small):
+    part = small[1:]
+    assert part.tokens.tolist() == small.tokens[1:].tolist()
+    assert part.target.tolist() == [2, 0]
+    assert small[torch.tensor([2, 0])].target.tolist() == [0, 1]
+    assert small[torch.tensor([False, True, False])].target.tolist() == [2]
+
+
+def test_splits_are_the_batch_in_order(small):
+    parts = small.split(2)
+    assert [len(part) for part in parts] == [2, 1]
+    assert torch.equal(torch.cat([part.tokens for part in parts]), small.tokens)
+    assert torch.equal(torch.cat([part.target for part in parts]), small.target)
+
+
+def test_batches_move(small):
+    moved = small.to("meta")
+    assert (moved.tokens.device.type, moved.target.device.type) == ("meta", "meta")
+
+
+def test_batches_are_frozen(small):
+    with pytest.raises(AttributeError):
+        small.target = small.target + 1
+
+
+def test_tokens_and_targets_agree_in_number():
+    """The shapes in the signatures are checked in tests; this holds the checker itself."""
+    with pytest.raises(TypeError, match="batch"):
+        Batch(torch.zeros(3, 5, dtype=torch.int64), torch.zeros(2, dtype=torch.int64))
+
+
+def test_numbers_of_numpy_are_no_heads():
+    """They would be written to JSON as something else."""
+    with pytest.raises(ValueError, match="is not a head"):
+        Head.parse((np.int64(1), np.int64(3)))
