@@ -4,13 +4,13 @@ Images are resized to 224, made three-channel grey, normalised as ImageNet's, an
 ResNet18 (IMAGENET1K_V1) up to its average pool; classes stand in a fixed random order.
 """
 
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
 
@@ -39,22 +39,37 @@ def resnet18_features(
     )
     drawings = _first_drawings(vision, root, n_exemplars)
     order = np.random.default_rng(seed).permutation(len(drawings))
+    paths = [path for row in order for path in drawings[row]]
     with torch.no_grad():
-        images = [prepare(image) for row in order for image in drawings[row]]
-        pooled = [network(torch.stack(part)) for part in _chunks(images, batch_size)]
+        pooled = [  # a few images at a time: all of them would fill 5 GB
+            network(torch.stack([prepare(_image(path)) for path in part]))
+            for part in _chunks(paths, batch_size)
+        ]
     return torch.cat(pooled).reshape(len(drawings), n_exemplars, -1).float()
 
 
-def _first_drawings(vision: Any, root: Path, n_exemplars: int) -> list[list[Any]]:
-    """Images of every character: the background set's characters, then the evaluation set's."""
-    drawings: defaultdict[tuple[bool, int], list[Any]] = defaultdict(list)
+def _first_drawings(vision: Any, root: Path, n_exemplars: int) -> list[list[Path]]:
+    """Files of every character, sorted: the background set's characters, then the evaluation set's.
+
+    torchvision itself numbers characters as the file system happens to list them.
+    """
+    drawings: list[list[Path]] = []
     for background in (True, False):
-        images = vision.datasets.Omniglot(str(root), background=background, download=True)
-        for image, character in images:
-            if len(drawings[background, character]) < n_exemplars:
-                drawings[background, character].append(image)
-    return [drawings[key] for key in sorted(drawings, key=lambda key: (not key[0], key[1]))]
+        dataset = vision.datasets.Omniglot(str(root), background=background, download=True)
+        for character in sorted(Path(dataset.target_folder).glob("*/*")):
+            files = sorted(character.glob("*.png"))[:n_exemplars]
+            if len(files) < n_exemplars:
+                raise ValueError(
+                    f"{character} holds {len(files)} drawings; remove it to download again."
+                )
+            drawings.append(files)
+    return drawings
 
 
-def _chunks(items: list[Tensor], size: int) -> list[list[Tensor]]:
+def _image(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        return image.convert("L")
+
+
+def _chunks(items: list[Path], size: int) -> list[list[Path]]:
     return [items[start : start + size] for start in range(0, len(items), size)]

@@ -2,6 +2,7 @@
 
 import itertools
 from collections import Counter
+from functools import cache
 
 import pytest
 import torch
@@ -27,6 +28,7 @@ TASKS = pytest.mark.parametrize(
 )
 
 
+@cache
 def parts_of(task: FewShotTask, split: str) -> tuple[range, range, set[frozenset[int]]]:
     """Classes, drawings and label sets of a split, from the words of its definition."""
     config, n_classes = task.config, task.exemplars.n_classes

@@ -101,7 +101,7 @@ def test_initial_weights_of_the_published_code(shared):
     assert drawn(unembed, lecun / 8).shape == (5, 64)
 
 
-@pytest.mark.parametrize("n", [0, 1, 2, 7, 100])
+@pytest.mark.parametrize("n", [0, 1, 2, 7, 100, 2_000])
 def test_permutation_is_one(n):
     order = threefry.permutation(threefry.key(3), n)
     assert sorted(order.tolist()) == list(range(n))

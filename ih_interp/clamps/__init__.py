@@ -96,6 +96,6 @@ def _parse_one(number: int, value: Mapping[str, Any] | AbstractClamp) -> Abstrac
         return value
     try:
         return _ONE.validate_python(dict(value))
-    except (ValidationError, TypeError) as error:
+    except (ValueError, TypeError) as error:
         why = explain(error) if isinstance(error, ValidationError) else f"{value!r} is no object"
         raise ValueError(f"Clamp number {number} cannot be read: {why}") from error

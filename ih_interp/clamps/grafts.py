@@ -181,11 +181,20 @@ def _has_digest(rows: Float[Tensor, "row feature"], digest: str | None) -> bool:
     return any(features_digest(rows.unflatten(0, (-1, n))) == digest for n in sizes)
 
 
-@functools.lru_cache(maxsize=16)
 def _source(run: str, step: int, size: _Size) -> Source:
-    """Read a checkpoint once; its features are those of the model that it is grafted to."""
+    """Read a checkpoint once, and again if its run is written anew."""
+    folder = Path(run)
+    paths = (folder / store.CONFIG, folder / store.METRICS, store.checkpoint_path(folder, step))
+    written = tuple(path.stat().st_mtime_ns for path in paths if path.is_file())
+    return _read_source(run, step, size, written)
+
+
+@functools.lru_cache(maxsize=16)
+def _read_source(run: str, step: int, size: _Size, written: tuple[int, ...]) -> Source:
+    """Features are those of the model that it is grafted to; `written` tells readings apart."""
     from ih_interp.clamps import parse
 
+    del written
     folder = Path(run)
     if not (folder / store.CONFIG).is_file():
         raise FileNotFoundError(f"There is no run at {run}: {store.CONFIG} is missing.")

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
+from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.functional import cross_entropy
 from transformer_lens import HookedTransformer
@@ -38,7 +39,7 @@ class FleetState:
     parameters: Tensors
     first_moments: Tensors
     second_moments: Tensors
-    count: Float[Tensor, " run"]
+    count: Float[Tensor, "*run"]
     """Updates done, run by run."""
 
     @property
@@ -109,7 +110,7 @@ class ClampedLoss(nn.Module):
         return cross_entropy(logits[:, -1], target)
 
 
-def _query_row(resid: Residual, hook: Any) -> Residual:
+def _query_row(resid: Residual, hook: Any) -> Float[Tensor, "batch 1 d_model"]:
     """Only the query is read out: spares the other rows' final LayerNorm and unembedding."""
     del hook
     return resid[:, -1:]
@@ -148,6 +149,27 @@ def traced_step(
     inputs: FleetInputs,
 ) -> Step:
     """The whole update as one compiled graph, for fleets of this state's and inputs' shapes."""
+    graph = trace_update(model, clamps, adam, state, inputs)
+    spell_out_tiny_products(graph)
+    compiled = torch.compile(graph, fullgraph=True, dynamic=False)
+    with torch.no_grad():
+        compiled(*state.clone().flat, *flat_inputs(inputs))  # compiles; trains a clone
+
+    def step(state: FleetState, inputs: FleetInputs) -> Losses:
+        with torch.no_grad():
+            return compiled(*state.flat, *flat_inputs(inputs))
+
+    return step
+
+
+def trace_update(
+    model: HookedTransformer,
+    clamps: Sequence[AbstractClamp],
+    adam: AdamConfig,
+    state: FleetState,
+    inputs: FleetInputs,
+) -> GraphModule:
+    """The update of a fleet as a graph from `state.flat` and the flat inputs to the losses."""
     loss_of = ClampedLoss(model, clamps)
     names = list(state.parameters)
     n_state = len(state.flat)
@@ -163,19 +185,8 @@ def traced_step(
         _adam(now, gradients, given[0], adam)
         return losses
 
-    example = _inputs_flat(inputs)
-    # Tracing runs the update: on clones, so that nothing is trained by it.
-    graph = make_fx(update)(*state.clone().flat, *example)
-    spell_out_tiny_products(graph)
-    compiled = torch.compile(graph, fullgraph=True, dynamic=False)
-    with torch.no_grad():
-        compiled(*state.clone().flat, *example)
-
-    def step(state: FleetState, inputs: FleetInputs) -> Losses:
-        with torch.no_grad():
-            return compiled(*state.flat, *_inputs_flat(inputs))
-
-    return step
+    # Tracing runs the update: on a clone, so that nothing is trained by it.
+    return make_fx(update)(*state.clone().flat, *flat_inputs(inputs))
 
 
 def use_lasting_cache() -> None:
@@ -226,7 +237,7 @@ def is_scheduled(clamp: AbstractClamp) -> bool:
     return not isinstance(clamp.schedule, Always)
 
 
-def _inputs_flat(inputs: FleetInputs) -> list[Tensor]:
+def flat_inputs(inputs: FleetInputs) -> list[Tensor]:
     clamp_tensors = [tensor for given in inputs.clamps for tensor in given.values()]
     return [
         inputs.learning_rate,

@@ -33,7 +33,8 @@ class Worker:
             stdout=subprocess.PIPE,
             text=True,
         )
-        threading.Thread(target=self._read, args=(inbox,), daemon=True).start()
+        self._reader = threading.Thread(target=self._read, args=(inbox,), daemon=True)
+        self._reader.start()
 
     def give(self, job: Sequence[Run]) -> None:
         """Start on a fleet."""
@@ -60,10 +61,15 @@ class Worker:
     def wait(self) -> int:
         """The exit status, once it has ended; one that does not end in time is killed."""
         try:
-            return self._process.wait(STOP_SECONDS)
+            status = self._process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            return self._process.wait()
+            status = self._process.wait()
+        self._reader.join()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+        return status
 
     def _read(self, inbox: Inbox) -> None:
         assert self._process.stdout is not None

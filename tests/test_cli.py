@@ -1,0 +1,68 @@
+import subprocess
+import sys
+import time
+
+import pytest
+from typer.testing import CliRunner
+
+from ih_interp.cli import app, claims_text
+from ih_interp.paper.figures import Claim
+
+
+def test_help_is_instant():
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-m", "ih_interp", "--help"], capture_output=True, text=True, check=True
+        )
+        times.append(time.perf_counter() - start)
+    assert "reproduce" in done.stdout
+    assert min(times) < 0.5
+
+
+def test_the_smoke_preset_runs_in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["reproduce", "3a", "5a", "--preset", "smoke"])
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "figures" / "fig3a.png").is_file()
+    assert (tmp_path / "runs" / "smoke-synthetic" / "main-5" / "config.json").is_file()
+    assert "claims hold" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["reproduce", "9z"], "There is no figure 9z"),
+        (["reproduce", "--exemplars", "none.h5"], "There is no feature file at none.h5"),
+        (["reproduce", "--seeds", "0"], "at least one network"),
+        (["reproduce", "--preset", "slow"], "'slow' is not one of"),
+    ],
+)
+def test_wrong_input_ends_in_words_without_a_traceback(arguments, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert words in result.output
+    assert "Traceback" not in result.output
+
+
+def test_an_interrupt_says_how_to_go_on(monkeypatch):
+    import ih_interp.paper.reproduce as module
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "reproduce", interrupted)
+    result = CliRunner().invoke(app, ["reproduce"])
+    assert result.exit_code == 130
+    assert "everything is saved" in result.output
+
+
+def test_claims_are_told_with_their_verdicts():
+    text = claims_text(
+        [Claim("3a", "it waits", "150k", "140k", True), Claim("5b", "in order", "a", "b", False)]
+    )
+    assert "3a  it waits: holds" in text
+    assert "5b  in order: DOES NOT HOLD" in text
+    assert "1 of 2 claims hold." in text

@@ -1,0 +1,76 @@
+import pytest
+
+from ih_interp.clamps import AblateHeads, during
+from ih_interp.config import AdamConfig, Grid, RunConfig, Seeds, run_folder, seed_sweep
+from ih_interp.exemplars import FileSource
+
+
+def test_the_defaults_are_the_papers():
+    config = RunConfig()
+    assert (config.n_steps, config.batch_size) == (31_250, 32)
+    assert config.optimiser == AdamConfig(learning_rate=1e-5, beta1=0.9, beta2=0.999, eps=1e-8)
+    assert config.seeds == Seeds(init=5, data=0, evaluation=1)
+
+
+def test_json_both_ways():
+    clamp = AblateHeads(heads=["L1H0"], schedule=during(10, 20))
+    config = RunConfig(name="a", clamps=[clamp], seeds=Seeds(init=7), sequences=64)
+    assert RunConfig.load(config.save()) == config
+
+
+def test_grids_fall_on_the_first_update_with_enough_sequences():
+    # 5,000 sequences are 156.25 batches of 32: the published code evaluates at 5,024.
+    steps = Grid(every=5_000).steps(n_steps=31_250, batch_size=32)
+    assert steps[:3] == [0, 157, 313]
+    assert steps[-1] == 31_250
+    assert len(steps) == 201
+
+
+def test_logarithmic_grids_have_points_in_every_decade():
+    steps = Grid(per_decade=2).steps(n_steps=1_000, batch_size=1)
+    assert steps == [0, 1, 3, 10, 32, 100, 316, 1_000]
+    both = Grid(every=400, per_decade=1).steps(n_steps=1_000, batch_size=1)
+    assert both == [0, 1, 10, 100, 400, 800, 1_000]
+
+
+def test_an_empty_grid_keeps_the_ends():
+    assert Grid().steps(n_steps=7, batch_size=3) == [0, 7]
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"sequences": 100}, r"100 is not a whole number of batches of 32; 96 or 128 is"),
+        ({"name": "../elsewhere"}, "is no folder name"),
+        ({"name": ".hidden"}, "is no folder name"),
+        ({"name": ""}, "is no folder name"),
+        ({"sequences": 0}, "greater than or equal to 1"),
+        ({"optimiser": {"learning_rate": -1}}, "greater than 0"),
+        ({"optimiser": {"learning_rate": float("nan")}}, "finite number"),
+        ({"seeds": {"init": -1}}, "greater than or equal to 0"),
+        ({"clamps": [{"kind": "ablate_heads", "heads": ["H3"]}]}, "'H3' is not a head"),
+        ({"clamps": [{"kind": "no_such"}]}, "no_such"),
+        ({"batchsize": 3}, "batchsize"),
+    ],
+)
+def test_what_cannot_be_run_cannot_be_built(fields, words):
+    with pytest.raises(ValueError, match=words):
+        RunConfig.load(fields)
+
+
+def test_the_fingerprint_knows_everything_but_name_and_place():
+    config = RunConfig(exemplars=FileSource(path="a.h5", dataset="d", sha256="0"))
+    moved = config.replace(
+        name="other", exemplars=FileSource(path="b/a.h5", dataset="d", sha256="0")
+    )
+    assert moved.fingerprint == config.fingerprint
+    assert config.replace(seeds=Seeds(init=6)).fingerprint != config.fingerprint
+    changed = config.exemplars.model_copy(update={"sha256": "1"})
+    assert config.replace(exemplars=changed).fingerprint != config.fingerprint
+
+
+def test_a_sweep_names_its_runs(tmp_path):
+    sweep = seed_sweep(RunConfig(name="main"), range(5, 8))
+    assert [config.name for config in sweep] == ["main-5", "main-6", "main-7"]
+    assert [config.seeds.init for config in sweep] == [5, 6, 7]
+    assert run_folder(tmp_path, sweep[0]) == tmp_path / "main-5"

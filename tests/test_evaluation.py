@@ -1,0 +1,72 @@
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from ih_interp import clamps
+from ih_interp.config import RunConfig, Seeds
+from ih_interp.evaluation import chance, evaluate, evaluation_sets, means, query_loss, query_metrics
+from ih_interp.types import Batch
+
+
+@pytest.fixture
+def two_sequences():
+    """Contexts with the labels (0, 2) and (3, 1); targets 0 and 1."""
+    return Batch(
+        tokens=torch.tensor([[5, 0, 6, 2, 5], [7, 3, 8, 1, 8]]), target=torch.tensor([0, 1])
+    )
+
+
+def test_metrics_worked_out_by_hand(two_sequences):
+    # softmax of (ln 4, 0, ln 2, 0) is (4, 1, 2, 1) / 8; in the context (4, 2) / 6.
+    # softmax of (ln 4, 0, 0, ln 2) is the same set; the target, label 1, has 1/8, in context 1/3.
+    logits = torch.tensor([[4.0, 1.0, 2.0, 1.0], [4.0, 1.0, 1.0, 2.0]]).log()
+    found = query_metrics(logits, two_sequences)
+    assert_close(found.loss, torch.tensor([math.log(2), math.log(8)]))
+    assert_close(found.accuracy, torch.tensor([1.0, 0.0]))
+    assert_close(found.in_context_accuracy, torch.tensor([1.0, 0.0]))
+    assert_close(found.probability, torch.tensor([1 / 2, 1 / 8]))
+    assert_close(found.in_context_probability, torch.tensor([2 / 3, 1 / 3]))
+    assert_close(found.context_probability, torch.tensor([6 / 8, 3 / 8]))
+
+
+def test_guessing_between_the_two_labels_scores_ln_2(two_sequences):
+    logits = torch.full((2, 4), -1e9)
+    logits.scatter_(1, two_sequences.context_labels, 0.0)
+    assert_close(query_loss(logits, two_sequences.target), torch.tensor(math.log(2)))
+
+
+def test_equal_logits_score_chance(task, batch):
+    found = query_metrics(torch.zeros(len(batch), task.n_labels), batch)
+    expected = chance(task)
+    for name in ("loss", "probability", "in_context_probability", "context_probability"):
+        assert_close(float(getattr(found, name).mean()), expected[name])
+
+
+def test_chunks_do_not_matter(model, batch):
+    ablate = clamps.AblateHeads(heads=["L1H0"])
+    whole = evaluate(model, batch, [ablate])
+    parts = evaluate(model, batch, [ablate], chunk=5)
+    for one, other in zip(whole, parts, strict=True):
+        assert_close(one, other)
+    assert means(whole)["loss"] == pytest.approx(float(whole.loss.mean()))
+
+
+def test_clamps_are_in_force_and_gone_after(model, batch):
+    free = evaluate(model, batch)
+    teacher = clamps.InductionAttention(heads=["L1H3"])
+    assert not torch.equal(evaluate(model, batch, [teacher]).loss, free.loss)
+    assert torch.equal(evaluate(model, batch).loss, free.loss)
+
+
+def test_evaluation_sets_depend_on_their_own_seed_only(task):
+    config = RunConfig(evaluation_size=50)
+    first = evaluation_sets(task, config)
+    same = evaluation_sets(task, config.replace(seeds=Seeds(init=9, data=9)))
+    other = evaluation_sets(task, config.replace(seeds=Seeds(evaluation=2)))
+    assert list(first) == ["train", "test_exemplars", "test_relabel", "other_exemplars"]
+    for split in first:
+        assert len(first[split]) == 50
+        assert torch.equal(first[split].tokens, same[split].tokens)
+        assert not torch.equal(first[split].tokens, other[split].tokens)

@@ -1,0 +1,297 @@
+"""Files of the published code, written here as it writes them."""
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import einops
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch.testing import assert_close
+from transformer_lens import HookedTransformer
+
+from ih_interp.exemplars import Exemplars
+from ih_interp.interop.icl_dynamics import load_icl_dynamics, read_icl_dynamics_log
+from ih_interp.model import ModelConfig, build_model
+from ih_interp.task import FewShotTask
+
+SHAPE = ModelConfig(n_layers=2, d_model=8, n_heads=2, d_head=4)
+OPTIONS: dict[str, Any] = {
+    "depth": 2,
+    "d_model": 8,
+    "num_heads": 2,
+    "mlp_ratio": None,
+    "pos_embedding_type": "rope",
+    "sin_time": 10000.0,
+    "no_norm": False,
+    "not_causal": False,
+    "data_type": "file",
+    "train_seed": 0,
+}
+WORLDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "the paper's": ({}, {}),
+    "three layers": ({"n_layers": 3}, {"depth": 3}),
+    "learned positions": (
+        {"positional_embedding_type": "standard"},
+        {"pos_embedding_type": "ape"},
+    ),
+    "no LayerNorm": ({"normalization_type": None}, {"no_norm": True}),
+    "another rotary base": ({"rotary_base": 100}, {"sin_time": 100.0}),
+}
+
+
+def random_model(task: FewShotTask, config: ModelConfig) -> HookedTransformer:
+    """Every trained weight different from every other."""
+    model = build_model(task, config)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) / 4)
+    return model
+
+
+def leaves(model: HookedTransformer) -> Iterator[np.ndarray | float | int | bool]:
+    """What the published code's checkpoint holds, in tree order; linear weights are [out, in]."""
+    yield 1_000  # iteration
+    yield from (model.cfg.d_model, model.cfg.d_vocab_out)
+    yield model.embed.W_in.T
+    yield model.embed.b_in
+    yield from (0.0, False)  # dropout
+    yield model.embed.W_label.T
+    if model.cfg.positional_embedding_type == "standard":
+        table = torch.zeros(model.cfg.d_model, 32)
+        table[:, : model.cfg.n_ctx] = model.pos_embed.W_pos.T
+        yield from (table, 0.0, False)
+    yield model.cfg.d_model
+    for block in model.blocks:
+        attention = block.attn
+        if model.cfg.normalization_type is not None:
+            yield from (block.ln1.w, block.ln1.b)
+        yield from (model.cfg.n_heads, True, True, 10_000.0, model.cfg.d_head**-0.5)
+        qkv = torch.stack([attention.W_Q, attention.W_K, attention.W_V])
+        yield einops.rearrange(qkv, "three head model d_head -> (three head d_head) model")
+        yield from (0.0, False)
+        yield einops.rearrange(attention.W_O, "head d_head model -> model (head d_head)")
+        yield from (0.0, False)
+    if model.cfg.normalization_type is not None:
+        yield from (model.ln_final.w, model.ln_final.b)
+    yield False
+    yield from (model.unembed.W_U.T, model.unembed.b_U)
+    yield from (False, 7, torch.full((8, 8), 9.0))  # the optimiser's state begins
+    yield np.array([0, 1], dtype=np.uint32)  # a seed
+
+
+def as_bytes(*arrays: Any) -> bytes:
+    """Plain numpy arrays one after the other; objects are pickled, as numpy would."""
+    file = io.BytesIO()
+    for array in arrays:
+        array = array.detach().numpy() if isinstance(array, torch.Tensor) else np.asarray(array)
+        np.lib.format.write_array(file, array, allow_pickle=array.dtype == object)
+    return file.getvalue()
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path, task: FewShotTask) -> Path:
+    path = tmp_path / "checkpoint.eqx"
+    path.write_bytes(as_bytes(*leaves(random_model(task, SHAPE))))
+    return path
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(OPTIONS))
+    return path
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_weights_come_back_bit_for_bit(world, checkpoint, config, task, batch):
+    shape, options = WORLDS[world]
+    model = random_model(task, ModelConfig(**{**SHAPE.model_dump(), **shape}))
+    checkpoint.write_bytes(as_bytes(*leaves(model)))
+    config.write_text(json.dumps(OPTIONS | options))
+    loaded = load_icl_dynamics(checkpoint, config, task)
+    expected = dict(model.named_parameters())
+    assert expected.keys() == dict(loaded.named_parameters()).keys()
+    for name, parameter in loaded.named_parameters():
+        assert torch.equal(parameter, expected[name]), name
+    assert torch.equal(loaded(batch.tokens), model(batch.tokens))
+
+
+def test_a_loaded_model_trains_what_a_built_one_does(checkpoint, config, task):
+    loaded, built = load_icl_dynamics(checkpoint, config, task), build_model(task, SHAPE)
+    assert {n: p.requires_grad for n, p in loaded.named_parameters()} == {
+        n: p.requires_grad for n, p in built.named_parameters()
+    }
+
+
+# Refusals
+
+
+def refused(checkpoint: Path, config: Path, task: FewShotTask, words: str) -> None:
+    with pytest.raises(ValueError, match=words) as refusal:
+        load_icl_dynamics(checkpoint, config, task)
+    assert "checkpoint.eqx" in str(refusal.value)
+
+
+def test_a_cut_file_is_refused_wherever_it_is_cut(checkpoint, config, task):
+    content = checkpoint.read_bytes()
+    ends = content.index(as_bytes(False, 7)[:128], 6_000)  # where the model does
+    for length in [*range(0, ends, 97), ends - 1]:
+        checkpoint.write_bytes(content[:length])
+        refused(checkpoint, config, task, "cut short")
+    checkpoint.write_bytes(content[:ends])
+    load_icl_dynamics(checkpoint, config, task)  # the optimiser's state is not needed
+
+
+def test_bytes_that_are_no_arrays_are_refused(checkpoint, config, task):
+    content = checkpoint.read_bytes()
+    for place in range(128, 256):  # the header of the second array
+        altered = bytearray(content)
+        altered[place] ^= 0xFF
+        checkpoint.write_bytes(altered)
+        refused(checkpoint, config, task, r"is no \.eqx file|does not fit")
+    checkpoint.write_bytes(b"\x93NUMPY" + bytes(200))
+    refused(checkpoint, config, task, r"is no \.eqx file")
+    checkpoint.write_bytes(b"PK\x03\x04 a zip archive")
+    refused(checkpoint, config, task, r"is no \.eqx file")
+
+
+class Explosive:
+    """Unpickling it would run code."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (pytest.fail, ("a pickle was loaded",))
+
+
+def test_nothing_is_unpickled(checkpoint, config, task):
+    pickled = as_bytes(np.array([Explosive()], dtype=object))
+    checkpoint.write_bytes(pickled + checkpoint.read_bytes())
+    refused(checkpoint, config, task, "Object arrays cannot be loaded when allow_pickle=False")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"depth": 3}, r"an array has shape \(5, 8\) where \(24, 8\) was expected"),
+        ({"d_model": 16}, r"shape \(16, 8\) where \(16, 16\) was expected"),
+        ({"no_norm": True}, r"shape \(8,\) where \(24, 8\) was expected"),
+        ({"pos_embedding_type": "ape"}, r"shape \(8,\) where \(8, 5\) was expected"),
+        ({"mlp_ratio": 2.0}, r"shape \(24, 8\) where \(8,\) was expected"),
+    ],
+    ids=str,
+)
+def test_another_models_checkpoint_is_refused(options, words, checkpoint, config, task):
+    config.write_text(json.dumps(OPTIONS | options))
+    refused(checkpoint, config, task, rf"does not fit .*config\.json and the task: {words}")
+
+
+def test_another_tasks_checkpoint_is_refused(checkpoint, config):
+    wider = FewShotTask(Exemplars.gaussian(n_classes=60, n_exemplars=1, n_features=32))
+    words = r"an array has shape \(16, 8\) where \(32, 8\) was expected"
+    refused(checkpoint, config, wider, words)
+
+
+@pytest.mark.parametrize("strange", [np.array(["text"]), np.arange(128).reshape(8, 16)], ids=str)
+def test_arrays_that_are_no_weights_are_refused(strange, checkpoint, config, task):
+    checkpoint.write_bytes(as_bytes(strange) + checkpoint.read_bytes())
+    refused(checkpoint, config, task, "an array of .* lies where weights were expected")
+
+
+def test_missing_files_are_named(checkpoint, config, task, tmp_path):
+    gone = tmp_path / "gone"
+    with pytest.raises(FileNotFoundError, match="There is no checkpoint at .*gone"):
+        load_icl_dynamics(gone, config, task)
+    with pytest.raises(FileNotFoundError, match="There is no configuration at .*gone"):
+        load_icl_dynamics(checkpoint, gone, task)
+    with pytest.raises(FileNotFoundError, match="There is no log at .*gone"):
+        read_icl_dynamics_log(gone)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"pos_embedding_type": "sinusoidal"}, "'sinusoidal' is not read, only 'rope' and 'ape'"),
+        ({"not_causal": True}, "not_causal=True is not read, only False"),
+        ({"data_type": "onehot"}, "data_type='onehot' is not read, only 'file'"),
+    ],
+    ids=str,
+)
+def test_options_that_are_not_read_are_refused(options, words, checkpoint, config, task):
+    config.write_text(json.dumps(OPTIONS | options))
+    with pytest.raises(ValueError, match=rf"config\.json: .*{words}"):
+        load_icl_dynamics(checkpoint, config, task)
+
+
+def test_another_programs_configuration_is_refused(checkpoint, config, task):
+    config.write_text('{"depth": 2, "d_model": 8}')
+    with pytest.raises(ValueError, match=r"config\.json lacks num_heads, .* no configuration of"):
+        load_icl_dynamics(checkpoint, config, task)
+
+
+# Logs
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    """Three evaluations of two evaluators on four sequences, and what training logged between."""
+    path = tmp_path / "log.h5"
+    with h5py.File(path, "w") as file:
+        file["eval_iter"] = np.array([0, 64, 128])
+        file["train_iter"] = np.arange(32.0, 129.0, 32.0)
+        file["train_loss"] = np.array([1.6, 1.5, 1.4, 1.3])
+        for name, level in (("fsl_train", 1.0), ("fsl_val_rl", 2.0)):
+            file[f"{name}/loss"] = level * np.array([[1, 2, 3, 4], [0, 0, 1, 1], [0, 0, 0, 0.4]])
+            file[f"{name}/acc"] = np.array([[0, 0, 0, 1], [1, 0, 1, 0], [1, 1, 1, 1]], dtype=bool)
+    return path
+
+
+def test_a_log_becomes_one_row_an_evaluation_and_split(log):
+    assert_frame = pd.testing.assert_frame_equal
+    expected = pd.DataFrame(
+        {
+            "sequences": [0, 64, 128] * 2,
+            "split": ["fsl_train"] * 3 + ["fsl_val_rl"] * 3,
+            "acc": [0.25, 0.5, 1.0] * 2,
+            "loss": [2.5, 0.5, 0.1, 5.0, 1.0, 0.2],
+        }
+    )
+    assert_frame(read_icl_dynamics_log(log), expected)
+
+
+def test_damaged_logs_are_refused(log, tmp_path):
+    with h5py.File(log, "a") as file:
+        del file["fsl_train/loss"]
+        file["fsl_train/loss"] = np.zeros((2, 4))  # stopped between two writes
+    words = r"log\.h5: fsl_train/loss has 2 rows for 3 evaluations; it may be cut short"
+    with pytest.raises(ValueError, match=words):
+        read_icl_dynamics_log(log)
+    log.write_bytes(log.read_bytes()[:700])
+    with pytest.raises(ValueError, match=r"log\.h5 cannot be read as HDF5"):
+        read_icl_dynamics_log(log)
+
+
+def test_other_h5_files_are_refused(log):
+    with h5py.File(log, "a") as file:
+        del file["fsl_train"], file["fsl_val_rl"]
+    with pytest.raises(ValueError, match=r"log\.h5 holds no evaluator's group"):
+        read_icl_dynamics_log(log)
+    with h5py.File(log, "a") as file:
+        del file["eval_iter"]
+    with pytest.raises(ValueError, match=r"log\.h5 has no 'eval_iter'; it holds \['train_iter'"):
+        read_icl_dynamics_log(log)
+
+
+def test_values_do_not_depend_on_scalars_between_the_arrays(checkpoint, config, task):
+    """Equinox versions differ in what they write beside the weights."""
+    arrays = [leaf for leaf in leaves(random_model(task, SHAPE)) if np.ndim(leaf) > 0]
+    first = load_icl_dynamics(checkpoint, config, task)
+    checkpoint.write_bytes(as_bytes(*arrays))
+    bare = load_icl_dynamics(checkpoint, config, task)
+    assert_close(dict(bare.named_parameters()), dict(first.named_parameters()), rtol=0, atol=0)

@@ -1,0 +1,95 @@
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from ih_interp.plots import (
+    plot_clamped_losses,
+    plot_losses,
+    plot_strengths,
+    plot_toy,
+    save,
+    style,
+)
+from ih_interp.plots.style import CLAMP_LINES, CLAMPED_VECTORS, SPLIT_LINES
+
+
+def table_of(column, names, seeds=(5,)):
+    return pd.DataFrame(
+        [
+            {"seed": seed, column: name, "sequences": s, "loss": 2 - s / 100 + seed, "value": s / 100}
+            for seed in seeds
+            for name in names
+            for s in (0, 50, 100)
+        ]
+    )
+
+
+def labels_of(ax):
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def test_losses_are_named_as_the_paper_names_them():
+    ax = plot_losses(table_of("split", SPLIT_LINES), Figure().subplots())
+    assert labels_of(ax) == ["train", "test (exemplars)", "test (relabel)"]
+
+
+def test_one_seed_is_one_thick_line_and_several_have_a_median():
+    one = plot_losses(table_of("split", ["train"]), Figure().subplots())
+    assert len(one.lines) == len(SPLIT_LINES) + 1  # and the line at ln 2
+    several = plot_losses(table_of("split", ["train"], seeds=(1, 2, 9)), Figure().subplots())
+    thin = [line for line in several.lines if line.get_linewidth() < 0.7]
+    assert len(thin) == 3
+    (thick,) = (line for line in several.lines if line.get_label() == "train")
+    assert np.asarray(thick.get_ydata())[0] == pytest.approx(2 + 2)  # the median seed
+
+
+def test_only_heads_of_the_layer_are_drawn():
+    table = table_of("name", ["L0H0", "L1H0", "L1H7"])
+    ax = plot_strengths(table, Figure().subplots())
+    assert labels_of(ax) == ["L1H0", "L1H7"]
+
+
+def test_clamps_and_the_toy_keep_their_order():
+    ax = plot_clamped_losses(table_of("clamp", CLAMP_LINES), Figure().subplots())
+    assert labels_of(ax) == list(CLAMP_LINES)
+    toy = table_of("clamped", CLAMPED_VECTORS).rename(columns={"sequences": "iteration"})
+    assert labels_of(plot_toy(toy, Figure().subplots())) == list(CLAMPED_VECTORS)
+
+
+def test_lines_can_be_told_apart_without_colour():
+    for lines in (CLAMP_LINES, CLAMPED_VECTORS):
+        grey = {name: luminance(line.colour) for name, line in lines.items()}
+        for one in lines:
+            for other in lines:
+                same_dash = lines[one].dash == lines[other].dash
+                assert one == other or not same_dash or abs(grey[one] - grey[other]) > 0.05, (one, other)
+
+
+def luminance(colour):
+    red, green, blue = mpl.colors.to_rgb(colour)
+    return 0.299 * red + 0.587 * green + 0.114 * blue
+
+
+def test_saving_writes_three_files_with_equal_bytes_each_time(tmp_path):
+    table = table_of("split", SPLIT_LINES)
+
+    def once(folder):
+        with style():
+            figure = Figure(layout="constrained")
+            plot_losses(table, figure.subplots())
+        return save(figure, folder, "fig3a", table)
+
+    first, second = once(tmp_path / "a"), once(tmp_path / "b")
+    assert [path.name for path in first] == ["fig3a.pdf", "fig3a.png", "fig3a.csv"]
+    for one, other in zip(first, second, strict=True):
+        assert one.read_bytes() == other.read_bytes()
+    assert pd.read_csv(first[2]).shape == table.shape
+
+
+def test_style_leaves_the_users_settings_alone():
+    before = mpl.rcParams["font.size"]
+    with style():
+        assert mpl.rcParams["axes.spines.top"] is False
+    assert mpl.rcParams["font.size"] == before

@@ -1,0 +1,186 @@
+"""What lies in a run folder: whole or not at all, and nothing altered in silence."""
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ih_interp import store
+
+TENSORS = {
+    "float": torch.tensor([[1.5, -2.0, float("inf")], [0.0, -0.0, 1e-38]]),
+    "double": torch.tensor([1 / 3], dtype=torch.float64),
+    "half": torch.tensor([1.0, 2.0], dtype=torch.bfloat16),
+    "scalar": torch.tensor(7),
+    "flags": torch.tensor([True, False]),
+    "empty": torch.empty(0, 3),
+}
+FACTS = {"run": "0123456789ab", "step": 3, "more": [1, 2.5, None, {"a": "b"}]}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "run" / "checkpoints" / "00000003.safetensors"
+
+
+def files_beside(path: Path) -> list[str]:
+    return sorted(file.name for file in path.parent.iterdir())
+
+
+def test_tensors_and_facts_come_back_bit_for_bit(path):
+    store.save_tensors(path, TENSORS, FACTS)
+    tensors, facts = store.load_tensors(path)
+    assert facts == FACTS
+    assert tensors.keys() == TENSORS.keys()
+    for name, tensor in TENSORS.items():
+        assert tensors[name].dtype == tensor.dtype
+        assert tensors[name].shape == tensor.shape
+        assert torch.equal(tensors[name], tensor)
+    assert tensors["float"].signbit().tolist() == TENSORS["float"].signbit().tolist()
+
+
+def test_views_and_tensors_with_gradient_are_saved(path):
+    weight = torch.arange(6.0).reshape(2, 3).requires_grad_()
+    store.save_tensors(path, {"weight": weight.T}, {})
+    assert store.load_tensors(path)[0]["weight"].tolist() == [[0, 3], [1, 4], [2, 5]]
+
+
+def test_a_checkpoint_has_one_file_and_ordinary_permissions(path):
+    store.save_tensors(path, TENSORS, FACTS)
+    ordinary = path.with_name("ordinary")
+    ordinary.touch()
+    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(ordinary.stat().st_mode)
+    assert files_beside(path) == ["00000003.safetensors", "ordinary"]
+
+
+# The same content in another process, written in another order.
+AGAIN = """
+import sys, torch
+from pathlib import Path
+from ih_interp.store import save_tensors
+save_tensors(Path(sys.argv[1]), {"b": torch.ones(2), "a": torch.zeros(3)}, {"y": 2, "x": 1})
+"""
+
+
+def test_equal_content_is_equal_bytes_in_any_order_and_process(path):
+    a, b = torch.zeros(3), torch.ones(2)
+    store.save_tensors(path, {"a": a, "b": b}, {"x": 1, "y": 2})
+    first = path.read_bytes()
+    store.save_tensors(path, {"b": b, "a": a}, {"y": 2, "x": 1})
+    assert path.read_bytes() == first
+    path.unlink()
+    subprocess.run([sys.executable, "-c", AGAIN, str(path)], check=True)
+    assert path.read_bytes() == first
+
+
+def test_every_flipped_bit_is_caught(path):
+    store.save_tensors(path, {"weight": torch.tensor([1.0, -2.0])}, {"run": "abc", "step": 3})
+    content = path.read_bytes()
+    for place in range(len(content)):
+        altered = bytearray(content)
+        altered[place] ^= 1 << place % 8
+        path.write_bytes(altered)
+        with pytest.raises(ValueError, match=r"00000003\.safetensors"):
+            store.load_tensors(path)
+
+
+def test_altered_weights_and_facts_are_told_from_damage(path):
+    store.save_tensors(path, {"weight": torch.zeros(4)}, {"step": 3})
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + b"\x01")
+    with pytest.raises(ValueError, match="altered after it was written: its digest differs"):
+        store.load_tensors(path)
+    path.write_bytes(content.replace(b"step", b"stop"))
+    with pytest.raises(ValueError, match="its digest differs; delete it and train again"):
+        store.load_tensors(path)
+
+
+def test_every_cut_is_caught(path):
+    store.save_tensors(path, {"weight": torch.zeros(2)}, {"step": 3})
+    content = path.read_bytes()
+    for length in range(len(content)):
+        path.write_bytes(content[:length])
+        with pytest.raises(ValueError, match="is no checkpoint of ih_interp, or it is cut short"):
+            store.load_tensors(path)
+
+
+def test_foreign_files_are_refused(path):
+    path.parent.mkdir(parents=True)
+    for metadata in (None, {"format": "pt"}, {"ih_interp": "{}"}, {"ih_interp": "[1]"}):
+        save_file({"weight": torch.zeros(2)}, path, metadata=metadata)
+        with pytest.raises(ValueError, match="is no checkpoint of ih_interp"):
+            store.load_tensors(path)
+    np.save(path.with_suffix(".npy"), np.zeros(3))
+    with pytest.raises(ValueError, match=r"00000003\.npy is no checkpoint"):
+        store.load_tensors(path.with_suffix(".npy"))
+
+
+def test_a_missing_checkpoint_is_named(path):
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*00000003\.safetensors"):
+        store.load_tensors(path)
+
+
+@pytest.mark.parametrize("failing", ["fsync", "replace"])
+def test_a_failed_write_leaves_the_old_file_alone(failing, path, monkeypatch):
+    store.write_atomic(path, b"old")
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(
+        *{"fsync": (os, "fsync", fail), "replace": (Path, "replace", fail)}[failing]
+    )
+    with pytest.raises(OSError, match="disk full"):
+        store.write_atomic(path, b"new and longer")
+    assert path.read_bytes() == b"old"
+    assert files_beside(path) == [path.name]
+
+
+def test_an_interrupted_write_leaves_nothing(path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        store.save_tensors(path, TENSORS, FACTS)
+    assert files_beside(path) == []
+
+
+def test_checkpoint_steps_are_ascending_and_ignore_other_files(tmp_path):
+    assert store.checkpoint_steps(tmp_path) == []
+    for step in (100, 2, 12_345_678):
+        store.write_atomic(store.checkpoint_path(tmp_path, step), b"")
+    for name in (".00000005.safetensors.99", "notes.txt", "best.safetensors"):
+        (tmp_path / store.CHECKPOINTS / name).touch()
+    assert store.checkpoint_steps(tmp_path) == [2, 100, 12_345_678]
+
+
+def test_json_that_is_none_is_named(tmp_path):
+    path = tmp_path / "config.json"
+    for content, words in [
+        (b'{"a": 1', "is not JSON"),
+        (b"[1]", "holds list"),
+        (b"\xff", "is not JSON"),
+    ]:
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"config\.json {words}"):
+            store.read_json(path)
+    path.write_text('{"a": 1}')
+    assert store.read_json(path) == {"a": 1}
+
+
+def test_metrics_come_back_and_cut_lines_are_refused(tmp_path):
+    rows = [{"step": 0, "loss": 1.5}, {"step": 10, "loss": 0.1 + 0.2}]
+    assert store.read_metrics(tmp_path) == []
+    store.write_metrics(tmp_path, rows)
+    assert store.read_metrics(tmp_path) == rows
+    path = tmp_path / store.METRICS
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(ValueError, match=r"metrics\.jsonl is not JSON lines, it may be cut short"):
+        store.read_metrics(tmp_path)

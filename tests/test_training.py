@@ -1,0 +1,366 @@
+"""Training: the traced update against the eager one, fleets against runs alone, resume, refusals."""
+
+import json
+import os
+import signal
+import threading
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import ih_interp as ih
+from ih_interp import clamps, store
+from ih_interp.config import AdamConfig, Grid, RunConfig, Seeds
+from ih_interp.exemplars import GaussianSource
+from ih_interp.training import loop
+from ih_interp.training.fleet import TrainingRows, fleets, training_sequences
+from ih_interp.training.graph import spell_out_tiny_products
+from ih_interp.training.step import compiler_found, flat_inputs, trace_update
+
+SMALL = RunConfig(
+    name="small",
+    exemplars=GaussianSource(n_classes=20, n_exemplars=2, n_features=16),
+    task=ih.TaskConfig(n_train_classes=8),
+    optimiser=AdamConfig(learning_rate=1e-3),
+    sequences=24 * 8,
+    batch_size=8,
+    evaluations=Grid(every=64),
+    evaluation_size=20,
+    checkpoints=Grid(every=64),
+)
+
+EVERY_KIND = {
+    "none": [],
+    "ablate_heads": [clamps.AblateHeads(heads=["L0H1", "L1H0"])],
+    "previous_token": [clamps.PreviousTokenAttention(heads=["L0H2"], strength=0.6)],
+    "previous_token_labels": [clamps.PreviousTokenAttention(heads=["L0H2"], queries="labels")],
+    "forbid": [clamps.ForbidPreviousToken(heads=["L0H2", "L0H3"])],
+    "induction": [clamps.InductionAttention(heads=["L1H3"], strength=0.9)],
+    "match": [clamps.MatchAttention(heads=["L1H3"], temperature=0.5)],
+    "match_hard": [clamps.MatchAttention(heads=["L1H3"])],
+    "temperature": [clamps.AttentionTemperature(heads=["L1H3"], temperature=0.5)],
+    "labels_only": [clamps.AttendLabelsOnly(heads=["L1H3"])],
+    "copy": [clamps.copy("L1H3")],
+    "layer_one": [clamps.layer_one()],
+    "layer_one_and_copy": [*clamps.b_alone("L1H3")],
+    "a_alone": [*clamps.a_alone()],
+    "preserve": [clamps.Preserve(what=["patterns"]), clamps.AblateHeads(heads=["L0H1"])],
+    "ablate_embedding": [
+        clamps.Preserve(what=["values", "queries"]),
+        clamps.AblateEmbedding(schedule=clamps.ramp(0, 10, high=0.5)),
+    ],
+    "scheduled": [
+        clamps.InductionAttention(heads=["L1H3"], schedule=clamps.ramp(2, 9)),
+        clamps.ForbidPreviousToken(heads=["L0H1"], schedule=clamps.during(3, 6)),
+        clamps.AttentionTemperature(heads=["L1H1"], temperature=2, schedule=clamps.pulses(4)),
+        clamps.AblateHeads(heads=["L1H0"]),
+    ],
+}
+
+
+@pytest.fixture
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def make_fleet(tmp_path, configs):
+    from ih_interp.runs import create_run
+
+    runs = []
+    for config in configs:
+        task = ih.FewShotTask(ih.Exemplars.from_source(config.exemplars), config.task)
+        runs.append(create_run(tmp_path / config.name, config, task, engine="eager"))
+    return loop.Fleet(runs, compiled=False)
+
+
+def graph_step(fleet):
+    """The traced update, run as it is: what the compiler is given."""
+    config = fleet.runs[0].config
+    model = ih.build_model(fleet.runs[0].task, config.model)
+    inputs = fleet._inputs()
+    graph = trace_update(
+        model, clamps.in_order(config.clamps), config.optimiser, fleet.state, inputs
+    )
+    spell_out_tiny_products(graph)
+    return lambda state, inputs: graph(*state.flat, *flat_inputs(inputs))
+
+
+@pytest.mark.parametrize("kind", EVERY_KIND)
+def test_a_traced_fleet_trains_as_each_run_alone(kind, tmp_path, one_thread):
+    chosen = EVERY_KIND[kind]
+    configs = [
+        SMALL.replace(
+            name=f"run-{seed}", clamps=chosen, seeds=Seeds(init=seed, data=seed, evaluation=1)
+        )
+        for seed in (5, 6, 7)
+    ]
+    fleet = make_fleet(tmp_path / "fleet", configs)
+    fleet._step = graph_step(fleet)
+    alone = [make_fleet(tmp_path / "alone", [config]) for config in configs]
+    with torch.no_grad():
+        together = torch.stack([fleet.advance() for _ in range(12)])
+    apart = torch.cat([torch.stack([f.advance() for _ in range(12)]) for f in alone], dim=1)
+    assert_close(together, apart, rtol=0, atol=1e-5)
+    assert (apart[-1] < apart[0]).any() or kind in ("preserve", "ablate_embedding")
+
+
+def test_clamp_parameters_differ_between_runs_of_a_fleet(tmp_path, one_thread):
+    configs = [
+        SMALL.replace(
+            name=f"s{strength}",
+            clamps=[clamps.InductionAttention(heads=[head], strength=strength)],
+            optimiser=AdamConfig(learning_rate=rate),
+        )
+        for strength, head, rate in ((1.0, "L1H3", 1e-3), (0.2, "L1H5", 1e-4))
+    ]
+    assert len(fleets(configs, 8)) == 1
+    fleet = make_fleet(tmp_path / "fleet", configs)
+    fleet._step = graph_step(fleet)
+    alone = [make_fleet(tmp_path / "alone", [config]) for config in configs]
+    with torch.no_grad():
+        together = torch.stack([fleet.advance() for _ in range(10)])
+    apart = torch.cat([torch.stack([f.advance() for _ in range(10)]) for f in alone], dim=1)
+    assert_close(together, apart, rtol=0, atol=1e-5)
+    assert not torch.allclose(apart[:, 0], apart[:, 1])
+
+
+@pytest.mark.skipif(not compiler_found(), reason="no C++ compiler")
+def test_compiled_and_eager_give_the_same_losses_over_200_updates(tmp_path, one_thread):
+    config = SMALL.replace(
+        sequences=200 * 8,
+        clamps=[
+            clamps.PreviousTokenAttention(heads=["L0H2"], schedule=clamps.ramp(50, 150)),
+            clamps.AblateHeads(heads=["L1H0", "L1H1"]),
+        ],
+        optimiser=AdamConfig(learning_rate=1e-4),
+    )
+    eager = make_fleet(tmp_path / "eager", [config])
+    compiled = make_fleet(tmp_path / "compiled", [config])
+    compiled._compiled = True
+    slow = torch.cat([eager.advance() for _ in range(200)])
+    fast = torch.cat([compiled.advance() for _ in range(200)])
+    assert_close(fast, slow, rtol=0, atol=1e-5)
+    assert slow[-20:].mean() < slow[:20].mean()
+
+
+def test_eager_training_is_torch_adam_on_the_clamped_model(tmp_path, one_thread):
+    """Against the plainest loop: `clamped`, cross-entropy, backward, `torch.optim.Adam`."""
+    config = SMALL.replace(clamps=[clamps.InductionAttention(heads=["L1H3"], strength=0.7)])
+    fleet = make_fleet(tmp_path, [config])
+    found = torch.cat([fleet.advance() for _ in range(20)])
+    task = ih.FewShotTask(ih.Exemplars.from_source(config.exemplars), config.task)
+    model = ih.build_model(task, seed=5)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimiser = torch.optim.Adam(trained, lr=1e-3, foreach=False)
+    chunk = training_sequences(task, config, 0)
+    losses = []
+    for step in range(20):
+        batch = chunk[step * 8 : (step + 1) * 8]
+        with ih.clamped(model, config.clamps, batch):
+            logits = model(batch.tokens)[:, -1]
+        loss = torch.nn.functional.cross_entropy(logits, batch.target)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.detach())
+    assert_close(found, torch.stack(losses), rtol=1e-5, atol=1e-6)
+
+
+def test_renumbered_rows_are_the_same_exemplars(task):
+    rows = TrainingRows.of(task)
+    tokens = task.enumerate("train").tokens
+    from ih_interp.task import features_by_token
+
+    exemplars = tokens[:, [0, 2, 4]] - task.n_labels
+    renumbered = rows.renumber[tokens][:, [0, 2, 4]] - task.n_labels
+    whole = features_by_token(task.exemplars)
+    assert torch.equal(rows.features[renumbered], whole[exemplars])
+    assert torch.equal(rows.renumber[tokens][:, [1, 3]], tokens[:, [1, 3]])
+
+
+def folder_bytes(folder):
+    """Everything of a run that must not depend on how it came about."""
+    names = [store.METRICS, *(f"checkpoints/{p.name}" for p in (folder / "checkpoints").iterdir())]
+    return {name: (folder / name).read_bytes() for name in sorted(names)}
+
+
+def test_a_run_folder_holds_the_whole_run(tmp_path):
+    (run,) = ih.train(SMALL, tmp_path, progress=False)
+    assert run.finished
+    assert run.steps == [0, 8, 16, 24]
+    assert not (run.folder / store.STATE).exists()
+    table = run.metrics
+    assert sorted(table["step"].unique()) == [0, 8, 16, 24]
+    assert (table["sequences"] == 8 * table["step"]).all()
+    assert table.groupby(["step", "split"]).size().max() == 1
+    recorded = json.loads((run.folder / store.CONFIG).read_text())
+    assert RunConfig.load(recorded["run"]) == SMALL
+    assert recorded["versions"]["torch"] == str(torch.__version__).split("+")[0] or recorded[
+        "versions"
+    ]["torch"].startswith(str(torch.__version__))
+    assert ih.Run(run.folder).config == SMALL
+
+
+@pytest.mark.parametrize("stop_at", [1, 8, 9, 23])
+def test_a_stopped_run_resumes_to_the_same_bytes(stop_at, tmp_path, monkeypatch):
+    (straight,) = ih.train(SMALL, tmp_path / "straight", progress=False)
+    advance = loop.Fleet.advance
+
+    def advance_then_signal(fleet):
+        losses = advance(fleet)
+        if fleet.runs[0].step == stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return losses
+
+    monkeypatch.setattr(loop.Fleet, "advance", advance_then_signal)
+    with pytest.raises(KeyboardInterrupt):
+        ih.train(SMALL, tmp_path / "resumed", progress=False)
+    stopped = ih.Run(tmp_path / "resumed" / "small")
+    assert not stopped.finished
+    monkeypatch.setattr(loop.Fleet, "advance", advance)
+    (resumed,) = ih.train(SMALL, tmp_path / "resumed", progress=False)
+    assert folder_bytes(resumed.folder) == folder_bytes(straight.folder)
+
+
+def test_a_killed_run_resumes_to_the_same_bytes(tmp_path, monkeypatch):
+    """Killed between two saves: what came after the last one is done again."""
+    (straight,) = ih.train(SMALL, tmp_path / "straight", progress=False)
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
+    advance = loop.Fleet.advance
+
+    def die_at_17(fleet):
+        if fleet.runs[0].step == 17:
+            raise RuntimeError("killed")
+        return advance(fleet)
+
+    monkeypatch.setattr(loop.Fleet, "advance", die_at_17)
+    with pytest.raises(RuntimeError, match="killed"):
+        ih.train(SMALL, tmp_path / "killed", progress=False)
+    monkeypatch.setattr(loop.Fleet, "advance", advance)
+    (resumed,) = ih.train(SMALL, tmp_path / "killed", progress=False)
+    assert folder_bytes(resumed.folder) == folder_bytes(straight.folder)
+
+
+def test_a_finished_run_is_not_touched(tmp_path, monkeypatch):
+    (run,) = ih.train(SMALL, tmp_path, progress=False)
+    before = folder_bytes(run.folder)
+    monkeypatch.setattr(loop.Fleet, "advance", lambda fleet: pytest.fail("trained again"))
+    (again,) = ih.train(SMALL, tmp_path, progress=False)
+    assert folder_bytes(again.folder) == before
+
+
+def test_runs_of_different_lengths_train_in_one_fleet(tmp_path):
+    short = SMALL.replace(name="short", sequences=10 * 8)
+    long = SMALL.replace(name="long", seeds=Seeds(init=6))
+    together = ih.train([short, long], tmp_path / "together", progress=False)
+    alone = [ih.train(c, tmp_path / "alone", progress=False)[0] for c in (short, long)]
+    for one, other in zip(together, alone, strict=True):
+        assert folder_bytes(one.folder) == folder_bytes(other.folder)
+
+
+def test_one_runs_nan_ends_that_run_alone(tmp_path):
+    wild = SMALL.replace(name="wild", optimiser=AdamConfig(learning_rate=1e30))
+    with pytest.raises(ArithmeticError, match=r"wild: the loss was (nan|inf) at update \d+; lower"):
+        ih.train([wild, SMALL], tmp_path, progress=False)
+    assert ih.Run(tmp_path / "small").finished
+    assert not ih.Run(tmp_path / "wild").finished
+    (alone,) = ih.train(SMALL, tmp_path / "alone", progress=False)
+    assert folder_bytes(tmp_path / "small") == folder_bytes(alone.folder)
+
+
+def test_metrics_go_to_the_callback(tmp_path):
+    rows = []
+    (run,) = ih.train(
+        SMALL, tmp_path, progress=False, on_metrics=lambda run, row: rows.append((run.folder, row))
+    )
+    assert [row for _, row in rows] == store.read_metrics(run.folder)
+    assert {folder for folder, _ in rows} == {run.folder}
+
+
+def test_workers_train_as_this_process_does(tmp_path):
+    configs = [SMALL.replace(name=f"w{seed}", seeds=Seeds(init=seed)) for seed in (5, 6, 7)]
+    rows = []
+    here = ih.train(configs, tmp_path / "here", workers=1, progress=False)
+    there = ih.train(
+        configs,
+        tmp_path / "there",
+        workers=2,
+        progress=False,
+        on_metrics=lambda run, row: rows.append(run.folder.name),
+    )
+    for one, other in zip(here, there, strict=True):
+        assert folder_bytes(one.folder) == folder_bytes(other.folder)
+    assert set(rows) == {"w5", "w6", "w7"}
+
+
+def test_a_clamp_can_wait_for_a_level(tmp_path):
+    """The gate opens at the first evaluation below the level, and stays open through a resume."""
+    schedule = clamps.from_level("loss", below=100.0)
+    waiting = SMALL.replace(
+        name="waiting", clamps=[clamps.InductionAttention(heads=["L1H3"], schedule=schedule)]
+    )
+    always = SMALL.replace(name="always", clamps=[clamps.InductionAttention(heads=["L1H3"])])
+    never = waiting.replace(
+        name="never",
+        clamps=[
+            clamps.InductionAttention(
+                heads=["L1H3"], schedule=clamps.from_level("loss", below=-1.0)
+            )
+        ],
+    )
+    free = SMALL.replace(name="free")
+    runs = dict(
+        zip(
+            ("waiting", "always", "never", "free"),
+            ih.train([waiting, always, never, free], tmp_path, progress=False),
+            strict=True,
+        )
+    )
+    losses = {name: run.metrics.query("split == 'train'")["loss"].to_list() for name, run in runs.items()}
+    assert losses["waiting"][1:] == pytest.approx(losses["always"][1:], abs=1e-6)
+    assert losses["never"] == pytest.approx(losses["free"], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("runs", "words"),
+    [
+        ([SMALL, SMALL], "Several runs are named small"),
+        ([SMALL.replace(task=ih.TaskConfig(n_train_classes=40))], "only 20 classes"),
+        ([SMALL.replace(clamps=[clamps.AblateHeads(heads=["L2H0"])])], "no head L2H0"),
+    ],
+)
+def test_what_cannot_train_is_refused_before_anything_is_written(runs, words, tmp_path):
+    good = SMALL.replace(name="good")
+    with pytest.raises(ValueError, match=words):
+        ih.train([good, *runs], tmp_path, progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_another_run_is_refused(tmp_path):
+    ih.train(SMALL, tmp_path, progress=False)
+    other = SMALL.replace(seeds=Seeds(init=6))
+    with pytest.raises(ValueError, match=r"holds another run: seeds is .*'init': 5.*'init': 6"):
+        ih.train(other, tmp_path, progress=False)
+
+
+def test_signals_are_put_back(tmp_path):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    ih.train(SMALL, tmp_path, progress=False)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_training_works_outside_the_main_thread(tmp_path):
+    thread = threading.Thread(target=lambda: ih.train(SMALL, tmp_path, progress=False))
+    thread.start()
+    thread.join()
+    assert ih.Run(tmp_path / "small").finished
+
+
+def test_random_state_is_not_touched(tmp_path):
+    before = torch.get_rng_state()
+    ih.train(SMALL, tmp_path, progress=False)
+    assert torch.equal(torch.get_rng_state(), before)
