@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     )
     from ih_interp.analysis.trace import trace as trace
     from ih_interp.clamps.applied import clamped as clamped
-    from ih_interp.config import RunConfig as RunConfig
+    from ih_interp.config import (
+        AdamConfig as AdamConfig,
+        Grid as Grid,
+        RunConfig as RunConfig,
+        Seeds as Seeds,
+    )
     from ih_interp.evaluation import evaluate as evaluate
     from ih_interp.exemplars import Exemplars as Exemplars
     from ih_interp.interop.icl_dynamics import load_icl_dynamics as load_icl_dynamics
@@ -39,6 +44,9 @@ _HOME = {
     "clamps": "",
     "clamped": "clamps.applied",
     "RunConfig": "config",
+    "AdamConfig": "config",
+    "Grid": "config",
+    "Seeds": "config",
     "evaluate": "evaluation",
     "train": "training.train",
     "Run": "runs",

@@ -52,7 +52,9 @@ def imported_modules(path: Path) -> set[str]:
             found.update(names)
         elif isinstance(node, ast.Import):
             found.update(
-                alias.name.split(".")[1] for alias in node.names if alias.name.startswith("ih_interp.")
+                alias.name.split(".")[1]
+                for alias in node.names
+                if alias.name.startswith("ih_interp.")
             )
     return found
 

@@ -63,7 +63,9 @@ def test_induction_strength_of_a_clamped_head_is_known(model, batch, strength):
 
 def test_induction_strength_needs_a_choice(model, batch):
     nowhere = ih.Batch(batch.tokens, (batch.context_labels.sum(dim=1) * 0 + 4))
-    wrong = ih.Batch(batch.tokens, torch.where((batch.context_labels == 4).any(1), 3, nowhere.target))
+    wrong = ih.Batch(
+        batch.tokens, torch.where((batch.context_labels == 4).any(1), 3, nowhere.target)
+    )
     with pytest.raises(ValueError, match="every context needs both"):
         induction_strength(model, wrong)
 
@@ -96,7 +98,7 @@ def test_previous_token_score_equals_the_loop(model, batch):
 def even_attention(model, batch):
     """Makes every head of layer 0 attend evenly, by scores of zero."""
     name = "blocks.0.attn.hook_attn_scores"
-    return model.hooks(fwd_hooks=[(name, lambda s, hook: torch.where(s.isinf(), s, 0 * s))])  # noqa: ARG005
+    return model.hooks(fwd_hooks=[(name, lambda s, hook: torch.where(s.isinf(), s, 0 * s))])
 
 
 def test_even_attention_scores_chance(model, batch):

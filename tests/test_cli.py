@@ -14,7 +14,10 @@ def test_help_is_instant():
     for _ in range(3):
         start = time.perf_counter()
         done = subprocess.run(
-            [sys.executable, "-m", "ih_interp", "--help"], capture_output=True, text=True, check=True
+            [sys.executable, "-m", "ih_interp", "--help"],
+            capture_output=True,
+            text=True,
+            check=True,
         )
         times.append(time.perf_counter() - start)
     assert "reproduce" in done.stdout

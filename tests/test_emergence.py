@@ -26,7 +26,7 @@ def test_the_first_of_several_crossings_counts():
 
 def test_time_on_a_planted_plateau():
     sequences = np.arange(0.0, 1_000.0)
-    loss = np.where(sequences < 100, 2 - 0.012 * sequences, 0.75)
+    loss = np.where(sequences <= 100, 2 - 0.012 * sequences, 0.75)
     loss = np.where(sequences > 600, 0.75 - 0.01 * (sequences - 600), loss)
     # Below 0.8 at 100, below 0.6 at 615.
     assert time_on_plateau(sequences, loss) == pytest.approx(515, abs=0.1)

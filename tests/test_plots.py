@@ -18,7 +18,13 @@ from ih_interp.plots.style import CLAMP_LINES, CLAMPED_VECTORS, SPLIT_LINES
 def table_of(column, names, seeds=(5,)):
     return pd.DataFrame(
         [
-            {"seed": seed, column: name, "sequences": s, "loss": 2 - s / 100 + seed, "value": s / 100}
+            {
+                "seed": seed,
+                column: name,
+                "sequences": s,
+                "loss": 2 - s / 100 + seed,
+                "value": s / 100,
+            }
             for seed in seeds
             for name in names
             for s in (0, 50, 100)
@@ -64,7 +70,10 @@ def test_lines_can_be_told_apart_without_colour():
         for one in lines:
             for other in lines:
                 same_dash = lines[one].dash == lines[other].dash
-                assert one == other or not same_dash or abs(grey[one] - grey[other]) > 0.05, (one, other)
+                assert one == other or not same_dash or abs(grey[one] - grey[other]) > 0.05, (
+                    one,
+                    other,
+                )
 
 
 def luminance(colour):

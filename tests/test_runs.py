@@ -40,7 +40,9 @@ def test_evaluating_a_checkpoint_gives_the_recorded_metrics(run):
     sets = evaluation_sets(run.task, run.config)
     for step in run.steps:
         for split, batch in sets.items():
-            (recorded,) = run.metrics.query(f"step == {step} and split == '{split}'").to_dict("records")
+            (recorded,) = run.metrics.query(f"step == {step} and split == '{split}'").to_dict(
+                "records"
+            )
             found = means(ih.evaluate(run.model(step), batch))
             assert found == pytest.approx({name: recorded[name] for name in found}, abs=1e-6)
 
@@ -59,10 +61,16 @@ def test_there_is_no_such_step(run):
     ("damage", "words"),
     [
         (lambda text: text[: len(text) // 2], "is not JSON, it may be cut short"),
-        (lambda text: text.replace('"format": 1', '"format": 99'), "has format 99; this version reads 1"),
-        (lambda text: text.replace('"sequences": 32', '"sequences": 33'), "not a whole number of batches"),
-        (lambda text: "[1, 2]", "a JSON object was expected"),  # noqa: ARG005
-        (lambda text: '{"format": 1}', "cannot be read: 'run'"),  # noqa: ARG005
+        (
+            lambda text: text.replace('"format": 1', '"format": 99'),
+            "has format 99; this version reads 1",
+        ),
+        (
+            lambda text: text.replace('"sequences": 32', '"sequences": 33'),
+            "not a whole number of batches",
+        ),
+        (lambda text: "[1, 2]", "a JSON object was expected"),
+        (lambda text: '{"format": 1}', "cannot be read: 'run'"),
     ],
 )
 def test_a_damaged_configuration_is_named(run, damage, words):
@@ -89,7 +97,7 @@ def test_a_checkpoint_from_another_run_is_refused(run, tmp_path):
     (stranger,) = ih.train(other, tmp_path / "other", progress=False)
     path = store.checkpoint_path(run.folder, 4)
     path.write_bytes(store.checkpoint_path(stranger.folder, 4).read_bytes())
-    with pytest.raises(ValueError, match="belongs to run .* copied from elsewhere"):
+    with pytest.raises(ValueError, match=r"belongs to run .* copied from elsewhere"):
         run.model(4)
 
 

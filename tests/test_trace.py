@@ -61,12 +61,17 @@ def test_chunks_are_averaged_by_their_size(run, monkeypatch):
 
 
 def test_a_number_a_checkpoint(run):
-    table = ih.trace(run, lambda model, batch: float(len(batch) > 0), steps=[0, 4])
+    table = ih.trace(run, lambda model, batch: model(batch.tokens).mean(), steps=[0, 4])
     assert table["name"].to_list() == ["value", "value"]
+
+
+def test_a_clamp_that_the_measure_does_not_reach_is_refused(run):
+    with pytest.raises(ValueError, match="never fired"):
+        ih.trace(run, lambda model, batch: model(batch.tokens, stop_at_layer=1).mean())
 
 
 def test_what_cannot_be_a_row_is_refused(run):
     with pytest.raises(ValueError, match=r"The measure gave \(3,\)"):
-        ih.trace(run, lambda model, batch: torch.zeros(3))
+        ih.trace(run, lambda model, batch: model(batch.tokens)[0, 0, :3])
     with pytest.raises(ValueError, match="no checkpoint at step 1"):
         ih.trace(run, ih.induction_strength, steps=[1])

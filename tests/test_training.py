@@ -1,4 +1,4 @@
-"""Training: the traced update against the eager one, fleets against runs alone, resume, refusals."""
+"""The traced update against the eager one, fleets against runs alone, resume, refusals."""
 
 import json
 import os
@@ -320,7 +320,9 @@ def test_a_clamp_can_wait_for_a_level(tmp_path):
             strict=True,
         )
     )
-    losses = {name: run.metrics.query("split == 'train'")["loss"].to_list() for name, run in runs.items()}
+    losses = {
+        name: run.metrics.query("split == 'train'")["loss"].to_list() for name, run in runs.items()
+    }
     assert losses["waiting"][1:] == pytest.approx(losses["always"][1:], abs=1e-6)
     assert losses["never"] == pytest.approx(losses["free"], abs=1e-6)
 

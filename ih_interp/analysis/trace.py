@@ -70,6 +70,8 @@ def trace(
 def _named(value: Any) -> dict[str, float]:
     if isinstance(value, Mapping):
         return {str(name): float(number) for name, number in value.items()}  # pyright: ignore
+    if isinstance(value, Tensor):
+        value = value.detach()
     if isinstance(value, Tensor) and value.ndim == 2:
         layers, heads = value.shape
         return {

@@ -30,7 +30,7 @@ SAMPLED = 2_000  # sequences that measures are averaged over, but for the paper 
 def reproduce(
     figures: Sequence[str] = (),
     *,
-    preset: PresetName = "quick",
+    preset: str = "quick",
     exemplars: str | Path | None = None,
     seeds: int = 1,
     runs: str | Path = "runs",
@@ -48,14 +48,12 @@ def reproduce(
     """
     say = say or (lambda _: None)
     wanted = _wanted(figures)
-    if preset not in PRESETS:
-        raise ValueError(f"There is no preset {preset!r}; choose from {', '.join(PRESETS)}.")
+    name = _preset(preset)
     if seeds < 1:
         raise ValueError(f"seeds={seeds}; at least one network has to be trained.")
-    chosen = PRESETS[preset]
-    source = _source(chosen, exemplars)
+    source = _source(PRESETS[name], exemplars)
     root = Path(runs) / f"{preset}-{'synthetic' if exemplars is None else Path(exemplars).stem}"
-    study = _train(wanted, preset, source, seeds, root, engine, say)
+    study = _train(wanted, name, source, seeds, root, engine, say)
     command = _command(wanted, preset, exemplars, seeds)
     claims: list[Claim] = []
     for figure in wanted:
@@ -78,6 +76,13 @@ def _wanted(names: Sequence[str]) -> list[Figure]:
             f"There is no figure {', '.join(unknown)}; choose from {', '.join(FIGURES)}."
         )
     return [figure for name, figure in FIGURES.items() if not names or name in names]
+
+
+def _preset(name: str) -> PresetName:
+    for known in PRESETS:
+        if known == name:
+            return known
+    raise ValueError(f"There is no preset {name!r}; choose from {', '.join(PRESETS)}.")
 
 
 def _source(preset: Preset, exemplars: str | Path | None) -> ExemplarSource:

@@ -100,7 +100,7 @@ def _curves(table: pd.DataFrame, ax: Axes, label: str, line: Line) -> None:
 
 
 def _guess_line(ax: Axes) -> None:
-    """ln 2: the loss of a model that knows the context's two labels and not which."""
+    """A line at ln 2, the loss of a model that knows the context's two labels and not which."""
     ax.axhline(math.log(2), color="0.6", linewidth=0.8, linestyle=":")
     ax.annotate(
         "ln 2",

@@ -238,6 +238,7 @@ def is_scheduled(clamp: AbstractClamp) -> bool:
 
 
 def flat_inputs(inputs: FleetInputs) -> list[Tensor]:
+    """The inputs as a graph takes them: rates, tokens, targets, features, clamp tensors, gates."""
     clamp_tensors = [tensor for given in inputs.clamps for tensor in given.values()]
     return [
         inputs.learning_rate,
