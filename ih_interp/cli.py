@@ -104,9 +104,16 @@ def told_in_words() -> Generator[None]:
             "\nInterrupted; everything is saved. The same command goes on from here.", err=True
         )
         raise typer.Exit(130) from None
-    except (ValueError, FileNotFoundError, ArithmeticError) as error:
+    except (ValueError, OSError) as error:
         typer.echo(f"ih-interp: {error}", err=True)
         raise typer.Exit(2) from None
+    except RuntimeError as error:
+        from ih_interp.training.state import TrainingFailedError
+
+        if not isinstance(error, TrainingFailedError):
+            raise
+        typer.echo(f"ih-interp: {error}", err=True)
+        raise typer.Exit(1) from None
 
 
 def main() -> None:

@@ -53,10 +53,10 @@ def test_numbers_drawn_are_those_of_the_runs(drawn):
 
 
 def test_finished_runs_are_used_again(drawn, monkeypatch):
-    from ih_interp.training import loop
+    from ih_interp.training.fleet import Fleet
 
     folder, _, _ = drawn
-    monkeypatch.setattr(loop.Fleet, "advance", lambda fleet: pytest.fail("trained again"))
+    monkeypatch.setattr(Fleet, "advance", lambda fleet: pytest.fail("trained again"))
     before = (folder / "figures" / "fig3a.csv").read_bytes()
     reproduce(["3a", "5b"], preset="smoke", runs=folder / "runs", folder=folder / "again")
     assert (folder / "again" / "fig3a.csv").read_bytes() == before

@@ -14,8 +14,10 @@ from ih_interp import clamps, store
 from ih_interp.config import AdamConfig, Grid, RunConfig, Seeds
 from ih_interp.exemplars import GaussianSource
 from ih_interp.training import loop
-from ih_interp.training.fleet import TrainingRows, fleets, training_sequences
+from ih_interp.training.data import Rows, training_sequences
+from ih_interp.training.fleet import Fleet, fleets
 from ih_interp.training.graph import spell_out_tiny_products
+from ih_interp.training.state import TrainingFailedError
 from ih_interp.training.step import compiler_found, flat_inputs, trace_update
 
 SMALL = RunConfig(
@@ -74,14 +76,14 @@ def make_fleet(tmp_path, configs):
     for config in configs:
         task = ih.FewShotTask(ih.Exemplars.from_source(config.exemplars), config.task)
         runs.append(create_run(tmp_path / config.name, config, task, engine="eager"))
-    return loop.Fleet(runs, compiled=False)
+    return Fleet(runs, compiled=False)
 
 
 def graph_step(fleet):
     """The traced update, run as it is: what the compiler is given."""
     config = fleet.runs[0].config
     model = ih.build_model(fleet.runs[0].task, config.model)
-    inputs = fleet._inputs()
+    inputs = fleet.inputs()
     graph = trace_update(
         model, clamps.in_order(config.clamps), config.optimiser, fleet.state, inputs
     )
@@ -171,7 +173,7 @@ def test_eager_training_is_torch_adam_on_the_clamped_model(tmp_path, one_thread)
 
 
 def test_renumbered_rows_are_the_same_exemplars(task):
-    rows = TrainingRows.of(task)
+    rows = Rows.training(task)
     tokens = task.enumerate("train").tokens
     from ih_interp.task import features_by_token
 
@@ -208,7 +210,7 @@ def test_a_run_folder_holds_the_whole_run(tmp_path):
 @pytest.mark.parametrize("stop_at", [1, 8, 9, 23])
 def test_a_stopped_run_resumes_to_the_same_bytes(stop_at, tmp_path, monkeypatch):
     (straight,) = ih.train(SMALL, tmp_path / "straight", progress=False)
-    advance = loop.Fleet.advance
+    advance = Fleet.advance
 
     def advance_then_signal(fleet):
         losses = advance(fleet)
@@ -216,12 +218,12 @@ def test_a_stopped_run_resumes_to_the_same_bytes(stop_at, tmp_path, monkeypatch)
             os.kill(os.getpid(), signal.SIGTERM)
         return losses
 
-    monkeypatch.setattr(loop.Fleet, "advance", advance_then_signal)
+    monkeypatch.setattr(Fleet, "advance", advance_then_signal)
     with pytest.raises(KeyboardInterrupt):
         ih.train(SMALL, tmp_path / "resumed", progress=False)
     stopped = ih.Run(tmp_path / "resumed" / "small")
     assert not stopped.finished
-    monkeypatch.setattr(loop.Fleet, "advance", advance)
+    monkeypatch.setattr(Fleet, "advance", advance)
     (resumed,) = ih.train(SMALL, tmp_path / "resumed", progress=False)
     assert folder_bytes(resumed.folder) == folder_bytes(straight.folder)
 
@@ -230,17 +232,17 @@ def test_a_killed_run_resumes_to_the_same_bytes(tmp_path, monkeypatch):
     """Killed between two saves: what came after the last one is done again."""
     (straight,) = ih.train(SMALL, tmp_path / "straight", progress=False)
     monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
-    advance = loop.Fleet.advance
+    advance = Fleet.advance
 
     def die_at_17(fleet):
         if fleet.runs[0].step == 17:
             raise RuntimeError("killed")
         return advance(fleet)
 
-    monkeypatch.setattr(loop.Fleet, "advance", die_at_17)
+    monkeypatch.setattr(Fleet, "advance", die_at_17)
     with pytest.raises(RuntimeError, match="killed"):
         ih.train(SMALL, tmp_path / "killed", progress=False)
-    monkeypatch.setattr(loop.Fleet, "advance", advance)
+    monkeypatch.setattr(Fleet, "advance", advance)
     (resumed,) = ih.train(SMALL, tmp_path / "killed", progress=False)
     assert folder_bytes(resumed.folder) == folder_bytes(straight.folder)
 
@@ -248,7 +250,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(tmp_path, monkeypatch):
 def test_a_finished_run_is_not_touched(tmp_path, monkeypatch):
     (run,) = ih.train(SMALL, tmp_path, progress=False)
     before = folder_bytes(run.folder)
-    monkeypatch.setattr(loop.Fleet, "advance", lambda fleet: pytest.fail("trained again"))
+    monkeypatch.setattr(Fleet, "advance", lambda fleet: pytest.fail("trained again"))
     (again,) = ih.train(SMALL, tmp_path, progress=False)
     assert folder_bytes(again.folder) == before
 
@@ -264,7 +266,9 @@ def test_runs_of_different_lengths_train_in_one_fleet(tmp_path):
 
 def test_one_runs_nan_ends_that_run_alone(tmp_path):
     wild = SMALL.replace(name="wild", optimiser=AdamConfig(learning_rate=1e30))
-    with pytest.raises(ArithmeticError, match=r"wild: the loss was (nan|inf) at update \d+; lower"):
+    with pytest.raises(
+        TrainingFailedError, match=r"wild: the loss was (nan|inf) at update \d+; lower"
+    ):
         ih.train([wild, SMALL], tmp_path, progress=False)
     assert ih.Run(tmp_path / "small").finished
     assert not ih.Run(tmp_path / "wild").finished

@@ -54,7 +54,7 @@ def plot_strengths(table: pd.DataFrame, ax: Axes, *, layer: int = 1) -> Axes:
         ylabel="induction strength",
         title=f"Induction strength of each head of layer {layer} (the paper's layer {layer + 1})",
     )
-    ax.legend(ncols=2)
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return ax
 
 

@@ -1,24 +1,31 @@
-"""Which runs train together, and what they share: one trace, one table of features."""
+"""Runs that train together: which can, what they share, and one update of all of them."""
 
 import json
+import warnings
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
-from ih_interp.clamps import Shape, in_order
+from ih_interp.clamps import Shape, check, in_order
 from ih_interp.config import RunConfig
-from ih_interp.model import build_model, trained_parameters
-from ih_interp.task import FewShotTask, features_by_token
-from ih_interp.training.step import FleetState, Tensors, is_scheduled
-from ih_interp.types import Batch
-
-CHUNK = 64  # updates whose sequences are drawn at once
+from ih_interp.model import build_model
+from ih_interp.runs import Run
+from ih_interp.task import FewShotTask
+from ih_interp.training.data import Rows
+from ih_interp.training.measure import Evaluator
+from ih_interp.training.state import RunState, TrainingFailedError, record_engine
+from ih_interp.training.step import (
+    FleetInputs,
+    FleetState,
+    Step,
+    Tensors,
+    eager_step,
+    is_scheduled,
+    traced_step,
+)
 
 
 def fleets(configs: Sequence[RunConfig], size: int) -> list[list[RunConfig]]:
@@ -47,63 +54,98 @@ def trace_key(config: RunConfig) -> str:
     return json.dumps(key, sort_keys=True)
 
 
-@dataclass(frozen=True)
-class TrainingRows:
-    """The rows of the feature table that training can meet, and tokens renumbered to them.
+class Fleet:
+    """Runs that train together; `advance` is one update of all of them."""
 
-    The whole table holds thousands of exemplars and training uses dozens: projecting those few is
-    less work than gathering every sequence's.
-    """
+    def __init__(self, runs: Sequence[Run], *, compiled: bool, device: str = "cpu") -> None:
+        configs = [run.config for run in runs]
+        task = runs[0].task
+        model = build_model(task, configs[0].model)
+        for config in configs:
+            check(model, config.clamps)
+        rows = Rows.training(task)
+        tasks = [FewShotTask(task.exemplars, config.task) for config in configs]
+        self.runs = [RunState(r, t, rows) for r, t in zip(runs, tasks, strict=True)]
+        self.state = stack([run.start for run in self.runs]).map(lambda tensor: tensor.to(device))
+        self.evaluator = Evaluator(model, self.runs[0], compiled=compiled)
+        self.device = device
+        self._features = rows.features.to(device)
+        self._rates = torch.tensor([c.optimiser.learning_rate for c in configs], device=device)
+        self._clamps = [
+            {name: t.to(device) for name, t in given.items()} for given in clamp_tensors(configs)
+        ]
+        n_scheduled = sum(is_scheduled(clamp) for clamp in configs[0].clamps)
+        self._gates = [torch.ones(len(runs), device=device) for _ in range(n_scheduled)]
+        self._gate_values: list[list[float]] = []
+        self._compiled = compiled
+        self._step: Step | None = None
 
-    features: Float[Tensor, "row feature"]
-    renumber: Int[Tensor, " token"]
+    @property
+    def active(self) -> bool:
+        return any(run.active for run in self.runs)
 
-    @classmethod
-    def of(cls, task: FewShotTask) -> "TrainingRows":
-        """Training classes x training drawings."""
-        config = task.config
-        of_class = torch.arange(config.n_train_classes)[:, None] * task.exemplars.n_exemplars
-        rows = (of_class + torch.arange(config.n_train_exemplars)).flatten()
-        renumber = torch.full((task.d_vocab,), -1)
-        renumber[: task.n_labels] = torch.arange(task.n_labels)
-        renumber[task.n_labels + rows] = task.n_labels + torch.arange(len(rows))
-        return cls(features_by_token(task.exemplars)[rows].clone(), renumber)
+    def advance(self) -> Tensor:
+        """One update of every run, `[run]` losses; results of finished runs are not kept."""
+        inputs = self.inputs()
+        if self._step is None:
+            self._step = self._make_step(inputs)
+        losses = self._step(self.state, inputs)
+        for run in self.runs:
+            run.step += run.active
+        return losses
 
+    def weights(self, place: int) -> Tensors:
+        """One run's parameters, on the CPU."""
+        return {name: tensor[place].cpu() for name, tensor in self.state.parameters.items()}
 
-class TrainingData:
-    """A run's sequences as a function of (seed, step): resuming needs no generator's state."""
+    def inputs(self) -> FleetInputs:
+        """What the next update reads."""
+        batches = [run.data.at(min(run.step, run.config.n_steps - 1)) for run in self.runs]
+        self._fill_gates()
+        return FleetInputs(
+            tokens=torch.stack([batch.tokens for batch in batches]).to(self.device),
+            target=torch.stack([batch.target for batch in batches]).to(self.device),
+            learning_rate=self._rates,
+            clamps=self._clamps,
+            gates=self._gates,
+            features=self._features,
+        )
 
-    def __init__(self, task: FewShotTask, config: RunConfig, rows: TrainingRows) -> None:
-        self._task, self._config, self._rows = task, config, rows
-        self._chunk: tuple[int, Batch] | None = None
+    def _make_step(self, inputs: FleetInputs) -> Step:
+        config, clamps = self.runs[0].config, in_order(self.runs[0].config.clamps)
+        model = build_model(self.runs[0].task, config.model)
+        model.to(self.device, print_details=False)
+        if self._compiled:
+            try:
+                return traced_step(model, clamps, config.optimiser, self.state, inputs)
+            except Exception as error:  # whatever a tracer or a compiler may raise
+                self._fall_back(error)
+        return eager_step(model, clamps, config.optimiser)
 
-    def at(self, step: int) -> Batch:
-        """The batch of update `step`, its tokens renumbered."""
-        number, offset = divmod(step, CHUNK)
-        if self._chunk is None or self._chunk[0] != number:
-            self._chunk = (number, self._draw(number))
-        size = self._config.batch_size
-        return self._chunk[1][offset * size : (offset + 1) * size]
+    def _fall_back(self, error: Exception) -> None:
+        """Go on eagerly and say so, unless a run has begun compiled and would change its digits."""
+        names = ", ".join(run.config.name for run in self.runs)
+        if any(run.step for run in self.runs):
+            raise TrainingFailedError(
+                f"{names} began compiled and cannot go on so here ({error}); "
+                "repair the compiler, or delete the folders and train with engine='eager'"
+            ) from error
+        warnings.warn(
+            f"The update of {names} cannot be traced and compiled "
+            f"({type(error).__name__}: {error}); it is trained eagerly, about four times slower.",
+            stacklevel=2,
+        )
+        for run in self.runs:
+            record_engine(run.run.folder, "eager")
 
-    def _draw(self, number: int) -> Batch:
-        batch = training_sequences(self._task, self._config, number)
-        return Batch(self._rows.renumber[batch.tokens], batch.target)
-
-
-def training_sequences(task: FewShotTask, config: RunConfig, chunk: int) -> Batch:
-    """The sequences of updates `64 * chunk` to `64 * chunk + 63`."""
-    seed = int(np.random.SeedSequence((config.seeds.data, chunk)).generate_state(1, np.uint64)[0])
-    generator = torch.Generator().manual_seed(seed)
-    return task.sample("train", CHUNK * config.batch_size, generator=generator)
-
-
-def initial_state(task: FewShotTask, config: RunConfig) -> FleetState:
-    """A run before its first update, as a fleet of one."""
-    model = build_model(task, config.model, seed=config.seeds.init)
-    weights = {n: p.detach()[None].clone() for n, p in trained_parameters(model).items()}
-    zeros = {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
-    moments = {name: tensor.clone() for name, tensor in zeros.items()}
-    return FleetState(weights, zeros, moments, count=torch.zeros(1))
+    def _fill_gates(self) -> None:
+        if not self._gates:
+            return
+        values = [run.gates() for run in self.runs]
+        if values != self._gate_values:
+            self._gate_values = values
+            for number, gate in enumerate(self._gates):
+                gate.copy_(torch.tensor([of_run[number] for of_run in values]))
 
 
 def stack(states: Sequence[FleetState]) -> FleetState:

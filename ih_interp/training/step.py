@@ -7,7 +7,8 @@ compiles the trace; `torch.compile` alone would skip TransformerLens's hook fram
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -80,8 +81,8 @@ Step: TypeAlias = Callable[[FleetState, FleetInputs], Losses]
 """Updates a state in place and returns the loss of every run before the update."""
 
 
-class ClampedLoss(nn.Module):
-    """Mean cross-entropy at the query, under clamps; `functional_call` gives it weights."""
+class ClampedModel(nn.Module):
+    """The query's logits under clamps; `functional_call` gives it weights and features."""
 
     def __init__(self, model: HookedTransformer, clamps: Sequence[AbstractClamp]) -> None:
         super().__init__()
@@ -94,7 +95,7 @@ class ClampedLoss(nn.Module):
         target: Int[Tensor, " batch"],
         tensors: Sequence[Tensors],
         gates: Sequence[Tensor],
-    ) -> Float[Tensor, ""]:
+    ) -> Float[Tensor, "batch label"]:
         batch = Batch(tokens, target)
         scheduled = iter(gates)
         hooks = [
@@ -106,8 +107,7 @@ class ClampedLoss(nn.Module):
         ]
         last = f"blocks.{self.model.cfg.n_layers - 1}.hook_resid_post"
         with self.model.hooks(fwd_hooks=[*hooks, (last, _query_row)]):
-            logits = self.model(tokens)
-        return cross_entropy(logits[:, -1], target)
+            return self.model(tokens)[:, -1]
 
 
 def _query_row(resid: Residual, hook: Any) -> Float[Tensor, "batch 1 d_model"]:
@@ -118,7 +118,7 @@ def _query_row(resid: Residual, hook: Any) -> Float[Tensor, "batch 1 d_model"]:
 
 def eager_step(model: HookedTransformer, clamps: Sequence[AbstractClamp], adam: AdamConfig) -> Step:
     """One run after the other, nothing traced."""
-    loss_of = ClampedLoss(model, clamps)
+    clamped = ClampedModel(model, clamps)
 
     def step(state: FleetState, inputs: FleetInputs) -> Losses:
         losses: list[Tensor] = []
@@ -127,11 +127,12 @@ def eager_step(model: HookedTransformer, clamps: Sequence[AbstractClamp], adam: 
                 name: tensor[run].detach().requires_grad_()
                 for name, tensor in state.parameters.items()
             }
-            loss = functional_call(
-                loss_of,
-                _named_for_model(weights, inputs.features),
+            logits = functional_call(
+                clamped,
+                named_for_model(weights, inputs.features),
                 (inputs.tokens[run], inputs.target[run], *_of_run(inputs, run)),
             )
+            loss = cross_entropy(logits, inputs.target[run])
             gradients = torch.autograd.grad(loss, list(weights.values()), materialize_grads=True)
             one = state.map(lambda tensor, run=run: tensor[run])
             _adam(one, dict(zip(weights, gradients, strict=True)), inputs.learning_rate[run], adam)
@@ -150,16 +151,22 @@ def traced_step(
 ) -> Step:
     """The whole update as one compiled graph, for fleets of this state's and inputs' shapes."""
     graph = trace_update(model, clamps, adam, state, inputs)
-    spell_out_tiny_products(graph)
-    compiled = torch.compile(graph, fullgraph=True, dynamic=False)
-    with torch.no_grad():
-        compiled(*state.clone().flat, *flat_inputs(inputs))  # compiles; trains a clone
+    compiled = compile_graph(graph, *state.clone().flat, *flat_inputs(inputs))
 
     def step(state: FleetState, inputs: FleetInputs) -> Losses:
         with torch.no_grad():
             return compiled(*state.flat, *flat_inputs(inputs))
 
     return step
+
+
+def compile_graph(graph: GraphModule, *example: Tensor) -> Callable[..., Tensor]:
+    """The graph compiled for tensors of these shapes; it is run on them once."""
+    spell_out_tiny_products(graph)
+    compiled = torch.compile(graph, fullgraph=True, dynamic=False)
+    with torch.no_grad():
+        compiled(*example)
+    return compiled
 
 
 def trace_update(
@@ -170,12 +177,14 @@ def trace_update(
     inputs: FleetInputs,
 ) -> GraphModule:
     """The update of a fleet as a graph from `state.flat` and the flat inputs to the losses."""
-    loss_of = ClampedLoss(model, clamps)
+    clamped = ClampedModel(model, clamps)
     names = list(state.parameters)
     n_state = len(state.flat)
 
     def loss(weights: Tensors, features: Tensor, *given: Any) -> Tensor:
-        return functional_call(loss_of, _named_for_model(weights, features), given)
+        _, target, _, _ = given
+        logits = functional_call(clamped, named_for_model(weights, features), given)
+        return cross_entropy(logits, target)
 
     per_run = vmap(grad_and_value(loss), in_dims=(0, None, 0, 0, 0, 0))
 
@@ -186,7 +195,36 @@ def trace_update(
         return losses
 
     # Tracing runs the update: on a clone, so that nothing is trained by it.
-    return make_fx(update)(*state.clone().flat, *flat_inputs(inputs))
+    with shared_layer_norms(model):
+        return make_fx(update)(*state.clone().flat, *flat_inputs(inputs))
+
+
+@contextmanager
+def shared_layer_norms(model: HookedTransformer) -> Generator[None]:
+    """Inside, a block normalises its input once: TransformerLens does for q, k and v each.
+
+    The three inputs are one tensor unless the model splits them, so the values are the same and two
+    of three normalisations, and their gradients, are spared.
+    """
+    norms: list[Any] = [block.ln1 for block in model.blocks if hasattr(block, "ln1")]
+    for norm in norms:
+        norm.forward = _remembering_last(norm.forward)
+    try:
+        yield
+    finally:
+        for norm in norms:
+            del norm.forward  # the class's own is back
+
+
+def _remembering_last(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    last: list[Tensor] = []
+
+    def remembering(x: Tensor) -> Tensor:
+        if not last or last[0] is not x:
+            last[:] = [x, function(x)]
+        return last[1]
+
+    return remembering
 
 
 def use_lasting_cache() -> None:
@@ -222,7 +260,8 @@ def _adam(state: FleetState, gradients: Tensors, rate: Tensor, adam: AdamConfig)
         weight.copy_(weight - scale * m / (spread + adam.eps))
 
 
-def _named_for_model(weights: Tensors, features: Tensor) -> Tensors:
+def named_for_model(weights: Tensors, features: Tensor) -> Tensors:
+    """Weights and features under the names that `ClampedModel` has for them."""
     named = {f"model.{name}": tensor for name, tensor in weights.items()}
     return {**named, "model.embed.features": features}
 

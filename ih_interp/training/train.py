@@ -4,7 +4,7 @@ import os
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from tqdm import tqdm
@@ -18,6 +18,7 @@ from ih_interp.runs import Run, create_run, refuse_other_run
 from ih_interp.task import FewShotTask
 from ih_interp.training.fleet import fleets
 from ih_interp.training.loop import OnMetrics, OnProgress, train_fleet
+from ih_interp.training.state import TrainingFailedError, saved_step
 from ih_interp.training.step import compiler_found, use_lasting_cache
 from ih_interp.training.workers import train_in_workers
 
@@ -56,9 +57,11 @@ def train(
 
     Raises ValueError, before anything is written, for runs that share a name, do not fit their
     exemplars, or whose folder holds another run; KeyboardInterrupt after Ctrl-C, with everything
-    saved; ArithmeticError for runs whose loss became NaN, after the others have ended.
+    saved; TrainingFailedError, after the others have ended, for runs that could not be trained to
+    their end: their loss became NaN, their process was killed.
     """
     configs = [runs] if isinstance(runs, RunConfig) else list(runs)
+    _refuse_options(engine, workers, device)
     with one_thread():
         found = _open(configs, Path(root), engine)
         unfinished = [run for run in found if not run.finished]
@@ -70,7 +73,7 @@ def train(
             else:
                 failures = _train_here(jobs, device, on_metrics, on_progress)
     if failures:
-        raise ArithmeticError("; ".join(failures))
+        raise TrainingFailedError("; ".join(failures))
     return found
 
 
@@ -98,6 +101,17 @@ def one_thread() -> Generator[None]:
         torch.set_num_threads(before)
 
 
+def _refuse_options(engine: Engine, workers: int | None, device: str) -> None:
+    if engine not in get_args(Engine):
+        raise ValueError(f"engine={engine!r}; choose from {', '.join(get_args(Engine))}.")
+    if engine == "compiled" and not compiler_found():
+        raise ValueError('engine="compiled" needs a C++ compiler, such as g++; use "eager".')
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers={workers}; at least one process has to train.")
+    if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
+        raise ValueError(f'device={device!r} is not to be had here; use "cpu".')
+
+
 def _open(configs: Sequence[RunConfig], root: Path, engine: Engine) -> list[Run]:
     """Every run's folder, after everything that can be refused has been."""
     names = [config.name for config in configs]
@@ -120,8 +134,6 @@ def _open(configs: Sequence[RunConfig], root: Path, engine: Engine) -> list[Run]
 
 
 def _engine(engine: Engine, config: RunConfig) -> str:
-    if engine == "compiled" and not compiler_found():
-        raise ValueError('engine="compiled" needs a C++ compiler, such as g++; use "eager".')
     if engine != "auto":
         return engine
     worth_it = config.n_steps >= WORTH_COMPILING and compiler_found()
@@ -130,8 +142,6 @@ def _engine(engine: Engine, config: RunConfig) -> str:
 
 def _n_workers(runs: Sequence[Run], workers: int | None) -> int:
     if workers is not None:
-        if workers < 1:
-            raise ValueError(f"workers={workers}; at least one process has to train.")
         return workers
     updates = sum(run.config.n_steps for run in runs)
     return (os.cpu_count() or 1) if updates >= WORTH_WORKERS else 1
@@ -154,16 +164,17 @@ def _train_here(
                 on_metrics=on_metrics,
                 on_progress=on_progress,
             )
-        except ArithmeticError as error:
+        except TrainingFailedError as error:
             failures.append(str(error))
     return failures
 
 
 @contextmanager
 def _bar(runs: Sequence[Run], *, shown: bool) -> Generator[OnProgress]:
-    """A progress bar in sequences, with the mean loss; what was done before is not counted."""
+    """A progress bar over updates, with the loss of the fleet that last told of itself."""
     total = sum(run.config.n_steps for run in runs)
-    with tqdm(total=total, unit="update", disable=not (shown and runs)) as bar:
+    done = sum(saved_step(run.folder) for run in runs)
+    with tqdm(total=total, initial=done, unit="update", disable=not (shown and runs)) as bar:
 
         def on_progress(updates: int, loss: float) -> None:
             bar.update(updates)

@@ -11,6 +11,7 @@ from typing import Any, TextIO
 
 from ih_interp.runs import Run
 from ih_interp.training.loop import train_fleet
+from ih_interp.training.state import TrainingFailedError
 from ih_interp.training.train import one_thread
 
 
@@ -46,8 +47,10 @@ def _train(order: dict[str, Any], out: TextIO) -> list[str]:
         train_fleet(
             runs, compiled=order["compiled"], on_metrics=on_metrics, on_progress=on_progress
         )
-    except Exception as error:  # told to the parent, which ends with it
-        return [f"{type(error).__name__}: {error}"]
+    except TrainingFailedError as error:
+        return [str(error)]
+    except Exception as error:  # told to the parent, which goes on with other fleets
+        return [f"{', '.join(order['folders'])}: {type(error).__name__}: {error}"]
     return []
 
 

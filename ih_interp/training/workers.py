@@ -11,10 +11,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 from ih_interp.runs import Run
-from ih_interp.training.loop import OnMetrics, OnProgress, terminate_as_interrupt
+from ih_interp.training.loop import OnMetrics, OnProgress
+from ih_interp.training.signals import terminate_as_interrupt
 
 Message: TypeAlias = dict[str, Any]
 Inbox: TypeAlias = "queue.SimpleQueue[tuple[Worker, Message | None]]"
@@ -32,6 +34,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            start_new_session=True,  # Ctrl-C reaches this process, which stops the workers
         )
         self._reader = threading.Thread(target=self._read, args=(inbox,), daemon=True)
         self._reader.start()
@@ -44,8 +47,9 @@ class Worker:
             "folders": [str(run.folder) for run in job],
             "compiled": job[0].engine == "compiled",
         }
-        self._process.stdin.write(json.dumps(order) + "\n")
-        self._process.stdin.flush()
+        with suppress(BrokenPipeError):  # it is dead, and its end is on its way to the inbox
+            self._process.stdin.write(json.dumps(order) + "\n")
+            self._process.stdin.flush()
 
     def dismiss(self) -> None:
         """No more jobs: the worker ends."""
@@ -68,14 +72,17 @@ class Worker:
         self._reader.join()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
-                pipe.close()
+                with suppress(BrokenPipeError):
+                    pipe.close()
         return status
 
     def _read(self, inbox: Inbox) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            inbox.put((self, json.loads(line)))
-        inbox.put((self, None))
+        try:
+            for line in self._process.stdout:
+                inbox.put((self, json.loads(line)))
+        finally:
+            inbox.put((self, None))
 
 
 def train_in_workers(
@@ -86,17 +93,24 @@ def train_in_workers(
 ) -> list[str]:
     """Train fleets side by side; what went wrong with runs, in words.
 
-    Raises KeyboardInterrupt after SIGINT or SIGTERM, once every worker has saved its state.
+    A worker that dies is replaced while there are jobs, and its runs are named. Raises
+    KeyboardInterrupt after SIGINT or SIGTERM, once every worker has saved its state.
     """
     inbox: Inbox = queue.SimpleQueue()
     waiting = list(jobs)
     runs = {str(run.folder): run for job in jobs for run in job}
-    workers = [Worker(inbox) for _ in range(min(n_workers, len(jobs)))]
+    workers: list[Worker] = []
     failures: list[str] = []
+
+    def start() -> None:
+        worker = Worker(inbox)
+        workers.append(worker)
+        worker.give(waiting.pop(0))
+
     try:
         with terminate_as_interrupt():
-            for worker in workers:
-                worker.give(waiting.pop(0))
+            for _ in range(min(n_workers, len(jobs))):
+                start()
             at_work = len(workers)
             while at_work:
                 worker, message = inbox.get()
@@ -104,6 +118,9 @@ def train_in_workers(
                     at_work -= 1
                     if worker.job:
                         failures.append(_lost(worker))
+                        if waiting:
+                            start()
+                            at_work += 1
                 elif "progress" in message:
                     on_progress(*message["progress"])
                 elif "row" in message:

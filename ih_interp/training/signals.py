@@ -1,0 +1,41 @@
+"""Interrupts that wait for a whole update, and termination that saves like one."""
+
+import signal
+import threading
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def deferred_interrupts() -> Generator[Callable[[], bool]]:
+    """SIGINT and SIGTERM wait until the update is whole; the value says whether one came."""
+    came: list[int] = []
+    with _handling((signal.SIGINT, signal.SIGTERM), came.append):
+        yield lambda: bool(came)
+
+
+@contextmanager
+def terminate_as_interrupt() -> Generator[None]:
+    """SIGTERM, which schedulers send, raises KeyboardInterrupt as Ctrl-C does."""
+
+    def interrupt(number: int) -> None:
+        del number
+        raise KeyboardInterrupt
+
+    with _handling((signal.SIGTERM,), interrupt):
+        yield
+
+
+@contextmanager
+def _handling(numbers: Sequence[int], handle: Callable[[int], Any]) -> Generator[None]:
+    """Handlers for the block; only a main thread may set any, others leave signals alone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = [signal.signal(number, lambda got, _: handle(got)) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
