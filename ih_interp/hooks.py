@@ -215,17 +215,22 @@ def copied_logits(
 def query_logits(
     logits: Logits, hook: HookPoint, *, value: Float[Tensor, "batch label"], gate: Gate = None
 ) -> Logits:
-    """The last row of the logits, the query's, set to a given value."""
+    """The last row of the logits, the query's, set to a given value.
+
+    Where that is masked, a gate g multiplies the label's odds by 1 - g; elsewhere logits are
+    blended.
+    """
     del hook
-    row = blend(logits[:, -1], value, gate)
+    free = logits[:, -1]
+    row = blend(free, value, gate)
+    if gate is not None:
+        row = torch.where(value <= MASKED / 2, _lower_odds(free, gate), row)
     return torch.cat([logits[:, :-1], row[:, None]], dim=1)
 
 
-def shift_to_labels(
-    embedding: Residual,
-) -> Residual:
-    """Every position but the first and the query holds the previous token's embedding instead."""
-    return torch.cat([embedding[:, :1], embedding[:, :-2], embedding[:, -1:]], dim=1)
+def previous_token_input(resid: Residual) -> Residual:
+    """The previous position's vector at every position but the first and the last, the query."""
+    return torch.cat([resid[:, :1], resid[:, :-2], resid[:, -1:]], dim=1)
 
 
 def _rows(
@@ -239,5 +244,14 @@ def _rows(
 def _mask_scores(scores: Scores, chosen: Tensor, gate: Gate) -> Scores:
     if gate is None:
         return torch.where(chosen, torch.full((), MASKED).to(scores), scores)
-    odds = torch.log1p(-torch.as_tensor(gate, dtype=scores.dtype, device=scores.device))
-    return torch.where(chosen, scores + odds.clamp(min=MASKED), scores)
+    return torch.where(chosen, _lower_odds(scores, gate), scores)
+
+
+def _lower_odds(
+    free: Float[Tensor, "*shape"], gate: Float[Tensor, ""] | float
+) -> Float[Tensor, "*shape"]:
+    """Logarithms of odds that are multiplied by 1 - gate; `MASKED` where that is 0."""
+    g = torch.as_tensor(gate, dtype=free.dtype, device=free.device)
+    # The logarithm is never taken of 0, where a gradient would be no number.
+    lowered = free + torch.log1p(-torch.where(g < 1, g, torch.zeros_like(g)))
+    return torch.where(g < 1, lowered, torch.full((), MASKED).to(free))

@@ -91,5 +91,6 @@ def _activation(x: float, name: str) -> float:
     return {
         "relu": max(x, 0.0),
         "gelu": x * (1 + math.erf(x / math.sqrt(2))) / 2,
+        "gelu_new": x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2,
         "silu": x / (1 + math.exp(-x)),
     }[name]

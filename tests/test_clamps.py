@@ -9,6 +9,7 @@ from typing import NamedTuple
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.hook_points import HookPoint
@@ -29,13 +30,16 @@ from ih_interp.clamps import (
     PerfectMatchAndCopy,
     Preserve,
     PreviousTokenAttention,
+    always,
     clamped,
     during,
+    from_level,
     keep_only,
+    ramp,
 )
 from ih_interp.clamps.applied import ORDER
 from ih_interp.clamps.base import HeadClamp
-from ih_interp.evaluation import query_loss
+from ih_interp.evaluation import evaluate
 from ih_interp.exemplars import Exemplars
 from ih_interp.model import ModelConfig, build_model
 from ih_interp.task import FewShotTask, TaskConfig
@@ -59,7 +63,7 @@ EVERY_CLAMP: list[AbstractClamp] = [
     Preserve(what=["patterns"]),
     Preserve(what=["values", "keys", "queries"]),
 ]
-REST = keep_only("L1H3")
+REST = keep_only("L1H3", n_heads=8)
 ALL = frozenset(range(8))
 NONE: frozenset[int] = frozenset()
 
@@ -105,7 +109,7 @@ def gradients_under(
 ) -> dict[str, Tensor]:
     """Of every trained parameter; zeros where nothing reaches it."""
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    loss = query_loss(logits_under(model, given, batch, step)[:, -1], batch.target)
+    loss = cross_entropy(logits_under(model, given, batch, step)[:, -1], batch.target)
     found = torch.autograd.grad(loss, list(trained.values()), materialize_grads=True)
     return dict(zip(trained, found, strict=True))
 
@@ -229,6 +233,40 @@ def test_gate_one_is_the_clamp(clamp, model, batch):
     on = clamp.model_copy(update={"schedule": during(5)})
     clamped_logits = logits_under(model, [clamp], batch)
     assert torch.equal(logits_under(model, [on], batch, step=5), clamped_logits)
+
+
+def under_ramp(
+    model: HookedTransformer, clamp: AbstractClamp, batch: Batch, low: float, high: float
+) -> Tensor:
+    """Probabilities of labels where the gate has gone all the way but for a hundred-thousandth."""
+    given = clamp.model_copy(update={"schedule": ramp(0, 10**5, low=low, high=high)})
+    return logits_under(model, [given], batch, step=10**5 - 1).softmax(dim=-1)
+
+
+@every_clamp
+def test_a_gate_leaves_the_free_model_without_a_jump(clamp, model, batch):
+    free = model(batch.tokens).softmax(dim=-1)
+    assert_close(under_ramp(model, clamp, batch, 1.0, 0.0), free, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    # LayerNorm gives an embedding of any size its full length: only one of exactly 0 has none.
+    "clamp",
+    [clamp for clamp in EVERY_CLAMP if clamp.kind != "ablate_embedding"],
+    ids=str,
+)
+def test_a_gate_reaches_the_clamp_without_a_jump(clamp, model, batch):
+    clamped_fully = logits_under(model, [clamp], batch).softmax(dim=-1)
+    assert_close(under_ramp(model, clamp, batch, 0.0, 1.0), clamped_fully, rtol=0, atol=1e-3)
+
+
+@every_clamp
+@pytest.mark.parametrize("gate", [0.5, 1.0])
+def test_gates_leave_gradients_finite(clamp, gate, model, batch):
+    given = clamp.model_copy(update={"schedule": ramp(0, 1, low=gate, high=gate)})
+    gradients = gradients_under(model, [given], batch, step=0)
+    assert all(gradient.isfinite().all() for gradient in gradients.values())
+    assert any(gradient.any() for gradient in gradients.values())
 
 
 @every_head_clamp
@@ -384,7 +422,8 @@ def literal_layer_one(model: HookedTransformer, batch: Batch, ablated: Sequence[
     """The published code's passes: patterns from shifted inputs, then all else from raw ones."""
     position = model.pos_embed(batch.tokens) if hasattr(model, "pos_embed") else 0.0
     embedding = model.embed(batch.tokens)
-    shifted = torch.stack([embedding[:, i] for i in (0, 0, 1, 2, 4)], dim=1)
+    raw = embedding + position
+    shifted = torch.stack([raw[:, i] for i in (0, 0, 1, 2, 4)], dim=1)
     seen: dict[str, Tensor] = {}
 
     def keep(pattern: Tensor, hook: HookPoint) -> None:
@@ -398,10 +437,8 @@ def literal_layer_one(model: HookedTransformer, batch: Batch, ablated: Sequence[
         return lambda *_, **__: value
 
     place, pattern = "blocks.0.hook_resid_post", "blocks.1.attn.hook_pattern"
-    model.run_with_hooks(
-        batch.tokens, fwd_hooks=[(place, set_to(shifted + position)), (pattern, keep)]
-    )
-    second = [(place, set_to(embedding + position)), (pattern, set_to(seen[pattern]))]
+    model.run_with_hooks(batch.tokens, fwd_hooks=[(place, set_to(shifted)), (pattern, keep)])
+    second = [(place, set_to(raw)), (pattern, set_to(seen[pattern]))]
     return model.run_with_hooks(
         batch.tokens, fwd_hooks=[*second, ("blocks.1.attn.hook_v", silence)]
     )
@@ -424,7 +461,7 @@ def test_layer_one_is_what_two_passes_of_the_published_code_give(config, ablated
     literal = literal_layer_one(model, batch, ablated)
     assert_close(logits_under(model, given, batch), literal)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    loss = query_loss(literal[:, -1], batch.target)
+    loss = cross_entropy(literal[:, -1], batch.target)
     slow = torch.autograd.grad(loss, list(trained.values()), materialize_grads=True)
     fast = gradients_under(model, given, batch)
     assert_close(fast, dict(zip(trained, slow, strict=True)))
@@ -587,7 +624,7 @@ def test_unknown_heads_are_refused(model, batch):
     refused(model, [clamps.match("L1H8")], batch, "There is no head L1H8 in a model of 2 layers")
     refused(model, [clamps.copy("L5H0")], batch, "There is no head L5H0")
     with pytest.raises(ValueError, match="no head L1H9 to keep among 8 heads"):
-        keep_only("L1H9")
+        keep_only("L1H9", n_heads=8)
 
 
 @pytest.mark.parametrize("clamp", [c for c in EVERY_CLAMP if c.needs_batch], ids=str)
@@ -597,9 +634,29 @@ def test_a_clamp_on_sequences_needs_them(clamp, model):
 
 def test_clamps_that_need_no_batch_serve_any_sequences(model, batch):
     clamp = PreviousTokenAttention(heads=["L0H2"])
+    expected = logits_under(model, [clamp], batch)
     with clamped(model, [clamp]):
-        assert torch.equal(model(batch.tokens), logits_under(model, [clamp], batch))
+        assert torch.equal(model(batch.tokens), expected)
         assert model(batch.tokens[:, :3]).shape == (24, 3, 5)
+
+
+@pytest.mark.parametrize(
+    "clamp",
+    [
+        PreviousTokenAttention(heads=["L0H2"], queries="labels"),
+        ForbidPreviousToken(heads=["L0H2"], queries="labels"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("n_tokens", [7, 5, 4])
+def test_label_rows_are_those_of_the_sequences_that_come(clamp, n_tokens, exemplars):
+    model, longest = made(WORLDS["three pairs"], exemplars)
+    tokens = longest.tokens[:, :n_tokens]
+    _, free = model.run_with_cache(tokens)
+    with clamped(model, [clamp]):
+        _, cache = model.run_with_cache(tokens)
+    changed = (cache["pattern", 0] != free["pattern", 0]).any(dim=-1).any(dim=0)[2]
+    assert changed.nonzero().flatten().tolist() == list(range(1, n_tokens - n_tokens % 2, 2))
 
 
 def test_other_sequences_than_the_batch_are_refused_inside(model, batch):
@@ -625,6 +682,30 @@ def test_a_clamp_that_changes_nothing_warns(model, batch):
         model.blocks[0].attn.W_V[1] = 0.0
     with pytest.warns(ClampUnchangedWarning, match=r"ablate_heads\(heads=\['L0H1'\]\) changed"):
         logits_under(model, [AblateHeads(heads=["L0H1"])], batch)
+
+
+def test_a_level_needs_the_metrics(model, batch):
+    waiting = AblateHeads(heads=["L1H0"], schedule=from_level(below=0.5))
+    words = "waits for loss on train to cross a level: pass the metrics"
+    with pytest.raises(ValueError, match=words), clamped(model, [waiting], batch, step=3):
+        pytest.fail("entered")
+    with pytest.raises(ValueError, match=words):
+        evaluate(model, batch, [waiting], step=3)
+    rows = [{"step": 2, "split": "train", "loss": 0.4}]
+    ablated = evaluate(model, batch, [AblateHeads(heads=["L1H0"])]).loss
+    assert torch.equal(evaluate(model, batch, [waiting], step=3, metrics=rows).loss, ablated)
+    free = evaluate(model, batch).loss
+    assert torch.equal(evaluate(model, batch, [waiting], step=2, metrics=rows).loss, free)
+
+
+def test_only_clamps_that_are_not_always_on_are_scheduled():
+    assert not AblateHeads(heads=["L0H0"]).is_scheduled
+    assert not AblateHeads(heads=["L0H0"], schedule=always()).is_scheduled
+    assert AblateHeads(heads=["L0H0"], schedule=during(0)).is_scheduled
+
+
+def test_clamps_that_read_no_file_are_pinned_as_they_are():
+    assert all(clamp.pinned() is clamp for clamp in EVERY_CLAMP)
 
 
 def test_a_schedule_needs_the_step(model, batch):

@@ -24,11 +24,14 @@ from ih_interp.clamps import (
     PerfectMatchAndCopy,
     Preserve,
     PreviousTokenAttention,
+    Setting,
     Shape,
     clamped,
     keep_only,
 )
+from ih_interp.clamps.active import active
 from ih_interp.clamps.conflicts import refuse_conflicts
+from ih_interp.model import ModelConfig, build_model
 
 SHAPE = Shape(n_layers=3, n_heads=8)
 
@@ -178,7 +181,7 @@ def test_a_refusal_comes_before_anything_runs(model, batch):
     assert seen == []
 
 
-REST = AblateHeads(heads=keep_only("L1H3"))
+REST = AblateHeads(heads=keep_only("L1H3", n_heads=8))
 TOGETHER: dict[str, list[AbstractClamp]] = {
     "the direct path removed": [
         Preserve(what=["patterns", "values"]),
@@ -222,7 +225,7 @@ TOGETHER: dict[str, list[AbstractClamp]] = {
     "layer one, one head": [PerfectLayerOne(), REST],
     "layer one and copy": [PerfectLayerOne(), CopyFromAttention(head="L1H3")],
     "layer one and match": [PerfectLayerOne(), InductionAttention(heads=["L1H3"])],
-    "A alone, one head": [PerfectMatchAndCopy(), AblateHeads(heads=keep_only("L0H2"))],
+    "A alone, one head": [PerfectMatchAndCopy(), AblateHeads(heads=keep_only("L0H2", n_heads=8))],
     "an embedding only for patterns": [
         Preserve(what=["patterns", "values"]),
         AblateEmbedding(),
@@ -283,3 +286,114 @@ def test_missing_runs_are_refused_before_conflicts(model, batch, tmp_path: Path)
     graft = GraftIn(run=str(tmp_path / "gone"), step=0, layer=0)
     with pytest.raises(FileNotFoundError, match="no run at"), clamped(model, [graft], batch):
         pass
+
+
+# Blocks inside blocks
+
+
+@pytest.mark.parametrize("case", TOGETHER)
+def test_nested_blocks_are_one_block_or_refused(case, model, batch):
+    with clamped(model, TOGETHER[case], batch):
+        expected = model(batch.tokens)
+    entered = 0
+    for first, *others in itertools.permutations(TOGETHER[case]):
+        with clamped(model, [first], batch):
+            try:
+                with clamped(model, others, batch):
+                    entered += 1
+                    assert torch.equal(model(batch.tokens), expected)
+            except ValueError as refusal:
+                assert "give both to one clamped()" in str(refusal)  # noqa: PT017
+                with clamped(model, [], batch):
+                    model(batch.tokens)
+    assert entered
+
+
+NESTED = [
+    pytest.param(one, other, words, id=f"{one.kind}, {other.kind}")
+    for one, other, words in REFUSED
+    if not {"graft_in", "graft_out"} & {one.kind, other.kind}
+]
+
+
+@pytest.mark.parametrize(("one", "other", "words"), NESTED)
+def test_an_inner_block_is_refused_in_the_same_words(one, other, words, task, batch):
+    model = build_model(task, ModelConfig(n_layers=3))
+    for outer, inner in ((one, other), (other, one)):
+        with clamped(model, [outer], batch):
+            before = model(batch.tokens)
+            with pytest.raises(ValueError, match=words), clamped(model, [inner], batch):
+                pytest.fail("entered")
+            assert torch.equal(model(batch.tokens), before)
+
+
+def test_an_inner_block_preserves_what_no_block_has_clamped(model, batch):
+    _, free = model.run_with_cache(batch.tokens)
+    ablate, preserve = AblateHeads(heads=["L0H2"]), Preserve(what=["patterns"])
+    with clamped(model, [ablate], batch):
+        _, ablated = model.run_with_cache(batch.tokens)
+        with clamped(model, [preserve], batch):
+            _, cache = model.run_with_cache(batch.tokens)
+        _, after = model.run_with_cache(batch.tokens)
+    assert torch.equal(cache["pattern", 1], free["pattern", 1])
+    assert not torch.equal(cache["pattern", 1], ablated["pattern", 1])
+    assert torch.equal(after["pattern", 1], ablated["pattern", 1])
+
+
+def test_a_pass_that_an_inner_block_reads_does_not_count_as_one_of_the_outer(model, batch):
+    def only_enter_inside() -> None:
+        with clamped(model, [AblateHeads(heads=["L0H2"])], batch):
+            Preserve(what=["patterns"]).hooks(Setting(model, batch))
+
+    with pytest.raises(ValueError, match="never fired"):
+        only_enter_inside()
+
+
+def test_hooks_of_one_point_keep_their_order(model, batch):
+    ablate, preserve = AblateHeads(heads=["L0H2"]), Preserve(what=["values"])
+    words = (
+        r"preserve\(what=\['values'\]\) comes before ablate_heads\(heads=\['L0H2'\]\), which is "
+        r"on the model already, at blocks\.0\.attn\.hook_v; give both to one clamped\(\)"
+    )
+    with clamped(model, [ablate], batch):
+        with pytest.raises(ValueError, match=words), clamped(model, [preserve], batch):
+            pytest.fail("entered")
+        model(batch.tokens)
+
+
+def test_leaving_by_an_error_forgets_the_clamps_of_that_block_only(model, batch):
+    outer, inner = AblateHeads(heads=["L0H2"]), AblateHeads(heads=["L1H3"])
+
+    def fail() -> None:
+        with clamped(model, [inner], batch):
+            raise ZeroDivisionError
+
+    with clamped(model, [outer], batch):
+        with pytest.raises(ZeroDivisionError):
+            fail()
+        with clamped(model, [inner], batch):
+            model(batch.tokens)
+        with pytest.raises(ValueError, match="v of L0H2"), clamped(model, [outer], batch):
+            pytest.fail("entered")
+    with clamped(model, [outer, inner], batch):
+        model(batch.tokens)
+
+
+def test_blocks_on_two_models_know_nothing_of_each_other(model, task, batch):
+    ablate, other = AblateHeads(heads=["L0H2"]), build_model(task, seed=6)
+    with clamped(other, [ablate], batch):
+        alone = other(batch.tokens)
+    with clamped(model, [ablate], batch), clamped(other, [ablate], batch):
+        model(batch.tokens)
+        assert torch.equal(other(batch.tokens), alone)
+
+
+def test_blocks_without_clamps_may_be_nested_too(model, batch):
+    ablate = AblateHeads(heads=["L1H0"])
+    with clamped(model, [], batch), clamped(model, [], batch):
+        assert active(model) == ()
+    with clamped(model, [ablate], batch):
+        with clamped(model, [], batch):
+            assert [one.clamp for one in active(model)] == [ablate]
+        model(batch.tokens)
+    assert active(model) == ()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
@@ -23,7 +24,6 @@ from ih_interp.clamps import (
     from_level,
 )
 from ih_interp.config import RunConfig
-from ih_interp.evaluation import query_loss
 from ih_interp.exemplars import Exemplars
 from ih_interp.model import ModelConfig, build_model
 from ih_interp.runs import create_run
@@ -80,7 +80,7 @@ def gradients_under(
     model: HookedTransformer, given: Sequence[AbstractClamp], batch: Batch
 ) -> dict[str, Tensor]:
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    loss = query_loss(logits_under(model, given, batch)[:, -1], batch.target)
+    loss = cross_entropy(logits_under(model, given, batch)[:, -1], batch.target)
     found = torch.autograd.grad(loss, list(trained.values()), materialize_grads=True)
     return dict(zip(trained, found, strict=True))
 
@@ -179,6 +179,15 @@ def test_clamps_of_the_source_act_in_their_order_not_in_that_of_its_config(
     assert torch.equal(logits_under(model, [graft], batch), expected)
 
 
+def test_sequences_that_the_sources_clamps_refuse_are_refused(tmp_path, task, model):
+    run = clamped_run(tmp_path / "run", task, clamps.match("L0H3"))
+    class_index, label = torch.tensor([[0, 1, 0]]), torch.tensor([[2, 2, 2]])
+    lonely = task.batch(class_index, torch.zeros_like(class_index), label)
+    graft = GraftIn(run=run, step=STEP, layer=0)
+    with pytest.raises(ValueError, match="sequence 0 has 2 correct of 2"):
+        logits_under(model, [graft], lonely)
+
+
 @pytest.mark.parametrize(("start", "on"), [(STEP, True), (STEP + 1, False)])
 def test_schedules_of_the_source_stand_where_its_checkpoint_does(
     start, on, tmp_path, task, source, model, batch
@@ -202,6 +211,13 @@ def test_a_sources_from_level_reads_its_own_metrics(tmp_path, task, source, mode
     assert torch.equal(logits_under(model, [graft], batch), model(below, start_at_layer=1))
 
 
+def test_a_sources_from_level_is_not_off_because_its_metrics_are_gone(tmp_path, task, model, batch):
+    late = AblateHeads(heads=["L0H5"], schedule=from_level(below=0.5))
+    run = clamped_run(tmp_path / "run", task, late)
+    with pytest.raises(ValueError, match="waits for loss on train to cross a level"):
+        logits_under(model, [GraftIn(run=run, step=STEP, layer=0)], batch)
+
+
 def test_a_source_may_have_been_grafted_itself(tmp_path, task, source, model, batch):
     first = write_run(tmp_path / "first", task)
     own = GraftIn(run=first, step=STEP, layer=0)
@@ -219,6 +235,67 @@ def test_a_checkpoint_written_anew_is_read_anew(run, model, batch):
     weights, facts = store.load_tensors(path)
     store.save_tensors(path, {name: 2 * tensor for name, tensor in weights.items()}, facts)
     assert not torch.allclose(logits_under(model, [graft], batch), before)
+
+
+@pytest.mark.parametrize("kind", [GraftIn, GraftOut])
+def test_a_source_goes_where_the_model_is(kind, run, model):
+    graft = kind(run=run, step=STEP, layer=0)
+    for device in ("cpu", "meta"):  # which stands for any other device
+        there = graft.source(model.to(device, print_details=False)).model
+        assert {t.device.type for t in [*there.parameters(), *there.buffers()]} == {device}
+
+
+# Digests
+
+
+@pytest.mark.parametrize("kind", [GraftIn, GraftOut])
+class TestDigests:
+    def test_a_pinned_graft_is_the_same_graft_and_says_of_which_weights(
+        self, kind, run, model, batch
+    ):
+        graft = kind(run=run, step=STEP, layer=0)
+        pinned = graft.pinned()
+        weights, facts = store.load_tensors(store.checkpoint_path(Path(run), STEP))
+        assert pinned.sha256 == store.digest_of(weights, facts)
+        assert graft.sha256 is None
+        assert pinned.pinned() == pinned
+        assert clamps.parse(clamps.dump([pinned])) == (pinned,)
+        expected = logits_under(model, [graft], batch)
+        assert torch.equal(logits_under(model, [pinned], batch), expected)
+
+    def test_other_weights_than_the_pinned_ones_are_refused(self, kind, run, model, batch):
+        pinned = kind(run=run, step=STEP, layer=0).pinned()
+        path = store.checkpoint_path(Path(run), STEP)
+        weights, facts = store.load_tensors(path)
+        store.save_tensors(path, {name: 2 * tensor for name, tensor in weights.items()}, facts)
+        words = rf"Step 3 of .*run has the digest [0-9a-f]{{64}}, and {pinned.sha256} is to be graf"
+        with pytest.raises(ValueError, match=words):
+            logits_under(model, [pinned], batch)
+        with pytest.raises(ValueError, match=words):
+            pinned.pinned()
+
+    def test_what_cannot_be_read_cannot_be_pinned(self, kind, run):
+        with pytest.raises(FileNotFoundError, match=r"no checkpoint at step 4; it has \[3\]"):
+            kind(run=run, step=4, layer=0).pinned()
+
+
+def test_a_source_that_was_grafted_itself_keeps_to_its_weights(tmp_path, task, model, batch):
+    first = write_run(tmp_path / "first", task)
+    own = GraftIn(run=first, step=STEP, layer=0).pinned()
+    second = clamped_run(tmp_path / "second", task, own)
+    path = store.checkpoint_path(Path(first), STEP)
+    weights, facts = store.load_tensors(path)
+    store.save_tensors(path, {name: 2 * tensor for name, tensor in weights.items()}, facts)
+    with pytest.raises(ValueError, match=f"{own.sha256} is to be grafted"):
+        logits_under(model, [GraftIn(run=second, step=STEP, layer=1)], batch)
+
+
+def test_exemplars_are_hashed_for_a_graft_only(run, batch):
+    exemplars = Exemplars.gaussian(n_classes=30, n_exemplars=3, n_features=16)
+    model = build_model(FewShotTask(exemplars, TaskConfig(n_train_classes=12)))
+    assert "sha256" not in vars(exemplars)
+    logits_under(model, [GraftIn(run=run, step=STEP, layer=0)], batch)
+    assert "sha256" in vars(exemplars)
 
 
 def test_a_deeper_source_lends_its_lower_layers(tmp_path, task, model, batch):
@@ -246,7 +323,7 @@ def test_gradient_passes_through_a_graft_out(run, source, model, batch):
     for name, gradient in gradients.items():
         above = name.startswith(("blocks.1.", "ln_final.", "unembed."))
         assert bool(gradient.any()) != above, name
-    loss = query_loss(source(residual(model, batch, 0), start_at_layer=1)[:, -1], batch.target)
+    loss = cross_entropy(source(residual(model, batch, 0), start_at_layer=1)[:, -1], batch.target)
     literal = torch.autograd.grad(loss, [model.embed.W_in, model.blocks[0].attn.W_Q])
     assert_close((gradients["embed.W_in"], gradients["blocks.0.attn.W_Q"]), literal)
 
@@ -254,8 +331,8 @@ def test_gradient_passes_through_a_graft_out(run, source, model, batch):
 @pytest.mark.parametrize("kind", [GraftIn, GraftOut])
 def test_no_gradient_reaches_the_source(kind, run, source, model, batch):
     graft = kind(run=run, step=STEP, layer=0)
-    query_loss(logits_under(model, [graft], batch)[:, -1], batch.target).backward()
-    frozen = graft.source(clamps.Setting(model, batch)).model
+    cross_entropy(logits_under(model, [graft], batch)[:, -1], batch.target).backward()
+    frozen = graft.source(model).model
     assert not any(p.requires_grad or p.grad is not None for p in frozen.parameters())
     assert_close(frozen.blocks[1].attn.W_Q, source.blocks[1].attn.W_Q.detach(), rtol=0, atol=0)
 
@@ -283,6 +360,45 @@ class TestRefusals:
         path = store.checkpoint_path(Path(run), STEP)
         os.truncate(path, 1_000)
         self.refused(kind(run=run, step=STEP, layer=0), model, batch, "or it is cut short")
+
+    def test_a_checkpoint_of_another_run(self, kind, model, batch, run, task, tmp_path):
+        other = write_run(tmp_path / "other", task, RunConfig(clamps=(Preserve(what=["keys"]),)))
+        path = store.checkpoint_path(Path(run), STEP)
+        path.write_bytes(store.checkpoint_path(Path(other), STEP).read_bytes())
+        words = (
+            r"00000003\.safetensors belongs to run \w{12} at step 3, not to \w{12} at step 3; it"
+        )
+        self.refused(kind(run=run, step=STEP, layer=0), model, batch, words)
+
+    def test_a_checkpoint_of_another_step(self, kind, model, batch, run):
+        path = store.checkpoint_path(Path(run), STEP)
+        path.rename(store.checkpoint_path(Path(run), 4))
+        words = r"00000004\.safetensors belongs to run \w{12} at step 3, not to \w{12} at step 4"
+        self.refused(kind(run=run, step=4, layer=0), model, batch, words)
+
+    @pytest.mark.parametrize("change", ["missing", "surplus"])
+    def test_other_names(self, kind, model, batch, run, change):
+        path = store.checkpoint_path(Path(run), STEP)
+        weights, facts = store.load_tensors(path)
+        if change == "missing":
+            del weights["blocks.1.ln1.b"]
+        else:
+            weights["blocks.1.attn.b_Q"] = torch.ones(8, 8)
+        store.save_tensors(path, weights, facts)
+        name = "blocks.1.ln1.b" if change == "missing" else "blocks.1.attn.b_Q"
+        words = f"do not have the same weights: {name} are in one of them only"
+        self.refused(kind(run=run, step=STEP, layer=0), model, batch, words)
+
+    def test_a_folder_of_another_format(self, kind, model, batch, run):
+        path = Path(run) / store.CONFIG
+        path.write_text(path.read_text().replace('"format": 1', '"format": 99'))
+        words = "has format 99; this version grafts 1"
+        self.refused(kind(run=run, step=STEP, layer=0), model, batch, words)
+
+    def test_a_model_that_does_not_know_its_exemplars(self, kind, model, batch, run):
+        model.embed.exemplars = None
+        words = "this model does not say which it embeds: make it with build_model"
+        self.refused(kind(run=run, step=STEP, layer=0), model, batch, words)
 
     def test_no_such_layer(self, kind, model, batch, run):
         words = "layer=2, but the model has 2 layers, from 0"
@@ -328,7 +444,7 @@ class TestRefusals:
         cfg = HookedTransformerConfig(
             n_layers=2, d_model=64, n_ctx=5, d_head=8, n_heads=8, d_vocab=95, attn_only=True
         )
-        words = "A graft needs a few-shot model, as build_model makes them"
+        words = "needs a few-shot model, as build_model makes them"
         self.refused(kind(run=run, step=STEP, layer=0), HookedTransformer(cfg), batch, words)
 
 

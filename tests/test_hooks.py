@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 import torch
 from torch import Tensor, tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing import assert_close
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.hook_points import HookPoint
@@ -209,8 +210,44 @@ def test_query_logits_sets_the_last_row():
     assert logits[0, -1].tolist() == [5, 5.5, 6, 6.5, 7]
 
 
-def test_shift_to_labels_is_the_published_input():
-    assert hooks.shift_to_labels(RESIDUAL).flatten().tolist() == [1, 1, 2, 3, 5]
+MASKED_VALUE = tensor([[9.0, hooks.MASKED, 7.0, hooks.MASKED, 5.0]])
+
+
+def test_a_gate_lowers_the_odds_of_masked_labels_and_blends_the_others():
+    logits = hooks.query_logits(LOGITS, HOOK, value=MASKED_VALUE, gate=0.5)
+    half = math.log(0.5)  # free are 10, 11, 12, 13, 14
+    assert_close(logits[0, -1], tensor([9.5, 11 + half, 9.5, 13 + half, 9.5]))
+    assert torch.equal(logits[:, :-1], LOGITS[:, :-1])
+
+
+def test_masked_labels_are_masked_exactly_at_gate_one_and_free_at_zero():
+    clamped = hooks.query_logits(LOGITS, HOOK, value=MASKED_VALUE, gate=tensor(1.0))
+    assert torch.equal(clamped[:, -1], MASKED_VALUE)
+    assert torch.equal(hooks.query_logits(LOGITS, HOOK, value=MASKED_VALUE, gate=0.0), LOGITS)
+
+
+@pytest.mark.parametrize("at", [0.0, 0.5, 1.0])
+def test_masked_labels_give_no_nan_in_gradients(at):
+    gate, free, value = (t.clone().requires_grad_() for t in (tensor(at), LOGITS, MASKED_VALUE))
+    hooks.query_logits(free, HOOK, value=value, gate=gate)[:, -1].softmax(dim=-1)[0, 0].backward()
+    for gradient in (gate.grad, free.grad, value.grad):
+        assert gradient is not None
+        assert gradient.isfinite().all()
+
+
+def test_a_gate_on_masked_labels_can_be_traced_and_mapped():
+    def clamp(gate: Tensor) -> Tensor:
+        return hooks.query_logits(LOGITS, HOOK, value=MASKED_VALUE, gate=gate)
+
+    gates = tensor([0.0, 0.25, 1.0])
+    expected = torch.stack([clamp(gate) for gate in gates])
+    assert torch.equal(torch.func.vmap(clamp)(gates), expected)
+    traced = make_fx(torch.func.vmap(clamp))(tensor([0.5, 0.5, 0.5]))
+    assert torch.equal(traced(gates), expected)
+
+
+def test_the_previous_tokens_input_is_the_published_one():
+    assert hooks.previous_token_input(RESIDUAL).flatten().tolist() == [1, 1, 2, 3, 5]
 
 
 def test_constants_carry_no_gradient_and_given_values_theirs():

@@ -4,8 +4,9 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from ih_interp import clamps
-from ih_interp.clamps import Always, during, from_level, pulses, ramp
-from ih_interp.clamps.schedules import Schedule
+from ih_interp.clamps import Always, always, during, from_level, pulses, ramp
+from ih_interp.clamps.schedules import FromLevel, Schedule
+from ih_interp.evaluation import METRICS, QueryMetrics
 
 ROWS = [
     {"step": step, "split": split, "loss": loss, "accuracy": 1 - loss}
@@ -18,7 +19,7 @@ ROWS = [
     ]
 ]
 EVERY_SCHEDULE = [
-    Always(),
+    always(),
     during(3),
     during(stop=4),
     during(2, 5),
@@ -43,8 +44,10 @@ def gates(schedule: Schedule, steps: int) -> list[float]:
         (during(stop=2), [1, 1, 0, 0]),
         (during(1, 3), [0, 1, 1, 0]),
         (pulses(4), [1, 1, 0, 0, 1, 1, 0, 0]),
-        (pulses(5, duty=0.3), [1, 1, 0, 0, 0, 1]),  # 1.5 updates: the second has begun
+        (pulses(5, duty=0.3), [1, 1, 0, 0, 0, 1]),  # 1.5 updates, rounded
         (pulses(3, duty=1.0), [1, 1, 1, 1]),
+        (pulses(3, duty=0.01), [1, 0, 0, 1, 0, 0]),  # one at least
+        (pulses(10, duty=0.3), [1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 1]),
         (ramp(1, 5), [0, 0, 0.25, 0.5, 0.75, 1, 1]),
         (ramp(0, 2, low=1.0, high=0.5), [1, 0.75, 0.5, 0.5]),
     ],
@@ -70,10 +73,10 @@ def test_a_schedule_is_json(schedule):
 @pytest.mark.parametrize(
     ("schedule", "first"),
     [
-        (from_level(below=0.5), 20),  # 0.5 itself is not below
-        (from_level(below=0.95), 0),
-        (from_level("accuracy", above=0.45), 10),
-        (from_level(split="test_relabel", below=0.5), 0),
+        (from_level(below=0.5), 21),  # 0.5 itself is not below
+        (from_level(below=0.95), 1),
+        (from_level("accuracy", above=0.45), 11),
+        (from_level(split="test_relabel", below=0.5), 1),
         (from_level(below=0.2), None),  # only the other split was ever there
     ],
     ids=str,
@@ -87,9 +90,27 @@ def test_from_level_waits_for_the_first_evaluation():
     assert from_level(below=1e9).gate(100, []) == 0
 
 
-def test_from_level_refuses_a_metric_that_nobody_measures():
-    with pytest.raises(ValueError, match=r"no metric 'los'; choose from \['accuracy', 'loss'"):
-        from_level("los", below=0.5).gate(10, ROWS)
+@pytest.mark.parametrize("step", range(35))
+def test_an_evaluation_and_the_update_after_it_have_one_gate(step):
+    """The evaluation at a step cannot see its own rows yet; the update can, and does not look."""
+    schedule = from_level(below=0.5)
+    before = [row for row in ROWS if row["step"] < step]
+    assert schedule.gate(step, before) == schedule.gate(step, ROWS)
+
+
+def test_from_level_needs_the_metrics():
+    with pytest.raises(ValueError, match="waits for loss on train to cross a level: pass the met"):
+        from_level(below=0.5).gate(10)
+
+
+def test_from_level_refuses_a_split_that_its_run_does_not_measure():
+    schedule = from_level(split="other_exemplars", below=0.5)
+    with pytest.raises(ValueError, match=r"does not measure; choose from test_relabel, train\."):
+        schedule.gate(10, ROWS)
+
+
+def test_levels_are_of_what_is_measured():
+    assert QueryMetrics._fields == METRICS
 
 
 @pytest.mark.parametrize(
@@ -103,6 +124,8 @@ def test_from_level_refuses_a_metric_that_nobody_measures():
         (lambda: ramp(6, 2), "stop=2 must come after start=6"),
         (lambda: ramp(0, 2, high=1.1), "less than or equal to 1"),
         (lambda: ramp(0, 2, low=float("nan")), "finite"),
+        (lambda: FromLevel(metric="los", below=0.5), "metric\n.*'loss', 'accuracy'"),
+        (lambda: FromLevel(split="tests", below=0.5), "split\n.*'train', 'test_exemplars'"),
         (lambda: from_level(), "exactly one of below and above"),
         (lambda: from_level(below=1.0, above=2.0), "exactly one of below and above"),
     ],

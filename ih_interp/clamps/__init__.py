@@ -28,6 +28,7 @@ from ih_interp.clamps.base import (
     AbstractClamp as AbstractClamp,
     Setting as Setting,
     Shape as Shape,
+    Site as Site,
     keep_only as keep_only,
 )
 from ih_interp.clamps.circuits import (
@@ -45,6 +46,7 @@ from ih_interp.clamps.grafts import GraftIn as GraftIn, GraftOut as GraftOut
 from ih_interp.clamps.preserve import Preserve as Preserve
 from ih_interp.clamps.schedules import (
     Always as Always,
+    always as always,
     during as during,
     from_level as from_level,
     pulses as pulses,
@@ -83,12 +85,14 @@ def parse(values: Iterable[Mapping[str, Any] | AbstractClamp]) -> tuple[Abstract
 
     Raises ValueError that names the clamp, the field, the value and what was expected.
     """
+    if isinstance(values, Mapping | AbstractClamp):
+        raise ValueError(f"parse reads a list of clamps and one came alone; write [{values!r}].")
     return tuple(_parse_one(number, value) for number, value in enumerate(values))
 
 
 def dump(clamps: Iterable[AbstractClamp]) -> list[dict[str, Any]]:
     """The JSON values that `parse` reads back as equal clamps."""
-    return [clamp.model_dump(mode="json", exclude_defaults=False) for clamp in clamps]
+    return [clamp.model_dump(mode="json") for clamp in clamps]
 
 
 def _parse_one(number: int, value: Mapping[str, Any] | AbstractClamp) -> AbstractClamp:

@@ -1,5 +1,6 @@
 """Putting clamps on a model for one batch, and taking them off again."""
 
+import itertools
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -10,9 +11,10 @@ import torch
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from ih_interp.clamps.active import Active, activated, active, is_paused
 from ih_interp.clamps.base import AbstractClamp, Hook, HookFunction, Setting, Shape
 from ih_interp.clamps.conflicts import refuse_conflicts
-from ih_interp.clamps.schedules import Always, Metrics
+from ih_interp.clamps.schedules import Metrics
 from ih_interp.types import Batch
 
 ORDER = (
@@ -61,29 +63,36 @@ def clamped(
     batch: Batch | None = None,
     *,
     step: int | None = None,
-    metrics: Metrics = (),
+    metrics: Metrics | None = None,
 ) -> Generator[HookedTransformer]:
     """Run `model` on `batch.tokens` under clamps inside this block; leaving it restores the model.
 
-    Gradients flow. Hooks of others stay, and caches made inside see clamped values. `step` (and
-    `metrics`, for `from_level`) place clamps with a schedule in time. Passes that a clamp reads
-    from run first, without the clamps.
+    Gradients flow. Hooks of others stay, and caches made inside see clamped values. `step` places
+    clamps with a schedule in time; `from_level` also reads `metrics`, the rows of a run's metrics,
+    `run.metrics.to_dict("records")`. Passes that a clamp reads from run first, without any clamps.
+    Blocks may be nested, and then act as one block with the clamps of all.
 
     Raises ValueError, before anything is changed, for heads or layers that the model lacks, clamps
-    that set the same thing or make each other void, a missing batch or step; during the block for
-    other sequences than the batch's; at its end for a clamp whose hooks never fired. Warns
-    (`ClampUnchangedWarning`) of a clamp that changed nothing.
+    that set the same thing or make each other void, in this block and those around it, a missing
+    batch, step or metrics; during the block for other sequences than the batch's; at its end for a
+    clamp whose hooks never fired. Warns (`ClampUnchangedWarning`) of a clamp that changed nothing.
     """
-    check(model, clamps)
+    outer = active(model)
+    check(model, [*(one.clamp for one in outer), *clamps])
     clamps = in_order(clamps)
     if batch is not None:
         _check_batch(model, clamps, batch)
-    watches = [_Watch(clamp, _hooks_at(clamp, model, batch, step, metrics)) for clamp in clamps]
+    watches = [
+        _Watch(model, clamp, _hooks_at(clamp, model, batch, step, metrics)) for clamp in clamps
+    ]
+    inner = [Active(watch.clamp, frozenset(name for name, _ in watch.given)) for watch in watches]
+    _refuse_wrong_order(outer, inner)
     with ExitStack() as stack:
         if batch is not None and any(clamp.needs_batch for clamp in clamps):
             handle = model.embed.register_forward_pre_hook(_same_tokens_as(batch))
             stack.callback(handle.remove)
         stack.enter_context(model.hooks(fwd_hooks=[h for watch in watches for h in watch.hooks]))
+        stack.enter_context(activated(model, inner))
         yield model
     for watch in watches:
         watch.report()
@@ -94,31 +103,34 @@ def _hooks_at(
     model: HookedTransformer,
     batch: Batch | None,
     step: int | None,
-    metrics: Metrics,
+    metrics: Metrics | None,
 ) -> list[Hook]:
     gate: float | None = None
-    if not isinstance(clamp.schedule, Always):
+    if clamp.is_scheduled:
         if step is None:
             raise ValueError(f"{clamp} has a schedule: pass the step to clamped().")
         gate = clamp.schedule.gate(step, metrics)
     return clamp.hooks(Setting(model, batch, clamp.tensors(Shape.of(model)), gate))
 
 
+def _refuse_wrong_order(outer: Sequence[Active], inner: Sequence[Active]) -> None:
+    """Hooks of an outer block come first: refuse what one block would have put before them."""
+    for early, late in itertools.product(inner, outer):
+        shared = sorted(early.points & late.points)
+        if shared and in_order([late.clamp, early.clamp])[0] is early.clamp:
+            raise ValueError(
+                f"{early.clamp} comes before {late.clamp}, which is on the model already, at "
+                f"{shared[0]}; give both to one clamped()."
+            )
+
+
 def _check_batch(model: HookedTransformer, clamps: Sequence[AbstractClamp], batch: Batch) -> None:
-    for clamp in clamps:
-        if clamp.kind == "induction_attention":
-            correct = batch.correct.sum(dim=1)
-            lonely = ((correct == 0) | (correct == batch.layout.n_pairs)).nonzero()
-            if len(lonely):
-                raise ValueError(
-                    f"{clamp} needs a correct label and another one in every context; "
-                    f"sequence {int(lonely[0])} has {int(correct[lonely[0]])} correct "
-                    f"of {batch.layout.n_pairs}."
-                )
     if batch.layout.n_positions > model.cfg.n_ctx:
         raise ValueError(
             f"Sequences have {batch.layout.n_positions} tokens; the model takes {model.cfg.n_ctx}."
         )
+    for clamp in clamps:
+        clamp.refuse_batch(batch)
 
 
 def _same_tokens_as(batch: Batch) -> Callable[[torch.nn.Module, tuple[Any, ...]], None]:
@@ -138,6 +150,7 @@ def _same_tokens_as(batch: Batch) -> Callable[[torch.nn.Module, tuple[Any, ...]]
 class _Watch:
     """Whether a clamp's hooks fired, and whether any of them changed its activation."""
 
+    model: HookedTransformer
     clamp: AbstractClamp
     given: list[Hook]
 
@@ -151,6 +164,8 @@ class _Watch:
 
     def _watched(self, name: str, function: HookFunction) -> HookFunction:
         def watched(activation: Tensor, hook: Any) -> Tensor | None:
+            if is_paused(self.model):
+                return None
             result = function(activation, hook=hook)
             self.fired.add(name)
             if result is not None and not self.changed:
@@ -167,8 +182,7 @@ class _Watch:
                 f"{self.clamp} never fired: no pass inside clamped() reached {', '.join(silent)}. "
                 "Run the whole model inside the block, or drop the clamp."
             )
-        off = isinstance(self.clamp.schedule, Always) is False
-        if not self.changed and not off:
+        if not self.changed and not self.clamp.is_scheduled:
             warnings.warn(
                 f"{self.clamp} changed nothing: what it set was so already.",
                 ClampUnchangedWarning,

@@ -1,6 +1,6 @@
 """Clamps that set where heads attend: on the pattern, or on the scores before the softmax."""
 
-from functools import partial
+from abc import abstractmethod
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from ih_interp import hooks
-from ih_interp.clamps.base import ROLES, Claim, HeadClamp, Hook, Role, Setting, Shape, rows_of
-from ih_interp.types import Batch
+from ih_interp.clamps.base import ROLES, HeadClamp, Hook, HookFunction, Role, Setting, Shape, Site
+from ih_interp.types import Batch, Layout
 
 Queries: TypeAlias = Literal["all", "labels"]
 """Rows that a clamp sets: all of them, or those of the labels, which the circuit uses."""
@@ -26,11 +26,16 @@ class PreviousTokenClamp(HeadClamp):
     def rows(self) -> tuple[Role, ...]:
         return ROLES if self.queries == "all" else ("labels",)
 
-    def positions(self, setting: Setting) -> list[int] | None:
-        """The rows as positions; None is all of them, in sequences of any kind."""
+    def on_rows(self, function: HookFunction) -> HookFunction:
+        """The hook function on the rows that the clamp sets, in sequences of any length."""
         if self.queries == "all":
-            return None
-        return rows_of(self.rows, setting.sequences.layout)
+            return function
+
+        def on_labels(activation: Tensor, hook: Any, **given: Any) -> Tensor | None:
+            labels = Layout(n_pairs=activation.shape[-2] // 2).labels
+            return function(activation, hook, rows=labels, **given)
+
+        return on_labels
 
 
 class PreviousTokenAttention(PreviousTokenClamp):
@@ -39,27 +44,20 @@ class PreviousTokenAttention(PreviousTokenClamp):
     kind: Literal["previous_token_attention"] = "previous_token_attention"
     strength: float = Field(default=1.0, ge=0, le=1)
 
-    def claims(self, shape: Shape) -> frozenset[Claim]:
+    def sites(self, shape: Shape) -> frozenset[Site]:
         del shape
-        return self.head_claims("pattern", self.rows)
+        return self.head_sites("pattern", self.rows)
 
     def tensors(self, shape: Shape) -> dict[str, Tensor]:
         return super().tensors(shape) | {"strength": torch.tensor(self.strength)}
 
     def hooks(self, setting: Setting) -> list[Hook]:
-        return [
-            (
-                f"blocks.{layer}.attn.hook_pattern",
-                partial(
-                    hooks.previous_token_attention,
-                    heads=setting.tensors["heads"][layer],
-                    strength=setting.tensors["strength"],
-                    rows=self.positions(setting),
-                    gate=setting.gate,
-                ),
-            )
-            for layer in self.layers
-        ]
+        return self.at_each_layer(
+            setting,
+            "hook_pattern",
+            self.on_rows(hooks.previous_token_attention),
+            strength=setting.tensors["strength"],
+        )
 
 
 class ForbidPreviousToken(PreviousTokenClamp):
@@ -67,23 +65,14 @@ class ForbidPreviousToken(PreviousTokenClamp):
 
     kind: Literal["forbid_previous_token"] = "forbid_previous_token"
 
-    def claims(self, shape: Shape) -> frozenset[Claim]:
+    def sites(self, shape: Shape) -> frozenset[Site]:
         del shape
-        return self.head_claims("scores:previous", self.rows)
+        return self.head_sites("scores:previous", self.rows)
 
     def hooks(self, setting: Setting) -> list[Hook]:
-        return [
-            (
-                f"blocks.{layer}.attn.hook_attn_scores",
-                partial(
-                    hooks.forbid_previous_token,
-                    heads=setting.tensors["heads"][layer],
-                    rows=self.positions(setting),
-                    gate=setting.gate,
-                ),
-            )
-            for layer in self.layers
-        ]
+        return self.at_each_layer(
+            setting, "hook_attn_scores", self.on_rows(hooks.forbid_previous_token)
+        )
 
 
 class QueryClamp(HeadClamp):
@@ -91,35 +80,24 @@ class QueryClamp(HeadClamp):
 
     needs_batch: ClassVar[bool] = True
 
-    def claims(self, shape: Shape) -> frozenset[Claim]:
+    def sites(self, shape: Shape) -> frozenset[Site]:
         del shape
-        return self.head_claims("pattern", ("query",))
+        return self.head_sites("pattern", ("query",))
 
+    @abstractmethod
     def weights(self, setting: Setting) -> Float[Tensor, "batch pair"]:
         """Attention to the label of every pair."""
-        raise NotImplementedError
 
     def hooks(self, setting: Setting) -> list[Hook]:
         weights = hooks.at_labels(self.weights(setting), setting.sequences.layout.n_positions)
-        return [
-            (
-                f"blocks.{layer}.attn.hook_pattern",
-                partial(
-                    hooks.query_attention,
-                    heads=setting.tensors["heads"][layer],
-                    weights=weights,
-                    gate=setting.gate,
-                ),
-            )
-            for layer in self.layers
-        ]
+        return self.at_each_layer(setting, "hook_pattern", hooks.query_attention, weights=weights)
 
 
 class InductionAttention(QueryClamp):
     """The query attends with `strength` to the correct labels and with the rest to the others.
 
     A teacher: it looks at the target. The induction strength it sets is 2 * strength - 1 with two
-    pairs.
+    pairs. At strength 1 it is the paper's perfect match, `match()`.
     """
 
     kind: Literal["induction_attention"] = "induction_attention"
@@ -128,6 +106,15 @@ class InductionAttention(QueryClamp):
     def tensors(self, shape: Shape) -> dict[str, Tensor]:
         return super().tensors(shape) | {"strength": torch.tensor(self.strength)}
 
+    def refuse_batch(self, batch: Batch) -> None:
+        correct = batch.correct.sum(dim=1)
+        lonely = ((correct == 0) | (correct == batch.layout.n_pairs)).nonzero()
+        if len(lonely):
+            raise ValueError(
+                f"{self} needs a correct label and another one in every context; sequence "
+                f"{int(lonely[0])} has {int(correct[lonely[0]])} correct of {batch.layout.n_pairs}."
+            )
+
     def weights(self, setting: Setting) -> Float[Tensor, "batch pair"]:
         return hooks.induction_weights(setting.sequences.correct, setting.tensors["strength"])
 
@@ -135,7 +122,8 @@ class InductionAttention(QueryClamp):
 class MatchAttention(QueryClamp):
     """The query attends to labels by how alike their exemplar and the query are.
 
-    Softmax over the pairs of cos(raw exemplar, raw query) / temperature; 0 takes the largest.
+    Softmax over the pairs of cos(raw exemplar, raw query) / temperature; 0 takes the largest. It
+    sees features, never the target; the paper's perfect match is another clamp, `match()`.
     """
 
     kind: Literal["match_attention"] = "match_attention"
@@ -161,9 +149,9 @@ class AttentionTemperature(HeadClamp):
     kind: Literal["attention_temperature"] = "attention_temperature"
     temperature: float = Field(gt=0)
 
-    def claims(self, shape: Shape) -> frozenset[Claim]:
+    def sites(self, shape: Shape) -> frozenset[Site]:
         del shape
-        return self.head_claims("scores:temperature", ROLES)
+        return self.head_sites("scores:temperature", ROLES)
 
     def tensors(self, shape: Shape) -> dict[str, Tensor]:
         return super().tensors(shape) | {"temperature": torch.tensor(self.temperature)}
@@ -172,18 +160,12 @@ class AttentionTemperature(HeadClamp):
         return {"kind": self.kind, "layers": self.layers}
 
     def hooks(self, setting: Setting) -> list[Hook]:
-        return [
-            (
-                f"blocks.{layer}.attn.hook_attn_scores",
-                partial(
-                    hooks.attention_temperature,
-                    heads=setting.tensors["heads"][layer],
-                    temperature=setting.tensors["temperature"],
-                    gate=setting.gate,
-                ),
-            )
-            for layer in self.layers
-        ]
+        return self.at_each_layer(
+            setting,
+            "hook_attn_scores",
+            hooks.attention_temperature,
+            temperature=setting.tensors["temperature"],
+        )
 
 
 class AttendLabelsOnly(HeadClamp):
@@ -192,23 +174,14 @@ class AttendLabelsOnly(HeadClamp):
     needs_batch: ClassVar[bool] = True
     kind: Literal["attend_labels_only"] = "attend_labels_only"
 
-    def claims(self, shape: Shape) -> frozenset[Claim]:
+    def sites(self, shape: Shape) -> frozenset[Site]:
         del shape
-        return self.head_claims("scores:labels", ("query",))
+        return self.head_sites("scores:labels", ("query",))
 
     def hooks(self, setting: Setting) -> list[Hook]:
-        return [
-            (
-                f"blocks.{layer}.attn.hook_attn_scores",
-                partial(
-                    hooks.attend_only,
-                    heads=setting.tensors["heads"][layer],
-                    keys=setting.sequences.layout.labels,
-                    gate=setting.gate,
-                ),
-            )
-            for layer in self.layers
-        ]
+        return self.at_each_layer(
+            setting, "hook_attn_scores", hooks.attend_only, keys=setting.sequences.layout.labels
+        )
 
 
 def similarity(setting: Setting, batch: Batch) -> Float[Tensor, "batch pair"]:

@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import torch
@@ -14,7 +15,7 @@ from transformer_lens import HookedTransformer
 from ih_interp.clamps.schedules import Always, Schedule
 from ih_interp.frozen import Frozen
 from ih_interp.model import FewShotEmbed
-from ih_interp.types import Batch, Head, HeadField, Layout
+from ih_interp.types import Batch, Head, HeadField
 
 HookFunction: TypeAlias = Callable[..., Tensor | None]
 Hook: TypeAlias = tuple[str, HookFunction]
@@ -41,8 +42,8 @@ class Shape(NamedTuple):
         return cls(model.cfg.n_layers, model.cfg.n_heads)
 
 
-class Claim(NamedTuple):
-    """One thing that a clamp sets. Two clamps with an equal claim refuse each other."""
+class Site(NamedTuple):
+    """One thing that a clamp sets. Two clamps that set an equal site refuse each other."""
 
     what: str
     """The activation in hook-name words: "v", "pattern", "scores:temperature", "resid_post" ..."""
@@ -90,7 +91,7 @@ class AbstractClamp(Frozen):
     schedule: Schedule = Always()
 
     @abstractmethod
-    def claims(self, shape: Shape) -> frozenset[Claim]:
+    def sites(self, shape: Shape) -> frozenset[Site]:
         """Everything the clamp sets."""
 
     @abstractmethod
@@ -111,9 +112,22 @@ class AbstractClamp(Frozen):
         del shape
         return range(0)
 
+    @property
+    def is_scheduled(self) -> bool:
+        """Whether the clamp has a gate; one that is always on does without."""
+        return not isinstance(self.schedule, Always)
+
     def prepare(self, model: HookedTransformer) -> None:
         """Refuse, before anything runs, what the clamp cannot do to this model."""
         del model
+
+    def refuse_batch(self, batch: Batch) -> None:
+        """Refuse, before anything runs, sequences that the clamp cannot act on."""
+        del batch
+
+    def pinned(self) -> "AbstractClamp":
+        """The same clamp with digests of the files that it reads, for a run to record."""
+        return self
 
     def __str__(self) -> str:
         """Kind and the fields that differ from their defaults."""
@@ -144,13 +158,24 @@ class HeadClamp(AbstractClamp):
         fields = self.model_dump(mode="json", exclude={"schedule", "heads", "strength"})
         return {**fields, "layers": self.layers}
 
-    def head_claims(self, what: str, rows: Sequence[Role] | None = None) -> frozenset[Claim]:
-        """One claim a head and row."""
+    def head_sites(self, what: str, rows: Sequence[Role] | None = None) -> frozenset[Site]:
+        """One site a head and row."""
         return frozenset(
-            Claim(what, head.layer, head.head, row)
-            for head in self.heads
-            for row in rows or (None,)
+            Site(what, head.layer, head.head, row) for head in self.heads for row in rows or (None,)
         )
+
+    def at_each_layer(
+        self, setting: Setting, point: str, function: HookFunction, **given: Any
+    ) -> list[Hook]:
+        """The function at an attention hook point of every layer that has one of the heads."""
+        heads = setting.tensors["heads"]
+        return [
+            (
+                f"blocks.{layer}.attn.{point}",
+                partial(function, heads=heads[layer], gate=setting.gate, **given),
+            )
+            for layer in self.layers
+        ]
 
 
 def head_mask(heads: Sequence[Head], shape: Shape) -> Bool[Tensor, "layer head"]:
@@ -166,8 +191,8 @@ def head_mask(heads: Sequence[Head], shape: Shape) -> Bool[Tensor, "layer head"]
     return chosen
 
 
-def keep_only(*heads: str | tuple[int, int] | Head, n_heads: int = 8) -> tuple[Head, ...]:
-    """All other heads of the given heads' layers, to be ablated.
+def keep_only(*heads: str | tuple[int, int] | Head, n_heads: int) -> tuple[Head, ...]:
+    """All other heads of the given heads' layers, `n_heads` each, to be ablated.
 
     >>> [str(head) for head in keep_only("L1H2", n_heads=4)]
     ['L1H0', 'L1H1', 'L1H3']
@@ -178,32 +203,3 @@ def keep_only(*heads: str | tuple[int, int] | Head, n_heads: int = 8) -> tuple[H
             raise ValueError(f"There is no head {head} to keep among {n_heads} heads a layer.")
     layers = sorted({head.layer for head in kept})
     return tuple(Head(l, h) for l in layers for h in range(n_heads) if Head(l, h) not in kept)  # noqa: E741
-
-
-def rows_of(rows: Sequence[Role], layout: Layout) -> list[int]:
-    """Positions that play these roles."""
-    positions = {
-        "exemplars": layout.exemplars,
-        "labels": layout.labels,
-        "query": (layout.query,),
-    }
-    return sorted(position for role in rows for position in positions[role])
-
-
-def unclamped(
-    model: HookedTransformer,
-    inputs: Tensor,
-    names: Sequence[str],
-    *,
-    gradient: GradientMode = "flow",
-    **forward: Any,
-) -> dict[str, Tensor]:
-    """Activations of a pass without clamps, attached to the graph unless gradient is "block"."""
-    kept: dict[str, Tensor] = {}
-
-    def keep(activation: Tensor, hook: Any) -> None:
-        kept[hook.name] = activation.detach() if gradient == "block" else activation
-
-    with model.hooks(fwd_hooks=[(name, keep) for name in names]):
-        model(inputs, **forward)
-    return kept

@@ -16,17 +16,17 @@ from torch.nn.functional import cosine_similarity
 from transformer_lens import HookedTransformer
 
 from ih_interp import hooks
+from ih_interp.clamps.active import paused, unclamped
 from ih_interp.clamps.attention import InductionAttention
 from ih_interp.clamps.base import (
     EMBEDDING,
     AbstractClamp,
-    Claim,
     GradientMode,
     Hook,
     Setting,
     Shape,
+    Site,
     head_mask,
-    unclamped,
 )
 from ih_interp.types import Head, HeadField, Logits, Residual, Scores
 
@@ -43,9 +43,9 @@ class CopyFromAttention(AbstractClamp):
     head: HeadField
     gradient: GradientMode = "flow"
 
-    def claims(self, shape: Shape) -> frozenset[Claim]:
-        read = Claim("scores read", self.head.layer, self.head.head)
-        return frozenset({Claim("logits", shape.n_layers), read})
+    def sites(self, shape: Shape) -> frozenset[Site]:
+        read = Site("scores read", self.head.layer, self.head.head)
+        return frozenset({Site("logits", shape.n_layers), read})
 
     def voids(self, shape: Shape) -> range:
         return range(self.head.layer + 1, shape.n_layers)
@@ -78,7 +78,8 @@ class PerfectLayerOne(AbstractClamp):
     """The input of layer 1 is what perfect previous-token heads in layer 0 would give it.
 
     Keys and queries read the embedding of the previous token at all positions but the first and the
-    query, and their own there; values and the residual stream read the raw embedding. (The
+    query, and their own there; values and the residual stream read the raw embedding. Learned
+    positions belong to the embedding: who copies the previous token copies its position too. (The
     published code's docstring says that exemplars' slots are emptied; its code does this.)
     """
 
@@ -86,10 +87,10 @@ class PerfectLayerOne(AbstractClamp):
     kind: Literal["perfect_layer_one"] = "perfect_layer_one"
     gradient: GradientMode = "flow"
 
-    def claims(self, shape: Shape) -> frozenset[Claim]:
+    def sites(self, shape: Shape) -> frozenset[Site]:
         del shape
         what = ("resid_pre", "preserved q", "preserved k", "preserved v", "scores:from layer 0")
-        return frozenset(Claim(name, 1) for name in what)
+        return frozenset(Site(name, 1) for name in what)
 
     def voids(self, shape: Shape) -> range:
         del shape
@@ -102,35 +103,27 @@ class PerfectLayerOne(AbstractClamp):
             )
 
     def hooks(self, setting: Setting) -> list[Hook]:
-        embedding, shifted = self._inputs(setting)
+        raw = self._input(setting)
         names = ["blocks.1.attn.hook_q", "blocks.1.attn.hook_k"]
         read = unclamped(
             setting.model,
-            shifted,
+            hooks.previous_token_input(raw),
             names,
             gradient=self.gradient,
             start_at_layer=1,
             stop_at_layer=2,
         )
-        values = {"blocks.1.hook_resid_pre": embedding, **read}
+        values = {"blocks.1.hook_resid_pre": raw, **read}
         return [
             (name, partial(hooks.replace, value=value, gate=setting.gate))
             for name, value in values.items()
         ]
 
-    def _inputs(self, setting: Setting) -> tuple[Residual, Residual]:
-        """What values and the residual stream read, and what queries and keys read."""
-        standard = setting.model.cfg.positional_embedding_type == "standard"
-        names = ["hook_embed", "hook_pos_embed"] if standard else ["hook_embed"]
-        found = unclamped(
-            setting.model,
-            setting.sequences.tokens,
-            names,
-            gradient=self.gradient,
-            stop_at_layer=0,
-        )
-        embedding, positions = found["hook_embed"], found.get("hook_pos_embed", 0.0)
-        return embedding + positions, hooks.shift_to_labels(embedding) + positions
+    def _input(self, setting: Setting) -> Residual:
+        """The raw embedding, with positions where they are learned."""
+        with paused(setting.model):
+            raw: Residual = setting.model(setting.sequences.tokens, stop_at_layer=0)
+        return raw.detach() if self.gradient == "block" else raw
 
 
 class PerfectMatchAndCopy(AbstractClamp):
@@ -145,8 +138,8 @@ class PerfectMatchAndCopy(AbstractClamp):
     kind: Literal["perfect_match_and_copy"] = "perfect_match_and_copy"
     temperature: float = Field(default=0.1, gt=0)
 
-    def claims(self, shape: Shape) -> frozenset[Claim]:
-        return frozenset({Claim("logits", shape.n_layers)})
+    def sites(self, shape: Shape) -> frozenset[Site]:
+        return frozenset({Site("logits", shape.n_layers)})
 
     def voids(self, shape: Shape) -> range:
         return range(1, shape.n_layers)
@@ -182,7 +175,10 @@ def layer_one() -> PerfectLayerOne:
 
 
 def match(*heads: str | tuple[int, int] | Head) -> InductionAttention:
-    """A and B perfect: the paper's clamp "1,2,3qk,4"; the heads attend to the correct label."""
+    """A and B perfect: the paper's clamp "1,2,3qk,4"; the heads attend to the correct label.
+
+    A match by how alike exemplars are, which can be wrong, is `MatchAttention`.
+    """
     return InductionAttention(heads=tuple(Head.parse(head) for head in heads))
 
 

@@ -3,42 +3,42 @@
 import itertools
 from collections.abc import Sequence
 
-from ih_interp.clamps.base import AbstractClamp, Claim, Shape
+from ih_interp.clamps.base import AbstractClamp, Shape, Site
 from ih_interp.types import Head
 
 
 def refuse_conflicts(clamps: Sequence[AbstractClamp], shape: Shape) -> None:
     """Raise ValueError where two clamps set one thing, or one makes another void."""
     for one, other in itertools.combinations(clamps, 2):
-        _refuse_same_claim(one, other, shape)
+        _refuse_same_site(one, other, shape)
     for one, other in itertools.permutations(clamps, 2):
         _refuse_void_scores(one, other, shape)
         _refuse_void_layers(one, other, shape)
 
 
-def _place(claim: Claim) -> str:
-    where = f"layer {claim.layer}" if claim.head is None else str(Head(claim.layer, claim.head))
-    return f"{claim.what} of {where}" + (f", {claim.row} rows" if claim.row else "")
+def _place(site: Site) -> str:
+    where = f"layer {site.layer}" if site.head is None else str(Head(site.layer, site.head))
+    return f"{site.what} of {where}" + (f", {site.row} rows" if site.row else "")
 
 
-def _refuse_same_claim(one: AbstractClamp, other: AbstractClamp, shape: Shape) -> None:
-    for claim in sorted(one.claims(shape) & other.claims(shape), key=str):
+def _refuse_same_site(one: AbstractClamp, other: AbstractClamp, shape: Shape) -> None:
+    for site in sorted(one.sites(shape) & other.sites(shape), key=str):
         raise ValueError(
-            f"Two clamps set the {_place(claim)}: {one} and {other}. "
+            f"Two clamps set the {_place(site)}: {one} and {other}. "
             "The later would win in silence; drop one."
         )
 
 
 def _refuse_void_scores(scores: AbstractClamp, pattern: AbstractClamp, shape: Shape) -> None:
     """A clamp on scores is void where the pattern itself is set."""
-    set_patterns = pattern.claims(shape)
-    for claim in sorted(scores.claims(shape), key=str):
-        if not claim.what.startswith("scores:"):
+    set_patterns = pattern.sites(shape)
+    for site in sorted(scores.sites(shape), key=str):
+        if not site.what.startswith("scores:"):
             continue
-        hidden = {claim._replace(what="pattern"), Claim("preserved pattern", claim.layer)}
+        hidden = {site._replace(what="pattern"), Site("preserved pattern", site.layer)}
         if hidden & set_patterns:
             raise ValueError(
-                f"{scores} is void: {pattern} sets the {_place(claim._replace(what='pattern'))}, "
+                f"{scores} is void: {pattern} sets the {_place(site._replace(what='pattern'))}, "
                 "which the scores no longer reach. Drop one."
             )
 
@@ -46,7 +46,7 @@ def _refuse_void_scores(scores: AbstractClamp, pattern: AbstractClamp, shape: Sh
 def _refuse_void_layers(void: AbstractClamp, by: AbstractClamp, shape: Shape) -> None:
     """A clamp is void where another cuts its layer off from the output."""
     cut = by.voids(shape)
-    inside = sorted({claim.layer for claim in void.claims(shape)} & set(cut))
+    inside = sorted({site.layer for site in void.sites(shape)} & set(cut))
     if inside and void.kind != "preserve":  # which holds every layer: the others still matter
         where = ", ".join("the embedding" if layer < 0 else f"layer {layer}" for layer in inside)
         raise ValueError(

@@ -6,18 +6,18 @@ from typing import ClassVar, Literal, TypeAlias
 from pydantic import Field, field_validator
 
 from ih_interp import hooks
+from ih_interp.clamps.active import unclamped
 from ih_interp.clamps.base import (
     AbstractClamp,
-    Claim,
     GradientMode,
     Hook,
     Setting,
     Shape,
-    unclamped,
+    Site,
 )
 
 Preserved: TypeAlias = Literal["patterns", "values", "queries", "keys"]
-SITES: dict[str, str] = {"patterns": "pattern", "values": "v", "queries": "q", "keys": "k"}
+HOOKS: dict[str, str] = {"patterns": "pattern", "values": "v", "queries": "q", "keys": "k"}
 """What is preserved, and the hook that holds it."""
 
 
@@ -41,16 +41,16 @@ class Preserve(AbstractClamp):
             raise ValueError(f"{', '.join(what)} names one twice.")
         return tuple(sorted(what))
 
-    def claims(self, shape: Shape) -> frozenset[Claim]:
+    def sites(self, shape: Shape) -> frozenset[Site]:
         return frozenset(
-            Claim(f"preserved {SITES[what]}", layer)
+            Site(f"preserved {HOOKS[what]}", layer)
             for what in self.what
             for layer in range(shape.n_layers)
         )
 
     def hooks(self, setting: Setting) -> list[Hook]:
         names = [
-            f"blocks.{layer}.attn.hook_{SITES[what]}"
+            f"blocks.{layer}.attn.hook_{HOOKS[what]}"
             for what in self.what
             for layer in range(setting.model.cfg.n_layers)
         ]

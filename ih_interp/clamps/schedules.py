@@ -6,9 +6,11 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import Field, model_validator
 
 from ih_interp.frozen import Frozen
+from ih_interp.task import Split
+from ih_interp.types import MetricName
 
 Metrics: TypeAlias = Sequence[Mapping[str, Any]]
-"""Rows of a run's metrics up to now: `step`, `split`, and one column a metric."""
+"""Rows of a run's metrics: `step`, `split`, and one column a metric."""
 
 
 class Always(Frozen):
@@ -16,7 +18,7 @@ class Always(Frozen):
 
     kind: Literal["always"] = "always"
 
-    def gate(self, step: int, metrics: Metrics = ()) -> float:
+    def gate(self, step: int, metrics: Metrics | None = None) -> float:
         del step, metrics
         return 1.0
 
@@ -34,21 +36,21 @@ class During(Frozen):
             raise ValueError(f"stop={self.stop} must come after start={self.start}.")
         return self
 
-    def gate(self, step: int, metrics: Metrics = ()) -> float:
+    def gate(self, step: int, metrics: Metrics | None = None) -> float:
         del metrics
         return float(self.start <= step and (self.stop is None or step < self.stop))
 
 
 class Pulses(Frozen):
-    """On for the first `duty` share of every `period` updates."""
+    """On for the first `duty` share of every `period` updates, rounded, and for one at least."""
 
     kind: Literal["pulses"] = "pulses"
     period: int = Field(ge=1)
     duty: float = Field(default=0.5, gt=0, le=1)
 
-    def gate(self, step: int, metrics: Metrics = ()) -> float:
+    def gate(self, step: int, metrics: Metrics | None = None) -> float:
         del metrics
-        return float(step % self.period < self.duty * self.period)
+        return float(step % self.period < max(1, round(self.duty * self.period)))
 
 
 class Ramp(Frozen):
@@ -66,18 +68,22 @@ class Ramp(Frozen):
             raise ValueError(f"stop={self.stop} must come after start={self.start}.")
         return self
 
-    def gate(self, step: int, metrics: Metrics = ()) -> float:
+    def gate(self, step: int, metrics: Metrics | None = None) -> float:
         del metrics
         share = min(1.0, max(0.0, (step - self.start) / (self.stop - self.start)))
         return self.low + (self.high - self.low) * share
 
 
 class FromLevel(Frozen):
-    """On from the first evaluation at which a metric has crossed a level, and ever after."""
+    """On from update s + 1, ever after, if the evaluation at step s found a metric past a level.
+
+    The evaluation at step s comes after s updates and before update s, and both have the same gate:
+    it depends on the evaluations before s only.
+    """
 
     kind: Literal["from_level"] = "from_level"
-    metric: str = "loss"
-    split: str = "train"
+    metric: MetricName = "loss"
+    split: Split = "train"
     below: float | None = None
     above: float | None = None
 
@@ -87,16 +93,24 @@ class FromLevel(Frozen):
             raise ValueError("Give exactly one of below and above.")
         return self
 
-    def gate(self, step: int, metrics: Metrics = ()) -> float:
-        rows = (row for row in metrics if row["split"] == self.split and row["step"] <= step)
-        return float(any(self._crossed(row) for row in rows))
+    def gate(self, step: int, metrics: Metrics | None = None) -> float:
+        if metrics is None:
+            raise ValueError(
+                f"A clamp waits for {self.metric} on {self.split} to cross a level: pass the "
+                'metrics of its run, run.metrics.to_dict("records"), or [] before the first.'
+            )
+        rows = [row for row in metrics if row["split"] == self.split]
+        if metrics and not rows:
+            raise ValueError(
+                f"A clamp waits for {self.metric} on {self.split}, which its run does not measure; "
+                f"choose from {', '.join(sorted({row['split'] for row in metrics}))}."
+            )
+        return float(any(self._crossed(row[self.metric]) for row in rows if row["step"] < step))
 
-    def _crossed(self, row: Mapping[str, Any]) -> bool:
-        if self.metric not in row:
-            raise ValueError(f"There is no metric {self.metric!r}; choose from {sorted(row)}.")
+    def _crossed(self, value: float) -> bool:
         if self.below is not None:
-            return row[self.metric] < self.below
-        return self.above is not None and row[self.metric] > self.above
+            return value < self.below
+        return self.above is not None and value > self.above
 
 
 Schedule: TypeAlias = Annotated[
@@ -104,27 +118,35 @@ Schedule: TypeAlias = Annotated[
 ]
 
 
+def always() -> Always:
+    """On throughout, as clamps without a schedule are."""
+    return Always()
+
+
 def during(start: int = 0, stop: int | None = None) -> During:
-    """See `During`."""
+    """On for updates `start <= step < stop`; None leaves that side open."""
     return During(start=start, stop=stop)
 
 
 def pulses(period: int, duty: float = 0.5) -> Pulses:
-    """See `Pulses`."""
+    """On for the first `max(1, round(duty * period))` of every `period` updates."""
     return Pulses(period=period, duty=duty)
 
 
 def ramp(start: int, stop: int, low: float = 0.0, high: float = 1.0) -> Ramp:
-    """See `Ramp`."""
+    """A straight line from `low` at update `start` to `high` at `stop`, flat on both sides."""
     return Ramp(start=start, stop=stop, low=low, high=high)
 
 
 def from_level(
-    metric: str = "loss",
+    metric: MetricName = "loss",
     *,
-    split: str = "train",
+    split: Split = "train",
     below: float | None = None,
     above: float | None = None,
 ) -> FromLevel:
-    """See `FromLevel`."""
+    """On from update s + 1, ever after, if the evaluation at step s found a metric past a level.
+
+    Give exactly one of `below` and `above`.
+    """
     return FromLevel(metric=metric, split=split, below=below, above=above)

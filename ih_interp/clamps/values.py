@@ -7,11 +7,11 @@ from ih_interp import hooks
 from ih_interp.clamps.base import (
     EMBEDDING,
     AbstractClamp,
-    Claim,
     HeadClamp,
     Hook,
     Setting,
     Shape,
+    Site,
 )
 
 
@@ -20,19 +20,12 @@ class AblateHeads(HeadClamp):
 
     kind: Literal["ablate_heads"] = "ablate_heads"
 
-    def claims(self, shape: Shape) -> frozenset[Claim]:
+    def sites(self, shape: Shape) -> frozenset[Site]:
         del shape
-        return self.head_claims("v")
+        return self.head_sites("v")
 
     def hooks(self, setting: Setting) -> list[Hook]:
-        heads = setting.tensors["heads"]
-        return [
-            (
-                f"blocks.{layer}.attn.hook_v",
-                partial(hooks.zero_heads, heads=heads[layer], gate=setting.gate),
-            )
-            for layer in self.layers
-        ]
+        return self.at_each_layer(setting, "hook_v", hooks.zero_heads)
 
 
 class AblateEmbedding(AbstractClamp):
@@ -40,9 +33,9 @@ class AblateEmbedding(AbstractClamp):
 
     kind: Literal["ablate_embedding"] = "ablate_embedding"
 
-    def claims(self, shape: Shape) -> frozenset[Claim]:
+    def sites(self, shape: Shape) -> frozenset[Site]:
         del shape
-        return frozenset({Claim("embed", EMBEDDING)})
+        return frozenset({Site("embed", EMBEDDING)})
 
     def hooks(self, setting: Setting) -> list[Hook]:
         return [("hook_embed", partial(hooks.zero, gate=setting.gate))]

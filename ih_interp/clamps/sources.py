@@ -1,0 +1,133 @@
+"""Checkpoints of other runs, frozen, for grafts: read once, and refused where they do not fit."""
+
+import functools
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from ih_interp import store
+from ih_interp.clamps.applied import in_order
+from ih_interp.clamps.base import AbstractClamp, few_shot_embed
+from ih_interp.model import ModelConfig, empty_model, trained_parameters
+
+
+class Source(NamedTuple):
+    """A checkpoint, frozen, with the clamps it was trained under."""
+
+    model: HookedTransformer
+    clamps: tuple[AbstractClamp, ...]
+    gates: tuple[float, ...]
+    """Of those clamps, at the checkpoint's step."""
+    sha256: str
+
+
+class Target(NamedTuple):
+    """What of the model to clamp decides the shape and the place of a source."""
+
+    n_labels: int
+    n_ctx: int
+    rows: int
+    n_features: int
+    device: torch.device
+
+    @classmethod
+    def of(cls, model: HookedTransformer) -> "Target":
+        cfg, weights = model.cfg, few_shot_embed(model).W_in
+        return cls(cfg.d_vocab_out, cfg.n_ctx, cfg.d_vocab, len(weights), weights.device)
+
+
+def recorded_run(folder: Path) -> dict[str, Any]:
+    """What a run's `config.json` says."""
+    path = folder / store.CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no run at {folder}: {store.CONFIG} is missing.")
+    recorded = store.read_json(path)
+    if recorded.get("format") != store.FORMAT:
+        raise ValueError(
+            f"{path} has format {recorded.get('format')!r}; this version grafts {store.FORMAT}. "
+            "Train that run again with this version."
+        )
+    return recorded
+
+
+def recorded_clamps(folder: Path) -> tuple[AbstractClamp, ...]:
+    """The clamps a run was trained under, in the order of their hooks."""
+    from ih_interp.clamps import parse
+
+    return in_order(parse(recorded_run(folder)["run"]["clamps"]))
+
+
+def read_weights(folder: Path, step: int) -> tuple[dict[str, Tensor], str]:
+    """A checkpoint's weights and digest; ValueError for one that is not this run's."""
+    recorded, path = recorded_run(folder), store.checkpoint_path(folder, step)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{folder} has no checkpoint at step {step}; it has {store.checkpoint_steps(folder)}."
+        )
+    weights, facts = store.load_tensors(path)
+    belongs, expected = (facts.get("run"), facts.get("step")), (recorded["fingerprint"], step)
+    if belongs != expected:
+        raise ValueError(
+            f"{path} belongs to run {belongs[0]} at step {belongs[1]}, not to {expected[0]} at "
+            f"step {step}; it was copied from elsewhere."
+        )
+    return weights, store.digest_of(weights, facts)
+
+
+def read_source(run: str, step: int, target: Target) -> Source:
+    """A checkpoint with the features of the model that it is grafted to, read once.
+
+    It is read again where its run was written anew.
+    """
+    folder = Path(run)
+    paths = (folder / store.CONFIG, folder / store.METRICS, store.checkpoint_path(folder, step))
+    written = tuple(path.stat().st_mtime_ns for path in paths if path.is_file())
+    return _read_source(folder.resolve(), step, target, written)
+
+
+@functools.lru_cache(maxsize=16)
+def _read_source(folder: Path, step: int, target: Target, written: tuple[int, ...]) -> Source:
+    """`written` tells readings apart."""
+    del written
+    weights, sha256 = read_weights(folder, step)
+    model = _frozen_model(folder, weights, target)
+    clamps = recorded_clamps(folder)
+    metrics = store.read_metrics(folder) if (folder / store.METRICS).is_file() else None
+    gates = tuple(clamp.schedule.gate(step, metrics) for clamp in clamps)
+    return Source(model, clamps, gates, sha256)
+
+
+def _frozen_model(folder: Path, weights: dict[str, Tensor], target: Target) -> HookedTransformer:
+    config = ModelConfig.model_validate(recorded_run(folder)["run"]["model"])
+    features = torch.zeros(target.rows - target.n_labels, target.n_features)
+    model = empty_model(features, config, n_labels=target.n_labels, n_ctx=target.n_ctx)
+    differing = sorted(set(weights) ^ set(trained_parameters(model)))
+    if differing:
+        raise ValueError(
+            f"The checkpoint in {folder} and the model in its {store.CONFIG} do not have the same "
+            f"weights: {', '.join(differing)} are in one of them only."
+        )
+    _refuse_other_sizes(folder, weights, target)
+    # Not strict: what a checkpoint lacks are the attention's biases, which are never trained and
+    # which the empty model has at zero, and buffers. The names of all else were compared above.
+    model.load_state_dict(weights, strict=False)
+    model.requires_grad_(False)
+    return model.to(target.device, print_details=False)
+
+
+def _refuse_other_sizes(folder: Path, weights: dict[str, Tensor], target: Target) -> None:
+    n_features, n_labels = len(weights["embed.W_in"]), len(weights["embed.W_label"])
+    if (n_features, n_labels) != (target.n_features, target.n_labels):
+        raise ValueError(
+            f"{folder} has {n_features} features and {n_labels} labels, the model to clamp "
+            f"{target.n_features} and {target.n_labels}; a graft needs the same."
+        )
+    positions = weights.get("pos_embed.W_pos")
+    if positions is not None and len(positions) != target.n_ctx:
+        raise ValueError(
+            f"{folder} has learned positions for {len(positions)} tokens, the model to clamp for "
+            f"{target.n_ctx}; a graft needs the same."
+        )
