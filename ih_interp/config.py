@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ih_interp.clamps import Clamp
-from ih_interp.exemplars import ExemplarSource, GaussianSource
+from ih_interp.exemplars import Exemplars, ExemplarSource, GaussianSource
 from ih_interp.frozen import Frozen, canonical_json, explain
 from ih_interp.model import ModelConfig
 from ih_interp.task import TaskConfig
@@ -70,6 +69,7 @@ class RunConfig(Frozen):
     name: str = "run"
     """The run's folder under the root, letters, digits and `._=+-` only."""
     exemplars: ExemplarSource = GaussianSource()
+    """Where the features come from; `Exemplars` may be given, and their source is recorded."""
     task: TaskConfig = TaskConfig()
     model: ModelConfig = ModelConfig()
     clamps: tuple[Clamp, ...] = ()
@@ -89,6 +89,11 @@ class RunConfig(Frozen):
         if not re.fullmatch(r"[A-Za-z0-9_=+-][A-Za-z0-9._=+-]*", name):
             raise ValueError(f"{name!r} is no folder name; use letters, digits and ._=+- only.")
         return name
+
+    @field_validator("exemplars", mode="before")
+    @classmethod
+    def _source_of(cls, value: object) -> object:
+        return value.recorded_source if isinstance(value, Exemplars) else value
 
     @model_validator(mode="after")
     def _whole_batches(self) -> "RunConfig":
@@ -123,23 +128,18 @@ class RunConfig(Frozen):
             raise ValueError(f"This is no run configuration: {explain(error)}") from error
 
     @property
-    def fingerprint(self) -> str:
-        """12 hexadecimal digits of the configuration without its name: equal runs, equal digits."""
+    def identity(self) -> "RunConfig":
+        """What the numbers depend on: without the name, and the place of the features' file."""
         nameless = self.replace(name="run")
         if nameless.exemplars.kind == "file":  # the digest says which features, not the place
             moved = nameless.exemplars.model_copy(update={"path": ""})
             nameless = nameless.model_copy(update={"exemplars": moved})
-        return hashlib.sha256(canonical_json(nameless).encode()).hexdigest()[:12]
+        return nameless
 
-
-def seed_sweep(config: RunConfig, seeds: Sequence[int]) -> list[RunConfig]:
-    """The same run from other initial weights, named `NAME-SEED`."""
-    return [
-        config.replace(
-            name=f"{config.name}-{seed}", seeds=config.seeds.model_copy(update={"init": seed})
-        )
-        for seed in seeds
-    ]
+    @property
+    def fingerprint(self) -> str:
+        """12 hexadecimal digits of the identity: equal runs, equal digits."""
+        return hashlib.sha256(canonical_json(self.identity).encode()).hexdigest()[:12]
 
 
 def run_folder(root: str | Path, config: RunConfig) -> Path:

@@ -1,29 +1,21 @@
 """How well a model does at the query: loss, accuracy, and the same within the context's labels."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 from transformer_lens import HookedTransformer
 
 from ih_interp.clamps import AbstractClamp, clamped
 from ih_interp.clamps.schedules import Metrics
 from ih_interp.config import RunConfig
-from ih_interp.task import FewShotTask
-from ih_interp.types import Batch
+from ih_interp.task import SPLITS, FewShotTask, Split
+from ih_interp.types import Batch, MetricName
 
-METRICS = (
-    "loss",
-    "accuracy",
-    "in_context_accuracy",
-    "probability",
-    "in_context_probability",
-    "context_probability",
-)
+METRICS: tuple[MetricName, ...] = get_args(MetricName)
 
 
 class QueryMetrics(NamedTuple):
@@ -60,13 +52,6 @@ def query_metrics(logits: Float[Tensor, "batch label"], batch: Batch) -> QueryMe
     )
 
 
-def query_loss(
-    logits: Float[Tensor, "*row label"], target: Float[Tensor, "..."] | Tensor
-) -> Float[Tensor, ""]:
-    """Mean cross-entropy of the query's logits `[..., label]` and targets `[...]`, in nats."""
-    return cross_entropy(logits.flatten(end_dim=-2), target.flatten())
-
-
 def chance(task: FewShotTask) -> dict[str, float]:
     """What a uniform guess over all labels, or (in context) over the context's, would score."""
     n, n_labels = task.config.n_context_classes, task.n_labels
@@ -87,7 +72,7 @@ def evaluate(
     clamps: Sequence[AbstractClamp] = (),
     *,
     step: int | None = None,
-    metrics: Metrics = (),
+    metrics: Metrics | None = None,
     chunk: int = 4_096,
 ) -> QueryMetrics:
     """Metrics of every sequence under clamps; `step` and `metrics` as in `clamped`."""
@@ -104,14 +89,19 @@ def means(values: QueryMetrics) -> dict[str, float]:
 
 
 def evaluation_sets(task: FewShotTask, config: RunConfig) -> dict[str, Batch]:
-    """The fixed sequences that a run is evaluated on: one set a split, drawn from its own seed."""
+    """The fixed sequences that a run is evaluated on: one set a split, drawn from its own seed.
+
+    A split has the same set whichever other splits its task has.
+    """
     return {
         split: task.sample(
             split,
             config.evaluation_size,
-            generator=torch.Generator().manual_seed(
-                int(np.random.SeedSequence((config.seeds.evaluation, index)).generate_state(1)[0])
-            ),
+            generator=torch.Generator().manual_seed(_split_seed(config.seeds.evaluation, split)),
         )
-        for index, split in enumerate(task.splits)
+        for split in task.splits
     }
+
+
+def _split_seed(seed: int, split: Split) -> int:
+    return int(np.random.SeedSequence((seed, SPLITS.index(split))).generate_state(1)[0])

@@ -1,6 +1,7 @@
 """Exemplar features: synthetic ones with the geometry of real ones, and real ones from a file."""
 
 import hashlib
+import io
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -17,8 +18,10 @@ from numpy.lib.npyio import NpzFile
 from pydantic import Field
 from torch import Tensor
 
+from ih_interp.files import write_atomic
 from ih_interp.frozen import Frozen
 
+GRAIN = 2**-12  # synthetic features are multiples of it: every machine gets the same bits
 OMNIGLOT_DATASET = "resnet18/224/feat"  # where the published code's feature file keeps them
 
 
@@ -37,6 +40,7 @@ class FileSource(Frozen):
 
     kind: Literal["file"] = "file"
     path: str
+    """As `Exemplars.load` found it: absolute, so that it holds in any working directory."""
     dataset: str
     sha256: str
 
@@ -89,6 +93,25 @@ class Exemplars:
         """Digest of shape and bytes; equal digests are equal features."""
         return features_digest(self.features)
 
+    @cached_property
+    def recorded_source(self) -> GaussianSource | FileSource:
+        """The source, for a run to record; ValueError if these features do not come from it."""
+        if self.source is None:
+            raise ValueError(
+                "These exemplars have no source that a run could record; "
+                "save them first with exemplars = exemplars.save(path)."
+            )
+        if isinstance(self.source, FileSource):
+            expected = self.source.sha256
+        else:
+            expected = features_digest(_gaussian_features(self.source))
+        if self.sha256 != expected:
+            raise ValueError(
+                f"These exemplars are not those of their source, {self.source!r}: they were "
+                "changed; save them with exemplars = exemplars.save(path)."
+            )
+        return self.source
+
     @classmethod
     def gaussian(
         cls, n_classes: int = 200, n_exemplars: int = 5, n_features: int = 512, seed: int = 0
@@ -135,7 +158,8 @@ class Exemplars:
                 "numbers of shape class x exemplar x feature were expected."
             )
         features = torch.from_numpy(array.astype(np.float32))
-        source = FileSource(path=str(path), dataset=name, sha256=features_digest(features))
+        digest = features_digest(features)
+        source = FileSource(path=str(path.resolve()), dataset=name, sha256=digest)
         return cls(features, source)
 
     @classmethod
@@ -162,11 +186,13 @@ class Exemplars:
         return cls(resnet18_features(Path(root), n_exemplars=n_exemplars, seed=seed))
 
     def save(self, path: str | Path) -> "Exemplars":
-        """Write `.npz` and return the same exemplars with that file as their source."""
+        """Write `.npz`, whole or not at all; the same exemplars with that file as their source."""
         path = Path(path)
         if path.suffix != ".npz":
             raise ValueError(f"Exemplars are saved as .npz; got {path}.")
-        np.savez(path, features=self.features.numpy())
+        file = io.BytesIO()
+        np.savez(file, features=self.features.detach().cpu().numpy())
+        write_atomic(path, file.getvalue())
         return Exemplars.load(path)
 
 
@@ -192,7 +218,8 @@ def _gaussian_features(source: GaussianSource) -> Float[Tensor, "class exemplar 
     mean = mean / mean.norm() * between**0.5
     of_class = draw(source.n_classes, 1, n) * spread * (within - between) ** 0.5
     of_exemplar = draw(source.n_classes, source.n_exemplars, n) * spread * (1 - within) ** 0.5
-    return (norm * (mean + (of_class + of_exemplar) @ basis.T)).float()
+    features = norm * (mean + (of_class + of_exemplar) @ basis.T)
+    return ((features / GRAIN).round() * GRAIN).float()
 
 
 def _read_h5(path: Path, dataset: str) -> np.ndarray:

@@ -14,6 +14,7 @@ from transformer_lens.components.unembed import Unembed
 from transformer_lens.hook_points import HookPoint
 
 from ih_interp import threefry
+from ih_interp.exemplars import Exemplars
 from ih_interp.frozen import Frozen
 from ih_interp.task import FewShotTask, features_by_token
 
@@ -31,7 +32,8 @@ class ModelConfig(Frozen):
     attn_only: bool = True
     d_mlp: int | None = Field(default=None, ge=1)
     """Width of the MLPs, 4 x d_model where None; only with `attn_only=False`."""
-    act_fn: Literal["gelu", "relu", "silu"] = "gelu"
+    act_fn: Literal["gelu", "gelu_new", "relu", "silu"] = "gelu"
+    """Of the MLPs; "gelu_new" is GELU by tanh, as `jax.nn.gelu` and so the published code."""
     normalization_type: Literal["LN", "RMS"] | None = "LN"
     eps: float = Field(default=1e-5, gt=0)
     positional_embedding_type: Literal["rotary", "standard"] = "rotary"
@@ -55,6 +57,8 @@ class FewShotEmbed(nn.Module):
     """
 
     features: Float[Tensor, "row feature"]
+    exemplars: Exemplars | None = None
+    """Whose features these are, where `build_model` made the model: grafts compare digests."""
 
     def __init__(self, features: Float[Tensor, "row feature"], n_labels: int, d_model: int) -> None:
         super().__init__()
@@ -112,6 +116,8 @@ def build_model(
     model = empty_model(
         features, config or ModelConfig(), n_labels=task.n_labels, n_ctx=task.layout.n_positions
     )
+    assert isinstance(model.embed, FewShotEmbed)
+    model.embed.exemplars = task.exemplars
     with torch.no_grad():
         _initialise(model, seed)
     return model

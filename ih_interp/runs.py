@@ -1,6 +1,5 @@
 """A run on disk: its configuration, metrics and checkpoints."""
 
-import json
 import platform
 from functools import cached_property
 from importlib.metadata import version
@@ -14,12 +13,13 @@ from transformer_lens import HookedTransformer
 from ih_interp import store
 from ih_interp.clamps import AbstractClamp
 from ih_interp.config import RunConfig
+from ih_interp.evaluation import METRICS
 from ih_interp.exemplars import Exemplars
-from ih_interp.model import build_model
+from ih_interp.model import ATTENTION_BIASES, build_model
 from ih_interp.task import FewShotTask
 
-FORMAT = 1
-"""Of the run folder; another number is refused."""
+COLUMNS = ["step", "sequences", "split", *METRICS]
+RECORDED = ("run", "fingerprint", "features_sha256", "engine", "versions")
 
 
 class Run:
@@ -28,34 +28,38 @@ class Run:
         run = ih.Run("runs/main")
         model = run.model(run.steps[-1])
 
-    Raises FileNotFoundError where there is no run, ValueError where it cannot be read.
+    `exemplars` are those it was trained on, to be given where their file is no longer at its place.
+    Raises FileNotFoundError where there is no run, ValueError where it cannot be read or the
+    exemplars are others.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, exemplars: Exemplars | None = None) -> None:
         self.folder = Path(folder)
-        path = self.folder / store.CONFIG
-        if not path.is_file():
-            raise FileNotFoundError(f"There is no run at {self.folder}: {store.CONFIG} is missing.")
-        recorded = store.read_json(path)
-        if recorded.get("format") != FORMAT:
-            raise ValueError(
-                f"{path} has format {recorded.get('format')!r}; this version reads {FORMAT}. "
-                "Read it with the version that wrote it."
-            )
-        try:
-            self.config = RunConfig.load(recorded["run"])
-            self.versions: dict[str, str] = recorded["versions"]
-            self.engine: str = recorded["engine"]
-        except (KeyError, ValueError) as error:
-            raise ValueError(f"{path} cannot be read: {error}") from error
+        recorded, self.config = _read_config(self.folder / store.CONFIG)
+        self.versions: dict[str, str] = recorded["versions"]
+        self.engine: str = recorded["engine"]
+        self._features_sha256: str = recorded["features_sha256"]
+        self._exemplars = None if exemplars is None else self._checked(exemplars)
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r}, {len(self.steps)} checkpoints, finished={self.finished})"
 
     @cached_property
     def task(self) -> FewShotTask:
-        """The task the run trained on; its features are read again, and checked to be the same."""
-        return FewShotTask(Exemplars.from_source(self.config.exemplars), self.config.task)
+        """The task the run trained on; its features are read again, and checked to be the same.
+
+        Raises FileNotFoundError where their file is gone, ValueError where it holds others.
+        """
+        exemplars = self._exemplars
+        if exemplars is None:
+            try:
+                exemplars = self._checked(Exemplars.from_source(self.config.exemplars))
+            except FileNotFoundError as error:
+                raise FileNotFoundError(
+                    f"{self.folder} was trained on features that are no longer there: {error} "
+                    "Pass them: Run(folder, exemplars=Exemplars.load(path))."
+                ) from error
+        return FewShotTask(exemplars, self.config.task)
 
     @property
     def clamps(self) -> tuple[AbstractClamp, ...]:
@@ -74,40 +78,116 @@ class Run:
 
     @property
     def metrics(self) -> pd.DataFrame:
-        """One row an evaluation and split: `step`, `sequences`, `split`, `evaluation.METRICS`."""
-        return pd.DataFrame(store.read_metrics(self.folder))
+        """One row an evaluation and split: `step`, `sequences`, `split`, `evaluation.METRICS`.
+
+        Of a run in training, those saved so far. Raises ValueError for a damaged file, or one that
+        lacks evaluations although the run is finished.
+        """
+        rows = self.rows(before=self.config.n_steps + 1 if self.finished else 0)
+        return pd.DataFrame(rows, columns=None if rows else COLUMNS)
+
+    def rows(self, *, before: int) -> list[dict[str, Any]]:
+        """The metrics row by row; ValueError if one due before step `before` is not there.
+
+        Of a run that was killed, checkpoints may be newer than the metrics, which are saved later.
+        """
+        rows = store.read_metrics(self.folder)
+        found = {row["step"] for row in rows}
+        grid = self.config.evaluations.steps(self.config.n_steps, self.config.batch_size)
+        due = [step for step in grid if step < before]
+        missing = [step for step in due if step not in found]
+        if missing:
+            raise ValueError(
+                f"{self.folder / store.METRICS} lacks {len(missing)} of {len(due)} evaluations, "
+                f"the first at step {missing[0]}: train the run to its end or, if the file was "
+                "lost, delete the folder and train again, which gives the same numbers."
+            )
+        return rows
 
     def model(self, step: int | None = None) -> HookedTransformer:
         """The model after `step` updates, by default the last checkpoint; unclamped.
 
         Raises ValueError for a step without checkpoint, or a checkpoint that is damaged.
         """
+        steps = self.steps
+        if not steps:
+            raise ValueError(f"{self.folder} has no checkpoints yet; train it first.")
         model = build_model(self.task, self.config.model, seed=self.config.seeds.init)
-        self.load_weights(model, self.steps[-1] if step is None and self.steps else step)
+        self.load_weights(model, steps[-1] if step is None else step)
         return model
 
-    def load_weights(self, model: HookedTransformer, step: int | None) -> None:
-        """Write a checkpoint's weights into a model of this run."""
-        if step is None or step not in self.steps:
+    def load_weights(self, model: HookedTransformer, step: int) -> None:
+        """Write a checkpoint's weights into a model of this run; ValueError where they differ."""
+        if step not in self.steps:
             raise ValueError(
                 f"{self.folder} has no checkpoint at step {step}; it has {self.steps}."
             )
         path = store.checkpoint_path(self.folder, step)
         weights, facts = store.load_tensors(path)
-        if facts.get("run") != self.config.fingerprint:
+        belongs, expected = (facts.get("run"), facts.get("step")), (self.config.fingerprint, step)
+        if belongs != expected:
             raise ValueError(
-                f"{path} belongs to run {facts.get('run')}, not to {self.config.fingerprint}; "
-                "it was copied from elsewhere."
+                f"{path} belongs to run {belongs[0]} at step {belongs[1]}, not to {expected[0]} "
+                f"at step {expected[1]}; it was copied from elsewhere."
             )
+        parameters = dict(model.named_parameters())
+        trained = {n: tuple(p.shape) for n, p in parameters.items() if not _is_zero_bias(n)}
+        if trained != {name: tuple(weight.shape) for name, weight in weights.items()}:
+            raise ValueError(f"{path} holds the weights of another model than the one given.")
         with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if name in weights:
-                    parameter.copy_(weights[name])
+            for name, parameter in parameters.items():
+                parameter.copy_(weights.get(name, torch.zeros(())))
+
+    def _checked(self, exemplars: Exemplars) -> Exemplars:
+        if exemplars.sha256 != self._features_sha256:
+            raise ValueError(
+                f"{self.folder} was trained on other features than {exemplars.source!r} gives here "
+                f"(sha256 {self._features_sha256[:12]} against {exemplars.sha256[:12]}); "
+                "pass those it was trained on: Run(folder, exemplars=...)."
+            )
+        return exemplars
+
+
+def _is_zero_bias(name: str) -> bool:
+    return ".attn." in name and name.endswith(ATTENTION_BIASES)
+
+
+def _read_config(path: Path) -> tuple[dict[str, Any], RunConfig]:
+    """What `create_run` recorded; FileNotFoundError or ValueError say what is wrong with it."""
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no run at {path.parent}: {path.name} is missing.")
+    recorded = store.read_json(path)
+    if recorded.get("format") != store.FORMAT:
+        raise ValueError(
+            f"{path} has format {recorded.get('format')!r}; this version reads {store.FORMAT}. "
+            "Read it with the version that wrote it."
+        )
+    missing = [name for name in RECORDED if name not in recorded]
+    if missing:
+        raise ValueError(f"{path} cannot be read: it lacks {', '.join(missing)}.")
+    try:
+        config = RunConfig.load(recorded["run"])
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    if recorded["fingerprint"] != config.fingerprint:
+        raise ValueError(
+            f"{path} was changed after it was written: the run in it is {config.fingerprint}, "
+            f"and {recorded['fingerprint']} was recorded. Restore it, or train under another name."
+        )
+    return recorded, config
 
 
 def refuse_other_run(folder: Path, config: RunConfig) -> None:
-    """Raise ValueError if the folder holds a run of another configuration."""
-    if (folder / store.CONFIG).is_file():
+    """Raise ValueError if the folder holds a run of another configuration, or part of one."""
+    if not (folder / store.CONFIG).is_file():
+        parts = (store.METRICS, store.STATE, store.CHECKPOINTS)
+        left = [name for name in parts if (folder / name).exists()]
+        if left:
+            raise ValueError(
+                f"{folder} holds {', '.join(left)} and no {store.CONFIG} that says of which run. "
+                "Restore it, delete the folder, or give this run another name or root."
+            )
+    else:
         there = Run(folder).config
         if there.fingerprint != config.fingerprint:
             raise ValueError(
@@ -117,15 +197,22 @@ def refuse_other_run(folder: Path, config: RunConfig) -> None:
 
 
 def create_run(folder: Path, config: RunConfig, task: FewShotTask, *, engine: str) -> Run:
-    """Write `config.json`, or take the run that is there; nothing is overwritten.
+    """Write `config.json`, or take the run that is there.
 
-    `engine`, "compiled" or "eager", is recorded: their last digits differ, so a run keeps to one.
+    Of that run only the place of its features is written anew, where they have moved. `engine`,
+    "compiled" or "eager", is recorded: their last digits differ, so a run keeps to one.
     """
     refuse_other_run(folder, config)
-    if (folder / store.CONFIG).is_file():
-        return Run(folder)
+    path = folder / store.CONFIG
+    if path.is_file():
+        run = Run(folder, task.exemplars)
+        if run.config.exemplars != config.exemplars:
+            moved = run.config.replace(exemplars=config.exemplars)
+            store.write_json(path, {**store.read_json(path), "run": moved.save()})
+            run.config = moved
+        return run
     recorded: dict[str, Any] = {
-        "format": FORMAT,
+        "format": store.FORMAT,
         "run": config.save(),
         "fingerprint": config.fingerprint,
         "features_sha256": task.exemplars.sha256,
@@ -133,10 +220,8 @@ def create_run(folder: Path, config: RunConfig, task: FewShotTask, *, engine: st
         "threads": torch.get_num_threads(),
         "versions": versions(),
     }
-    store.write_atomic(
-        folder / store.CONFIG, (json.dumps(recorded, indent=2, sort_keys=True) + "\n").encode()
-    )
-    return Run(folder)
+    store.write_json(path, recorded)
+    return Run(folder, task.exemplars)
 
 
 def versions() -> dict[str, str]:
@@ -146,6 +231,6 @@ def versions() -> dict[str, str]:
 
 
 def _difference(there: RunConfig, here: RunConfig) -> str:
-    old, new = there.save(), here.save()
-    changed = [name for name in new if name != "name" and new[name] != old[name]]
+    old, new = there.identity.save(), here.identity.save()
+    changed = [name for name in new if new[name] != old[name]]
     return "; ".join(f"{name} is {old[name]} there and {new[name]} here" for name in changed)

@@ -1,11 +1,10 @@
-"""What lies in a run folder: its paths, atomic writes, and weights with a digest. No pickle.
+"""What lies in a run folder: its paths, JSON, and weights with a digest. No pickle.
 
 config.json  metrics.jsonl  state.safetensors  checkpoints/00031250.safetensors
 """
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+
+from ih_interp.files import write_atomic
+
+FORMAT = 1
+"""Of the run folder; another number is refused."""
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
@@ -27,34 +31,18 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 
 
 def checkpoint_steps(folder: Path) -> list[int]:
-    """The steps that have a checkpoint, ascending."""
+    """The steps that have a checkpoint, ascending; files of other names are nobody's business."""
+    numbered = (folder / CHECKPOINTS).glob("*.safetensors")
+    found = {path.name: int(path.stem) for path in numbered if path.stem.isdecimal()}
     return sorted(
-        int(path.stem)
-        for path in (folder / CHECKPOINTS).glob("*.safetensors")
-        if path.stem.isdigit()
+        step for name, step in found.items() if name == checkpoint_path(folder, step).name
     )
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Replace a file whole or not at all: temporary file beside it, flush, rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not tempfile's, which nobody else may read: the run folder may be shared.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """Write tensors with facts about them (JSON values) and a digest of both."""
     arrays = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    digest = _digest(arrays, dict(facts))
+    digest = digest_of(arrays, facts)
     # One metadata key: safetensors writes several in random order, and equal files must be equal.
     metadata = {"ih_interp": json.dumps({"facts": dict(facts), "sha256": digest}, sort_keys=True)}
     write_atomic(path, save(arrays, metadata))
@@ -77,12 +65,12 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} is no checkpoint of ih_interp, or it is cut short ({error!r}); "
-            "delete it and train again, the run resumes before it."
+            "delete it and train again: the same numbers come back."
         ) from error
-    if _digest(tensors, facts) != expected:
+    if digest_of(tensors, facts) != expected:
         raise ValueError(
             f"{path} was altered after it was written: its digest differs; "
-            "delete it and train again, the run resumes before it."
+            "delete it and train again: the same numbers come back."
         )
     return tensors, facts
 
@@ -98,15 +86,24 @@ def read_json(path: Path) -> dict[str, Any]:
     return value  # pyright: ignore[reportUnknownVariableType]
 
 
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Replace a JSON object whole, its keys in order."""
+    write_atomic(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+
+
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The rows of `metrics.jsonl`; none where the file is missing."""
     path = folder / METRICS
     if not path.is_file():
         return []
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is not JSON lines, it may be cut short: {error}") from error
+    strange = [row for row in rows if not (isinstance(row, dict) and {"step", "split"} <= set(row))]
+    if strange:
+        raise ValueError(f"{path}: {strange[0]!r} is no row of metrics, it lacks step and split.")
+    return rows
 
 
 def write_metrics(folder: Path, rows: list[dict[str, Any]]) -> None:
@@ -115,8 +112,9 @@ def write_metrics(folder: Path, rows: list[dict[str, Any]]) -> None:
     write_atomic(folder / METRICS, lines.encode())
 
 
-def _digest(tensors: Mapping[str, Tensor], facts: dict[str, Any]) -> str:
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+def digest_of(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
+    """SHA-256 of tensors, names and facts: what `save_tensors` writes beside them."""
+    digest = hashlib.sha256(json.dumps(dict(facts), sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())

@@ -9,13 +9,12 @@ import math
 from functools import cached_property
 from typing import Literal, TypeAlias, get_args
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from ih_interp import threefry
+from ih_interp.draws import MAX_ENUMERATED, label_split, members_with, without_repetition
 from ih_interp.exemplars import Exemplars
 from ih_interp.frozen import Frozen
 from ih_interp.types import Batch, Layout
@@ -25,8 +24,6 @@ Split: TypeAlias = Literal["train", "test_exemplars", "test_relabel", "other_exe
 sets held out of training ("test (relabel)"); `other_exemplars`: unseen drawings of seen classes."""
 
 SPLITS: tuple[Split, ...] = get_args(Split)
-
-MAX_ENUMERATED = 10_000_000  # sequences; beyond it `enumerate` would fill the memory
 
 
 class TaskConfig(Frozen):
@@ -69,34 +66,6 @@ class TaskConfig(Frozen):
     def n_context_classes(self) -> int:
         """Distinct classes, and labels, in a context."""
         return self.n_pairs - self.n_copies + 1
-
-
-def label_split(
-    n_labels: int, set_size: int, held_out: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Unordered sets of labels for training and held out: two int arrays `[set, set_size]`.
-
-    The published code's split, redrawn from JAX's generator: all sets in lexicographic order are
-    permuted under `seed` and the first share is held out. Where a label would then be missing from
-    training, the next seed is tried (the published code meant to, but drew the same split again).
-    Raises ValueError if no split in 100 shows every label, or above 10 million sets.
-    """
-    n_sets = math.comb(n_labels, set_size)
-    if n_sets > MAX_ENUMERATED:
-        raise ValueError(
-            f"There are {n_sets:,} sets of {set_size} of {n_labels} labels, too many to split; "
-            "lower n_labels or n_pairs."
-        )
-    sets = np.array(list(itertools.combinations(range(n_labels), set_size)))
-    n_held_out = int(len(sets) * held_out)
-    for attempt in range(100):
-        shuffled = sets[threefry.permutation(threefry.key(seed + attempt), len(sets))]
-        if len(np.unique(shuffled[n_held_out:])) == n_labels:
-            return shuffled[n_held_out:], shuffled[:n_held_out]
-    raise ValueError(
-        f"held_out_labels={held_out} leaves too few of {len(sets)} label sets "
-        f"to show all {n_labels} labels in training; lower it."
-    )
 
 
 class FewShotTask:
@@ -153,7 +122,7 @@ class FewShotTask:
         self, class_index: Int[Tensor, "*shape"], exemplar_index: Int[Tensor, "*shape"]
     ) -> Int[Tensor, "*shape"]:
         """Token ids of exemplars."""
-        return self.n_labels + class_index * self.exemplars.n_exemplars + exemplar_index
+        return self.n_labels + class_index.long() * self.exemplars.n_exemplars + exemplar_index
 
     def batch(
         self,
@@ -163,24 +132,20 @@ class FewShotTask:
     ) -> Batch:
         """Explicit sequences: items are the pairs in order, then the query, its label the target.
 
-        Raises ValueError for indices out of range or another number of items than `n_pairs + 1`.
+        Raises TypeError for what is no tensor, ValueError for indices that are no integers, are out
+        of range, or are other than `[batch, n_pairs + 1]`.
         """
         items = self.config.n_pairs + 1
-        for name, index, size in (
-            ("class_index", class_index, self.exemplars.n_classes),
-            ("exemplar_index", exemplar_index, self.exemplars.n_exemplars),
-            ("label", label, self.n_labels),
-        ):
-            if index.ndim != 2 or index.shape[1] != items:
-                raise ValueError(
-                    f"{name} has shape {tuple(index.shape)}; [batch, {items}] was expected: "
-                    f"{self.config.n_pairs} pairs, then the query."
-                )
-            if len(index) and not (int(index.min()) >= 0 and int(index.max()) < size):
-                raise ValueError(
-                    f"{name} runs from {int(index.min())} to {int(index.max())}; "
-                    f"it must lie in [0, {size})."
-                )
+        class_index = _indices("class_index", class_index, items, self.exemplars.n_classes)
+        exemplar_index = _indices(
+            "exemplar_index", exemplar_index, items, self.exemplars.n_exemplars
+        )
+        label = _indices("label", label, items, self.n_labels)
+        if not len(class_index) == len(exemplar_index) == len(label):
+            raise ValueError(
+                f"class_index, exemplar_index and label are {len(class_index)}, "
+                f"{len(exemplar_index)} and {len(label)} sequences; as many of each were expected."
+            )
         tokens = self.token(class_index, exemplar_index)
         pairs = torch.stack([tokens[:, :-1], label[:, :-1]], dim=-1).flatten(start_dim=1)
         return Batch(tokens=torch.cat([pairs, tokens[:, -1:]], dim=1), target=label[:, -1])
@@ -201,7 +166,7 @@ class FewShotTask:
         def shuffled(size: int) -> Int[Tensor, "n size"]:
             return torch.rand(n, size, generator=generator).argsort(dim=1)
 
-        chosen = _without_repetition([draw(len(classes) - i) for i in range(k)])
+        chosen = without_repetition([draw(len(classes) - i) for i in range(k)])
         labels = label_sets[draw(len(label_sets))].gather(1, shuffled(k))
         member = self._members[shuffled(self.config.n_pairs)]
         member = torch.cat([member, torch.zeros(n, 1, dtype=torch.int64)], dim=1)
@@ -231,7 +196,7 @@ class FewShotTask:
             raise ValueError(f"{split!r} has {size:,} sequences, too many to list; use sample.")
         chosen = torch.tensor(list(itertools.permutations(classes.tolist(), k)))
         labels = torch.tensor([p for s in label_sets.tolist() for p in itertools.permutations(s)])
-        member = torch.tensor([_members_with(place, config.n_pairs) for place in places])
+        member = torch.tensor([members_with(place, config.n_pairs) for place in places])
         drawing = torch.tensor(list(itertools.product(exemplars.tolist(), repeat=items)))
         axes = (len(chosen), len(labels), len(member), len(drawing))
         c, l, m, d = torch.unravel_index(torch.arange(size), axes)  # noqa: E741
@@ -241,7 +206,7 @@ class FewShotTask:
     @cached_property
     def _members(self) -> Int[Tensor, " pair"]:
         """Which of the context's classes each pair shows before shuffling; 0 is the query's."""
-        return torch.tensor(_members_with(tuple(range(self.config.n_copies)), self.config.n_pairs))
+        return torch.tensor(members_with(tuple(range(self.config.n_copies)), self.config.n_pairs))
 
     def _missing(self, split: Split) -> str | None:
         """Why a split has no sequences, or None."""
@@ -279,25 +244,23 @@ class FewShotTask:
         )
 
 
-def _members_with(places: tuple[int, ...], n_pairs: int) -> list[int]:
-    """The class number of every pair when the query's class (0) stands at `places`."""
-    others = itertools.count(1)
-    return [0 if pair in places else next(others) for pair in range(n_pairs)]
-
-
-def _without_repetition(draws: list[Int[Tensor, " n"]]) -> Int[Tensor, "n k"]:
-    """Turn draws from [0, N), [0, N-1), ... into k different numbers, uniformly.
-
-    The i-th draw counts only the numbers not yet taken: it moves up by one past each taken number,
-    from the smallest, that is not above it.
-    """
-    taken = draws[0][:, None]
-    for draw in draws[1:]:
-        number = draw
-        for earlier in taken.sort(dim=1).values.unbind(dim=1):
-            number = number + (number >= earlier).long()
-        taken = torch.cat([taken, number[:, None]], dim=1)
-    return taken
+def _indices(name: str, index: object, items: int, size: int) -> Int[Tensor, "batch item"]:
+    """The indices as int64, in which no token overflows; refused unless they are indices."""
+    if not isinstance(index, Tensor):
+        raise TypeError(f"{name} is {type(index).__name__}; pass a tensor, torch.tensor(...).")
+    if index.dtype == torch.bool or index.is_floating_point() or index.is_complex():
+        raise ValueError(f"{name} is {index.dtype}; integers such as torch.int64 were expected.")
+    if index.ndim != 2 or index.shape[1] != items:
+        raise ValueError(
+            f"{name} has shape {tuple(index.shape)}; [batch, {items}] was expected: "
+            f"{items - 1} pairs, then the query."
+        )
+    if len(index) and not (int(index.min()) >= 0 and int(index.max()) < size):
+        raise ValueError(
+            f"{name} runs from {int(index.min())} to {int(index.max())}; "
+            f"it must lie in [0, {size})."
+        )
+    return index.long()
 
 
 def features_by_token(exemplars: Exemplars) -> Float[Tensor, "row feature"]:

@@ -13,7 +13,7 @@ Axes, everywhere in the package:
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple, TypeAlias
+from typing import Annotated, Literal, NamedTuple, TypeAlias
 
 from jaxtyping import Bool, Float, Int
 from pydantic import BeforeValidator, PlainSerializer
@@ -36,6 +36,16 @@ Pattern: TypeAlias = Float[Tensor, "batch head query key"]
 
 Logits: TypeAlias = Float[Tensor, "batch pos label"]
 """Output logits (`unembed.hook_logits`); the query's row is `logits[:, -1]`."""
+
+MetricName: TypeAlias = Literal[
+    "loss",
+    "accuracy",
+    "in_context_accuracy",
+    "probability",
+    "in_context_probability",
+    "context_probability",
+]
+"""What every evaluation measures at the query; `evaluation.QueryMetrics` says how."""
 
 
 class Head(NamedTuple):
@@ -117,6 +127,13 @@ class Batch:
     tokens: Int[Tensor, "batch pos"]
     target: Int[Tensor, " batch"]
 
+    def __post_init__(self) -> None:
+        if self.tokens.ndim != 2 or self.target.shape != self.tokens.shape[:1]:
+            raise ValueError(
+                f"tokens have shape {tuple(self.tokens.shape)} and target "
+                f"{tuple(self.target.shape)}; [batch, pos] and [batch] were expected."
+            )
+
     @property
     def layout(self) -> Layout:
         return Layout.of(self.tokens)
@@ -141,10 +158,7 @@ class Batch:
         return Batch(self.tokens[rows], self.target[rows])
 
     def split(self, size: int) -> "list[Batch]":
-        """Consecutive batches of at most `size` sequences."""
+        """Consecutive batches of at most `size` sequences; ValueError where there are none."""
+        if len(self) == 0:
+            raise ValueError("There are no sequences in this batch; give at least one.")
         return [self[start : start + size] for start in range(0, len(self), size)]
-
-
-def heads_of(values: Iterable["str | tuple[int, int] | Head"]) -> tuple[Head, ...]:
-    """Heads, parsed; see `Head.parse`."""
-    return tuple(Head.parse(value) for value in values)

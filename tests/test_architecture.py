@@ -14,8 +14,10 @@ LAYERS = (
     "types",
     "threefry",
     "frozen",
+    "files",
     "omniglot",
     "exemplars",
+    "draws",
     "task",
     "model",
     "store",
@@ -34,7 +36,8 @@ MAY_ALSO = {
     "toy": {"toy"},
     "plots": {"plots"},
     "paper": {"training", "analysis", "toy", "plots", "paper"},
-    "cli": {"paper", "training", "analysis", "plots", "cli"},
+    "bench": {"training", "plots", "bench"},
+    "cli": {"paper", "training", "analysis", "plots", "bench", "cli"},
     "__main__": {"cli"},
 }
 NOT_AT_ALL = {"plots": set(LAYERS) - {"types"}, "toy": set(LAYERS) - {"threefry", "frozen"}}
@@ -108,9 +111,14 @@ def test_importing_costs_nothing():
 
 
 def test_every_public_name_can_be_had():
-    names = [name for name in dir(ih) if not name.startswith("_")]
-    assert {"train", "Run", "clamped", "clamps", "induction_strength", "Exemplars"} <= set(names)
-    assert all(getattr(ih, name) is not None for name in names)
+    assert {"train", "Run", "clamped", "clamps", "induction_strength", "Exemplars"} <= set(dir(ih))
+    assert all(getattr(ih, name) is not None for name in dir(ih))
+
+
+def test_only_public_names_are_listed():
+    import ih_interp.analysis.trace  # noqa: F401  which puts `analysis` into the package's globals
+
+    assert dir(ih) == sorted(ih._HOME)
 
 
 def test_the_lazy_surface_and_the_typed_one_agree():

@@ -8,6 +8,7 @@ from torch.testing import assert_close
 
 import ih_interp as ih
 from ih_interp.analysis.attention import (
+    _score_rows,
     attention_entropy,
     entropy_chance,
     induction_strength,
@@ -155,6 +156,47 @@ def test_prefix_matching_tells_offsets_apart(language_model, offset):
     expected = {o: float(o == offset) for o in scores}
     for o in scores:
         assert scores[o] == pytest.approx(expected[o], abs=1e-6)
+
+
+@pytest.mark.parametrize("offset", [-3, -1, 0, 1, 2, 3])
+@pytest.mark.parametrize(("period", "repeats"), [(4, 2), (4, 5), (10, 2)])
+def test_even_attention_scores_the_chance_of_every_offset(language_model, period, repeats, offset):
+    """Against attention made even, and against every row tried one by one."""
+
+    def even(scores, hook):
+        del hook
+        return torch.where(scores.isinf(), scores, 0 * scores)
+
+    with language_model.hooks(fwd_hooks=[("blocks.0.attn.hook_attn_scores", even)]):
+        scored = prefix_matching_score(
+            language_model,
+            generator=torch.Generator().manual_seed(0),
+            period=period,
+            repeats=repeats,
+            offset=offset,
+        )
+    said = list(range(period)) * repeats
+    shares = []
+    for row in range(period, len(said)):
+        earlier = [key for key in range(row) if said[key] == said[row]]
+        if earlier[-1] + offset >= 0:
+            shares.append(1 / len(said[: row + 1]))
+    chance = prefix_matching_chance(period, repeats, offset)
+    assert chance == pytest.approx(sum(shares) / len(shares))
+    assert_close(scored[0], torch.full((2,), chance))
+
+
+def test_rows_are_named_and_labels_need_pairs(model, batch):
+    # Past the type checker, which only tests have.
+    with pytest.raises(ValueError, match=r"rows='label'; choose from all, labels"):
+        _score_rows.__wrapped__(5, "label")
+    with pytest.raises(ValueError, match="Sequences of 4 tokens are not pairs and a query"):
+        previous_token_score(model, batch.tokens[:, :4], rows="labels")
+
+
+def test_nothing_cannot_be_scored(model, batch):
+    with pytest.raises(ValueError, match="no sequences to score"):
+        attention_entropy(model, batch[:0])
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 import pytest
 
-from ih_interp.clamps import AblateHeads, during
-from ih_interp.config import AdamConfig, Grid, RunConfig, Seeds, run_folder, seed_sweep
-from ih_interp.exemplars import FileSource
+from ih_interp.clamps import AblateHeads, during, parse
+from ih_interp.config import AdamConfig, Grid, RunConfig, Seeds, run_folder
+from ih_interp.exemplars import Exemplars, FileSource
 
 
 def test_the_defaults_are_the_papers():
@@ -69,8 +69,28 @@ def test_the_fingerprint_knows_everything_but_name_and_place():
     assert config.replace(exemplars=changed).fingerprint != config.fingerprint
 
 
-def test_a_sweep_names_its_runs(tmp_path):
-    sweep = seed_sweep(RunConfig(name="main"), range(5, 8))
-    assert [config.name for config in sweep] == ["main-5", "main-6", "main-7"]
-    assert [config.seeds.init for config in sweep] == [5, 6, 7]
-    assert run_folder(tmp_path, sweep[0]) == tmp_path / "main-5"
+def test_a_run_lies_under_its_name(tmp_path):
+    assert run_folder(tmp_path, RunConfig(name="main-5")) == tmp_path / "main-5"
+
+
+def test_exemplars_are_recorded_as_their_source(exemplars, tmp_path):
+    config = RunConfig(exemplars=exemplars)
+    assert config == RunConfig(exemplars=exemplars.source)
+    assert RunConfig.load(config.save()) == config
+    saved = exemplars.save(tmp_path / "features.npz")
+    assert config.replace(exemplars=saved).exemplars == saved.source
+
+
+def test_exemplars_that_cannot_be_had_again_are_refused(exemplars):
+    with pytest.raises(ValueError, match=r"no source that a run could record; save them first"):
+        RunConfig(exemplars=Exemplars(exemplars.features))
+    with pytest.raises(ValueError, match="not those of their source"):
+        RunConfig(exemplars=Exemplars(2 * exemplars.features, exemplars.source))
+
+
+@pytest.mark.parametrize(
+    "alone", [{"kind": "ablate_heads", "heads": ["L1H0"]}, AblateHeads(heads=["L1H0"])]
+)
+def test_one_clamp_is_no_list_of_clamps(alone):
+    with pytest.raises(ValueError, match=r"reads a list of clamps and one came alone; write \["):
+        parse.__wrapped__(alone)  # past the type checker, which only tests have

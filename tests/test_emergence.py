@@ -1,6 +1,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from ih_interp.analysis.emergence import LEARNED, first_below, time_on_plateau
@@ -35,3 +36,28 @@ def test_time_on_a_planted_plateau():
 
 def test_the_papers_level():
     assert pytest.approx(0.4 * math.log(2)) == LEARNED
+
+
+def test_columns_cut_from_a_table_are_read_by_place():
+    """Their index starts anywhere: read by it, a crossing would lie elsewhere, or nowhere."""
+    table = pd.DataFrame({"split": ["test", "train"] * 4, "sequences": np.repeat(np.arange(4), 2)})
+    table["loss"] = [9.0, 2.0, 9.0, 1.0, 9.0, 0.0, 9.0, 0.0]
+    rows = table[table["split"] == "train"]
+    assert first_below(rows["sequences"], rows["loss"], 0.5) == pytest.approx(1.5)
+    assert first_below([0, 1, 2], [2, 1, 0], 0.5) == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize(
+    ("sequences", "curve", "words"),
+    [
+        ([0, 1, 2], [2, 1], r"sequences have shape \(3,\) and the curve \(2,\); \[point\] each"),
+        ([[0, 1]], [[2, 1]], r"\[point\] each was expected"),
+        ([0, 2, 1], [2, 1, 0], "do not ascend; sort"),
+        ([0, 1, 0, 1], [2, 1, 2, 1], "one run's at a time"),
+        ([0, 1, 2], [2, np.nan, 0], "1 values of the curve are NaN"),
+    ],
+)
+def test_what_is_no_curve_is_refused(sequences, curve, words):
+    for measure in (time_on_plateau, lambda x, y: first_below(x, y, 0.5)):
+        with pytest.raises(ValueError, match=words):
+            measure(sequences, curve)

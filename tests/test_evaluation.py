@@ -1,12 +1,14 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
 
 from ih_interp import clamps
 from ih_interp.config import RunConfig, Seeds
-from ih_interp.evaluation import chance, evaluate, evaluation_sets, means, query_loss, query_metrics
+from ih_interp.evaluation import chance, evaluate, evaluation_sets, means, query_metrics
+from ih_interp.task import FewShotTask, TaskConfig
 from ih_interp.types import Batch
 
 
@@ -34,7 +36,8 @@ def test_metrics_worked_out_by_hand(two_sequences):
 def test_guessing_between_the_two_labels_scores_ln_2(two_sequences):
     logits = torch.full((2, 4), -1e9)
     logits.scatter_(1, two_sequences.context_labels, 0.0)
-    assert_close(query_loss(logits, two_sequences.target), torch.tensor(math.log(2)))
+    loss = query_metrics(logits, two_sequences).loss
+    assert_close(loss, torch.full((2,), math.log(2)))
 
 
 def test_equal_logits_score_chance(task, batch):
@@ -70,3 +73,26 @@ def test_evaluation_sets_depend_on_their_own_seed_only(task):
         assert len(first[split]) == 50
         assert torch.equal(first[split].tokens, same[split].tokens)
         assert not torch.equal(first[split].tokens, other[split].tokens)
+
+
+def test_a_split_has_the_same_set_whichever_others_there_are(exemplars, task):
+    fewer = FewShotTask(exemplars, TaskConfig(n_train_classes=12, n_test_classes=0))
+    assert fewer.splits == ("train", "test_relabel", "other_exemplars")
+    config = RunConfig(evaluation_size=20)
+    whole, part = evaluation_sets(task, config), evaluation_sets(fewer, config)
+    for split in fewer.splits:
+        assert torch.equal(part[split].tokens, whole[split].tokens)
+
+
+def test_splits_are_drawn_from_the_seeds_they_always_had(task):
+    """Seeds are (evaluation, place among all four splits): the numbers of finished runs hold."""
+    sets = evaluation_sets(task, RunConfig(evaluation_size=20))
+    for place, split in enumerate(task.splits):
+        seed = int(np.random.SeedSequence((1, place)).generate_state(1)[0])
+        generator = torch.Generator().manual_seed(seed)
+        assert torch.equal(sets[split].tokens, task.sample(split, 20, generator=generator).tokens)
+
+
+def test_nothing_cannot_be_evaluated(model, batch):
+    with pytest.raises(ValueError, match="no sequences in this batch"):
+        evaluate(model, batch[:0])

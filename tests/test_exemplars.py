@@ -1,5 +1,6 @@
 """Exemplars: the geometry of the synthetic ones, and files, good and bad."""
 
+import os
 import pickle
 
 import h5py
@@ -87,6 +88,45 @@ def test_save_and_load_round_trip(exemplars, tmp_path):
     assert saved.source == FileSource(path=str(path), dataset="features", sha256=exemplars.sha256)
     again = Exemplars.from_source(saved.source)
     assert torch.equal(again.features, exemplars.features)
+
+
+def test_a_source_holds_in_any_working_directory(exemplars, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = exemplars.save("features.npz").source
+    assert source.path == str(tmp_path.resolve() / "features.npz")
+    monkeypatch.chdir("/")
+    assert Exemplars.from_source(source).sha256 == exemplars.sha256
+
+
+def test_a_failed_save_leaves_the_old_file_alone(exemplars, tmp_path, monkeypatch):
+    path = tmp_path / "features.npz"
+    exemplars.save(path)
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        Exemplars(exemplars.features + 1).save(path)
+    assert Exemplars.load(path).sha256 == exemplars.sha256
+    assert [file.name for file in tmp_path.iterdir()] == ["features.npz"]
+
+
+def test_features_that_are_a_parameter_are_saved(tmp_path):
+    features = torch.ones(2, 1, 3, requires_grad=True)
+    assert Exemplars(features).save(tmp_path / "f.npz").features.tolist() == features.tolist()
+
+
+def test_a_recorded_source_gives_the_features(exemplars, tmp_path):
+    assert exemplars.recorded_source == exemplars.source
+    saved = exemplars.save(tmp_path / "features.npz")
+    assert saved.recorded_source == saved.source
+    for good in (exemplars, saved):
+        changed = Exemplars(good.features + 1, good.source)
+        with pytest.raises(ValueError, match=r"not those of their source, .* save them with"):
+            changed.recorded_source  # noqa: B018
+    with pytest.raises(ValueError, match=r"no source .* save them first with .*\.save\(path\)"):
+        Exemplars(exemplars.features).recorded_source  # noqa: B018
 
 
 @pytest.mark.parametrize("dataset", ["resnet18/224/feat", "other"])

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, tensor
+from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 from transformer_lens import HookedTransformer
 
 import ih_interp as ih
-from ih_interp.evaluation import means, query_loss
+from ih_interp.evaluation import means
 from ih_interp.model import ModelConfig, build_model, trained_parameters
 from ih_interp.types import Batch
 
@@ -188,7 +189,7 @@ def test_training_of_the_published_code(case, random):
     losses: list[float] = []
     for batch in random.training:
         with ih.clamped(model, given, batch):
-            loss = query_loss(model(batch.tokens)[:, -1], batch.target)
+            loss = cross_entropy(model(batch.tokens)[:, -1], batch.target)
         adam.zero_grad()
         loss.backward()
         if not losses:
@@ -266,7 +267,7 @@ def test_the_public_measure_of_induction_is_the_published_one(trained):
 @pytest.mark.parametrize("head", range(8))
 @pytest.mark.parametrize("which", ["only_head", "without_head"])
 def test_accuracy_and_loss_with_heads_ablated(which, head, trained):
-    rest = ih.clamps.keep_only((1, head))
+    rest = ih.clamps.keep_only((1, head), n_heads=8)
     ablate = ih.clamps.AblateHeads(heads=rest if which == "only_head" else [(1, head)])
     found = means(ih.evaluate(trained.model, trained.batch, [ablate], chunk=2_048))
     for name in ("accuracy", "loss"):

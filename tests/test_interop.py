@@ -42,6 +42,11 @@ WORLDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "no LayerNorm": ({"normalization_type": None}, {"no_norm": True}),
     "another rotary base": ({"rotary_base": 100}, {"sin_time": 100.0}),
+    "MLPs": ({"attn_only": False, "d_mlp": 20, "act_fn": "gelu_new"}, {"mlp_ratio": 2.5}),
+    "MLPs, no LayerNorm": (
+        {"attn_only": False, "d_mlp": 16, "act_fn": "gelu_new", "normalization_type": None},
+        {"mlp_ratio": 2.0, "no_norm": True},
+    ),
 }
 
 
@@ -79,6 +84,11 @@ def leaves(model: HookedTransformer) -> Iterator[np.ndarray | float | int | bool
         yield from (0.0, False)
         yield einops.rearrange(attention.W_O, "head d_head model -> model (head d_head)")
         yield from (0.0, False)
+        if not model.cfg.attn_only:
+            if model.cfg.normalization_type is not None:
+                yield from (block.ln2.w, block.ln2.b)
+            yield from (block.mlp.W_in.T, block.mlp.b_in, 0.0, False)
+            yield from (block.mlp.W_out.T, block.mlp.b_out, 0.0, False)
     if model.cfg.normalization_type is not None:
         yield from (model.ln_final.w, model.ln_final.b)
     yield False
@@ -229,6 +239,29 @@ def test_options_that_are_not_read_are_refused(options, words, checkpoint, confi
     config.write_text(json.dumps(OPTIONS | options))
     with pytest.raises(ValueError, match=rf"config\.json: .*{words}"):
         load_icl_dynamics(checkpoint, config, task)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"num_heads": 3}, "d_model=8 is no multiple of num_heads=3"),
+        ({"sin_time": 99.5}, "sin_time=99.5 is not read, only whole numbers"),
+    ],
+    ids=str,
+)
+def test_sizes_that_would_be_rounded_are_refused(options, words, checkpoint, config, task):
+    config.write_text(json.dumps(OPTIONS | options))
+    with pytest.raises(ValueError, match=rf"config\.json: {words}"):
+        load_icl_dynamics(checkpoint, config, task)
+
+
+def test_activations_are_the_published_codes(checkpoint, config, task):
+    """`jax.nn.gelu` approximates by tanh unless told not to: gelu(1) = 0.841192, not 0.841345."""
+    shape = SHAPE.model_copy(update={"attn_only": False, "d_mlp": 16})
+    checkpoint.write_bytes(as_bytes(*leaves(random_model(task, shape)), *OPTIMISER))
+    config.write_text(json.dumps(OPTIONS | {"mlp_ratio": 2.0}))
+    mlp = load_icl_dynamics(checkpoint, config, task).blocks[0].mlp
+    assert float(mlp.act_fn(torch.tensor(1.0))) == pytest.approx(0.841192, abs=1e-6)
 
 
 def test_another_programs_configuration_is_refused(checkpoint, config, task):

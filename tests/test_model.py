@@ -23,6 +23,7 @@ VARIANTS = {
     "learned positions": {"positional_embedding_type": "standard"},
     "odd heads": {"positional_embedding_type": "standard", "d_head": 3, "n_heads": 5},
     "gelu": {"attn_only": False, "d_mlp": 10},
+    "gelu by tanh": {"attn_only": False, "act_fn": "gelu_new"},
     "relu": {"attn_only": False, "act_fn": "relu"},
     "silu": {"attn_only": False, "act_fn": "silu", "normalization_type": "RMS", "d_mlp": 7},
     "one layer": {"n_layers": 1, "eps": 0.1},

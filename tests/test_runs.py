@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 import torch
@@ -7,7 +8,8 @@ from torch.testing import assert_close
 import ih_interp as ih
 from ih_interp import store
 from ih_interp.config import Grid, RunConfig
-from ih_interp.exemplars import GaussianSource
+from ih_interp.exemplars import FileSource, GaussianSource
+from ih_interp.runs import create_run
 
 CONFIG = RunConfig(
     name="run",
@@ -70,7 +72,14 @@ def test_there_is_no_such_step(run):
             "not a whole number of batches",
         ),
         (lambda text: "[1, 2]", "a JSON object was expected"),
-        (lambda text: '{"format": 1}', "cannot be read: 'run'"),
+        (
+            lambda text: '{"format": 1}',
+            "cannot be read: it lacks run, fingerprint, features_sha256",
+        ),
+        (
+            lambda text: text.replace('"batch_size": 8', '"batch_size": 16'),
+            "was changed after it was written",
+        ),
     ],
 )
 def test_a_damaged_configuration_is_named(run, damage, words):
@@ -112,6 +121,85 @@ def test_features_that_changed_are_refused(tmp_path):
     np.savez(path, features=exemplars.features.numpy() + 1)
     with pytest.raises(ValueError, match="holds other features than when the run was made"):
         ih.Run(run.folder).task  # noqa: B018
+    (again,) = ih.train(CONFIG, tmp_path / "others", progress=False)
+    path = again.folder / store.CONFIG
+    recorded = store.read_json(path)
+    store.write_json(path, {**recorded, "features_sha256": "0" * 64})
+    # As where another version of torch draws other features from the same seed.
+    with pytest.raises(ValueError, match=r"was trained on other features than .* against .*pass"):
+        ih.Run(again.folder).task  # noqa: B018
+
+
+@pytest.fixture
+def of_file(tmp_path):
+    """A run on features from `features.npz`, and those features."""
+    made = ih.Exemplars.gaussian(n_classes=20, n_exemplars=2, n_features=16, seed=3)
+    exemplars = made.save(tmp_path / "features.npz")
+    config = CONFIG.replace(exemplars=exemplars)
+    return ih.train(config, tmp_path / "runs", progress=False)[0], exemplars
+
+
+def test_a_run_opens_from_another_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = ih.Exemplars.gaussian(n_classes=20, n_exemplars=2, n_features=16, seed=3)
+    config = CONFIG.replace(exemplars=made.save("features.npz"))
+    (run,) = ih.train(config, tmp_path / "runs", progress=False)
+    monkeypatch.chdir("/")
+    assert ih.Run(run.folder).task.exemplars.sha256 == made.sha256
+
+
+def test_features_that_moved_can_be_handed_in(of_file, tmp_path):
+    run, exemplars = of_file
+    moved = tmp_path / "elsewhere.npz"
+    (tmp_path / "features.npz").rename(moved)
+    words = r"trained on features that are no longer there: .*features\.npz.* Run\(folder, exempl"
+    with pytest.raises(FileNotFoundError, match=words):
+        ih.Run(run.folder).model()
+    opened = ih.Run(run.folder, exemplars=ih.Exemplars.load(moved))
+    assert torch.equal(opened.model().W_E, run.model().W_E)
+    others = ih.Exemplars(exemplars.features + 1)
+    with pytest.raises(ValueError, match="was trained on other features than None"):
+        ih.Run(run.folder, exemplars=others)
+
+
+def test_training_again_records_where_the_features_are_now(of_file, tmp_path):
+    run, exemplars = of_file
+    before = (run.folder / store.CONFIG).read_text()
+    moved = tmp_path / "new" / "place.npz"
+    moved.parent.mkdir()
+    (tmp_path / "features.npz").rename(moved)
+    config = run.config.replace(exemplars=ih.Exemplars.load(moved))
+    (again,) = ih.train(config, tmp_path / "runs", progress=False)
+    assert again.config.exemplars.path == str(moved.resolve())
+    opened = ih.Run(run.folder)
+    assert opened.task.exemplars.sha256 == exemplars.sha256
+    assert opened.finished
+    after = (run.folder / store.CONFIG).read_text()
+    assert after == before.replace(str((tmp_path / "features.npz").resolve()), str(moved.resolve()))
+
+
+def test_a_run_does_not_go_on_with_other_features(of_file, tmp_path):
+    """Whoever wrote the configuration by hand: the digest in it need not be the features'."""
+    run, exemplars = of_file
+    task = ih.FewShotTask(ih.Exemplars(exemplars.features + 1), run.config.task)
+    with pytest.raises(ValueError, match="was trained on other features"):
+        create_run(run.folder, run.config, task, engine="eager")
+
+
+def test_only_the_place_of_features_may_differ(of_file, tmp_path):
+    run, exemplars = of_file
+    other = ih.Exemplars(exemplars.features + 1).save(tmp_path / "other.npz")
+    with pytest.raises(
+        ValueError, match=r"holds another run: exemplars is .* there and .* here\. G"
+    ):
+        ih.train(run.config.replace(exemplars=other), tmp_path / "runs", progress=False)
+    elsewhere = FileSource(**{**exemplars.source.model_dump(), "path": str(tmp_path / "b.npz")})
+    shutil.copy(tmp_path / "features.npz", tmp_path / "b.npz")
+    longer = run.config.replace(exemplars=elsewhere, sequences=64)
+    with pytest.raises(
+        ValueError, match=r"holds another run: sequences is 32 there and 64 here\. G"
+    ):
+        ih.train(longer, tmp_path / "runs", progress=False)
 
 
 def test_a_run_records_what_its_numbers_may_depend_on(run):
@@ -120,3 +208,74 @@ def test_a_run_records_what_its_numbers_may_depend_on(run):
     assert recorded["engine"] == "eager"
     assert {"torch", "transformer-lens", "python"} <= set(recorded["versions"])
     assert recorded["features_sha256"] == run.task.exemplars.sha256
+
+
+def test_metrics_that_are_gone_or_cut_are_refused(run):
+    path = run.folder / store.METRICS
+    rows = store.read_metrics(run.folder)
+    store.write_metrics(run.folder, [row for row in rows if row["step"] != 2])
+    with pytest.raises(
+        ValueError, match=r"lacks 1 of 3 evaluations, the first at step 2: train the run"
+    ):
+        run.metrics  # noqa: B018
+    path.unlink()
+    with pytest.raises(ValueError, match=r"metrics\.jsonl lacks 3 of 3 evaluations"):
+        run.metrics  # noqa: B018
+
+
+def test_a_run_that_has_not_begun_has_no_metrics_and_no_model(tmp_path, task):
+    config = CONFIG.replace(exemplars=task.exemplars, task=task.config)
+    run = create_run(tmp_path / "run", config, task, engine="eager")
+    assert list(run.metrics.columns[:4]) == ["step", "sequences", "split", "loss"]
+    assert (len(run.metrics), run.steps, run.finished) == (0, [], False)
+    with pytest.raises(ValueError, match="has no checkpoints yet; train it first"):
+        run.model()
+
+
+def test_an_empty_table_of_metrics_has_the_columns_of_a_full_one(run, tmp_path, task):
+    config = CONFIG.replace(exemplars=task.exemplars, task=task.config)
+    empty = create_run(tmp_path / "empty", config, task, engine="eager").metrics
+    assert list(empty.columns) == list(run.metrics.columns)
+
+
+def test_a_checkpoint_of_another_step_is_refused(run):
+    first, last = (store.checkpoint_path(run.folder, step) for step in (2, 4))
+    last.write_bytes(first.read_bytes())
+    with pytest.raises(ValueError, match=r"belongs to run .* at step 2, not to .* at step 4"):
+        run.model(4)
+
+
+def test_files_that_are_no_checkpoints_are_no_steps(run):
+    shutil.copy(
+        store.checkpoint_path(run.folder, 4), run.folder / store.CHECKPOINTS / "3.safetensors"
+    )
+    assert run.steps == [0, 2, 4]
+
+
+def test_weights_go_into_a_model_of_their_shape_only(run):
+    for shape in (ih.ModelConfig(n_layers=1), ih.ModelConfig(n_layers=3), ih.ModelConfig(d_head=4)):
+        with pytest.raises(ValueError, match="weights of another model than the one given"):
+            run.load_weights(ih.build_model(run.task, shape), 4)
+
+
+def test_loading_weights_leaves_nothing_of_the_model_before(run):
+    model = run.model(0).requires_grad_(False)
+    for parameter in model.parameters():
+        parameter.fill_(7.0)
+    run.load_weights(model, 4)
+    expected = dict(run.model(4).named_parameters())
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, expected[name]), name
+
+
+@pytest.mark.parametrize("left", [store.METRICS, store.CHECKPOINTS])
+def test_what_is_left_of_another_run_is_not_taken_over(run, left, tmp_path):
+    """The checkpoints would have counted as this run's, and its metrics been read as its own."""
+    (run.folder / store.CONFIG).unlink()
+    for name in {store.METRICS, store.CHECKPOINTS} - {left}:
+        path = run.folder / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(
+        ValueError, match=rf"holds {left} and no config\.json that says of which run"
+    ):
+        ih.train(CONFIG, tmp_path, progress=False)

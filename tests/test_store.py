@@ -1,6 +1,5 @@
 """What lies in a run folder: whole or not at all, and nothing altered in silence."""
 
-import os
 import stat
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from ih_interp import store
+from ih_interp.files import write_atomic
 
 TENSORS = {
     "float": torch.tensor([[1.5, -2.0, float("inf")], [0.0, -0.0, 1e-38]]),
@@ -126,37 +126,13 @@ def test_a_missing_checkpoint_is_named(path):
         store.load_tensors(path)
 
 
-@pytest.mark.parametrize("failing", ["fsync", "replace"])
-def test_a_failed_write_leaves_the_old_file_alone(failing, path, monkeypatch):
-    store.write_atomic(path, b"old")
-
-    def fail(*_):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(
-        *{"fsync": (os, "fsync", fail), "replace": (Path, "replace", fail)}[failing]
-    )
-    with pytest.raises(OSError, match="disk full"):
-        store.write_atomic(path, b"new and longer")
-    assert path.read_bytes() == b"old"
-    assert files_beside(path) == [path.name]
-
-
-def test_an_interrupted_write_leaves_nothing(path, monkeypatch):
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "fsync", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        store.save_tensors(path, TENSORS, FACTS)
-    assert files_beside(path) == []
-
-
 def test_checkpoint_steps_are_ascending_and_ignore_other_files(tmp_path):
     assert store.checkpoint_steps(tmp_path) == []
     for step in (100, 2, 12_345_678):
-        store.write_atomic(store.checkpoint_path(tmp_path, step), b"")
-    for name in (".00000005.safetensors.99", "notes.txt", "best.safetensors"):
+        write_atomic(store.checkpoint_path(tmp_path, step), b"")
+    others = (".00000005.safetensors.99", "notes.txt", "best.safetensors")
+    foreign = ("7.safetensors", "000000009.safetensors", "0000000².safetensors")
+    for name in (*others, *foreign):
         (tmp_path / store.CHECKPOINTS / name).touch()
     assert store.checkpoint_steps(tmp_path) == [2, 100, 12_345_678]
 
@@ -176,7 +152,10 @@ def test_json_that_is_none_is_named(tmp_path):
 
 
 def test_metrics_come_back_and_cut_lines_are_refused(tmp_path):
-    rows = [{"step": 0, "loss": 1.5}, {"step": 10, "loss": 0.1 + 0.2}]
+    rows = [
+        {"step": 0, "split": "train", "loss": 1.5},
+        {"step": 10, "split": "train", "loss": 0.1 + 0.2},
+    ]
     assert store.read_metrics(tmp_path) == []
     store.write_metrics(tmp_path, rows)
     assert store.read_metrics(tmp_path) == rows
@@ -184,3 +163,17 @@ def test_metrics_come_back_and_cut_lines_are_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(ValueError, match=r"metrics\.jsonl is not JSON lines, it may be cut short"):
         store.read_metrics(tmp_path)
+
+
+@pytest.mark.parametrize("line", ["5", "[1, 2]", '{"step": 3}', '"loss"'])
+def test_lines_that_are_no_metrics_are_refused(line, tmp_path):
+    (tmp_path / store.METRICS).write_text(f'{{"step": 0, "split": "train"}}\n{line}\n')
+    with pytest.raises(ValueError, match=r"metrics\.jsonl: .* is no row of metrics, it lacks step"):
+        store.read_metrics(tmp_path)
+
+
+def test_json_is_written_as_it_is_read(tmp_path):
+    path = tmp_path / "config.json"
+    store.write_json(path, {"b": [1, 2.5, None], "a": {"c": "d"}})
+    assert store.read_json(path) == {"a": {"c": "d"}, "b": [1, 2.5, None]}
+    assert path.read_text().startswith('{\n  "a"')

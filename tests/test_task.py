@@ -7,8 +7,9 @@ from functools import cache
 import pytest
 import torch
 
+from ih_interp.draws import label_split
 from ih_interp.exemplars import Exemplars
-from ih_interp.task import SPLITS, FewShotTask, TaskConfig, features_by_token, label_split
+from ih_interp.task import SPLITS, FewShotTask, TaskConfig, features_by_token
 from ih_interp.types import Batch
 
 
@@ -261,6 +262,40 @@ def test_a_wrong_number_of_items_is_refused(task):
     four = torch.zeros(2, 4, dtype=torch.int64)
     with pytest.raises(ValueError, match=r"has shape \(2, 4\); \[batch, 3\] was expected: 2 pairs"):
         task.batch(four, four, four)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bool, torch.complex64])
+@pytest.mark.parametrize("name", ["class_index", "exemplar_index", "label"])
+def test_indices_that_are_no_integers_are_refused(name, dtype):
+    indices = dict.fromkeys(("class_index", "exemplar_index", "label"), torch.zeros(2, 3).long())
+    indices[name] = indices[name].to(dtype)
+    # Past the type checker, which only tests have; so below.
+    with pytest.raises(ValueError, match=rf"{name} is {dtype}; integers such as torch\.int64"):
+        FewShotTask.batch.__wrapped__(TWO_PAIRS, **indices)
+
+
+@pytest.mark.parametrize("index", [[[0, 1, 1]], None, 3])
+def test_indices_that_are_no_tensors_are_refused(index):
+    zeros = torch.zeros(1, 3).long()
+    with pytest.raises(TypeError, match=r"label is \w+; pass a tensor"):
+        FewShotTask.batch.__wrapped__(TWO_PAIRS, zeros, zeros, index)
+
+
+def test_indices_of_another_number_of_sequences_are_refused():
+    one, two = torch.zeros(1, 3).long(), torch.zeros(2, 3).long()
+    with pytest.raises(ValueError, match="class_index, exemplar_index and label are 2, 1 and 2"):
+        FewShotTask.batch.__wrapped__(TWO_PAIRS, two, one, two)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int32])
+def test_small_integers_make_no_other_tokens(paper, dtype):
+    """Token 5 + 5 * 100 + 4 overflows a byte."""
+    class_index = torch.tensor([[100, 2, 100]], dtype=dtype)
+    exemplar_index = torch.tensor([[4, 0, 4]], dtype=dtype)
+    label = torch.tensor([[3, 1, 3]], dtype=dtype)
+    batch = FewShotTask.batch.__wrapped__(paper, class_index, exemplar_index, label)
+    assert batch.tokens.tolist() == [[509, 3, 15, 1, 509]]
+    assert (batch.tokens.dtype, batch.target.dtype) == (torch.int64, torch.int64)
 
 
 def test_an_unknown_split_is_refused_with_those_there_are():

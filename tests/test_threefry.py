@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ih_interp import threefry
-from ih_interp.task import label_split
+from ih_interp.draws import label_split
 from ih_interp.toy import NAMES, ToyConfig, draw_vectors
 
 TRUNCATED_SD = 0.87962566103423978  # of a normal cut at two sigma, as JAX writes it

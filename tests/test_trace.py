@@ -1,9 +1,13 @@
+import shutil
+from typing import NamedTuple
+
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
 
 import ih_interp as ih
-from ih_interp import clamps
+from ih_interp import clamps, store
 from ih_interp.config import Grid, RunConfig
 from ih_interp.evaluation import means
 from ih_interp.exemplars import GaussianSource
@@ -71,7 +75,75 @@ def test_a_clamp_that_the_measure_does_not_reach_is_refused(run):
 
 
 def test_what_cannot_be_a_row_is_refused(run):
-    with pytest.raises(ValueError, match=r"The measure gave \(3,\)"):
-        ih.trace(run, lambda model, batch: model(batch.tokens)[0, 0, :3])
+    batch = run.task.enumerate("train")[:3]
+    for measure in (
+        lambda model, batch: model(batch.tokens)[:, 0, 0],  # one a sequence, without a name
+        lambda model, batch: {"a": model(batch.tokens)[0, 0, :2].detach()},
+        lambda model, batch: {"a": model(batch.tokens)[:, :, 0]},
+        lambda model, batch: [model(batch.tokens).mean()],
+    ):
+        with pytest.raises(ValueError, match=r"The measure gave (\(|list).* were expected"):
+            ih.trace(run, measure, batch=batch)
+    with pytest.raises(ValueError, match="no sequences in this batch"):
+        ih.trace(run, ih.induction_strength, batch=batch[:0])
     with pytest.raises(ValueError, match="no checkpoint at step 1"):
         ih.trace(run, ih.induction_strength, steps=[1])
+
+
+def test_named_values_of_every_sequence_are_averaged(run, monkeypatch):
+    from ih_interp.analysis import trace as module
+
+    batch = run.task.enumerate("train")[:50]
+    expected = means(ih.evaluate(run.model(2), batch, run.clamps))
+    monkeypatch.setattr(module, "CHUNK", 17)
+    table = ih.trace(run, ih.evaluate, batch=batch, steps=[2])
+    found = dict(zip(table["name"], table["value"], strict=True))
+    assert found == pytest.approx(expected, abs=1e-6)
+    assert table["sequences"].unique().tolist() == [16]
+
+
+def test_named_values_may_be_of_any_kind_of_number(run):
+    class Found(NamedTuple):
+        a: object
+        b: object
+
+    measures = {
+        "tuple": lambda model, batch: Found(batch.target, np.float32(0.5)),
+        "mapping": lambda model, batch: {"a": batch.target.float().mean(), "b": 0.5},
+    }
+    batch = run.task.enumerate("train")[:5]
+    for measure in measures.values():
+        table = ih.trace(run, measure, batch=batch, steps=[0], clamps=())
+        assert table["name"].to_list() == ["a", "b"]
+        expected = [float(batch.target.double().mean()), 0.5]
+        assert table["value"].to_list() == pytest.approx(expected)
+
+
+def test_names_that_change_between_chunks_are_refused(run, monkeypatch):
+    from ih_interp.analysis import trace as module
+
+    monkeypatch.setattr(module, "CHUNK", 4)
+    names = iter("ab")
+    with pytest.raises(ValueError, match=r"named \['b'\] in one chunk and \['a'\] in another"):
+        ih.trace(run, lambda *_: {next(names): 1.0}, batch=run.task.enumerate()[:8], clamps=())
+
+
+def test_a_level_is_read_from_metrics_up_to_the_step(run, tmp_path):
+    """Metrics are saved later than checkpoints: of a killed run they may end before them."""
+    level = clamps.from_level(below=100.0)  # crossed at step 0: on from step 1
+    waiting = clamps.InductionAttention(heads=["L1H2"], strength=1.0, schedule=level)
+    batch = run.task.enumerate("train")[:20]
+    table = ih.trace(run, ih.induction_strength, batch=batch, clamps=[waiting])
+    strengths = table[table["name"] == "L1H2"]["value"].to_list()
+    assert strengths[0] < 0.5
+    assert strengths[1:] == pytest.approx([1.0, 1.0], abs=1e-6)
+    killed = tmp_path / "killed"
+    shutil.copytree(run.folder, killed)
+    (killed / store.METRICS).unlink()
+    for steps in ([2], [0, 4]):
+        with pytest.raises(ValueError, match=r"metrics\.jsonl lacks 1 of 1 evaluations"):
+            ih.trace(
+                ih.Run(killed), ih.induction_strength, batch=batch, clamps=[waiting], steps=steps
+            )
+    kept = ih.trace(ih.Run(killed), ih.induction_strength, batch=batch)
+    assert kept.equals(ih.trace(run, ih.induction_strength, batch=batch))

@@ -5,7 +5,7 @@ import pytest
 import torch
 from pydantic import BaseModel
 
-from ih_interp.types import Batch, Head, HeadField, Layout, heads_of
+from ih_interp.types import Batch, Head, HeadField, Layout
 
 
 @pytest.mark.parametrize("written", ["L1H3", (1, 3), [1, 3], Head(1, 3)])
@@ -38,11 +38,6 @@ def test_what_is_not_even_a_pair_is_refused(written):
 
     with pytest.raises(ValueError, match="is not a head"):
         Clamp(head=written)
-
-
-def test_several_heads():
-    assert heads_of(["L0H2", (1, 3), Head(0, 0)]) == (Head(0, 2), Head(1, 3), Head(0, 0))
-    assert heads_of([]) == ()
 
 
 def test_heads_are_their_names_in_json():
@@ -118,10 +113,28 @@ def test_batches_are_frozen(small):
         small.target = small.target + 1
 
 
-def test_tokens_and_targets_agree_in_number():
-    """The shapes in the signatures are checked in tests; this holds the checker itself."""
+@pytest.mark.parametrize(
+    ("tokens", "target"), [((3, 5), (2,)), ((3, 5), (1,)), ((5,), ()), ((3, 5), (3, 1))]
+)
+def test_tokens_and_targets_agree_in_number(tokens, target):
+    """One target would otherwise stand for every sequence, in silence."""
+    words = r"tokens have shape \(.* and target \(.*; \[batch, pos\] and \[batch\] were expected"
+    made = object.__new__(Batch)  # past the shapes' checker, which only tests have
+    object.__setattr__(made, "tokens", torch.zeros(tokens, dtype=torch.int64))
+    object.__setattr__(made, "target", torch.zeros(target, dtype=torch.int64))
+    with pytest.raises(ValueError, match=words):
+        made.__post_init__()
+
+
+def test_shapes_in_signatures_are_checked_in_tests():
+    """This holds the checker itself."""
     with pytest.raises(TypeError, match="batch"):
         Batch(torch.zeros(3, 5, dtype=torch.int64), torch.zeros(2, dtype=torch.int64))
+
+
+def test_nothing_cannot_be_split(small):
+    with pytest.raises(ValueError, match="no sequences in this batch"):
+        small[:0].split(2)
 
 
 def test_numbers_of_numpy_are_no_heads():

@@ -6,7 +6,7 @@ stands, under clamps and other people's hooks, and leave both as they were.
 """
 
 from collections.abc import Callable
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from jaxtyping import Float
@@ -146,10 +146,8 @@ def prefix_matching_score(
         raise ValueError(f"offset={offset} must lie within one period of {period}.")
     draws = torch.rand(n_sequences, model.cfg.d_vocab, generator=generator)
     tokens = draws.argsort(dim=1)[:, :period].repeat(1, repeats)
-    queries = torch.arange(period, period * repeats)
-    keys = queries - period + offset
-    seen = (keys >= 0) & (keys <= queries)
-    queries, keys = queries[seen].tolist(), keys[seen].tolist()
+    queries = list(_prefix_rows(period, repeats, offset))
+    keys = [query - period + offset for query in queries]
 
     def score(pattern: Pattern, _: slice) -> Float[Tensor, "batch head"]:
         return pattern[:, :, queries, keys].mean(dim=-1)
@@ -157,14 +155,22 @@ def prefix_matching_score(
     return _scores(model, tokens.to(model.cfg.device), score, per_sequence)
 
 
-def prefix_matching_chance(period: int, repeats: int = 2) -> float:
+def prefix_matching_chance(period: int, repeats: int = 2, offset: int = 1) -> float:
     """Score of even attention: mean over the scored rows i of 1 / (i + 1).
 
-    >>> prefix_matching_chance(2)
-    0.2916666666666667
+    >>> round(prefix_matching_chance(2), 6)
+    0.291667
     """
-    rows = range(period, period * repeats)
+    rows = _prefix_rows(period, repeats, offset)
     return sum(1 / (row + 1) for row in rows) / len(rows)
+
+
+def _prefix_rows(period: int, repeats: int, offset: int) -> range:
+    """From the second saying on, the rows whose key stands in the sequence.
+
+    Before the first token there is none to match: a negative offset scores that many rows fewer.
+    """
+    return range(max(period, period - offset), period * repeats)
 
 
 def _scores(
@@ -174,6 +180,8 @@ def _scores(
     per_sequence: bool,
 ) -> PerHeadScore:
     """Apply a score to every layer's pattern, chunk by chunk."""
+    if len(tokens) == 0:
+        raise ValueError("There are no sequences to score; give at least one.")
     # Clamps made for a batch refuse other sequences, so under them it stays whole.
     size = len(tokens) if getattr(model.embed, "_forward_pre_hooks", None) else CHUNK
     parts: list[Tensor] = []
@@ -202,8 +210,10 @@ def _tokens(batch: Batch | Tokens) -> Tokens:
 
 
 def _score_rows(n_positions: int, rows: Rows) -> list[int]:
+    if rows not in get_args(Rows):
+        raise ValueError(f"rows={rows!r}; choose from {', '.join(get_args(Rows))}.")
     if rows == "labels":
-        return list(Layout(n_positions // 2).labels)
+        return list(Layout.of(torch.empty(n_positions)).labels)
     if n_positions < 2:
         raise ValueError("One token has no previous token; pass sequences of two or more.")
     return list(range(1, n_positions))

@@ -1,22 +1,25 @@
 """One measure over every checkpoint of a run: the only loop over checkpoints."""
 
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from typing import Any, TypeAlias
 
 import pandas as pd
-import torch
 from torch import Tensor
 from tqdm import tqdm
 from transformer_lens import HookedTransformer
 
-from ih_interp import store
 from ih_interp.analysis.attention import CHUNK
 from ih_interp.clamps import AbstractClamp, clamped
 from ih_interp.runs import Run
 from ih_interp.types import Batch, Head
 
 Measure: TypeAlias = Callable[[HookedTransformer, Batch], Any]
-"""From a model and sequences to means over them: a number, `[layer, head]`, or numbers by name."""
+"""From a model and sequences to a number, `[layer, head]`, or numbers by name; all means over them.
+
+By name (a mapping, a NamedTuple such as `QueryMetrics`) a tensor `[batch]` of one value a sequence
+may stand for its mean.
+"""
 
 
 def trace(
@@ -31,9 +34,10 @@ def trace(
     """Apply a measure to a run's checkpoints; a tidy table, one row a checkpoint and number.
 
     Columns: `step`, `sequences`, `name`, `value`. `name` is the head ("L1H3") for `[layer, head]`
-    measures, the key for mappings, "value" for single numbers.
+    measures, the key for mappings, the field for NamedTuples, "value" for single numbers.
 
         strengths = ih.trace(run, ih.induction_strength)
+        losses = ih.trace(run, ih.evaluate).query("name == 'loss'")
 
     Args:
         run: whose checkpoints.
@@ -44,14 +48,16 @@ def trace(
         steps: which checkpoints; by default all.
         progress: show a bar.
 
-    Raises ValueError for a step without checkpoint or a measure of another kind.
+    Raises ValueError for a step without checkpoint, a measure of another kind, or a clamp that
+    waits for a level in metrics which are not saved up to the last step.
     """
     batch = run.task.enumerate("train") if batch is None else batch
     clamps = run.clamps if clamps is None else clamps
     chosen = run.steps if steps is None else list(steps)
     if not chosen:
         raise ValueError(f"{run.folder} has no checkpoints yet; train it first.")
-    metrics = store.read_metrics(run.folder)
+    waiting = any(clamp.schedule.kind == "from_level" for clamp in clamps)
+    metrics = run.rows(before=max(chosen)) if waiting else None
     model = run.model(chosen[0])
     rows: list[dict[str, Any]] = []
     for step in tqdm(chosen, disable=not progress, unit="checkpoint"):
@@ -59,7 +65,12 @@ def trace(
         total: dict[str, float] = {}
         for part in batch.split(CHUNK):
             with clamped(model, clamps, part, step=step, metrics=metrics):
-                values = _named(measure(model, part))
+                values = _named(measure(model, part), len(part))
+            if total and values.keys() != total.keys():
+                raise ValueError(
+                    f"The measure named {list(values)} in one chunk and {list(total)} in another; "
+                    "the same names for any sequences were expected."
+                )
             for name, value in values.items():
                 total[name] = total.get(name, 0.0) + value * len(part) / len(batch)
         place = {"step": step, "sequences": step * run.config.batch_size}
@@ -67,9 +78,11 @@ def trace(
     return pd.DataFrame(rows)
 
 
-def _named(value: Any) -> dict[str, float]:
+def _named(value: Any, n_sequences: int) -> dict[str, float]:
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        value = value._asdict()  # pyright: ignore
     if isinstance(value, Mapping):
-        return {str(name): float(number) for name, number in value.items()}  # pyright: ignore
+        return {str(name): _number(part, n_sequences) for name, part in value.items()}
     if isinstance(value, Tensor):
         value = value.detach()
     if isinstance(value, Tensor) and value.ndim == 2:
@@ -79,9 +92,19 @@ def _named(value: Any) -> dict[str, float]:
             for layer in range(layers)
             for head in range(heads)
         }
-    if isinstance(value, int | float) or (isinstance(value, Tensor) and value.ndim == 0):
-        return {"value": float(value)}
-    shape = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+    return {"value": _number(value, None)}
+
+
+def _number(value: Any, n_sequences: int | None) -> float:
+    """A number, or the mean of one a sequence where `n_sequences` is given."""
+    if isinstance(value, Tensor):
+        value = value.detach()
+        if value.shape == (n_sequences,):
+            value = value.double().mean()
+    if isinstance(value, Real) or (isinstance(value, Tensor) and value.ndim == 0):
+        return float(value)
+    shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
     raise ValueError(
-        f"The measure gave {shape}; a number, a mapping of numbers or [layer, head] was expected."
+        f"The measure gave {shape}; a number, [layer, head], or by name numbers or tensors "
+        "[batch] were expected."
     )

@@ -25,6 +25,9 @@ from ih_interp.task import FewShotTask, features_by_token
 UNSUPPORTED = {"not_causal": False, "data_type": "file"}
 """Options whose other values would be another model."""
 
+WANTED = ("depth", "d_model", "num_heads", "pos_embedding_type", "no_norm", "mlp_ratio")
+"""Options that say which model it is."""
+
 UNREADABLE = (ValueError, SyntaxError, TokenError, EOFError, OSError, MemoryError)
 """What numpy raises for bytes that are no array."""
 
@@ -93,7 +96,7 @@ def _log_table(name: str, group: h5py.Group, sequences: np.ndarray) -> pd.DataFr
                 f"{group.file.filename}: {name}/{metric} has {len(values)} rows for "
                 f"{len(sequences)} evaluations; it may be cut short."
             )
-        means[metric] = values.reshape(len(values), -1).mean(axis=1)
+        means[metric] = values.reshape(len(values), -1).mean(axis=1, dtype=np.float64)
     return pd.DataFrame({"sequences": sequences, "split": name, **means})
 
 
@@ -101,8 +104,7 @@ def _read_options(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"There is no configuration at {path}.")
     options = store.read_json(path)
-    wanted = ("depth", "d_model", "num_heads", "pos_embedding_type", "no_norm", "mlp_ratio")
-    missing = [name for name in wanted if name not in options]
+    missing = [name for name in WANTED if name not in options]
     if missing:
         raise ValueError(
             f"{path} lacks {', '.join(missing)}; it is no configuration of icl-dynamics."
@@ -115,7 +117,16 @@ def _read_options(path: Path) -> dict[str, Any]:
             f"{path}: pos_embedding_type={options['pos_embedding_type']!r} is not read, "
             "only 'rope' and 'ape'."
         )
+    d_model, n_heads, base = options["d_model"], options["num_heads"], _rotary_base(options)
+    if d_model % n_heads:
+        raise ValueError(f"{path}: d_model={d_model} is no multiple of num_heads={n_heads}.")
+    if base != int(base):
+        raise ValueError(f"{path}: sin_time={base} is not read, only whole numbers.")
     return options
+
+
+def _rotary_base(options: dict[str, Any]) -> float:
+    return options.get("sin_time", 10_000.0)
 
 
 def _model_config(options: dict[str, Any]) -> ModelConfig:
@@ -128,9 +139,10 @@ def _model_config(options: dict[str, Any]) -> ModelConfig:
         d_head=d_model // n_heads,
         attn_only=ratio is None,
         d_mlp=None if ratio is None else int(d_model * ratio),
+        act_fn="gelu_new",  # jax.nn.gelu, which approximates by tanh unless told not to
         normalization_type=None if options["no_norm"] else "LN",
         positional_embedding_type="rotary" if rope else "standard",
-        rotary_base=int(options.get("sin_time", 10_000)),
+        rotary_base=int(_rotary_base(options)),
     )
 
 

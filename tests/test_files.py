@@ -1,0 +1,47 @@
+"""Files are replaced whole or not at all."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ih_interp.files import write_atomic
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir())
+
+
+def test_folders_are_made_and_content_replaced(tmp_path):
+    path = tmp_path / "a" / "b" / "file"
+    for content in (b"first", b""):
+        write_atomic(path, content)
+        assert path.read_bytes() == content
+    assert names_in(path.parent) == ["file"]
+
+
+@pytest.mark.parametrize("failing", ["fsync", "replace"])
+def test_a_failed_write_leaves_the_old_file_alone(failing, tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    write_atomic(path, b"old")
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(
+        *{"fsync": (os, "fsync", fail), "replace": (Path, "replace", fail)}[failing]
+    )
+    with pytest.raises(OSError, match="disk full"):
+        write_atomic(path, b"new and longer")
+    assert path.read_bytes() == b"old"
+    assert names_in(tmp_path) == ["file"]
+
+
+def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomic(tmp_path / "file", b"new")
+    assert names_in(tmp_path) == []
