@@ -13,7 +13,7 @@ import ih_interp as ih
 from ih_interp import clamps, store
 from ih_interp.config import AdamConfig, Grid, RunConfig, Seeds
 from ih_interp.exemplars import GaussianSource
-from ih_interp.training import loop
+from ih_interp.training import loop, measure, state, train as training_module
 from ih_interp.training.data import Rows, training_sequences
 from ih_interp.training.fleet import Fleet, fleets
 from ih_interp.training.graph import spell_out_tiny_products
@@ -302,12 +302,15 @@ def test_workers_train_as_this_process_does(tmp_path):
 
 
 def test_a_clamp_can_wait_for_a_level(tmp_path):
-    """The gate opens at the first evaluation below the level, and stays open through a resume."""
+    """The evaluation before the first update is below the level: on from the update after it."""
     schedule = clamps.from_level("loss", below=100.0)
     waiting = SMALL.replace(
         name="waiting", clamps=[clamps.InductionAttention(heads=["L1H3"], schedule=schedule)]
     )
-    always = SMALL.replace(name="always", clamps=[clamps.InductionAttention(heads=["L1H3"])])
+    second = waiting.replace(
+        name="second",
+        clamps=[clamps.InductionAttention(heads=["L1H3"], schedule=clamps.during(start=1))],
+    )
     never = waiting.replace(
         name="never",
         clamps=[
@@ -319,15 +322,16 @@ def test_a_clamp_can_wait_for_a_level(tmp_path):
     free = SMALL.replace(name="free")
     runs = dict(
         zip(
-            ("waiting", "always", "never", "free"),
-            ih.train([waiting, always, never, free], tmp_path, progress=False),
+            ("waiting", "second", "never", "free"),
+            ih.train([waiting, second, never, free], tmp_path, progress=False),
             strict=True,
         )
     )
     losses = {
         name: run.metrics.query("split == 'train'")["loss"].to_list() for name, run in runs.items()
     }
-    assert losses["waiting"][1:] == pytest.approx(losses["always"][1:], abs=1e-6)
+    assert losses["waiting"] == pytest.approx(losses["second"], abs=1e-6)
+    assert losses["waiting"][1] != pytest.approx(losses["free"][1], abs=1e-3)
     assert losses["never"] == pytest.approx(losses["free"], abs=1e-6)
 
 
@@ -344,6 +348,61 @@ def test_what_cannot_train_is_refused_before_anything_is_written(runs, words, tm
     with pytest.raises(ValueError, match=words):
         ih.train([good, *runs], tmp_path, progress=False)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_schedule_that_waits_for_a_missing_split_is_refused(tmp_path):
+    all_classes = SMALL.replace(task=ih.TaskConfig(n_train_classes=20))
+    waiting = clamps.from_level(split="test_exemplars", below=1.0)
+    clamp = clamps.AblateHeads(heads=["L1H0"], schedule=waiting)
+    with pytest.raises(ValueError, match=r"'test_exemplars', which these exemplars do not have"):
+        ih.train(all_classes.replace(clamps=[clamp]), tmp_path, progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_began_compiled_needs_its_compiler(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
+    advance = Fleet.advance
+
+    def stop(fleet):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return advance(fleet)
+
+    monkeypatch.setattr(Fleet, "advance", stop)
+    with pytest.raises(KeyboardInterrupt):
+        ih.train(SMALL, tmp_path, progress=False)
+    state.record_engine(tmp_path / "small", "compiled")
+    monkeypatch.setattr(training_module, "compiler_found", lambda: False)
+    with pytest.raises(ValueError, match="small began compiled, and there is no C"):
+        ih.train(SMALL, tmp_path, progress=False)
+
+
+def test_a_graft_is_bound_to_the_weights_that_it_reads(tmp_path):
+    ih.train(SMALL, tmp_path, progress=False)
+    graft = clamps.GraftIn(run=str(tmp_path / "small"), step=8, layer=0)
+    (run,) = ih.train(SMALL.replace(name="grafted", clamps=[graft]), tmp_path, progress=False)
+    (recorded,) = run.config.clamps
+    assert recorded == graft.pinned()
+    assert recorded.sha256 is not None
+
+
+def test_a_graph_evaluates_as_the_model_does(tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "compile_graph", lambda graph, *example: graph)
+    monkeypatch.setattr(measure, "WORTH_COMPILING", 0)
+    monkeypatch.setattr(measure, "MIN_CHUNK", 1)
+    clamp = clamps.InductionAttention(heads=["L1H3"], schedule=clamps.ramp(0, 20))
+    configs = [
+        SMALL.replace(name=f"run-{seed}", clamps=[clamp], seeds=Seeds(init=seed)) for seed in (5, 6)
+    ]
+    fleet = make_fleet(tmp_path, configs)
+    by_graph = measure.Evaluator(fleet.evaluator._model, fleet.runs[0], compiled=True)
+    for _ in range(3):
+        fleet.advance()
+    for place, run in enumerate(fleet.runs):
+        plain = fleet.evaluator.measure(run, fleet.weights(place))
+        found = by_graph.measure(run, fleet.weights(place))
+        assert by_graph._logits is not None
+        for split, values in plain.items():
+            assert found[split] == pytest.approx(values, abs=1e-6)
 
 
 def test_a_folder_of_another_run_is_refused(tmp_path):

@@ -23,7 +23,6 @@ from ih_interp.training.step import (
     Step,
     Tensors,
     eager_step,
-    is_scheduled,
     traced_step,
 )
 
@@ -49,7 +48,7 @@ def trace_key(config: RunConfig) -> str:
         "model": config.model.model_dump(mode="json"),
         "adam": adam,
         "batch_size": config.batch_size,
-        "clamps": [[clamp.structure(), is_scheduled(clamp)] for clamp in in_order(config.clamps)],
+        "clamps": [[clamp.structure(), clamp.is_scheduled] for clamp in in_order(config.clamps)],
     }
     return json.dumps(key, sort_keys=True)
 
@@ -74,7 +73,7 @@ class Fleet:
         self._clamps = [
             {name: t.to(device) for name, t in given.items()} for given in clamp_tensors(configs)
         ]
-        n_scheduled = sum(is_scheduled(clamp) for clamp in configs[0].clamps)
+        n_scheduled = sum(clamp.is_scheduled for clamp in configs[0].clamps)
         self._gates = [torch.ones(len(runs), device=device) for _ in range(n_scheduled)]
         self._gate_values: list[list[float]] = []
         self._compiled = compiled

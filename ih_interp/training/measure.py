@@ -1,12 +1,11 @@
 """Evaluating runs while they train: by the model as it is, or often enough that compiling pays."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 from transformer_lens import HookedTransformer
 
@@ -17,16 +16,15 @@ from ih_interp.task import FewShotTask
 from ih_interp.training.data import Rows
 from ih_interp.training.state import RunState
 from ih_interp.training.step import (
-    ClampedModel,
     Tensors,
     compile_graph,
-    named_for_model,
-    shared_layer_norms,
+    trace_forward,
 )
 from ih_interp.types import Batch
 
 WORTH_COMPILING = 500_000  # sequences a run evaluates in all from which compiling is repaid
-CHUNK = 250  # sequences a call: their activations stay in the processor's cache
+MAX_CHUNK = 1_000  # sequences a call: their activations stay in the processor's cache
+MIN_CHUNK = 100  # below it, calls cost more than what they compute
 
 
 class Evaluator:
@@ -37,6 +35,7 @@ class Evaluator:
         self._clamps = in_order(run.config.clamps)
         self._rows = Rows.evaluation(run.task)
         self._compiled = compiled and is_worth_compiling(run.config, run.task)
+        self._chunk_size = chunk_size(run.config.evaluation_size)
         self._logits: Callable[..., Tensor] | None = None
 
     def measure(self, run: RunState, weights: Tensors) -> Mapping[str, Mapping[str, float]]:
@@ -57,7 +56,9 @@ class Evaluator:
         }
 
     def _by_graph(self, run: RunState, weights: Tensors, batch: Batch) -> QueryMetrics:
-        logits = [self._chunk(run, weights, part) for part in self._rows.of(batch).split(CHUNK)]
+        logits = [
+            self._chunk(run, weights, part) for part in self._rows.of(batch).split(self._chunk_size)
+        ]
         return query_metrics(torch.cat(logits), batch)
 
     def _chunk(self, run: RunState, weights: Tensors, part: Batch) -> Float[Tensor, "batch label"]:
@@ -74,24 +75,32 @@ class Evaluator:
     def _trace(
         self, names: list[str], tensors: list[Tensors], example: list[Tensor]
     ) -> Callable[..., Tensor]:
-        clamped = ClampedModel(self._model, self._clamps)
         features, n = self._rows.features, len(names)
 
-        def logits(*inputs: Tensor) -> Tensor:
+        def arguments(inputs: Sequence[Tensor]) -> tuple[Any, ...]:
             weights = dict(zip(names, inputs[:n], strict=True))
             tokens, target, *rest = inputs[n:]
             remaining = iter(rest)
             of_clamps = [{name: next(remaining) for name in given} for given in tensors]
-            arguments: Any = (tokens, target, of_clamps, list(remaining))
-            return functional_call(clamped, named_for_model(weights, features), arguments)
+            return weights, features, tokens, target, of_clamps, list(remaining)
 
-        with shared_layer_norms(self._model), torch.no_grad():
-            graph = make_fx(logits)(*example)
-        return compile_graph(graph, *example)
+        nested = trace_forward(self._model, self._clamps, *arguments(example))
+        with torch.no_grad():
+            flat = make_fx(lambda *inputs: nested(*arguments(inputs)))(*example)
+        return compile_graph(flat, *example)
 
 
 def is_worth_compiling(config: RunConfig, task: FewShotTask) -> bool:
     """Whether a run evaluates so often that compiling is repaid; whatever fleet it is in."""
     evaluations = len(config.evaluations.steps(config.n_steps, config.batch_size))
     sequences = evaluations * len(task.splits) * config.evaluation_size
-    return sequences >= WORTH_COMPILING and config.evaluation_size % CHUNK == 0
+    return sequences >= WORTH_COMPILING and chunk_size(config.evaluation_size) >= MIN_CHUNK
+
+
+def chunk_size(size: int) -> int:
+    """The largest number of sequences up to 1,000 that divides a set of this size.
+
+    >>> chunk_size(1_000), chunk_size(2_400), chunk_size(1_009)
+    (1000, 800, 1)
+    """
+    return max(n for n in range(1, MAX_CHUNK + 1) if size % n == 0)

@@ -1,6 +1,5 @@
 """One run while it trains: where it is, what it has measured, what comes next."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from ih_interp.model import build_model, trained_parameters
 from ih_interp.runs import Run
 from ih_interp.task import FewShotTask
 from ih_interp.training.data import Rows, TrainingData
-from ih_interp.training.step import FleetState, is_scheduled
+from ih_interp.training.step import FleetState
 
 
 class TrainingFailedError(RuntimeError):
@@ -54,7 +53,7 @@ class RunState:
 
     def gates(self) -> list[float]:
         """The gates of the scheduled clamps at this step."""
-        scheduled = [clamp for clamp in in_order(self.config.clamps) if is_scheduled(clamp)]
+        scheduled = [clamp for clamp in in_order(self.config.clamps) if clamp.is_scheduled]
         return [self._gate(number, clamp.schedule) for number, clamp in enumerate(scheduled)]
 
     def _gate(self, number: int, schedule: Any) -> float:
@@ -129,7 +128,7 @@ def record_engine(folder: Path, engine: str) -> None:
     """Write into `config.json` how the run is trained after all."""
     path = folder / store.CONFIG
     recorded = {**store.read_json(path), "engine": engine}
-    store.write_atomic(path, (json.dumps(recorded, indent=2, sort_keys=True) + "\n").encode())
+    store.write_json(path, recorded)
 
 
 def saved_step(folder: Path) -> int:

@@ -7,8 +7,7 @@ compiles the trace; `torch.compile` alone would skip TransformerLens's hook fram
 
 import os
 import shutil
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,15 +15,17 @@ from typing import Any, TypeAlias
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.func import functional_call, grad_and_value, vmap
+from torch.func import functional_call, functionalize, grad_and_value, vmap
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.functional import cross_entropy
 from transformer_lens import HookedTransformer
 
-from ih_interp.clamps import AbstractClamp, Always, Setting
+from ih_interp.clamps import AbstractClamp, Setting
 from ih_interp.config import AdamConfig
 from ih_interp.training.graph import spell_out_tiny_products
+from ih_interp.training.narrow import narrow
+from ih_interp.training.substitutes import substituted
 from ih_interp.types import Batch, Residual
 
 Tensors: TypeAlias = dict[str, Tensor]
@@ -102,7 +103,7 @@ class ClampedModel(nn.Module):
             hook
             for clamp, given in zip(self.clamps, tensors, strict=True)
             for hook in clamp.hooks(
-                Setting(self.model, batch, given, next(scheduled) if is_scheduled(clamp) else None)
+                Setting(self.model, batch, given, next(scheduled) if clamp.is_scheduled else None)
             )
         ]
         last = f"blocks.{self.model.cfg.n_layers - 1}.hook_resid_post"
@@ -177,14 +178,15 @@ def trace_update(
     inputs: FleetInputs,
 ) -> GraphModule:
     """The update of a fleet as a graph from `state.flat` and the flat inputs to the losses."""
-    clamped = ClampedModel(model, clamps)
     names = list(state.parameters)
     n_state = len(state.flat)
+    weights = {name: tensor[0] for name, tensor in state.parameters.items()}
+    of_run = (inputs.tokens[0], inputs.target[0], *_of_run(inputs, 0))
+    query_logits = trace_forward(model, clamps, weights, inputs.features, *of_run)
 
     def loss(weights: Tensors, features: Tensor, *given: Any) -> Tensor:
         _, target, _, _ = given
-        logits = functional_call(clamped, named_for_model(weights, features), given)
-        return cross_entropy(logits, target)
+        return cross_entropy(query_logits(weights, features, *given), target)
 
     per_run = vmap(grad_and_value(loss), in_dims=(0, None, 0, 0, 0, 0))
 
@@ -195,36 +197,29 @@ def trace_update(
         return losses
 
     # Tracing runs the update: on a clone, so that nothing is trained by it.
-    with shared_layer_norms(model):
-        return make_fx(update)(*state.clone().flat, *flat_inputs(inputs))
+    return make_fx(update)(*state.clone().flat, *flat_inputs(inputs))
 
 
-@contextmanager
-def shared_layer_norms(model: HookedTransformer) -> Generator[None]:
-    """Inside, a block normalises its input once: TransformerLens does for q, k and v each.
+def trace_forward(
+    model: HookedTransformer,
+    clamps: Sequence[AbstractClamp],
+    weights: Tensors,
+    features: Float[Tensor, "row feature"],
+    *given: Any,
+) -> GraphModule:
+    """One run's forward pass as a graph of (weights, features, tokens, target, clamps, gates).
 
-    The three inputs are one tensor unless the model splits them, so the values are the same and two
-    of three normalisations, and their gradients, are spared.
+    It gives the query's logits `[batch, label]`, and computes nothing that they do not depend on.
     """
-    norms: list[Any] = [block.ln1 for block in model.blocks if hasattr(block, "ln1")]
-    for norm in norms:
-        norm.forward = _remembering_last(norm.forward)
-    try:
-        yield
-    finally:
-        for norm in norms:
-            del norm.forward  # the class's own is back
+    clamped = ClampedModel(model, clamps)
 
+    def forward(weights: Tensors, features: Tensor, *given: Any) -> Tensor:
+        return functional_call(clamped, named_for_model(weights, features), given)
 
-def _remembering_last(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    last: list[Tensor] = []
-
-    def remembering(x: Tensor) -> Tensor:
-        if not last or last[0] is not x:
-            last[:] = [x, function(x)]
-        return last[1]
-
-    return remembering
+    with substituted(model), torch.no_grad():
+        graph = make_fx(functionalize(forward))(weights, features, *given)
+    narrow(graph)
+    return graph
 
 
 def use_lasting_cache() -> None:
@@ -269,11 +264,6 @@ def named_for_model(weights: Tensors, features: Tensor) -> Tensors:
 def _of_run(inputs: FleetInputs, run: int) -> tuple[list[Tensors], list[Tensor]]:
     tensors = [{name: t[run] for name, t in given.items()} for given in inputs.clamps]
     return tensors, [gate[run] for gate in inputs.gates]
-
-
-def is_scheduled(clamp: AbstractClamp) -> bool:
-    """Whether the clamp has a gate; one that is always on does without."""
-    return not isinstance(clamp.schedule, Always)
 
 
 def flat_inputs(inputs: FleetInputs) -> list[Tensor]:

@@ -10,6 +10,7 @@ import torch
 from tqdm import tqdm
 
 from ih_interp.clamps import check
+from ih_interp.clamps.schedules import FromLevel
 from ih_interp.config import RunConfig, run_folder
 from ih_interp.exemplars import Exemplars
 from ih_interp.frozen import canonical_json
@@ -114,6 +115,7 @@ def _refuse_options(engine: Engine, workers: int | None, device: str) -> None:
 
 def _open(configs: Sequence[RunConfig], root: Path, engine: Engine) -> list[Run]:
     """Every run's folder, after everything that can be refused has been."""
+    configs = [_pinned(config) for config in configs]
     names = [config.name for config in configs]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -126,11 +128,42 @@ def _open(configs: Sequence[RunConfig], root: Path, engine: Engine) -> list[Run]
             exemplars[source] = Exemplars.from_source(config.exemplars)
         tasks.append(FewShotTask(exemplars[source], config.task))
         check(build_model(tasks[-1], config.model), config.clamps)
+        _refuse_missing_split(config, tasks[-1])
         refuse_other_run(run_folder(root, config), config)
-    return [
+    runs = [
         create_run(run_folder(root, config), config, task, engine=_engine(engine, config))
         for config, task in zip(configs, tasks, strict=True)
     ]
+    _refuse_lost_compiler(runs)
+    return runs
+
+
+def _pinned(config: RunConfig) -> RunConfig:
+    """The run with its clamps bound to the weights that they read now, so that it can tell."""
+    return config.replace(clamps=[clamp.pinned() for clamp in config.clamps])
+
+
+def _refuse_missing_split(config: RunConfig, task: FewShotTask) -> None:
+    for clamp in config.clamps:
+        schedule = clamp.schedule
+        if isinstance(schedule, FromLevel) and schedule.split not in task.splits:
+            raise ValueError(
+                f"{config.name}: {clamp} waits for a metric on {schedule.split!r}, which these "
+                f"exemplars do not have; choose from {', '.join(task.splits)}."
+            )
+
+
+def _refuse_lost_compiler(runs: Sequence[Run]) -> None:
+    begun = [
+        run.config.name
+        for run in runs
+        if run.engine == "compiled" and not run.finished and saved_step(run.folder)
+    ]
+    if begun and not compiler_found():
+        raise ValueError(
+            f"{', '.join(begun)} began compiled, and there is no C++ compiler here to go on with: "
+            "install one, such as g++, or delete those folders to train them eagerly."
+        )
 
 
 def _engine(engine: Engine, config: RunConfig) -> str:

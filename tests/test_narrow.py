@@ -1,0 +1,165 @@
+"""Computing only what is read: the same values, less work; and what a trace computes instead."""
+
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+from torch.func import functionalize
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.testing import assert_close
+
+import ih_interp as ih
+from ih_interp import clamps
+from ih_interp.model import trained_parameters
+from ih_interp.training.data import Rows
+from ih_interp.training.narrow import Slab, narrow
+from ih_interp.training.step import trace_forward
+from ih_interp.training.substitutes import substituted
+
+aten = torch.ops.aten
+
+
+def products(graph):
+    """Multiplications in a graph's matrix products."""
+    total = 0
+    for node in graph.graph.nodes:
+        if node.target in (aten.mm.default, aten.bmm.default, aten.addmm.default):
+            left, right = node.all_input_nodes[-2:]
+            total += left.meta["size"].numel() * right.meta["size"][-1]
+    return total
+
+
+class Sizes(torch.fx.Interpreter):
+    def run_node(self, n):
+        result = super().run_node(n)
+        if isinstance(result, torch.Tensor):
+            n.meta["size"] = result.shape
+        return result
+
+
+def narrowed(function, *inputs):
+    """The function's graph before and after, with the sizes that its nodes have."""
+    before = make_fx(functionalize(function))(*inputs)
+    after = make_fx(functionalize(function))(*inputs)
+    narrow(after)
+    for graph in (before, after):
+        Sizes(graph).run(*inputs)
+    return before, after
+
+
+def test_a_slab_is_one_index_of_an_axis_whatever_it_is_merged_with():
+    elements = torch.arange(2 * 3 * 5 * 4).view(2, 3, 5, 4)
+    slab = Slab.of((2, 3, 5, 4), 2, -1)
+    chosen = (torch.arange(elements.numel()) // slab.stride) % slab.n == slab.index
+    assert torch.equal(elements.flatten()[chosen], elements[:, :, -1].flatten())
+    assert slab.axis((2, 3, 5, 4)) == 2
+    assert slab.axis((6, 20)) == 1
+    assert slab.axis((30, 4)) == 0
+    assert slab.axis((2, 3, 10, 2)) == 2
+    assert slab.axis((8, 15)) is None
+    assert slab.of_shape((30, 4)) == [6, 4]
+
+
+def test_a_linear_layer_is_computed_where_it_is_read():
+    x, w, b = torch.randn(7, 5, 6), torch.randn(6, 3), torch.randn(3)
+    before, after = narrowed(lambda x, w, b: (x @ w + b).softmax(dim=-1).tanh()[:, 2], x, w, b)
+    assert_close(after(x, w, b), before(x, w, b))
+    assert products(after) * 5 == products(before)
+
+
+def test_what_somebody_reads_whole_is_computed_whole():
+    x, w = torch.randn(7, 5, 6), torch.randn(6, 6)
+
+    def function(x, w):
+        y = x @ w
+        return (y @ w)[:, -1] + y.sum(dim=1)
+
+    before, after = narrowed(function, x, w)
+    assert_close(after(x, w), before(x, w))
+    assert products(after) == 7 * 5 * 36 + 7 * 36
+
+
+STEPS = {
+    "linear": lambda x, i: x @ torch.full((x.shape[-1], 3), 0.5),
+    "swap": lambda x, i: x.transpose(i % x.ndim, (i + 1) % x.ndim),
+    "softmax": lambda x, i: x.softmax(i % x.ndim),
+    "mean": lambda x, i: x - x.mean(i % x.ndim, keepdim=True),
+    "sum": lambda x, i: x.sum(i % x.ndim) if x.ndim > 2 else x,
+    "merge": lambda x, i: x.flatten(i % (x.ndim - 1), i % (x.ndim - 1) + 1) if x.ndim > 2 else x,
+    "add": lambda x, i: x + torch.arange(x.shape[-1]),
+    "rows": lambda x, i: x + torch.arange(x.shape[-2])[:, None],
+    "axis": lambda x, i: x.unsqueeze(i % (x.ndim + 1)) if x.ndim < 5 else x,
+    "pick": lambda x, i: x.select(i % x.ndim, -1) if x.ndim > 2 else x,
+    "cut": lambda x, i: x[..., : max(1, x.shape[-1] - 1)],
+    "join": lambda x, i: torch.cat([x, x.exp()], dim=i % x.ndim),
+    "square": lambda x, i: x @ x.transpose(-1, -2),
+    "wide": lambda x, i: x.expand(2, *x.shape) if x.ndim < 5 else x,
+    "write": lambda x, i: x.clone().index_fill_(0, torch.tensor([0]), 0.5),
+    "where": lambda x, i: torch.where(x > 0, x, torch.tensor(-1.0)),
+}
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from(sorted(STEPS)), st.integers(0, 4)), min_size=1, max_size=9),
+    st.integers(0, 4),
+)
+def test_whatever_the_graph_its_values_stay(steps, axis):
+    x = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0))
+
+    def function(x):
+        for name, i in steps:
+            x = STEPS[name](x, i)
+        return x.select(axis % x.ndim, -1)
+
+    before, after = narrowed(function, x)
+    assert_close(after(x), before(x), equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        (),
+        (clamps.copy("L1H3"),),
+        (clamps.layer_one(), clamps.AttendLabelsOnly(heads=["L1H1"])),
+        clamps.a_alone(),
+        (clamps.Preserve(what=["patterns"], gradient="block"), clamps.AblateHeads(heads=["L0H1"])),
+    ],
+    ids=["none", "copy", "layer one", "a alone", "preserve"],
+)
+def test_a_traced_forward_pass_is_the_models_own(chosen, task, model, batch):
+    chosen = clamps.in_order(chosen)
+    weights = {name: p.detach() for name, p in trained_parameters(model).items()}
+    rows = Rows.training(task)
+    renumbered = rows.of(batch)
+    tensors = [clamp.tensors(clamps.Shape.of(model)) for clamp in chosen]
+    graph = trace_forward(
+        model, chosen, weights, rows.features, renumbered.tokens, renumbered.target, tensors, []
+    )
+    found = graph(weights, rows.features, renumbered.tokens, renumbered.target, tensors, [])
+    with ih.clamped(model, chosen, batch):
+        expected = model(batch.tokens)[:, -1]
+    assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_the_last_layer_queries_one_position(task, model, batch):
+    weights = {name: p.detach() for name, p in trained_parameters(model).items()}
+    rows = Rows.training(task)
+    inputs = (weights, rows.features, *(rows.of(batch).tokens, batch.target), [], [])
+    graph = trace_forward(model, (), *inputs)
+    Sizes(graph).run(*torch.utils._pytree.tree_leaves(inputs))
+    patterns = [
+        tuple(node.meta["size"]) for node in graph.graph.nodes
+        if node.target is aten._softmax.default
+    ]  # fmt: skip
+    assert patterns == [(24, 8, 5, 5), (24, 8, 1, 5)]
+
+
+@pytest.mark.parametrize("positions", ["rotary", "standard"])
+def test_substitutes_give_the_same_bits_and_are_gone_afterwards(positions, task, batch):
+    model = ih.build_model(task, ih.ModelConfig(positional_embedding_type=positions), seed=5)
+    plain = model(batch.tokens)
+    with substituted(model):
+        assert torch.equal(model(batch.tokens), plain)
+        assert "forward" in vars(model.blocks[0].ln1)
+    assert "forward" not in vars(model.blocks[0].ln1)
+    assert "rotate_every_two" not in vars(model.blocks[0].attn)
