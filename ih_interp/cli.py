@@ -76,6 +76,39 @@ def reproduce(
         typer.echo(claims_text(claims))
 
 
+@app.command()
+def bench(
+    sizes: Annotated[
+        str, typer.Option(help="Sizes of the fleets, with commas between.")
+    ] = "2,4,8,16,32",
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds; medians are over them.")] = 5,
+    seconds: Annotated[float, typer.Option(min=0.1, help="A turn of each in every round.")] = 2.0,
+    figures_dir: Annotated[
+        Path, typer.Option("--figures", help="Where bench.csv, pdf and png go.")
+    ] = Path("figures"),
+) -> None:
+    """Measure how fast training is here: eager, compiled, in fleets, on all cores."""
+    with told_in_words():
+        numbers = _sizes(sizes)
+        from ih_interp.bench.bench import bench as measure, contenders, write
+
+        table = measure(
+            contenders(numbers),
+            repeats=repeats,
+            seconds=seconds,
+            say=lambda line: typer.echo(line, err=True),
+        )
+        typer.echo(table.round(3).to_string(index=False))
+        typer.echo(", ".join(map(str, write(table, figures_dir))))
+
+
+def _sizes(text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(part.isdecimal() and int(part) >= 2 for part in parts):
+        raise ValueError(f"--sizes {text!r}: whole numbers from 2 on were expected, as 2,4,8.")
+    return [int(part) for part in parts]
+
+
 def claims_text(claims: "Sequence[Claim]") -> str:
     """Claims as text, as wide as the terminal: claim, paper, ours, whether it holds."""
     width = max(60, min(110, shutil.get_terminal_size().columns)) - 12

@@ -22,6 +22,7 @@ from ih_interp.paper.recipes import (
 )
 from ih_interp.plots.style import save, style
 from ih_interp.runs import Run
+from ih_interp.store import CONFIG
 from ih_interp.training.train import Engine, train
 
 SAMPLED = 2_000  # sequences that measures are averaged over, but for the paper preset: every one
@@ -53,6 +54,8 @@ def reproduce(
         raise ValueError(f"seeds={seeds}; at least one network has to be trained.")
     source = _source(PRESETS[name], exemplars)
     root = Path(runs) / f"{preset}-{'synthetic' if exemplars is None else Path(exemplars).stem}"
+    if name == "smoke":
+        say("smoke preset: everything runs, nothing is learned, so that claims do not hold")
     study = _train(wanted, name, source, seeds, root, engine, say)
     command = _command(wanted, preset, exemplars, seeds)
     claims: list[Claim] = []
@@ -133,7 +136,7 @@ def _train(
 
 def _plan(configs: Sequence[RunConfig], root: Path) -> str:
     folders = [root / config.name for config in configs]
-    done = sum(folder.is_dir() and Run(folder).finished for folder in folders)
+    done = sum((folder / CONFIG).is_file() and Run(folder).finished for folder in folders)
     updates = sum(config.n_steps for config in configs)
     return f"{len(configs)} runs in {root}, {updates:,} updates in all; {done} are finished already"
 

@@ -6,4 +6,5 @@ from ih_interp.plots.curves import (
     plot_strengths as plot_strengths,
     plot_toy as plot_toy,
 )
+from ih_interp.plots.speed import plot_speeds as plot_speeds
 from ih_interp.plots.style import save as save, style as style

@@ -91,7 +91,7 @@ def count_sequences(ax: Axes) -> None:
 def short_count(value: float) -> str:
     """A count for labels; infinity is "never".
 
-    >>> [short_count(value) for value in (12, 200_000, 1_500_000, float("inf"))]
+    >>> [short_count(value) for value in (12.0, 2e5, 1.5e6, float("inf"))]
     ['12', '200k', '1.5M', 'never']
     """
     if math.isinf(value):

@@ -1,0 +1,198 @@
+"""Contenders measured side by side: each in a process of its own, taking turns in one run."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from ih_interp.plots import plot_speeds
+from ih_interp.plots.style import save, style
+
+SIZES = (2, 4, 8, 16, 32)
+PRODUCTS = 50  # of large matrices, a measurement of the machine's peak
+
+
+class Contender(NamedTuple):
+    """A way to train."""
+
+    name: str
+    runs: int
+    """In one process."""
+    engine: str
+    processes: int = 1
+
+
+class Process:
+    """One process of a contender, and how long it took from its start to its first update."""
+
+    def __init__(self, contender: Contender, cache: Path) -> None:
+        start = time.perf_counter()
+        self._process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "ih_interp.bench.contender",
+                str(contender.runs),
+                contender.engine,
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(cache)},
+        )
+        self.answer()
+        self.first_update = time.perf_counter() - start
+
+    def tell(self, order: str, number: int = 1) -> None:
+        """Give an order; its answer is waited for by `answer`."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{order} {number}\n")
+        self._process.stdin.flush()
+
+    def answer(self) -> float:
+        """The answer to the last order; RuntimeError if the process has died."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError("A process of the benchmark died; its words stand above.")
+        return float(json.loads(line))
+
+    def ask(self, order: str, number: int = 1) -> float:
+        """Give an order and wait for its answer."""
+        self.tell(order, number)
+        return self.answer()
+
+    def end(self) -> None:
+        """Close it."""
+        self._process.communicate()
+
+
+def contenders(sizes: Sequence[int] = SIZES) -> list[Contender]:
+    """TransformerLens as it is, one compiled run, fleets, and fleets of 8 on every core."""
+    cores = os.cpu_count() or 1
+    return [
+        Contender("eager", 1, "eager"),
+        Contender("compiled", 1, "compiled"),
+        *(Contender(f"fleet of {size}", size, "compiled") for size in sizes),
+        *([Contender(f"{cores} fleets of 8", 8, "compiled", cores)] if cores > 1 else []),
+    ]
+
+
+def bench(
+    entrants: Sequence[Contender],
+    *,
+    repeats: int = 5,
+    seconds: float = 2.0,
+    say: Callable[[str], None] | None = None,
+) -> pd.DataFrame:
+    """Measure training speed; one row a contender, the first of which is what ratios are to.
+
+    Contenders take turns for about `seconds` each, `repeats` times round; medians over the rounds.
+
+    Columns: `name`, `runs` (trained together, over all processes), `processes`;
+    `updates_per_second` (one run's update of 32 sequences counts one), `ratio` to the first
+    contender in the same round, `ratio_low` and `ratio_high` over the rounds; `first_update_cold`
+    and `first_update`, seconds from the start of a process with and without anything compiled yet;
+    `memory`, peak bytes of a process; `matrix_share`, the share of the time that its matrix
+    products would take at the speed of a product of 512 x 512 matrices on as many cores.
+    """
+    say = say or (lambda _: None)
+    with tempfile.TemporaryDirectory() as folder:
+        rows: list[dict[str, float | str]] = []
+        with _started(entrants, Path(folder), rows, say) as teams:
+            rates, peaks = _rounds(entrants, teams, repeats, seconds, say)
+            for number, (entrant, team) in enumerate(zip(entrants, teams, strict=True)):
+                runs = entrant.runs * entrant.processes
+                flops = team[0].ask("flops") / entrant.runs
+                ratios = rates[:, number] / rates[:, 0]
+                speed = float(np.median(rates[:, number]))
+                rows[number] |= {
+                    "name": entrant.name,
+                    "runs": runs,
+                    "processes": entrant.processes,
+                    "updates_per_second": speed,
+                    "ratio": float(np.median(ratios)),
+                    "ratio_low": float(ratios.min()),
+                    "ratio_high": float(ratios.max()),
+                    "memory": max(process.ask("memory") for process in team),
+                    "matrix_share": speed * flops / (float(np.median(peaks)) * entrant.processes),
+                }
+    first = ["name", "runs", "processes", "updates_per_second", "ratio", "ratio_low", "ratio_high"]
+    return pd.DataFrame(rows)[
+        [*first, "first_update_cold", "first_update", "memory", "matrix_share"]
+    ]
+
+
+def write(table: pd.DataFrame, folder: Path) -> list[Path]:
+    """`bench.csv`, and a picture of it as pdf and png."""
+    with style():
+        canvas = Figure(figsize=(6, 3.2), layout="constrained")
+        plot_speeds(table, canvas.subplots())
+    return save(canvas, folder, "bench", table)
+
+
+@contextmanager
+def _started(
+    entrants: Sequence[Contender],
+    cache: Path,
+    rows: list[dict[str, float | str]],
+    say: Callable[[str], None],
+) -> Generator[list[list[Process]]]:
+    """Every contender's processes, started one after the other; each compiled once before."""
+    teams: list[list[Process]] = []
+    try:
+        for entrant in entrants:
+            own = cache / entrant.name.replace(" ", "-")
+            cold = Process(entrant, own)
+            cold.end()
+            team = [Process(entrant, own)]
+            teams.append(team)
+            team += [Process(entrant, own) for _ in range(entrant.processes - 1)]
+            times = {"first_update_cold": cold.first_update, "first_update": team[0].first_update}
+            rows.append({**times})
+            say(
+                f"{entrant.name}: first update after {times['first_update_cold']:.1f} s, "
+                f"{times['first_update']:.1f} s when compiled before"
+            )
+        yield teams
+    finally:
+        for team in teams:
+            for process in team:
+                process.end()
+
+
+def _rounds(
+    entrants: Sequence[Contender],
+    teams: Sequence[Sequence[Process]],
+    repeats: int,
+    seconds: float,
+    say: Callable[[str], None],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Updates a second `[round, contender]`, and the machine's peak in every round."""
+    updates = [max(3, round(seconds / _turn(team, 3) * 3)) for team in teams]
+    rates = np.zeros((repeats, len(teams)))
+    peaks = np.zeros(repeats)
+    for number in range(repeats):
+        for place, (entrant, team) in enumerate(zip(entrants, teams, strict=True)):
+            done = updates[place] * entrant.runs * entrant.processes
+            rates[number, place] = done / _turn(team, updates[place])
+        peaks[number] = teams[0][0].ask("peak", PRODUCTS)
+        say(f"round {number + 1} of {repeats}: " + ", ".join(f"{r:.0f}" for r in rates[number]))
+    return rates, peaks
+
+
+def _turn(team: Sequence[Process], updates: int) -> float:
+    """How long the slowest process of a contender takes when all start together."""
+    for process in team:
+        process.tell("go", updates)
+    return max(process.answer() for process in team)

@@ -1,0 +1,103 @@
+"""One contender of the benchmark: a process that makes a fleet ready and trains when it is told.
+
+Orders come as lines ("go 100", "flops", "peak"), answers go as lines of JSON.
+"""
+
+import json
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from ih_interp.clamps import in_order
+from ih_interp.config import Grid, RunConfig, Seeds
+from ih_interp.exemplars import Exemplars, GaussianSource
+from ih_interp.model import build_model
+from ih_interp.runs import create_run
+from ih_interp.task import FewShotTask
+from ih_interp.training.fleet import Fleet
+from ih_interp.training.step import flat_inputs, trace_update
+from ih_interp.training.train import one_thread
+
+SIDE = 512  # of the square matrices whose product measures the machine's peak
+
+
+def main() -> None:
+    """Arguments: how many runs, and "compiled" or "eager"."""
+    n_runs, engine = int(sys.argv[1]), sys.argv[2]
+    with one_thread(), tempfile.TemporaryDirectory() as folder:
+        fleet = make_fleet(n_runs, engine, Path(folder))
+        orders: dict[str, Callable[[int], float]] = {
+            "go": lambda updates: seconds(fleet, updates),
+            "flops": lambda _: matrix_flops(fleet, compiled=engine == "compiled"),
+            "peak": lambda repeats: matrix_peak(repeats),
+            "memory": lambda _: 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        }
+        tell(seconds(fleet, 1))
+        for line in sys.stdin:
+            order, number = line.split()
+            tell(orders[order](int(number)))
+
+
+def make_fleet(n_runs: int, engine: str, folder: Path) -> Fleet:
+    """The paper's model, task and batch, on synthetic exemplars, from different seeds."""
+    configs = [
+        RunConfig(
+            name=f"run-{seed}",
+            exemplars=GaussianSource(),
+            seeds=Seeds(init=seed),
+            sequences=100_000_000,
+            evaluations=Grid(),
+            checkpoints=Grid(),
+        )
+        for seed in range(n_runs)
+    ]
+    task = FewShotTask(Exemplars.from_source(GaussianSource()), configs[0].task)
+    runs = [create_run(folder / config.name, config, task, engine=engine) for config in configs]
+    return Fleet(runs, compiled=engine == "compiled")
+
+
+def seconds(fleet: Fleet, updates: int) -> float:
+    """How long the fleet takes for that many updates of all its runs, sequences drawn and all."""
+    start = time.perf_counter()
+    for _ in range(updates):
+        fleet.advance()
+    return time.perf_counter() - start
+
+
+def matrix_flops(fleet: Fleet, *, compiled: bool) -> float:
+    """Floating-point operations in the matrix products of one update of all runs."""
+    with FlopCounterMode(display=False) as counter:
+        if compiled:
+            config, inputs = fleet.runs[0].config, fleet.inputs()
+            model, clamps = build_model(fleet.runs[0].task, config.model), in_order(config.clamps)
+            graph = trace_update(model, clamps, config.optimiser, fleet.state, inputs)
+            before = counter.get_total_flops()
+            with torch.no_grad():
+                graph(*fleet.state.clone().flat, *flat_inputs(inputs))
+            return counter.get_total_flops() - before
+        fleet.advance()
+    return counter.get_total_flops()
+
+
+def matrix_peak(repeats: int) -> float:
+    """Floating-point operations a second of a large matrix product, on one thread."""
+    left, right = torch.randn(2, SIDE, SIDE)
+    start = time.perf_counter()
+    for _ in range(repeats):
+        torch.mm(left, right)
+    return repeats * 2 * SIDE**3 / (time.perf_counter() - start)
+
+
+def tell(value: float) -> None:
+    """One line of JSON."""
+    print(json.dumps(value), flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
