@@ -11,6 +11,7 @@ import ih_interp as ih
 from ih_interp import clamps
 from ih_interp.model import trained_parameters
 from ih_interp.training.data import Rows
+from ih_interp.training.graph import drop_zero_biases
 from ih_interp.training.narrow import Slab, narrow
 from ih_interp.training.step import trace_forward
 from ih_interp.training.substitutes import substituted
@@ -96,6 +97,21 @@ STEPS = {
     "write": lambda x, i: x.clone().index_fill_(0, torch.tensor([0]), 0.5),
     "where": lambda x, i: torch.where(x > 0, x, torch.tensor(-1.0)),
 }
+
+
+def test_biases_of_zeros_are_dropped_and_others_are_not():
+    x, w = torch.randn(4, 6), torch.randn(6, 3)
+    zeros, ones = torch.zeros(1, 3), torch.ones(3)
+
+    def function(x, w):
+        return torch.addmm(zeros.view(3), x, w) + torch.addmm(ones, x, w)
+
+    graph = make_fx(function)(x, w)
+    expected = graph(x, w)
+    drop_zero_biases(graph)
+    targets = [node.target for node in graph.graph.nodes]
+    assert (targets.count(aten.mm.default), targets.count(aten.addmm.default)) == (1, 1)
+    assert torch.equal(graph(x, w), expected)
 
 
 @settings(max_examples=120, deadline=None)

@@ -1,9 +1,10 @@
-"""A pass over a traced update that replaces what compilers do badly."""
+"""Passes over traced graphs that replace what compilers do badly."""
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+VIEWS = (torch.ops.aten.view.default, torch.ops.aten.reshape.default)
 TINY = 16  # sides of a matrix below which a batched product is faster as a multiply and a sum
 
 
@@ -25,6 +26,32 @@ def spell_out_tiny_products(graph: GraphModule) -> None:
             graph.graph.erase_node(node)
     graph.graph.lint()
     graph.recompile()
+
+
+def drop_zero_biases(graph: GraphModule) -> None:
+    """A matrix product plus a constant of zeros becomes the product: attention has no biases here.
+
+    The library would copy the zeros into every row before it multiplies.
+    """
+    for node in list(graph.graph.nodes):
+        if node.target is torch.ops.aten.addmm.default and _is_zero(graph, node.args[0]):
+            with graph.graph.inserting_before(node):
+                product = graph.graph.call_function(torch.ops.aten.mm.default, node.args[1:3])
+            product.meta = node.meta
+            node.replace_all_uses_with(product)
+            graph.graph.erase_node(node)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+
+
+def _is_zero(graph: GraphModule, bias: object) -> bool:
+    """Whether this is a constant of zeros, seen through changes of shape."""
+    node = bias
+    while isinstance(node, Node) and node.target in VIEWS:
+        node = node.all_input_nodes[0]
+    if not isinstance(node, Node) or node.op != "get_attr":
+        return False
+    return not bool(getattr(graph, str(node.target)).any())
 
 
 def _is_tiny(node: Node) -> bool:

@@ -23,7 +23,7 @@ from transformer_lens import HookedTransformer
 
 from ih_interp.clamps import AbstractClamp, Setting
 from ih_interp.config import AdamConfig
-from ih_interp.training.graph import spell_out_tiny_products
+from ih_interp.training.graph import drop_zero_biases, spell_out_tiny_products
 from ih_interp.training.narrow import narrow
 from ih_interp.training.substitutes import substituted
 from ih_interp.types import Batch, Residual
@@ -77,6 +77,9 @@ class FleetInputs:
     """Of every clamp with a schedule, in order."""
     features: Float[Tensor, "row feature"]
 
+
+COMPILER_OPTIONS: dict[str, Any] = {"realize_opcount_threshold": 5}
+"""Rotated queries and keys are kept, not computed again for every pair of positions."""
 
 Step: TypeAlias = Callable[[FleetState, FleetInputs], Losses]
 """Updates a state in place and returns the loss of every run before the update."""
@@ -164,7 +167,7 @@ def traced_step(
 def compile_graph(graph: GraphModule, *example: Tensor) -> Callable[..., Tensor]:
     """The graph compiled for tensors of these shapes; it is run on them once."""
     spell_out_tiny_products(graph)
-    compiled = torch.compile(graph, fullgraph=True, dynamic=False)
+    compiled = torch.compile(graph, fullgraph=True, dynamic=False, options=COMPILER_OPTIONS)
     with torch.no_grad():
         compiled(*example)
     return compiled
@@ -219,6 +222,7 @@ def trace_forward(
     with substituted(model), torch.no_grad():
         graph = make_fx(functionalize(forward))(weights, features, *given)
     narrow(graph)
+    drop_zero_biases(graph)
     return graph
 
 
