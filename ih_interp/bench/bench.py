@@ -50,7 +50,11 @@ class Process:
             text=True,
             env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(cache)},
         )
-        self.answer()
+        try:
+            self.answer()
+        except RuntimeError:
+            self.end()
+            raise
         self.first_update = time.perf_counter() - start
 
     def tell(self, order: str, number: int = 1) -> None:
@@ -64,7 +68,7 @@ class Process:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError("A process of the benchmark died; its words stand above.")
+            raise RuntimeError("A process of the benchmark died; what it said stands above.")
         return float(json.loads(line))
 
     def ask(self, order: str, number: int = 1) -> float:

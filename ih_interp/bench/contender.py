@@ -80,9 +80,9 @@ def matrix_flops(fleet: Fleet, *, compiled: bool) -> float:
             before = counter.get_total_flops()
             with torch.no_grad():
                 graph(*fleet.state.clone().flat, *flat_inputs(inputs))
-            return counter.get_total_flops() - before
+            return float(counter.get_total_flops() - before)
         fleet.advance()
-    return counter.get_total_flops()
+    return float(counter.get_total_flops())
 
 
 def matrix_peak(repeats: int) -> float:
