@@ -10,9 +10,11 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from ih_interp.clamps import in_order
 from ih_interp.config import Grid, RunConfig, Seeds
@@ -72,17 +74,34 @@ def seconds(fleet: Fleet, updates: int) -> float:
 
 def matrix_flops(fleet: Fleet, *, compiled: bool) -> float:
     """Floating-point operations in the matrix products of one update of all runs."""
-    with FlopCounterMode(display=False) as counter:
-        if compiled:
-            config, inputs = fleet.runs[0].config, fleet.inputs()
-            model, clamps = build_model(fleet.runs[0].task, config.model), in_order(config.clamps)
-            graph = trace_update(model, clamps, config.optimiser, fleet.state, inputs)
-            before = counter.get_total_flops()
-            with torch.no_grad():
-                graph(*fleet.state.clone().flat, *flat_inputs(inputs))
-            return float(counter.get_total_flops() - before)
-        fleet.advance()
-    return float(counter.get_total_flops())
+    if not compiled:
+        with _Operations() as counted:
+            fleet.advance()
+        return float(counted.total)
+    config, inputs = fleet.runs[0].config, fleet.inputs()
+    model, clamps = build_model(fleet.runs[0].task, config.model), in_order(config.clamps)
+    graph = trace_update(model, clamps, config.optimiser, fleet.state, inputs)
+    with _Operations() as counted, torch.no_grad():
+        graph(*fleet.state.clone().flat, *flat_inputs(inputs))
+    return float(counted.total)
+
+
+class _Operations(TorchDispatchMode):
+    """Counts the operations of matrix products inside, by torch's formulas."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> object:
+        del types
+        result = func(*args, **(kwargs or {}))
+        count = flop_registry.get(func.overloadpacket)
+        if count is not None:
+            self.total += count(*args, **(kwargs or {}), out_val=result)
+        return result
 
 
 def matrix_peak(repeats: int) -> float:
