@@ -23,7 +23,7 @@ Rows: TypeAlias = Literal["all", "labels"]
 Score: TypeAlias = Callable[[Tensor, slice], Tensor]
 """From a layer's pattern, and which sequences these are, to `[batch, head]`."""
 
-CHUNK = 4_096  # sequences a pass: the activations of more leave the processor's cache
+CHUNK = 1_024  # sequences a pass: the activations of more leave the processor's cache
 
 
 @torch.no_grad()
