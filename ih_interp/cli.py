@@ -61,7 +61,7 @@ def reproduce(
 ) -> None:
     """Train what the figures need, draw them, and compare them with the paper."""
     typer.echo("loading torch and TransformerLens ...", err=True)
-    with told_in_words():
+    with told_in_words("Everything is saved; the same command goes on from here."):
         from ih_interp.paper.reproduce import reproduce as draw
 
         claims = draw(
@@ -106,7 +106,7 @@ def _sizes(text: str) -> list[int]:
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not all(part.isdecimal() and int(part) >= 2 for part in parts):
         raise ValueError(f"--sizes {text!r}: whole numbers from 2 on were expected, as 2,4,8.")
-    return [int(part) for part in parts]
+    return sorted({int(part) for part in parts})
 
 
 def claims_text(claims: "Sequence[Claim]") -> str:
@@ -128,14 +128,12 @@ def claims_text(claims: "Sequence[Claim]") -> str:
 
 
 @contextmanager
-def told_in_words() -> Generator[None]:
+def told_in_words(after_interrupt: str = "") -> Generator[None]:
     """Errors in the input end the command in words, without a traceback; so does Ctrl-C."""
     try:
         yield
     except KeyboardInterrupt:
-        typer.echo(
-            "\nInterrupted; everything is saved. The same command goes on from here.", err=True
-        )
+        typer.echo(f"\nInterrupted. {after_interrupt}", err=True)
         raise typer.Exit(130) from None
     except (ValueError, OSError) as error:
         typer.echo(f"ih-interp: {error}", err=True)

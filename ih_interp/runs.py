@@ -199,17 +199,17 @@ def refuse_other_run(folder: Path, config: RunConfig) -> None:
 def create_run(folder: Path, config: RunConfig, task: FewShotTask, *, engine: str) -> Run:
     """Write `config.json`, or take the run that is there.
 
-    Of that run only the place of its features is written anew, where they have moved. `engine`,
+    Of that run only its name and the place of its features are written anew, where they have
+    changed. `engine`,
     "compiled" or "eager", is recorded: their last digits differ, so a run keeps to one.
     """
     refuse_other_run(folder, config)
     path = folder / store.CONFIG
     if path.is_file():
         run = Run(folder, task.exemplars)
-        if run.config.exemplars != config.exemplars:
-            moved = run.config.replace(exemplars=config.exemplars)
-            store.write_json(path, {**store.read_json(path), "run": moved.save()})
-            run.config = moved
+        if run.config != config:
+            store.write_json(path, {**store.read_json(path), "run": config.save()})
+            run.config = config
         return run
     recorded: dict[str, Any] = {
         "format": store.FORMAT,

@@ -59,7 +59,7 @@ def test_an_interrupt_says_how_to_go_on(monkeypatch):
     monkeypatch.setattr(module, "reproduce", interrupted)
     result = CliRunner().invoke(app, ["reproduce"])
     assert result.exit_code == 130
-    assert "everything is saved" in result.output
+    assert "Everything is saved" in result.output
 
 
 def test_claims_are_told_with_their_verdicts():

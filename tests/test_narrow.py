@@ -49,7 +49,7 @@ def narrowed(function, *inputs):
 
 def test_a_slab_is_one_index_of_an_axis_whatever_it_is_merged_with():
     elements = torch.arange(2 * 3 * 5 * 4).view(2, 3, 5, 4)
-    slab = Slab.of((2, 3, 5, 4), 2, -1)
+    slab = Slab.of((2, 3, 5, 4), 2, 4)
     chosen = (torch.arange(elements.numel()) // slab.stride) % slab.n == slab.index
     assert torch.equal(elements.flatten()[chosen], elements[:, :, -1].flatten())
     assert slab.axis((2, 3, 5, 4)) == 2
@@ -77,6 +77,33 @@ def test_what_somebody_reads_whole_is_computed_whole():
     before, after = narrowed(function, x, w)
     assert_close(after(x, w), before(x, w))
     assert products(after) == 7 * 5 * 36 + 7 * 36
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.exp()[:, -7:1],
+        lambda x: aten.slice(x.exp(), 1, -1),
+        lambda x: aten.slice(x.exp(), 1, None, 1),
+        lambda x: aten.slice(x.exp(), -2, 2, 3),
+        lambda x: x.exp().select(-2, -1),
+        lambda x: x.reshape(60).sin().view(3, 5, 4)[:, -1],
+        lambda x: torch.zeros(3, 5, 4).copy_(x > 0)[:, -1],
+        lambda x: torch.zeros(3, 5, 4).copy_(x.double())[:, -1] + 0.5,
+        lambda x: x[:, ::2].exp()[:, 1],
+        lambda x: x.clone().copy_(x.exp()[:, :1])[:, -1],
+    ],
+)
+def test_slices_copies_and_views_of_every_kind(function):
+    x = torch.randn(3, 5, 4)
+    before, after = narrowed(function, x)
+    assert_close(after(x), before(x), rtol=0, atol=0)
+
+
+def test_views_of_what_lies_otherwise():
+    x = torch.randn(5, 3, 4).transpose(0, 1)
+    before, after = narrowed(lambda x: x.exp().reshape(60).view(3, 5, 4)[:, -1], x)
+    assert_close(after(x), before(x))
 
 
 STEPS = {

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import threading
 
@@ -13,7 +14,13 @@ import ih_interp as ih
 from ih_interp import clamps, store
 from ih_interp.config import AdamConfig, Grid, RunConfig, Seeds
 from ih_interp.exemplars import GaussianSource
-from ih_interp.training import loop, measure, state, train as training_module
+from ih_interp.training import (
+    fleet as fleet_module,
+    loop,
+    measure,
+    state,
+    train as training_module,
+)
 from ih_interp.training.data import Rows, training_sequences
 from ih_interp.training.fleet import Fleet, fleets
 from ih_interp.training.graph import spell_out_tiny_products
@@ -370,9 +377,69 @@ def test_a_run_that_began_compiled_needs_its_compiler(tmp_path, monkeypatch):
     monkeypatch.setattr(Fleet, "advance", stop)
     with pytest.raises(KeyboardInterrupt):
         ih.train(SMALL, tmp_path, progress=False)
-    state.record_engine(tmp_path / "small", "compiled")
+    state.record_engine(ih.Run(tmp_path / "small"), "compiled")
     monkeypatch.setattr(training_module, "compiler_found", lambda: False)
     with pytest.raises(ValueError, match="small began compiled, and there is no C"):
+        ih.train(SMALL, tmp_path, progress=False)
+
+
+def test_a_compiler_that_is_interrupted_is_not_one_that_fails(tmp_path, monkeypatch):
+    def interrupted_while_compiling(*_):
+        os.kill(os.getpid(), signal.SIGINT)
+        raise RuntimeError("the compiler was interrupted")
+
+    monkeypatch.setattr(fleet_module, "traced_step", interrupted_while_compiling)
+    with pytest.raises(KeyboardInterrupt):
+        ih.train(SMALL, tmp_path, engine="compiled", progress=False)
+    assert ih.Run(tmp_path / "small").engine == "compiled"
+
+
+def test_an_evaluation_that_cannot_be_compiled_is_done_eagerly(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("no compiler")
+
+    (plain,) = ih.train(SMALL, tmp_path / "plain", progress=False)
+    for name in ("WORTH_COMPILING", "MIN_CHUNK"):
+        monkeypatch.setattr(measure, name, 0)
+    monkeypatch.setattr(measure, "compile_graph", fail)
+    monkeypatch.setattr(fleet_module, "traced_step", fail)
+    with pytest.warns(UserWarning, match="no compiler"):
+        (run,) = ih.train(SMALL, tmp_path / "fallen", engine="compiled", progress=False)
+    assert run.engine == ih.Run(run.folder).engine == "eager"
+    assert folder_bytes(run.folder) == folder_bytes(plain.folder)
+
+
+def test_a_copied_folder_is_its_own_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
+    advance = Fleet.advance
+
+    def stop(fleet):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return advance(fleet)
+
+    monkeypatch.setattr(Fleet, "advance", stop)
+    with pytest.raises(KeyboardInterrupt):
+        ih.train(SMALL, tmp_path, progress=False)
+    monkeypatch.setattr(Fleet, "advance", advance)
+    shutil.copytree(tmp_path / "small", tmp_path / "other")
+    runs = ih.train([SMALL, SMALL.replace(name="other")], tmp_path, progress=False)
+    assert [(run.config.name, run.finished) for run in runs] == [("small", True), ("other", True)]
+
+
+def test_metrics_that_were_lost_are_missed_before_training_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
+    advance = Fleet.advance
+
+    def stop(fleet):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return advance(fleet)
+
+    monkeypatch.setattr(Fleet, "advance", stop)
+    with pytest.raises(KeyboardInterrupt):
+        ih.train(SMALL, tmp_path, progress=False)
+    monkeypatch.setattr(Fleet, "advance", advance)
+    (tmp_path / "small" / store.METRICS).unlink()
+    with pytest.raises(TrainingFailedError, match="lacks 1 of 1 evaluations"):
         ih.train(SMALL, tmp_path, progress=False)
 
 
@@ -386,21 +453,34 @@ def test_a_graft_is_bound_to_the_weights_that_it_reads(tmp_path):
 
 
 def test_a_graph_evaluates_as_the_model_does(tmp_path, monkeypatch):
-    monkeypatch.setattr(measure, "compile_graph", lambda graph, *example: graph)
+    monkeypatch.setattr(measure, "compile_graph", lambda graph, *example, options: graph)
     monkeypatch.setattr(measure, "WORTH_COMPILING", 0)
     monkeypatch.setattr(measure, "MIN_CHUNK", 1)
-    clamp = clamps.InductionAttention(heads=["L1H3"], schedule=clamps.ramp(0, 20))
     configs = [
-        SMALL.replace(name=f"run-{seed}", clamps=[clamp], seeds=Seeds(init=seed)) for seed in (5, 6)
+        SMALL.replace(
+            name=f"run-{head}-{n}",
+            clamps=[
+                clamps.InductionAttention(heads=[head], schedule=clamps.ramp(0, n)),
+                clamps.PreviousTokenAttention(heads=["L0H2"], strength=n / 50),
+            ],
+            task=ih.TaskConfig(n_train_classes=8, n_test_classes=n_test),
+            evaluation_size=size,
+        )
+        for head, n, n_test, size in (
+            ("L1H3", 20, 4, 20),
+            ("L1H6", 30, 10, 20),
+            ("L1H7", 40, 4, 32),
+        )
     ]
+    assert len(fleets(configs, 8)) == 1
     fleet = make_fleet(tmp_path, configs)
-    by_graph = measure.Evaluator(fleet.evaluator._model, fleet.runs[0], compiled=True)
+    by_graph = measure.Evaluator(fleet.evaluator._model, compiled=True)
     for _ in range(3):
         fleet.advance()
     for place, run in enumerate(fleet.runs):
         plain = fleet.evaluator.measure(run, fleet.weights(place))
         found = by_graph.measure(run, fleet.weights(place))
-        assert by_graph._logits is not None
+        assert len(by_graph._graphs) == place + 1
         for split, values in plain.items():
             assert found[split] == pytest.approx(values, abs=1e-6)
 

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from ih_interp.plots import plot_speeds
 from ih_interp.plots.style import save, style
+from ih_interp.training.train import cores
 
 SIZES = (2, 4, 8, 16, 32)
 PRODUCTS = 50  # of large matrices, a measurement of the machine's peak
@@ -83,12 +84,12 @@ class Process:
 
 def contenders(sizes: Sequence[int] = SIZES) -> list[Contender]:
     """TransformerLens as it is, one compiled run, fleets, and fleets of 8 on every core."""
-    cores = os.cpu_count() or 1
+    n = cores()
     return [
         Contender("eager", 1, "eager"),
         Contender("compiled", 1, "compiled"),
         *(Contender(f"fleet of {size}", size, "compiled") for size in sizes),
-        *([Contender(f"{cores} fleets of 8", 8, "compiled", cores)] if cores > 1 else []),
+        *([Contender(f"{n} fleets of 8", 8, "compiled", n)] if n > 1 else []),
     ]
 
 
@@ -159,9 +160,10 @@ def _started(
             own = cache / entrant.name.replace(" ", "-")
             cold = Process(entrant, own)
             cold.end()
-            team = [Process(entrant, own)]
+            team: list[Process] = []
             teams.append(team)
-            team += [Process(entrant, own) for _ in range(entrant.processes - 1)]
+            for _ in range(entrant.processes):
+                team.append(Process(entrant, own))
             times = {"first_update_cold": cold.first_update, "first_update": team[0].first_update}
             rows.append({**times})
             say(

@@ -67,11 +67,6 @@ def reproduce(
     return claims
 
 
-def claims_table(claims: Sequence[Claim]) -> pd.DataFrame:
-    """Columns `figure`, `claim`, `paper`, `ours`, `holds`."""
-    return pd.DataFrame(claims, columns=list(Claim._fields))
-
-
 def _wanted(names: Sequence[str]) -> list[Figure]:
     unknown = [name for name in names if name not in FIGURES]
     if unknown:

@@ -54,7 +54,10 @@ class Rows:
 
     def of(self, batch: Batch) -> Batch:
         """The sequences with their tokens renumbered."""
-        return Batch(self.renumber[batch.tokens], batch.target)
+        tokens = self.renumber[batch.tokens]
+        if bool((tokens < 0).any()):
+            raise ValueError("The sequences show exemplars that are not among these rows.")
+        return Batch(tokens, batch.target)
 
 
 class TrainingData:

@@ -3,7 +3,7 @@
 import json
 import warnings
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -66,7 +66,7 @@ class Fleet:
         tasks = [FewShotTask(task.exemplars, config.task) for config in configs]
         self.runs = [RunState(r, t, rows) for r, t in zip(runs, tasks, strict=True)]
         self.state = stack([run.start for run in self.runs]).map(lambda tensor: tensor.to(device))
-        self.evaluator = Evaluator(model, self.runs[0], compiled=compiled)
+        self.evaluator = Evaluator(model, compiled=compiled)
         self.device = device
         self._features = rows.features.to(device)
         self._rates = torch.tensor([c.optimiser.learning_rate for c in configs], device=device)
@@ -78,6 +78,7 @@ class Fleet:
         self._gate_values: list[list[float]] = []
         self._compiled = compiled
         self._step: Step | None = None
+        self.interrupted: Callable[[], bool] = lambda: False
 
     @property
     def active(self) -> bool:
@@ -118,6 +119,8 @@ class Fleet:
             try:
                 return traced_step(model, clamps, config.optimiser, self.state, inputs)
             except Exception as error:  # whatever a tracer or a compiler may raise
+                if self.interrupted():  # Ctrl-C reaches the compiler too
+                    raise KeyboardInterrupt from error
                 self._fall_back(error)
         return eager_step(model, clamps, config.optimiser)
 
@@ -135,7 +138,7 @@ class Fleet:
             stacklevel=2,
         )
         for run in self.runs:
-            record_engine(run.run.folder, "eager")
+            record_engine(run.run, "eager")
 
     def _fill_gates(self) -> None:
         if not self._gates:

@@ -40,6 +40,7 @@ def train_fleet(
     losses: list[Tensor] = []
     saved = time.monotonic()
     with deferred_interrupts() as interrupted:
+        fleet.interrupted = interrupted
         measure(fleet, on_metrics)
         while fleet.active:
             losses.append(fleet.advance())
@@ -68,10 +69,12 @@ def look_at(losses: Sequence[Tensor], fleet: Fleet, on_progress: OnProgress | No
     `losses` are those of the last updates, `[run]` each; the last one belongs to update `step - 1`.
     """
     table = torch.stack(list(losses)).cpu()
-    open_runs = [place for place, run in enumerate(fleet.runs) if not run.closed]
+    open_runs = [
+        place for place, run in enumerate(fleet.runs) if not run.closed and run.failure is None
+    ]
     for place in open_runs:
         run, bad = fleet.runs[place], (~torch.isfinite(table[:, place])).nonzero()
-        if run.failure is None and len(bad):
+        if len(bad):
             step = run.step - len(table) + int(bad[0])
             run.fail(f"the loss was {float(table[int(bad[0]), place])} at update {step}")
     if on_progress is not None:

@@ -1,5 +1,6 @@
 """Evaluating runs while they train: by the model as it is, or often enough that compiling pays."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from transformer_lens import HookedTransformer
 
 from ih_interp.clamps import Shape, in_order
 from ih_interp.config import RunConfig
-from ih_interp.evaluation import QueryMetrics, evaluate, means, query_metrics
+from ih_interp.evaluation import evaluate, means, query_metrics
 from ih_interp.task import FewShotTask
 from ih_interp.training.data import Rows
 from ih_interp.training.state import RunState
@@ -25,23 +26,28 @@ from ih_interp.types import Batch
 WORTH_COMPILING = 500_000  # sequences a run evaluates in all from which compiling is repaid
 MAX_CHUNK = 1_000  # sequences a call: their activations stay in the processor's cache
 MIN_CHUNK = 100  # below it, calls cost more than what they compute
+COMPILER_OPTIONS: dict[str, Any] = {"realize_opcount_threshold": 5}
+"""Rotated queries and keys are kept, not computed again for every pair of positions."""
 
 
 class Evaluator:
-    """Measures the evaluation sets of runs of one shape under their clamps."""
+    """Measures the evaluation sets of runs that share a trace (`fleet.trace_key`)."""
 
-    def __init__(self, model: HookedTransformer, run: RunState, *, compiled: bool) -> None:
+    def __init__(self, model: HookedTransformer, *, compiled: bool) -> None:
         self._model = model
-        self._clamps = in_order(run.config.clamps)
-        self._rows = Rows.evaluation(run.task)
-        self._compiled = compiled and is_worth_compiling(run.config, run.task)
-        self._chunk_size = chunk_size(run.config.evaluation_size)
-        self._logits: Callable[..., Tensor] | None = None
+        self._compiled = compiled
+        self._graphs: dict[tuple[int, int], QueryGraph] = {}
 
     def measure(self, run: RunState, weights: Tensors) -> Mapping[str, Mapping[str, float]]:
         """The means of every metric on every set, as the run's clamps are at its step."""
-        if self._compiled:
-            return {split: means(self._by_graph(run, weights, b)) for split, b in run.sets.items()}
+        if self._compiled and is_worth_compiling(run.config, run.task):
+            graph = self._graph(run, weights)
+            if graph is not None:
+                logits = graph.logits(run, weights)
+                return {
+                    split: means(query_metrics(logits[split], batch))
+                    for split, batch in run.sets.items()
+                }
         with torch.no_grad():
             for name, parameter in self._model.named_parameters():
                 if name in weights:
@@ -55,39 +61,70 @@ class Evaluator:
             for split, batch in run.sets.items()
         }
 
-    def _by_graph(self, run: RunState, weights: Tensors, batch: Batch) -> QueryMetrics:
-        logits = [
-            self._chunk(run, weights, part) for part in self._rows.of(batch).split(self._chunk_size)
-        ]
-        return query_metrics(torch.cat(logits), batch)
+    def _graph(self, run: RunState, weights: Tensors) -> "QueryGraph | None":
+        """The graph for sets of this size and exemplars; None where it cannot be compiled."""
+        key = (run.task.n_test_classes, run.config.evaluation_size)
+        if key not in self._graphs:
+            try:
+                self._graphs[key] = QueryGraph(self._model, run, weights)
+            except Exception as error:  # whatever a tracer or a compiler may raise
+                self._compiled = False
+                warnings.warn(
+                    f"{run.run.folder}: evaluation cannot be traced and compiled "
+                    f"({type(error).__name__}: {error}); it is done eagerly, which is slower.",
+                    stacklevel=2,
+                )
+                return None
+        return self._graphs[key]
 
-    def _chunk(self, run: RunState, weights: Tensors, part: Batch) -> Float[Tensor, "batch label"]:
-        shape = Shape.of(self._model)
-        tensors = [clamp.tensors(shape) for clamp in self._clamps]
-        given = [tensor for of_clamp in tensors for tensor in of_clamp.values()]
-        inputs = [*weights.values(), part.tokens, part.target, *given]
-        inputs += [torch.tensor(gate) for gate in run.gates()]
-        if self._logits is None:
-            self._logits = self._trace(list(weights), tensors, inputs)
+
+class QueryGraph:
+    """The query's logits on a run's evaluation sets, compiled; for all runs of one fleet."""
+
+    def __init__(self, model: HookedTransformer, run: RunState, weights: Tensors) -> None:
+        self._rows = Rows.evaluation(run.task)
+        self._size = chunk_size(run.config.evaluation_size)
+        self._shape = Shape.of(model)
+        first = next(iter(self._parts(run).values()))[0]
+        self._compiled = self._compile(model, run, weights, first)
+
+    def logits(self, run: RunState, weights: Tensors) -> dict[str, Float[Tensor, "batch label"]]:
+        """Under the run's own clamps at its step, by split."""
+        given = [t for of_clamp in self._tensors(run) for t in of_clamp.values()]
+        given += [torch.tensor(gate) for gate in run.gates()]
         with torch.no_grad():
-            return self._logits(*inputs)
+            return {
+                split: torch.cat(
+                    [self._compiled(*weights.values(), p.tokens, p.target, *given) for p in parts]
+                )
+                for split, parts in self._parts(run).items()
+            }
 
-    def _trace(
-        self, names: list[str], tensors: list[Tensors], example: list[Tensor]
+    def _parts(self, run: RunState) -> dict[str, list[Batch]]:
+        return {split: self._rows.of(b).split(self._size) for split, b in run.sets.items()}
+
+    def _tensors(self, run: RunState) -> list[Tensors]:
+        return [clamp.tensors(self._shape) for clamp in in_order(run.config.clamps)]
+
+    def _compile(
+        self, model: HookedTransformer, run: RunState, weights: Tensors, batch: Batch
     ) -> Callable[..., Tensor]:
-        features, n = self._rows.features, len(names)
+        features, names, tensors = self._rows.features, list(weights), self._tensors(run)
+        gates = [torch.tensor(gate) for gate in run.gates()]
+        flat = [t for of_clamp in tensors for t in of_clamp.values()]
+        example = [*weights.values(), batch.tokens, batch.target, *flat, *gates]
 
         def arguments(inputs: Sequence[Tensor]) -> tuple[Any, ...]:
-            weights = dict(zip(names, inputs[:n], strict=True))
-            tokens, target, *rest = inputs[n:]
+            named = dict(zip(names, inputs[: len(names)], strict=True))
+            tokens, target, *rest = inputs[len(names) :]
             remaining = iter(rest)
             of_clamps = [{name: next(remaining) for name in given} for given in tensors]
-            return weights, features, tokens, target, of_clamps, list(remaining)
+            return named, features, tokens, target, of_clamps, list(remaining)
 
-        nested = trace_forward(self._model, self._clamps, *arguments(example))
+        nested = trace_forward(model, in_order(run.config.clamps), *arguments(example))
         with torch.no_grad():
-            flat = make_fx(lambda *inputs: nested(*arguments(inputs)))(*example)
-        return compile_graph(flat, *example)
+            graph = make_fx(lambda *inputs: nested(*arguments(inputs)))(*example)
+        return compile_graph(graph, *example, options=COMPILER_OPTIONS)
 
 
 def is_worth_compiling(config: RunConfig, task: FewShotTask) -> bool:

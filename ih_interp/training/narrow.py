@@ -38,7 +38,8 @@ class Slab:
 
     @classmethod
     def of(cls, shape: Shape, axis: int, index: int) -> "Slab":
-        return cls(shape[axis], _after(shape, axis), index % shape[axis])
+        axis = axis % len(shape)
+        return cls(shape[axis], _after(shape, axis), min(max(index, 0), shape[axis] - 1))
 
     def axis(self, shape: Shape) -> int | None:
         """The axis of a shape that is thinned, be it merged with others; None if it is none."""
@@ -77,9 +78,11 @@ def _plain(graph: Graph) -> None:
     """Two operations that stand for writing into a slice, as `vmap` can take them."""
     for node in list(graph.nodes):
         if node.target is aten.copy.default:
-            _, source = node.all_input_nodes
+            size, to = list(_shape(node)), dict[str, Any](dtype=_dtype(node))
             with graph.inserting_before(node):
-                wide = graph.call_function(aten.expand.default, (source, list(_shape(node))))
+                cast = graph.call_function(aten._to_copy.default, (node.args[1],), to)
+                wide = graph.call_function(aten.expand.default, (cast, size))
+            cast.meta = {"val": torch.empty(_shape(_source(node, 1)), device="meta")}
             wide.meta = node.meta
             node.replace_all_uses_with(wide)
         elif node.target is aten.slice_scatter.default:
@@ -129,9 +132,12 @@ def _reads_one(node: Node) -> Slab | None:
     if node.target not in (aten.slice.Tensor, aten.select.int):
         return None
     shape = _shape(node.all_input_nodes[0])
-    axis = _number(node, 1)
+    axis = _number(node, 1) % len(shape)
     several = node.target is aten.slice.Tensor and _shape(node)[axis] != 1
-    return None if several or shape[axis] == 1 else Slab.of(shape, axis, _number(node, 2))
+    if several or shape[axis] == 1:
+        return None
+    start = _number(node, 2)
+    return Slab.of(shape, axis, start + shape[axis] if start < 0 else start)
 
 
 def _rewrite(node: Node, wanted: dict[Node, Slab | None]) -> None:
@@ -151,12 +157,13 @@ def _rewrite(node: Node, wanted: dict[Node, Slab | None]) -> None:
                 node.replace_input_with(source, _slice(node.graph, source, part))
     if node.target in (*VIEWS, aten.expand.default):
         node.update_arg(1, slab.of_shape(_shape(node)))
+    if node.target in VIEWS:
+        node.target = aten.reshape.default  # what is left need not lie as it did
 
 
 def _pick_first(node: Node) -> None:
-    node.update_arg(2, 0)
-    if node.target is aten.slice.Tensor:
-        node.update_arg(3, 1)
+    place = (0, 1) if node.target is aten.slice.Tensor else (0,)
+    node.args = (*node.args[:2], *place)
 
 
 def _slice(graph: Graph, source: Node, slab: Slab) -> Node:
@@ -283,7 +290,18 @@ AXES: dict[Any, Callable[[Node, int], Axes | None]] = {
 def _number(node: Node, place: int) -> int:
     """An argument that says an axis or an index; 0 where it is left out."""
     given: Any = node.args[place] if len(node.args) > place else 0
-    return int(given)
+    return int(given or 0)
+
+
+def _source(node: Node, place: int) -> Node:
+    source = node.args[place]
+    assert isinstance(source, Node)
+    return source
+
+
+def _dtype(node: Node) -> torch.dtype:
+    value: Any = node.meta.get("val", node.meta.get("tensor_meta"))
+    return value.dtype
 
 
 def _shape(node: Node) -> tuple[int, ...]:

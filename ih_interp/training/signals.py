@@ -38,4 +38,5 @@ def _handling(numbers: Sequence[int], handle: Callable[[int], Any]) -> Generator
         yield
     finally:
         for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
+            if handler is not None:  # None: set by other than Python, which cannot be put back
+                signal.signal(number, handler)

@@ -34,7 +34,7 @@ class RunState:
         self.evaluations = set(config.evaluations.steps(config.n_steps, config.batch_size))
         self.checkpoints = set(config.checkpoints.steps(config.n_steps, config.batch_size))
         self.start, self.step = self._resume()
-        self.rows = [row for row in store.read_metrics(run.folder) if row["step"] < self.step]
+        self.rows = [row for row in run.rows(before=self.step) if row["step"] < self.step]
         self.failure: str | None = None
         self.closed = False
         self._gates: dict[int, tuple[tuple[int, int], float]] = {}
@@ -124,9 +124,10 @@ class RunState:
         )
 
 
-def record_engine(folder: Path, engine: str) -> None:
+def record_engine(run: Run, engine: str) -> None:
     """Write into `config.json` how the run is trained after all."""
-    path = folder / store.CONFIG
+    run.engine = engine
+    path = run.folder / store.CONFIG
     recorded = {**store.read_json(path), "engine": engine}
     store.write_json(path, recorded)
 

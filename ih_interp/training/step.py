@@ -78,9 +78,6 @@ class FleetInputs:
     features: Float[Tensor, "row feature"]
 
 
-COMPILER_OPTIONS: dict[str, Any] = {"realize_opcount_threshold": 5}
-"""Rotated queries and keys are kept, not computed again for every pair of positions."""
-
 Step: TypeAlias = Callable[[FleetState, FleetInputs], Losses]
 """Updates a state in place and returns the loss of every run before the update."""
 
@@ -164,10 +161,16 @@ def traced_step(
     return step
 
 
-def compile_graph(graph: GraphModule, *example: Tensor) -> Callable[..., Tensor]:
-    """The graph compiled for tensors of these shapes; it is run on them once."""
+def compile_graph(
+    graph: GraphModule, *example: Tensor, options: dict[str, Any] | None = None
+) -> Callable[..., Tensor]:
+    """The graph compiled for tensors of these shapes; it is run on them once.
+
+    `options` are the compiler's (`torch._inductor.config`). None are set for updates: with some, a
+    run alone and the same run in a fleet no longer have the same bytes.
+    """
     spell_out_tiny_products(graph)
-    compiled = torch.compile(graph, fullgraph=True, dynamic=False, options=COMPILER_OPTIONS)
+    compiled = torch.compile(graph, fullgraph=True, dynamic=False, options=options)
     with torch.no_grad():
         compiled(*example)
     return compiled

@@ -1,6 +1,7 @@
 """`ih.train`: runs become fleets, fleets become jobs, results land in run folders."""
 
 import os
+import traceback
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -177,7 +178,14 @@ def _n_workers(runs: Sequence[Run], workers: int | None) -> int:
     if workers is not None:
         return workers
     updates = sum(run.config.n_steps for run in runs)
-    return (os.cpu_count() or 1) if updates >= WORTH_WORKERS else 1
+    return cores() if updates >= WORTH_WORKERS else 1
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _train_here(
@@ -199,6 +207,10 @@ def _train_here(
             )
         except TrainingFailedError as error:
             failures.append(str(error))
+        except Exception as error:  # the other fleets still train; where it came from is told
+            traceback.print_exc()
+            folders = ", ".join(str(run.folder) for run in job)
+            failures.append(f"{folders}: {type(error).__name__}: {error}")
     return failures
 
 
