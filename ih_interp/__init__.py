@@ -11,9 +11,16 @@ if TYPE_CHECKING:
     from ih_interp import clamps as clamps, hooks as hooks, plots as plots, toy as toy
     from ih_interp.analysis.attention import (
         attention_entropy as attention_entropy,
+        entropy_chance as entropy_chance,
         induction_strength as induction_strength,
+        prefix_matching_chance as prefix_matching_chance,
         prefix_matching_score as prefix_matching_score,
+        previous_token_chance as previous_token_chance,
         previous_token_score as previous_token_score,
+    )
+    from ih_interp.analysis.emergence import (
+        first_below as first_below,
+        time_on_plateau as time_on_plateau,
     )
     from ih_interp.analysis.trace import trace as trace
     from ih_interp.clamps.applied import clamped as clamped
@@ -29,8 +36,9 @@ if TYPE_CHECKING:
     from ih_interp.model import ModelConfig as ModelConfig, build_model as build_model
     from ih_interp.runs import Run as Run
     from ih_interp.task import FewShotTask as FewShotTask, TaskConfig as TaskConfig
+    from ih_interp.training.state import TrainingFailedError as TrainingFailedError
     from ih_interp.training.train import train as train
-    from ih_interp.types import Batch as Batch, Head as Head
+    from ih_interp.types import Batch as Batch, Head as Head, Layout as Layout
 
 _HOME = {
     "Exemplars": "exemplars",
@@ -38,6 +46,7 @@ _HOME = {
     "TaskConfig": "task",
     "Batch": "types",
     "Head": "types",
+    "Layout": "types",
     "ModelConfig": "model",
     "build_model": "model",
     "hooks": "",
@@ -49,13 +58,19 @@ _HOME = {
     "Seeds": "config",
     "evaluate": "evaluation",
     "train": "training.train",
+    "TrainingFailedError": "training.state",
     "Run": "runs",
     "load_icl_dynamics": "interop.icl_dynamics",
     "trace": "analysis.trace",
     "induction_strength": "analysis.attention",
     "previous_token_score": "analysis.attention",
+    "previous_token_chance": "analysis.attention",
     "attention_entropy": "analysis.attention",
+    "entropy_chance": "analysis.attention",
     "prefix_matching_score": "analysis.attention",
+    "prefix_matching_chance": "analysis.attention",
+    "first_below": "analysis.emergence",
+    "time_on_plateau": "analysis.emergence",
     "toy": "",
     "plots": "",
 }

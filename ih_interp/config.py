@@ -110,11 +110,6 @@ class RunConfig(Frozen):
         """Optimiser updates."""
         return self.sequences // self.batch_size
 
-    def replace(self, **changes: Any) -> "RunConfig":
-        """The same run but for these fields, checked again."""
-        fields = {name: getattr(self, name) for name in type(self).model_fields}
-        return RunConfig(**{**fields, **changes})
-
     def save(self) -> dict[str, Any]:
         """The JSON value that `load` reads back as an equal configuration."""
         return self.model_dump(mode="json")

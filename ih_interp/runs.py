@@ -77,6 +77,18 @@ class Run:
         return store.checkpoint_path(self.folder, self.config.n_steps).is_file()
 
     @property
+    def whole(self) -> bool:
+        """Whether everything that the run should leave is there: checkpoints and metrics."""
+        config = self.config
+        due = config.checkpoints.steps(config.n_steps, config.batch_size)
+        if not self.finished or not {*due} <= {*self.steps}:
+            return False
+        try:
+            return len(self.rows(before=config.n_steps + 1)) > 0
+        except ValueError:
+            return False
+
+    @property
     def metrics(self) -> pd.DataFrame:
         """One row an evaluation and split: `step`, `sequences`, `split`, `evaluation.METRICS`.
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from ih_interp.draws import MAX_ENUMERATED, label_split, members_with, without_repetition
 from ih_interp.exemplars import Exemplars
 from ih_interp.frozen import Frozen
-from ih_interp.types import Batch, Layout
+from ih_interp.types import Batch, Layout, expect
 
 Split: TypeAlias = Literal["train", "test_exemplars", "test_relabel", "other_exemplars"]
 """`train`; `test_exemplars`: unseen classes (the paper's "test (exemplars)"); `test_relabel`: label
@@ -75,6 +75,7 @@ class FewShotTask:
     """
 
     def __init__(self, exemplars: Exemplars, config: TaskConfig | None = None) -> None:
+        expect(exemplars, Exemplars, "Exemplars", "load a file with ih.Exemplars.load(path)")
         self.exemplars = exemplars
         self.config = config = config or TaskConfig()
         left = exemplars.n_classes - config.n_train_classes

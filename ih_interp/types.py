@@ -48,6 +48,15 @@ MetricName: TypeAlias = Literal[
 """What every evaluation measures at the query; `evaluation.QueryMetrics` says how."""
 
 
+def expect(value: object, kind: type, what: str, remedy: str = "") -> None:
+    """TypeError in words where another kind of object came than `what` has to be."""
+    if not isinstance(value, kind):
+        hint = f"; {remedy}" if remedy else ""
+        raise TypeError(
+            f"{what} has to be a {kind.__name__} and is a {type(value).__name__}{hint}."
+        )
+
+
 class Head(NamedTuple):
     """An attention head; layer and head count from 0, so the paper's L2H3 is `Head(1, 3)`.
 

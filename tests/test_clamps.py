@@ -727,7 +727,7 @@ def enter(given):
 
 json = {"kind": "ablate_heads", "heads": ["L1H0"]}
 for given in [json], ih.clamps.AblateHeads(heads=["L1H0"]):
-    with pytest.raises(TypeError, match=r"is no clamp; read JSON with ih\\.clamps\\.parse"):
+    with pytest.raises(TypeError, match=r"is no clamp: clamps come as a list"):
         enter(given)
 with pytest.raises(ValueError, match="Clamp number 0 cannot be read: 'preserve' is no object"):
     ih.clamps.parse(["preserve"])

@@ -443,6 +443,16 @@ def test_metrics_that_were_lost_are_missed_before_training_goes_on(tmp_path, mon
         ih.train(SMALL, tmp_path, progress=False)
 
 
+@pytest.mark.parametrize("lost", ["checkpoints/00000008.safetensors", store.METRICS])
+def test_what_a_finished_run_has_lost_comes_back(lost, tmp_path):
+    (run,) = ih.train(SMALL, tmp_path, progress=False)
+    before = folder_bytes(run.folder)
+    assert lost in before
+    (run.folder / lost).unlink()
+    (again,) = ih.train(SMALL, tmp_path, progress=False)
+    assert folder_bytes(again.folder) == before
+
+
 def test_a_graft_is_bound_to_the_weights_that_it_reads(tmp_path):
     ih.train(SMALL, tmp_path, progress=False)
     graft = clamps.GraftIn(run=str(tmp_path / "small"), step=8, layer=0)

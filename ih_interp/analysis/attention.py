@@ -14,7 +14,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.hook_points import HookPoint
 
-from ih_interp.types import Batch, Layout, Pattern, Tokens
+from ih_interp.types import Batch, Layout, Pattern, Tokens, expect
 
 PerHeadScore: TypeAlias = Float[Tensor, "layer head"] | Float[Tensor, "batch layer head"]
 Rows: TypeAlias = Literal["all", "labels"]
@@ -39,6 +39,8 @@ def induction_strength(
     Shape `[layer, head]`, the mean over sequences, or `[batch, layer, head]`. Raises ValueError for
     sequences whose context lacks the target, or holds nothing else.
     """
+    expect(model, HookedTransformer, "The model", "a run's is run.model(step)")
+    expect(batch, Batch, "The batch", "give the Batch itself, not its tokens")
     correct = batch.correct
     if not bool((correct.any(dim=1) & ~correct.all(dim=1)).all()):
         raise ValueError(

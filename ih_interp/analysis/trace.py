@@ -12,7 +12,7 @@ from transformer_lens import HookedTransformer
 from ih_interp.analysis.attention import CHUNK
 from ih_interp.clamps import AbstractClamp, clamped
 from ih_interp.runs import Run
-from ih_interp.types import Batch, Head
+from ih_interp.types import Batch, Head, expect
 
 Measure: TypeAlias = Callable[[HookedTransformer, Batch], Any]
 """From a model and sequences to a number, `[layer, head]`, or numbers by name; all means over them.
@@ -51,6 +51,7 @@ def trace(
     Raises ValueError for a step without checkpoint, a measure of another kind, or a clamp that
     waits for a level in metrics which are not saved up to the last step.
     """
+    expect(run, Run, "The run", "open its folder with ih.Run(folder)")
     batch = run.task.enumerate("train") if batch is None else batch
     clamps = run.clamps if clamps is None else clamps
     chosen = run.steps if steps is None else list(steps)

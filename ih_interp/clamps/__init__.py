@@ -95,6 +95,15 @@ def dump(clamps: Iterable[AbstractClamp]) -> list[dict[str, Any]]:
     return [clamp.model_dump(mode="json") for clamp in clamps]
 
 
+def __dir__() -> list[str]:
+    ours = (
+        name
+        for name, value in globals().items()
+        if str(getattr(value, "__module__", "")).startswith("ih_interp.clamps")
+    )
+    return sorted(["Clamp", *(name for name in ours if not name.startswith("_"))])
+
+
 def _parse_one(number: int, value: Mapping[str, Any] | AbstractClamp) -> AbstractClamp:
     if isinstance(value, AbstractClamp):
         return value

@@ -15,7 +15,7 @@ from ih_interp.clamps.active import Active, activated, active, is_paused
 from ih_interp.clamps.base import AbstractClamp, Hook, HookFunction, Setting, Shape
 from ih_interp.clamps.conflicts import refuse_conflicts
 from ih_interp.clamps.schedules import Metrics
-from ih_interp.types import Batch
+from ih_interp.types import Batch, expect
 
 ORDER = (
     "preserve",
@@ -50,7 +50,11 @@ def check(model: HookedTransformer, clamps: Sequence[AbstractClamp]) -> None:
     shape = Shape.of(model)
     for clamp in clamps:
         if not isinstance(clamp, AbstractClamp):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"{clamp!r} is no clamp; read JSON with ih.clamps.parse.")
+            raise TypeError(
+                f"{clamp!r} is no clamp: clamps come as a list, [ih.clamps.match('L1H3')]; "
+                "a_alone, b_alone and c_alone give several, to be unpacked with a star; JSON is "
+                "read with ih.clamps.parse."
+            )
         clamp.tensors(shape)
         clamp.prepare(model)
     refuse_conflicts(clamps, shape)
@@ -74,9 +78,14 @@ def clamped(
 
     Raises ValueError, before anything is changed, for heads or layers that the model lacks, clamps
     that set the same thing or make each other void, in this block and those around it, a missing
-    batch, step or metrics; during the block for other sequences than the batch's; at its end for a
-    clamp whose hooks never fired. Warns (`ClampUnchangedWarning`) of a clamp that changed nothing.
+    batch, step or metrics; during the block, where a clamp depends on the sequences, for others
+    than the batch's; at its end for a clamp whose hooks never fired. Warns
+    (`ClampUnchangedWarning`) of a clamp that changed nothing.
     """
+    if batch is not None:
+        expect(batch, Batch, "The batch", "give the Batch itself, not its tokens")
+    if metrics is not None:
+        expect(metrics, Sequence, "Metrics", "give rows, run.metrics.to_dict('records')")
     outer = active(model)
     check(model, [*(one.clamp for one in outer), *clamps])
     clamps = in_order(clamps)

@@ -16,7 +16,11 @@ from ih_interp.clamps.base import (
 
 
 class AblateHeads(HeadClamp):
-    """The heads' values are 0 at every position, so they write nothing; their patterns stay."""
+    """The heads' values are 0 at every position, so they write nothing; their patterns stay.
+
+    Clamps on the patterns of these heads remain in force, and show in them, to no effect on the
+    logits.
+    """
 
     kind: Literal["ablate_heads"] = "ablate_heads"
 

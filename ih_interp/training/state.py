@@ -34,7 +34,8 @@ class RunState:
         self.evaluations = set(config.evaluations.steps(config.n_steps, config.batch_size))
         self.checkpoints = set(config.checkpoints.steps(config.n_steps, config.batch_size))
         self.start, self.step = self._resume()
-        self.rows = [row for row in run.rows(before=self.step) if row["step"] < self.step]
+        saved = run.rows(before=self.step) if self.step else []
+        self.rows = [row for row in saved if row["step"] < self.step]
         self.failure: str | None = None
         self.closed = False
         self._gates: dict[int, tuple[tuple[int, int], float]] = {}

@@ -17,12 +17,14 @@ from ih_interp.exemplars import Exemplars
 from ih_interp.frozen import canonical_json
 from ih_interp.model import build_model
 from ih_interp.runs import Run, create_run, refuse_other_run
+from ih_interp.store import CONFIG
 from ih_interp.task import FewShotTask
 from ih_interp.training.fleet import fleets
 from ih_interp.training.loop import OnMetrics, OnProgress, train_fleet
 from ih_interp.training.state import TrainingFailedError, saved_step
 from ih_interp.training.step import compiler_found, use_lasting_cache
 from ih_interp.training.workers import train_in_workers
+from ih_interp.types import expect
 
 Engine: TypeAlias = Literal["auto", "compiled", "eager"]
 
@@ -44,7 +46,8 @@ def train(
     """Train runs, or resume what is unfinished of them, and return them in the order given.
 
     Runs of one shape train together, as if alone: a run's numbers depend neither on the others nor
-    on being interrupted. Finished runs are not touched.
+    on being interrupted. Finished runs are not touched, unless a checkpoint or metrics of
+    theirs are missing: then they are trained again, to the same numbers.
 
     Args:
         runs: one configuration or several; each has its own folder `root/name`.
@@ -63,10 +66,12 @@ def train(
     their end: their loss became NaN, their process was killed.
     """
     configs = [runs] if isinstance(runs, RunConfig) else list(runs)
+    for config in configs:
+        expect(config, RunConfig, "A run", "write ih.RunConfig(name=..., ...)")
     _refuse_options(engine, workers, device)
     with one_thread():
         found = _open(configs, Path(root), engine)
-        unfinished = [run for run in found if not run.finished]
+        unfinished = [run for run in found if not run.whole]
         n_workers = 1 if device != "cpu" else _n_workers(unfinished, workers)
         jobs = make_jobs(unfinished, n_workers)
         with _bar(unfinished, shown=progress) as on_progress:
@@ -131,12 +136,11 @@ def _open(configs: Sequence[RunConfig], root: Path, engine: Engine) -> list[Run]
         check(build_model(tasks[-1], config.model), config.clamps)
         _refuse_missing_split(config, tasks[-1])
         refuse_other_run(run_folder(root, config), config)
-    runs = [
+        _refuse_lost_compiler(run_folder(root, config))
+    return [
         create_run(run_folder(root, config), config, task, engine=_engine(engine, config))
         for config, task in zip(configs, tasks, strict=True)
     ]
-    _refuse_lost_compiler(runs)
-    return runs
 
 
 def _pinned(config: RunConfig) -> RunConfig:
@@ -154,16 +158,14 @@ def _refuse_missing_split(config: RunConfig, task: FewShotTask) -> None:
             )
 
 
-def _refuse_lost_compiler(runs: Sequence[Run]) -> None:
-    begun = [
-        run.config.name
-        for run in runs
-        if run.engine == "compiled" and not run.finished and saved_step(run.folder)
-    ]
-    if begun and not compiler_found():
+def _refuse_lost_compiler(folder: Path) -> None:
+    if not (folder / CONFIG).is_file() or compiler_found():
+        return
+    run = Run(folder)
+    if run.engine == "compiled" and not run.finished and saved_step(folder):
         raise ValueError(
-            f"{', '.join(begun)} began compiled, and there is no C++ compiler here to go on with: "
-            "install one, such as g++, or delete those folders to train them eagerly."
+            f"{folder} began compiled, and there is no C++ compiler here to go on with: install "
+            "one, such as g++, or delete the folder to train eagerly from the start."
         )
 
 
