@@ -5,6 +5,7 @@ import shutil
 import textwrap
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,8 +31,18 @@ class PresetChoice(enum.StrEnum):
     paper = "paper"
 
 
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(version("ih-interp"))
+        raise typer.Exit
+
+
 @app.callback()
-def _app() -> None:
+def _app(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Say it.")
+    ] = False,
+) -> None:
     pass
 
 

@@ -50,6 +50,13 @@ def test_wrong_input_ends_in_words_without_a_traceback(arguments, words, tmp_pat
     assert "Traceback" not in result.output
 
 
+def test_the_version_is_told():
+    from importlib.metadata import version
+
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.output.strip()) == (0, version("ih-interp"))
+
+
 def test_an_interrupt_says_how_to_go_on(monkeypatch):
     import ih_interp.paper.reproduce as module
 

@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -519,3 +521,32 @@ def test_random_state_is_not_touched(tmp_path):
     before = torch.get_rng_state()
     ih.train(SMALL, tmp_path, progress=False)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, "/home/user/.cache/ih_interp"),
+        ({"XDG_CACHE_HOME": "/x"}, "/x/ih_interp"),
+        ({"TORCHINDUCTOR_CACHE_DIR": "/mine"}, "/mine"),
+    ],
+)
+def test_compiled_graphs_are_kept_where_they_last(given, expected):
+    """Torch names a folder for temporary files in the variable as soon as it is imported."""
+    script = (
+        "import torch._inductor.config, ih_interp.training.step as step\n"
+        "from torch._inductor.runtime.cache_dir_utils import cache_dir\n"
+        "from unittest.mock import patch\n"
+        "with patch('os.makedirs'):\n"
+        "    step.use_lasting_cache(); print(cache_dir())"
+    )
+    kept = {
+        n: v
+        for n, v in os.environ.items()
+        if n not in ("TORCHINDUCTOR_CACHE_DIR", "XDG_CACHE_HOME")
+    }
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script],
+        env={**kept, "HOME": "/home/user", **given}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == expected

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Bool
-from pydantic import Field, field_validator
+from pydantic import field_validator
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
@@ -138,7 +138,14 @@ class AbstractClamp(Frozen):
 class HeadClamp(AbstractClamp):
     """A clamp on given heads."""
 
-    heads: tuple[HeadField, ...] = Field(min_length=1)
+    heads: tuple[HeadField, ...]
+
+    @field_validator("heads", mode="before")
+    @classmethod
+    def _several(cls, heads: object) -> object:
+        if isinstance(heads, str | Head) or (isinstance(heads, Sequence) and len(heads) == 0):
+            raise ValueError('heads is a list with at least one head, as ["L1H3"].')
+        return heads
 
     @field_validator("heads", mode="after")
     @classmethod

@@ -1,9 +1,10 @@
 """A clamp that keeps activations as they are in an unclamped pass of the same batch."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import ClassVar, Literal, TypeAlias
 
-from pydantic import Field, field_validator
+from pydantic import field_validator
 
 from ih_interp import hooks
 from ih_interp.clamps.active import unclamped
@@ -31,8 +32,15 @@ class Preserve(AbstractClamp):
 
     needs_batch: ClassVar[bool] = True
     kind: Literal["preserve"] = "preserve"
-    what: tuple[Preserved, ...] = Field(min_length=1)
+    what: tuple[Preserved, ...]
     gradient: GradientMode = "flow"
+
+    @field_validator("what", mode="before")
+    @classmethod
+    def _several(cls, what: object) -> object:
+        if isinstance(what, str) or (isinstance(what, Sequence) and len(what) == 0):
+            raise ValueError('what is a list, as ["patterns", "values"], with at least one.')
+        return what
 
     @field_validator("what", mode="after")
     @classmethod

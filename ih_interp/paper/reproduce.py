@@ -68,6 +68,7 @@ def reproduce(
 
 
 def _wanted(names: Sequence[str]) -> list[Figure]:
+    names = [name.removeprefix("fig") for name in names]
     unknown = [name for name in names if name not in FIGURES]
     if unknown:
         raise ValueError(
@@ -133,7 +134,7 @@ def _plan(configs: Sequence[RunConfig], root: Path) -> str:
     folders = [root / config.name for config in configs]
     done = sum((folder / CONFIG).is_file() and Run(folder).finished for folder in folders)
     updates = sum(config.n_steps for config in configs)
-    return f"{len(configs)} runs in {root}, {updates:,} updates in all; {done} are finished already"
+    return f"{root}: {updates:,} updates for {len(configs)} run(s), {done} of them done already"
 
 
 def _heads(seed: int, circuit: Circuit) -> str:

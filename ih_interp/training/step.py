@@ -78,6 +78,8 @@ class FleetInputs:
     features: Float[Tensor, "row feature"]
 
 
+CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
+
 Step: TypeAlias = Callable[[FleetState, FleetInputs], Losses]
 """Updates a state in place and returns the loss of every run before the update."""
 
@@ -234,8 +236,11 @@ def use_lasting_cache() -> None:
 
     `$XDG_CACHE_HOME/ih_interp` or `~/.cache/ih_interp`; deleting that folder clears it.
     """
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(home / "ih_interp"))
+    if os.environ.get(CACHE_VARIABLE) in (None, default_cache_dir()):  # torch sets its own early
+        os.environ[CACHE_VARIABLE] = str(home / "ih_interp")
 
 
 def compiler_found() -> bool:
