@@ -31,16 +31,18 @@ class PresetChoice(enum.StrEnum):
     paper = "paper"
 
 
-def _tell_version(asked: bool) -> None:
+def _tell_version(asked: bool) -> bool:
     if asked:
         typer.echo(version("ih-interp"))
         raise typer.Exit
+    return asked
 
 
 @app.callback()
 def _app(
     _: Annotated[
-        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Say it.")
+        bool,
+        typer.Option("--version", callback=_tell_version, is_eager=True, help="Say which this is."),
     ] = False,
 ) -> None:
     pass
