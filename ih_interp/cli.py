@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from ih_interp.paper.figures import Claim
+    from ih_interp.paper.study import Claim
 
 app = typer.Typer(
     help="Train induction heads under clamps, read their checkpoints, draw the figures.",
@@ -51,7 +51,11 @@ def _app(
 @app.command()
 def reproduce(
     figures: Annotated[
-        list[str] | None, typer.Argument(help="Figures such as 3a 5b; all by default.")
+        list[str] | None,
+        typer.Argument(
+            help="Figures such as 3a 5b table1, or all; by default those of the main text, "
+            "with --preset paper all."
+        ),
     ] = None,
     preset: Annotated[
         PresetChoice,
@@ -64,7 +68,12 @@ def reproduce(
         Path | None,
         typer.Option(help="Features (.h5 or .npz); synthetic ones by default, no download."),
     ] = None,
-    seeds: Annotated[int, typer.Option(help="Networks to train, from seed 5 on.")] = 1,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            help="Networks to train, from seed 5 on; by default 5 with --preset paper, else 1."
+        ),
+    ] = None,
     runs: Annotated[Path, typer.Option(help="Where runs are kept, and resumed from.")] = Path(
         "runs"
     ),
@@ -134,6 +143,8 @@ def claims_text(claims: "Sequence[Claim]") -> str:
     lines: list[str] = [""]
     for claim in claims:
         verdict = "holds" if claim.holds else "DOES NOT HOLD"
+        if claim.of > 1:
+            verdict += f" ({claim.held} of {claim.of} networks)"
         lines += [f"{claim.figure:>3}  {claim.claim}: {verdict}"]
         lines += [block("paper", claim.paper), block("here", claim.ours)]
     held = sum(claim.holds for claim in claims)

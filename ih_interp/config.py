@@ -124,8 +124,8 @@ class RunConfig(Frozen):
 
     @property
     def identity(self) -> "RunConfig":
-        """What the numbers depend on: without the name, and the place of the features' file."""
-        nameless = self.replace(name="run")
+        """What the numbers depend on: without the name, and the places of files of known digest."""
+        nameless = self.replace(name="run", clamps=[clamp.identity for clamp in self.clamps])
         if nameless.exemplars.kind == "file":  # the digest says which features, not the place
             moved = nameless.exemplars.model_copy(update={"path": ""})
             nameless = nameless.model_copy(update={"exemplars": moved})

@@ -125,6 +125,11 @@ class AbstractClamp(Frozen):
         """Refuse, before anything runs, sequences that the clamp cannot act on."""
         del batch
 
+    @property
+    def identity(self) -> "AbstractClamp":
+        """What its numbers depend on: without the places of files of which it knows the digest."""
+        return self
+
     def pinned(self) -> "AbstractClamp":
         """The same clamp with digests of the files that it reads, for a run to record."""
         return self

@@ -66,6 +66,10 @@ class Graft(AbstractClamp):
                 "a graft needs the same."
             )
 
+    @property
+    def identity(self) -> "AbstractClamp":
+        return self if self.sha256 is None else self.model_copy(update={"run": ""})
+
     def pinned(self) -> "AbstractClamp":
         _, sha256 = read_weights(Path(self.run), self.step)
         self._refuse_other(sha256)

@@ -1,31 +1,38 @@
 """`ih-interp reproduce`: train what figures need, draw them, and say what holds."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
-from ih_interp.config import RunConfig
 from ih_interp.exemplars import Exemplars, ExemplarSource
-from ih_interp.paper.figures import FIGURES, Claim, Figure, Study
-from ih_interp.paper.recipes import (
-    FIRST_SEED,
-    PRESETS,
-    Circuit,
-    Preset,
-    PresetName,
-    choose_circuit,
-    clamped_runs,
-    main_run,
-)
+from ih_interp.paper.claims import merge_claims
+from ih_interp.paper.figures import FIGURES
+from ih_interp.paper.presets import PRESETS, Preset, PresetName
+from ih_interp.paper.study import Claim, Figure, Study
+from ih_interp.paper.training import Networks, train_study
 from ih_interp.plots.style import save, style
-from ih_interp.runs import Run
-from ih_interp.store import CONFIG
-from ih_interp.training.train import Engine, train
+from ih_interp.training.train import Engine
 
 SAMPLED = 2_000  # sequences that measures are averaged over, but for the paper preset: every one
+
+SEEDS: Mapping[PresetName, int] = {"smoke": 1, "quick": 1, "paper": 5}
+"""Networks where no number is asked for."""
+
+
+class Request(NamedTuple):
+    """What was asked for, checked."""
+
+    figures: list[Figure]
+    preset: PresetName
+    source: ExemplarSource
+    seeds: int
+    root: Path
+    command: str
+    """That repeats it."""
 
 
 def reproduce(
@@ -33,48 +40,139 @@ def reproduce(
     *,
     preset: str = "quick",
     exemplars: str | Path | None = None,
-    seeds: int = 1,
+    seeds: int | None = None,
     runs: str | Path = "runs",
     folder: str | Path = "figures",
     engine: Engine = "auto",
     say: Callable[[str], None] | None = None,
 ) -> list[Claim]:
-    """Draw figures of the paper into `folder` as pdf, png and csv, training the runs they need.
+    """Draw figures and tables of the paper into `folder`, training the runs they need.
 
-    Finished runs under `runs` are used again, interrupted ones resumed. `figures` are names such as
-    "3a", by default all there are; `exemplars` a file for `Exemplars.load`, by default synthetic
-    features; `seeds` networks are trained, from seed 5 on; `say` is told what happens.
+    Each is written as pdf, png and csv, and what the paper claims about them as `claims.csv`, which
+    keeps the claims of figures drawn earlier. Finished runs under `runs` are used again,
+    interrupted ones resumed. Every row of a csv that comes from a run names it (`run`), and the
+    fingerprint of its configuration (`config`), as `Run(folder).config.fingerprint` gives it.
+
+    Args:
+        figures: names such as "3a", "3" for all of its parts, "table 1", or "all"; by default
+            those of the main text, at the paper preset all.
+        preset: "smoke", "quick" or "paper": how long and how densely runs are.
+        exemplars: a file for `Exemplars.load`; by default synthetic features.
+        seeds: how many networks, from seed 5 on; by default 5 at the paper preset, else 1.
+        runs: where runs lie, in a folder for preset and features.
+        folder: where figures go.
+        engine: as in `train`.
+        say: is told what happens.
 
     Raises ValueError for an unknown figure or preset, and what `Exemplars.load` and `train` raise.
     """
     say = say or (lambda _: None)
-    wanted = _wanted(figures)
-    name = _preset(preset)
-    if seeds < 1:
-        raise ValueError(f"seeds={seeds}; at least one network has to be trained.")
-    source = _source(PRESETS[name], exemplars)
-    root = Path(runs) / f"{preset}-{'synthetic' if exemplars is None else Path(exemplars).stem}"
-    if name == "smoke":
-        say("smoke preset: everything runs, nothing is learned, so that claims do not hold")
-    study = _train(wanted, name, source, seeds, root, engine, say)
-    command = _command(wanted, preset, exemplars, seeds)
+    asked = _request(figures, preset, exemplars, seeds, Path(runs))
+    study = prepare(
+        figures, preset=preset, exemplars=exemplars, seeds=seeds, runs=runs, engine=engine, say=say
+    )
     claims: list[Claim] = []
-    for figure in wanted:
+    for figure in asked.figures:
         table = figure.table(study)
-        paths = _draw(figure, table, Path(folder), command)
-        say(f"figure {figure.name}: {', '.join(map(str, paths))}")
+        canvas = draw(figure, table, caption=asked.command)
+        paths = save(canvas, Path(folder), figure.file_name, _traceable(table, study))
+        say(f"{figure.file_name}: {', '.join(map(str, paths))}")
         claims += figure.claims(table)
+    merge_claims(Path(folder), claims)
     return claims
 
 
-def _wanted(names: Sequence[str]) -> list[Figure]:
-    names = [name.removeprefix("fig") for name in names]
-    unknown = [name for name in names if name not in FIGURES]
-    if unknown:
-        raise ValueError(
-            f"There is no figure {', '.join(unknown)}; choose from {', '.join(FIGURES)}."
-        )
-    return [figure for name, figure in FIGURES.items() if not names or name in names]
+def prepare(
+    figures: Sequence[str] = (),
+    *,
+    preset: str = "quick",
+    exemplars: str | Path | None = None,
+    seeds: int | None = None,
+    runs: str | Path = "runs",
+    engine: Engine = "auto",
+    say: Callable[[str], None] | None = None,
+) -> Study:
+    """The finished runs that figures are drawn from, trained where they are missing.
+
+        study = prepare(["3b"], preset="smoke")
+        table = FIGURES["3b"].table(study)
+
+    Arguments and errors as in `reproduce`.
+    """
+    say = say or (lambda _: None)
+    asked = _request(figures, preset, exemplars, seeds, Path(runs))
+    if asked.preset == "smoke":
+        say("smoke preset: everything runs, nothing is learned, so that claims do not hold")
+    networks = Networks(
+        asked.figures, PRESETS[asked.preset], asked.source, seeds=asked.seeds, root=asked.root
+    )
+    sequences = None if asked.preset == "paper" else SAMPLED
+    return train_study(networks, sequences=sequences, engine=engine, say=say)
+
+
+def draw(figure: str | Figure, table: pd.DataFrame, *, caption: str = "") -> Canvas:
+    """A figure of the paper from its table; the caption says by which command."""
+    if isinstance(figure, str):
+        (figure,) = _wanted([figure], "quick")
+    with style():
+        canvas = Canvas(figsize=figure.size, layout="constrained")
+        figure.draw(table, canvas)
+        if caption:
+            words = (
+                figure.name.capitalize()
+                if figure.file_name.startswith("table")
+                else (f"Figure {figure.name}")
+            )
+            canvas.supxlabel(
+                f"Singh et al. (2024), {words}, by: {caption}",
+                fontsize=mpl.rcParams["font.size"] * 0.6,
+                color="0.4",
+            )
+    return canvas
+
+
+def _request(
+    figures: Sequence[str],
+    preset: str,
+    exemplars: str | Path | None,
+    seeds: int | None,
+    runs: Path,
+) -> Request:
+    """Everything that can be refused is refused here."""
+    name = _preset(preset)
+    wanted = _wanted(figures, name)
+    seeds = SEEDS[name] if seeds is None else seeds
+    if seeds < 1:
+        raise ValueError(f"seeds={seeds}; at least one network has to be trained.")
+    source = _source(PRESETS[name], exemplars)
+    root = runs / f"{preset}-{'synthetic' if exemplars is None else Path(exemplars).stem}"
+    parts = ["ih-interp reproduce", *(name.replace(" ", "") for name in figures)]
+    if name != "quick":
+        parts.append(f"--preset {name}")
+    if exemplars is not None:
+        parts.append(f"--exemplars {Path(exemplars).name}")
+    if seeds != SEEDS[name]:
+        parts.append(f"--seeds {seeds}")
+    return Request(wanted, name, source, seeds, root, " ".join(parts))
+
+
+def _wanted(names: Sequence[str], preset: PresetName) -> list[Figure]:
+    if not names:
+        return [figure for figure in FIGURES.values() if preset == "paper" or figure.main_text]
+    chosen: set[str] = set()
+    for name in names:
+        found = [known for known in FIGURES if _means(name, known)]
+        if not found:
+            raise ValueError(f"There is no figure {name}; choose from {', '.join(FIGURES)}.")
+        chosen.update(found)
+    return [figure for name, figure in FIGURES.items() if name in chosen]
+
+
+def _means(asked: str, name: str) -> bool:
+    """Whether "3b", "fig3b", "3", "table1" or "all" asks for a figure."""
+    asked = asked.lower().replace(" ", "").removeprefix("fig").removeprefix("ure")
+    known = name.replace(" ", "")
+    return asked in {"all", known, known.rstrip("abc") if known[0].isdigit() else known}
 
 
 def _preset(name: str) -> PresetName:
@@ -92,79 +190,14 @@ def _source(preset: Preset, exemplars: str | Path | None) -> ExemplarSource:
     return source
 
 
-def _train(
-    figures: Sequence[Figure],
-    preset: PresetName,
-    source: ExemplarSource,
-    seeds: int,
-    root: Path,
-    engine: Engine,
-    say: Callable[[str], None],
-) -> Study:
-    """The runs that figures need: first the networks, then, with their heads known, the clamps."""
-    sampled = None if preset == "paper" else SAMPLED
-    needs = {figure.needs for figure in figures}
-    if needs <= {"nothing"}:
-        return Study({}, {}, sampled)
-    numbers = range(FIRST_SEED, FIRST_SEED + seeds)
-    plan = [main_run(PRESETS[preset], source, seed) for seed in numbers]
-    say(_plan(plan, root))
-    main = dict(zip(numbers, train(plan, root, engine=engine), strict=True))
-    if "clamped" not in needs:
-        return Study(main, {}, sampled)
-    clamped: dict[int, dict[str, RunConfig]] = {}
-    for seed, run in main.items():
-        circuit = choose_circuit(run)
-        say(_heads(seed, circuit))
-        clamped[seed] = clamped_runs(PRESETS[preset], source, seed, circuit)
-    configs = [config for conditions in clamped.values() for config in conditions.values()]
-    say(_plan(configs, root))
-    trained = {run.config.name: run for run in train(configs, root, engine=engine)}
-    return Study(
-        main,
-        {
-            seed: {condition: trained[config.name] for condition, config in conditions.items()}
-            for seed, conditions in clamped.items()
-        },
-        sampled,
-    )
-
-
-def _plan(configs: Sequence[RunConfig], root: Path) -> str:
-    folders = [root / config.name for config in configs]
-    done = sum((folder / CONFIG).is_file() and Run(folder).finished for folder in folders)
-    updates = sum(config.n_steps for config in configs)
-    return f"{root}: {updates:,} updates for {len(configs)} run(s), {done} of them done already"
-
-
-def _heads(seed: int, circuit: Circuit) -> str:
-    return (
-        f"seed {seed}: {circuit.previous_token} attends most to the previous token, "
-        f"{circuit.induction} is the strongest induction head"
-    )
-
-
-def _command(
-    figures: Sequence[Figure], preset: str, exemplars: str | Path | None, seeds: int
-) -> str:
-    """The command that draws these figures again."""
-    parts = ["ih-interp reproduce"]
-    if len(figures) < len(FIGURES):
-        parts += [figure.name for figure in figures]
-    if preset != "quick":
-        parts.append(f"--preset {preset}")
-    if exemplars is not None:
-        parts.append(f"--exemplars {Path(exemplars).name}")
-    if seeds != 1:
-        parts.append(f"--seeds {seeds}")
-    return " ".join(parts)
-
-
-def _draw(figure: Figure, table: pd.DataFrame, folder: Path, command: str) -> list[Path]:
-    with style():
-        canvas = Canvas(figsize=mpl.rcParams["figure.figsize"], layout="constrained")
-        figure.draw(table, canvas.subplots())
-        canvas.supxlabel(
-            f"Singh et al. (2024), Figure {figure.name}, by: {command}", fontsize=6, color="0.4"
-        )
-    return save(canvas, folder, f"fig{figure.name}", table)
+def _traceable(table: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """The table with the fingerprint of every row's run."""
+    if "run" not in table:
+        return table
+    fingerprints = {
+        run.config.name: run.config.fingerprint
+        for by_seed in study.runs.values()
+        for by_condition in by_seed.values()
+        for run in by_condition.values()
+    }
+    return table.assign(config=[fingerprints[name] for name in table["run"]])

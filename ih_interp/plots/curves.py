@@ -5,13 +5,13 @@ import math
 import pandas as pd
 from matplotlib.axes import Axes
 
+from ih_interp.plots.seeds import plot_over_seeds
 from ih_interp.plots.style import (
     CLAMP_LINES,
     CLAMPED_VECTORS,
     HEAD_COLOURS,
     HEAD_MARKERS,
     SPLIT_LINES,
-    Line,
     count_sequences,
 )
 
@@ -23,8 +23,8 @@ def plot_losses(table: pd.DataFrame, ax: Axes) -> Axes:
     """
     for split, (label, line) in SPLIT_LINES.items():
         if (table["split"] == split).any():  # some features have no unseen classes
-            _curves(table[table["split"] == split], ax, label, line)
-    _guess_line(ax)
+            plot_over_seeds(table[table["split"] == split], ax, label, line)
+    guess_line(ax)
     count_sequences(ax)
     ax.set(ylabel="loss (nats)", ylim=(0, None), title="Loss over training")
     ax.legend()
@@ -53,7 +53,7 @@ def plot_strengths(table: pd.DataFrame, ax: Axes, *, layer: int = 1) -> Axes:
     count_sequences(ax)
     ax.set(
         ylabel="induction strength",
-        title=f"Induction strength of each head of layer {layer} (the paper's layer {layer + 1})",
+        title=f"Induction strength, heads of layer {layer} (the paper's {layer + 1})",
     )
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return ax
@@ -65,8 +65,8 @@ def plot_clamped_losses(table: pd.DataFrame, ax: Axes) -> Axes:
     Columns `sequences`, `clamp` (a key of `style.CLAMP_LINES`), `loss`, and `seed`.
     """
     for clamp, line in CLAMP_LINES.items():
-        _curves(table[table["clamp"] == clamp], ax, clamp, line)
-    _guess_line(ax)
+        plot_over_seeds(table[table["clamp"] == clamp], ax, clamp, line)
+    guess_line(ax)
     count_sequences(ax)
     ax.set(ylabel="training loss (nats)", ylim=(0, None), title="Loss with subcircuits clamped")
     ax.legend(title="clamped (layers from 1)")
@@ -91,16 +91,7 @@ def plot_toy(table: pd.DataFrame, ax: Axes) -> Axes:
     return ax
 
 
-def _curves(table: pd.DataFrame, ax: Axes, label: str, line: Line) -> None:
-    """Each seed thin and their median thick; one seed alone is thick."""
-    by_seed = table.pivot_table(index="sequences", columns="seed", values="loss")
-    if by_seed.shape[1] > 1:
-        ax.plot(by_seed.index, by_seed, color=line.colour, linewidth=0.6, alpha=0.5)
-    median = by_seed.median(axis=1)
-    ax.plot(median.index, median, color=line.colour, linestyle=line.dash, label=label)
-
-
-def _guess_line(ax: Axes) -> None:
+def guess_line(ax: Axes) -> None:
     """A line at ln 2, the loss of a model that knows the context's two labels and not which."""
     ax.axhline(math.log(2), color="0.6", linewidth=0.8, linestyle=":")
     ax.annotate(

@@ -1,0 +1,83 @@
+"""How long and how densely the paper's runs are repeated."""
+
+from collections.abc import Mapping
+from typing import Literal, TypeAlias
+
+from ih_interp.config import Grid
+from ih_interp.exemplars import ExemplarSource, GaussianSource
+from ih_interp.frozen import Frozen
+from ih_interp.task import TaskConfig
+
+PresetName: TypeAlias = Literal["smoke", "quick", "paper"]
+
+
+class Preset(Frozen):
+    """Lengths in sequences, and what is evaluated and kept on the way."""
+
+    learning_rate: float
+    main_sequences: int
+    """Of networks without clamps but for ablations: all heads, one head, pairs of heads."""
+    clamped_sequences: int
+    """Of Figure 5b's conditions, and of the strengths of Figure 15."""
+    long_sequences: int
+    """Of Figure 6's runs without clamps."""
+    data_sequences: int
+    """Of Figure 6's runs under clamps."""
+    branch_sequences: int
+    """Of grafts (Figure 7) and of previous-token clamps (Figure 8)."""
+    evaluations: Grid
+    dense_evaluations: Grid
+    """Of the runs of Figures 5b to 8 that learn early."""
+    checkpoints: Grid
+    """Of the networks with all heads, and of Figure 5b's without clamps; others keep their ends."""
+    evaluation_size: int = 1_000
+    task: TaskConfig = TaskConfig()
+    n_classes: tuple[int, int, int] = (50, 100, 200)
+    """Training classes of Figure 6, the first those of every other figure."""
+    n_labels: tuple[int, int, int] = (5, 10, 15)
+    exemplars: ExemplarSource = GaussianSource(n_classes=300)
+    """Where no others are given: as many as Figure 6 trains on, and 100 more to test on."""
+
+
+PRESETS: Mapping[PresetName, Preset] = {
+    # Seconds: everything runs, nothing is learned.
+    "smoke": Preset(
+        learning_rate=1e-3,
+        main_sequences=640,
+        clamped_sequences=320,
+        long_sequences=320,
+        data_sequences=160,
+        branch_sequences=320,
+        evaluations=Grid(every=320),
+        dense_evaluations=Grid(every=160),
+        checkpoints=Grid(every=320),
+        evaluation_size=64,
+        task=TaskConfig(n_train_classes=12),
+        n_classes=(12, 16, 20),
+        exemplars=GaussianSource(n_classes=30, n_exemplars=3, n_features=32),
+    ),
+    # Minutes: a fifth of the paper's updates, each six times as large.
+    "quick": Preset(
+        learning_rate=6e-5,
+        main_sequences=192_000,
+        clamped_sequences=160_000,
+        long_sequences=384_000,
+        data_sequences=64_000,
+        branch_sequences=160_000,
+        evaluations=Grid(every=4_000),
+        dense_evaluations=Grid(every=2_000),
+        checkpoints=Grid(every=4_000),
+    ),
+    # The paper's schedule.
+    "paper": Preset(
+        learning_rate=1e-5,
+        main_sequences=1_000_000,
+        clamped_sequences=600_000,
+        long_sequences=2_000_000,
+        data_sequences=300_000,
+        branch_sequences=800_000,
+        evaluations=Grid(every=5_000),
+        dense_evaluations=Grid(every=1_000),
+        checkpoints=Grid(every=1_000),
+    ),
+}
