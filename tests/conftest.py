@@ -6,9 +6,12 @@ import pytest
 import torch
 from transformer_lens import HookedTransformer
 
-from ih_interp.exemplars import Exemplars
+from ih_interp.config import Grid, RunConfig
+from ih_interp.exemplars import Exemplars, GaussianSource
 from ih_interp.model import build_model
+from ih_interp.runs import Run
 from ih_interp.task import FewShotTask, TaskConfig
+from ih_interp.training.train import train
 from ih_interp.types import Batch
 
 
@@ -32,6 +35,22 @@ def model(task: FewShotTask) -> HookedTransformer:
 @pytest.fixture
 def batch(task: FewShotTask) -> Batch:
     return task.sample("train", 24, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Four updates of the paper's model on eight small classes, a checkpoint every second one."""
+    config = RunConfig(
+        name="small",
+        exemplars=GaussianSource(n_classes=20, n_exemplars=2, n_features=16),
+        task=TaskConfig(n_train_classes=8),
+        sequences=32,
+        batch_size=8,
+        evaluations=Grid(),
+        evaluation_size=10,
+        checkpoints=Grid(every=16),
+    )
+    return train(config, tmp_path_factory.mktemp("runs"), progress=False)[0]
 
 
 @pytest.fixture(scope="session")
