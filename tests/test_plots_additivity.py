@@ -69,6 +69,8 @@ def test_heads_added_back_are_named_and_loss_is_logarithmic():
     assert_allclose(ax.lines[0].get_ydata(), table["value"])
     assert ax.get_legend() is not None
     assert plot_add_back({"one": table}, Figure().subplots()).get_legend() is None
+    level = plot_add_back({"one": table}, Figure().subplots(), none_ablated=0.02).lines[0]
+    assert (level.get_label(), level.get_ydata()[0]) == ("none ablated", 0.02)
 
 
 def test_bars_of_the_spectrum_sum_to_all():
@@ -138,7 +140,13 @@ def test_labels_keep_the_order_of_heads_and_what_is_missing_stays_empty():
     values = {"L1H3": [1.0, 0.25], "L1H0": [0.5, np.nan]}
     table = pd.DataFrame(
         [
-            {"head": head, "label": label, "quantity": quantity, "value": value}
+            {
+                "head": head,
+                "label": float(label),
+                "quantity": quantity,
+                "value": value,
+                "mistakes": 700.0,
+            }
             for quantity in ("accuracy", "mistake_share")
             for head, row in values.items()
             for label, value in enumerate(row)
@@ -147,5 +155,7 @@ def test_labels_keep_the_order_of_heads_and_what_is_missing_stays_empty():
     for quantity in ("accuracy", "mistake_share"):
         ax = plot_label_accuracy(table, Figure().subplots(), quantity=quantity)
         assert_allclose(ax.images[0].get_array().filled(np.nan), [[1.0, 0.25], [0.5, np.nan]])
-        assert [label.get_text() for label in ax.get_yticklabels()] == ["L1H3", "L1H0"]
+        names = ["L1H3", "L1H0"] if quantity == "accuracy" else ["L1H3 (1,400)", "L1H0 (1,400)"]
+        assert [label.get_text() for label in ax.get_yticklabels()] == names
+        assert [label.get_text() for label in ax.get_xticklabels()] == ["0", "1"]
         assert [text.get_text() for text in ax.texts] == ["1.00", ".25", ".50"]

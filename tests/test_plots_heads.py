@@ -4,7 +4,14 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from ih_interp.plots.heads import HATCHES, plot_composition, plot_head_scores
+from ih_interp.plots.heads import (
+    HATCHES,
+    plot_additive_fits,
+    plot_composition,
+    plot_corrected,
+    plot_head_scores,
+    plot_matches,
+)
 
 HEADS = ["L0H0", "L0H1", "L1H0", "L1H1"]
 
@@ -105,3 +112,68 @@ def test_pairs_that_cannot_compose_are_left_out():
 def test_pairs_all_at_chance_can_be_drawn():
     ax = plot_composition(pairs([[0.5, 0.5], [0.5, 0.5]]), Figure().subplots(), chance=0.5)
     assert min(ax.images[0].cmap(ax.images[0].norm(0.5))[:3]) > 0.95
+
+
+def corrected():
+    rows = [("L1H0", 0.5, 0.25), ("L1H2", 0.75, 1.0)]
+    table = pd.DataFrame(rows, columns=["head", "accuracy", "value"])
+    return table.assign(
+        base="L1H1", mistakes=1_553, low=table["value"] - 0.1, high=table["value"] + 0.1
+    )
+
+
+def test_every_head_has_its_line_and_the_base_tells_its_mistakes():
+    ax = plot_corrected(corrected(), Figure().subplots())
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["L1H0", "L1H1", "L1H2"]
+    drawn = {line.get_label(): line for line in ax.lines}
+    shares = drawn["corrected (95% interval)"]
+    assert shares.get_xdata().tolist() == [0.25, 1.0]
+    assert list(shares.get_ydata()) == [0, 2]
+    assert drawn["accuracy on all"].get_xdata().tolist() == [0.5, 0.75]
+    texts = {text.get_text(): text.xy[1] for text in ax.texts}
+    assert texts == {"25%": 0, "100%": 2, "L1H1 alone: 1,553 mistakes": 1}
+
+
+def test_a_base_without_mistakes_can_be_drawn():
+    table = corrected().assign(mistakes=0, value=np.nan, low=np.nan, high=np.nan)
+    ax = plot_corrected(table, Figure().subplots())
+    assert [text.get_text() for text in ax.texts] == ["L1H1 alone: 0 mistakes"]
+
+
+def test_both_matches_stand_at_the_heads_strength_and_one_network_is_named():
+    table = pd.DataFrame(
+        [
+            {"seed": seed, "head": head, "strength": s, "match": match, "value": s + more}
+            for seed, shift in ((5, 0.0), (6, 0.01))
+            for head, s in (("L1H0", 0.2 + shift), ("L1H3", 0.8 + shift))
+            for match, more in (("computed", 0.0), ("perfect", 0.1))
+        ]
+    )
+    ax = plot_matches(table, Figure().subplots())
+    points = {
+        (line.get_marker(), round(line.get_xdata()[0], 9), round(line.get_ydata()[0], 9))
+        for line in ax.lines
+        if line.get_marker() in "o^" and len(line.get_xdata())
+    }
+    assert points == {
+        (marker, s, round(s + more, 9))
+        for marker, more in (("o", 0.0), ("^", 0.1))
+        for s in (0.2, 0.8, 0.21, 0.81)
+    }
+    assert [text.get_text() for text in ax.texts] == ["H0", "H3"]
+
+
+def test_fits_stand_at_their_scale_filled_as_it_is_and_open_frozen():
+    table = pd.DataFrame(
+        [
+            {"seed": seed, "metric": metric, "part": part, "value": value}
+            for seed in (5, 6)
+            for metric, values in {"logit": (0.9, 1.0), "loss": (0.6, 0.7)}.items()
+            for part, value in zip(("total", "frozen"), values, strict=True)
+        ]
+    )
+    ax = plot_additive_fits(table, Figure().subplots(), names=["the logit", "the loss"])
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["the logit", "the loss"]
+    values = [line.get_xdata().tolist() for line in ax.lines]
+    assert values == [[0.9, 0.6]] * 2 + [[1.0, 0.7]] * 2
+    assert [line.get_markerfacecolor() == "white" for line in ax.lines] == [False] * 2 + [True] * 2

@@ -1,11 +1,13 @@
 """`reproduce` from an empty folder, at the smoke preset: what it trains, writes and says."""
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
 import ih_interp as ih
 from ih_interp.paper.circuit import choose_circuit
-from ih_interp.paper.claims import COLUMNS, claims_table, merge_claims
+from ih_interp.paper.claims import COLUMNS, claims_markdown, claims_table, merge_claims
 from ih_interp.paper.figures import FIGURES
 from ih_interp.paper.reproduce import draw, prepare, reproduce
 from ih_interp.paper.study import Claim, over_seeds
@@ -182,3 +184,17 @@ def test_another_file_of_that_name_is_not_overwritten(tmp_path):
 def test_several_networks_are_told_by_median_and_range():
     assert over_seeds([3e5]) == "300k"
     assert over_seeds([3e5, 1e5, float("inf")]) == "300k (100k to never)"
+
+
+def test_claims_as_a_table_for_the_readme(tmp_path):
+    merge_claims(tmp_path, [claim("10", held=1), claim("3a", held=3, varies=True)])
+    lines = claims_markdown(tmp_path).splitlines()
+    assert lines[2:] == [
+        "| 3a | it falls | 2 | 1 | 3 of 3 | yes, varies |",
+        "| 10 | it falls | 2 | 1 | 1 of 3 | **no** |",
+    ]
+
+
+def test_the_readme_shows_the_claims_of_the_committed_figures():
+    root = Path(__file__).parents[1]
+    assert claims_markdown(root / "figures" / "omniglot") in (root / "README.md").read_text()

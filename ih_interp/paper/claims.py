@@ -52,3 +52,16 @@ def _place(name: str) -> tuple[bool, int, str]:
     """Figures in order, then tables."""
     number = "".join(letter for letter in name if letter.isdigit())
     return name.startswith("table"), int(number or 0), name
+
+
+def claims_markdown(folder: Path) -> str:
+    """The claims of a folder of figures as a table for a README."""
+    table = pd.read_csv(folder / FILE, dtype=str, keep_default_na=False)
+    lines = ["| figure | claim | paper | here | networks | holds |", "|---|---|---|---|---|---|"]
+    for row in table.itertuples(index=False):
+        figure, claim, paper, ours, networks, holds, varies = map(str, row)
+        verdict = "**no**" if holds == "no" else "yes"
+        if varies == "yes":
+            verdict += ", varies"
+        lines.append(f"| {figure} | {claim} | {paper} | {ours} | {networks} | {verdict} |")
+    return "\n".join(lines)

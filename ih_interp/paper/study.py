@@ -106,7 +106,7 @@ class Figure:
     needs: tuple[RunSet, ...]
     table: Callable[[Study], pd.DataFrame]
     """The numbers; rows from a run name it in a column `run`."""
-    draw: Callable[[pd.DataFrame, Canvas], None]
+    draw: Callable[[pd.DataFrame, Canvas], object]
     claims: Callable[[pd.DataFrame], list[Claim]]
     size: tuple[float, float] = (5.2, 3.4)
     """Inches."""

@@ -20,9 +20,13 @@ METRIC_NAMES = {
     "in_context_loss": "loss in context (nats)",
     "probability": "probability",
     "in_context_probability": "probability in context",
+    "log_odds": "log-odds",
     "accuracy": "accuracy",
     "in_context_accuracy": "accuracy in context",
 }
+ORDER_COLOURS = (HEAD_COLOURS[0], HEAD_COLOURS[6], HEAD_COLOURS[5], HEAD_COLOURS[3])
+"""Of orders in which heads are added back; markers tell them apart in grey."""
+
 ORDER_HATCHES = ("", "//", "xx", "..")
 """Of bars by order, from 1; the last is for that order and all above."""
 
@@ -55,14 +59,23 @@ def plot_only_and_without(table: pd.DataFrame, ax: Axes, *, metric: str = "accur
     return ax
 
 
-def plot_add_back(tables: dict[str, pd.DataFrame], ax: Axes, *, metric: str = "loss") -> Axes:
+def plot_add_back(
+    tables: dict[str, pd.DataFrame],
+    ax: Axes,
+    *,
+    metric: str = "loss",
+    none_ablated: float | None = None,
+) -> Axes:
     """Figure 14: a metric as heads are added back one by one; several orders by name.
 
     Columns of `add_back`: `n_heads`, `head`, `metric`, `value`, `low`, `high`. Loss has a
-    logarithmic axis.
+    logarithmic axis. `none_ablated` is the whole model's metric, a dashed line.
     """
-    for (name, table), colour, marker in zip(
-        tables.items(), HEAD_COLOURS, HEAD_MARKERS, strict=False
+    if none_ablated is not None:
+        ax.axhline(none_ablated, color="0.4", linewidth=1, linestyle="--", label="none ablated")
+    places = ((-11, -9), (3, 5), (3, 5), (3, 5))  # of names: the first order is the lowest line
+    for (name, table), colour, marker, place in zip(
+        tables.items(), ORDER_COLOURS, HEAD_MARKERS, places, strict=False
     ):
         rows = table[table["metric"] == metric]
         ax.fill_between(rows["n_heads"], rows["low"], rows["high"], color=colour, alpha=0.2)
@@ -71,7 +84,7 @@ def plot_add_back(tables: dict[str, pd.DataFrame], ax: Axes, *, metric: str = "l
             ax.annotate(
                 _short(str(row.head)),
                 (float(row.n_heads), float(row.value)),  # pyright: ignore[reportArgumentType]
-                (3, 5),
+                place,
                 textcoords="offset points",
                 fontsize=7,
                 color=colour,
@@ -83,7 +96,7 @@ def plot_add_back(tables: dict[str, pd.DataFrame], ax: Axes, *, metric: str = "l
     ax.set(xlabel="heads of the last layer that are on", ylabel=_metric(metric))
     ax.set_title("Heads added back (H: the one just added)")
     if len(tables) > 1:
-        ax.legend(title="order")
+        ax.legend()
     return ax
 
 
@@ -192,12 +205,15 @@ def plot_interactions(
     return ax
 
 
-def plot_label_accuracy(table: pd.DataFrame, ax: Axes, *, quantity: str = "accuracy") -> Axes:
+def plot_label_accuracy(
+    table: pd.DataFrame, ax: Axes, *, quantity: str = "accuracy", bar: bool = True
+) -> Axes:
     """Figure 16, c or b: heads by true label, their accuracy alone or share of their mistakes.
 
-    Columns of `label_specific_accuracy`: `head`, `label`, `quantity`, `value`.
+    Columns of `label_specific_accuracy`: `head`, `label`, `quantity`, `value`, and for shares
+    `mistakes`, whose sum stands beside the head. `bar` says whether colours have a scale.
     """
-    rows = table[table["quantity"] == quantity]
+    rows = table[table["quantity"] == quantity].astype({"label": int})
     heads = list(dict.fromkeys(rows["head"]))
     matrix = rows.pivot_table(index="head", columns="label", values="value", dropna=False)
     matrix = matrix.reindex(heads)
@@ -205,8 +221,11 @@ def plot_label_accuracy(table: pd.DataFrame, ax: Axes, *, quantity: str = "accur
     draw_map(matrix, ax, shades=shades, colours="Blues", reach=1.0)
     ax.tick_params(axis="x", rotation=0)  # labels are digits
     what = {"accuracy": "accuracy", "mistake_share": "share of the head's mistakes"}[quantity]
+    if quantity == "mistake_share":
+        total = rows.groupby("head")["mistakes"].sum().astype(int)
+        ax.set_yticks(range(len(heads)), [f"{head} ({total[head]:,})" for head in heads])
     figure = ax.get_figure()
-    if figure is not None:
+    if bar and figure is not None:
         figure.colorbar(ScalarMappable(shades, "Blues"), ax=ax, label=what)
     ax.set(xlabel="true label", title=f"Only one head on: {what} by label")
     return ax

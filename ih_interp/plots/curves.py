@@ -4,6 +4,7 @@ import math
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from ih_interp.plots.seeds import plot_over_seeds
 from ih_interp.plots.style import (
@@ -21,13 +22,19 @@ def plot_losses(table: pd.DataFrame, ax: Axes) -> Axes:
 
     Columns `sequences`, `split`, `loss`, and `seed`: each seed is thin, their median thick.
     """
+    n_networks = table["seed"].nunique()
     for split, (label, line) in SPLIT_LINES.items():
         if (table["split"] == split).any():  # some features have no unseen classes
             plot_over_seeds(table[table["split"] == split], ax, label, line)
     guess_line(ax)
     count_sequences(ax)
-    ax.set(ylabel="loss (nats)", ylim=(0, None), title="Loss over training")
-    ax.legend()
+    ax.set(
+        xlim=(0, table["sequences"].max()),
+        ylim=(0, None),
+        ylabel="loss (nats)",
+        title="Loss over training, on what is shown and what is new",
+    )
+    ax.legend(title=f"{n_networks} networks: median, range" if n_networks > 1 else None)
     return ax
 
 
@@ -52,6 +59,7 @@ def plot_strengths(table: pd.DataFrame, ax: Axes, *, layer: int = 1) -> Axes:
     ax.axhline(0, color="0.6", linewidth=0.8, linestyle=":")
     count_sequences(ax)
     ax.set(
+        xlim=(0, table["sequences"].max()),
         ylabel="induction strength",
         title=f"Induction strength, heads of layer {layer} (the paper's {layer + 1})",
     )
@@ -59,35 +67,95 @@ def plot_strengths(table: pd.DataFrame, ax: Axes, *, layer: int = 1) -> Axes:
     return ax
 
 
-def plot_clamped_losses(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Figure 5b: training loss under each clamp.
+LEFT_TO_LEARN = {
+    "none": "A, B, C",
+    "previous token": "A's copying, B, C",
+    "layer 1": "B, C",
+    "match": "C",
+    "copy": "A, B",
+    "layer 1 + copy": "B",
+}
+"""Subcircuits that each clamp of Figure 5b leaves to learn."""
 
-    Columns `sequences`, `clamp` (a key of `style.CLAMP_LINES`), `loss`, and `seed`.
+
+def plot_clamped_losses(table: pd.DataFrame, ax: Axes) -> Axes:
+    """Figure 5b: training loss under each clamp, and which subcircuits it leaves to learn.
+
+    Columns `sequences`, `clamp` (a key of `style.CLAMP_LINES`), `loss`, and `seed`. As in the
+    paper, two thirds of the runs: by then all but the slowest have learned.
     """
+    lines: dict[str, Line2D] = {}
     for clamp, line in CLAMP_LINES.items():
         plot_over_seeds(table[table["clamp"] == clamp], ax, clamp, line)
+        lines[f"{clamp}: {LEFT_TO_LEARN[clamp]}"] = ax.lines[-1]
     guess_line(ax)
     count_sequences(ax)
-    ax.set(ylabel="training loss (nats)", ylim=(0, None), title="Loss with subcircuits clamped")
-    ax.legend(title="clamped (layers from 1)")
+    end = table["sequences"].max() * 2 / 3
+    ax.set(
+        xlim=(0, end),
+        ylim=(0, None),
+        ylabel="training loss (nats)",
+    )
+    ax.set_title("Training with subcircuits made perfect", pad=20)
+    ax.annotate(
+        "A  attend to the previous token and copy it     B  match     C  copy the label out",
+        xy=(0, 1),
+        xytext=(0, 5),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        color="0.25",
+        fontsize=8,
+    )
+    ax.legend(
+        [*lines.values()],
+        [*lines],
+        title="perfect from the start: left to learn\n(layers from 1, as in the paper)",
+        loc="upper right",
+    )
     return ax
+
+
+VECTORS_LEFT = {
+    "none": "waits, then falls",
+    "c": "waits less",
+    "b, c": "falls exponentially",
+}
+"""What the loss of Figure 5a does under each clamp."""
 
 
 def plot_toy(table: pd.DataFrame, ax: Axes) -> Axes:
     """Figure 5a: loss of the toy model with none, c, and b and c clamped.
 
-    Columns `iteration`, `clamped` (a key of `style.CLAMPED_VECTORS`), `loss`.
+    Columns `iteration`, `clamped` (a key of `style.CLAMPED_VECTORS`), `loss`; `plateau`, the loss
+    of a product that is zero, is a dotted line where the table has it.
     """
+    lines: dict[str, Line2D] = {}
     for clamped, (colour, dash) in CLAMPED_VECTORS.items():
         curve = table[table["clamped"] == clamped]
-        ax.plot(curve["iteration"], curve["loss"], color=colour, linestyle=dash, label=clamped)
+        (line,) = ax.plot(
+            curve["iteration"], curve["loss"], color=colour, linestyle=dash, label=clamped
+        )
+        lines[f"{clamped}: {VECTORS_LEFT[clamped]}"] = line
+    if "plateau" in table:
+        height = float(table["plateau"].iloc[0])
+        ax.axhline(height, color="0.6", linewidth=0.8, linestyle=":")
+        ax.annotate(
+            "a product of zero",
+            xy=(table["iteration"].max(), height),
+            xytext=(0, 3),
+            textcoords="offset points",
+            ha="right",
+            color="0.4",
+            fontsize=8,
+        )
     ax.set(
         xlabel="gradient descent iteration",
-        ylabel="loss",
+        ylabel="loss (half the mean squared error)",
+        xlim=(0, table["iteration"].max()),
         ylim=(0, None),
         title="Toy model: a product of three vectors",
     )
-    ax.legend(title="clamped")
+    ax.legend([*lines.values()], [*lines], title="perfect from the start", loc="upper right")
     return ax
 
 

@@ -1,15 +1,17 @@
-"""Scores of heads: bars beside their chance levels, and maps of which head composes with which."""
+"""Heads by themselves: scores beside chance, composition, perfect matches, mistakes corrected."""
 
 import re
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
+from matplotlib.ticker import PercentFormatter
 
 from ih_interp.plots.maps import DIVERGING, draw_map
-from ih_interp.plots.style import HEAD_COLOURS
+from ih_interp.plots.style import HEAD_COLOURS, HEAD_MARKERS
 
 HATCHES = ("", "////", "....", "xxxx")
 """Scores in one drawing, told apart in grey."""
@@ -66,6 +68,109 @@ def plot_composition(table: pd.DataFrame, ax: Axes, *, chance: float, title: str
     name = title or "Composition of heads"
     ax.set(xlabel="writes", ylabel="reads", title=f"{name} (white: chance, {chance:.3f})")
     return ax
+
+
+def plot_matches(table: pd.DataFrame, ax: Axes) -> Axes:
+    """Figure 16a: accuracy of each head alone over its strength, computed and perfected match.
+
+    Columns `seed`, `head`, `strength`, `match` ("computed" or "perfect"), `value`. A line joins
+    the two of one head. The first network's heads are named; those of others are small and grey.
+    """
+    first = table["seed"].min()
+    for (seed, head), rows in table.groupby(["seed", "head"]):
+        of_match = rows.set_index("match")
+        strength, computed, perfect = (
+            float(of_match.at[match, column])  # pyright: ignore[reportArgumentType]
+            for match, column in (
+                ("computed", "strength"),
+                ("computed", "value"),
+                ("perfect", "value"),
+            )
+        )
+        shown = seed == first
+        colour = _colour(str(head)) if shown else "0.7"
+        size, over = (6.0, 3.0) if shown else (3.0, 1.0)
+        ends = [computed, perfect]
+        ax.plot([strength] * 2, ends, color=colour, linewidth=size / 5, zorder=over)
+        ax.plot(strength, computed, "o", color=colour, markersize=size, zorder=over)
+        ax.plot(strength, perfect, "^", color=colour, markersize=size, mfc="white", zorder=over)
+        if shown:
+            place, name = (strength, min(ends)), "H" + str(head).split("H")[1]
+            ax.annotate(name, place, (0, -12), textcoords="offset points", ha="center", fontsize=8)
+    ax.plot([], [], "o", color="0.2", label="as computed")
+    ax.plot([], [], "^", color="0.2", mfc="white", label="perfect")
+    if table["seed"].nunique() > 1:
+        ax.plot([], [], "o", color="0.7", markersize=3, label="other networks")
+    ax.margins(x=0.08, y=0.1)
+    ax.set(xlabel="induction strength", ylabel="accuracy", title="Only one head on: its match")
+    ax.legend(loc="lower right")
+    return ax
+
+
+def plot_corrected(table: pd.DataFrame, ax: Axes) -> Axes:
+    """Tables 2 and 3: of one head's mistakes, the share that each other head alone gets right.
+
+    Columns of `mistakes_corrected`: `base`, `mistakes`, `head`, `accuracy`, `value`, `low`, `high`.
+    Open marks are the heads' accuracies: the share if mistakes were independent. In the base's own
+    line stands how many mistakes it makes.
+    """
+    base, mistakes = str(table["base"].iloc[0]), int(table["mistakes"].iloc[0])
+    heads = sorted([*table["head"], base], key=_layer_and_head)
+    places = [heads.index(head) for head in table["head"]]
+    ax.hlines(places, table["accuracy"], table["value"], color="0.8", linewidth=1.5, zorder=1)
+    ax.hlines(places, table["low"], table["high"], color=HEAD_COLOURS[5], linewidth=3, zorder=2)
+    ax.plot(table["value"], places, "o", color=HEAD_COLOURS[5], label="corrected (95% interval)")
+    ax.plot(table["accuracy"], places, "D", color="0.3", mfc="white", label="accuracy on all")
+    for place, value in zip(places, table["value"], strict=True):
+        if np.isfinite(value):
+            ax.annotate(f"{value:.0%}", (1.02, place), va="center", fontsize=8)
+    ax.annotate(
+        f"{base} alone: {mistakes:,} mistakes", (0, heads.index(base)), va="center", fontsize=7
+    )
+    ax.set_yticks(range(len(heads)), heads)
+    ax.xaxis.set_major_formatter(PercentFormatter(1))
+    ax.set(xlim=(-0.02, 1.16), ylim=(len(heads) - 0.5, -0.5), xlabel=f"of {base}'s mistakes")
+    ax.set_xticks([0, 0.25, 0.5, 0.75, 1])
+    ax.grid(axis="x", color="0.92")
+    ax.set(axisbelow=True, title=f"Mistakes of only {base}, corrected by only another")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
+    return ax
+
+
+def plot_additive_fits(table: pd.DataFrame, ax: Axes, *, names: Sequence[str] = ()) -> Axes:
+    """R squared of the best additive fit to all subsets of heads, by scale; one mark a network.
+
+    Columns `seed`, `metric`, `part` ("total", the model as it is, or "frozen", with the final
+    norm's scale kept), `value`. `names` are the metrics in the words of the axis, in their order.
+    """
+    metrics = list(dict.fromkeys(table["metric"]))
+    seeds = sorted(table["seed"].unique())
+    for part, offset, fill, label in (
+        ("total", -0.13, HEAD_COLOURS[5], "the model as it is"),
+        ("frozen", 0.13, "white", "final norm's scale frozen"),
+    ):
+        for number, seed in enumerate(seeds):
+            rows = table[(table["part"] == part) & (table["seed"] == seed)].set_index("metric")
+            ax.plot(
+                rows["value"].reindex(metrics),
+                np.arange(len(metrics)) + offset,
+                HEAD_MARKERS[number % len(HEAD_MARKERS)],
+                color=HEAD_COLOURS[5],
+                mfc=fill,
+                markersize=6,
+                label=label if number == 0 else None,
+            )
+    ax.set_yticks(range(len(metrics)), list(names) or metrics)
+    ax.invert_yaxis()
+    ax.set(xlim=(0, 1.03), xlabel="R² of the best additive fit to all subsets (1: heads add up)")
+    ax.set_title("Do the heads add up? It depends on the scale")
+    ax.grid(axis="x", color="0.92")
+    ax.legend(loc="lower left")
+    return ax
+
+
+def _colour(name: str) -> str:
+    return HEAD_COLOURS[_layer_and_head(name)[1] % len(HEAD_COLOURS)]
 
 
 def _chance_line(ax: Axes, of_score: pd.DataFrame, colour: str) -> None:

@@ -13,12 +13,21 @@ DIVERGING = "PuOr_r"
 
 
 def draw_map(
-    values: pd.DataFrame, ax: Axes, *, shades: Normalize, colours: str, reach: float
+    values: pd.DataFrame,
+    ax: Axes,
+    *,
+    shades: Normalize,
+    colours: str,
+    reach: float,
+    written: bool = True,
 ) -> None:
-    """Rows by columns as cells, empty where NaN; `reach` is the largest value, for its digits."""
+    """Rows by columns as cells, empty where NaN; `reach` is the largest value, for its digits.
+
+    Maps too small for their numbers are drawn with `written=False`.
+    """
     cells = values.to_numpy(dtype=float)
     ax.imshow(cells, cmap=colours, norm=shades, aspect="auto")
-    for row, column in zip(*np.nonzero(~np.isnan(cells)), strict=True):
+    for row, column in zip(*np.nonzero(~np.isnan(cells) & written), strict=True):
         red, green, blue, _ = colormaps[colours](shades(cells[row, column]))
         dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
         ax.text(

@@ -2,10 +2,30 @@
 
 from collections.abc import Mapping
 
-from ih_interp.paper.figures import emergence, subcircuits
+from ih_interp.paper.figures import (
+    additivity,
+    branches,
+    emergence,
+    heads,
+    single_heads,
+    subcircuits,
+    toy_model,
+    trained_apart,
+)
 from ih_interp.paper.study import Figure
 
 FIGURES: Mapping[str, Figure] = {
-    figure.name: figure for module in (emergence, subcircuits) for figure in module.FIGURES
+    figure.name: figure
+    for module in (
+        emergence,
+        single_heads,
+        trained_apart,
+        toy_model,
+        subcircuits,
+        branches,
+        heads,
+        additivity,
+    )
+    for figure in module.FIGURES
 }
 """By name, "3a" or "table 1"."""

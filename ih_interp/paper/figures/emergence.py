@@ -1,13 +1,15 @@
-"""Figures 3, 4b, 17 and 18: when induction heads emerge, together and alone."""
+"""Figure 3: induction heads emerge together, as the loss falls."""
 
+import math
 from collections.abc import Mapping
 
-import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure as Canvas
 
 from ih_interp.analysis.attention import induction_strength
 from ih_interp.analysis.emergence import first_below, time_on_plateau
 from ih_interp.analysis.trace import trace
+from ih_interp.paper.figures.single_heads import correlation
 from ih_interp.paper.study import (
     Claim,
     Figure,
@@ -38,14 +40,14 @@ def loss_claims(table: pd.DataFrame) -> list[Claim]:
     networks = curves(table, "split").values()
     trains = [network["train"] for network in networks]
     plateau = [time_on_plateau(*train) for train in trains]
-    learned = [first_below(*train, 0.1) for train in trains]
+    ends = [first_below(*train, 0.1) for train in trains]
     fall = [
-        end - first_below(*train, 0.6) if np.isfinite(end) else np.inf
-        for train, end in zip(trains, learned, strict=True)
+        end - first_below(*train, 0.6) if math.isfinite(end) else math.inf
+        for train, end in zip(trains, ends, strict=True)
     ]
     # Sequences a factor of e: an exponential slide needs as many on the plateau as in the fall.
     pauses = [
-        down < np.inf and flat / np.log(0.8 / 0.6) > 2 * down / np.log(0.6 / 0.1)
+        down < math.inf and flat / math.log(0.8 / 0.6) > 2 * down / math.log(0.6 / 0.1)
         for flat, down in zip(plateau, fall, strict=True)
     ]
     claims = [
@@ -58,15 +60,15 @@ def loss_claims(table: pd.DataFrame) -> list[Claim]:
         )
     ]
     for split, (words, paper) in NEW_SPLITS.items():
-        ends = [float(network[split][1][-1]) for network in networks if split in network]
-        if ends:  # features of no unseen class, or no label set held out, have none
+        last = [float(network[split][1][-1]) for network in networks if split in network]
+        if last:  # features of no unseen class, or no label set held out, have none
             claims.append(
                 judged(
                     "3a",
                     f"the end generalises: loss on {words}",
                     paper=paper,
-                    ours=over_seeds(ends, decimals(3)),
-                    holds=[end < np.log(2) / 2 for end in ends],
+                    ours=over_seeds(last, decimals(3)),
+                    holds=[loss < math.log(2) / 2 for loss in last],
                 )
             )
     return claims
@@ -82,8 +84,9 @@ def strength_table(study: Study) -> pd.DataFrame:
 def strength_claims(table: pd.DataFrame) -> list[Claim]:
     """Several induction heads, of graded strength."""
     last = table[(table["sequences"] == table["sequences"].max()) & table["name"].str.match("L1H")]
-    ends = [np.sort(values)[::-1] for _, values in last.groupby("seed")["value"]]
-    several = [int((values > 0.25).sum()) for values in ends]
+    ends = [sorted(map(float, values), reverse=True) for _, values in last.groupby("seed")["value"]]
+    several = [float(sum(value > 0.25 for value in values)) for values in ends]
+    kept = [_order_kept(rows) for _, rows in table.groupby("seed")]
     return [
         judged(
             "3b",
@@ -101,7 +104,44 @@ def strength_claims(table: pd.DataFrame) -> list[Claim]:
             ),
             holds=[values[0] > 2 * values[-1] and values[0] > 0.25 for values in ends],
         ),
+        judged(
+            "3b",
+            "their order hardly changes any more: rank correlation with the end, above 0.8, when "
+            "the strongest has half of its last strength",
+            paper="but for two heads the order of the end",
+            ours=over_seeds(kept, decimals(2)),
+            holds=[r > 0.8 for r in kept],
+        ),
     ]
+
+
+def draw_losses(table: pd.DataFrame, canvas: Canvas) -> None:
+    """Figure 3a: every network in one panel."""
+    plot_losses(table, canvas.subplots())
+
+
+def draw_strengths(table: pd.DataFrame, canvas: Canvas) -> None:
+    """Figure 3b: one panel a network, all of one height."""
+    axes = plot_each_network(table, canvas, plot_strengths)
+    low, high = (end([ax.get_ylim()[place] for ax in axes]) for place, end in ((0, min), (1, max)))
+    for ax in axes:
+        ax.set_ylim(low, high)
+
+
+def _order_kept(rows: pd.DataFrame) -> float:
+    """Spearman's correlation of one network's strengths at half time and at the end.
+
+    Half time is when the head that ends strongest first has half of its last strength. NaN where
+    no strength is above 0.
+    """
+    heads = rows[rows["name"].str.match("L1H")]
+    strengths = heads.pivot_table(index="sequences", columns="name", values="value")
+    last = strengths.iloc[-1]
+    strongest = strengths[str(last.idxmax())]
+    if last.max() <= 0:
+        return float("nan")
+    half = strengths[strongest >= last.max() / 2].iloc[0]
+    return correlation(half.rank(), last.rank())
 
 
 FIGURES = (
@@ -109,7 +149,7 @@ FIGURES = (
         "3a",
         ("main",),
         loss_table,
-        lambda table, canvas: plot_losses(table, canvas.subplots()),
+        draw_losses,
         loss_claims,
         main_text=True,
     ),
@@ -117,7 +157,7 @@ FIGURES = (
         "3b",
         ("main",),
         strength_table,
-        lambda table, canvas: plot_each_network(table, canvas, plot_strengths),
+        draw_strengths,
         strength_claims,
         size=(8.4, 3.6),
         main_text=True,

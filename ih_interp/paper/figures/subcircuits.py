@@ -1,40 +1,16 @@
-"""Figures 5, 7 to 10 and 15: clamps on the three subcircuits, and the toy model of them."""
+"""Figures 5b and 10: clamps on the three subcircuits, in training and at inference."""
 
 import numpy as np
 import pandas as pd
 
 from ih_interp.analysis.emergence import LEARNED, first_below, time_on_plateau
-from ih_interp.paper.study import Claim, Figure, Study, curves, judged, over_seeds
-from ih_interp.plots import plot_clamped_losses, plot_toy
-from ih_interp.plots.style import CLAMP_LINES, CLAMPED_VECTORS
-from ih_interp.toy import NAMES, ToyConfig, train_toy
+from ih_interp.analysis.progress import progress_beside_training
+from ih_interp.paper.study import Claim, Figure, Study, curves, judged, over_seeds, some_steps
+from ih_interp.plots import plot_clamped_losses, plot_progress
+from ih_interp.plots.style import CLAMP_LINES
 
-
-def toy_table(study: Study) -> pd.DataFrame:
-    """The toy model with none, c, and b and c clamped: `clamped`, `iteration`, `loss` ..."""
-    del study
-    conditions = {
-        name: ToyConfig(clamp={vector: None for vector in NAMES if vector in name.split(", ")})
-        for name in CLAMPED_VECTORS
-    }
-    return pd.concat(
-        [train_toy(config).assign(clamped=name) for name, config in conditions.items()],
-        ignore_index=True,
-    )
-
-
-def toy_claims(table: pd.DataFrame) -> list[Claim]:
-    """Three interacting vectors make a plateau; clamping two of them removes it."""
-    crossed = {name: _tenth(table[table["clamped"] == name]) for name in CLAMPED_VECTORS}
-    return [
-        judged(
-            "5a",
-            "iterations until a tenth of the first loss: none; c; b, c clamped",
-            paper="761; 139; 53",
-            ours="; ".join(over_seeds([iterations]) for iterations in crossed.values()),
-            holds=[np.inf > crossed["none"] > 2 * crossed["c"] > 4 * crossed["b, c"]],
-        )
-    ]
+PERFECTED = ("previous token", "match")
+"""Clamps of Figure 10."""
 
 
 def clamped_table(study: Study) -> pd.DataFrame:
@@ -85,28 +61,92 @@ def clamped_claims(table: pd.DataFrame) -> list[Claim]:
     ]
 
 
-def _tenth(curve: pd.DataFrame) -> float:
-    """The first iteration at which the loss is below a tenth of its first value, or infinity."""
-    loss = curve.sort_values("iteration")["loss"].to_numpy()
-    below = loss < 0.1 * loss[0]
-    return float(below.argmax()) if below.any() else np.inf
+def progress_table(study: Study) -> pd.DataFrame:
+    """Clamps in training beside progress measures of the run without them.
+
+    Columns: `seed`, `run`, `clamp`, `when` ("training", or "inference": perfected in checkpoints of
+    the free run), `sequences`, `loss`. "none" is the free run as it was evaluated, in both.
+    """
+    parts: list[pd.DataFrame] = []
+    for seed in study.seeds:
+        runs = study.runs["clamped"][seed]
+        free, clamped = runs["none"], {name: runs[name] for name in PERFECTED}
+        table = progress_beside_training(
+            free, clamped, batch=study.batch(free), steps=some_steps(free)
+        )
+        trained = table["when"] == "training"
+        names = table["clamp"].map({name: run.config.name for name, run in clamped.items()})
+        parts.append(table.assign(run=names.where(trained, free.config.name)))
+    none = (
+        study.losses("clamped").query("condition == 'none'").rename(columns={"condition": "clamp"})
+    )
+    parts = [*(none.assign(when=when) for when in ("training", "inference")), *parts]
+    columns = ["seed", "run", "clamp", "when", "sequences", "loss"]
+    return pd.concat(parts, ignore_index=True)[columns].reset_index(drop=True)
+
+
+def progress_claims(table: pd.DataFrame) -> list[Claim]:
+    """Perfected at inference is not clamped in training: the free run's drop stays."""
+    perfected = curves(table[table["when"] == "inference"], "clamp")
+    trained = curves(table[table["when"] == "training"], "clamp")
+    times = [
+        {
+            "training": first_below(*trained[seed]["match"], LEARNED),
+            "inference": first_below(*perfected[seed]["match"], LEARNED),
+            "none": first_below(*trained[seed]["none"], LEARNED),
+        }
+        for seed in trained
+    ]
+    previous = [first_below(*perfected[seed]["previous token"], LEARNED) for seed in perfected]
+    until = f"sequences until the loss is below {LEARNED:.3f}"
+    return [
+        judged(
+            "10",
+            "the match perfected in checkpoints of the free run is no clamp: it takes over half as "
+            f"long as the free run, and the clamp in training under half: {until}",
+            paper="at inference 247k, in training 33k, none 310k",
+            ours=", ".join(
+                f"{words} {over_seeds([t[key] for t in times])}"
+                for words, key in (
+                    ("at inference", "inference"),
+                    ("in training", "training"),
+                    ("none", "none"),
+                )
+            ),
+            holds=[t["inference"] > t["none"] / 2 > t["training"] for t in times],
+        ),
+        judged(
+            "10",
+            "the previous-token pattern perfected there leaves the free run's drop where it is, "
+            f"within a quarter of its time: {until}",
+            paper="at inference between 300k and 400k, none 310k",
+            ours=f"at inference {over_seeds(previous)}, none "
+            f"{over_seeds([t['none'] for t in times])}",
+            holds=[
+                abs(time - t["none"]) < t["none"] / 4
+                for time, t in zip(previous, times, strict=True)
+            ],
+            varies=True,
+        ),
+    ]
 
 
 FIGURES = (
-    Figure(
-        "5a",
-        (),
-        toy_table,
-        lambda table, canvas: plot_toy(table, canvas.subplots()),
-        toy_claims,
-        main_text=True,
-    ),
     Figure(
         "5b",
         ("clamped",),
         clamped_table,
         lambda table, canvas: plot_clamped_losses(table, canvas.subplots()),
         clamped_claims,
+        size=(5.8, 3.9),
         main_text=True,
+    ),
+    Figure(
+        "10",
+        ("clamped",),
+        progress_table,
+        lambda table, canvas: plot_progress(table, canvas.subplots(1, 2, sharey=True)),
+        progress_claims,
+        size=(8.4, 3.4),
     ),
 )

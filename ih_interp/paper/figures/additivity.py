@@ -1,0 +1,91 @@
+"""Beyond the paper's figures: do the heads that it calls additive add up, and on which scale?"""
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from matplotlib.figure import Figure as Canvas
+from torch import Tensor
+
+from ih_interp.analysis.additivity import additivity_test
+from ih_interp.paper.recipes import last_layer_heads
+from ih_interp.paper.study import Claim, Figure, Study, decimals, judged, over_seeds
+from ih_interp.plots.additivity import METRIC_NAMES
+from ih_interp.plots.heads import plot_additive_fits
+from ih_interp.runs import Run
+from ih_interp.types import Batch
+
+SAMPLED = 2_000  # sequences, each with 256 subsets; intervals stay narrow
+RESAMPLES = 200  # of sequences, for intervals
+ADDITIVE = 0.9  # R squared from which heads are said to add up
+
+
+def additive_table(study: Study) -> pd.DataFrame:
+    """How well heads add up: `seed`, `run`, `metric`, `part`, `value`, `low`, `high`.
+
+    `value` is R squared of the best additive fit to the mean metric of every subset of the last
+    layer's heads, of `additivity_test`: 1 if they add up, 8/255 for a random game. Log-odds are
+    those of the target against all other labels, log p / (1 - p). Of at most 2,000 sequences.
+    """
+
+    def measure(run: Run, batch: Batch) -> pd.DataFrame:
+        if len(batch) > SAMPLED:
+            generator = torch.Generator().manual_seed(0)
+            batch = run.task.sample("train", SAMPLED, generator=generator)
+        report = additivity_test(
+            run.model(),
+            batch,
+            last_layer_heads(),
+            metrics=("logit_difference", log_odds, "probability", "loss"),
+            n_resamples=RESAMPLES,
+            n_permutations=1,  # no p-value is shown
+        )
+        table = report.table("r_squared")
+        return table[["metric", "part", "value", "low", "high"]]
+
+    return study.each_run(measure)
+
+
+def log_odds(logits: Float[Tensor, "sequence label"], batch: Batch) -> Float[Tensor, " sequence"]:
+    """The target's log p / (1 - p), p its probability; any real number, chance -log(L - 1)."""
+    target = batch.target[:, None]
+    others = logits.scatter(1, target, -torch.inf)
+    return logits.gather(1, target)[:, 0] - others.logsumexp(dim=1)
+
+
+def draw_additive(table: pd.DataFrame, canvas: Canvas) -> None:
+    """Every network in one picture."""
+    names = [METRIC_NAMES[metric] for metric in dict.fromkeys(table["metric"])]
+    plot_additive_fits(table, canvas.subplots(), names=names)
+
+
+def additive_claims(table: pd.DataFrame) -> list[Claim]:
+    """Heads add up in the logits, and saturate in what is made of them."""
+    total = table[table["part"] == "total"]
+    fits = [rows.set_index("metric")["value"] for _, rows in total.groupby("seed")]
+
+    def told(*metrics: str) -> str:
+        return ", ".join(
+            f"{METRIC_NAMES[metric]} {over_seeds([fit[metric] for fit in fits], decimals(2))}"
+            for metric in metrics
+        )
+
+    return [
+        judged(
+            "additivity",
+            "heads are additive before the softmax, but for the final norm's one scale: R squared "
+            f"of the best additive fit to all 256 subsets is above {ADDITIVE}",
+            paper="additive, in words",
+            ours=told("logit_difference", "log_odds"),
+            holds=[bool(fit[["logit_difference", "log_odds"]].min() > ADDITIVE) for fit in fits],
+        ),
+        judged(
+            "additivity",
+            "after it they saturate: R squared is lower",
+            paper="not measured",
+            ours=told("probability", "loss"),
+            holds=[bool(fit[["probability", "loss"]].max() < fit["log_odds"]) for fit in fits],
+        ),
+    ]
+
+
+FIGURES = (Figure("additivity", ("main",), additive_table, draw_additive, additive_claims),)
