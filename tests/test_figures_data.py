@@ -111,7 +111,8 @@ def stand_in(run: Run, monkeypatch, *, name, classes, labels, sequences):
     )
     other = Run(run.folder)
     other.config = config
-    monkeypatch.setattr(other, "rows", lambda before: run.rows(before=0))
+    rows = run.rows(before=0)
+    monkeypatch.setattr(other, "rows", lambda before: rows)
     return other
 
 
@@ -122,21 +123,23 @@ def test_the_table_is_the_runs_metrics_cut_at_one_length(small_run, monkeypatch)
         )
 
     runs = {
-        data_key(evolution, *size): made(f"{evolution}-{size}", *size)
+        data_key(evolution, *size): made(f"{evolution.replace(' ', '')}-{size[0]}-{size[1]}", *size)
         for evolution in EVOLUTIONS
         for size in [(8, 5), (9, 5), (10, 5), (8, 6), (8, 7)]
         if evolution == "normal" or size != (8, 5)
     }
-    clamped = {name: made(f"clamp-{name}", 8, 5, 32) for name in EVOLUTIONS.values()}
+    clamped = {
+        name: made(f"clamp-{name.replace(' ', '')}", 8, 5, 32) for name in EVOLUTIONS.values()
+    }
     study = Study({"data": {5: runs}, "clamped": {5: clamped}}, {5: None}, None)  # type: ignore
     table = data.data_table(study)
     fewest = table[(table["classes"] == 8) & (table["labels"] == 5)]
     named = {e: set(rows["run"]) for e, rows in fewest.groupby("evolution")}
     assert named == {
-        "normal": {"normal-(8, 5)"},
-        "B alone": {"clamp-layer 1 + copy"},
+        "normal": {"normal-8-5"},
+        "B alone": {"clamp-layer1+copy"},
         "C alone": {"clamp-match"},
-        "B and C": {"clamp-layer 1"},
+        "B and C": {"clamp-layer1"},
     }
     first = small_run.metrics.query("split == 'train' and sequences == 0")["loss"].iloc[0]
     assert (table.loc[table["sequences"] == 0, "loss"] == first).all()

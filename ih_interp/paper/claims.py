@@ -49,9 +49,9 @@ def merge_claims(folder: Path, claims: Sequence[Claim]) -> Path:
 
 
 def _place(name: str) -> tuple[bool, int, str]:
-    """Figures in order, then tables."""
+    """Figures in order, then tables, then what is not the paper's."""
     number = "".join(letter for letter in name if letter.isdigit())
-    return name.startswith("table"), int(number or 0), name
+    return name.startswith("table") or not number, int(number or 999), name
 
 
 def claims_markdown(folder: Path) -> str:

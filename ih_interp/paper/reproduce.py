@@ -118,17 +118,21 @@ def draw(figure: str | Figure, table: pd.DataFrame, *, caption: str = "") -> Can
         canvas = Canvas(figsize=figure.size, layout="constrained")
         figure.draw(table, canvas)
         if caption:
-            words = (
-                figure.name.capitalize()
-                if figure.file_name.startswith("table")
-                else (f"Figure {figure.name}")
-            )
             canvas.supxlabel(
-                f"Singh et al. (2024), {words}, by: {caption}",
+                f"{_source_of(figure)}, by: {caption}",
                 fontsize=mpl.rcParams["font.size"] * 0.6,
                 color="0.4",
             )
     return canvas
+
+
+def _source_of(figure: Figure) -> str:
+    """What a figure repeats, for its caption."""
+    paper = "Singh et al. (2024)"
+    if not any(map(str.isdigit, figure.name)):
+        return f"Beyond {paper}"
+    is_table = figure.name.startswith("table")
+    return f"{paper}, {figure.name.capitalize() if is_table else f'Figure {figure.name}'}"
 
 
 def _request(

@@ -21,8 +21,11 @@ from ih_interp.plots.emergence import (
     plot_transition as plot_transition,
 )
 from ih_interp.plots.heads import (
+    plot_additive_fits as plot_additive_fits,
     plot_composition as plot_composition,
+    plot_corrected as plot_corrected,
     plot_head_scores as plot_head_scores,
+    plot_matches as plot_matches,
 )
 from ih_interp.plots.speed import (
     plot_speeds as plot_speeds,

@@ -5,12 +5,14 @@ from collections.abc import Mapping
 from ih_interp.paper.figures import (
     additivity,
     branches,
+    data,
     emergence,
     heads,
     single_heads,
     subcircuits,
     toy_model,
     trained_apart,
+    wiring,
 )
 from ih_interp.paper.study import Figure
 
@@ -22,7 +24,9 @@ FIGURES: Mapping[str, Figure] = {
         trained_apart,
         toy_model,
         subcircuits,
+        data,
         branches,
+        wiring,
         heads,
         additivity,
     )
