@@ -20,6 +20,7 @@ from ih_interp.task import FewShotTask
 
 COLUMNS = ["step", "sequences", "split", *METRICS]
 RECORDED = ("run", "fingerprint", "features_sha256", "engine", "versions")
+RESTORE = "restore it, or train again with repair=True, which begins the run anew"
 
 
 class Run:
@@ -39,6 +40,7 @@ class Run:
         self.versions: dict[str, str] = recorded["versions"]
         self.engine: str = recorded["engine"]
         self._features_sha256: str = recorded["features_sha256"]
+        self._sealed = "sha256" in recorded  # as the first runs of format 1 were not
         self._exemplars = None if exemplars is None else self._checked(exemplars)
 
     def __repr__(self) -> str:
@@ -78,15 +80,19 @@ class Run:
 
     @property
     def whole(self) -> bool:
-        """Whether everything that the run should leave is there: checkpoints and metrics."""
+        """Whether everything that the run should leave is there: checkpoints and metrics.
+
+        Checkpoints are not read for it. Raises ValueError for metrics that are damaged.
+        """
+        return self.finished and not self.lost(self.config.n_steps + 1)
+
+    def lost(self, before: int) -> list[str]:
+        """What is due before an update and is not there, in words; ValueError: it is damaged."""
         config = self.config
-        due = config.checkpoints.steps(config.n_steps, config.batch_size)
-        if not self.finished or not {*due} <= {*self.steps}:
-            return False
-        try:
-            return len(self.rows(before=config.n_steps + 1)) > 0
-        except ValueError:
-            return False
+        due, there = config.checkpoints.steps(config.n_steps, config.batch_size), set(self.steps)
+        missing = [step for step in due if step < before and step not in there]
+        files = [f"{store.checkpoint_path(self.folder, step)} is missing" for step in missing]
+        return files + self._unmeasured(self._saved_rows(), before)
 
     @property
     def metrics(self) -> pd.DataFrame:
@@ -103,18 +109,27 @@ class Run:
 
         Of a run that was killed, checkpoints may be newer than the metrics, which are saved later.
         """
-        rows = store.read_metrics(self.folder)
-        found = {row["step"] for row in rows}
-        grid = self.config.evaluations.steps(self.config.n_steps, self.config.batch_size)
-        due = [step for step in grid if step < before]
-        missing = [step for step in due if step not in found]
-        if missing:
+        rows = self._saved_rows()
+        if unmeasured := self._unmeasured(rows, before):
             raise ValueError(
-                f"{self.folder / store.METRICS} lacks {len(missing)} of {len(due)} evaluations, "
-                f"the first at step {missing[0]}: train the run to its end or, if the file was "
-                "lost, delete the folder and train again, which gives the same numbers."
+                f"{unmeasured[0]}: train the run to its end or, if the file was "
+                "lost, train again with repair=True, which gives the same numbers."
             )
         return rows
+
+    def _unmeasured(self, rows: list[dict[str, Any]], before: int) -> list[str]:
+        grid = self.config.evaluations.steps(self.config.n_steps, self.config.batch_size)
+        due, found = [step for step in grid if step < before], {row["step"] for row in rows}
+        missing = [step for step in due if step not in found]
+        if not missing:
+            return []
+        return [
+            f"{self.folder / store.METRICS} lacks {len(missing)} of {len(due)} evaluations, "
+            f"the first at step {missing[0]}"
+        ]
+
+    def _saved_rows(self) -> list[dict[str, Any]]:
+        return store.read_metrics(self.folder, self.config.fingerprint, seal_due=self._sealed)
 
     def model(self, step: int | None = None) -> HookedTransformer:
         """The model after `step` updates, by default the last checkpoint; unclamped.
@@ -138,9 +153,10 @@ class Run:
         weights, facts = store.load_tensors(path)
         belongs, expected = (facts.get("run"), facts.get("step")), (self.config.fingerprint, step)
         if belongs != expected:
-            raise ValueError(
-                f"{path} belongs to run {belongs[0]} at step {belongs[1]}, not to {expected[0]} "
-                f"at step {expected[1]}; it was copied from elsewhere."
+            raise store.DamagedFileError(
+                path,
+                f"belongs to run {belongs[0]} at step {belongs[1]}, not to {expected[0]} "
+                f"at step {expected[1]}; it was copied from elsewhere; {store.REPAIR}.",
             )
         parameters = dict(model.named_parameters())
         trained = {n: tuple(p.shape) for n, p in parameters.items() if not _is_zero_bias(n)}
@@ -168,23 +184,35 @@ def _read_config(path: Path) -> tuple[dict[str, Any], RunConfig]:
     """What `create_run` recorded; FileNotFoundError or ValueError say what is wrong with it."""
     if not path.is_file():
         raise FileNotFoundError(f"There is no run at {path.parent}: {path.name} is missing.")
-    recorded = store.read_json(path)
-    if recorded.get("format") != store.FORMAT:
+    try:
+        recorded = store.read_json(path)
+    except store.DamagedFileError as error:
+        raise store.DamagedFileError(path, f"cannot be read: {error}; {RESTORE}.") from error
+    altered = "sha256" in recorded and store.sealed(recorded) != recorded
+    if recorded.get("format") != store.FORMAT and not altered:
         raise ValueError(
             f"{path} has format {recorded.get('format')!r}; this version reads {store.FORMAT}. "
             "Read it with the version that wrote it."
         )
     missing = [name for name in RECORDED if name not in recorded]
     if missing:
-        raise ValueError(f"{path} cannot be read: it lacks {', '.join(missing)}.")
+        raise store.DamagedFileError(
+            path, f"cannot be read: it lacks {', '.join(missing)}; {RESTORE}."
+        )
+    unknown = set(recorded) - {*RECORDED, "format", "threads", "sha256"}
+    if altered or unknown:
+        raise store.DamagedFileError(
+            path, f"was changed after it was written: its digest differs; {RESTORE}."
+        )
     try:
         config = RunConfig.load(recorded["run"])
     except ValueError as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+        raise store.DamagedFileError(path, f"cannot be read: {error}; {RESTORE}.") from error
     if recorded["fingerprint"] != config.fingerprint:
-        raise ValueError(
-            f"{path} was changed after it was written: the run in it is {config.fingerprint}, "
-            f"and {recorded['fingerprint']} was recorded. Restore it, or train under another name."
+        raise store.DamagedFileError(
+            path,
+            f"was changed after it was written: the run in it is {config.fingerprint}, "
+            f"and {recorded['fingerprint']} was recorded; {RESTORE}.",
         )
     return recorded, config
 
@@ -192,12 +220,13 @@ def _read_config(path: Path) -> tuple[dict[str, Any], RunConfig]:
 def refuse_other_run(folder: Path, config: RunConfig) -> None:
     """Raise ValueError if the folder holds a run of another configuration, or part of one."""
     if not (folder / store.CONFIG).is_file():
-        parts = (store.METRICS, store.STATE, store.CHECKPOINTS)
+        parts = (store.METRICS, store.STATE, store.STATE_BEFORE, store.CHECKPOINTS)
         left = [name for name in parts if (folder / name).exists()]
         if left:
             raise ValueError(
                 f"{folder} holds {', '.join(left)} and no {store.CONFIG} that says of which run. "
-                "Restore it, delete the folder, or give this run another name or root."
+                "Restore it, delete the folder, give this run another name or root, or train with "
+                "repair=True, which begins the run anew."
             )
     else:
         there = Run(folder).config
@@ -220,7 +249,7 @@ def create_run(folder: Path, config: RunConfig, task: FewShotTask, *, engine: st
     if path.is_file():
         run = Run(folder, task.exemplars)
         if run.config != config:
-            store.write_json(path, {**store.read_json(path), "run": config.save()})
+            rewrite_config(path, {"run": config.save()})
             run.config = config
         return run
     recorded: dict[str, Any] = {
@@ -232,8 +261,15 @@ def create_run(folder: Path, config: RunConfig, task: FewShotTask, *, engine: st
         "threads": torch.get_num_threads(),
         "versions": versions(),
     }
-    store.write_json(path, recorded)
+    store.write_json(path, store.sealed(recorded))
     return Run(folder, task.exemplars)
+
+
+def rewrite_config(path: Path, changes: dict[str, Any]) -> None:
+    """Change what `config.json` records, and its digest if it has one."""
+    recorded = store.read_json(path)
+    changed = {**recorded, **changes}
+    store.write_json(path, store.sealed(changed) if "sha256" in recorded else changed)
 
 
 def versions() -> dict[str, str]:

@@ -1,6 +1,10 @@
 """What lies in a run folder: its paths, JSON, and weights with a digest. No pickle.
 
-config.json  metrics.jsonl  state.safetensors  checkpoints/00031250.safetensors
+config.json  metrics.jsonl  checkpoints/00031250.safetensors
+state.safetensors  state-before.safetensors  while it trains: the last two that were saved
+
+Each carries a SHA-256 of what it holds. Runs of the first days of format 1 have none in their
+configuration and metrics; they are read all the same.
 """
 
 import hashlib
@@ -22,7 +26,18 @@ FORMAT = 1
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 STATE = "state.safetensors"
+STATE_BEFORE = "state-before.safetensors"
 CHECKPOINTS = "checkpoints"
+
+REPAIR = "train again with repair=True, which removes it: the same numbers come back"
+
+
+class DamagedFileError(ValueError):
+    """A file of a run that is cut short, altered or another run's; `path` says which."""
+
+    def __init__(self, path: Path, what: str) -> None:
+        super().__init__(f"{path} {what}")
+        self.path = path
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -37,6 +52,11 @@ def checkpoint_steps(folder: Path) -> list[int]:
     return sorted(
         step for name, step in found.items() if name == checkpoint_path(folder, step).name
     )
+
+
+def saved_states(folder: Path) -> list[Path]:
+    """Saved states that are there, the newest first; two at most."""
+    return [path for name in (STATE, STATE_BEFORE) if (path := folder / name).is_file()]
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
@@ -57,8 +77,8 @@ def packed(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read tensors and facts back.
 
-    Raises FileNotFoundError for a missing file, ValueError for one that is cut short, altered or
-    was not written by `save_tensors`.
+    Raises FileNotFoundError for a missing file, DamagedFileError (a ValueError) for one that is cut
+    short, altered or was not written by `save_tensors`.
     """
     if not path.is_file():
         raise FileNotFoundError(f"There is no checkpoint at {path}.")
@@ -68,27 +88,25 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         header = json.loads(metadata["ih_interp"])
         facts, expected = dict(header["facts"]), header["sha256"]
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path} is no checkpoint of ih_interp, or it is cut short ({error!r}); "
-            "delete it and train again: the same numbers come back."
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise DamagedFileError(
+            path, f"is no checkpoint of ih_interp, or it is cut short ({error!r}); {REPAIR}."
         ) from error
     if digest_of(tensors, facts) != expected:
-        raise ValueError(
-            f"{path} was altered after it was written: its digest differs; "
-            "delete it and train again: the same numbers come back."
+        raise DamagedFileError(
+            path, f"was altered after it was written: its digest differs; {REPAIR}."
         )
     return tensors, facts
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; ValueError says which file is none."""
+    """A JSON object; DamagedFileError (a ValueError) says which file is none."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not JSON, it may be cut short: {error}") from error
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise DamagedFileError(path, f"is not JSON, it may be cut short: {error}") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{path} holds {type(value).__name__}; a JSON object was expected.")
+        raise DamagedFileError(path, f"holds {type(value).__name__}; a JSON object was expected.")
     return value  # pyright: ignore[reportUnknownVariableType]
 
 
@@ -97,25 +115,70 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     write_atomic(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The rows of `metrics.jsonl`; none where the file is missing."""
+def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON object with the SHA-256 of its other fields as `sha256`."""
+    content = {name: field for name, field in value.items() if name != "sha256"}
+    return {**content, "sha256": _sha256(json.dumps(content, sort_keys=True).encode())}
+
+
+def read_metrics(
+    folder: Path, fingerprint: str | None = None, *, seal_due: bool = False
+) -> list[dict[str, Any]]:
+    """The rows of `metrics.jsonl`; none where the file is missing.
+
+    The first line, the seal, says of which run they are, how many, and their SHA-256. Raises
+    DamagedFileError (a ValueError) where they are others, belong to another run than the one of
+    this fingerprint, or have no seal where one is due.
+    """
     path = folder / METRICS
     if not path.is_file():
         return []
+    first, _, rest = path.read_bytes().partition(b"\n")
+    content, seal = rest, _seal(first)
+    if seal is None:
+        content = path.read_bytes()
+        if seal_due:
+            raise DamagedFileError(path, f"lacks its first line, the seal of the others; {REPAIR}.")
+    elif (seal["sha256"], seal["rows"]) != (_sha256(content), content.count(b"\n")):
+        raise DamagedFileError(
+            path, f"was altered or cut short after it was written: its digest differs; {REPAIR}."
+        )
+    elif fingerprint is not None and seal["run"] not in (None, fingerprint):
+        raise DamagedFileError(
+            path, f"belongs to run {seal['run']}, not to {fingerprint}; {REPAIR}."
+        )
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not JSON lines, it may be cut short: {error}") from error
+        rows = [json.loads(line) for line in content.decode().splitlines()]
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise DamagedFileError(
+            path, f"is not JSON lines, it may be cut short: {error}; {REPAIR}."
+        ) from error
     strange = [row for row in rows if not (isinstance(row, dict) and {"step", "split"} <= set(row))]
     if strange:
-        raise ValueError(f"{path}: {strange[0]!r} is no row of metrics, it lacks step and split.")
+        raise DamagedFileError(
+            path, f"holds {strange[0]!r}, which is no row of metrics: it lacks step and split."
+        )
     return rows
 
 
-def write_metrics(folder: Path, rows: list[dict[str, Any]]) -> None:
-    """Replace `metrics.jsonl` whole."""
-    lines = "".join(json.dumps(row) + "\n" for row in rows)
-    write_atomic(folder / METRICS, lines.encode())
+def write_metrics(folder: Path, rows: list[dict[str, Any]], fingerprint: str | None = None) -> None:
+    """Replace `metrics.jsonl` whole: a seal, which names the run, and a line a row."""
+    lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    seal = {"run": fingerprint, "rows": len(rows), "sha256": _sha256(lines)}
+    write_atomic(folder / METRICS, json.dumps(seal).encode() + b"\n" + lines)
+
+
+def _seal(line: bytes) -> dict[str, Any] | None:
+    """The first line of metrics if it is a seal."""
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) and set(value) == {"run", "rows", "sha256"} else None
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def digest_of(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:

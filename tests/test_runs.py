@@ -59,16 +59,36 @@ def test_there_is_no_such_step(run):
         run.model(3)
 
 
+def unsealed(text):
+    """A configuration as the first runs of format 1 have it, without a digest."""
+    recorded = json.loads(text)
+    del recorded["sha256"]
+    return json.dumps(recorded, indent=2, sort_keys=True)
+
+
+def test_the_first_runs_without_digests_are_read(run, tmp_path):
+    """And trained on: they have no digest in their configuration, and no seal on their metrics."""
+    sealed, path = run.metrics, run.folder / store.CONFIG
+    path.write_text(unsealed(path.read_text()))
+    lines = (run.folder / store.METRICS).read_text().splitlines(keepends=True)
+    (run.folder / store.METRICS).write_text("".join(lines[1:]))
+    assert ih.Run(run.folder).metrics.equals(sealed)
+    assert ih.Run(run.folder).whole
+    store.checkpoint_path(run.folder, 2).unlink()
+    (again,) = ih.train(CONFIG, tmp_path, progress=False)
+    assert again.metrics.equals(sealed)
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
         (lambda text: text[: len(text) // 2], "is not JSON, it may be cut short"),
         (
-            lambda text: text.replace('"format": 1', '"format": 99'),
+            lambda text: unsealed(text).replace('"format": 1', '"format": 99'),
             "has format 99; this version reads 1",
         ),
         (
-            lambda text: text.replace('"sequences": 32', '"sequences": 33'),
+            lambda text: unsealed(text).replace('"sequences": 32', '"sequences": 33'),
             "not a whole number of batches",
         ),
         (lambda text: "[1, 2]", "a JSON object was expected"),
@@ -77,8 +97,16 @@ def test_there_is_no_such_step(run):
             "cannot be read: it lacks run, fingerprint, features_sha256",
         ),
         (
-            lambda text: text.replace('"batch_size": 8', '"batch_size": 16'),
-            "was changed after it was written",
+            lambda text: unsealed(text).replace('"batch_size": 8', '"batch_size": 16'),
+            "was changed after it was written: the run in it is",
+        ),
+        (
+            lambda text: text.replace('"engine": "eager"', '"engine": "eages"'),
+            "was changed after it was written: its digest differs; restore it, or train again",
+        ),
+        (
+            lambda text: text.replace('"format": 1', '"format": 3'),
+            "was changed after it was written: its digest differs; restore it, or train again",
         ),
     ],
 )
@@ -124,7 +152,7 @@ def test_features_that_changed_are_refused(tmp_path):
     (again,) = ih.train(CONFIG, tmp_path / "others", progress=False)
     path = again.folder / store.CONFIG
     recorded = store.read_json(path)
-    store.write_json(path, {**recorded, "features_sha256": "0" * 64})
+    store.write_json(path, store.sealed({**recorded, "features_sha256": "0" * 64}))
     # As where another version of torch draws other features from the same seed.
     with pytest.raises(ValueError, match=r"was trained on other features than .* against .*pass"):
         ih.Run(again.folder).task  # noqa: B018
@@ -175,7 +203,8 @@ def test_training_again_records_where_the_features_are_now(of_file, tmp_path):
     assert opened.task.exemplars.sha256 == exemplars.sha256
     assert opened.finished
     after = (run.folder / store.CONFIG).read_text()
-    assert after == before.replace(str((tmp_path / "features.npz").resolve()), str(moved.resolve()))
+    old, new = str((tmp_path / "features.npz").resolve()), str(moved.resolve())
+    assert unsealed(after) == unsealed(before).replace(old, new)
 
 
 def test_a_run_does_not_go_on_with_other_features(of_file, tmp_path):

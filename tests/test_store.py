@@ -97,7 +97,7 @@ def test_altered_weights_and_facts_are_told_from_damage(path):
     with pytest.raises(ValueError, match="altered after it was written: its digest differs"):
         store.load_tensors(path)
     path.write_bytes(content.replace(b"step", b"stop"))
-    with pytest.raises(ValueError, match="its digest differs; delete it and train again"):
+    with pytest.raises(ValueError, match="its digest differs; train again with repair=True"):
         store.load_tensors(path)
 
 
@@ -161,14 +161,16 @@ def test_metrics_come_back_and_cut_lines_are_refused(tmp_path):
     assert store.read_metrics(tmp_path) == rows
     path = tmp_path / store.METRICS
     path.write_bytes(path.read_bytes()[:-4])
-    with pytest.raises(ValueError, match=r"metrics\.jsonl is not JSON lines, it may be cut short"):
+    with pytest.raises(ValueError, match=r"metrics\.jsonl was altered or cut short"):
         store.read_metrics(tmp_path)
 
 
 @pytest.mark.parametrize("line", ["5", "[1, 2]", '{"step": 3}', '"loss"'])
 def test_lines_that_are_no_metrics_are_refused(line, tmp_path):
     (tmp_path / store.METRICS).write_text(f'{{"step": 0, "split": "train"}}\n{line}\n')
-    with pytest.raises(ValueError, match=r"metrics\.jsonl: .* is no row of metrics, it lacks step"):
+    with pytest.raises(
+        ValueError, match=r"metrics\.jsonl holds .* no row of metrics: it lacks step"
+    ):
         store.read_metrics(tmp_path)
 
 
@@ -177,3 +179,38 @@ def test_json_is_written_as_it_is_read(tmp_path):
     store.write_json(path, {"b": [1, 2.5, None], "a": {"c": "d"}})
     assert store.read_json(path) == {"a": {"c": "d"}, "b": [1, 2.5, None]}
     assert path.read_text().startswith('{\n  "a"')
+
+
+ROWS = [{"step": step, "split": "train", "loss": step / 3} for step in (0, 10)]
+
+
+def test_every_flipped_bit_and_every_cut_of_metrics_is_caught(tmp_path):
+    store.write_metrics(tmp_path, ROWS, "abc")
+    path = tmp_path / store.METRICS
+    content = path.read_bytes()
+    assert store.read_metrics(tmp_path, "abc", seal_due=True) == ROWS
+    flipped = [bytearray(content) for _ in content]
+    for place, each in enumerate(flipped):
+        each[place] ^= 1 << place % 8
+    for damaged in [*flipped, *(content[:length] for length in range(len(content)))]:
+        path.write_bytes(damaged)
+        with pytest.raises(store.DamagedFileError, match=r"metrics\.jsonl"):
+            store.read_metrics(tmp_path, "abc", seal_due=True)
+
+
+def test_metrics_without_their_seal_or_of_another_run_are_refused(tmp_path):
+    store.write_metrics(tmp_path, ROWS, "abc")
+    with pytest.raises(ValueError, match="belongs to run abc, not to xyz; train again with repair"):
+        store.read_metrics(tmp_path, "xyz", seal_due=True)
+    path = tmp_path / store.METRICS
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[1:]))
+    assert store.read_metrics(tmp_path, "abc") == ROWS  # as the first runs wrote them
+    with pytest.raises(ValueError, match="lacks its first line, the seal of the others"):
+        store.read_metrics(tmp_path, "abc", seal_due=True)
+
+
+def test_a_seal_holds_for_any_order_of_fields_and_breaks_with_any_value():
+    value = store.sealed({"b": [1, 2.5], "a": {"c": None}})
+    assert store.sealed({**value}) == value
+    assert store.sealed(dict(reversed(value.items()))) == value
+    assert store.sealed({**value, "b": [1, 2.6]})["sha256"] != value["sha256"]

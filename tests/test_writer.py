@@ -20,9 +20,9 @@ def test_writing_does_not_hold_up_who_asks(tmp_path, monkeypatch):
     may_write = threading.Event()
     write_atomic = module.write_atomic
 
-    def slow(path, content):
+    def slow(path, content, **options):
         assert may_write.wait(timeout=30)
-        write_atomic(path, content)
+        write_atomic(path, content, **options)
 
     monkeypatch.setattr(module, "write_atomic", slow)
     with Writer() as writer:

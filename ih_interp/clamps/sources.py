@@ -95,7 +95,10 @@ def _read_source(folder: Path, step: int, target: Target, written: tuple[int, ..
     weights, sha256 = read_weights(folder, step)
     model = _frozen_model(folder, weights, target)
     clamps = recorded_clamps(folder)
-    metrics = store.read_metrics(folder) if (folder / store.METRICS).is_file() else None
+    metrics = None
+    if (folder / store.METRICS).is_file():
+        sealed = "sha256" in recorded_run(folder)
+        metrics = store.read_metrics(folder, seal_due=sealed)
     gates = tuple(clamp.schedule.gate(step, metrics) for clamp in clamps)
     return Source(model, clamps, gates, sha256)
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ih_interp.runs import Run
 from ih_interp.training.fleet import Fleet
-from ih_interp.training.signals import deferred_interrupts
-from ih_interp.training.state import TrainingFailedError
+from ih_interp.training.signals import Interrupts, deferred_interrupts
+from ih_interp.training.state import RunState, TrainingFailedError
 
 SAVE_SECONDS = 20.0  # of training that a kill can cost
 LOSSES_EVERY = 64  # updates between looks at the losses
@@ -41,9 +41,11 @@ def train_fleet(
     saved = time.monotonic()
     with fleet.writer, deferred_interrupts() as interrupted:
         fleet.interrupted = fleet.evaluator.interrupted = interrupted
-        measure(fleet, on_metrics)
+        measure(fleet, on_metrics, interrupted)
+        begun = not compiled
         while fleet.active:
-            losses.append(fleet.advance())
+            losses.append(fleet.advance() if begun else first_update(fleet, interrupted))
+            begun = True
             due = any(run.is_due for run in fleet.runs)
             late = time.monotonic() - saved > SAVE_SECONDS
             if due or late or interrupted() or len(losses) == LOSSES_EVERY:
@@ -55,7 +57,7 @@ def train_fleet(
             if interrupted():
                 break
             if due:
-                measure(fleet, on_metrics)
+                measure(fleet, on_metrics, interrupted)
         if interrupted():
             raise KeyboardInterrupt
     failures = [run.failure for run in fleet.runs if run.failure is not None]
@@ -82,26 +84,48 @@ def look_at(losses: Sequence[Tensor], fleet: Fleet, on_progress: OnProgress | No
         on_progress(len(table) * len(open_runs), mean)
 
 
+def first_update(fleet: Fleet, interrupted: Interrupts) -> Tensor:
+    """The update that compiles, for a minute; an interrupt ends it at once and loses nothing."""
+    with interrupted.at_once():
+        return fleet.advance()
+
+
 def save(fleet: Fleet) -> None:
-    """Save what resuming needs, of every run that goes on."""
+    """Save what resuming needs, of every run that goes on, unless its weights are no numbers."""
     for place, run in enumerate(fleet.runs):
-        if run.active:
+        if run.active and is_finite(run, fleet.weights(place)):
             run.save_state(fleet.state, place)
 
 
-def measure(fleet: Fleet, on_metrics: OnMetrics | None) -> None:
-    """Evaluate and save the runs for which it is time, and close those that are at their end."""
+def is_finite(run: RunState, weights: Mapping[str, Tensor]) -> bool:
+    """Whether all weights are numbers; if not, the run has failed."""
+    largest = torch.cat([weight.flatten() for weight in weights.values()]).abs().max()
+    if bool(largest.isfinite()):
+        return True
+    broken = [name for name, weight in weights.items() if not weight.isfinite().all()]
+    run.fail(f"{broken[0]} was no longer finite after {run.step} updates")
+    return False
+
+
+def measure(fleet: Fleet, on_metrics: OnMetrics | None, interrupted: Interrupts) -> None:
+    """Evaluate and save the runs for which it is time, and close those that are at their end.
+
+    An interrupt ends an evaluation, which may compile for a minute, at once: it is done again.
+    """
     for place, run in enumerate(fleet.runs):
         if not run.is_due:
             continue
         weights = fleet.weights(place)
-        largest = torch.cat([weight.flatten() for weight in weights.values()]).abs().max()
-        if not bool(largest.isfinite()):
-            broken = [name for name, weight in weights.items() if not weight.isfinite().all()]
-            run.fail(f"{broken[0]} was no longer finite after {run.step} updates")
+        if not is_finite(run, weights):
             continue
         if run.step in run.evaluations:
-            rows = run.record(fleet.evaluator.measure(run, weights))
+            try:
+                with interrupted.at_once():
+                    measured = fleet.evaluator.measure(run, weights)
+            except KeyboardInterrupt:
+                save(fleet)
+                raise
+            rows = run.record(measured)
             if on_metrics is not None:
                 for row in rows:
                     on_metrics(run.run, row)
@@ -109,3 +133,12 @@ def measure(fleet: Fleet, on_metrics: OnMetrics | None) -> None:
             run.close(fleet.state, place)
         elif run.step in run.checkpoints:
             run.save_checkpoint(fleet.state, place)
+
+
+def in_words(runs: Sequence[Run], error: OSError) -> str:
+    """What a disk that is full, or gone, means for runs, and how they go on."""
+    folders = ", ".join(str(run.folder) for run in runs)
+    return (
+        f"{folders}: {error}; what was saved before is whole: once there is room and the folder "
+        "can be written to, train again, and they resume from their last saved state"
+    )

@@ -7,12 +7,41 @@ from contextlib import contextmanager
 from typing import Any
 
 
+class Interrupts:
+    """Called, it says whether SIGINT or SIGTERM came."""
+
+    def __init__(self) -> None:
+        self._came = self._raising = False
+
+    def __call__(self) -> bool:
+        return self._came
+
+    @contextmanager
+    def at_once(self) -> Generator[None]:
+        """Have them raise KeyboardInterrupt meanwhile: for what takes long and changes nothing."""
+        self._raising = True
+        try:
+            if self._came:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self._raising = False
+
+    def note(self, number: int) -> None:
+        """The handler of a signal."""
+        del number
+        self._came = True
+        if self._raising:
+            self._raising = False  # once: what cleans up is left alone
+            raise KeyboardInterrupt
+
+
 @contextmanager
-def deferred_interrupts() -> Generator[Callable[[], bool]]:
+def deferred_interrupts() -> Generator[Interrupts]:
     """SIGINT and SIGTERM wait until the update is whole; the value says whether one came."""
-    came: list[int] = []
-    with _handling((signal.SIGINT, signal.SIGTERM), came.append):
-        yield lambda: bool(came)
+    interrupts = Interrupts()
+    with _handling((signal.SIGINT, signal.SIGTERM), interrupts.note):
+        yield interrupts
 
 
 @contextmanager

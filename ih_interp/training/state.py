@@ -12,8 +12,9 @@ from ih_interp.clamps import in_order
 from ih_interp.clamps.schedules import FromLevel
 from ih_interp.config import RunConfig
 from ih_interp.evaluation import evaluation_sets
+from ih_interp.files import write_atomic
 from ih_interp.model import build_model, trained_parameters
-from ih_interp.runs import Run
+from ih_interp.runs import Run, rewrite_config
 from ih_interp.task import FewShotTask
 from ih_interp.tracing.rows import Rows
 from ih_interp.training.data import TrainingData
@@ -36,9 +37,11 @@ class RunState:
         self.sets = evaluation_sets(task, config)
         self.evaluations = set(config.evaluations.steps(config.n_steps, config.batch_size))
         self.checkpoints = set(config.checkpoints.steps(config.n_steps, config.batch_size))
+        refuse_unsound(run)
         self.start, self.step = self._resume()
         saved = run.rows(before=self.step) if self.step else []
         self.rows = [row for row in saved if row["step"] < self.step]
+        self._saved_step = self.step
         self.failure: str | None = None
         self.closed = False
         self._gates: dict[int, tuple[tuple[int, int], float]] = {}
@@ -73,12 +76,10 @@ class RunState:
 
     def _resume(self) -> tuple[FleetState, int]:
         """The saved state and its step, or the beginning."""
-        path = self.run.folder / store.STATE
-        if not path.is_file():
+        saved = store.saved_states(self.run.folder)
+        if not saved:
             return initial_state(self.task, self.config), 0
-        tensors, facts = store.load_tensors(path)
-        if facts.get("run") != self.config.fingerprint:
-            raise ValueError(f"{path} belongs to another run; delete it to start over.")
+        tensors, facts = load_state(saved[0], self.config)
         groups: list[dict[str, Tensor]] = [{}, {}, {}]
         for name, tensor in tensors.items():
             group, parameter = name.split(":", 1)
@@ -87,7 +88,10 @@ class RunState:
         return FleetState(*groups, count=torch.tensor([float(step)])), step
 
     def save_state(self, state: FleetState, place: int) -> None:
-        """Write what resuming needs, after all checkpoints before it: it vouches for them."""
+        """Write what resuming needs, after all checkpoints before it: it vouches for them.
+
+        The state before it is kept, for `repair`.
+        """
         self._writer.settle()
         groups = (state.parameters, state.first_moments, state.second_moments)
         tensors = {
@@ -95,9 +99,14 @@ class RunState:
             for number, group in enumerate(groups)
             for name, tensor in group.items()
         }
-        store.write_metrics(self.run.folder, self.rows)
+        self._write_metrics()
         facts = {"run": self.config.fingerprint, "step": self.step}
-        store.save_tensors(self.run.folder / store.STATE, tensors, facts)
+        content = store.packed(tensors, facts)
+        newest, before = (self.run.folder / name for name in (store.STATE, store.STATE_BEFORE))
+        if newest.is_file() and self.step != self._saved_step:
+            newest.replace(before)  # killed after this, a run goes on from there
+        write_atomic(newest, content)
+        self._saved_step = self.step
 
     def save_checkpoint(self, state: FleetState, place: int) -> None:
         """Begin to write the weights after this many updates."""
@@ -109,10 +118,10 @@ class RunState:
     def close(self, state: FleetState, place: int) -> None:
         """Write the end of the run; its last checkpoint says that it is finished."""
         self._writer.settle()
-        store.write_metrics(self.run.folder, self.rows)
+        self._write_metrics()
         self.save_checkpoint(state, place)
         self._writer.settle()
-        (self.run.folder / store.STATE).unlink(missing_ok=True)
+        remove_states(self.run.folder)
         self.closed = True
 
     def record(self, measured: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
@@ -122,28 +131,58 @@ class RunState:
         self.rows += new
         return new
 
+    def _write_metrics(self) -> None:
+        store.write_metrics(self.run.folder, self.rows, self.config.fingerprint)
+
     def fail(self, what: str) -> None:
         """Stop this run; what was measured before is kept."""
-        store.write_metrics(self.run.folder, self.rows)
-        saved = (self.run.folder / store.STATE).is_file()
+        self._write_metrics()
+        saved = bool(store.saved_states(self.run.folder))
         kept = "its last saved state is kept" if saved else "nothing of it was saved yet"
         self.failure = (
             f"{self.run.folder}: {what}; lower the learning rate or look at the features ({kept})"
         )
 
 
+def load_state(path: Path, config: RunConfig) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A saved state of this run; DamagedFileError (a ValueError) where it is none."""
+    tensors, facts = store.load_tensors(path)
+    if facts.get("run") != config.fingerprint:
+        raise store.DamagedFileError(path, f"belongs to another run; {store.REPAIR}.")
+    if not all(":" in name for name in tensors):
+        raise store.DamagedFileError(
+            path, f"is a checkpoint, no state to go on from; {store.REPAIR}."
+        )
+    return tensors, facts
+
+
+def remove_states(folder: Path) -> None:
+    """Remove the saved states, the older one first."""
+    for path in reversed(store.saved_states(folder)):
+        path.unlink(missing_ok=True)
+
+
+def refuse_unsound(run: Run) -> None:
+    """Raise ValueError, with the remedy, if the run cannot go on from what was saved of it."""
+    saved = store.saved_states(run.folder)
+    step = int(load_state(saved[0], run.config)[1]["step"]) if saved else 0
+    if lost := run.lost(step):
+        raise ValueError(
+            f"{'; '.join(lost)}, although {saved[0].name} goes on from step {step}: restore it, or "
+            "train again with repair=True, which goes back as far as it must."
+        )
+
+
 def record_engine(run: Run, engine: str) -> None:
     """Write into `config.json` how the run is trained after all."""
     run.engine = engine
-    path = run.folder / store.CONFIG
-    recorded = {**store.read_json(path), "engine": engine}
-    store.write_json(path, recorded)
+    rewrite_config(run.folder / store.CONFIG, {"engine": engine})
 
 
 def saved_step(folder: Path) -> int:
     """The update from which a run in this folder goes on; 0 where nothing was saved."""
-    path = folder / store.STATE
-    return int(store.load_tensors(path)[1]["step"]) if path.is_file() else 0
+    saved = store.saved_states(folder)
+    return int(store.load_tensors(saved[0])[1]["step"]) if saved else 0
 
 
 def initial_state(task: FewShotTask, config: RunConfig) -> FleetState:

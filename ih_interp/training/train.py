@@ -17,12 +17,20 @@ from ih_interp.exemplars import Exemplars
 from ih_interp.frozen import canonical_json
 from ih_interp.model import build_model
 from ih_interp.runs import Run, create_run, refuse_other_run
-from ih_interp.store import CONFIG
+from ih_interp.store import CONFIG, saved_states
 from ih_interp.task import FewShotTask
 from ih_interp.tracing.forward import compiler_found, use_lasting_cache
 from ih_interp.training.fleet import fleets
-from ih_interp.training.loop import OnMetrics, OnProgress, train_fleet
-from ih_interp.training.state import TrainingFailedError, saved_step
+from ih_interp.training.lock import claimed
+from ih_interp.training.loop import OnMetrics, OnProgress, in_words, train_fleet
+from ih_interp.training.repair import repair as repair_run
+from ih_interp.training.signals import terminate_as_interrupt
+from ih_interp.training.state import (
+    TrainingFailedError,
+    refuse_unsound,
+    remove_states,
+    saved_step,
+)
 from ih_interp.training.workers import train_in_workers
 from ih_interp.types import expect
 
@@ -42,6 +50,7 @@ def train(
     device: str = "cpu",
     progress: bool = True,
     on_metrics: OnMetrics | None = None,
+    repair: bool = False,
 ) -> list[Run]:
     """Train runs, or resume what is unfinished of them, and return them in the order given.
 
@@ -59,29 +68,63 @@ def train(
         device: "cpu", or "cuda", which trains in this process.
         progress: show a bar with the mean loss and the time left.
         on_metrics: called with the run and every new row of its metrics.
+        repair: verify every file of these runs; those that are cut short, altered or another run's
+            are removed, with a warning, and trained again to the same bytes, from the newest saved
+            state before what is lost.
 
     Raises ValueError, before anything is written, for runs that share a name, do not fit their
-    exemplars, or whose folder holds another run; KeyboardInterrupt after Ctrl-C, with everything
-    saved; TrainingFailedError, after the others have ended, for runs that could not be trained to
-    their end: their loss became NaN, their process was killed.
+    exemplars, whose folder holds another run, or which another process is training;
+    KeyboardInterrupt after Ctrl-C or SIGTERM, with everything saved; TrainingFailedError, after the
+    others have ended, for runs that could not be trained to their end: their loss became NaN, a
+    file of theirs is damaged, the disk is full, their process was killed.
     """
     configs = [runs] if isinstance(runs, RunConfig) else list(runs)
     for config in configs:
         expect(config, RunConfig, "A run", "write ih.RunConfig(name=..., ...)")
     _refuse_options(engine, workers, device)
-    with one_thread():
-        found = _open(configs, Path(root), engine)
-        unfinished = [run for run in found if not run.whole]
-        n_workers = 1 if device != "cpu" else _n_workers(unfinished, workers)
-        jobs = make_jobs(unfinished, n_workers)
-        with _bar(unfinished, shown=progress) as on_progress:
-            if n_workers > 1 and len(jobs) > 1:
-                failures = train_in_workers(jobs, n_workers, on_metrics, on_progress)
-            else:
-                failures = _train_here(jobs, device, on_metrics, on_progress)
+    with one_thread(), terminate_as_interrupt():
+        configs = [_pinned(config) for config in configs]
+        tasks = _checked(configs, Path(root), repair=repair)
+        folders = [run_folder(root, config) for config in configs]
+        with claimed([folder for folder in folders if repair or _may_write(folder)]):
+            found = _open(configs, tasks, Path(root), engine, repair=repair)
+            unfinished, failures = _to_train(found)
+            n_workers = 1 if device != "cpu" else _n_workers(unfinished, workers)
+            jobs = make_jobs(unfinished, n_workers)
+            with _bar(unfinished, shown=progress) as on_progress:
+                if n_workers > 1 and len(jobs) > 1:
+                    failures += train_in_workers(jobs, n_workers, on_metrics, on_progress)
+                else:
+                    failures += _train_here(jobs, device, on_metrics, on_progress)
     if failures:
         raise TrainingFailedError("; ".join(failures))
     return found
+
+
+def _may_write(folder: Path) -> bool:
+    """Whether a run is not there or not at its end: all is, and nothing else."""
+    if not (folder / CONFIG).is_file() or saved_states(folder):
+        return True
+    try:
+        return not Run(folder).whole
+    except ValueError:
+        return True
+
+
+def _to_train(found: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    """Runs that can go on, and what is damaged about others, in words."""
+    unfinished: list[Run] = []
+    failures: list[str] = []
+    for run in found:
+        try:
+            if run.whole:
+                remove_states(run.folder)  # where it was killed as it ended
+            else:
+                refuse_unsound(run)
+                unfinished.append(run)
+        except ValueError as error:
+            failures.append(str(error))
+    return unfinished, failures
 
 
 def make_jobs(runs: Sequence[Run], n_workers: int) -> list[list[Run]]:
@@ -119,13 +162,23 @@ def _refuse_options(engine: Engine, workers: int | None, device: str) -> None:
         raise ValueError(f'device={device!r} is not to be had here; use "cpu".')
 
 
-def _open(configs: Sequence[RunConfig], root: Path, engine: Engine) -> list[Run]:
-    """Every run's folder, after everything that can be refused has been."""
-    configs = [_pinned(config) for config in configs]
+def _checked(configs: Sequence[RunConfig], root: Path, *, repair: bool) -> list[FewShotTask]:
+    """The runs' tasks, after everything that can be refused has been."""
     names = [config.name for config in configs]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"Several runs are named {', '.join(twice)}; give each its own name.")
+    tasks = _tasks(configs)
+    for config, task in zip(configs, tasks, strict=True):
+        check(build_model(task, config.model), config.clamps)
+        _refuse_schedules(config, task)
+        if not repair:
+            refuse_other_run(run_folder(root, config), config)
+            _refuse_lost_compiler(run_folder(root, config))
+    return tasks
+
+
+def _tasks(configs: Sequence[RunConfig]) -> list[FewShotTask]:
     exemplars: dict[str, Exemplars] = {}
     tasks: list[FewShotTask] = []
     for config in configs:
@@ -133,10 +186,22 @@ def _open(configs: Sequence[RunConfig], root: Path, engine: Engine) -> list[Run]
         if source not in exemplars:
             exemplars[source] = Exemplars.from_source(config.exemplars)
         tasks.append(FewShotTask(exemplars[source], config.task))
-        check(build_model(tasks[-1], config.model), config.clamps)
-        _refuse_missing_split(config, tasks[-1])
-        refuse_other_run(run_folder(root, config), config)
-        _refuse_lost_compiler(run_folder(root, config))
+    return tasks
+
+
+def _open(
+    configs: Sequence[RunConfig],
+    tasks: Sequence[FewShotTask],
+    root: Path,
+    engine: Engine,
+    *,
+    repair: bool,
+) -> list[Run]:
+    """Every run's folder, which nobody else writes to."""
+    if repair:
+        for config in configs:
+            repair_run(run_folder(root, config), config)
+            _refuse_lost_compiler(run_folder(root, config))
     return [
         create_run(run_folder(root, config), config, task, engine=_engine(engine, config))
         for config, task in zip(configs, tasks, strict=True)
@@ -148,7 +213,8 @@ def _pinned(config: RunConfig) -> RunConfig:
     return config.replace(clamps=[clamp.pinned() for clamp in config.clamps])
 
 
-def _refuse_missing_split(config: RunConfig, task: FewShotTask) -> None:
+def _refuse_schedules(config: RunConfig, task: FewShotTask) -> None:
+    """Raise ValueError for a clamp that this run could never be under."""
     for clamp in config.clamps:
         schedule = clamp.schedule
         if isinstance(schedule, FromLevel) and schedule.split not in task.splits:
@@ -156,13 +222,20 @@ def _refuse_missing_split(config: RunConfig, task: FewShotTask) -> None:
                 f"{config.name}: {clamp} waits for a metric on {schedule.split!r}, which these "
                 f"exemplars do not have; choose from {', '.join(task.splits)}."
             )
+        if not isinstance(schedule, FromLevel) and not any(
+            map(schedule.gate, range(config.n_steps))
+        ):
+            raise ValueError(
+                f"{config.name}: {clamp} is off at every one of {config.n_steps} updates; begin "
+                "its schedule earlier, train longer, or leave the clamp out."
+            )
 
 
 def _refuse_lost_compiler(folder: Path) -> None:
     if not (folder / CONFIG).is_file() or compiler_found():
         return
     run = Run(folder)
-    if run.engine == "compiled" and not run.finished and saved_step(folder):
+    if run.engine == "compiled" and not run.finished and saved_states(folder):
         raise ValueError(
             f"{folder} began compiled, and there is no C++ compiler here to go on with: install "
             "one, such as g++, or delete the folder to train eagerly from the start."
@@ -209,6 +282,8 @@ def _train_here(
             )
         except TrainingFailedError as error:
             failures.append(str(error))
+        except OSError as error:
+            failures.append(in_words(job, error))
         except Exception as error:  # the other fleets still train; where it came from is told
             traceback.print_exc()
             folders = ", ".join(str(run.folder) for run in job)

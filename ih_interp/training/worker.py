@@ -1,5 +1,6 @@
 """A process that trains fleets: jobs come as lines of JSON, and so do its messages go."""
 
+import ctypes
 import json
 import os
 import queue
@@ -9,14 +10,20 @@ import threading
 from collections.abc import Mapping
 from typing import Any, TextIO
 
+from ih_interp.files import sweep
 from ih_interp.runs import Run
-from ih_interp.training.loop import train_fleet
+from ih_interp.store import CHECKPOINTS
+from ih_interp.training.lock import shared
+from ih_interp.training.loop import in_words, train_fleet
 from ih_interp.training.state import TrainingFailedError
 from ih_interp.training.train import one_thread
+
+PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 
 
 def main() -> int:
     """Train what is ordered until there are no more orders; 130 after an interrupt."""
+    die_with_parent(int(sys.argv[1]))
     # Whatever prints goes to standard error: standard output carries messages only.
     out = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -35,6 +42,19 @@ def main() -> int:
     return 0
 
 
+def die_with_parent(parent: int) -> None:
+    """Have the kernel end this process as soon as that one ends, however it does.
+
+    What it trains is then as after any kill: nothing that was saved is lost, and the runs can be
+    trained again at once. On other systems than Linux the end of the orders tells it, a little
+    later, and until then it holds the lock.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it ended before we asked
+            os._exit(130)
+
+
 def _train(order: dict[str, Any], out: TextIO) -> list[str]:
     def on_metrics(run: Run, row: Mapping[str, Any]) -> None:
         _tell(out, {"folder": str(run.folder), "row": dict(row)})
@@ -44,11 +64,17 @@ def _train(order: dict[str, Any], out: TextIO) -> list[str]:
 
     runs = [Run(folder) for folder in order["folders"]]
     try:
-        train_fleet(
-            runs, compiled=order["compiled"], on_metrics=on_metrics, on_progress=on_progress
-        )
+        with shared([run.folder for run in runs]):
+            for run in runs:  # what a worker before this one left as it was killed
+                sweep(run.folder)
+                sweep(run.folder / CHECKPOINTS)
+            train_fleet(
+                runs, compiled=order["compiled"], on_metrics=on_metrics, on_progress=on_progress
+            )
     except TrainingFailedError as error:
         return [str(error)]
+    except OSError as error:
+        return [in_words(runs, error)]
     except Exception as error:  # told to the parent, which goes on with other fleets
         return [f"{', '.join(order['folders'])}: {type(error).__name__}: {error}"]
     return []

@@ -25,7 +25,7 @@ Inbox: TypeAlias = "queue.SimpleQueue[tuple[Worker, Message | None]]"
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**28)}
 """Has glibc keep what an evaluation frees for the next one; fetched anew, it costs a third more."""
 
-STOP_SECONDS = 60.0  # a worker may be compiling when it is told to stop
+STOP_SECONDS = 8.0  # schedulers kill soon after SIGTERM; who is killed loses 20 s of training
 
 
 class Worker:
@@ -34,7 +34,7 @@ class Worker:
     def __init__(self, inbox: Inbox) -> None:
         self.job: Sequence[Run] = ()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "ih_interp.training.worker"],
+            [sys.executable, "-m", "ih_interp.training.worker", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

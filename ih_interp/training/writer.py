@@ -3,29 +3,32 @@
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from ih_interp.files import write_atomic
+from ih_interp.files import sync_folder, write_atomic
 
 
 class Writer:
     """Writes files in a thread, in the order given.
 
-    `settle` waits until they are on the disk, and raises what went wrong with any of them. Leaving
-    the block settles too.
+    `settle` waits until they are on the disk under their names, and raises what went wrong with any
+    of them. Leaving the block settles too.
     """
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1)
-        self._begun: list[Future[None]] = []
+        self._begun: list[tuple[Path, Future[None]]] = []
 
     def write(self, path: Path, content: bytes) -> None:
         """Begin to replace a file whole (`files.write_atomic`)."""
-        self._begun.append(self._thread.submit(write_atomic, path, content))
+        written = self._thread.submit(write_atomic, path, content, sync_name=False)
+        self._begun.append((path, written))
 
     def settle(self) -> None:
         """Wait for everything begun; the first error of a file is raised."""
         begun, self._begun = self._begun, []
-        for each in begun:
-            each.result()
+        for _, written in begun:
+            written.result()
+        for folder in sorted({path.parent for path, _ in begun}):  # once for many files
+            sync_folder(folder)
 
     def __enter__(self) -> "Writer":
         return self

@@ -1,0 +1,120 @@
+"""Runs whose files were damaged: what is damaged goes, so that training brings it back.
+
+Sequences are a function of the seed and the step, so what is trained again has the same bytes.
+"""
+
+import warnings
+from contextlib import suppress
+from pathlib import Path
+
+from ih_interp import store
+from ih_interp.config import RunConfig
+from ih_interp.runs import Run, refuse_other_run
+from ih_interp.store import DamagedFileError
+from ih_interp.training.state import load_state, remove_states
+
+
+def repair(folder: Path, config: RunConfig) -> None:
+    """Remove the damaged files of a run, and saved states that would go on after what is lost.
+
+    It then goes on from the newest sound state before the first loss, or from its beginning. Where
+    `config.json` is damaged it is begun anew, since nothing says how it was trained. A warning
+    names what was removed. Raises ValueError where the folder holds another run. Nobody else may be
+    writing to the folder.
+    """
+    found = [path for path in (folder / store.CHECKPOINTS, *folder.glob("*.*")) if path.exists()]
+    if not found:
+        return
+    removed = _unsound_checkpoints(folder, config) + _unsound_states(folder, config)
+    run = _open(folder, config)
+    if run is None:
+        _refuse_other_checkpoints(folder, config)
+        removed += [folder / store.CONFIG, folder / store.METRICS, *store.saved_states(folder)]
+        removed += (folder / store.CHECKPOINTS).glob("*.safetensors")
+    else:
+        try:
+            run.rows(before=0)
+        except DamagedFileError as error:
+            removed.append(error.path)
+    removed = sorted({path for path in removed if path.exists()})
+    for path in removed:
+        path.unlink()
+    if run is None:
+        with suppress(OSError):  # there, or with files of others in it
+            (folder / store.CHECKPOINTS).rmdir()
+    else:
+        removed += _rewind(run)
+    if removed:
+        names = ", ".join(str(path.relative_to(folder)) for path in removed[:5])
+        names += f" and {len(removed) - 5} more" if len(removed) > 5 else ""
+        warnings.warn(
+            f"{folder}: removed {names}, damaged or of no use without what is; trained again.",
+            stacklevel=2,
+        )
+
+
+def is_sound_checkpoint(path: Path, config: RunConfig) -> bool:
+    """Whether a file is unaltered, and of this run and of the step in its name."""
+    try:
+        tensors, facts = store.load_tensors(path)
+    except DamagedFileError:
+        return False
+    belongs = (facts.get("run"), facts.get("step")) == (config.fingerprint, int(path.stem))
+    return belongs and not any(":" in name for name in tensors)
+
+
+def _unsound_checkpoints(folder: Path, config: RunConfig) -> list[Path]:
+    paths = [store.checkpoint_path(folder, step) for step in store.checkpoint_steps(folder)]
+    return [path for path in paths if not is_sound_checkpoint(path, config)]
+
+
+def _unsound_states(folder: Path, config: RunConfig) -> list[Path]:
+    unsound: list[Path] = []
+    for path in store.saved_states(folder):
+        try:
+            load_state(path, config)
+        except DamagedFileError:
+            unsound.append(path)
+    return unsound
+
+
+def _open(folder: Path, config: RunConfig) -> Run | None:
+    """The run, or None where its configuration is missing or damaged."""
+    if not (folder / store.CONFIG).is_file():
+        return None
+    try:
+        refuse_other_run(folder, config)
+        return Run(folder)
+    except DamagedFileError:
+        return None
+
+
+def _refuse_other_checkpoints(folder: Path, config: RunConfig) -> None:
+    """Raise ValueError if a sound file says that the folder holds another run, and only that."""
+    paths = [store.checkpoint_path(folder, step) for step in store.checkpoint_steps(folder)]
+    owners: set[str] = set()
+    for path in [*paths, *store.saved_states(folder)]:
+        try:
+            owners.add(str(store.load_tensors(path)[1].get("run")))
+        except DamagedFileError:
+            continue
+    if owners and config.fingerprint not in owners:
+        raise ValueError(
+            f"{folder} holds checkpoints of run {', '.join(sorted(owners))}, not of "
+            f"{config.fingerprint}, and no {store.CONFIG} that can be read: restore it, or give "
+            "this run another name or root."
+        )
+
+
+def _rewind(run: Run) -> list[Path]:
+    """Remove the newest states until all that is due before the one left is there."""
+    removed: list[Path] = []
+    for path in store.saved_states(run.folder):
+        step = int(load_state(path, run.config)[1]["step"])
+        if not run.lost(step):
+            break
+        path.unlink()
+        removed.append(path)
+    if run.finished and run.lost(run.config.n_steps + 1):
+        remove_states(run.folder)
+    return removed
