@@ -5,12 +5,16 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from ih_interp.paper.circuit import Circuit
 from ih_interp.paper.figures import data
 from ih_interp.paper.recipes import EVOLUTIONS, data_key
 from ih_interp.paper.study import Study
 from ih_interp.plots.data import AMOUNT_LINES, of_row, plot_slowdown
 from ih_interp.plots.style import Line
 from ih_interp.runs import Run
+from ih_interp.types import Head
+
+CIRCUIT = Circuit(Head(1, 3), (Head(0, 2),), Head(0, 7))
 
 PAPER = {
     ("normal", "classes"): (309e3, 385e3, 420e3),
@@ -131,7 +135,7 @@ def test_the_table_is_the_runs_metrics_cut_at_one_length(small_run, monkeypatch)
     clamped = {
         name: made(f"clamp-{name.replace(' ', '')}", 8, 5, 32) for name in EVOLUTIONS.values()
     }
-    study = Study({"data": {5: runs}, "clamped": {5: clamped}}, {5: None}, None)  # type: ignore
+    study = Study({"data": {5: runs}, "clamped": {5: clamped}}, {5: CIRCUIT}, None)
     table = data.data_table(study)
     fewest = table[(table["classes"] == 8) & (table["labels"] == 5)]
     named = {e: set(rows["run"]) for e, rows in fewest.groupby("evolution")}

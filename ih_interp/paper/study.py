@@ -16,6 +16,7 @@ from ih_interp.plots.style import short_count
 from ih_interp.runs import Run
 from ih_interp.types import Batch
 
+CURVE_SEQUENCES = 4_000  # a mean loss of 0.7 is then within 0.02
 MAX_CHECKPOINTS = 101  # of a run in one curve, as in the paper's Figure 3b
 
 
@@ -42,10 +43,16 @@ class Study:
 
     def batch(self, run: Run) -> Batch:
         """The sequences that measures of a run are averaged over, the same for every run."""
-        if self.sequences is None:
-            return run.task.enumerate("train")
+        return run.task.enumerate("train") if self.sequences is None else self._sample(run)
+
+    def curve_batch(self, run: Run) -> Batch:
+        """The same for measures of a hundred checkpoints that nothing makes fast: a sample."""
+        return self._sample(run)
+
+    def _sample(self, run: Run) -> Batch:
         generator = torch.Generator().manual_seed(0)
-        return run.task.sample("train", self.sequences, generator=generator)
+        n = CURVE_SEQUENCES if self.sequences is None else self.sequences
+        return run.task.sample("train", n, generator=generator)
 
     def losses(self, run_set: RunSet, splits: Iterable[str] = ("train",)) -> pd.DataFrame:
         """Metrics of a set's runs.
@@ -117,7 +124,8 @@ class Figure:
     @property
     def file_name(self) -> str:
         """Without its ending: "fig3a", "table1"."""
-        return self.name.replace(" ", "") if self.name.startswith("table") else f"fig{self.name}"
+        name = self.name.replace(" ", "")
+        return name if name.startswith("table") else f"fig{name}"
 
 
 def some_steps(run: Run, count: int = MAX_CHECKPOINTS) -> list[int]:
@@ -127,7 +135,9 @@ def some_steps(run: Run, count: int = MAX_CHECKPOINTS) -> list[int]:
     return [steps[place] for place in places]
 
 
-def over_seeds(values: Sequence[float], form: Callable[[float], str] = short_count) -> str:
+def over_seeds(
+    values: Sequence[float] | Sequence[int], form: Callable[[float], str] = short_count
+) -> str:
     """The median over networks and, of several, the range.
 
     >>> over_seeds([310e3, 250e3, 400e3])

@@ -89,11 +89,10 @@ def plot_preserving_groups(table: pd.DataFrame, ax: Axes) -> Axes:
     for group in ("previous-token", "others"):
         of_group = wide[wide["group"] == group].sort_values("seed")
         values = of_group[["patterns", "values"]].to_numpy(dtype=float)
-        named = f"{group} heads"
         for n, seed in enumerate(seeds):
             words = f"seed {seed}: {of_group['ablated'].iloc[n] or 'none'}"
             cells = ["" if np.isnan(value) else f"{value:.4f}" for value in values[n]]
-            rows.append((named if n == 0 else "", words, cells, list(values[n])))
+            rows.append((group if n == 0 else "", words, cells, list(values[n])))
         there = values[~np.isnan(values).any(axis=1)]
         if len(there) > 1:
             middle, low, high = np.median(there, axis=0), there.min(axis=0), there.max(axis=0)
@@ -191,20 +190,22 @@ def _short_title(name: str, through: str) -> str:
 def _draw_rows(rows: list[tuple[str, str, list[str], list[float]]], ax: Axes) -> None:
     """A table with rules above, below and under its head; cells darker the less accurate."""
     n_rows = len(rows)
-    columns = (0.0, 0.22, 0.7, 0.9)
-    ax.set(xlim=(0, 1), ylim=(n_rows - 0.5, -1.6))
+    columns = (0.0, 0.19, 0.72, 0.91)
+    ax.set(xlim=(0, 1), ylim=(n_rows - 0.5, -2.1))
     ax.axis("off")
     for x, words in zip(
-        columns[1:], ("ablated", "patterns\npreserved", "values\npreserved"), strict=True
+        columns[1:],
+        ("heads of layer 0 ablated", "patterns\npreserved", "values\npreserved"),
+        strict=True,
     ):
-        ax.text(x, -1, words, ha="left" if x < 0.5 else "center", va="center", fontweight="bold")
-    for y in (-1.6, -0.5, n_rows - 0.5):
+        ax.text(x, -1.3, words, ha="left" if x < 0.5 else "center", va="center", fontweight="bold")
+    for y in (-2.1, -0.5, n_rows - 0.5):
         ax.axhline(y, color="black", linewidth=0.8)
     for y, (group, words, cells, values) in enumerate(rows):
         ax.text(0, y, group, va="center", fontweight="bold")
-        ax.text(columns[1], y, words, va="center")
+        ax.text(columns[1], y, words, va="center", fontsize=9)
         for x, cell, value in zip(columns[2:], cells, values, strict=True):
             if not np.isnan(value):
                 shade = 1 - 0.5 * (1 - value)
-                ax.axhspan(y - 0.5, y + 0.5, x - 0.1, x + 0.1, color=str(shade), linewidth=0)
-            ax.text(x, y, cell, ha="center", va="center", fontsize=9 if len(cell) < 9 else 7)
+                ax.axhspan(y - 0.5, y + 0.5, x - 0.09, x + 0.09, color=str(shade), linewidth=0)
+            ax.text(x, y, cell, ha="center", va="center", fontsize=9 if len(cell) < 9 else 6.5)

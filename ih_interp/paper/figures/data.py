@@ -34,7 +34,7 @@ def data_table(study: Study) -> pd.DataFrame:
     for seed in study.seeds:
         runs = study.runs["data"][seed]
         clamped = {key: run for key, run in runs.items() if not key.startswith("normal")}
-        end = max(run.config.sequences for run in clamped.values())
+        end = float(max(run.config.sequences for run in clamped.values()))
         parts += [_losses(seed, key.partition(",")[0], run) for key, run in runs.items()]
         parts += [
             _losses(seed, evolution, study.runs["clamped"][seed][condition], end)

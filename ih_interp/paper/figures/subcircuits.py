@@ -72,7 +72,7 @@ def progress_table(study: Study) -> pd.DataFrame:
         runs = study.runs["clamped"][seed]
         free, clamped = runs["none"], {name: runs[name] for name in PERFECTED}
         table = progress_beside_training(
-            free, clamped, batch=study.batch(free), steps=some_steps(free)
+            free, clamped, batch=study.curve_batch(free), steps=some_steps(free)
         )
         trained = table["when"] == "training"
         names = table["clamp"].map({name: run.config.name for name, run in clamped.items()})

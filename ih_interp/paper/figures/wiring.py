@@ -78,7 +78,9 @@ def removed_table(study: Study) -> pd.DataFrame:
     sequences (the paper interpolates a loss on others).
     """
     rows = study.each_run(
-        lambda run, batch: trace(run, without_parts, batch=batch, steps=some_steps(run))
+        lambda run, _: trace(
+            run, without_parts, batch=study.curve_batch(run), steps=some_steps(run)
+        )
     )
     rows[["removed", "measure"]] = rows["name"].str.split("|", expand=True)
     index = ["seed", "run", "sequences"]
@@ -231,6 +233,6 @@ FIGURES = (
         preserving_table,
         lambda table, canvas: plot_preserving_groups(table, canvas.subplots()),
         preserving_claims,
-        size=(7.4, 3.0),
+        size=(8.4, 3.4),
     ),
 )
