@@ -1,6 +1,7 @@
 """The `ih-interp` command. Heavy imports wait until a command runs, so that help is instant."""
 
 import enum
+import os
 import shutil
 import textwrap
 from collections.abc import Generator, Sequence
@@ -83,6 +84,7 @@ def reproduce(
 ) -> None:
     """Train what the figures need, draw them, and compare them with the paper."""
     typer.echo("loading torch and TransformerLens ...", err=True)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads that spin halve the rest
     with told_in_words("Everything is saved; the same command goes on from here."):
         from ih_interp.paper.reproduce import reproduce as draw
 

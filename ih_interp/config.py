@@ -14,6 +14,8 @@ from ih_interp.frozen import Frozen, canonical_json, explain
 from ih_interp.model import ModelConfig
 from ih_interp.task import TaskConfig
 
+MAX_POINTS = 10_000_000  # of a grid; more would fill the memory
+
 
 class AdamConfig(Frozen):
     """Adam without weight decay or warm-up; defaults are the paper's."""
@@ -75,11 +77,11 @@ class RunConfig(Frozen):
     clamps: tuple[Clamp, ...] = ()
     optimiser: AdamConfig = AdamConfig()
     seeds: Seeds = Seeds()
-    sequences: int = Field(default=1_000_000, ge=1)
+    sequences: int = Field(default=1_000_000, ge=1, le=10**12)
     """How many sequences are seen; a whole number of batches."""
     batch_size: int = Field(default=32, ge=1)
     evaluations: Grid = Grid(every=5_000)
-    evaluation_size: int = Field(default=1_000, ge=1)
+    evaluation_size: int = Field(default=1_000, ge=1, le=10_000_000)
     """Sequences of each evaluation set, drawn once."""
     checkpoints: Grid = Grid(every=10_000)
 
@@ -88,12 +90,26 @@ class RunConfig(Frozen):
     def _is_a_folder_name(cls, name: str) -> str:
         if not re.fullmatch(r"[A-Za-z0-9_=+-][A-Za-z0-9._=+-]*", name):
             raise ValueError(f"{name!r} is no folder name; use letters, digits and ._=+- only.")
+        if len(name) > 200:  # file systems take 255, and there are temporary names beside it
+            raise ValueError(f"{name!r} has {len(name)} letters; a folder name takes up to 200.")
         return name
 
     @field_validator("exemplars", mode="before")
     @classmethod
     def _source_of(cls, value: object) -> object:
         return value.recorded_source if isinstance(value, Exemplars) else value
+
+    @model_validator(mode="after")
+    def _few_points(self) -> "RunConfig":
+        for field in ("evaluations", "checkpoints"):
+            grid: Grid = getattr(self, field)
+            n_points = max(self.sequences // (grid.every or self.sequences), grid.per_decade or 0)
+            if n_points > MAX_POINTS:
+                raise ValueError(
+                    f"{field}={grid!r} has {n_points:,} points in sequences={self.sequences}, more "
+                    f"than {MAX_POINTS:,}; make them fewer."
+                )
+        return self
 
     @model_validator(mode="after")
     def _whole_batches(self) -> "RunConfig":

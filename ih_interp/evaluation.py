@@ -13,7 +13,7 @@ from ih_interp.clamps import AbstractClamp, clamped
 from ih_interp.clamps.schedules import Metrics
 from ih_interp.config import RunConfig
 from ih_interp.task import SPLITS, FewShotTask, Split
-from ih_interp.types import Batch, MetricName
+from ih_interp.types import Batch, MetricName, expect
 
 METRICS: tuple[MetricName, ...] = get_args(MetricName)
 
@@ -76,11 +76,30 @@ def evaluate(
     chunk: int = 4_096,
 ) -> QueryMetrics:
     """Metrics of every sequence under clamps; `step` and `metrics` as in `clamped`."""
+    expect(model, HookedTransformer, "The model", "a run's is run.model(step)")
+    expect(batch, Batch, "The batch", "give the Batch itself, not its tokens")
+    expect(chunk, int, f"chunk={chunk!r}")
+    if chunk < 1:
+        raise ValueError(f"chunk={chunk}; at least one sequence a pass was expected.")
+    _refuse_other_tokens(model, batch)
     parts: list[QueryMetrics] = []
     for part in batch.split(chunk):
         with clamped(model, clamps, part, step=step, metrics=metrics):
             parts.append(query_metrics(model(part.tokens)[:, -1], part))
     return QueryMetrics(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def _refuse_other_tokens(model: HookedTransformer, batch: Batch) -> None:
+    """Refuse tokens and targets that the model does not have, which torch would name by number."""
+    for name, values, high in (
+        ("tokens", batch.tokens, model.cfg.d_vocab),
+        ("targets", batch.target, model.cfg.d_vocab_out),
+    ):
+        if values.numel() and not (int(values.min()) >= 0 and int(values.max()) < high):
+            raise ValueError(
+                f"The batch's {name} run from {int(values.min())} to {int(values.max())}; they "
+                f"must lie in [0, {high}): use sequences of the model's own task."
+            )
 
 
 def means(values: QueryMetrics) -> dict[str, float]:

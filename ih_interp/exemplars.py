@@ -2,27 +2,43 @@
 
 import hashlib
 import io
+import math
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tokenize import TokenError
 from typing import Annotated, Literal, TypeAlias
 
 import h5py
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.lib.npyio import NpzFile
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from ih_interp.files import write_atomic
 from ih_interp.frozen import Frozen
+from ih_interp.types import expect
 
 GRAIN = 2**-12  # synthetic features are multiples of it: every machine gets the same bits
 OMNIGLOT_DATASET = "resnet18/224/feat"  # where the published code's feature file keeps them
+
+MAX_VALUES = 2**31  # of one table of features: 8 GiB
+PLAIN_BYTES = 2**26  # a file may always hold so many; beyond, no more than a sum that it can:
+MAX_RATIO = 100  # features hardly compress, so bytes that unpack to more than this are a trap
+
+H5_FILTERS = frozenset({1, 2, 3, 4, 5, 6, 32_000})
+"""HDF5's own, and h5py's lzf: for others a library that the file names would be looked for."""
+
+UNREADABLE = (
+    *(ValueError, SyntaxError, TokenError, EOFError, OSError, MemoryError, OverflowError),
+    *(RuntimeError, TypeError, LookupError, zipfile.BadZipFile, zlib.error),
+)
+"""What readers of numpy, zip and HDF5 raise for bytes that they do not understand."""
 
 
 class GaussianSource(Frozen):
@@ -32,11 +48,26 @@ class GaussianSource(Frozen):
     n_classes: int = Field(default=200, ge=2)
     n_exemplars: int = Field(default=5, ge=1)
     n_features: int = Field(default=512, ge=1)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+
+    @model_validator(mode="after")
+    def _fits_in_memory(self) -> "GaussianSource":
+        n_values = max(self.n_classes * self.n_exemplars, self.n_features) * self.n_features
+        if n_values > MAX_VALUES:
+            raise ValueError(
+                f"n_classes={self.n_classes}, n_exemplars={self.n_exemplars} and n_features="
+                f"{self.n_features} make a table of {n_values:,} numbers, more than "
+                f"{MAX_VALUES:,}; lower one of them."
+            )
+        return self
 
 
 class FileSource(Frozen):
-    """Features in a file, with the digest that says whether it is still the same file."""
+    """Features in a file, with the digest that says whether it is still the same file.
+
+    The path may name any regular `.h5` or `.npz` file of this machine, where the user keeps
+    features; nothing but numbers is read from it.
+    """
 
     kind: Literal["file"] = "file"
     path: str
@@ -60,6 +91,7 @@ class Exemplars:
     """How to get them again; None for an array that only this process has."""
 
     def __post_init__(self) -> None:
+        expect(self.features, Tensor, "Exemplar features", "use torch.from_numpy(array)")
         if self.features.ndim != 3 or 0 in self.features.shape:
             raise ValueError(
                 f"Exemplar features have shape {tuple(self.features.shape)}; "
@@ -138,8 +170,12 @@ class Exemplars:
 
         `dataset` names the array: by default "resnet18/224/feat" in `.h5`, as the published code's
         file, and "features" in `.npz`. Nothing is unpickled. Raises FileNotFoundError for a missing
-        file, ValueError for one that cannot be read, lacks the array or holds bad values.
+        file, ValueError for one that cannot be read, lacks the array, holds bad values, points to
+        other files, or unpacks to far more than it is.
         """
+        expect(path, (str, Path), "The path of a feature file")
+        if dataset is not None:
+            expect(dataset, str, "dataset, the name of the array,")
         path = Path(path)
         readers: dict[str, tuple[Callable[[Path, str], np.ndarray], str]] = {
             ".h5": (_read_h5, OMNIGLOT_DATASET),
@@ -157,10 +193,14 @@ class Exemplars:
                 f"{path}: {name!r} is {array.dtype} of shape {array.shape}; "
                 "numbers of shape class x exemplar x feature were expected."
             )
-        features = torch.from_numpy(array.astype(np.float32))
+        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and so refused
+            features = torch.from_numpy(array.astype(np.float32))
         digest = features_digest(features)
         source = FileSource(path=str(path.resolve()), dataset=name, sha256=digest)
-        return cls(features, source)
+        try:
+            return cls(features, source)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
 
     @classmethod
     def from_source(cls, source: GaussianSource | FileSource) -> "Exemplars":
@@ -222,23 +262,88 @@ def _gaussian_features(source: GaussianSource) -> Float[Tensor, "class exemplar 
     return ((features / GRAIN).round() * GRAIN).float()
 
 
+def read_npy(file: io.BufferedIOBase, n_bytes: int) -> np.ndarray:
+    """The next array of a stream with `n_bytes` left, in numpy's format; nothing is unpickled.
+
+    The header is not believed. Raises ValueError, or another of `UNREADABLE`, for what is no array.
+    """
+    start = file.tell()
+    version = np.lib.format.read_magic(file)
+    readers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    if version not in readers:
+        raise ValueError(f"numpy's format {version} is not read, only 1.0 and 2.0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Python's own, of a damaged header that it parses
+        shape, fortran_order, dtype = readers[version](file)
+    if dtype.hasobject:
+        raise ValueError("Object arrays cannot be loaded when allow_pickle=False")
+    left, due = n_bytes - (file.tell() - start), math.prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 0 or dtype.itemsize == 0 or due > left:
+        raise ValueError(f"an array of {dtype} {shape} does not fit into the {left} bytes left")
+    array = np.frombuffer(file.read(due), dtype)
+    return array.reshape(shape, order="F" if fortran_order else "C")
+
+
+def _refuse_trap(path: Path, n_bytes: int) -> None:
+    """Refuse a file that says it unpacks to far more than it is."""
+    size = path.stat().st_size
+    if n_bytes > max(PLAIN_BYTES, MAX_RATIO * size):
+        raise ValueError(
+            f"it says that its {size:,} bytes hold {n_bytes:,} of features; save them uncompressed"
+        )
+
+
 def _read_h5(path: Path, dataset: str) -> np.ndarray:
     try:
         with h5py.File(path, "r") as file:
-            found = file.get(dataset)
-            if not isinstance(found, h5py.Dataset):
-                raise ValueError(f"{path} has no dataset {dataset!r}; it holds {list(file)}.")
-            return np.asarray(found[()])
-    except (OSError, RuntimeError) as error:
+            found = _own_dataset(file, dataset)
+            if found is not None:
+                _refuse_foreign_parts(found)
+                chunk = math.prod(found.chunks or ()) * found.dtype.itemsize
+                _refuse_trap(path, max(found.nbytes, chunk))
+                # What is no number is refused by its dtype, without its values being read.
+                return found[()] if found.dtype.kind in "fiu" else np.empty(found.shape, "V1")
+            names = list(file)
+    except UNREADABLE as error:
         raise ValueError(f"{path} cannot be read as HDF5, it may be cut short: {error}") from error
+    raise ValueError(f"{path} has no dataset {dataset!r}; it holds {names}.")
+
+
+def _own_dataset(file: h5py.File, dataset: str) -> h5py.Dataset | None:
+    """The dataset by hard links alone: soft and external ones may lead out of the file."""
+    parts = [part for part in dataset.split("/") if part]
+    for end in range(1, len(parts) + 1):
+        link = file.get("/".join(parts[:end]), getlink=True)
+        if link is not None and not isinstance(link, h5py.HardLink):
+            raise ValueError(f"{dataset!r} is a link to elsewhere; copy the features into the file")
+    found = file.get(dataset)
+    return found if isinstance(found, h5py.Dataset) else None
+
+
+def _refuse_foreign_parts(found: h5py.Dataset) -> None:
+    """Refuse features that lie in other files, or that need code which HDF5 does not bring."""
+    if found.is_virtual or found.external:
+        raise ValueError(f"{found.name} lies in other files; copy the features into this one")
+    recipe = found.id.get_create_plist()
+    filters = {recipe.get_filter(number)[0] for number in range(recipe.get_nfilters())}
+    if not filters <= H5_FILTERS:
+        raise ValueError(
+            f"{found.name} needs the filters {filters - H5_FILTERS}; save it with gzip"
+        )
 
 
 def _read_npz(path: Path, dataset: str) -> np.ndarray:
     try:
-        with path.open("rb") as file, NpzFile(file, allow_pickle=False) as arrays:
-            if dataset in arrays:
-                return np.asarray(arrays[dataset])
-            names = sorted(arrays)
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        with zipfile.ZipFile(path) as archive:
+            names = sorted(name.removesuffix(".npy") for name in archive.namelist())
+            if dataset in names:
+                member = archive.getinfo(f"{dataset}.npy")
+                _refuse_trap(path, member.file_size)
+                content = archive.read(member)
+                return read_npy(io.BytesIO(content), len(content))
+    except UNREADABLE as error:
         raise ValueError(f"{path} cannot be read as .npz, it may be cut short: {error}") from error
     raise ValueError(f"{path} has no array {dataset!r}; it holds {names}.")

@@ -17,9 +17,13 @@ from ih_interp import threefry
 from ih_interp.exemplars import Exemplars
 from ih_interp.frozen import Frozen
 from ih_interp.task import FewShotTask, features_by_token
+from ih_interp.types import expect
 
 ATTENTION_BIASES = ("b_Q", "b_K", "b_V", "b_O")  # the paper's model has none: zero, never trained
 TRUNCATION = 0.87962566103423978  # standard deviation of a normal cut at two sigma
+
+
+MAX_WEIGHTS = 10**9  # 4 GB, and training takes four times that
 
 
 class ModelConfig(Frozen):
@@ -38,10 +42,20 @@ class ModelConfig(Frozen):
     eps: float = Field(default=1e-5, gt=0)
     positional_embedding_type: Literal["rotary", "standard"] = "rotary"
     """Rotary over the whole head in adjacent pairs, or learned ("standard")."""
-    rotary_base: int = Field(default=10_000, gt=1)
+    rotary_base: int = Field(default=10_000, gt=1, lt=2**31)
 
     @model_validator(mode="after")
     def _fits(self) -> "ModelConfig":
+        n_weights = (
+            self.n_layers
+            * self.d_model
+            * (4 * self.n_heads * self.d_head + 2 * (self.d_mlp or 4 * self.d_model))
+        )
+        if n_weights > MAX_WEIGHTS:
+            raise ValueError(
+                f"n_layers={self.n_layers}, d_model={self.d_model}, n_heads={self.n_heads}, d_head="
+                f"{self.d_head} make {n_weights:,} weights, more than {MAX_WEIGHTS:,}; lower one."
+            )
         if self.positional_embedding_type == "rotary" and self.d_head % 2:
             raise ValueError(f"Rotary positions turn pairs: d_head={self.d_head} must be even.")
         if self.attn_only and self.d_mlp is not None:
@@ -119,6 +133,12 @@ def build_model(
 
     Global random state is neither read nor changed.
     """
+    expect(task, FewShotTask, "The task", "make it with ih.FewShotTask(exemplars)")
+    if config is not None:
+        expect(config, ModelConfig, "The model's shape", "write ih.ModelConfig(...)")
+    expect(seed, int, f"seed={seed!r}")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed={seed} has to lie in [0, 2^32).")
     features = features_by_token(task.exemplars)
     model = empty_model(
         features, config or ModelConfig(), n_labels=task.n_labels, n_ctx=task.layout.n_positions

@@ -103,7 +103,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; DamagedFileError (a ValueError) says which file is none."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise DamagedFileError(path, f"is not JSON, it may be cut short: {error}") from error
     if not isinstance(value, dict):
         raise DamagedFileError(path, f"holds {type(value).__name__}; a JSON object was expected.")
@@ -149,7 +149,7 @@ def read_metrics(
         )
     try:
         rows = [json.loads(line) for line in content.decode().splitlines()]
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise DamagedFileError(
             path, f"is not JSON lines, it may be cut short: {error}; {REPAIR}."
         ) from error

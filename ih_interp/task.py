@@ -30,8 +30,8 @@ class TaskConfig(Frozen):
     """What is drawn; defaults are the paper's (Singh et al. 2024, and its published code)."""
 
     n_train_classes: int = Field(default=50, ge=2)
-    n_labels: int = Field(default=5, ge=2)
-    n_pairs: int = Field(default=2, ge=2)
+    n_labels: int = Field(default=5, ge=2, le=100_000)
+    n_pairs: int = Field(default=2, ge=2, le=10_000)
     """(exemplar, label) pairs in the context."""
     n_copies: int = Field(default=1, ge=1)
     """How many of them show the query's class; the others show one class each."""
@@ -77,7 +77,8 @@ class FewShotTask:
     def __init__(self, exemplars: Exemplars, config: TaskConfig | None = None) -> None:
         expect(exemplars, Exemplars, "Exemplars", "load a file with ih.Exemplars.load(path)")
         self.exemplars = exemplars
-        self.config = config = config or TaskConfig()
+        self.config = config = TaskConfig() if config is None else config
+        expect(config, TaskConfig, "The task's configuration", "write ih.TaskConfig(...)")
         left = exemplars.n_classes - config.n_train_classes
         if left < 0:
             raise ValueError(
@@ -163,6 +164,10 @@ class FewShotTask:
         labels a uniform draw from the split's label sets, in uniform order; the context in uniform
         order; drawings uniform and independent. Raises ValueError for an empty split.
         """
+        expect(n, int, f"n={n!r}")
+        expect(generator, torch.Generator, "generator", "use torch.Generator().manual_seed(0)")
+        if not 0 <= n <= MAX_ENUMERATED:
+            raise ValueError(f"n={n}; up to {MAX_ENUMERATED:,} sequences can be drawn.")
         classes, exemplars, label_sets = self._split(split)
         k = self.config.n_context_classes
 
@@ -230,6 +235,7 @@ class FewShotTask:
 
     def _split(self, split: Split) -> tuple[Tensor, Tensor, Tensor]:
         """Classes, drawings and label sets of a split."""
+        expect(split, str, f"split={split!r}")
         if split not in SPLITS:
             raise ValueError(f"{split!r} is no split; choose from {', '.join(SPLITS)}.")
         reason = self._missing(split)

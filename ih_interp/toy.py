@@ -90,7 +90,8 @@ def train_toy(config: ToyConfig | None = None) -> pd.DataFrame:
       0.5 mean_ijk (T* - (+-a) b* c*)^2, at least 0; at a = 0 `plateau_loss`. It also asks for the
       length of a, which b and c can make up for: unless both are clamped it need not reach 0.
     """
-    config = config or ToyConfig()
+    config = ToyConfig() if config is None else config
+    _refuse_other(config)
     true, _ = draw_vectors(config)
     rows = [
         (iteration, _loss(vectors, true), _progress_1(vectors, true), _progress_2(vectors, true))
@@ -101,6 +102,7 @@ def train_toy(config: ToyConfig | None = None) -> pd.DataFrame:
 
 def plateau_loss(config: ToyConfig) -> float:
     """Loss of a product that is zero: 0.5 mean_ijk (T*)^2 = |a*|^2 |b*|^2 |c*|^2 / (2 I J K)."""
+    _refuse_other(config)
     true, _ = draw_vectors(config)
     return math.prod(_square(true[name]) for name in NAMES) / (2 * math.prod(config.sizes))
 
@@ -126,6 +128,11 @@ def lone_vector_losses(config: ToyConfig) -> np.ndarray:
     factor = 1 - config.learning_rate * rate
     start = rate * _square(initial[free[0]] - true[free[0]]) / 2
     return start * factor ** (2 * np.arange(config.iterations))
+
+
+def _refuse_other(config: object) -> None:
+    if not isinstance(config, ToyConfig):
+        raise TypeError(f"config={config!r} has to be a ToyConfig; write ToyConfig(...).")
 
 
 def _held(config: ToyConfig) -> dict[str, int]:

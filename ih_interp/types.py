@@ -11,9 +11,9 @@ Axes, everywhere in the package:
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple, TypeAlias
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 from jaxtyping import Bool, Float, Int
 from pydantic import BeforeValidator, PlainSerializer
@@ -48,13 +48,14 @@ MetricName: TypeAlias = Literal[
 """What every evaluation measures at the query; `evaluation.QueryMetrics` says how."""
 
 
-def expect(value: object, kind: type, what: str, remedy: str = "") -> None:
+def expect(value: object, kind: type | tuple[type, ...], what: str, remedy: str = "") -> None:
     """TypeError in words where another kind of object came than `what` has to be."""
-    if not isinstance(value, kind):
+    # True is an int to Python, and a slip everywhere else.
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        names = " or ".join(one.__name__ for one in kinds)
         hint = f"; {remedy}" if remedy else ""
-        raise TypeError(
-            f"{what} has to be a {kind.__name__} and is a {type(value).__name__}{hint}."
-        )
+        raise TypeError(f"{what} has to be a {names} and is a {type(value).__name__}{hint}.")
 
 
 class Head(NamedTuple):
@@ -70,12 +71,12 @@ class Head(NamedTuple):
     @classmethod
     def parse(cls, value: object) -> "Head":
         """Read "L1H3" or `(1, 3)`; a ValueError says what came instead."""
-        if isinstance(value, str):
+        if isinstance(value, str) and len(value) < 20:
             match = re.fullmatch(r"L(\d+)H(\d+)", value)
             if match:
                 return cls(int(match[1]), int(match[2]))
-        elif isinstance(value, Iterable):
-            pair = tuple(value)
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            pair: tuple[Any, ...] = tuple(value)
             if len(pair) == 2 and all(type(part) is int and part >= 0 for part in pair):
                 return cls(*pair)
         raise ValueError(f'{value!r} is not a head; write "L1H3" or (1, 3), both from zero.')
@@ -137,6 +138,10 @@ class Batch:
     target: Int[Tensor, " batch"]
 
     def __post_init__(self) -> None:
+        for name, value in (("tokens", self.tokens), ("target", self.target)):
+            expect(value, Tensor, name, "use torch.tensor(...)")
+            if value.is_floating_point() or value.is_complex():
+                raise ValueError(f"{name} are {value.dtype}; integers were expected.")
         if self.tokens.ndim != 2 or self.target.shape != self.tokens.shape[:1]:
             raise ValueError(
                 f"tokens have shape {tuple(self.tokens.shape)} and target "

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ih_interp.cli import app, claims_text
-from ih_interp.paper.figures import Claim
+from ih_interp.paper.study import Claim
 
 
 def test_help_is_instant():
@@ -71,7 +71,10 @@ def test_an_interrupt_says_how_to_go_on(monkeypatch):
 
 def test_claims_are_told_with_their_verdicts():
     text = claims_text(
-        [Claim("3a", "it waits", "150k", "140k", True), Claim("5b", "in order", "a", "b", False)]
+        [
+            Claim("3a", "it waits", "150k", "140k", held=1, of=1),
+            Claim("5b", "in order", "a", "b", held=2, of=3),
+        ]
     )
     assert "3a  it waits: holds" in text
     assert "5b  in order: DOES NOT HOLD" in text

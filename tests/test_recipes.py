@@ -53,7 +53,7 @@ def test_the_main_text_has_the_papers_number_of_runs_and_updates():
     """32 runs (paper.md A5), about 820,000 updates for one network."""
     figure = Figure("x", ("main", "single", "clamped", "data"), *[lambda *_: None] * 3)
     networks = Networks([figure], PAPER, PAPER.exemplars, seeds=1, root=Path("runs"))
-    configs = networks.every()
+    configs = networks.every({})
     assert len(configs) == 32
     assert sum(config.n_steps for config in configs) == 818_750
 

@@ -52,7 +52,7 @@ def test_every_row_is_traced_to_a_run_by_its_fingerprint(drawn):
             run = ih.Run(folder / "runs" / "smoke-synthetic" / name)
             assert run.config.fingerprint == config
             traced += 1
-    assert traced > 100
+    assert traced > 90
 
 
 def test_the_toy_claim_is_the_papers_number(drawn):

@@ -18,6 +18,7 @@ from numpy import ndarray
 from transformer_lens import HookedTransformer
 
 from ih_interp.analysis import games
+from ih_interp.analysis.arguments import refuse_no_heads, refuse_wrong
 from ih_interp.analysis.coalitions import coalitions, metric_name, parse_metrics
 from ih_interp.analysis.games import Game
 from ih_interp.analysis.metrics import LOWER_IS_BETTER, Metric
@@ -106,6 +107,19 @@ def additivity_test(
     Raises ValueError as `coalitions` does, which also explains heads, ablation and reference, and
     for fewer than two sequences.
     """
+    refuse_no_heads(heads)
+    refuse_wrong(
+        model=model,
+        batch=batch,
+        heads=heads,
+        ablation=ablation,
+        reference=reference,
+        confidence=level,
+        n_resamples=n_resamples,
+        n_permutations=n_permutations,
+        seed=seed,
+        metrics=metrics,
+    )
     metrics = parse_metrics(metrics)
     given: dict[str, Any] = {"ablation": ablation, "reference": reference, "seed": seed}
     total = coalitions(model, batch, heads, metric=metrics, per_sequence=True, **given)

@@ -13,9 +13,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from ih_interp.analysis.arguments import refuse_wrong
 from ih_interp.analysis.scores import PerHeadScore, pattern_scores
 from ih_interp.hooks import at_labels
-from ih_interp.types import Batch, Layout, Pattern, Tokens, expect
+from ih_interp.types import Batch, Layout, Pattern, Tokens
 
 Rows: TypeAlias = Literal["all", "labels"]
 """Rows that a score averages: every one that has a choice, or those of the labels."""
@@ -34,8 +35,7 @@ def induction_strength(
     Shape `[layer, head]`, the mean over sequences, or `[batch, layer, head]`. Raises ValueError for
     sequences whose context lacks the target, or holds nothing else.
     """
-    expect(model, HookedTransformer, "The model", "a run's is run.model(step)")
-    expect(batch, Batch, "The batch", "give the Batch itself, not its tokens")
+    refuse_wrong(model=model, batch=batch, per_sequence=per_sequence)
     correct = batch.correct
     if not bool((correct.any(dim=1) & ~correct.all(dim=1)).all()):
         raise ValueError(
@@ -65,6 +65,7 @@ def previous_token_score(
     (Olsson et al. 2022, for any sequences); with `rows="labels"` those of the labels, which the
     induction circuit reads. Chance: `previous_token_chance`.
     """
+    refuse_wrong(model=model, sequences=batch, rows=rows, per_sequence=per_sequence)
     tokens = _tokens(batch)
     queries = _score_rows(tokens.shape[1], rows)
     keys = [query - 1 for query in queries]
@@ -81,6 +82,7 @@ def previous_token_chance(n_positions: int, rows: Rows = "all") -> float:
     >>> previous_token_chance(5, "labels")
     0.375
     """
+    refuse_wrong(n_positions=n_positions, rows=rows)
     queries = _score_rows(n_positions, rows)
     return sum(1 / (query + 1) for query in queries) / len(queries)
 
@@ -98,6 +100,7 @@ def current_token_score(
     `mean over rows i of A[i, i]`, rows as in `previous_token_score`: the first has no choice and
     is left out. Chance: `current_token_chance`.
     """
+    refuse_wrong(model=model, sequences=batch, rows=rows, per_sequence=per_sequence)
     tokens = _tokens(batch)
     queries = _score_rows(tokens.shape[1], rows)
 
@@ -113,6 +116,7 @@ def current_token_chance(n_positions: int, rows: Rows = "all") -> float:
     >>> current_token_chance(5, "labels")
     0.375
     """
+    refuse_wrong(n_positions=n_positions, rows=rows)
     return previous_token_chance(n_positions, rows)
 
 
@@ -130,6 +134,7 @@ def duplicate_token_score(
     Raises ValueError for sequences that repeat no token, as few-shot sequences do whose query is
     another drawing than its copy in the context.
     """
+    refuse_wrong(model=model, sequences=batch, per_sequence=per_sequence)
     tokens = _tokens(batch)
     copies = _earlier_copies(tokens)
     n_queries = copies.any(dim=2).sum(dim=1)
@@ -149,6 +154,7 @@ def duplicate_token_chance(batch: Batch | Tokens) -> float:
     >>> round(duplicate_token_chance(torch.tensor([[7, 8, 7, 7]])), 6)  # mean of 1/3 and 2/4
     0.416667
     """
+    refuse_wrong(sequences=batch)
     tokens = _tokens(batch)
     copies = _earlier_copies(tokens).double()
     n_visible = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
@@ -177,6 +183,7 @@ def attention_entropy(
     `- sum over keys of A[query, key] ln A[query, key]`; 0 attends to one token. Chance, and the
     largest: `ln n_positions` (`entropy_chance`).
     """
+    refuse_wrong(model=model, sequences=batch, per_sequence=per_sequence)
 
     def score(pattern: Pattern, _: slice) -> Float[Tensor, "batch head"]:
         return torch.special.entr(pattern[:, :, -1]).sum(dim=-1)
@@ -186,6 +193,7 @@ def attention_entropy(
 
 def entropy_chance(n_positions: int) -> float:
     """Entropy of even attention from the last row: ln n_positions."""
+    refuse_wrong(n_positions=n_positions)
     return float(torch.tensor(float(n_positions)).log())
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
+from ih_interp.analysis.arguments import refuse_wrong
 from ih_interp.analysis.redundancy import Values, as_array, estimated
 from ih_interp.analysis.statistics import Estimate
 
@@ -23,6 +24,7 @@ def set_redundancy(single: Values, joint: Values, **options: Any) -> Estimate:
     others up; 0 where effects add; below 0 where members need each other, down to 1 - n where each
     alone does as much as all n. NaN where the joint effect is 0.
     """
+    refuse_wrong(single=single, joint=joint)
     single, joint = as_array(single), as_array(joint)
     if single.ndim != joint.ndim + 1 or single.shape[:-1] != joint.shape:
         raise ValueError(
@@ -47,6 +49,7 @@ def minimal_sufficient(values: Values, *, share: float = 0.9) -> list[tuple[int,
     in many sets is a way round another; a head in every set is indispensable. Raises ValueError
     where all heads do nothing, and for a share outside (0, 1].
     """
+    refuse_wrong(share=share, values=values)
     table = _lattice(values).mean(axis=0)
     if not 0 < share <= 1:
         raise ValueError(f"share={share}; a share in (0, 1] was expected.")
@@ -94,6 +97,7 @@ def backup_heads(
     A head `o` backs up `h` where it does less than `idle` of what all heads do while all are on,
     and at least `share` of it once `h` is off (Wang et al. 2022, backup name movers).
     """
+    refuse_wrong(idle=idle, share=share, values=values)
     table = _lattice(values).mean(axis=0)
     full, n = len(table) - 1, _n_heads(table[None])
     whole = table[full] - table[0]

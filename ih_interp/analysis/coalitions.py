@@ -22,10 +22,11 @@ from numpy import ndarray
 from transformer_lens import HookedTransformer
 
 from ih_interp.analysis import games
+from ih_interp.analysis.arguments import refuse_no_heads, refuse_wrong
 from ih_interp.analysis.metrics import Metric
 from ih_interp.analysis.passes import HeadName
 from ih_interp.analysis.subset_passes import Ablation, measured_subsets
-from ih_interp.types import Batch, Head, expect
+from ih_interp.types import Batch, Head
 
 MOST_HEADS = 16  # 65,536 subsets
 MOST_BYTES = 2 * 2**30
@@ -96,8 +97,18 @@ def coalitions(
     Raises ValueError for heads that the model lacks, that are named twice or none, for a reference
     that does not fit, and for values by sequence that would need more than 2 GiB.
     """
-    expect(model, HookedTransformer, "The model", "a run's is run.model(step)")
-    expect(batch, Batch, "The batch", "give the Batch itself, not its tokens")
+    refuse_no_heads(heads)
+    refuse_wrong(
+        model=model,
+        batch=batch,
+        heads=heads,
+        ablation=ablation,
+        reference=reference,
+        freeze_ln=freeze_ln,
+        per_sequence=per_sequence,
+        seed=seed,
+        metric=metric,
+    )
     chosen = parse_heads(heads)
     if not 1 <= len(chosen) <= MOST_HEADS:
         raise ValueError(

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from ih_interp.analysis.arguments import refuse_wrong
 from ih_interp.analysis.weights import inputs, refuse_other_models
 from ih_interp.types import Head
 
@@ -53,6 +54,7 @@ def composition_scores(model: HookedTransformer, kind: Kind, *, fold_ln: bool = 
     equals `model.all_composition_scores(kind)`. Chance: `composition_chance`, about
     1 / sqrt(d_model). Layout and NaN as the module says.
     """
+    refuse_wrong(model=model, kind=kind, fold_ln=fold_ln)
     refuse_other_models(model)
     source = _reader(model, "V", fold_ln)
     reader = _reader(model, kind, fold_ln)
@@ -68,6 +70,7 @@ def wo_composition(model: HookedTransformer, kind: Kind) -> Pairs:
     makes of it. Weights as they are, no LayerNorm folded in. Chance: `wo_composition_chance`, about
     1 / sqrt(d_model). Layout and NaN as the module says.
     """
+    refuse_wrong(model=model, kind=kind)
     refuse_other_models(model)
     return _pairs(model.W_O, _reader(model, kind, fold_ln=False).reads)
 
@@ -80,6 +83,7 @@ def composition_chance(
     Elhage et al. subtract it. One number for Q, K and V: their matrices have the same shapes. The
     standard deviation is that of one pair of heads.
     """
+    refuse_wrong(model=model, generator=generator, n_draws=n_draws)
     d, r = model.cfg.d_model, model.cfg.d_head
     (w_v, w_q), (w_o, w_k) = (
         _gaussian(generator, 2, n_draws, d, r),
@@ -92,6 +96,7 @@ def wo_composition_chance(
     model: HookedTransformer, *, generator: torch.Generator, n_draws: int = 1_000
 ) -> Chance:
     """`wo_composition` of Gaussian matrices of the model's shapes, about 1 / sqrt(d_model)."""
+    refuse_wrong(model=model, generator=generator, n_draws=n_draws)
     d, r = model.cfg.d_model, model.cfg.d_head
     return _chance(_gaussian(generator, n_draws, r, d), _gaussian(generator, n_draws, d, r))
 

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from ih_interp.analysis.arguments import refuse_wrong
 from ih_interp.analysis.scores import PerHeadScore, layer_scores
 from ih_interp.analysis.weights import (
     copied_tokens,
@@ -54,6 +55,7 @@ def copying_score_eig(
     are cheap. Raises ValueError for models whose outputs are not their tokens, unless `tokens` are
     given.
     """
+    refuse_wrong(model=model, full=full, vocabulary=tokens, layer_norm=layer_norm)
     refuse_other_models(model)
     chosen = copied_tokens(model, tokens) if full else torch.arange(0)
     scores: list[Tensor] = []
@@ -84,6 +86,7 @@ def copying_score_diag(
     Ties count in equal parts. Rows are those of `tokens` (`copying_score_eig`); a large vocabulary
     costs time, so give some thousands of its tokens.
     """
+    refuse_wrong(model=model, vocabulary=tokens, layer_norm=layer_norm)
     refuse_other_models(model)
     chosen = copied_tokens(model, tokens)
     tops, ranks = [], []
@@ -120,6 +123,7 @@ def copying_score_logit(
     Runs the model, and so sees clamped values. `[layer, head]`, or `[batch, layer, head]`. Raises
     ValueError for sequences with fewer than two different outputs.
     """
+    refuse_wrong(model=model, sequences=batch, per_sequence=per_sequence)
     refuse_other_models(model)
     tokens = batch.tokens if isinstance(batch, Batch) else batch
     share = _shares_of_outputs(model, tokens)
@@ -147,6 +151,7 @@ def copying_score_logit(
 
 def copying_logit_chance(model: HookedTransformer, batch: Batch | Tokens) -> float:
     """Score of a head that raises all tokens of a sequence alike: mean of 1 / different outputs."""
+    refuse_wrong(model=model, sequences=batch)
     tokens = batch.tokens if isinstance(batch, Batch) else batch
     return float((1 / _shares_of_outputs(model, tokens).sum(dim=1)).mean())
 

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from ih_interp.analysis.arguments import refuse_wrong
 from ih_interp.task import FewShotTask, Split
 from ih_interp.types import Batch
 
@@ -30,6 +31,7 @@ def swap_exemplars(batch: Batch) -> Batch:
     then stands as often as the label did, with its first drawing. The target becomes the label that
     the query's class now stands with. Raises ValueError for a context with one label only.
     """
+    refuse_wrong(batch=batch)
     labels = batch.context_labels
     following = _next_pair(labels)
     places = list(batch.layout.exemplars)
@@ -48,6 +50,7 @@ def swap_labels(batch: Batch) -> Batch:
     that all copies of a class still share one. The target becomes the label that the query's class
     now stands with. Raises ValueError for a context with one label only.
     """
+    refuse_wrong(batch=batch)
     labels = batch.context_labels
     renamed = labels.gather(1, _next_pair(labels))
     tokens = batch.tokens.clone()
@@ -73,6 +76,7 @@ def resample_class(
     Raises ValueError for a split with no further class, a batch of another task's length, or
     another `which`.
     """
+    refuse_wrong(task=task, batch=batch, generator=generator, which=which, split=split)
     if which not in get_args(Resampled):
         raise ValueError(f"which={which!r}; choose from {', '.join(get_args(Resampled))}.")
     if batch.layout.n_pairs != task.config.n_pairs:

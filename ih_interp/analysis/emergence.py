@@ -16,6 +16,8 @@ from numpy.typing import ArrayLike
 from scipy.optimize import curve_fit
 from scipy.special import expit
 
+from ih_interp.analysis.arguments import refuse_wrong
+
 LEARNED = 0.4 * math.log(2)
 """Training loss below which the paper calls the task learned: 0.277 nats."""
 
@@ -58,6 +60,7 @@ def first_below(
     >>> first_below(np.array([0.0, 10.0, 20.0]), np.array([3.0, 2.0, 0.0]), 1.0)
     15.0
     """
+    refuse_wrong(level=level, for_at_least=for_at_least)
     x, y = _checked(sequences, curve)
     if not 1 <= for_at_least <= len(x):
         raise ValueError(
@@ -77,6 +80,7 @@ def first_above(
     sequences: ArrayLike, curve: ArrayLike, level: float, *, for_at_least: int = 1
 ) -> float:
     """Sequences at which a curve first rises above a level; otherwise as `first_below`."""
+    refuse_wrong(level=level, for_at_least=for_at_least)
     x, y = _checked(sequences, curve)
     return first_below(x, -y, -level, for_at_least=for_at_least)
 
@@ -89,6 +93,7 @@ def learned(
     The published code takes the first evaluation below and the run's length where there is none;
     this one interpolates, and says which it is. Source: Singh et al. (2024), arXiv:2404.07129.
     """
+    refuse_wrong(level=level, for_at_least=for_at_least)
     time = first_below(sequences, loss, level, for_at_least=for_at_least)
     return Crossing.before_end(sequences, time)
 
@@ -102,6 +107,7 @@ def half_of_end(
     depends on where the run ends, so compare runs of one length. Raises ValueError for a curve that
     falls by `at_least`, such as a loss.
     """
+    refuse_wrong(at_least=at_least, for_at_least=for_at_least)
     x, y = _checked(sequences, strength)
     _refuse_fall(y, at_least)
     if y[-1] < at_least:
@@ -151,6 +157,7 @@ def logistic_midpoint(sequences: ArrayLike, curve: ArrayLike, *, at_least: float
     Raises ValueError for a curve that falls by `at_least`, such as a loss, and for one that rises
     but not as a logistic (R squared below `GOOD_FIT`): its midpoint would be no time.
     """
+    refuse_wrong(at_least=at_least)
     x, y = _checked(sequences, curve)
     _refuse_fall(y, at_least)
     if y[-1] - y[0] < at_least:
@@ -188,6 +195,7 @@ def steepest_descent(
     very start: look from the plateau on with `after=first_below(sequences, loss, 0.8)`. Raises
     ValueError where fewer points are left, or the curve falls nowhere.
     """
+    refuse_wrong(n_points=n_points, after=after, scale=scale)
     x, y = _checked(sequences, curve)
     there = (x >= after) & ((x > 0) | (scale == "sequences"))
     if not 2 <= n_points <= there.sum():
@@ -213,6 +221,10 @@ def plateau_length(
     By default the band around ln 2. A run that ends before it leaves the band is censored: the
     length is what it spent there so far, 0 where it never got there.
     """
+    refuse_wrong(band=band)
+    numbers = [isinstance(end, int | float) for end in band]  # pyright: ignore[reportUnnecessaryIsInstance]
+    if numbers != [True, True]:
+        raise ValueError(f"band={band!r}; two losses were expected, (0.6, 0.8).")
     low, high = band
     if not low < high:
         raise ValueError(f"band={band}; the lower end comes first.")
@@ -270,7 +282,10 @@ def _end(sequences: ArrayLike) -> float:
 
 def _checked(sequences: ArrayLike, curve: ArrayLike) -> tuple[ndarray, ndarray]:
     # Plain arrays: a column cut from a table is indexed by its row numbers, not by its places.
-    x, y = np.asarray(sequences, dtype=np.float64), np.asarray(curve, dtype=np.float64)
+    try:
+        x, y = np.asarray(sequences, dtype=np.float64), np.asarray(curve, dtype=np.float64)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise TypeError("sequences and the curve have to be lists of numbers.") from error
     if x.ndim != 1 or x.shape != y.shape or len(x) == 0:
         raise ValueError(
             f"sequences have shape {x.shape} and the curve {y.shape}; [point] each was expected."

@@ -10,10 +10,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from ih_interp.analysis.arguments import refuse_wrong
 from ih_interp.analysis.scores import each_chunk
 from ih_interp.analysis.weights import copied_tokens, embedded, refuse_other_models, unembedding
 from ih_interp.model import FewShotEmbed
-from ih_interp.types import Batch, PerHead, expect
+from ih_interp.types import Batch, PerHead
 
 
 @torch.no_grad()
@@ -33,6 +34,7 @@ def label_copying(
     and have to be given for other than few-shot models. Score and chance:
     `label_copying_score`.
     """
+    refuse_wrong(model=model, vocabulary=tokens, layer_norm=layer_norm)
     refuse_other_models(model)
     if tokens is None and not isinstance(model.embed, FewShotEmbed):
         raise ValueError("Only few-shot models have labels; say with tokens= which are meant.")
@@ -59,7 +61,7 @@ def label_copying_of_values(
     so sees clamped values. Score and chance: `label_copying_score`. Raises ValueError for a label
     that no context shows.
     """
-    expect(batch, Batch, "The batch", "give the Batch itself, not its tokens")
+    refuse_wrong(model=model, batch=batch)
     refuse_other_models(model)
     positions = list(batch.layout.labels)
     shown = torch.nn.functional.one_hot(batch.context_labels, model.cfg.d_vocab_out)
@@ -88,6 +90,11 @@ def label_copying_score(
     than it raises that label from another. Chance 0. What a head adds to a logit whichever the
     label cancels.
     """
+    refuse_wrong(circuit=circuit)
+    if circuit.ndim != 4 or circuit.shape[-1] != circuit.shape[-2] or 0 in circuit.shape:
+        raise ValueError(
+            f"circuit has shape {tuple(circuit.shape)}; [layer, head, label, label] was expected."
+        )
     n = circuit.shape[-1]
     own = circuit.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
     return own / n - (circuit.sum(dim=(-2, -1)) - own) / (n * (n - 1))

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from ih_interp.analysis.arguments import refuse_wrong
 from ih_interp.analysis.composition import Pairs
 from ih_interp.analysis.copying import eigenvalue_ratio
 from ih_interp.analysis.weights import checked_tokens, embedded, inputs, refuse_other_models
@@ -44,6 +45,7 @@ def qk_matching(
 
     Raises ValueError for fewer than two tokens, repeated ones, or a distance beyond the context.
     """
+    refuse_wrong(model=model, tokens=tokens, distance=distance, layer_norm=layer_norm)
     refuse_other_models(model)
     tokens = checked_tokens(tokens.to(model.W_U.device), model.cfg.d_vocab)
     n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
@@ -81,6 +83,14 @@ def induction_trace(
     `previous` weighs the sources: `previous_token_score`, or that minus its chance. Other arguments
     and errors as in `qk_matching`.
     """
+    refuse_wrong(
+        model=model,
+        tokens=tokens,
+        previous=previous,
+        distance=distance,
+        layer_norm=layer_norm,
+        normalise=normalise,
+    )
     refuse_other_models(model)
     tokens = checked_tokens(tokens.to(model.W_U.device), model.cfg.d_vocab)
     n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ih_interp.types import Batch
+from ih_interp.types import Batch, expect
 
 Scale: TypeAlias = Literal[
     "logit",
@@ -60,6 +60,8 @@ def measured(
             if logits.ndim > 2
             else [metric(logits, batch)]
         )
+        for value in flat:
+            expect(value, Tensor, "What the metric gives", "return one number a sequence, [batch]")
         wrong = [tuple(value.shape) for value in flat if value.shape != logits.shape[-2:-1]]
         if wrong:
             raise ValueError(

@@ -19,12 +19,14 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 from transformer_lens import HookedTransformer
 
+from ih_interp.analysis.arguments import refuse_wrong
 from ih_interp.analysis.attention import induction_strength
 from ih_interp.analysis.coalitions import metric_name, parse_heads, parse_metrics, subset_values
 from ih_interp.analysis.metrics import Metric
 from ih_interp.analysis.passes import HeadName, chunk_size
 from ih_interp.analysis.statistics import Estimate, bootstrap
-from ih_interp.clamps import clamped
+from ih_interp.clamps import Shape, clamped
+from ih_interp.clamps.base import head_mask
 from ih_interp.clamps.circuits import match
 from ih_interp.types import Batch, Head
 
@@ -48,6 +50,14 @@ def only_and_without(
     `induction_strength`), `kept`, `metric`, `value`, `low`, `high`. `kept` is "only" or "without"
     the head, and for no head "all" of them or "none". Chance levels are the metrics'.
     """
+    refuse_wrong(
+        model=model,
+        batch=batch,
+        heads=heads,
+        perfect_match=perfect_match,
+        seed=seed,
+        metrics=metrics,
+    )
     chosen, metrics = _heads(model, heads), parse_metrics(metrics)
     n = len(chosen)
     alone = np.eye(n, dtype=bool)
@@ -86,6 +96,7 @@ def add_back(
     last layer that are not in it stay ablated. Columns: `n_heads` that are on, `head` (the one just
     added; none in the first row), `metric`, `value`, `low`, `high`.
     """
+    refuse_wrong(model=model, batch=batch, order=order, seed=seed, metrics=metrics)
     every, metrics = _heads(model, None), parse_metrics(metrics)
     added = by_strength(model, batch, every) if order is None else parse_heads(order)
     chosen = (*added, *(head for head in every if head not in added))
@@ -114,7 +125,9 @@ def mistakes_corrected(
     Columns: `base`, `mistakes` (their number), `head`, `accuracy`, `value`, `low`, `high`; NaN
     where the base makes no mistake.
     """
+    refuse_wrong(model=model, batch=batch, heads=heads, perfect_match=perfect_match, seed=seed)
     chosen = _heads(model, heads)
+    head_mask(chosen, Shape.of(model))  # refuses heads that the model lacks
     first = by_strength(model, batch, chosen)[0] if base is None else Head.parse(base)
     others = [head for head in chosen if head != first]
     chosen = (first, *others)
@@ -158,6 +171,7 @@ def label_specific_accuracy(
     `heads` are those of the last layer by default. An
     end of an interval is NaN where a resample lacks the label, or the mistakes.
     """
+    refuse_wrong(model=model, batch=batch, heads=heads, perfect_match=perfect_match, seed=seed)
     chosen = _heads(model, heads)
     alone = np.eye(len(chosen), dtype=bool)
     (right,) = _values(

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from ih_interp.analysis.arguments import refuse_no_heads, refuse_wrong
 from ih_interp.analysis.last_row import LastRow, stands_alone
 from ih_interp.analysis.metrics import measured
 from ih_interp.analysis.passes import (
@@ -28,7 +29,7 @@ from ih_interp.analysis.passes import (
 )
 from ih_interp.clamps import AblateHeads, Preserve
 from ih_interp.evaluation import QueryMetrics, evaluate
-from ih_interp.types import Batch, Head, expect
+from ih_interp.types import Batch, Head
 
 Kept: TypeAlias = Literal["patterns", "values"]
 """What of a clean pass is forced."""
@@ -101,7 +102,7 @@ def preserving_map(
     Raises ValueError for models of other than two layers, or with MLPs, for which "the layer below"
     is not defined by the paper; and for another `preserve` or `keep`.
     """
-    expect(batch, Batch, "The batch", "give the Batch itself, not its tokens")
+    refuse_wrong(model=model, batch=batch, keep=keep, per_sequence=per_sequence, preserve=preserve)
     for name, value, kind in (("preserve", preserve, Kept), ("keep", keep, Keep)):
         if value not in get_args(kind):
             raise ValueError(f"{name}={value!r}; choose from {', '.join(get_args(kind))}.")
@@ -133,6 +134,8 @@ def preserving_ablation(
     preserve="patterns").accuracy.mean()`. Any heads of any model; ablated ones write nothing even
     where values are preserved. Raises ValueError as the clamps `Preserve` and `AblateHeads` do.
     """
+    refuse_no_heads(heads)
+    refuse_wrong(model=model, batch=batch, heads=heads, preserve=preserve)
     what = (preserve,) if isinstance(preserve, str) else tuple(preserve)
     named = tuple(
         Head(layer, head) for layer, row in by_layer(heads, model).items() for head in row
@@ -151,6 +154,7 @@ def direct_path_removed(
     and `loss` without it, and `accuracy_change`, `loss_change` against the model as it is (0 for a
     layer that writes nothing to the output). For `ih.trace`, too.
     """
+    refuse_wrong(model=model, batch=batch, layer=layer)
     heads = [Head(layer, head) for head in range(model.cfg.n_heads)]
     without = preserving_ablation(model, batch, heads, preserve=("patterns", "values"))
     whole = evaluate(model, batch, chunk=chunk_size(model, len(batch)))

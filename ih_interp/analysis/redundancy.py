@@ -22,6 +22,7 @@ from numpy import ndarray
 from scipy.special import entr
 from transformer_lens import HookedTransformer
 
+from ih_interp.analysis.arguments import refuse_wrong
 from ih_interp.analysis.scores import CHUNK
 from ih_interp.analysis.statistics import Estimate, bootstrap
 from ih_interp.analysis.trace import trace
@@ -42,11 +43,13 @@ def effective_senders(use: Values, **options: Any) -> Estimate:
     one sender does all, n where n do equally much (Hill number of order 1). NaN for a receiver that
     nobody feeds. `options` are those of `bootstrap`.
     """
+    refuse_wrong(use=use)
     return estimated(use, 2, lambda wires: _effective(wires, 0), options)
 
 
 def effective_receivers(use: Values, **options: Any) -> Estimate:
     """How many receivers each sender serves, `[sender]`, in [1, n receivers]; as the one above."""
+    refuse_wrong(use=use)
     return estimated(use, 2, lambda wires: _effective(wires, 1), options)
 
 
@@ -74,6 +77,7 @@ def many_to_many(use: Values, **options: Any) -> Estimate:
     for one, give 1/2 of n x n; blocks of k x k in n x n give ln k / ln n. It does not depend on the
     scale of effects. NaN without any positive use. Raises ValueError for fewer than two heads.
     """
+    refuse_wrong(use=use)
 
     def index(wires: ndarray) -> float:
         given_receiver, given_sender = _conditional(wires)

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from ih_interp.analysis.arguments import refuse_wrong
 from ih_interp.analysis.scores import PerHeadScore, pattern_scores
 from ih_interp.types import Pattern, Tokens, expect
 
@@ -89,6 +90,17 @@ def prefix_matching_score(
 
     Raises ValueError as `repeated_tokens` does, and for an offset beyond one period.
     """
+    refuse_wrong(
+        model=model,
+        generator=generator,
+        n_sequences=n_sequences,
+        period=period,
+        repeats=repeats,
+        offset=offset,
+        token=bos,
+        vocabulary=vocabulary,
+        per_sequence=per_sequence,
+    )
     tokens = repeated_tokens(
         model,
         generator=generator,
@@ -116,6 +128,8 @@ def prefix_matching_chance(
     >>> round(prefix_matching_chance(2), 6)
     0.291667
     """
+    expect(period, int, f"period={period!r}")
+    refuse_wrong(period=period, repeats=repeats, offset=offset, bos=bos)
     rows = _prefix_rows(period, repeats, offset, bos)
     return sum(1 / (row + 1) for row in rows) / len(rows)
 
@@ -148,6 +162,16 @@ def induction_score(
     "matched" equals `prefix_matching_score` with two repeats and `offset=1`. Raises ValueError as
     `repeated_tokens` does. Chance: `induction_chance`.
     """
+    refuse_wrong(
+        model=model,
+        generator=generator,
+        n_sequences=n_sequences,
+        period=period,
+        token=bos,
+        vocabulary=vocabulary,
+        convention=convention,
+        per_sequence=per_sequence,
+    )
     tokens = repeated_tokens(
         model,
         generator=generator,
@@ -174,12 +198,16 @@ def induction_chance(
     >>> round(induction_chance(2, bos=True), 6)  # mean of 1/4 and 1/5
     0.225
     """
+    expect(period, int, f"period={period!r}")
+    refuse_wrong(period=period, convention=convention, bos=bos)
     queries, divisor = _induction_rows(period, bos, convention)
     return sum(1 / (query + 1) for query in queries) / divisor
 
 
 def _prefix_rows(period: int, repeats: int, offset: int, bos: bool) -> list[int]:
     """From the second saying on, the rows whose key stands in what was said."""
+    if period < 2 or repeats < 2:
+        raise ValueError(f"{repeats} times {period} tokens; at least 2 x 2 were expected.")
     if not -period < offset < period:
         raise ValueError(f"offset={offset} must lie within one period of {period}.")
     first = max(period, period - offset)
@@ -192,6 +220,8 @@ def _induction_rows(period: int, bos: bool, convention: Convention) -> tuple[lis
         raise ValueError(
             f"convention={convention!r}; choose from {', '.join(get_args(Convention))}."
         )
+    if period < 2:
+        raise ValueError(f"period={period}; at least two tokens were expected.")
     n_positions = 2 * period + bos
     if convention == "diagonal":
         return list(range(period - 1, n_positions)), n_positions - period + 1

@@ -20,6 +20,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.hook_points import HookPoint
 
+from ih_interp.analysis.arguments import refuse_wrong
 from ih_interp.clamps.active import active
 from ih_interp.tracing.reading import read as compiled_read
 from ih_interp.types import Head, Tokens, expect
@@ -49,6 +50,9 @@ def pattern_scores(
     that reads `pattern[:, :, -1]` alone may say so with `last_query`: compiled passes (`trace`)
     then compute no other rows of the last layer.
     """
+    refuse_wrong(
+        model=model, sequences=tokens, per_sequence=per_sequence, last_query=last_query, score=score
+    )
     return layer_scores(
         model,
         tokens,
@@ -123,6 +127,9 @@ def head_table(
 
     Columns `score`, `name` ("L1H3"), `value`, `chance`; NaN where no chance level is given.
     """
+    refuse_wrong(scores=scores, chance=chance)
+    for score, values in scores.items():
+        expect(values, Tensor, f"The score {score!r}", "give values [layer, head]")
     levels = chance or {}
     return pd.DataFrame(
         [

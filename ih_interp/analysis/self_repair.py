@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from ih_interp.analysis.arguments import refuse_no_heads, refuse_wrong
 from ih_interp.analysis.last_row import final_norm
 from ih_interp.analysis.metrics import measured
 from ih_interp.analysis.passes import (
@@ -74,6 +75,10 @@ def self_repair(
     a norm by nothing. `ablation` as in `path_patch`, of all that the heads write. By name, for
     `ih.trace`. Raises ValueError for other scales, and clamps that set the stream or the logits.
     """
+    refuse_no_heads(heads)
+    refuse_wrong(
+        model=model, batch=batch, heads=heads, ablation=ablation, corrupted=corrupted, scale=scale
+    )
     if scale not in get_args(LinearScale):
         raise ValueError(f"scale={scale!r}; direct effects add on {get_args(LinearScale)} only.")
     chosen = by_layer(heads, model)

@@ -16,8 +16,10 @@ from jaxtyping import Float
 from numpy import ndarray
 from scipy import stats
 
+from ih_interp.analysis.arguments import refuse_wrong
 from ih_interp.analysis.emergence import Criterion, Crossing, learned
 from ih_interp.analysis.statistics import Estimate, bootstrap, sign_flip_test
+from ih_interp.types import expect
 
 NOWHERE = Estimate(*(np.asarray(math.nan),) * 3)
 
@@ -41,6 +43,7 @@ def kaplan_meier(crossings: Sequence[Crossing], *, level: float = 0.95) -> Survi
     neither got there nor ended before. The interval is Greenwood's on the log-log scale, from
     `scipy.stats.ecdf`: right for many seeds, rough for few. Raises ValueError without runs.
     """
+    refuse_wrong(crossings=crossings, confidence=level)
     sf = stats.ecdf(_censored_data(crossings)).sf
     with warnings.catch_warnings():  # where share is 1 or 0; NaN says so
         warnings.filterwarnings("ignore", "The confidence interval is undefined", RuntimeWarning)
@@ -60,6 +63,7 @@ def median_time(crossings: Sequence[Crossing]) -> float:
     The first time at which the share is 1/2 or less; where it stays at 1/2 and falls later, the
     middle of that while, as R's `survfit`. Without censoring it is the ordinary median.
     """
+    refuse_wrong(crossings=crossings)
     return _median(*_steps(crossings))
 
 
@@ -147,6 +151,7 @@ def paired_times(
     `n_left_out` is not small, believe the signs. NaN where fewer than two pairs are left. Raises
     ValueError unless the seeds are the same, or for a time of 0, which has no ratio.
     """
+    refuse_wrong(first=first, second=second, confidence=level)
     if set(first) != set(second) or not first:
         raise ValueError(
             f"Pairs need the same seeds: {sorted(first)} and {sorted(second)}; drop the others."
@@ -186,6 +191,7 @@ def emergence_table(
     `curves` has columns `sequences`, `seed`, those of `by`, and the `value` that the criterion
     reads. Raises ValueError for missing columns, or with the run's name what the criterion refuses.
     """
+    refuse_wrong(curves=curves, value=value, criterion=criterion, by=by)
     keys = [*_columns(by), "seed"]
     _expect_columns(curves, [*keys, "sequences", value])
     rows: list[dict[str, object]] = []
@@ -194,6 +200,7 @@ def emergence_table(
         run = dict(zip(keys, key, strict=True))
         try:
             crossing = criterion(curve["sequences"].to_numpy(), curve[value].to_numpy())
+            expect(crossing, Crossing, "What the criterion gives", "return a Crossing")
         except ValueError as error:
             name = ", ".join(f"{column} {part}" for column, part in run.items())
             raise ValueError(f"The run of {name}: {error}") from error
@@ -216,6 +223,7 @@ def emergence_summary(
     the median's interval covers at most. `times` is an `emergence_table`. By default `horizon` is
     the earliest end of a censored run, or the latest time where none is. NaN for one seed.
     """
+    refuse_wrong(times=times, horizon=horizon, confidence=level, n_resamples=n_resamples, by=by)
     keys = _columns(by)
     _expect_columns(times, [*keys, "time", "observed"])
     ended = times.loc[~times["observed"].astype(bool), "time"]

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from ih_interp.analysis.arguments import refuse_wrong
 from ih_interp.analysis.every_edge import Plan, effects_of
 from ih_interp.analysis.metrics import LOWER_IS_BETTER, Metric
 from ih_interp.analysis.passes import Input, inputs_named, refuse_cuts
@@ -89,6 +90,19 @@ def wiring_map(
     receivers' layer, under everybody's hooks. Raises ValueError as `path_patch` does, and unless
     0 <= sender_layer < receiver_layer < n_layers.
     """
+    refuse_wrong(
+        via=via,
+        model=model,
+        clean=clean,
+        corrupted=corrupted,
+        direction=direction,
+        ablation=ablation,
+        per_sequence=per_sequence,
+        normalise=normalise,
+        sender_layer=sender_layer,
+        receiver_layer=receiver_layer,
+        metric=metric,
+    )
     names = inputs_named(via)
     top = model.cfg.n_layers - 1 if receiver_layer is None else receiver_layer
     if not 0 <= sender_layer < top < model.cfg.n_layers:

@@ -57,6 +57,7 @@ from ih_interp.clamps.values import (
     AblateHeads as AblateHeads,
 )
 from ih_interp.frozen import explain
+from ih_interp.types import expect
 
 Clamp: TypeAlias = Annotated[
     AblateEmbedding
@@ -85,6 +86,7 @@ def parse(values: Iterable[Mapping[str, Any] | AbstractClamp]) -> tuple[Abstract
 
     Raises ValueError that names the clamp, the field, the value and what was expected.
     """
+    expect(values, Iterable, "What parse reads", "write a list of JSON objects")
     if isinstance(values, Mapping | AbstractClamp):
         raise ValueError(f"parse reads a list of clamps and one came alone; write [{values!r}].")
     return tuple(_parse_one(number, value) for number, value in enumerate(values))

@@ -82,6 +82,10 @@ def clamped(
     than the batch's; at its end for a clamp whose hooks never fired. Warns
     (`ClampUnchangedWarning`) of a clamp that changed nothing.
     """
+    expect(model, HookedTransformer, "The model", "a run's is run.model(step)")
+    expect(clamps, Sequence, "Clamps", "write a list, [ih.clamps.match('L1H3')]")
+    if step is not None:
+        expect(step, int, f"step={step!r}")
     if batch is not None:
         expect(batch, Batch, "The batch", "give the Batch itself, not its tokens")
     if metrics is not None:

@@ -34,8 +34,9 @@ from ih_interp.types import Batch, Logits, Residual
 class Graft(AbstractClamp):
     """A clamp that reads a checkpoint of another run on the same exemplars and labels."""
 
-    run: str
-    """The run's folder."""
+    run: str = Field(pattern=r"^[^\x00]+$")
+    """The run's folder, anywhere on this machine: its configuration, metrics and checkpoints are
+    read, numbers all, and written nowhere. `sha256` says which checkpoint it has to be."""
     step: int = Field(ge=0)
     layer: int = Field(ge=0)
     sha256: str | None = None

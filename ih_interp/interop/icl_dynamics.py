@@ -5,10 +5,10 @@ model, the optimiser's state, the seeds. Nothing is unpickled. Features in `.h5`
 `Exemplars.load`.
 """
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
-from tokenize import TokenError
-from typing import Any, BinaryIO
+from typing import Any
 
 import einops
 import h5py
@@ -19,8 +19,10 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from ih_interp import store
+from ih_interp.exemplars import UNREADABLE, read_npy
 from ih_interp.model import FewShotEmbed, ModelConfig, empty_model
 from ih_interp.task import FewShotTask, features_by_token
+from ih_interp.types import expect
 
 UNSUPPORTED = {"not_causal": False, "data_type": "file"}
 """Options whose other values would be another model."""
@@ -28,8 +30,18 @@ UNSUPPORTED = {"not_causal": False, "data_type": "file"}
 WANTED = ("depth", "d_model", "num_heads", "pos_embedding_type", "no_norm", "mlp_ratio")
 """Options that say which model it is."""
 
-UNREADABLE = (ValueError, SyntaxError, TokenError, EOFError, OSError, MemoryError)
-"""What numpy raises for bytes that are no array."""
+KINDS: dict[str, tuple[type, ...]] = {
+    "depth": (int,),
+    "d_model": (int,),
+    "num_heads": (int,),
+    "mlp_ratio": (int, float, type(None)),
+    "sin_time": (int, float),
+    "no_norm": (bool,),
+}
+"""What those options, and the rotary base, have to be."""
+
+
+SMALL_MODEL = 1_000_000  # weights; larger ones are not made before the checkpoint holds as many
 
 
 def load_icl_dynamics(
@@ -41,17 +53,25 @@ def load_icl_dynamics(
     trained with: shapes are checked, values cannot be. Raises FileNotFoundError for a missing file,
     ValueError for one that is cut short or holds another model.
     """
+    for name, path in (("checkpoint", checkpoint), ("config", config)):
+        expect(path, (str, Path), f"{name}, the path of a file,")
+    expect(task, FewShotTask, "The task", "make it with ih.FewShotTask(exemplars)")
     options = _read_options(Path(config))
+    try:
+        shape = _model_config(options)
+    except ValueError as error:
+        raise ValueError(f"{config} describes no model that can be made: {error}") from error
+    arrays = _read_arrays(Path(checkpoint))
+    _refuse_huge(Path(config), options, sum(array.size for array in arrays))
     model = empty_model(
         features_by_token(task.exemplars),
-        _model_config(options),
+        shape,
         n_labels=task.n_labels,
         n_ctx=task.layout.n_positions,
     )
-    arrays = iter(_read_arrays(Path(checkpoint)))
     try:
         with torch.no_grad():
-            _copy_arrays(model, arrays)
+            _copy_arrays(model, iter(arrays))
     except StopIteration:
         raise ValueError(f"{checkpoint} ends before its model does; it is cut short.") from None
     except ValueError as error:
@@ -117,12 +137,35 @@ def _read_options(path: Path) -> dict[str, Any]:
             f"{path}: pos_embedding_type={options['pos_embedding_type']!r} is not read, "
             "only 'rope' and 'ape'."
         )
+    _refuse_other_kinds(path, options)
     d_model, n_heads, base = options["d_model"], options["num_heads"], _rotary_base(options)
     if d_model % n_heads:
         raise ValueError(f"{path}: d_model={d_model} is no multiple of num_heads={n_heads}.")
     if base != int(base):
         raise ValueError(f"{path}: sin_time={base} is not read, only whole numbers.")
     return options
+
+
+def _refuse_other_kinds(path: Path, options: dict[str, Any]) -> None:
+    """Refuse what JSON can hold and a model cannot: text, NaN, sizes below one."""
+    for name, kinds in KINDS.items():
+        value = options.get(name, 10_000.0)  # only the rotary base may be missing
+        if type(value) not in kinds:
+            expected = " or ".join(kind.__name__ for kind in kinds)
+            raise ValueError(f"{path}: {name}={value!r} has to be {expected}.")
+        if type(value) in (int, float) and not 0 < value < 2**31:
+            raise ValueError(f"{path}: {name}={value!r} has to lie between 0 and 2^31.")
+
+
+def _refuse_huge(path: Path, options: dict[str, Any], n_values: int) -> None:
+    """Refuse a model far larger than its checkpoint, before memory is taken for it."""
+    width, ratio = options["d_model"], options["mlp_ratio"] or 0
+    due = options["depth"] * (100 + width * width * (4 + 2 * ratio))  # attention and MLPs
+    if due > max(SMALL_MODEL, n_values):
+        raise ValueError(
+            f"{path} describes a model of more than {due:,.0f} weights, and the checkpoint holds "
+            f"{n_values:,} numbers."
+        )
 
 
 def _rotary_base(options: dict[str, Any]) -> float:
@@ -154,11 +197,11 @@ def _read_arrays(path: Path) -> list[np.ndarray]:
         return [array for array in _arrays_in(file, path) if array.ndim > 0]
 
 
-def _arrays_in(file: BinaryIO, path: Path) -> Iterator[np.ndarray]:
+def _arrays_in(file: io.BufferedIOBase, path: Path) -> Iterator[np.ndarray]:
     size = path.stat().st_size
     while file.tell() < size:
         try:
-            yield np.lib.format.read_array(file, allow_pickle=False)
+            yield read_npy(file, size - file.tell())
         except UNREADABLE as error:
             raise ValueError(
                 f"{path} is no .eqx file, or it is cut short after {file.tell()} bytes: {error}"
@@ -229,7 +272,11 @@ def _weights(arrays: Iterator[np.ndarray]) -> Tensor:
     array = next(arrays)
     if array.dtype.kind != "f":
         raise ValueError(f"an array of {array.dtype} lies where weights were expected")
-    return torch.from_numpy(array.astype(np.float32))
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and so refused
+        weights = torch.from_numpy(array.astype(np.float32))
+    if not bool(torch.isfinite(weights).all()):
+        raise ValueError("an array of weights holds NaN or infinity")
+    return weights
 
 
 def _check_shape(value: Tensor, expected: tuple[int, ...]) -> None:

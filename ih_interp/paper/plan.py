@@ -37,7 +37,7 @@ class Plan(NamedTuple):
     @classmethod
     def of(cls, configs: Sequence[RunConfig], root: Path) -> "Plan":
         """Count runs and what is left of them, and time a few updates of the first."""
-        left = [config for config in configs if not _finished(config, root)]
+        left = [config for config in configs if not is_finished(run_folder(root, config))]
         updates = sum(config.n_steps for config in configs)
         seconds = _estimate(left) if left else 0.0
         return cls(root, len(configs), updates, len(configs) - len(left), seconds)
@@ -52,8 +52,8 @@ class Plan(NamedTuple):
         return f"{text}; about {_in_words(self.seconds)} to train here"
 
 
-def _finished(config: RunConfig, root: Path) -> bool:
-    folder = run_folder(root, config)
+def is_finished(folder: Path) -> bool:
+    """Whether a folder holds a run that is at its end."""
     if not (folder / CONFIG).is_file():
         return False
     try:

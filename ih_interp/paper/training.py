@@ -6,7 +6,7 @@ from pathlib import Path
 from ih_interp.config import RunConfig, run_folder
 from ih_interp.exemplars import ExemplarSource
 from ih_interp.paper.circuit import Circuit, choose_circuit
-from ih_interp.paper.plan import Plan
+from ih_interp.paper.plan import Plan, is_finished
 from ih_interp.paper.presets import Preset
 from ih_interp.paper.recipes import (
     FIRST_SEED,
@@ -14,6 +14,7 @@ from ih_interp.paper.recipes import (
     RECIPES,
     Context,
     RunSet,
+    main_run,
 )
 from ih_interp.paper.study import Figure, Study
 from ih_interp.runs import Run
@@ -74,10 +75,19 @@ class Networks:
             if name not in NEED_NO_CIRCUIT
         }
 
-    def every(self) -> list[RunConfig]:
-        """All runs, for counting; before the circuits are known some have other names."""
-        later = self.after_circuits(dict.fromkeys(self.seeds, UNKNOWN))
+    def every(self, circuits: Mapping[int, Circuit]) -> list[RunConfig]:
+        """All runs, for counting; where a circuit is not known yet, theirs have other names."""
+        later = self.after_circuits({**dict.fromkeys(self.seeds, UNKNOWN), **circuits})
         return flat(self.before_circuits()) + flat(later)
+
+    def known_circuits(self) -> dict[int, Circuit]:
+        """Of networks that are trained already."""
+        found: dict[int, Circuit] = {}
+        for seed in self.seeds:
+            folder = run_folder(self.root, main_run(self._preset, self._exemplars, seed))
+            if is_finished(folder):
+                found[seed] = choose_circuit(Run(folder))
+        return found
 
     def _context(self, seed: int, circuit: Circuit | None = None) -> Context:
         own = self.trained.index(seed)
@@ -107,12 +117,12 @@ def train_study(
     if not networks.sets:
         return Study({}, {}, sequences)
     root = networks.root
-    say(str(Plan.of(networks.every(), root)))
-    first = networks.before_circuits()
-    found = _trained(first, root, engine)
-    circuits: dict[int, Circuit] = {}
+    circuits = networks.known_circuits()
+    say(str(Plan.of(networks.every(circuits), root)))
+    found = _trained(networks.before_circuits(), root, engine)
     for seed in networks.seeds:
-        circuits[seed] = choose_circuit(found["main"][seed]["main"])
+        if seed not in circuits:
+            circuits[seed] = choose_circuit(found["main"][seed]["main"])
         say(f"seed {seed}: {circuits[seed]}")
     found |= _trained(networks.after_circuits(circuits), root, engine)
     return Study(found, circuits, sequences)
