@@ -172,11 +172,11 @@ def previous_token(context: Context) -> dict[str, RunConfig]:
     """Figure 8: which and how many heads of layer 0 attend to the previous token, perfectly."""
     circuit, preset = context.heads, context.preset
     n_heads = ModelConfig().n_heads
-    conditions: dict[str, Sequence[Head]] = {
+    conditions: dict[str, tuple[Head, ...]] = {
         "best": circuit.previous_token[:1],
         "unlike": (circuit.unlike,),
         "like": circuit.previous_token,
-        "all": [Head(0, head) for head in range(n_heads)],
+        "all": tuple(Head(0, head) for head in range(n_heads)),
     }
     return {
         condition: _main_run(context).replace(

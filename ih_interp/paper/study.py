@@ -162,13 +162,16 @@ def curves(
 ) -> dict[int, dict[str, tuple[np.ndarray, np.ndarray]]]:
     """Sequences and values of every curve, by seed and by the column `by`."""
     found: dict[int, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
-    for (seed, name), rows in table.groupby(["seed", by], sort=False):
-        ordered = rows.sort_values("sequences")
-        found.setdefault(int(seed), {})[str(name)] = (
-            ordered["sequences"].to_numpy(dtype=float),
-            ordered[value].to_numpy(dtype=float),
-        )
-    return dict(sorted(found.items()))
+    for seed in sorted(table["seed"].unique()):
+        of_seed = table[table["seed"] == seed].sort_values("sequences")
+        found[int(seed)] = {
+            str(name): (
+                rows["sequences"].to_numpy(dtype=float),
+                rows[value].to_numpy(dtype=float),
+            )
+            for name, rows in of_seed.groupby(by, sort=False)
+        }
+    return found
 
 
 def judged(
