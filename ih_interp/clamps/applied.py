@@ -83,7 +83,8 @@ def clamped(
     (`ClampUnchangedWarning`) of a clamp that changed nothing.
     """
     expect(model, HookedTransformer, "The model", "a run's is run.model(step)")
-    expect(clamps, Sequence, "Clamps", "write a list, [ih.clamps.match('L1H3')]")
+    if not isinstance(clamps, AbstractClamp):  # of which `check` says more
+        expect(clamps, Sequence, "Clamps", "write a list, [ih.clamps.match('L1H3')]")
     if step is not None:
         expect(step, int, f"step={step!r}")
     if batch is not None:
