@@ -146,7 +146,9 @@ def _refuse_kind(name: str, value: Any, wanted: Wanted) -> None:
     is_number = wanted.kinds in (INTEGER, NUMBER)
     if isinstance(value, bool) and is_number:  # an int to Python
         raise TypeError(f"{name}={value} has to be a number.")
-    expect(value, wanted.kinds, f"{name}={_shown(value)}", wanted.remedy)
+    large = name in ("model", "batch")  # whose value nobody wants to read
+    what = f"The {name}" if large else f"{name}={_shown(value)}"
+    expect(value, wanted.kinds, what, wanted.remedy)
     if is_number and not wanted.low <= value <= wanted.high:
         remedy = f"; {wanted.remedy}" if wanted.remedy else ""
         raise ValueError(f"{name}={value} has to lie in [{wanted.low:g}, {wanted.high:g}]{remedy}.")

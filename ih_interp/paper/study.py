@@ -163,7 +163,7 @@ def curves(
     """Sequences and values of every curve, by seed and by the column `by`."""
     found: dict[int, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
     for seed in sorted(table["seed"].unique()):
-        of_seed = table[table["seed"] == seed].sort_values("sequences")
+        of_seed = table[table["seed"] == seed].sort_values("sequences", kind="stable")
         found[int(seed)] = {
             str(name): (
                 rows["sequences"].to_numpy(dtype=float),
