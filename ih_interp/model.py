@@ -97,10 +97,11 @@ class FewShotEmbed(nn.Module):
             return self.W_E[tokens]
         if not torch.is_grad_enabled():
             shown, place = tokens.unique(return_inverse=True)
-            return self._vectors(shown)[place]
-        return self._vectors(tokens)
+            return self.one_by_one(shown)[place]
+        return self.one_by_one(tokens)
 
-    def _vectors(self, tokens: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape d_model"]:
+    def one_by_one(self, tokens: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape d_model"]:
+        """The same vectors, each token's by itself."""
         is_label = (tokens < self.n_labels)[..., None]
         labels = self.W_label[tokens.clamp(max=self.n_labels - 1)]
         exemplars = self.rows(tokens.clamp(min=self.n_labels)) @ self.W_in + self.b_in

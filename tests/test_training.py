@@ -122,6 +122,24 @@ def test_a_traced_fleet_trains_as_each_run_alone(kind, tmp_path, one_thread):
     assert (apart[-1] < apart[0]).any() or kind in ("preserve", "ablate_embedding")
 
 
+@pytest.mark.parametrize("n_classes", [8, 60, 90])
+def test_a_fleet_can_have_more_classes_than_positions(n_classes, tmp_path, one_thread):
+    """40 positions an update: a table of all exemplars is read, or each is embedded by itself."""
+    config = SMALL.replace(
+        exemplars=GaussianSource(n_classes=120, n_exemplars=2, n_features=16),
+        task=ih.TaskConfig(n_train_classes=n_classes),
+        clamps=[clamps.AblateHeads(heads=["L1H0"])],
+    )
+    configs = [config.replace(name=f"run-{seed}", seeds=Seeds(init=seed)) for seed in (5, 6)]
+    fleet = make_fleet(tmp_path / "fleet", configs)
+    fleet._step = graph_step(fleet)
+    alone = [make_fleet(tmp_path / "alone", [config]) for config in configs]
+    with torch.no_grad():
+        together = torch.stack([fleet.advance() for _ in range(8)])
+    apart = torch.cat([torch.stack([f.advance() for _ in range(8)]) for f in alone], dim=1)
+    assert_close(together, apart, rtol=0, atol=1e-5)
+
+
 def test_clamp_parameters_differ_between_runs_of_a_fleet(tmp_path, one_thread):
     configs = [
         SMALL.replace(

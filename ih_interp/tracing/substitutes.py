@@ -13,6 +13,8 @@ from transformer_lens.utilities.attention import simple_attn_linear
 
 from ih_interp.model import FewShotEmbed
 
+WORTH_A_TABLE = 2  # rows a token up to which reading a table is less work than token by token
+
 
 @contextmanager
 def substituted(model: HookedTransformer, *, gradient: bool) -> Generator[None]:
@@ -89,12 +91,10 @@ class _Known:
 
 
 def _embed_once(embed: FewShotEmbed, known: _Known) -> Callable[[Tensor], Tensor]:
-    forward = embed.forward
-
     def embedded(tokens: Tensor) -> Tensor:
-        if len(embed.features) > tokens.numel():
+        if len(embed.features) > WORTH_A_TABLE * tokens.numel():
             known.embedded = None
-            return forward(tokens)
+            return embed.one_by_one(tokens)  # `forward` asks which occur: no trace can know
         known.embedded = _Lookup.read(embed.W_E, tokens)
         return known.embedded.result
 
