@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ih_interp.bench.contender import PERIOD
 from ih_interp.plots import plot_speeds
 from ih_interp.plots.style import save, style
 from ih_interp.training.train import cores
@@ -106,16 +107,19 @@ def bench(
 
     Columns: `name`, `runs` (trained together, over all processes), `processes`;
     `updates_per_second` (one run's update of 32 sequences counts one), `ratio` to the first
-    contender in the same round, `ratio_low` and `ratio_high` over the rounds; `first_update_cold`
-    and `first_update`, seconds from the start of a process with and without anything compiled yet;
-    `memory`, peak bytes of a process; `matrix_share`, the share of the time that its matrix
-    products would take at the speed of a product of 512 x 512 matrices on as many cores.
+    contender in the same round, `ratio_low` and `ratio_high` over the rounds; `overhead`, by how
+    much evaluating and saving as the paper's main run does (200 evaluations of the evaluation sets
+    and 1,000 checkpoints in 31,250 updates) lengthens training, as a share of its time without;
+    `first_update_cold` and `first_update`, seconds from the start of a process with and without
+    anything compiled yet; `memory`, peak bytes of a process; `matrix_share`, the share of the time
+    that its matrix products would take at the speed of a product of 512 x 512 matrices on as many
+    cores.
     """
     say = say or (lambda _: None)
     with tempfile.TemporaryDirectory() as folder:
         rows: list[dict[str, float | str]] = []
         with _started(entrants, Path(folder), rows, say) as teams:
-            rates, peaks = _rounds(entrants, teams, repeats, seconds, say)
+            rates, overheads, peaks = _rounds(entrants, teams, repeats, seconds, say)
             for number, (entrant, team) in enumerate(zip(entrants, teams, strict=True)):
                 runs = entrant.runs * entrant.processes
                 flops = team[0].ask("flops") / entrant.runs
@@ -129,12 +133,13 @@ def bench(
                     "ratio": float(np.median(ratios)),
                     "ratio_low": float(ratios.min()),
                     "ratio_high": float(ratios.max()),
+                    "overhead": float(np.median(overheads[:, number])),
                     "memory": max(process.ask("memory") for process in team),
                     "matrix_share": speed * flops / (float(np.median(peaks)) * entrant.processes),
                 }
     first = ["name", "runs", "processes", "updates_per_second", "ratio", "ratio_low", "ratio_high"]
     return pd.DataFrame(rows)[
-        [*first, "first_update_cold", "first_update", "memory", "matrix_share"]
+        [*first, "overhead", "first_update_cold", "first_update", "memory", "matrix_share"]
     ]
 
 
@@ -183,22 +188,25 @@ def _rounds(
     repeats: int,
     seconds: float,
     say: Callable[[str], None],
-) -> tuple[np.ndarray, np.ndarray]:
-    """Updates a second `[round, contender]`, and the machine's peak in every round."""
-    updates = [max(3, round(seconds / _turn(team, 3) * 3)) for team in teams]
-    rates = np.zeros((repeats, len(teams)))
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Updates a second and overheads `[round, contender]`; the machine's peak in every round."""
+    updates = [max(3, round(seconds / _turn(team, "go", 3) * 3)) for team in teams]
+    for team in teams:
+        _turn(team, "dense", 1)  # compiles the evaluation
+    rates, overheads = np.zeros((2, repeats, len(teams)))
     peaks = np.zeros(repeats)
     for number in range(repeats):
         for place, (entrant, team) in enumerate(zip(entrants, teams, strict=True)):
-            done = updates[place] * entrant.runs * entrant.processes
-            rates[number, place] = done / _turn(team, updates[place])
+            each = _turn(team, "go", updates[place]) / updates[place]
+            rates[number, place] = entrant.runs * entrant.processes / each
+            overheads[number, place] = _turn(team, "dense", 1) / (PERIOD * each) - 1
         peaks[number] = teams[0][0].ask("peak", PRODUCTS)
         say(f"round {number + 1} of {repeats}: " + ", ".join(f"{r:.0f}" for r in rates[number]))
-    return rates, peaks
+    return rates, overheads, peaks
 
 
-def _turn(team: Sequence[Process], updates: int) -> float:
+def _turn(team: Sequence[Process], order: str, number: int) -> float:
     """How long the slowest process of a contender takes when all start together."""
     for process in team:
-        process.tell("go", updates)
+        process.tell(order, number)
     return max(process.answer() for process in team)

@@ -1,6 +1,6 @@
 """One contender of the benchmark: a process that makes a fleet ready and trains when it is told.
 
-Orders come as lines ("go 100", "flops", "peak"), answers go as lines of JSON.
+Orders come as lines ("go 100", "dense 1", "peak 50"), answers go as lines of JSON.
 """
 
 import json
@@ -23,10 +23,13 @@ from ih_interp.model import build_model
 from ih_interp.runs import create_run
 from ih_interp.task import FewShotTask
 from ih_interp.training.fleet import Fleet
+from ih_interp.training.loop import measure
+from ih_interp.training.signals import deferred_interrupts
 from ih_interp.training.step import flat_inputs, trace_update
 from ih_interp.training.train import one_thread
 
 SIDE = 512  # of the square matrices whose product measures the machine's peak
+PERIOD = 625  # updates in which the paper's main run is evaluated 4 times and saved 20 times
 
 
 def main() -> None:
@@ -36,6 +39,7 @@ def main() -> None:
         fleet = make_fleet(n_runs, engine, Path(folder))
         orders: dict[str, Callable[[int], float]] = {
             "go": lambda updates: seconds(fleet, updates),
+            "dense": lambda periods: dense_seconds(fleet, periods * PERIOD),
             "flops": lambda _: matrix_flops(fleet, compiled=engine == "compiled"),
             "peak": lambda repeats: matrix_peak(repeats),
             "memory": lambda _: 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
@@ -54,8 +58,8 @@ def make_fleet(n_runs: int, engine: str, folder: Path) -> Fleet:
             exemplars=GaussianSource(),
             seeds=Seeds(init=seed),
             sequences=100_000_000,
-            evaluations=Grid(),
-            checkpoints=Grid(),
+            evaluations=Grid(every=5_000),
+            checkpoints=Grid(every=1_000),
         )
         for seed in range(n_runs)
     ]
@@ -69,6 +73,18 @@ def seconds(fleet: Fleet, updates: int) -> float:
     start = time.perf_counter()
     for _ in range(updates):
         fleet.advance()
+    return time.perf_counter() - start
+
+
+def dense_seconds(fleet: Fleet, updates: int) -> float:
+    """The same with evaluations and checkpoints as the paper's main run has them, on the disk."""
+    start = time.perf_counter()
+    with deferred_interrupts() as interrupted:
+        for _ in range(updates):
+            fleet.advance()
+            if any(run.is_due for run in fleet.runs):
+                measure(fleet, None, interrupted)
+    fleet.writer.settle()
     return time.perf_counter() - start
 
 
