@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 import ih_interp as ih
+from ih_interp.paper import reproduce as module
 from ih_interp.paper.circuit import choose_circuit
 from ih_interp.paper.claims import COLUMNS, claims_markdown, claims_table, merge_claims
 from ih_interp.paper.figures import FIGURES
@@ -106,6 +107,24 @@ def test_runs_may_be_moved(drawn, tmp_path, monkeypatch):
 def test_the_toy_needs_no_training(tmp_path):
     reproduce(["5a"], runs=tmp_path / "runs", folder=tmp_path / "figures")
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_caption_is_the_command_that_draws_its_figure(tmp_path, monkeypatch):
+    captions = []
+
+    def noted(figure, table, *, caption):
+        captions.append(caption)
+        return draw(figure, table, caption=caption)
+
+    monkeypatch.setattr(module, "draw", noted)
+    toys = {"runs": tmp_path / "runs", "folder": tmp_path / "figures"}
+    reproduce(["5a", "9"], **toys)
+    reproduce(["9"], preset="paper", seeds=3, **toys)
+    assert captions == [
+        "ih-interp reproduce 5a",
+        "ih-interp reproduce 9",
+        "ih-interp reproduce 9 --preset paper --seeds 3",
+    ]
 
 
 def test_the_main_text_is_the_default_and_a_number_means_all_its_parts(drawn):

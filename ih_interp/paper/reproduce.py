@@ -31,8 +31,12 @@ class Request(NamedTuple):
     source: ExemplarSource
     seeds: int
     root: Path
-    command: str
-    """That repeats it."""
+    options: str
+    """As the command line has them."""
+
+    def command(self, figure: Figure) -> str:
+        """What draws one of the figures."""
+        return f"ih-interp reproduce {figure.name.replace(' ', '')}{self.options}"
 
 
 def reproduce(
@@ -74,7 +78,7 @@ def reproduce(
     claims: list[Claim] = []
     for figure in asked.figures:
         table = figure.table(study)
-        canvas = draw(figure, table, caption=asked.command)
+        canvas = draw(figure, table, caption=asked.command(figure))
         paths = save(canvas, Path(folder), figure.file_name, _traceable(table, study))
         say(f"{figure.file_name}: {', '.join(map(str, paths))}")
         claims += figure.claims(table)
@@ -150,14 +154,14 @@ def _request(
         raise ValueError(f"seeds={seeds}; at least one network has to be trained.")
     source = _source(PRESETS[name], exemplars)
     root = runs / f"{preset}-{'synthetic' if exemplars is None else Path(exemplars).stem}"
-    parts = ["ih-interp reproduce", *(name.replace(" ", "") for name in figures)]
+    options = ""
     if name != "quick":
-        parts.append(f"--preset {name}")
+        options += f" --preset {name}"
     if exemplars is not None:
-        parts.append(f"--exemplars {Path(exemplars).name}")
+        options += f" --exemplars {Path(exemplars).name}"
     if seeds != SEEDS[name]:
-        parts.append(f"--seeds {seeds}")
-    return Request(wanted, name, source, seeds, root, " ".join(parts))
+        options += f" --seeds {seeds}"
+    return Request(wanted, name, source, seeds, root, options)
 
 
 def _wanted(names: Sequence[str], preset: PresetName) -> list[Figure]:
