@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformer_lens import HookedTransformer
 
+from ih_interp.clamps import InductionAttention
 from ih_interp.config import Grid, RunConfig
 from ih_interp.exemplars import Exemplars, GaussianSource
 from ih_interp.model import build_model
@@ -13,6 +14,17 @@ from ih_interp.runs import Run
 from ih_interp.task import FewShotTask, TaskConfig
 from ih_interp.training.train import train
 from ih_interp.types import Batch
+
+SMALL = RunConfig(
+    name="small",
+    exemplars=GaussianSource(n_classes=20, n_exemplars=2, n_features=16),
+    task=TaskConfig(n_train_classes=8),
+    sequences=32,
+    batch_size=8,
+    evaluations=Grid(),
+    evaluation_size=10,
+    checkpoints=Grid(every=16),
+)
 
 
 @pytest.fixture(scope="session")
@@ -40,16 +52,14 @@ def batch(task: FewShotTask) -> Batch:
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Four updates of the paper's model on eight small classes, a checkpoint every second one."""
-    config = RunConfig(
-        name="small",
-        exemplars=GaussianSource(n_classes=20, n_exemplars=2, n_features=16),
-        task=TaskConfig(n_train_classes=8),
-        sequences=32,
-        batch_size=8,
-        evaluations=Grid(),
-        evaluation_size=10,
-        checkpoints=Grid(every=16),
-    )
+    return train(SMALL, tmp_path_factory.mktemp("runs"), progress=False)[0]
+
+
+@pytest.fixture(scope="session")
+def clamped_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The same with L1H3's attention clamped: 0.7 on the correct label, 0.3 on the other."""
+    clamp = InductionAttention(heads=("L1H3",), strength=0.7)
+    config = SMALL.replace(name="clamped", clamps=[clamp])
     return train(config, tmp_path_factory.mktemp("runs"), progress=False)[0]
 
 

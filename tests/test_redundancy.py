@@ -24,8 +24,6 @@ from ih_interp.analysis.redundancy import (
 )
 from ih_interp.analysis.self_repair import repaired_share, self_repair
 from ih_interp.analysis.wiring import wiring_map
-from ih_interp.config import Grid, RunConfig
-from ih_interp.exemplars import GaussianSource
 from ih_interp.model import ModelConfig, build_model
 
 # Wirings with a known answer
@@ -398,37 +396,23 @@ def test_what_cannot_be_repaired_is_refused(task, few):
 
 # Over training
 
-CONFIG = RunConfig(
-    name="run",
-    exemplars=GaussianSource(n_classes=20, n_exemplars=2, n_features=16),
-    task=ih.TaskConfig(n_train_classes=8),
-    sequences=16,
-    batch_size=8,
-    evaluations=Grid(),
-    evaluation_size=10,
-    checkpoints=Grid(every=16),
-)
 
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return ih.train(CONFIG, tmp_path_factory.mktemp("runs"), progress=False)[0]
-
-
-def test_redundancy_of_every_checkpoint(run):
-    batch = run.task.sample("train", 20, generator=torch.Generator().manual_seed(0))
-    table = redundancy_over_training(run, swap_exemplars, batch=batch, via="kv")
+def test_redundancy_of_every_checkpoint(small_run):
+    batch = small_run.task.sample("train", 20, generator=torch.Generator().manual_seed(0))
+    table = redundancy_over_training(small_run, swap_exemplars, batch=batch, via="kv")
     assert list(table.columns) == ["step", "sequences", "via", "name", "value", "low", "high"]
-    assert len(table) == len(run.steps) * 2 * (3 + 8 + 8)
-    wiring = wiring_map(run.model(2), batch, swap_exemplars(batch), via="v", per_sequence=True)
+    assert len(table) == len(small_run.steps) * 2 * (3 + 8 + 8)
+    wiring = wiring_map(
+        small_run.model(2), batch, swap_exemplars(batch), via="v", per_sequence=True
+    )
     row = table.query("step == 2 and via == 'v' and name == 'effective_senders L1H3'")
     expected = effective_senders(wiring.through("v"), n_resamples=200)
     assert row["value"].item() == pytest.approx(expected.value[3])
     assert row["high"].item() == pytest.approx(expected.high[3])
 
 
-def test_intervals_are_not_averaged_over_passes(run, monkeypatch):
+def test_intervals_are_not_averaged_over_passes(small_run, monkeypatch):
     monkeypatch.setattr(redundancy, "CHUNK", 10)
-    batch = run.task.sample("train", 20, generator=torch.Generator().manual_seed(0))
+    batch = small_run.task.sample("train", 20, generator=torch.Generator().manual_seed(0))
     with pytest.raises(ValueError, match="20 sequences are more than a pass of 10"):
-        redundancy_over_training(run, swap_exemplars, batch=batch)
+        redundancy_over_training(small_run, swap_exemplars, batch=batch)

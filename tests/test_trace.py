@@ -8,55 +8,36 @@ from torch.testing import assert_close
 
 import ih_interp as ih
 from ih_interp import clamps, store
-from ih_interp.config import Grid, RunConfig
 from ih_interp.evaluation import means
-from ih_interp.exemplars import GaussianSource
-
-CONFIG = RunConfig(
-    name="run",
-    exemplars=GaussianSource(n_classes=20, n_exemplars=2, n_features=16),
-    task=ih.TaskConfig(n_train_classes=8),
-    clamps=[clamps.InductionAttention(heads=["L1H3"], strength=0.7)],
-    sequences=32,
-    batch_size=8,
-    evaluations=Grid(),
-    evaluation_size=10,
-    checkpoints=Grid(every=16),
-)
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return ih.train(CONFIG, tmp_path_factory.mktemp("runs"), progress=False)[0]
-
-
-def test_a_tidy_table_of_every_head_at_every_checkpoint(run):
-    table = ih.trace(run, ih.induction_strength)
+def test_a_tidy_table_of_every_head_at_every_checkpoint(clamped_run):
+    table = ih.trace(clamped_run, ih.induction_strength)
     assert list(table.columns) == ["step", "sequences", "name", "value"]
     assert len(table) == 3 * 16
     assert sorted(table["sequences"].unique()) == [0, 16, 32]
 
 
-def test_the_runs_own_clamps_are_in_force(run):
-    table = ih.trace(run, ih.induction_strength)
+def test_the_runs_own_clamps_are_in_force(clamped_run):
+    table = ih.trace(clamped_run, ih.induction_strength)
     assert table.query("name == 'L1H3'")["value"].to_list() == pytest.approx([0.4] * 3, abs=1e-6)
-    free = ih.trace(run, ih.induction_strength, clamps=())
+    free = ih.trace(clamped_run, ih.induction_strength, clamps=())
     assert free.query("name == 'L1H3'")["value"].abs().max() < 0.3
 
 
-def test_values_are_those_of_each_checkpoint(run):
-    batch = run.task.enumerate("train")[:50]
-    table = ih.trace(run, ih.previous_token_score, batch=batch, steps=[2], clamps=())
-    expected = ih.previous_token_score(run.model(2), batch)
+def test_values_are_those_of_each_checkpoint(clamped_run):
+    batch = clamped_run.task.enumerate("train")[:50]
+    table = ih.trace(clamped_run, ih.previous_token_score, batch=batch, steps=[2], clamps=())
+    expected = ih.previous_token_score(clamped_run.model(2), batch)
     assert_close(torch.tensor(table["value"].to_list()).reshape(2, 8), expected)
 
 
-def test_chunks_are_averaged_by_their_size(run, monkeypatch):
+def test_chunks_are_averaged_by_their_size(clamped_run, monkeypatch):
     from ih_interp.analysis import trace as module
 
-    whole = ih.trace(run, lambda model, batch: means(ih.evaluate(model, batch)))
+    whole = ih.trace(clamped_run, lambda model, batch: means(ih.evaluate(model, batch)))
     monkeypatch.setattr(module, "CHUNK", 1_000)
-    parts = ih.trace(run, lambda model, batch: means(ih.evaluate(model, batch)))
+    parts = ih.trace(clamped_run, lambda model, batch: means(ih.evaluate(model, batch)))
     assert set(whole["name"]) == {
         "loss", "accuracy", "in_context_accuracy", "probability", "in_context_probability",
         "context_probability",
@@ -64,18 +45,18 @@ def test_chunks_are_averaged_by_their_size(run, monkeypatch):
     assert parts["value"].to_list() == pytest.approx(whole["value"].to_list(), abs=1e-6)
 
 
-def test_a_number_a_checkpoint(run):
-    table = ih.trace(run, lambda model, batch: model(batch.tokens).mean(), steps=[0, 4])
+def test_a_number_a_checkpoint(clamped_run):
+    table = ih.trace(clamped_run, lambda model, batch: model(batch.tokens).mean(), steps=[0, 4])
     assert table["name"].to_list() == ["value", "value"]
 
 
-def test_a_clamp_that_the_measure_does_not_reach_is_refused(run):
+def test_a_clamp_that_the_measure_does_not_reach_is_refused(clamped_run):
     with pytest.raises(ValueError, match="never fired"):
-        ih.trace(run, lambda model, batch: model(batch.tokens, stop_at_layer=1).mean())
+        ih.trace(clamped_run, lambda model, batch: model(batch.tokens, stop_at_layer=1).mean())
 
 
-def test_what_cannot_be_a_row_is_refused(run):
-    batch = run.task.enumerate("train")[:3]
+def test_what_cannot_be_a_row_is_refused(clamped_run):
+    batch = clamped_run.task.enumerate("train")[:3]
     for measure in (
         lambda model, batch: model(batch.tokens)[:, 0, 0],  # one a sequence, without a name
         lambda model, batch: {"a": model(batch.tokens)[0, 0, :2].detach()},
@@ -83,26 +64,26 @@ def test_what_cannot_be_a_row_is_refused(run):
         lambda model, batch: [model(batch.tokens).mean()],
     ):
         with pytest.raises(ValueError, match=r"The measure gave (\(|list).* were expected"):
-            ih.trace(run, measure, batch=batch)
+            ih.trace(clamped_run, measure, batch=batch)
     with pytest.raises(ValueError, match="no sequences in this batch"):
-        ih.trace(run, ih.induction_strength, batch=batch[:0])
+        ih.trace(clamped_run, ih.induction_strength, batch=batch[:0])
     with pytest.raises(ValueError, match="no checkpoint at step 1"):
-        ih.trace(run, ih.induction_strength, steps=[1])
+        ih.trace(clamped_run, ih.induction_strength, steps=[1])
 
 
-def test_named_values_of_every_sequence_are_averaged(run, monkeypatch):
+def test_named_values_of_every_sequence_are_averaged(clamped_run, monkeypatch):
     from ih_interp.analysis import trace as module
 
-    batch = run.task.enumerate("train")[:50]
-    expected = means(ih.evaluate(run.model(2), batch, run.clamps))
+    batch = clamped_run.task.enumerate("train")[:50]
+    expected = means(ih.evaluate(clamped_run.model(2), batch, clamped_run.clamps))
     monkeypatch.setattr(module, "CHUNK", 17)
-    table = ih.trace(run, ih.evaluate, batch=batch, steps=[2])
+    table = ih.trace(clamped_run, ih.evaluate, batch=batch, steps=[2])
     found = dict(zip(table["name"], table["value"], strict=True))
     assert found == pytest.approx(expected, abs=1e-6)
     assert table["sequences"].unique().tolist() == [16]
 
 
-def test_named_values_may_be_of_any_kind_of_number(run):
+def test_named_values_may_be_of_any_kind_of_number(clamped_run):
     class Found(NamedTuple):
         a: object
         b: object
@@ -111,34 +92,39 @@ def test_named_values_may_be_of_any_kind_of_number(run):
         "tuple": lambda model, batch: Found(batch.target, np.float32(0.5)),
         "mapping": lambda model, batch: {"a": batch.target.float().mean(), "b": 0.5},
     }
-    batch = run.task.enumerate("train")[:5]
+    batch = clamped_run.task.enumerate("train")[:5]
     for measure in measures.values():
-        table = ih.trace(run, measure, batch=batch, steps=[0], clamps=())
+        table = ih.trace(clamped_run, measure, batch=batch, steps=[0], clamps=())
         assert table["name"].to_list() == ["a", "b"]
         expected = [float(batch.target.double().mean()), 0.5]
         assert table["value"].to_list() == pytest.approx(expected)
 
 
-def test_names_that_change_between_chunks_are_refused(run, monkeypatch):
+def test_names_that_change_between_chunks_are_refused(clamped_run, monkeypatch):
     from ih_interp.analysis import trace as module
 
     monkeypatch.setattr(module, "CHUNK", 4)
     names = iter("ab")
     with pytest.raises(ValueError, match=r"named \['b'\] in one chunk and \['a'\] in another"):
-        ih.trace(run, lambda *_: {next(names): 1.0}, batch=run.task.enumerate()[:8], clamps=())
+        ih.trace(
+            clamped_run,
+            lambda *_: {next(names): 1.0},
+            batch=clamped_run.task.enumerate()[:8],
+            clamps=(),
+        )
 
 
-def test_a_level_is_read_from_metrics_up_to_the_step(run, tmp_path):
+def test_a_level_is_read_from_metrics_up_to_the_step(clamped_run, tmp_path):
     """Metrics are saved later than checkpoints: of a killed run they may end before them."""
     level = clamps.from_level(below=100.0)  # crossed at step 0: on from step 1
     waiting = clamps.InductionAttention(heads=["L1H2"], strength=1.0, schedule=level)
-    batch = run.task.enumerate("train")[:20]
-    table = ih.trace(run, ih.induction_strength, batch=batch, clamps=[waiting])
+    batch = clamped_run.task.enumerate("train")[:20]
+    table = ih.trace(clamped_run, ih.induction_strength, batch=batch, clamps=[waiting])
     strengths = table[table["name"] == "L1H2"]["value"].to_list()
     assert strengths[0] < 0.5
     assert strengths[1:] == pytest.approx([1.0, 1.0], abs=1e-6)
     killed = tmp_path / "killed"
-    shutil.copytree(run.folder, killed)
+    shutil.copytree(clamped_run.folder, killed)
     (killed / store.METRICS).unlink()
     for steps in ([2], [0, 4]):
         with pytest.raises(ValueError, match=r"metrics\.jsonl lacks 1 of 1 evaluations"):
@@ -146,4 +132,4 @@ def test_a_level_is_read_from_metrics_up_to_the_step(run, tmp_path):
                 ih.Run(killed), ih.induction_strength, batch=batch, clamps=[waiting], steps=steps
             )
     kept = ih.trace(ih.Run(killed), ih.induction_strength, batch=batch)
-    assert kept.equals(ih.trace(run, ih.induction_strength, batch=batch))
+    assert kept.equals(ih.trace(clamped_run, ih.induction_strength, batch=batch))

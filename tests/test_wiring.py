@@ -12,8 +12,6 @@ from ih_interp.analysis.corruptions import swap_exemplars
 from ih_interp.analysis.last_row import stands_alone
 from ih_interp.analysis.path_patching import path_patch
 from ih_interp.analysis.wiring import wiring_map, wiring_over_training
-from ih_interp.config import Grid, RunConfig
-from ih_interp.exemplars import GaussianSource
 
 N = 5
 
@@ -212,33 +210,15 @@ def test_layers_without_an_edge_are_refused(layers, task, clean, corrupted):
         wiring_map(made(task), clean, corrupted, sender_layer=layers[0], receiver_layer=layers[1])
 
 
-CONFIG = RunConfig(
-    name="run",
-    exemplars=GaussianSource(n_classes=20, n_exemplars=2, n_features=16),
-    task=ih.TaskConfig(n_train_classes=8),
-    clamps=[ih.clamps.InductionAttention(heads=["L1H3"], strength=0.7)],
-    sequences=16,
-    batch_size=8,
-    evaluations=Grid(),
-    evaluation_size=10,
-    checkpoints=Grid(every=16),
-)
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return ih.train(CONFIG, tmp_path_factory.mktemp("runs"), progress=False)[0]
-
-
-def test_the_wiring_of_every_checkpoint_under_the_runs_clamps(run):
-    batch = run.task.sample("train", 9, generator=torch.Generator().manual_seed(0))
-    table = wiring_over_training(run, swap_exemplars, batch=batch, via="k", metric="loss")
-    assert len(table) == len(run.steps) * 64
-    model, step = run.model(run.steps[-1]), run.steps[-1]
-    with ih.clamped(model, run.clamps, batch):
+def test_the_wiring_of_every_checkpoint_under_the_runs_clamps(clamped_run):
+    batch = clamped_run.task.sample("train", 9, generator=torch.Generator().manual_seed(0))
+    table = wiring_over_training(clamped_run, swap_exemplars, batch=batch, via="k", metric="loss")
+    assert len(table) == len(clamped_run.steps) * 64
+    model, step = clamped_run.model(clamped_run.steps[-1]), clamped_run.steps[-1]
+    with ih.clamped(model, clamped_run.clamps, batch):
         expected = wiring_map(model, batch, swap_exemplars(batch), via="k", metric="loss").table()
     found = table[table["step"] == step].drop(columns=["step", "sequences"])
     pd.testing.assert_frame_equal(found.reset_index(drop=True), expected, atol=1e-7)
     assert (found.query("receiver == 'L1H3'")["effect"] == 0).all()  # its attention is clamped
     with pytest.raises(ValueError, match="normalise is no mean over sequences"):
-        wiring_over_training(run, swap_exemplars, batch=batch, normalise=True)
+        wiring_over_training(clamped_run, swap_exemplars, batch=batch, normalise=True)
