@@ -126,16 +126,14 @@ def test_heads_are_asked_for_before_they_are_known():
 
 @pytest.mark.parametrize(
     ("seeds", "trained", "donors"),
-    [(1, [5, 6, 7], "567"), (3, [5, 6, 7], "567"), (4, [5, 6, 7, 8], "567")],
+    [(1, [5, 6, 7], {5: "567"}), (4, [5, 6, 7, 8], {5: "567", 6: "657", 7: "756", 8: "856"})],
 )
 def test_grafts_have_three_donors_their_own_network_first(seeds, trained, donors):
     figure = Figure("7", ("grafts",), *[lambda *_: None] * 3, needs_donors=True)
     networks = Networks([figure], PAPER, PAPER.exemplars, seeds=seeds, root=Path("runs"))
     assert networks.trained == trained
     later = networks.after_circuits(dict.fromkeys(networks.seeds, CIRCUIT))["grafts"]
-    assert list(later) == networks.seeds
-    assert list(later[5]) == list(donors)
-    assert all(len(runs) == 3 and next(iter(runs)) == str(s) for s, runs in later.items())
+    assert {seed: "".join(runs) for seed, runs in later.items()} == donors
     assert {config.name for config in flat(networks.before_circuits())} == {
         f"main-{seed}" for seed in trained
     }

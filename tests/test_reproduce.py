@@ -35,7 +35,7 @@ def test_every_figure_is_written_three_times(drawn):
 def test_claims_are_written_as_they_are_told(drawn):
     folder, claims, _ = drawn
     written = pd.read_csv(folder / "figures" / "claims.csv", dtype=str, keep_default_na=False)
-    assert list(written.columns) == COLUMNS
+    assert list(written.columns) == [*COLUMNS, "runs"]
     key = ["figure", "claim", "ours"]
     told = claims_table(claims)
     assert {*map(tuple, written[key].to_numpy())} == {*map(tuple, told[key].to_numpy())}
@@ -144,6 +144,12 @@ def test_a_figure_can_be_drawn_from_its_table(drawn):
     assert "a test" in canvas.get_supxlabel()
 
 
+@pytest.mark.parametrize(("name", "words"), [("3", "called 3: 3a, 3b"), ("99", "no figure 99")])
+def test_one_figure_is_drawn_at_a_time(name, words):
+    with pytest.raises(ValueError, match=words):
+        draw(name, pd.DataFrame())
+
+
 def test_the_plan_says_what_is_left_and_the_heads_chosen(drawn):
     folder, _, said = drawn
     (plan,) = (line for line in said if "updates" in line)
@@ -177,6 +183,11 @@ def claim(figure="3a", ours="1", *, held=2, of=3, varies=False):
     return Claim(figure, "it falls", "2", ours, held, of, varies)
 
 
+def merged(folder, *claims, drawn=(), runs="paper-synthetic"):
+    drawn = {*drawn, *(claim.figure for claim in claims)}
+    return merge_claims(folder, claims, drawn=sorted(drawn), runs=runs)
+
+
 def test_a_claim_holds_in_every_network_or_in_most_where_the_papers_vary():
     assert not claim(held=2, of=3).holds
     assert claim(held=3, of=3).holds
@@ -185,18 +196,33 @@ def test_a_claim_holds_in_every_network_or_in_most_where_the_papers_vary():
 
 
 def test_claims_of_figures_drawn_earlier_stay_and_new_ones_replace(tmp_path):
-    merge_claims(tmp_path, [claim("table 1", "old"), claim("10", "old"), claim("3a", "old")])
-    merge_claims(tmp_path, [claim("3a", "new"), claim("4b", "new")])
+    merged(tmp_path, claim("table 1", "old"), claim("10", "old"), claim("3a", "old"))
+    merged(tmp_path, claim("3a", "new"), claim("4b", "new"))
     table = pd.read_csv(tmp_path / "claims.csv", dtype=str)
     assert list(zip(table["figure"], table["ours"], strict=True)) == [
         ("3a", "new"), ("4b", "new"), ("10", "old"), ("table 1", "old"),
     ]  # fmt: skip
 
 
+def test_a_figure_redrawn_without_claims_loses_its_old_ones(tmp_path):
+    merged(tmp_path, claim("3a"), claim("table 2"))
+    merged(tmp_path, claim("3b"), drawn=["table 2"])
+    assert pd.read_csv(tmp_path / "claims.csv")["figure"].tolist() == ["3a", "3b"]
+
+
+def test_claims_of_other_runs_are_told_apart(tmp_path):
+    merged(tmp_path, claim("3a"), claim("3b"), runs="paper-omniglot")
+    merged(tmp_path, claim("3a"), runs="smoke-synthetic")
+    table = pd.read_csv(tmp_path / "claims.csv")
+    assert table["runs"].tolist() == ["smoke-synthetic", "paper-omniglot"]
+    with pytest.raises(ValueError, match="figures of paper-omniglot, smoke-synthetic; draw each"):
+        claims_markdown(tmp_path)
+
+
 def test_another_file_of_that_name_is_not_overwritten(tmp_path):
     (tmp_path / "claims.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match="no table of claims: its columns are a, b"):
-        merge_claims(tmp_path, [claim()])
+        merged(tmp_path, claim())
     assert (tmp_path / "claims.csv").read_text() == "a,b\n1,2\n"
 
 
@@ -206,7 +232,7 @@ def test_several_networks_are_told_by_median_and_range():
 
 
 def test_claims_as_a_table_for_the_readme(tmp_path):
-    merge_claims(tmp_path, [claim("10", held=1), claim("3a", held=3, varies=True)])
+    merged(tmp_path, claim("10", held=1), claim("3a", held=3, varies=True))
     lines = claims_markdown(tmp_path).splitlines()
     assert lines[2:] == [
         "| 3a | it falls | 2 | 1 | 3 of 3 | yes, varies |",

@@ -72,9 +72,7 @@ def reproduce(
     """
     say = say or (lambda _: None)
     asked = _request(figures, preset, exemplars, seeds, Path(runs))
-    study = prepare(
-        figures, preset=preset, exemplars=exemplars, seeds=seeds, runs=runs, engine=engine, say=say
-    )
+    study = _trained(asked, engine, say)
     claims: list[Claim] = []
     for figure in asked.figures:
         table = figure.table(study)
@@ -82,7 +80,8 @@ def reproduce(
         paths = save(canvas, Path(folder), figure.file_name, _traceable(table, study))
         say(f"{figure.file_name}: {', '.join(map(str, paths))}")
         claims += figure.claims(table)
-    merge_claims(Path(folder), claims)
+    drawn = [figure.name for figure in asked.figures]
+    merge_claims(Path(folder), claims, drawn=drawn, runs=asked.root.name)
     return claims
 
 
@@ -103,21 +102,20 @@ def prepare(
 
     Arguments and errors as in `reproduce`.
     """
-    say = say or (lambda _: None)
     asked = _request(figures, preset, exemplars, seeds, Path(runs))
-    if asked.preset == "smoke":
-        say("smoke preset: everything runs, nothing is learned, so that claims do not hold")
-    networks = Networks(
-        asked.figures, PRESETS[asked.preset], asked.source, seeds=asked.seeds, root=asked.root
-    )
-    sequences = None if asked.preset == "paper" else SAMPLED
-    return train_study(networks, sequences=sequences, engine=engine, say=say)
+    return _trained(asked, engine, say or (lambda _: None))
 
 
 def draw(figure: str | Figure, table: pd.DataFrame, *, caption: str = "") -> Canvas:
-    """A figure of the paper from its table; the caption says by which command."""
+    """A figure of the paper from its table; the caption says by which command.
+
+    Raises ValueError for a name that no figure has, or several have, such as "3".
+    """
     if isinstance(figure, str):
-        (figure,) = _wanted([figure], "quick")
+        found = _named(figure)
+        if len(found) > 1:
+            raise ValueError(f"Several figures are called {figure}: {', '.join(found)}; draw one.")
+        figure = FIGURES[found[0]]
     with style():
         canvas = Canvas(figsize=figure.size, layout="constrained")
         figure.draw(table, canvas)
@@ -128,6 +126,16 @@ def draw(figure: str | Figure, table: pd.DataFrame, *, caption: str = "") -> Can
                 color="0.4",
             )
     return canvas
+
+
+def _trained(asked: Request, engine: Engine, say: Callable[[str], None]) -> Study:
+    if asked.preset == "smoke":
+        say("smoke preset: everything runs, nothing is learned, so that claims do not hold")
+    networks = Networks(
+        asked.figures, PRESETS[asked.preset], asked.source, seeds=asked.seeds, root=asked.root
+    )
+    sequences = None if asked.preset == "paper" else SAMPLED
+    return train_study(networks, sequences=sequences, engine=engine, say=say)
 
 
 def _source_of(figure: Figure) -> str:
@@ -169,11 +177,16 @@ def _wanted(names: Sequence[str], preset: PresetName) -> list[Figure]:
         return [figure for figure in FIGURES.values() if preset == "paper" or figure.main_text]
     chosen: set[str] = set()
     for name in names:
-        found = [known for known in FIGURES if _means(name, known)]
-        if not found:
-            raise ValueError(f"There is no figure {name}; choose from {', '.join(FIGURES)}.")
-        chosen.update(found)
+        chosen.update(_named(name))
     return [figure for name, figure in FIGURES.items() if name in chosen]
+
+
+def _named(name: str) -> list[str]:
+    """The figures that "3b", "3" or "all" asks for; ValueError for none."""
+    found = [known for known in FIGURES if _means(name, known)]
+    if not found:
+        raise ValueError(f"There is no figure {name}; choose from {', '.join(FIGURES)}.")
+    return found
 
 
 def _means(asked: str, name: str) -> bool:
@@ -193,9 +206,7 @@ def _preset(name: str) -> PresetName:
 def _source(preset: Preset, exemplars: str | Path | None) -> ExemplarSource:
     if exemplars is None:
         return preset.exemplars
-    source = Exemplars.load(exemplars).source
-    assert source is not None
-    return source
+    return Exemplars.load(exemplars).recorded_source
 
 
 def _traceable(table: pd.DataFrame, study: Study) -> pd.DataFrame:

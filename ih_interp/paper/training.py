@@ -84,15 +84,18 @@ class Networks:
         """Of networks that are trained already."""
         found: dict[int, Circuit] = {}
         for seed in self.seeds:
-            folder = run_folder(self.root, main_run(self._preset, self._exemplars, seed))
+            folder = self._main(seed)
             if is_finished(folder):
                 found[seed] = choose_circuit(Run(folder))
         return found
 
+    def _main(self, seed: int) -> Path:
+        """The folder of a network with all heads."""
+        return run_folder(self.root, main_run(self._preset, self._exemplars, seed))
+
     def _context(self, seed: int, circuit: Circuit | None = None) -> Context:
-        own = self.trained.index(seed)
-        around = self.trained[own:] + self.trained[:own]
-        donors = {donor: str(self.root / f"main-{donor}") for donor in around[:N_DONORS]}
+        others = [donor for donor in self.trained if donor != seed]
+        donors = {donor: str(self._main(donor)) for donor in [seed, *others][:N_DONORS]}
         return Context(self._preset, self._exemplars, seed, circuit, donors)
 
 
