@@ -106,7 +106,6 @@ def bench(
         str, typer.Option(help="Sizes of the fleets, with commas between.")
     ] = "2,4,8,16,32",
     repeats: Annotated[int, typer.Option(min=1, help="Rounds; medians are over them.")] = 5,
-    seconds: Annotated[float, typer.Option(min=0.1, help="A turn of each in every round.")] = 2.0,
     figures_dir: Annotated[
         Path, typer.Option("--figures", help="Where bench.csv, pdf and png go.")
     ] = Path("figures"),
@@ -119,7 +118,6 @@ def bench(
         table = measure(
             contenders(numbers),
             repeats=repeats,
-            seconds=seconds,
             say=lambda line: typer.echo(line, err=True),
         )
         typer.echo(table.round(3).to_string(index=False))

@@ -12,16 +12,16 @@ from ih_interp.cli import app
 
 def test_one_contender_end_to_end(tmp_path):
     said = []
-    table = bench([Contender("eager", 1, "eager")], repeats=2, seconds=0.1, say=said.append)
+    table = bench([Contender("eager", 1, "eager")], repeats=1, say=said.append)
     (row,) = table.to_dict("records")
     assert row["name"] == "eager"
     assert row["ratio"] == row["ratio_low"] == row["ratio_high"] == 1
     assert 1 < row["updates_per_second"] < 10_000
     assert 1 < row["first_update"] < 300
-    assert 0 < row["overhead"] < 10
+    assert -0.5 < row["overhead"] < 10
     assert 1e8 < row["memory"] < 4e9
     assert 0 < row["matrix_share"] < 1
-    assert len(said) == 3
+    assert len(said) == 2
     paths = write(table, tmp_path)
     assert sorted(path.name for path in paths) == ["bench.csv", "bench.pdf", "bench.png"]
     assert all(path.stat().st_size > 100 for path in paths)

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from numpy.testing import assert_array_equal
 
 from ih_interp.paper.circuit import Circuit
 from ih_interp.paper.figures import data
@@ -72,23 +73,60 @@ def test_the_papers_times_hold_and_are_read_back():
     ("place", "changed"),
     [
         (0, {"normal__classes": (309e3, 385e3, 350e3)}),
-        (1, {"normal__labels": (309e3, 500e3, 900e3)}),
-        (2, {"normal__labels": (309e3, 1400e3, 878e3)}),
-        (3, {"B_alone__classes": (28e3, 27e3, 35e3)}),
-        (4, {"B_alone__labels": (28e3, 30e3, 28e3)}),
-        (5, {"C_alone__labels": (33e3, 40e3, 60e3)}),
-        (6, {"C_alone__classes": (33e3, 34e3, 50e3)}),
-        (7, {"C_alone__labels": (33e3, 34e3, 33e3), "B_alone__labels": (28e3, 28e3, 40e3)}),
+        (1, {"normal__labels": (309e3, 878e3, 300e3)}),
+        (2, {"normal__labels": (309e3, 500e3, 900e3)}),
+        (3, {"normal__labels": (309e3, 1400e3, 878e3)}),
+        (4, {"B_alone__classes": (28e3, 27e3, 35e3)}),
+        (5, {"B_alone__labels": (28e3, 30e3, 28e3)}),
+        (6, {"C_alone__labels": (33e3, 40e3, 60e3)}),
+        (7, {"C_alone__classes": (33e3, 34e3, 50e3)}),
+        (8, {"C_alone__labels": (33e3, 34e3, 33e3), "B_alone__labels": (28e3, 28e3, 40e3)}),
     ],
 )
 def test_each_claim_can_fail(place, changed):
     assert not verdicts(planted(**changed))[place]
 
 
-def test_fifteen_labels_may_come_first_in_some_networks():
-    other = planted((6,), normal__labels=(309e3, 1400e3, 878e3))
-    claim = data.data_claims(pd.concat([planted((5, 7)), other]))[2]
+@pytest.mark.parametrize(("place", "labels"), [(2, (500e3, 900e3)), (3, (1400e3, 878e3))])
+def test_how_much_later_and_which_is_last_may_differ_in_some_networks(place, labels):
+    other = planted((6,), normal__labels=(309e3, *labels))
+    claim = data.data_claims(pd.concat([planted((5, 7)), other]))[place]
     assert (claim.held, claim.of, claim.varies, claim.holds) == (2, 3, True, True)
+
+
+def cut(table, evolution, end, **more):
+    """The table with its curves of an evolution and more labels or classes cut before they fall."""
+    ((varied, amount),) = more.items()
+    where = (table["evolution"] == evolution) & (table[varied] >= amount)
+    table = table[~where | (table["sequences"] <= end)]
+    return table.assign(loss=table["loss"].where(~where, 1.0))
+
+
+def test_runs_cut_at_1_9_times_are_not_known_to_take_twice_as_long():
+    for times, verdict in ((1.9, False), (2.1, True)):
+        normal = verdicts(cut(planted(), "normal", times * 309e3, labels=10))
+        assert normal[1:4] == [True, verdict, False]
+        assert verdicts(cut(planted(), "C alone", times * 33e3, labels=15))[6] is False
+        copy = planted(C_alone__labels=(33e3, 40e3, 120e3))
+        assert verdicts(cut(copy, "C alone", times * 33e3, labels=15))[6] is verdict
+
+
+def test_a_slowdown_of_which_the_end_was_not_seen_counts_with_what_was():
+    most = {"classes": 200}
+    assert verdicts(cut(planted(), "B alone", 33e3, **most))[8]  # of 28k, against 34k of 33k
+    assert not verdicts(cut(planted(), "B alone", 28.5e3, **most))[8]
+    assert not verdicts(cut(planted(), "C alone", 300e3, **most))[8]
+
+
+def test_curves_that_share_no_evaluation_are_not_called_one():
+    table = planted((5, 6))
+    shifted = (table["evolution"] == "B alone") & (table["labels"] > 5)
+    claims = data.data_claims(table.assign(sequences=table["sequences"] + 7 * shifted))
+    assert (claims[5].held, claims[5].of, claims[5].ours) == (0, 2, "none")
+    shifted &= table["seed"] == 6
+    claims = data.data_claims(table.assign(sequences=table["sequences"] + 7 * shifted))
+    assert (claims[5].held, claims[5].of) == (1, 2)
+    assert claims[5].ours == "0.000; none in 1 of 2"
 
 
 def test_what_was_never_learned_is_infinite_and_holds_nothing():
@@ -168,6 +206,26 @@ def test_eight_panels_with_three_curves_each(seeds):
 
 def test_amounts_are_told_apart_without_colour():
     assert len({line.dash for line in AMOUNT_LINES}) == len(AMOUNT_LINES)
+
+
+def test_a_seed_that_never_learned_is_late_in_the_median():
+    times = pd.DataFrame(
+        [
+            {"evolution": "normal", "classes": 50, "labels": labels, "seed": seed, "time": time}
+            for labels, three in ((5, (1e5, 2e5, 3e5)), (10, (3e5, 9e5, np.inf)))
+            for seed, time in enumerate(three)
+        ]
+    )
+    ax = Figure().subplots()
+    plot_slowdown(times, {"labels": ax}, lines={"normal": Line("#000000")})
+    *seeds, median = (line.get_ydata().tolist() for line in ax.lines)
+    assert median == [2e5, 9e5]
+    assert_array_equal(seeds, [[1e5, 3e5], [2e5, 9e5], [3e5, np.nan]])  # no dot for never
+    times.loc[times["time"] == 9e5, "time"] = np.inf  # two of three: nor is there a median
+    ax = Figure().subplots()
+    plot_slowdown(times, {"labels": ax}, lines={"normal": Line("#000000")})
+    assert_array_equal(ax.lines[-1].get_ydata(), [2e5, np.nan])
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["5", "10"]
 
 
 def test_slowdown_leaves_out_what_was_never_learned():

@@ -8,14 +8,16 @@ import pytest
 from matplotlib.figure import Figure as Canvas
 
 import ih_interp as ih
-from ih_interp.paper.figures import emergence, single_heads, trained_apart
+from ih_interp.analysis.emergence import Crossing
+from ih_interp.paper.figures import emergence, single_heads, strength_alone, trained_apart
 from ih_interp.paper.reproduce import draw, prepare
+from ih_interp.paper.study import judged, over_seeds, surely_longer, times_of
 from ih_interp.plots.single_heads import ALL_HEADS, plot_learning_of_heads, plot_strength_against
 from ih_interp.plots.style import HEAD_MARKERS
 
 FIGURES = {
     figure.name: figure
-    for module in (emergence, single_heads, trained_apart)
+    for module in (emergence, single_heads, trained_apart, strength_alone)
     for figure in module.FIGURES
 }
 HEADS = [f"L1H{head}" for head in range(8)]
@@ -98,10 +100,35 @@ def test_heads_trained_apart_are_enough_and_slower():
     assert "never" in claims[0].ours
 
 
-def test_learning_times_are_those_of_the_curve_and_infinite_where_it_ended_before():
-    (times,) = trained_apart.learning_times(trained({"L1H0": 50, ALL_HEADS: math.inf}))
+def test_times_are_those_of_the_curve_and_its_length_where_it_ended_before():
+    table = pd.concat([trained({"L1H0": 50, ALL_HEADS: math.inf}), trained({"L1H0": 10}, seed=2)])
+    first, second = times_of(table, "heads")
     between = 45 + 5 * (1 - 0.4 * math.log(2)) / (1 - 0.01)  # interpolated between evaluations
-    assert times == {"L1H0": pytest.approx(between), ALL_HEADS: math.inf}
+    assert second == {"L1H0": (pytest.approx(between), True), ALL_HEADS: (100, False)}
+    assert first == {"L1H0": (pytest.approx(between - 40), True)}  # of seed 2
+    half = times_of(table, "heads", level=0.505)[1]["L1H0"]
+    assert half.time == pytest.approx(47.5)
+
+
+def test_a_run_cut_at_1_9_times_another_is_not_known_to_take_twice_as_long():
+    fast = Crossing(200_000, True)
+    for slow, twice in ((380_000, False), (420_000, True)):
+        assert surely_longer(Crossing(slow, False), fast, factor=2) is twice
+        assert surely_longer(Crossing(slow, True), fast, factor=2) is twice
+        assert surely_longer(Crossing(slow, False), fast)
+    assert not surely_longer(Crossing(math.inf, False), Crossing(200_000, False))
+    assert not surely_longer(Crossing(150_000, False), fast)  # later or earlier: it ended before
+
+
+@pytest.mark.parametrize("values", [[0.5, math.nan, 0.25], [math.nan, 0.25, 0.5]])
+def test_networks_without_a_number_are_counted_apart_wherever_they_stand(values):
+    assert over_seeds(values) == "0.375 (0.25 to 0.5); none in 1 of 3"
+    assert over_seeds([math.nan] * 2) == "none"
+
+
+def test_a_claim_about_no_network_is_refused():
+    with pytest.raises(ValueError, match=r"Figure 4b: no network to judge by that 'all learn'"):
+        judged("4b", "all learn", paper="8", ours="none", holds=[])
 
 
 def test_a_second_head_helps_or_not():
@@ -130,9 +157,9 @@ def strengths(accuracy, time, seed=5, *, observed=True):
 def test_strength_goes_with_accuracy_and_weakly_with_learning_time():
     line = [h / 10 for h in range(8)]
     weak = strengths(line, [9, 1, 8, 7, 2, 6, 3, 4])
-    assert holds(trained_apart.strength_claims(weak)) == [True, True]
+    assert holds(strength_alone.strength_claims(weak)) == [True, True]
     strong = strengths(line[::-1], [*range(8)])
-    assert holds(trained_apart.strength_claims(strong)) == [False, False]
+    assert holds(strength_alone.strength_claims(strong)) == [False, False]
 
 
 def test_correlation_is_pearsons():
@@ -166,6 +193,8 @@ def test_order_kept_from_half_time_on():
     assert holds(emergence.strength_claims(grown(last, turned))) == [True, True, False]
     alike = [0.8] * 8
     assert not emergence.strength_claims(grown(alike, alike))[1].holds
+    lone = [0.8, *[0.1] * 7]
+    assert holds(emergence.strength_claims(grown(lone, lone))) == [False, True, True]
 
 
 def test_a_curve_that_pauses_is_told_from_a_slide():
@@ -181,6 +210,22 @@ def test_a_curve_that_pauses_is_told_from_a_slide():
         for y in (pause, slide)
     ]
     assert [emergence.loss_claims(table)[0].holds for table in tables] == [True, False]
+
+
+def test_the_end_generalises_or_not_split_by_split():
+    def of(**ends):
+        curves = [
+            pd.DataFrame(
+                {"seed": 5, "split": split, "sequences": SEQUENCES, "loss": fall(50) + end}
+            )
+            for split, end in {"train": 0.0, **ends}.items()
+        ]
+        return emergence.loss_claims(pd.concat(curves))[1:]
+
+    assert holds(of(test_exemplars=0.1, test_relabel=0.02)) == [True, True]
+    assert holds(of(test_exemplars=0.6, test_relabel=0.02)) == [False, True]
+    assert holds(of(test_exemplars=0.1, test_relabel=0.6)) == [True, False]
+    assert of() == []
 
 
 # Tables
@@ -204,6 +249,13 @@ def test_ablations_are_those_of_the_trained_network(study, tables):
         expected = direct.loc[direct["metric"] == metric, "value"].to_numpy()
         assert tables[name]["value"].to_numpy() == pytest.approx(expected)
         assert set(tables[name]["run"]) == {"main-5"}
+
+
+def test_rows_say_over_how_many_sequences_they_are(study, tables):
+    for name in ("3b", "4a", "13"):
+        assert set(tables[name]["n_sequences"]) == {len(study.batch(study.main[5]))}
+    own = study.each_run(lambda run, batch: pd.DataFrame({"n_sequences": [7], "value": [0.5]}))
+    assert own["n_sequences"].tolist() == [7]
 
 
 def test_every_curve_is_that_of_its_run(study, tables):
@@ -233,7 +285,7 @@ def test_pairs_all_hold_the_strongest_head(study, tables):
 
 def test_strengths_stand_beside_what_heads_do_alone(study, tables):
     table = tables["18"]
-    assert table.groupby("quantity").size().to_dict() == dict.fromkeys(trained_apart.QUANTITIES, 8)
+    assert table.groupby("quantity").size().to_dict() == dict.fromkeys(strength_alone.QUANTITIES, 8)
     strength = ih.induction_strength(study.main[5].model(), study.batch(study.main[5]))[1]
     for quantity, rows in table.groupby("quantity"):
         assert list(rows["head"]) == HEADS, quantity
@@ -257,7 +309,7 @@ def test_each_network_is_drawn(name, n_networks, tables):
     canvas = draw(figure, several)
     panels = {"3a": 1, "18": 3}.get(name, n_networks)
     assert len(canvas.axes) == panels
-    assert all(claim.of == n_networks for claim in figure.claims(several))
+    assert {claim.of for claim in figure.claims(several)} == {n_networks}
     canvas.draw_without_rendering()
 
 
@@ -271,6 +323,18 @@ def test_a_curve_looks_as_its_head_and_all_heads_are_dashed():
     assert alone.get_linewidth() > pair.get_linewidth()
     assert (pair.get_marker(), alone.get_marker()) == (HEAD_MARKERS[0], HEAD_MARKERS[3])
     assert every.get_linestyle() == "--"
+
+
+def test_sixteen_networks_all_look_different():
+    table = pd.concat(strengths([0.1] * 8, [9.0] * 8, seed) for seed in range(16))
+    table = table[table["quantity"] == "accuracy"]
+    names = {seed: f"seed {seed}" for seed in range(16)}
+    ax = plot_strength_against(table, Canvas().subplots(), names=names, ylabel="y")
+    looks = {
+        (tuple(points.get_edgecolor()[0]), points.get_paths()[0].vertices.tobytes())
+        for points in ax.collections
+    }
+    assert len(looks) == 16
 
 
 def test_what_is_not_observed_is_open_and_has_an_arrow():

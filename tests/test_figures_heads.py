@@ -10,12 +10,13 @@ from torch.testing import assert_close
 
 import ih_interp as ih
 from ih_interp.paper.circuit import choose_circuit
-from ih_interp.paper.figures import additivity, heads
+from ih_interp.paper.figures import added_heads, additivity, copied_labels, mistakes
 from ih_interp.paper.reproduce import draw
 from ih_interp.paper.study import Study
 
 NAMES = [f"L1H{head}" for head in range(8)]
-EVERY = {figure.name: figure for figure in (*heads.FIGURES, *additivity.FIGURES)}
+MODULES = (added_heads, copied_labels, mistakes, additivity)
+EVERY = {figure.name: figure for module in MODULES for figure in module.FIGURES}
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +100,7 @@ def test_log_odds_are_of_the_softmax(study):
 def added(first, without):
     rows = [
         {"seed": 5, "order": order, "n_heads": n, "value": value}
-        for order, losses in zip(heads.ORDERS, (first, without), strict=True)
+        for order, losses in zip(added_heads.ORDERS, (first, without), strict=True)
         for n, value in enumerate(losses)
     ]
     return pd.DataFrame(rows)
@@ -107,7 +108,7 @@ def added(first, without):
 
 def test_added_heads_hold_where_each_helps_less():
     def holds(*losses):
-        return [claim.holds for claim in heads.added_claims(added(*losses))]
+        return [claim.holds for claim in added_heads.added_claims(added(*losses))]
 
     paper = [1.9, 0.117, 0.044, 0.0099, 0.0048, 0.0026, 0.0019, 0.0017, 0.0016]
     assert holds(paper, [1.9, 0.656, 0.146, 0.088, 0.032]) == [True, True, True]
@@ -153,31 +154,36 @@ def test_labels_that_differ_hold_and_draws_from_one_accuracy_do_not():
     rng = np.random.default_rng(0)
     specific = rng.permuted(np.tile([0.2, 0.5, 0.8, 0.9, 1.0], (8, 1)), axis=1)
     alike = rng.binomial(400, 0.7, size=(8, 5)) / 400
-    assert [c.holds for c in heads.label_claims(labelled(specific, 0.1))] == [True, True]
-    assert [c.holds for c in heads.label_claims(labelled(alike, -0.1))] == [False, False]
+    assert [c.holds for c in copied_labels.label_claims(labelled(specific, 0.1))] == [True, True]
+    assert [c.holds for c in copied_labels.label_claims(labelled(alike, -0.1))] == [False, False]
     perfect = np.ones((8, 5))  # no spread, and none expected
-    assert [c.holds for c in heads.label_claims(labelled(perfect, 0.1))] == [True, False]
+    assert [c.holds for c in copied_labels.label_claims(labelled(perfect, 0.1))] == [True, False]
 
 
-def corrected(shares, accuracy=0.6, width=0.05, mistakes=300):
+def corrected(shares, accuracy=0.6, width=0.05, n_mistakes=300):
     table = pd.DataFrame({"head": NAMES[1:], "value": shares, "accuracy": accuracy})
     ends = {"low": table["value"] - width, "high": table["value"] + width}
-    return table.assign(seed=5, base="L1H0", mistakes=mistakes, **ends)
+    return table.assign(seed=5, base="L1H0", mistakes=n_mistakes, **ends)
 
 
 def test_corrected_shares_are_judged_beside_accuracies():
     good = corrected([0.2, 0.3, 0.7, 0.1, 0.4, 0.5, 0.5])
-    assert [c.holds for c in heads.corrected_claims(good)] == [True, True]
-    assert [c.holds for c in heads.perfect_claims(good)] == [True]
+    assert [c.holds for c in mistakes.corrected_claims(good)] == [True, True]
+    assert [c.holds for c in mistakes.perfect_claims(good)] == [True]
     independent = corrected([0.61] * 7)
-    assert [c.holds for c in heads.corrected_claims(independent)] == [True, False]
-    assert [c.holds for c in heads.perfect_claims(independent)] == [False]
+    assert [c.holds for c in mistakes.corrected_claims(independent)] == [True, False]
+    assert [c.holds for c in mistakes.perfect_claims(independent)] == [False]
     never = corrected([0.0] * 7)
-    assert [c.holds for c in heads.corrected_claims(never)] == [False, True]
+    assert [c.holds for c in mistakes.corrected_claims(never)] == [False, True]
 
 
 def test_a_network_without_mistakes_says_nothing():
-    nothing = corrected([np.nan] * 7, mistakes=0)
-    assert heads.corrected_claims(nothing) == heads.perfect_claims(nothing) == []
-    both = pd.concat([nothing, corrected([0.2] * 7).assign(seed=6)])
-    assert {claim.of for claim in heads.perfect_claims(both)} == {1}
+    nothing = corrected([np.nan] * 7, n_mistakes=0)
+    assert mistakes.corrected_claims(nothing) == mistakes.perfect_claims(nothing) == []
+    one = corrected([0.2] * 7).assign(seed=6)
+    for judge in (mistakes.corrected_claims, mistakes.perfect_claims):
+        alone, beside = judge(one), judge(pd.concat([nothing, one]))
+        assert [c.of for c in beside] == [1] * len(alone)
+        assert [c.ours for c in beside] == [f"{c.ours}; 1 network makes no mistake" for c in alone]
+        more = judge(pd.concat([nothing, nothing.assign(seed=7), one]))
+        assert more[0].ours == f"{alone[0].ours}; 2 networks make no mistake"

@@ -153,8 +153,7 @@ def test_one_network_and_several_are_drawn_and_judged(study, name, n_seeds):
     canvas.draw_without_rendering()
     assert canvas.axes
     if name != "15":  # whose claims are about strengths that are not all here
-        claims = FIGURES[name].claims(table)
-        assert all(claim.of == n_seeds for claim in claims)
+        assert {claim.of for claim in FIGURES[name].claims(table)} == {n_seeds}
 
 
 def curve(until, *, fall=5_000, pause=0.7, end=800_001, **columns):
@@ -184,6 +183,21 @@ def test_planted_orders_hold_and_swapped_ones_do_not():
     assert of({**ENDS, "previous token": 400_000}) == [True, True, False]
 
 
+def with_cut(table, by, name, end, **columns):
+    """A planted table whose curve `name` never falls and ends at `end` sequences."""
+    return pd.concat([table[table[by] != name], curve(1e9, end=end + 1, **{by: name}, **columns)])
+
+
+def test_a_plateau_that_the_run_ends_on_counts_with_what_was_seen_of_it():
+    """Under match it lasts 3,100 sequences, of which eight are 25,000; none enters it at 18,500."""
+    ends = {name: time for name, time in ENDS.items() if name not in ("none", "previous token")}
+    table = planted({**ends, "none": 0, "previous token": 82_000}, "clamp")
+    for end, verdict in ((40_000, False), (60_000, True)):
+        claim = subcircuits.clamped_claims(with_cut(table, "clamp", "none", end))[1]
+        assert claim.holds is verdict
+        assert claim.ours.endswith("none never")
+
+
 def test_a_donor_that_is_no_better_than_others_is_not_the_papers():
     def of(**times):
         times = {"none": 270_000, "another's": 240_000, "a third's": 210_000, **times}
@@ -193,6 +207,15 @@ def test_a_donor_that_is_no_better_than_others_is_not_the_papers():
     assert of(own=150_000) == [False, False]
     assert of(**{"own": 20_000, "another's": 30_000, "a third's": 40_000}) == [True, False]
     assert of(own=1e9) == [False, False]
+
+
+def test_a_run_without_a_graft_cut_at_1_9_times_is_not_known_to_take_three_times_as_long():
+    table = planted({"none": 0, "own": 20_000, "another's": 30_000, "a third's": 40_000}, "whose")
+    own = 24_800  # when it learns
+    for times, verdict in ((1.9, False), (3.2, True)):
+        for name, place in (("none", 0), ("another's", 1)):
+            cut = with_cut(table, "whose", name, round(times * own, -3) + 2_000)
+            assert branches.graft_claims(cut)[place].holds is verdict
 
 
 def test_previous_token_heads_are_much_the_same_but_for_all_of_them():
@@ -206,6 +229,14 @@ def test_previous_token_heads_are_much_the_same_but_for_all_of_them():
     assert of(all=150_000) == [True, False, False]
     assert of(all=560_000, unlike=500_000) == [False, True, True]
     assert of(all=1e9, best=1e9, unlike=1e9, like=1e9) == [False, False, True]
+    assert of(all=1e9, like=1e9) == [False, False, True]
+
+
+def test_a_run_that_ends_before_another_learns_is_not_known_to_be_slower():
+    times = {"none": 700_000, "best": 216_000, "unlike": 280_000, "like": 187_000, "all": 0}
+    table = planted(times, "condition")
+    cut = with_cut(table, "condition", "all", 600_000)
+    assert verdicts(branches.previous_token_claims(cut)) == [True, True, False]
 
 
 def strengths(relabel_of_wrong=1.5, **times):
@@ -228,6 +259,18 @@ def test_strength_is_monotone_and_the_wrong_way_does_not_transfer():
     assert verdicts(of(train)) == [True]  # no label pairs are held out
 
 
+def test_times_and_ends_of_the_wrong_way_are_those_of_one_network():
+    def held(*tables):  # the later seed stands first
+        seeds = [table.assign(seed=seed) for seed, table in zip((7, 6), tables, strict=True)]
+        return [(claim.held, claim.of) for claim in branches.strength_claims(pd.concat(seeds))]
+
+    slow, transfers = strengths(**{"0.2": 1e9}), strengths(relabel_of_wrong=0.1)
+    assert held(strengths(), strengths()) == [(2, 2), (2, 2)]
+    assert held(slow, transfers) == [(2, 2), (0, 2)]
+    both = pd.concat([slow[slow["split"] == "train"], transfers[transfers["split"] != "train"]])
+    assert held(strengths(), both) == [(2, 2), (1, 2)]
+
+
 def test_a_progress_measure_that_falls_as_under_the_clamp_is_not_the_papers():
     def of(match, previous):
         training = {"none": 300_000, "previous token": 200_000, "match": 30_000}
@@ -242,6 +285,7 @@ def test_a_progress_measure_that_falls_as_under_the_clamp_is_not_the_papers():
     assert of(40_000, 340_000) == [False, True]
     assert of(240_000, 150_000) == [True, False]
     assert of(240_000, 1e9) == [True, False]
+    assert of(1e9, 340_000) == [True, True]  # never is over half as long
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,8 @@ import pandas as pd
 import pytest
 import torch
 from matplotlib.figure import Figure
+from numpy.testing import assert_allclose
+from pandas.testing import assert_series_equal
 
 import ih_interp as ih
 from ih_interp.clamps import AblateHeads
@@ -51,28 +53,40 @@ def test_figure_12_has_changes_against_the_same_checkpoint(tables, small_run, st
     assert (last["loss"] - last["loss_change"]).to_numpy() == pytest.approx(float(whole), abs=1e-5)
 
 
+def test_the_end_of_figure_12_is_of_every_sequence_and_the_curve_of_a_sample(small_run):
+    study = Study({"main": {5: {"main": small_run}}}, {5: CIRCUIT}, None)
+    table = wiring.removed_table(study)
+    assert not table.duplicated(["sequences", "removed"]).any()
+    for step in small_run.steps:
+        last = step == small_run.steps[-1]
+        batch = study.batch(small_run) if last else study.curve_batch(small_run)
+        rows = table[table["sequences"] == 8 * step]
+        whole = ih.evaluate(small_run.model(step), batch)
+        for name in ("loss", "accuracy"):
+            expected = float(getattr(whole, name).mean())
+            assert (rows[name] - rows[f"{name}_change"]).to_numpy() == pytest.approx(
+                expected, abs=1e-5
+            )
+
+
 def test_figure_11_is_the_preserving_maps_and_compositions(tables, small_run, study):
     table, model = tables["11"], small_run.model()
     assert len(table) == 6 * 64
     assert set(table.loc[table["previous_token"], "sender"]) == {"L0H1", "L0H2"}
 
-    def cell(name, through):
+    def shown(name, through):
         rows = table[(table["map"] == name) & (table["through"] == through)]
-        return rows.set_index(["receiver", "sender"])["value"]["L1H3", "L0H2"]
+        return rows.pivot(index="receiver", columns="sender", values="value").to_numpy()
 
     batch = study.batch(small_run)
-    silent = [(1, h) for h in range(8) if h != 3] + [(0, h) for h in range(8) if h != 2]
-    by_clamp = ih.preserving_ablation(
-        model, batch, [f"L{layer}H{head}" for layer, head in silent], preserve="values"
-    )
-    assert cell("one left", "patterns") == pytest.approx(float(by_clamp.accuracy.mean()), abs=1e-6)
-    assert cell("one ablated", "values") == pytest.approx(
-        float(ih.preserving_map(model, batch, preserve="patterns").accuracy_change[3, 2]), abs=1e-6
-    )
-    for through, kind in (("patterns", "K"), ("values", "V")):
-        assert cell("composition", through) == pytest.approx(
-            float(ih.wo_composition(model, kind)[0, 2, 1, 3]), abs=1e-6
-        )
+    for through, kept, kind in (("patterns", "values", "K"), ("values", "patterns", "V")):
+        left = ih.preserving_map(model, batch, preserve=kept, keep="one").accuracy
+        change = ih.preserving_map(model, batch, preserve=kept).accuracy_change
+        composed = ih.wo_composition(model, kind)[0, :, 1].T
+        for name, found in (("one left", left), ("one ablated", change), ("composition", composed)):
+            assert_allclose(shown(name, through), found.numpy(), atol=1e-6)
+    for name in ("one left", "one ablated"):
+        assert (shown(name, "patterns") != shown(name, "values")).any()  # else nothing is told
     assert table.loc[table["map"] == "one left", "neutral"].unique().tolist() == [0.2]
 
 
@@ -93,14 +107,20 @@ def test_table_1_is_preserving_ablation_of_both_groups(tables, small_run, study)
 
 
 def test_composition_starts_at_step_0_and_ends_at_the_last(tables, small_run):
-    row = (
-        tables["11 init"]
-        .set_index(["through", "sender", "receiver"])
-        .loc[("values", "L0H4", "L1H1")]
-    )
-    for column, step in (("start", 0), ("end", small_run.steps[-1])):
-        scores = ih.wo_composition(small_run.model(step), "V")
-        assert row[column] == pytest.approx(float(scores[0, 4, 1, 1]), abs=1e-6)
+    table = tables["11 init"]
+    for through, kind in (("patterns", "K"), ("values", "V")):
+        rows = table[table["through"] == through]
+        for column, step in (("start", 0), ("end", small_run.steps[-1])):
+            scores = ih.wo_composition(small_run.model(step), kind)[0, :, 1].T
+            shown = rows.pivot(index="receiver", columns="sender", values=column).to_numpy()
+            assert (shown == scores.numpy()).all()  # four updates change the sixth digit
+
+
+def test_pairs_of_heads_have_the_accuracy_of_figure_11(tables):
+    pairs = ["through", "sender", "receiver"]
+    alone = tables["11"][tables["11"]["map"] == "one left"].set_index(pairs)["value"]
+    shown = tables["11 init"].set_index(pairs)["accuracy"]
+    assert_series_equal(shown.sort_index(), alone.sort_index(), check_names=False)
 
 
 def maps(left, *, composition=None):
@@ -136,17 +156,25 @@ ONE = {  # one pair, and roles the other way round
 
 
 def test_claims_of_figure_11_can_hold_and_fail():
-    other = {name: values.T for name, values in MANY.items()}
+    other = {name: values + 2 * values.T for name, values in MANY.items()}
     assert [c.holds for c in wiring_claims.map_claims(maps(MANY, composition=other))] == [True] * 4
     assert [c.holds for c in wiring_claims.map_claims(maps(ONE))] == [False] * 4
     assert wiring_claims.map_claims(maps(MANY))[1].ours == "2, 2"
 
 
-def removed(cost, most, end, last):
+@pytest.mark.parametrize("sign", [1, -1])
+def test_agreement_whole_or_reversed_is_not_in_part(sign):
+    composition = {name: sign * values for name, values in MANY.items()}
+    claims = wiring_claims.map_claims(maps(MANY, composition=composition))
+    assert [c.holds for c in claims] == [True, True, True, False]
+
+
+def removed(cost, most, end, last, *, start=0.05):
     rows = [
         {"sequences": x, "removed": part, "loss_change": loss, "accuracy_change": -points}
         for part, x, loss, points in (
-            ("direct path", 0, most, 0.2),
+            ("direct path", 0, start, 0.2),
+            ("direct path", 5, most, 0.2),
             ("direct path", 10, end, cost),
             ("last layer", 0, 0.3, 0.1),
             ("last layer", 10, last, 0.7),
@@ -159,6 +187,13 @@ def test_claims_of_figure_12_can_hold_and_fail():
     holds = [c.holds for c in wiring_claims.direct_claims(removed(1.3e-4, 0.165, 1.6e-3, 1.89))]
     fails = [c.holds for c in wiring_claims.direct_claims(removed(0.01, 0.165, 0.1, 0.5))]
     assert (holds, fails) == ([True] * 3, [False] * 3)
+
+
+def test_what_an_untrained_network_loses_is_not_learning():
+    only_at_the_start = removed(1.3e-4, 1.7e-3, 1.6e-3, 1.89, start=0.3)
+    claims = wiring_claims.direct_claims(only_at_the_start)
+    assert [c.holds for c in claims] == [True, False, True]
+    assert claims[1].ours == "0.002, 0.0016"
 
 
 def groups(*accuracies, seed=5):
@@ -181,8 +216,8 @@ def test_claims_of_table_1_can_hold_and_fail():
     assert [c.held for c in wiring_claims.preserving_claims(none)] == [1, 0]
 
 
-def before(start):
-    pairs = pd.DataFrame({"start": start, "accuracy": np.linspace(0.2, 0.9, len(start))})
+def before(start, *, best=0.9):
+    pairs = pd.DataFrame({"start": start, "accuracy": np.linspace(0.2, best, len(start))})
     pairs = pairs.assign(end=start, seed=5)
     return pd.concat([pairs.assign(through=through) for through in ("patterns", "values")])
 
@@ -194,6 +229,8 @@ def test_claims_about_composition_before_training_can_hold_and_fail():
     assert [c.holds for c in wiring_claims.composition_claims(before(related))] == [False] * 3
     constant = wiring_claims.composition_claims(before(np.full(32, 0.1)))
     assert not constant[0].holds  # a correlation of nothing is no number
+    untrained = before(unrelated, best=0.4)
+    assert [c.holds for c in wiring_claims.composition_claims(untrained)] == [False] * 3
 
 
 @pytest.mark.parametrize("name", FIGURES)

@@ -58,9 +58,9 @@ def test_one_seed_is_one_thick_line_and_several_have_a_median():
 
 
 def test_only_heads_of_the_layer_are_drawn():
-    table = table_of("name", ["L0H0", "L1H0", "L1H7"])
+    table = table_of("name", ["L0H0", "L1H10", "L1H7"])
     ax = plot_strengths(table, Figure().subplots())
-    assert labels_of(ax) == ["L1H0", "L1H7"]
+    assert labels_of(ax) == ["L1H7", "L1H10"]
 
 
 def test_clamps_and_the_toy_keep_their_order():

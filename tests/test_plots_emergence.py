@@ -102,6 +102,7 @@ def test_progress_stands_beside_training_on_one_scale():
     several = plot_progress(progress_table(seeds=(1, 2, 9)), axes(1, 2))
     thin = [line for line in several[0].lines if line.get_linewidth() < 0.7]
     assert len(thin) == 2 * 3
+    assert len(several[0].collections) == 2  # bands
 
 
 def test_a_transition_is_marked_on_its_curve():

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,6 +14,7 @@ from ih_interp.plots.heads import (
     plot_head_scores,
     plot_matches,
 )
+from ih_interp.plots.style import head_colour, head_marker, head_order, head_place, short_head
 
 HEADS = ["L0H0", "L0H1", "L1H0", "L1H1"]
 
@@ -70,6 +73,18 @@ def test_scores_without_chance_have_no_line():
     for table in (scores("one").drop(columns="chance"), scores("one").assign(chance=np.nan)):
         ax = plot_head_scores(table, Figure().subplots())
         assert len(ax.lines) == 1  # that at 0
+
+
+def test_a_heads_name_tells_its_place_order_and_look():
+    names = ["L1H0", "L0H10", "L0H2"]
+    assert [head_place(name) for name in names] == [(1, 0), (0, 10), (0, 2)]
+    assert list(pd.Series(0, index=names).sort_index(key=head_order).index) == names[::-1]
+    assert [short_head(name) for name in names] == ["H0", "H10", "H2"]
+    assert head_colour("L0H10") == head_colour("L1H2") != head_colour("L1H3")
+    assert head_marker("L0H10") == head_marker("L1H2") != head_marker("L1H3")
+    for name in ("H3", "L1H3 + L1H0", "L1H"):
+        with pytest.raises(ValueError, match=f"{re.escape(name)}' is not a head"):
+            head_place(name)
 
 
 def test_too_many_scores_and_other_names_are_refused():

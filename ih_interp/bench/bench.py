@@ -83,6 +83,20 @@ class Process:
         self._process.communicate()
 
 
+class Team(NamedTuple):
+    """A contender's processes."""
+
+    first_update_cold: float
+    """Seconds to its first update where nothing was compiled yet."""
+    processes: list[Process]
+
+    def turn(self, order: str, number: int) -> float:
+        """How long the slowest process takes when all start together."""
+        for process in self.processes:
+            process.tell(order, number)
+        return max(process.answer() for process in self.processes)
+
+
 def contenders(sizes: Sequence[int] = SIZES) -> list[Contender]:
     """TransformerLens as it is, one compiled run, fleets, and fleets of 8 on every core."""
     n = cores()
@@ -98,12 +112,12 @@ def bench(
     entrants: Sequence[Contender],
     *,
     repeats: int = 5,
-    seconds: float = 2.0,
     say: Callable[[str], None] | None = None,
 ) -> pd.DataFrame:
     """Measure training speed; one row a contender, the first of which is what ratios are to.
 
-    Contenders take turns for about `seconds` each, `repeats` times round; medians over the rounds.
+    Contenders take turns, `repeats` times round: each trains a fiftieth of the paper's main run,
+    without evaluations and checkpoints and then with them; medians over the rounds.
 
     Columns: `name`, `runs` (trained together, over all processes), `processes`;
     `updates_per_second` (one run's update of 32 sequences counts one), `ratio` to the first
@@ -116,31 +130,34 @@ def bench(
     cores.
     """
     say = say or (lambda _: None)
-    with tempfile.TemporaryDirectory() as folder:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        _started(entrants, Path(folder), say) as teams,
+    ):
+        rates, overheads, peaks = _rounds(entrants, teams, repeats, say)
         rows: list[dict[str, float | str]] = []
-        with _started(entrants, Path(folder), rows, say) as teams:
-            rates, overheads, peaks = _rounds(entrants, teams, repeats, seconds, say)
-            for number, (entrant, team) in enumerate(zip(entrants, teams, strict=True)):
-                runs = entrant.runs * entrant.processes
-                flops = team[0].ask("flops") / entrant.runs
-                ratios = rates[:, number] / rates[:, 0]
-                speed = float(np.median(rates[:, number]))
-                rows[number] |= {
+        for number, (entrant, team) in enumerate(zip(entrants, teams, strict=True)):
+            one = team.processes[0]
+            flops = one.ask("flops") / entrant.runs
+            ratios = rates[:, number] / rates[:, 0]
+            speed = float(np.median(rates[:, number]))
+            rows.append(
+                {
                     "name": entrant.name,
-                    "runs": runs,
+                    "runs": entrant.runs * entrant.processes,
                     "processes": entrant.processes,
                     "updates_per_second": speed,
                     "ratio": float(np.median(ratios)),
                     "ratio_low": float(ratios.min()),
                     "ratio_high": float(ratios.max()),
                     "overhead": float(np.median(overheads[:, number])),
-                    "memory": max(process.ask("memory") for process in team),
+                    "first_update_cold": team.first_update_cold,
+                    "first_update": one.first_update,
+                    "memory": max(process.ask("memory") for process in team.processes),
                     "matrix_share": speed * flops / (float(np.median(peaks)) * entrant.processes),
                 }
-    first = ["name", "runs", "processes", "updates_per_second", "ratio", "ratio_low", "ratio_high"]
-    return pd.DataFrame(rows)[
-        [*first, "overhead", "first_update_cold", "first_update", "memory", "matrix_share"]
-    ]
+            )
+    return pd.DataFrame(rows)
 
 
 def write(table: pd.DataFrame, folder: Path) -> list[Path]:
@@ -153,60 +170,46 @@ def write(table: pd.DataFrame, folder: Path) -> list[Path]:
 
 @contextmanager
 def _started(
-    entrants: Sequence[Contender],
-    cache: Path,
-    rows: list[dict[str, float | str]],
-    say: Callable[[str], None],
-) -> Generator[list[list[Process]]]:
+    entrants: Sequence[Contender], cache: Path, say: Callable[[str], None]
+) -> Generator[list[Team]]:
     """Every contender's processes, started one after the other; each compiled once before."""
-    teams: list[list[Process]] = []
+    teams: list[Team] = []
     try:
         for entrant in entrants:
             own = cache / entrant.name.replace(" ", "-")
             cold = Process(entrant, own)
             cold.end()
-            team: list[Process] = []
+            team = Team(cold.first_update, [])
             teams.append(team)
             for _ in range(entrant.processes):
-                team.append(Process(entrant, own))
-            times = {"first_update_cold": cold.first_update, "first_update": team[0].first_update}
-            rows.append({**times})
+                team.processes.append(Process(entrant, own))
             say(
-                f"{entrant.name}: first update after {times['first_update_cold']:.1f} s, "
-                f"{times['first_update']:.1f} s when compiled before"
+                f"{entrant.name}: first update after {cold.first_update:.1f} s, "
+                f"{team.processes[0].first_update:.1f} s when compiled before"
             )
         yield teams
     finally:
         for team in teams:
-            for process in team:
+            for process in team.processes:
                 process.end()
 
 
 def _rounds(
     entrants: Sequence[Contender],
-    teams: Sequence[Sequence[Process]],
+    teams: Sequence[Team],
     repeats: int,
-    seconds: float,
     say: Callable[[str], None],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Updates a second and overheads `[round, contender]`; the machine's peak in every round."""
-    updates = [max(3, round(seconds / _turn(team, "go", 3) * 3)) for team in teams]
     for team in teams:
-        _turn(team, "dense", 1)  # compiles the evaluation
+        team.turn("dense", 1)  # compiles the evaluation
     rates, overheads = np.zeros((2, repeats, len(teams)))
     peaks = np.zeros(repeats)
     for number in range(repeats):
         for place, (entrant, team) in enumerate(zip(entrants, teams, strict=True)):
-            each = _turn(team, "go", updates[place]) / updates[place]
-            rates[number, place] = entrant.runs * entrant.processes / each
-            overheads[number, place] = _turn(team, "dense", 1) / (PERIOD * each) - 1
-        peaks[number] = teams[0][0].ask("peak", PRODUCTS)
+            plain, dense = team.turn("go", PERIOD), team.turn("dense", 1)
+            rates[number, place] = PERIOD * entrant.runs * entrant.processes / plain
+            overheads[number, place] = dense / plain - 1
+        peaks[number] = teams[0].processes[0].ask("peak", PRODUCTS)
         say(f"round {number + 1} of {repeats}: " + ", ".join(f"{r:.0f}" for r in rates[number]))
     return rates, overheads, peaks
-
-
-def _turn(team: Sequence[Process], order: str, number: int) -> float:
-    """How long the slowest process of a contender takes when all start together."""
-    for process in team:
-        process.tell(order, number)
-    return max(process.answer() for process in team)

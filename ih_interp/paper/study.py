@@ -1,5 +1,6 @@
 """What figures are made of: finished runs, tables of them, and claims about the tables."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,6 +11,7 @@ import torch
 from matplotlib.figure import Figure as Canvas
 from transformer_lens import HookedTransformer
 
+from ih_interp.analysis.emergence import LEARNED, Crossing, learned
 from ih_interp.paper.circuit import Circuit
 from ih_interp.paper.recipes import RunSet
 from ih_interp.plots.style import short_count
@@ -18,6 +20,8 @@ from ih_interp.types import Batch
 
 CURVE_SEQUENCES = 4_000  # a mean loss of 0.7 is then within 0.02
 MAX_CHECKPOINTS = 101  # of a run in one curve, as in the paper's Figure 3b
+UNTIL_LEARNED = f"sequences until the loss is below {LEARNED:.3f}"
+"""What claims say of times that are the paper's times of learning."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,10 @@ class Study:
         return run.task.enumerate("train") if self.sequences is None else self._sample(run)
 
     def curve_batch(self, run: Run) -> Batch:
-        """The same for measures of a hundred checkpoints that nothing makes fast: a sample."""
+        """The same for measures of a hundred checkpoints that nothing makes fast: a sample.
+
+        `CURVE_SEQUENCES`, or `sequences` where that is given.
+        """
         return self._sample(run)
 
     def _sample(self, run: Run) -> Batch:
@@ -55,9 +62,11 @@ class Study:
         return run.task.sample("train", n, generator=generator)
 
     def losses(self, run_set: RunSet, splits: Iterable[str] = ("train",)) -> pd.DataFrame:
-        """Metrics of a set's runs.
+        """Metrics of a set's runs, means over the `evaluation_size` sequences of their evaluations.
 
-        Columns: `seed`, `condition`, `run`, `sequences`, `split`, `loss`, `accuracy`.
+        Columns: `seed`, `condition`, `run`, `sequences` (seen in training), `split`, and at the
+        query `loss` in nats (ln 2 for a guess between the context's two labels, ln L for L labels
+        and no idea) and `accuracy` (chance 1/L, 1/2 for that guess).
         """
         parts = [
             run.metrics.assign(seed=seed, condition=condition, run=run.config.name)
@@ -71,14 +80,21 @@ class Study:
     def each_network(
         self, measure: Callable[[HookedTransformer, Batch], pd.DataFrame]
     ) -> pd.DataFrame:
-        """A measure of every network with all heads at its end, with columns `seed` and `run`."""
+        """A measure of every network with all heads at its end; columns as in `each_run`."""
         return self.each_run(lambda run, batch: measure(run.model(), batch))
 
     def each_run(self, measure: Callable[[Run, Batch], pd.DataFrame]) -> pd.DataFrame:
-        """A measure of every run with all heads, with columns `seed` and `run` in front."""
+        """A measure of every run with all heads.
+
+        Columns: `seed`, `run`, `n_sequences`, how many the measure is averaged over, and those of
+        the measure. It is given those of `batch`; one that takes others gives `n_sequences` itself.
+        """
         parts: list[pd.DataFrame] = []
         for seed, run in self.main.items():
-            table = measure(run, self.batch(run))
+            batch = self.batch(run)
+            table = measure(run, batch)
+            if "n_sequences" not in table:
+                table.insert(0, "n_sequences", len(batch))
             table.insert(0, "run", run.config.name)
             table.insert(0, "seed", seed)
             parts.append(table)
@@ -138,14 +154,20 @@ def some_steps(run: Run, count: int = MAX_CHECKPOINTS) -> list[int]:
 def over_seeds(
     values: Sequence[float] | Sequence[int], form: Callable[[float], str] = short_count
 ) -> str:
-    """The median over networks and, of several, the range.
+    """The median over networks and, of several, the range; networks of NaN are counted apart.
 
     >>> over_seeds([310e3, 250e3, 400e3])
     '310k (250k to 400k)'
+    >>> over_seeds([310e3, float("nan")])
+    '310k; none in 1 of 2'
     """
-    median = form(float(np.median(values)))
-    low, high = form(min(values)), form(max(values))
-    return median if low == high else f"{median} ({low} to {high})"
+    numbers = [float(value) for value in values if not math.isnan(value)]
+    if not numbers:
+        return "none"
+    median, low, high = map(form, (float(np.median(numbers)), min(numbers), max(numbers)))
+    told = median if low == high else f"{median} ({low} to {high})"
+    missing = len(values) - len(numbers)
+    return f"{told}; none in {missing} of {len(values)}" if missing else told
 
 
 def decimals(digits: int) -> Callable[[float], str]:
@@ -174,8 +196,44 @@ def curves(
     return found
 
 
+def times_of(table: pd.DataFrame, by: str, *, level: float = LEARNED) -> list[dict[str, Crossing]]:
+    """When each curve's loss falls below a level, by the column `by`; seed after seed."""
+    return [
+        {name: learned(*curve, level=level) for name, curve in network.items()}
+        for network in curves(table, by).values()
+    ]
+
+
+def surely_longer(slow: Crossing, fast: Crossing, *, factor: float | int = 1) -> bool:
+    """Whether a time is more than `factor` times another, as far as the runs show.
+
+    A run that ended before counts as slow with its length only, and as fast not at all.
+
+    >>> surely_longer(Crossing(384e3, False), Crossing(200e3, True), factor=2)  # 1.92 times or more
+    False
+    """
+    return fast.observed and slow.time > factor * fast.time
+
+
+def when(crossing: Crossing) -> float:
+    """A time as a number, infinity where the run ended before: to sort and tell, not to judge."""
+    return crossing.time if crossing.observed else math.inf
+
+
+def over_times(times: Iterable[Crossing]) -> str:
+    """`over_seeds` of times; where the run ended before, "never"."""
+    return over_seeds([when(time) for time in times])
+
+
+def told(times: Sequence[Mapping[str, Crossing]], names: Iterable[str]) -> str:
+    """Times of some conditions over networks, as "match 33k, none 310k"."""
+    return ", ".join(f"{name} {over_times(network[name] for network in times)}" for name in names)
+
+
 def judged(
     figure: str, claim: str, *, paper: str, ours: str, holds: Sequence[bool], varies: bool = False
 ) -> Claim:
-    """A claim with its verdict in every network."""
+    """A claim with its verdict in every network; ValueError for none, which would hold."""
+    if not holds:
+        raise ValueError(f"Figure {figure}: no network to judge by that {claim!r}; leave it out.")
     return Claim(figure, claim, paper, ours, sum(map(bool, holds)), len(holds), varies)

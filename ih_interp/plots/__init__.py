@@ -1,11 +1,8 @@
 """Drawings: tables in, Axes out. No torch, no files but in `save`, no global settings."""
 
 from ih_interp.plots.additivity import (
-    plot_add_back as plot_add_back,
     plot_first_last as plot_first_last,
     plot_interactions as plot_interactions,
-    plot_label_accuracy as plot_label_accuracy,
-    plot_only_and_without as plot_only_and_without,
     plot_spectrum as plot_spectrum,
 )
 from ih_interp.plots.curves import (
@@ -26,6 +23,11 @@ from ih_interp.plots.heads import (
     plot_corrected as plot_corrected,
     plot_head_scores as plot_head_scores,
     plot_matches as plot_matches,
+)
+from ih_interp.plots.only_heads import (
+    plot_add_back as plot_add_back,
+    plot_label_accuracy as plot_label_accuracy,
+    plot_only_and_without as plot_only_and_without,
 )
 from ih_interp.plots.speed import (
     plot_speeds as plot_speeds,

@@ -1,4 +1,4 @@
-"""Whether heads add up: alone and missed, added back, interactions, orders, label by label."""
+"""Whether heads add up: interaction orders, heads alone and missed, interactions of pairs."""
 
 from collections.abc import Sequence
 
@@ -8,10 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
 from ih_interp.plots.maps import DIVERGING, draw_map
-from ih_interp.plots.style import HEAD_COLOURS, HEAD_MARKERS
+from ih_interp.plots.style import HEAD_COLOURS
 
 METRIC_NAMES = {
     "logit": "logit",
@@ -24,80 +24,10 @@ METRIC_NAMES = {
     "accuracy": "accuracy",
     "in_context_accuracy": "accuracy in context",
 }
-ORDER_COLOURS = (HEAD_COLOURS[0], HEAD_COLOURS[6], HEAD_COLOURS[5], HEAD_COLOURS[3])
-"""Of orders in which heads are added back; markers tell them apart in grey."""
+"""Metrics in the words of an axis."""
 
 ORDER_HATCHES = ("", "//", "xx", "..")
 """Of bars by order, from 1; the last is for that order and all above."""
-
-
-def plot_only_and_without(table: pd.DataFrame, ax: Axes, *, metric: str = "accuracy") -> Axes:
-    """Figures 4a and 13: a metric against induction strength, with only a head and all but it.
-
-    Columns of `only_and_without`: `head`, `strength`, `kept`, `metric`, `value`, `low`, `high`.
-    """
-    table = table[table["metric"] == metric]
-    for kept, marker, label in (("only", "o", "only that head"), ("without", "^", "all but it")):
-        rows = table[table["kept"] == kept].sort_values("strength")
-        colours = [_colour(name) for name in rows["head"]]
-        ax.vlines(rows["strength"], rows["low"], rows["high"], colors=colours, linewidth=1)
-        ax.scatter(rows["strength"], rows["value"], c=colours, marker=marker, s=36, zorder=3)
-        ax.scatter([], [], c="0.3", marker=marker, s=36, label=label)
-        if kept == "only":
-            _name_points(ax, rows)
-    for kept, dash, label in (("all", "--", "none ablated"), ("none", ":", "all ablated")):
-        level = table.loc[table["kept"] == kept, "value"]
-        if len(level):
-            ax.axhline(level.iloc[0], color="0.4", linewidth=1, linestyle=dash, label=label)
-    ax.margins(x=0.08, y=0.08)
-    ax.set(
-        xlabel="induction strength",
-        ylabel=_metric(metric),
-        title="One head of the last layer alone, or missing",
-    )
-    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    return ax
-
-
-def plot_add_back(
-    tables: dict[str, pd.DataFrame],
-    ax: Axes,
-    *,
-    metric: str = "loss",
-    none_ablated: float | None = None,
-) -> Axes:
-    """Figure 14: a metric as heads are added back one by one; several orders by name.
-
-    Columns of `add_back`: `n_heads`, `head`, `metric`, `value`, `low`, `high`. Loss has a
-    logarithmic axis. `none_ablated` is the whole model's metric, a dashed line.
-    """
-    if none_ablated is not None:
-        ax.axhline(none_ablated, color="0.4", linewidth=1, linestyle="--", label="none ablated")
-    places = ((-11, -9), (3, 5), (3, 5), (3, 5))  # of names: the first order is the lowest line
-    for (name, table), colour, marker, place in zip(
-        tables.items(), ORDER_COLOURS, HEAD_MARKERS, places, strict=False
-    ):
-        rows = table[table["metric"] == metric]
-        ax.fill_between(rows["n_heads"], rows["low"], rows["high"], color=colour, alpha=0.2)
-        ax.plot(rows["n_heads"], rows["value"], color=colour, marker=marker, label=name)
-        for row in rows[rows["n_heads"] > 0].itertuples():
-            ax.annotate(
-                _short(str(row.head)),
-                (float(row.n_heads), float(row.value)),  # pyright: ignore[reportArgumentType]
-                place,
-                textcoords="offset points",
-                fontsize=7,
-                color=colour,
-            )
-    if metric.endswith("loss"):
-        ax.set_yscale("log")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.margins(x=0.07)
-    ax.set(xlabel="heads of the last layer that are on", ylabel=_metric(metric))
-    ax.set_title("Heads added back (H: the one just added)")
-    if len(tables) > 1:
-        ax.legend()
-    return ax
 
 
 def plot_spectrum(table: pd.DataFrame, ax: Axes) -> Axes:
@@ -170,7 +100,7 @@ def plot_first_last(table: pd.DataFrame, ax: Axes, *, metric: str, part: str = "
     ax.axvline(0, color="0.6", linewidth=0.8, linestyle=":")
     ax.set_yticks(range(len(heads)), heads)
     ax.invert_yaxis()
-    ax.set(xlabel=f"effect on the {_metric(metric)}", title=f"Heads alone and missed ({part})")
+    ax.set(xlabel=f"effect on the {metric_name(metric)}", title=f"Heads alone and missed ({part})")
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return ax
 
@@ -200,35 +130,16 @@ def plot_interactions(
     draw_map(table, ax, shades=shades, colours=DIVERGING, reach=largest)
     figure = ax.get_figure()
     if figure is not None:
-        figure.colorbar(ScalarMappable(shades, DIVERGING), ax=ax, shrink=0.8, label=_metric(metric))
+        figure.colorbar(
+            ScalarMappable(shades, DIVERGING), ax=ax, shrink=0.8, label=metric_name(metric)
+        )
     ax.set_title(f"Interaction of pairs ({part})")
     return ax
 
 
-def plot_label_accuracy(
-    table: pd.DataFrame, ax: Axes, *, quantity: str = "accuracy", bar: bool = True
-) -> Axes:
-    """Figure 16, c or b: heads by true label, their accuracy alone or share of their mistakes.
-
-    Columns of `label_specific_accuracy`: `head`, `label`, `quantity`, `value`, and for shares
-    `mistakes`, whose sum stands beside the head. `bar` says whether colours have a scale.
-    """
-    rows = table[table["quantity"] == quantity].astype({"label": int})
-    heads = list(dict.fromkeys(rows["head"]))
-    matrix = rows.pivot_table(index="head", columns="label", values="value", dropna=False)
-    matrix = matrix.reindex(heads)
-    shades = Normalize(0, 1)
-    draw_map(matrix, ax, shades=shades, colours="Blues", reach=1.0)
-    ax.tick_params(axis="x", rotation=0)  # labels are digits
-    what = {"accuracy": "accuracy", "mistake_share": "share of the head's mistakes"}[quantity]
-    if quantity == "mistake_share":
-        total = rows.groupby("head")["mistakes"].sum().astype(int)
-        ax.set_yticks(range(len(heads)), [f"{head} ({total[head]:,})" for head in heads])
-    figure = ax.get_figure()
-    if bar and figure is not None:
-        figure.colorbar(ScalarMappable(shades, "Blues"), ax=ax, label=what)
-    ax.set(xlabel="true label", title=f"Only one head on: {what} by label")
-    return ax
+def metric_name(metric: str) -> str:
+    """A metric in the words of an axis; itself where it has none."""
+    return METRIC_NAMES.get(metric, metric)
 
 
 _BLUES = ("#08306B", "#4292C6", "#9ECAE1", "#DEEBF7")
@@ -244,34 +155,6 @@ def _order_name(step: int) -> str:
     return ("1 (additive)", "2 (pairs)", "3", "4 and more")[step]
 
 
-def _name_points(ax: Axes, rows: pd.DataFrame) -> None:
-    for row in rows.itertuples():
-        ax.annotate(
-            _short(str(row.head)),
-            (float(row.strength), float(row.value)),  # pyright: ignore[reportArgumentType]
-            (5, 5),
-            textcoords="offset points",
-            fontsize=8,
-        )
-
-
-def _short(name: str) -> str:
-    """H3 of L1H3."""
-    return "H" + name.split("H")[1]
-
-
-def _number(name: str) -> int:
-    return int(name.split("H")[1])
-
-
-def _colour(name: str) -> str:
-    return HEAD_COLOURS[_number(name) % len(HEAD_COLOURS)]
-
-
-def _metric(name: str) -> str:
-    return METRIC_NAMES.get(name, name)
-
-
 def _in_lines(name: str) -> str:
     """A metric's name without its unit, a word a line."""
-    return _metric(name).split(" (")[0].replace(" ", "\n")
+    return metric_name(name).split(" (")[0].replace(" ", "\n")

@@ -10,10 +10,11 @@ from ih_interp.plots.seeds import plot_over_seeds
 from ih_interp.plots.style import (
     CLAMP_LINES,
     CLAMPED_VECTORS,
-    HEAD_COLOURS,
-    HEAD_MARKERS,
     SPLIT_LINES,
     count_sequences,
+    head_colour,
+    head_marker,
+    head_place,
 )
 
 
@@ -43,15 +44,14 @@ def plot_strengths(table: pd.DataFrame, ax: Axes, *, layer: int = 1) -> Axes:
 
     Columns `sequences`, `name` ("L1H3"), `value`. Layers count from 0 here, from 1 in the paper.
     """
-    heads = sorted(name for name in table["name"].unique() if name.startswith(f"L{layer}H"))
-    for name in heads:
+    heads = [name for name in table["name"].unique() if name.startswith(f"L{layer}H")]
+    for name in sorted(heads, key=head_place):
         of_head = table[table["name"] == name].sort_values("sequences")
-        number = int(name.split("H")[1]) % len(HEAD_COLOURS)
         ax.plot(
             of_head["sequences"],
             of_head["value"],
-            color=HEAD_COLOURS[number],
-            marker=HEAD_MARKERS[number],
+            color=head_colour(name),
+            marker=head_marker(name),
             markevery=max(1, len(of_head) // 6),
             markersize=4,
             label=name,

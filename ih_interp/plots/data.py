@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -70,19 +71,20 @@ def plot_slowdown(
     """When each evolution learns, against how many classes or labels there are.
 
     `axes` are those of "classes" and "labels". Columns of `times`: `seed`, `evolution` (a key of
-    `lines`), `classes`, `labels`, `time`, infinite where it never learned; such times are left out.
-    Both scales are logarithmic: what multiplies the time has the same slope wherever it starts.
+    `lines`), `classes`, `labels`, `time`, infinite where it never learned. Each seed that learned
+    is a dot; the line is the median of all seeds, broken where that is infinite. Both scales are
+    logarithmic: what multiplies the time has the same slope wherever it starts.
     """
     for varied, ax in axes.items():
         row = of_row(times, varied)
-        row = row[row["time"].between(1, 1e300)]
         for evolution, line in lines.items():
             curve = row[row["evolution"] == evolution]
-            if curve.empty:
+            if not np.isfinite(curve["time"]).any():
                 continue
             by_seed = curve.pivot_table(index=varied, columns="seed", values="time")
-            ax.plot(by_seed.index, by_seed, ".", color=line.colour, alpha=0.5)
-            median = by_seed.median(axis=1)
+            seen = by_seed.replace(np.inf, np.nan)
+            ax.plot(seen.index, seen, ".", color=line.colour, alpha=0.5)
+            median = by_seed.median(axis=1).replace(np.inf, np.nan)  # never is latest
             ax.plot(median.index, median, color=line.colour, linestyle=line.dash, label=evolution)
         amounts = sorted(row[varied].unique())
         ax.set(xscale="log", yscale="log", xlabel=SLOWER[varied], ylabel="sequences until learned")

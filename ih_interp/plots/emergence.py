@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from ih_interp.plots.curves import guess_line
+from ih_interp.plots.seeds import plot_over_seeds
 from ih_interp.plots.style import CLAMP_LINES, HEAD_COLOURS, Line, count_sequences, short_count
 
 DASHES = ("-", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
@@ -86,7 +88,8 @@ def plot_progress(table: pd.DataFrame, axes: Sequence[Axes] | np.ndarray) -> tup
     """Figure 10: loss under clamps in training, and the progress measures of the free run.
 
     Columns of `progress_beside_training`: `sequences`, `clamp`, `when`, `loss`, and `seed`, each
-    thin and their median thick. Two axes, left and right, which come back on one scale.
+    thin, their median thick, a band from least to most. Two axes, left and right, which come back
+    on one scale.
     """
     left, right = axes
     panels: tuple[Axes, Axes] = (left, right)
@@ -94,8 +97,8 @@ def plot_progress(table: pd.DataFrame, axes: Sequence[Axes] | np.ndarray) -> tup
     for ax, (when, title) in zip(panels, WHEN.items(), strict=True):
         panel = table[table["when"] == when]
         for clamp, line in lines.items():
-            _draw_seeds(panel[panel["clamp"] == clamp], ax, line, str(clamp))
-        ax.axhline(math.log(2), color="0.6", linewidth=0.8, linestyle=":")
+            plot_over_seeds(panel[panel["clamp"] == clamp], ax, str(clamp), line)
+        guess_line(ax)
         count_sequences(ax)
         ax.set(title=title)
     top = 1.05 * float(table["loss"].max())
@@ -103,16 +106,6 @@ def plot_progress(table: pd.DataFrame, axes: Sequence[Axes] | np.ndarray) -> tup
     for ax in panels:
         ax.set(xlim=(0, end), ylim=(0, top))
     left.set_ylabel("training loss (nats)")
-    right.annotate(
-        "ln 2",
-        (1, math.log(2)),
-        (3, 0),
-        xycoords=("axes fraction", "data"),
-        textcoords="offset points",
-        va="center",
-        color="0.4",
-        fontsize=8,
-    )
     right.legend(title="clamped")
     return panels
 
@@ -199,11 +192,3 @@ def _draw_median(
         ax.plot(median, height, "|", color="black", markersize=11, markeredgewidth=2)
     else:
         ax.annotate("median not reached", (edge, height), ha="right", va="top", fontsize=8)
-
-
-def _draw_seeds(table: pd.DataFrame, ax: Axes, line: Line, label: str) -> None:
-    by_seed = table.pivot_table(index="sequences", columns="seed", values="loss")
-    if by_seed.shape[1] > 1:
-        ax.plot(by_seed.index, by_seed, color=line.colour, linewidth=0.6, alpha=0.5)
-    median = by_seed.median(axis=1)
-    ax.plot(median.index, median, color=line.colour, linestyle=line.dash, label=label)

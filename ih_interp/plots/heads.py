@@ -1,6 +1,5 @@
 """Heads by themselves: scores beside chance, composition, perfect matches, mistakes corrected."""
 
-import re
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -11,7 +10,15 @@ from matplotlib.colors import Normalize
 from matplotlib.ticker import PercentFormatter
 
 from ih_interp.plots.maps import DIVERGING, draw_map
-from ih_interp.plots.style import HEAD_COLOURS, HEAD_MARKERS
+from ih_interp.plots.style import (
+    HEAD_COLOURS,
+    HEAD_MARKERS,
+    head_colour,
+    head_order,
+    head_place,
+    name_points,
+    short_head,
+)
 
 HATCHES = ("", "////", "....", "xxxx")
 """Scores in one drawing, told apart in grey."""
@@ -26,7 +33,7 @@ def plot_head_scores(table: pd.DataFrame, ax: Axes) -> Axes:
     scores = list(dict.fromkeys(table["score"]))
     if len(scores) > len(HATCHES):
         raise ValueError(f"{len(scores)} scores in one drawing; give at most {len(HATCHES)}.")
-    heads = sorted(set(table["name"]), key=_layer_and_head)
+    heads = sorted(set(table["name"]), key=head_place)
     places = np.arange(len(heads)) + 0.6 * np.cumsum(_starts_layer(heads))  # a gap between layers
     width = 0.8 / len(scores)
     for number, score in enumerate(scores):
@@ -60,7 +67,7 @@ def plot_composition(table: pd.DataFrame, ax: Axes, *, chance: float, title: str
     """
     there = table.dropna(subset=["value"])
     values = there.pivot_table(index="name", columns="source", values="value")
-    values = values.sort_index(key=_in_order).sort_index(key=_in_order, axis=1)
+    values = values.sort_index(key=head_order).sort_index(key=head_order, axis=1)
     cells = values.to_numpy(dtype=float)
     reach = float(np.nanmax(np.abs(cells - chance))) or 1.0
     shades = Normalize(chance - reach, chance + reach)
@@ -88,15 +95,15 @@ def plot_matches(table: pd.DataFrame, ax: Axes) -> Axes:
             )
         )
         shown = seed == first
-        colour = _colour(str(head)) if shown else "0.7"
+        colour = head_colour(str(head)) if shown else "0.7"
         size, over = (6.0, 3.0) if shown else (3.0, 1.0)
         ends = [computed, perfect]
         ax.plot([strength] * 2, ends, color=colour, linewidth=size / 5, zorder=over)
         ax.plot(strength, computed, "o", color=colour, markersize=size, zorder=over)
         ax.plot(strength, perfect, "^", color=colour, markersize=size, mfc="white", zorder=over)
-        if shown:
-            place, name = (strength, min(ends)), "H" + str(head).split("H")[1]
-            ax.annotate(name, place, (0, -12), textcoords="offset points", ha="center", fontsize=8)
+    named = table[(table["seed"] == first) & (table["match"] == "computed")]
+    names = [short_head(head) for head in named["head"]]
+    name_points(ax, names, named["strength"].tolist(), named["value"].tolist())
     ax.plot([], [], "o", color="0.2", label="as computed")
     ax.plot([], [], "^", color="0.2", mfc="white", label="perfect")
     if table["seed"].nunique() > 1:
@@ -115,7 +122,7 @@ def plot_corrected(table: pd.DataFrame, ax: Axes) -> Axes:
     line stands how many mistakes it makes.
     """
     base, mistakes = str(table["base"].iloc[0]), int(table["mistakes"].iloc[0])
-    heads = sorted([*table["head"], base], key=_layer_and_head)
+    heads = sorted([*table["head"], base], key=head_place)
     places = [heads.index(head) for head in table["head"]]
     ax.hlines(places, table["accuracy"], table["value"], color="0.8", linewidth=1.5, zorder=1)
     ax.hlines(places, table["low"], table["high"], color=HEAD_COLOURS[5], linewidth=3, zorder=2)
@@ -169,10 +176,6 @@ def plot_additive_fits(table: pd.DataFrame, ax: Axes, *, names: Sequence[str] = 
     return ax
 
 
-def _colour(name: str) -> str:
-    return HEAD_COLOURS[_layer_and_head(name)[1] % len(HEAD_COLOURS)]
-
-
 def _chance_line(ax: Axes, of_score: pd.DataFrame, colour: str) -> None:
     if "chance" not in of_score:
         return
@@ -180,17 +183,6 @@ def _chance_line(ax: Axes, of_score: pd.DataFrame, colour: str) -> None:
         ax.axhline(chance, color=colour, linewidth=1.2, linestyle=(0, (4, 2)))
 
 
-def _layer_and_head(name: str) -> tuple[int, int]:
-    match = re.fullmatch(r"L(\d+)H(\d+)", name)
-    if match is None:
-        raise ValueError(f'{name!r} is not a head; "L1H3" was expected.')
-    return int(match[1]), int(match[2])
-
-
-def _in_order(names: pd.Index) -> pd.Index:
-    return pd.Index([_layer_and_head(str(name)) for name in names], tupleize_cols=False)
-
-
 def _starts_layer(heads: list[str]) -> list[int]:
-    layers = [_layer_and_head(head)[0] for head in heads]
+    layers = [head_place(head)[0] for head in heads]
     return [0] + [int(b != a) for a, b in pairwise(layers)]

@@ -6,7 +6,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from ih_interp.plots.curves import guess_line
-from ih_interp.plots.style import HEAD_COLOURS, HEAD_MARKERS, count_sequences
+from ih_interp.plots.style import (
+    HEAD_COLOURS,
+    HEAD_MARKERS,
+    count_sequences,
+    head_colour,
+    head_marker,
+    head_place,
+)
 
 ALL_HEADS = "all heads"
 """Names the network with every head, in the column `heads`."""
@@ -26,16 +33,16 @@ def plot_learning_of_heads(table: pd.DataFrame, ax: Axes) -> Axes:
         if name == ALL_HEADS:
             ax.plot(curve["sequences"], curve["loss"], "--", color="0.3", label=name, zorder=3)
             continue
-        number = int(name.split("H")[-1]) % len(HEAD_COLOURS)
+        last = name.split(" + ")[-1]
         ax.plot(
             curve["sequences"],
             curve["loss"],
-            color=HEAD_COLOURS[number],
-            marker=HEAD_MARKERS[number],
-            markevery=_places(len(curve), number),
+            color=head_colour(last),
+            marker=head_marker(last),
+            markevery=_places(len(curve), last),
             markersize=4,
             linewidth=2.4 if pairs and "+" not in name else 1.2,
-            label=_short(name) if pairs else name,
+            label=_in_legend(name) if pairs else name,
         )
     guess_line(ax)
     count_sequences(ax)
@@ -55,9 +62,9 @@ def plot_strength_against(
     """
     for place, (seed, name) in enumerate(names.items()):
         rows = table[table["seed"] == seed]
-        colour, marker = (
-            kinds[place % len(HEAD_COLOURS)] for kinds in (HEAD_COLOURS, HEAD_MARKERS)
-        )
+        turns, number = divmod(place, len(HEAD_COLOURS))
+        colour = HEAD_COLOURS[number]
+        marker = HEAD_MARKERS[(number + turns) % len(HEAD_MARKERS)]  # another each turn
         seen = rows["observed"].to_numpy(dtype=bool)
         ax.scatter(
             rows["strength"],
@@ -83,12 +90,13 @@ def plot_strength_against(
     return ax
 
 
-def _places(n_points: int, number: int) -> tuple[int, int]:
+def _places(n_points: int, head: str) -> tuple[int, int]:
     """Where a curve has markers: six, at other places than those of other heads."""
     step = max(1, n_points // 6)
-    return (number * step // len(HEAD_COLOURS), step)
+    number = head_place(head)[1] % len(HEAD_MARKERS)
+    return (number * step // len(HEAD_MARKERS), step)
 
 
-def _short(name: str) -> str:
+def _in_legend(name: str) -> str:
     """The other head of a pair, as "+ L1H0"; or "L1H3 alone"."""
     return "+ " + name.split(" + ")[1] if "+" in name else f"{name} alone"

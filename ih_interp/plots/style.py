@@ -1,8 +1,10 @@
 """How figures look: colours that colour-blind people and grey printers tell apart; saving."""
 
 import math
-from collections.abc import Generator
+import re
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +27,7 @@ HEAD_COLOURS = (
 """Okabe and Ito's palette, its yellow darkened for white paper; head h has colour h mod 8."""
 
 HEAD_MARKERS = "osD^vXP*"
+"""Head h has marker h mod 8, which tells heads apart in grey."""
 
 
 class Line(NamedTuple):
@@ -96,6 +99,57 @@ def style() -> Generator[None]:
     """The figures' settings inside the block; matplotlib's own are back after it."""
     with mpl.rc_context(_RC):
         yield
+
+
+def head_place(name: str) -> tuple[int, int]:
+    """Layer and head of a head's name, from 0; ValueError for another name.
+
+    >>> head_place("L1H3")
+    (1, 3)
+    """
+    match = re.fullmatch(r"L(\d+)H(\d+)", name)
+    if match is None:
+        raise ValueError(f'{name!r} is not a head; "L1H3" was expected.')
+    return int(match[1]), int(match[2])
+
+
+def head_colour(name: str) -> str:
+    """The colour of a head, the same in every drawing."""
+    return HEAD_COLOURS[head_place(name)[1] % len(HEAD_COLOURS)]
+
+
+def head_marker(name: str) -> str:
+    """The marker of a head, the same in every drawing."""
+    return HEAD_MARKERS[head_place(name)[1] % len(HEAD_MARKERS)]
+
+
+def head_order(names: pd.Index) -> pd.Index:
+    """Keys that sort an index of heads by layer and number: L0H2 before L0H10."""
+    return pd.Index([head_place(str(name)) for name in names], tupleize_cols=False)
+
+
+def short_head(name: str) -> str:
+    """A head's name where its layer is known: "H3" of "L1H3"."""
+    return f"H{head_place(name)[1]}"
+
+
+def name_points(
+    ax: Axes, names: Sequence[str], x: Sequence[float], y: Sequence[float], *, away: int = 4
+) -> None:
+    """Write names beside points, by turns left and right of them, off the line they lie along."""
+    order = sorted(range(len(names)), key=lambda point: x[point])
+    rises = sum((y[b] - y[a]) * (x[b] - x[a]) for a, b in pairwise(order)) >= 0
+    for turn, point in enumerate(order):
+        side = -1 if turn % 2 == 0 else 1
+        ax.annotate(
+            names[point],
+            (x[point], y[point]),
+            (side * (away + 1), (-side if rises else side) * away),
+            textcoords="offset points",
+            ha="right" if side < 0 else "left",
+            va="center",
+            fontsize=8,
+        )
 
 
 def count_sequences(ax: Axes) -> None:

@@ -1,14 +1,19 @@
 """Wirings: maps of which head feeds which, and how edges and redundancy change over training."""
 
-import re
-
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 
 from ih_interp.plots.maps import DIVERGING, draw_map
-from ih_interp.plots.style import HEAD_COLOURS, HEAD_MARKERS, Line, count_sequences
+from ih_interp.plots.style import (
+    Line,
+    count_sequences,
+    head_colour,
+    head_marker,
+    head_order,
+    head_place,
+)
 
 VIA_LINES: dict[str, tuple[str, Line]] = {
     "q": ("queries", Line("#0072B2", (0, (5, 1)))),
@@ -72,14 +77,13 @@ def plot_wiring_over_training(
     there = table[(table["via"] == via) & (table["receiver"] == receiver)]
     if there.empty:
         raise ValueError(f"The table has no edges to {receiver} through {via!r}.")
-    for sender in sorted(there["sender"].unique(), key=_in_order):
+    for sender in sorted(there["sender"].unique(), key=head_place):
         of_sender = there[there["sender"] == sender].sort_values("sequences")
-        number = _in_order(sender)[1] % len(HEAD_COLOURS)
         ax.plot(
             of_sender["sequences"],
             of_sender[column],
-            color=HEAD_COLOURS[number],
-            marker=HEAD_MARKERS[number],
+            color=head_colour(sender),
+            marker=head_marker(sender),
             markevery=max(1, len(of_sender) // 6),
             markersize=4,
             label=sender,
@@ -140,7 +144,7 @@ def _map(
 ) -> Axes:
     """Receivers by senders; a diverging map is centred at 0, another runs from its least value."""
     values = table.pivot_table(index="receiver", columns="sender", values=column)
-    values = values.sort_index(key=_by_head).sort_index(key=_by_head, axis=1)
+    values = values.sort_index(key=head_order).sort_index(key=head_order, axis=1)
     cells = values.to_numpy(dtype=float)
     if colours == DIVERGING:
         reach = reach or float(np.nanmax(np.abs(cells))) or 1.0
@@ -151,14 +155,3 @@ def _map(
     draw_map(values, ax, shades=shades, colours=colours, reach=reach)
     ax.set(xlabel="sender", ylabel="receiver", title=title)
     return ax
-
-
-def _in_order(name: str) -> tuple[int, int]:
-    match = re.fullmatch(r"L(\d+)H(\d+)", name)
-    if match is None:
-        raise ValueError(f'{name!r} is not a head; "L1H3" was expected.')
-    return int(match[1]), int(match[2])
-
-
-def _by_head(names: pd.Index) -> pd.Index:
-    return pd.Index([_in_order(str(name)) for name in names], tupleize_cols=False)

@@ -3,12 +3,15 @@
 from collections.abc import Mapping
 
 from ih_interp.paper.figures import (
+    added_heads,
     additivity,
     branches,
+    copied_labels,
     data,
     emergence,
-    heads,
+    mistakes,
     single_heads,
+    strength_alone,
     subcircuits,
     toy_model,
     trained_apart,
@@ -22,12 +25,15 @@ FIGURES: Mapping[str, Figure] = {
         emergence,
         single_heads,
         trained_apart,
+        strength_alone,
         toy_model,
         subcircuits,
         data,
         branches,
         wiring,
-        heads,
+        added_heads,
+        copied_labels,
+        mistakes,
         additivity,
     )
     for figure in module.FIGURES

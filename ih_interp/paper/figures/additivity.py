@@ -1,4 +1,7 @@
-"""Beyond the paper's figures: do the heads that it calls additive add up, and on which scale?"""
+"""Beyond the paper's figures: do the heads that it calls additive add up, and on which scale?
+
+Over the study's sequences, at most `MOST_SEQUENCES` of them: fewer than other measures use.
+"""
 
 import pandas as pd
 import torch
@@ -14,23 +17,25 @@ from ih_interp.plots.heads import plot_additive_fits
 from ih_interp.runs import Run
 from ih_interp.types import Batch
 
-SAMPLED = 2_000  # sequences, each with 256 subsets; intervals stay narrow
+MOST_SEQUENCES = 2_000  # each has 256 subsets to compute; intervals stay narrow
 RESAMPLES = 200  # of sequences, for intervals
 ADDITIVE = 0.9  # R squared from which heads are said to add up
 
 
 def additive_table(study: Study) -> pd.DataFrame:
-    """How well heads add up: `seed`, `run`, `metric`, `part`, `value`, `low`, `high`.
+    """How well heads add up: columns of `Study.each_run`, `metric`, `part`, `value`, `low`, `high`.
 
     `value` is R squared of the best additive fit to the mean metric of every subset of the last
     layer's heads, of `additivity_test`: 1 if they add up, 8/255 for a random game. Log-odds are
-    those of the target against all other labels, log p / (1 - p). Of at most 2,000 sequences.
+    those of the target against all other labels, log p / (1 - p). Means are over the study's
+    sequences or, where they are more than `MOST_SEQUENCES`, a sample of so many; `low` and `high`
+    resample sequences.
     """
 
     def measure(run: Run, batch: Batch) -> pd.DataFrame:
-        if len(batch) > SAMPLED:
+        if len(batch) > MOST_SEQUENCES:
             generator = torch.Generator().manual_seed(0)
-            batch = run.task.sample("train", SAMPLED, generator=generator)
+            batch = run.task.sample("train", MOST_SEQUENCES, generator=generator)
         report = additivity_test(
             run.model(),
             batch,
@@ -39,8 +44,8 @@ def additive_table(study: Study) -> pd.DataFrame:
             n_resamples=RESAMPLES,
             n_permutations=1,  # no p-value is shown
         )
-        table = report.table("r_squared")
-        return table[["metric", "part", "value", "low", "high"]]
+        table = report.table("r_squared")[["metric", "part", "value", "low", "high"]]
+        return table.assign(n_sequences=len(batch))
 
     return study.each_run(measure)
 

@@ -1,14 +1,28 @@
 """Figures 7, 8 and 15: other ways to perfect a part of the circuit in training."""
 
 import math
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-import numpy as np
 import pandas as pd
 
-from ih_interp.analysis.emergence import LEARNED, first_below
+from ih_interp.analysis.emergence import Crossing
 from ih_interp.clamps import PreviousTokenAttention
-from ih_interp.paper.study import Claim, Figure, Study, curves, decimals, judged, over_seeds
+from ih_interp.paper.study import (
+    UNTIL_LEARNED,
+    Claim,
+    Figure,
+    Study,
+    curves,
+    decimals,
+    judged,
+    over_seeds,
+    over_times,
+    surely_longer,
+    times_of,
+    told,
+    when,
+)
 from ih_interp.plots.seeds import plot_each_network
 from ih_interp.plots.style import DONOR_LINES
 from ih_interp.plots.subcircuits import plot_grafts, plot_match_strengths, plot_previous_token
@@ -16,12 +30,15 @@ from ih_interp.plots.subcircuits import plot_grafts, plot_match_strengths, plot_
 HALF_GUESS = math.log(2) / 2
 """The loss that Figure 15 is read at, as the paper's numbers are."""
 
+EVEN = 0.5
+"""Strength of attention that is on the correct label no more than on the other."""
+
 
 def graft_table(study: Study) -> pd.DataFrame:
     """Training losses with trained first layers grafted in, and without.
 
     Columns: `seed`, `run`, `donor` (the seed whose embedding and layer 0 it is, or "none"), `whose`
-    (a key of `plots.style.DONOR_LINES`), `sequences`, `loss`.
+    (a key of `plots.style.DONOR_LINES`), `sequences`, `loss` as in `Study.losses`.
     """
     grafted = study.losses("grafts").rename(columns={"condition": "donor"})
     free = study.losses("main").assign(donor="none")
@@ -32,27 +49,28 @@ def graft_table(study: Study) -> pd.DataFrame:
 
 def graft_claims(table: pd.DataFrame) -> list[Claim]:
     """Which trained layer is grafted in decides how fast the rest is learned."""
-    networks = curves(table, "whose").values()
-    times = [{name: first_below(*line, LEARNED) for name, line in n.items()} for n in networks]
-    others = [max(t[w] for w in t if w not in ("none", "own")) for t in times]
-    until = f"sequences until the loss is below {LEARNED:.3f}"
+    times = times_of(table, "whose")
+    others = [[t[whose] for whose in t if whose not in ("none", "own")] for t in times]
+    slowest = over_times(max(donors, key=when) for donors in others)
     return [
         judged(
             "7",
-            f"a network's own trained first layer shortens training to a third or less: {until}",
-            paper="its own 27k, none 273k",
-            ours=f"its own {over_seeds([t['own'] for t in times])}, "
-            f"none {over_seeds([t['none'] for t in times])}",
-            holds=[3 * t["own"] < t["none"] for t in times],
+            "a network's own trained first layer shortens training to less than a third: "
+            f"{UNTIL_LEARNED}",
+            paper="own 27k, none 273k",
+            ours=told(times, ("own", "none")),
+            holds=[surely_longer(t["none"], t["own"], factor=3) for t in times],
         ),
         judged(
             "7",
-            "which trained first layer it is matters greatly, the slowest donor taking three times "
-            f"as long as its own: {until}",
-            paper="its own 27k, others 243k and 214k",
-            ours=f"its own {over_seeds([t['own'] for t in times])}, "
-            f"the slowest {over_seeds(others)}",
-            holds=[3 * t["own"] < other for t, other in zip(times, others, strict=True)],
+            "which trained first layer it is matters greatly, the slowest donor taking over three "
+            f"times as long as its own: {UNTIL_LEARNED}",
+            paper="own 27k, others 243k and 214k",
+            ours=f"{told(times, ['own'])}, the slowest {slowest}",
+            holds=[
+                any(surely_longer(donor, t["own"], factor=3) for donor in donors)
+                for t, donors in zip(times, others, strict=True)
+            ],
         ),
     ]
 
@@ -61,7 +79,8 @@ def previous_token_table(study: Study) -> pd.DataFrame:
     """Training losses with heads of layer 0 attending perfectly, one induction head active.
 
     Columns: `seed`, `run`, `condition` (a key of `plots.style.PREVIOUS_TOKEN_LINES`), `heads`, as
-    "L0H2, L0H5", `sequences`, `loss`. "none" is the network with that one head.
+    "L0H2, L0H5", `sequences`, `loss` as in `Study.losses`. "none" is the network with that one
+    head.
     """
     clamped = study.losses("previous_token")
     single = study.losses("single")
@@ -77,38 +96,35 @@ def previous_token_table(study: Study) -> pd.DataFrame:
 
 def previous_token_claims(table: pd.DataFrame) -> list[Claim]:
     """Which heads attend perfectly matters little, unless it is every head of the layer."""
-    networks = curves(table, "condition").values()
-    times = [{name: first_below(*line, LEARNED) for name, line in n.items()} for n in networks]
-    some = [[t[name] for name in ("best", "unlike", "like")] for t in times]
-    until = f"sequences until the loss is below {LEARNED:.3f}"
-
-    def told(*names: str) -> str:
-        return ", ".join(f"{name} {over_seeds([t[name] for t in times])}" for name in names)
-
+    times = times_of(table, "condition")
+    some = ("best", "unlike", "like")
     return [
         judged(
             "8",
             "one head or several, whichever, the slowest takes less than twice as long as the "
-            f"fastest: {until}",
+            f"fastest: {UNTIL_LEARNED}",
             paper="best 216k, unlike 280k, like 187k; one network",
-            ours=told("best", "unlike", "like"),
-            holds=[max(t) < np.inf and max(t) < 2 * min(t) for t in some],
+            ours=told(times, some),
+            holds=[
+                all(surely_longer(t[one], t[other], factor=1 / 2) for one in some for other in some)
+                for t in times
+            ],
             varies=True,
         ),
         judged(
             "8",
-            f"all eight heads at once take longer than any of these: {until}",
+            f"all eight heads at once take longer than any of these: {UNTIL_LEARNED}",
             paper="all 564k; one network",
-            ours=told("all"),
-            holds=[t["all"] > max(of_some) for t, of_some in zip(times, some, strict=True)],
+            ours=told(times, ["all"]),
+            holds=[all(surely_longer(t["all"], t[name]) for name in some) for t in times],
             varies=True,
         ),
         judged(
             "8",
-            f"all eight heads at once take longer even than none clamped: {until}",
+            f"all eight heads at once take longer even than none clamped: {UNTIL_LEARNED}",
             paper="all 564k, none 310k; one network",
-            ours=told("all", "none"),
-            holds=[t["all"] > t["none"] for t in times],
+            ours=told(times, ("all", "none")),
+            holds=[surely_longer(t["all"], t["none"]) for t in times],
             varies=True,
         ),
     ]
@@ -118,7 +134,7 @@ def strength_table(study: Study) -> pd.DataFrame:
     """Losses with the induction head's attention clamped, other heads active.
 
     Columns: `seed`, `run`, `strength` (attention on the correct label, from 0 to 1; the rest is on
-    the other), `split`, `sequences`, `loss`.
+    the other), `split`, `sequences`, `loss` as in `Study.losses`.
     """
     table = study.losses("strengths", ("train", "test_relabel", "test_exemplars"))
     table = table.assign(strength=table["condition"].astype(float))
@@ -127,42 +143,40 @@ def strength_table(study: Study) -> pd.DataFrame:
 
 def strength_claims(table: pd.DataFrame) -> list[Claim]:
     """Stronger is faster; attention to the wrong label learns what does not transfer."""
-    by_split = {
-        split: [
-            {float(strength): line for strength, line in network.items()}
-            for network in curves(rows, "strength").values()
-        ]
-        for split, rows in table.groupby("split")
-    }
-    trains = by_split["train"]
-    times = [{s: first_below(*line, HALF_GUESS) for s, line in n.items()} for n in trains]
-    right = sorted(s for s in times[0] if s >= 0.5)
-    wrong = sorted(s for s in times[0] if s < 0.5)
-    claims = [
-        judged(
-            "15",
-            "from even attention up, stronger is faster at every step of strength: sequences until "
-            f"the training loss is below {HALF_GUESS:.3f}",
-            paper="strength 1 25k, 0.9 36k, 0.75 48k, 0.6 124k, 0.5 292k",
-            ours=", ".join(
-                f"{'strength ' if s == 1 else ''}{s:g} {over_seeds([t[s] for t in times])}"
-                for s in (1, 0.9, 0.75, 0.6, 0.5)
-            ),
-            holds=[all(t[s] > t[more] for s, more in pairwise(right)) for t in times],
-        ),
-    ]
-    if "test_relabel" in by_split:  # features with no label set held out have none
-        claims.append(_wrong_way(times, by_split["test_relabel"], right, wrong))
+    splits = {str(split): rows for split, rows in table.groupby("split")}
+    networks = times_of(splits["train"], "strength", level=HALF_GUESS)
+    times = [{float(s): time for s, time in network.items()} for network in networks]
+    claims = [_stronger_is_faster(times)]
+    if "test_relabel" in splits:  # features with no label set held out have none
+        relabel = curves(splits["test_relabel"], "strength").values()
+        ends = [{float(s): float(loss[-1]) for s, (_, loss) in n.items()} for n in relabel]
+        claims.append(_wrong_way(times, ends))
     return claims
 
 
+def _stronger_is_faster(times: Sequence[Mapping[float, Crossing]]) -> Claim:
+    right = sorted(s for s in times[0] if s >= EVEN)
+    return judged(
+        "15",
+        "from even attention up, stronger is faster at every step of strength: sequences until "
+        f"the training loss is below {HALF_GUESS:.3f}",
+        paper="strength 1 25k, 0.9 36k, 0.75 48k, 0.6 124k, 0.5 292k",
+        ours=", ".join(
+            f"{'strength ' if s == 1 else ''}{s:g} {over_times(t[s] for t in times)}"
+            for s in (1, 0.9, 0.75, 0.6, 0.5)
+        ),
+        holds=[
+            all(surely_longer(t[weak], t[strong]) for weak, strong in pairwise(right))
+            for t in times
+        ],
+    )
+
+
 def _wrong_way(
-    times: list[dict[float, float]],
-    relabel: list[dict[float, tuple[np.ndarray, np.ndarray]]],
-    right: list[float],
-    wrong: list[float],
+    times: Sequence[Mapping[float, Crossing]], ends: Sequence[Mapping[float, float]]
 ) -> Claim:
-    ends = [{s: float(loss[-1]) for s, (_, loss) in network.items()} for network in relabel]
+    right = [s for s in times[0] if s >= EVEN]
+    wrong = [s for s in times[0] if s < EVEN]
     return judged(
         "15",
         "attention to the wrong label learns the training pairs of labels and fails on held-out "
@@ -174,7 +188,7 @@ def _wrong_way(
             for pick, some in ((min, wrong), (max, right))
         ),
         holds=[
-            max(time[s] for s in wrong) < np.inf
+            all(time[s].observed for s in wrong)
             and min(end[s] for s in wrong) > math.log(2) > max(end[s] for s in right)
             for time, end in zip(times, ends, strict=True)
         ],

@@ -1,8 +1,9 @@
 """Figure 3: induction heads emerge together, as the loss falls."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
@@ -24,41 +25,21 @@ from ih_interp.plots import plot_losses, plot_strengths
 from ih_interp.plots.seeds import plot_each_network
 
 NEW_SPLITS: Mapping[str, tuple[str, str]] = {
-    "test_exemplars": ("new exemplars", "0.125"),
-    "test_relabel": ("new label pairs", "0.031"),
+    "test_exemplars": ("unseen classes (the paper's test exemplars)", "0.125"),
+    "test_relabel": ("unseen pairs of labels (the paper's test relabel)", "0.031"),
 }
 """Splits that training never shows, in words, and the paper's loss on them at the end."""
 
 
 def loss_table(study: Study) -> pd.DataFrame:
-    """Losses of every main run: `seed`, `run`, `sequences`, `split`, `loss`, `accuracy`."""
+    """Losses of every main run: columns of `Study.losses` but `condition`."""
     return study.losses("main", ("train", *NEW_SPLITS)).drop(columns="condition")
 
 
 def loss_claims(table: pd.DataFrame) -> list[Claim]:
-    """A plateau near ln 2, then a fall; the solution holds for new exemplars and labels."""
+    """A plateau near ln 2, then a fall; the solution holds for unseen classes and label pairs."""
     networks = curves(table, "split").values()
-    trains = [network["train"] for network in networks]
-    plateau = [time_on_plateau(*train) for train in trains]
-    ends = [first_below(*train, 0.1) for train in trains]
-    fall = [
-        end - first_below(*train, 0.6) if math.isfinite(end) else math.inf
-        for train, end in zip(trains, ends, strict=True)
-    ]
-    # Sequences a factor of e: an exponential slide needs as many on the plateau as in the fall.
-    pauses = [
-        down < math.inf and flat / math.log(0.8 / 0.6) > 2 * down / math.log(0.6 / 0.1)
-        for flat, down in zip(plateau, fall, strict=True)
-    ]
-    claims = [
-        judged(
-            "3a",
-            "training pauses near ln 2 and then falls: sequences from loss 0.8 to 0.6, 0.6 to 0.1",
-            paper="150k, 170k",
-            ours=f"{over_seeds(plateau)}, {over_seeds(fall)}",
-            holds=pauses,
-        )
-    ]
+    claims = [_pause_claim([network["train"] for network in networks])]
     for split, (words, paper) in NEW_SPLITS.items():
         last = [float(network[split][1][-1]) for network in networks if split in network]
         if last:  # features of no unseen class, or no label set held out, have none
@@ -74,8 +55,33 @@ def loss_claims(table: pd.DataFrame) -> list[Claim]:
     return claims
 
 
+def _pause_claim(trains: Sequence[tuple[np.ndarray, np.ndarray]]) -> Claim:
+    plateau = [time_on_plateau(*train) for train in trains]
+    ends = [first_below(*train, 0.1) for train in trains]
+    fall = [
+        end - first_below(*train, 0.6) if math.isfinite(end) else math.inf
+        for train, end in zip(trains, ends, strict=True)
+    ]
+    # Sequences a factor of e: an exponential slide needs as many on the plateau as in the fall.
+    pauses = [
+        down < math.inf and flat / math.log(0.8 / 0.6) > 2 * down / math.log(0.6 / 0.1)
+        for flat, down in zip(plateau, fall, strict=True)
+    ]
+    return judged(
+        "3a",
+        "training pauses near ln 2 and then falls: sequences from loss 0.8 to 0.6, 0.6 to 0.1",
+        paper="150k, 170k",
+        ours=f"{over_seeds(plateau)}, {over_seeds(fall)}",
+        holds=pauses,
+    )
+
+
 def strength_table(study: Study) -> pd.DataFrame:
-    """Induction strengths over training: `seed`, `run`, `step`, `sequences`, `name`, `value`."""
+    """Induction strengths over training.
+
+    Columns: `seed`, `run`, `n_sequences`, `step`, `sequences`, `name` (a head), `value`, its
+    `induction_strength`, in [-1, 1]; 0 where it does not tell the labels apart.
+    """
     return study.each_run(
         lambda run, batch: trace(run, induction_strength, batch=batch, steps=some_steps(run))
     )

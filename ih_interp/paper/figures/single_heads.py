@@ -19,7 +19,8 @@ LINEAR = 0.95
 def ablation_table(study: Study, metric: Metric) -> pd.DataFrame:
     """One metric with only a head on and with all but it, for every network with all heads.
 
-    Columns: `seed`, `run`, and those of `only_and_without`.
+    Columns: `seed`, `run`, `n_sequences`, and those of `only_and_without`; loss and accuracy as in
+    `Study.losses`, but over `batch`.
     """
     return study.each_network(lambda model, batch: only_and_without(model, batch, metrics=[metric]))
 
@@ -27,17 +28,13 @@ def ablation_table(study: Study, metric: Metric) -> pd.DataFrame:
 def accuracy_claims(table: pd.DataFrame) -> list[Claim]:
     """The stronger a head the better alone; the strongest is nearly enough, and not needed."""
     networks = [rows for _, rows in table.groupby("seed")]
-    strongest = [_strongest(rows) for rows in networks]
+    return [*_alone_claims(networks), *_missed_claims(networks)]
+
+
+def _alone_claims(networks: Sequence[pd.DataFrame]) -> list[Claim]:
     alone = [_of(rows, "only") for rows in networks]
-    missed = [_of(rows, "without") for rows in networks]
-    whole = [float(rows.loc[rows["kept"] == "all", "value"].iloc[0]) for rows in networks]
     linear = [correlation(rows["strength"], rows["value"]) for rows in alone]
-    best = [_value(rows, head) for rows, head in zip(alone, strongest, strict=True)]
-    without = [_value(rows, head) for rows, head in zip(missed, strongest, strict=True)]
-    others = [
-        float(rows.loc[rows["head"] != head, "value"].min())
-        for rows, head in zip(missed, strongest, strict=True)
-    ]
+    best = [_value(of, _strongest(rows)) for of, rows in zip(alone, networks, strict=True)]
     return [
         judged(
             "4a",
@@ -53,6 +50,19 @@ def accuracy_claims(table: pd.DataFrame) -> list[Claim]:
             ours=over_seeds(best, decimals(3)),
             holds=[accuracy > 0.9 for accuracy in best],
         ),
+    ]
+
+
+def _missed_claims(networks: Sequence[pd.DataFrame]) -> list[Claim]:
+    strongest = [_strongest(rows) for rows in networks]
+    missed = [_of(rows, "without") for rows in networks]
+    whole = [float(_of(rows, "all")["value"].iloc[0]) for rows in networks]
+    without = [_value(rows, head) for rows, head in zip(missed, strongest, strict=True)]
+    others = [
+        float(rows.loc[rows["head"] != head, "value"].min())
+        for rows, head in zip(missed, strongest, strict=True)
+    ]
+    return [
         judged(
             "4a",
             "it is not needed: accuracy without it less than 0.02 below that of all heads",
@@ -129,7 +139,7 @@ def draw_ablations(table: pd.DataFrame, canvas: Canvas) -> None:
 
 
 def _of(rows: pd.DataFrame, kept: str) -> pd.DataFrame:
-    """One network's rows with only a head on, or without it."""
+    """One network's rows with only a head on, without it, or with all."""
     return rows[rows["kept"] == kept]
 
 

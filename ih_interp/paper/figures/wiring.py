@@ -5,7 +5,7 @@ values, where patterns are. Layers count from 0 here, from 1 in the paper.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 import torch
@@ -37,6 +37,7 @@ from ih_interp.plots.wiring_figures import (
     plot_removed,
     plot_wiring_maps,
 )
+from ih_interp.runs import Run
 from ih_interp.types import Batch, Head
 
 THROUGH: tuple[tuple[str, Kept, Kind], ...] = (
@@ -52,14 +53,15 @@ LEFT: dict[str, Keep] = {"one ablated": "all_but_one", "one left": "one"}
 def map_table(study: Study) -> pd.DataFrame:
     """The six maps of Figure 11, of every network at its end.
 
-    Columns: `seed`, `run`, `map` ("one ablated": accuracy less that with every head of layer 0;
-    "one left": accuracy; "composition"), `through` ("patterns" or "values"), `sender`,
+    Columns: those of `Study.each_run`, `map` ("one ablated": accuracy less that with every head of
+    layer 0; "one left": accuracy; "composition"), `through` ("patterns" or "values"), `sender`,
     `previous_token` (whether the sender is one), `receiver`, `value`, and `neutral`, which says
     nothing: 0, chance 1/L, and composition of random matrices.
     """
 
     def measure(model: HookedTransformer, batch: Batch) -> pd.DataFrame:
-        return pd.concat([_accuracies(model, batch), _compositions(model)], ignore_index=True)
+        causal = _accuracies(model, batch, LEFT).assign(n_sequences=len(batch))
+        return pd.concat([causal, _compositions(model)], ignore_index=True)  # of weights alone
 
     table = study.each_network(measure)
     return table.assign(
@@ -73,17 +75,25 @@ def map_table(study: Study) -> pd.DataFrame:
 def removed_table(study: Study) -> pd.DataFrame:
     """Figure 12: what is lost without layer 0's direct path, and without the heads of layer 1.
 
-    Columns: `seed`, `run`, `sequences`, `removed` ("direct path" or "last layer"), `loss`,
-    `accuracy`, and `loss_change`, `accuracy_change` against the same checkpoint, whole, on the same
-    sequences (the paper interpolates a loss on others).
+    Columns: those of `Study.each_run`, `sequences`, `removed` ("direct path" or "last layer"),
+    `loss`, `accuracy`, and `loss_change`, `accuracy_change` against the same checkpoint, whole, on
+    the same sequences (the paper interpolates a loss on others): those of `curve_batch`, but of
+    `batch` at the last step, where what is lost may be less than one sequence of a sample. Loss is
+    in nats, ln 2 for a guess between the context's two labels, ln L for L labels and no idea;
+    accuracy has chance 1/L, 1/2 for that guess. A part that does nothing changes them by 0.
     """
-    rows = study.each_run(
-        lambda run, _: trace(
-            run, without_parts, batch=study.curve_batch(run), steps=some_steps(run)
-        )
-    )
+
+    def measure(run: Run, batch: Batch) -> pd.DataFrame:
+        *learning, last = some_steps(run)
+        parts = [
+            trace(run, without_parts, batch=shown, steps=steps).assign(n_sequences=len(shown))
+            for shown, steps in ((study.curve_batch(run), learning), (batch, [last]))
+        ]
+        return pd.concat(parts, ignore_index=True)
+
+    rows = study.each_run(measure)
     rows[["removed", "measure"]] = rows["name"].str.split("|", expand=True)
-    index = ["seed", "run", "sequences"]
+    index = ["seed", "run", "n_sequences", "sequences"]
     wide = rows.set_index([*index, "removed", "measure"])["value"].unstack("measure").reset_index()
     whole = wide[wide["removed"] == "nothing"].set_index(index)
     whole = whole[["loss", "accuracy"]].add_prefix("whole_")
@@ -129,53 +139,53 @@ def without_parts(model: HookedTransformer, batch: Batch) -> dict[str, float]:
 def preserving_table(study: Study) -> pd.DataFrame:
     """Table 1: accuracy without groups of layer 0's heads, while layer 1 keeps one of its inputs.
 
-    Columns: `seed`, `run`, `group` ("previous-token" or "others"), `ablated` (its heads, as
-    "L0H1 L0H2"), `preserved` ("patterns" or "values"), `accuracy`; NaN for a group without heads.
+    Columns: those of `Study.each_run`, `group` ("previous-token" or "others"), `ablated` (its
+    heads, as "L0H1 L0H2"), `preserved` ("patterns" or "values"), `accuracy`: chance 1/L for L
+    labels, 1/2 for a guess between the context's two; NaN for a group without heads.
     """
-    parts = [
-        {
-            "seed": seed,
-            "run": run.config.name,
-            "group": group,
-            "ablated": " ".join(map(str, heads)),
-            "preserved": kept,
-            "accuracy": _accuracy(run.model(), study.batch(run), heads, kept),
-        }
-        for seed, run in study.main.items()
-        for group, heads in _groups(study.circuits[seed], run.config.model.n_heads).items()
-        for kept in ("patterns", "values")
-    ]
-    return pd.DataFrame(parts)
+
+    def measure(run: Run, batch: Batch) -> pd.DataFrame:
+        model = run.model()
+        groups = _groups(study.circuits[run.config.seeds.init], model.cfg.n_heads)
+        rows = [
+            (group, " ".join(map(str, heads)), kept, _accuracy(model, batch, heads, kept))
+            for group, heads in groups.items()
+            for kept in ("patterns", "values")
+        ]
+        return pd.DataFrame(rows, columns=["group", "ablated", "preserved", "accuracy"])
+
+    return study.each_run(measure)
 
 
 def composition_table(study: Study) -> pd.DataFrame:
     """Composition before training beside that at the end, and beside what pairs then do.
 
-    Columns: `seed`, `run`, `through` ("patterns": K-composition, "values": V-composition),
+    Columns: those of `Study.each_run`, `through` ("patterns": K-composition, "values": V),
     `sender`, `receiver`, `start` and `end` (`wo_composition`, chance about 0.125), and `accuracy`
-    with that pair of heads alone left, as "one left" of Figure 11.
+    with that pair of heads alone left, as "one left" of Figure 11 (chance 1/L for L labels).
     """
-    parts: list[pd.DataFrame] = []
-    for seed, run in study.main.items():
-        start, end = (_compositions(run.model(step)) for step in (0, run.steps[-1]))
-        alone = _accuracies(run.model(), study.batch(run))
+
+    def measure(run: Run, batch: Batch) -> pd.DataFrame:
         pairs = ["through", "sender", "receiver"]
-        table = start.set_index(pairs)[["value"]].rename(columns={"value": "start"})
-        table["end"] = end.set_index(pairs)["value"]
-        table["accuracy"] = alone[alone["map"] == "one left"].set_index(pairs)["value"]
-        table = table.reset_index()
-        table.insert(0, "run", run.config.name)
-        table.insert(0, "seed", seed)
-        parts.append(table)
-    return pd.concat(parts, ignore_index=True)
+        start, end, alone = (
+            table.set_index(pairs)["value"]
+            for table in (
+                _compositions(run.model(0)),
+                _compositions(run.model()),
+                _accuracies(run.model(), batch, ["one left"]),
+            )
+        )
+        return pd.DataFrame({"start": start, "end": end, "accuracy": alone}).reset_index()
+
+    return study.each_run(measure)
 
 
-def _accuracies(model: HookedTransformer, batch: Batch) -> pd.DataFrame:
-    """The four causal maps, as rows of `map_table`."""
+def _accuracies(model: HookedTransformer, batch: Batch, names: Iterable[str]) -> pd.DataFrame:
+    """Causal maps of these names, of `LEFT`, through patterns and values: rows of `map_table`."""
     parts: list[pd.DataFrame] = []
     for through, kept, _ in THROUGH:
-        for name, keep in LEFT.items():
-            found = preserving_map(model, batch, preserve=kept, keep=keep).table()
+        for name in names:
+            found = preserving_map(model, batch, preserve=kept, keep=LEFT[name]).table()
             column = "accuracy_change" if name == "one ablated" else "accuracy"
             neutral = 0.0 if name == "one ablated" else 1 / model.cfg.d_vocab_out
             rows = found[["sender", "receiver", column]].rename(columns={column: "value"})

@@ -1,0 +1,110 @@
+"""Single heads of the last layer: alone, missing, added back one by one, and label by label."""
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.ticker import MaxNLocator
+
+from ih_interp.plots.additivity import metric_name
+from ih_interp.plots.maps import draw_map
+from ih_interp.plots.style import HEAD_COLOURS, HEAD_MARKERS, head_colour, name_points, short_head
+
+ORDER_COLOURS = (HEAD_COLOURS[0], HEAD_COLOURS[6], HEAD_COLOURS[5], HEAD_COLOURS[3])
+"""Of orders in which heads are added back; markers tell them apart in grey."""
+
+
+def plot_only_and_without(table: pd.DataFrame, ax: Axes, *, metric: str = "accuracy") -> Axes:
+    """Figures 4a and 13: a metric against induction strength, with only a head and all but it.
+
+    Columns of `only_and_without`: `head`, `strength`, `kept`, `metric`, `value`, `low`, `high`.
+    """
+    table = table[table["metric"] == metric]
+    for kept, marker, label in (("only", "o", "only that head"), ("without", "^", "all but it")):
+        rows = table[table["kept"] == kept].sort_values("strength")
+        colours = [head_colour(name) for name in rows["head"]]
+        ax.vlines(rows["strength"], rows["low"], rows["high"], colors=colours, linewidth=1)
+        ax.scatter(rows["strength"], rows["value"], c=colours, marker=marker, s=36, zorder=3)
+        ax.scatter([], [], c="0.3", marker=marker, s=36, label=label)
+        if kept == "only":
+            names = [short_head(name) for name in rows["head"]]
+            name_points(ax, names, rows["strength"].tolist(), rows["value"].tolist())
+    for kept, dash, label in (("all", "--", "none ablated"), ("none", ":", "all ablated")):
+        level = table.loc[table["kept"] == kept, "value"]
+        if len(level):
+            ax.axhline(level.iloc[0], color="0.4", linewidth=1, linestyle=dash, label=label)
+    ax.margins(x=0.08, y=0.08)
+    ax.set(
+        xlabel="induction strength",
+        ylabel=metric_name(metric),
+        title="One head of the last layer alone, or missing",
+    )
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return ax
+
+
+def plot_add_back(
+    tables: dict[str, pd.DataFrame],
+    ax: Axes,
+    *,
+    metric: str = "loss",
+    none_ablated: float | None = None,
+) -> Axes:
+    """Figure 14: a metric as heads are added back one by one; several orders by name.
+
+    Columns of `add_back`: `n_heads`, `head`, `metric`, `value`, `low`, `high`. Loss has a
+    logarithmic axis. `none_ablated` is the whole model's metric, a dashed line.
+    """
+    if none_ablated is not None:
+        ax.axhline(none_ablated, color="0.4", linewidth=1, linestyle="--", label="none ablated")
+    places = ((-11, -9), (3, 5), (3, 5), (3, 5))  # of names: the first order is the lowest line
+    for (name, table), colour, marker, place in zip(
+        tables.items(), ORDER_COLOURS, HEAD_MARKERS, places, strict=False
+    ):
+        rows = table[table["metric"] == metric]
+        ax.fill_between(rows["n_heads"], rows["low"], rows["high"], color=colour, alpha=0.2)
+        ax.plot(rows["n_heads"], rows["value"], color=colour, marker=marker, label=name)
+        for row in rows[rows["n_heads"] > 0].itertuples():
+            ax.annotate(
+                short_head(str(row.head)),
+                (float(row.n_heads), float(row.value)),  # pyright: ignore[reportArgumentType]
+                place,
+                textcoords="offset points",
+                fontsize=7,
+                color=colour,
+            )
+    if metric.endswith("loss"):
+        ax.set_yscale("log")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.margins(x=0.07, y=0.12)  # room for names
+    ax.set(xlabel="heads of the last layer that are on", ylabel=metric_name(metric))
+    ax.set_title("Heads added back (H: the one just added)")
+    if len(tables) > 1:
+        ax.legend()
+    return ax
+
+
+def plot_label_accuracy(
+    table: pd.DataFrame, ax: Axes, *, quantity: str = "accuracy", bar: bool = True
+) -> Axes:
+    """Figure 16, c or b: heads by true label, their accuracy alone or share of their mistakes.
+
+    Columns of `label_specific_accuracy`: `head`, `label`, `quantity`, `value`, and for shares
+    `mistakes`, whose sum stands beside the head. `bar` says whether colours have a scale.
+    """
+    rows = table[table["quantity"] == quantity].astype({"label": int})
+    heads = list(dict.fromkeys(rows["head"]))
+    matrix = rows.pivot_table(index="head", columns="label", values="value", dropna=False)
+    matrix = matrix.reindex(heads)
+    shades = Normalize(0, 1)
+    draw_map(matrix, ax, shades=shades, colours="Blues", reach=1.0)
+    ax.tick_params(axis="x", rotation=0)  # labels are digits
+    what = {"accuracy": "accuracy", "mistake_share": "share of the head's mistakes"}[quantity]
+    if quantity == "mistake_share":
+        total = rows.groupby("head")["mistakes"].sum().astype(int)
+        ax.set_yticks(range(len(heads)), [f"{head} ({total[head]:,})" for head in heads])
+    figure = ax.get_figure()
+    if bar and figure is not None:
+        figure.colorbar(ScalarMappable(shades, "Blues"), ax=ax, label=what)
+    ax.set(xlabel="true label", title=f"Only one head on: {what} by label")
+    return ax
