@@ -37,7 +37,7 @@ from ih_interp.types import expect
 Engine: TypeAlias = Literal["auto", "compiled", "eager"]
 
 FLEET_SIZE = 8  # runs a fleet: more are no faster an update, and cost memory
-WORTH_COMPILING = 2_000  # updates of a run from which compiling (about 40 s) is repaid
+WORTH_COMPILING = 4_000  # updates of a run; one alone repays the 40 s after 8,000, a fleet sooner
 WORTH_WORKERS = 10_000  # updates in all from which starting processes (about 10 s each) is
 
 
@@ -62,7 +62,7 @@ def train(
         runs: one configuration or several; each has its own folder `root/name`.
         root: where run folders lie.
         engine: "compiled" traces and compiles an update, "eager" runs TransformerLens as it is;
-            both give the same losses to 1e-5. "auto" compiles runs of 2,000 updates and more if
+            both give the same losses to 1e-5. "auto" compiles runs of 4,000 updates and more if
             there is a C++ compiler. A run that was begun keeps its engine.
         workers: processes of one thread each; by default one a core when there is enough to do.
         device: "cpu", or "cuda", which trains in this process.
