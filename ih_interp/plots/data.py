@@ -91,8 +91,9 @@ def plot_slowdown(
         ax.set_xticks(amounts, [str(amount) for amount in amounts])
         ax.minorticks_off()
         ax.set_title(f"More {varied}")
-        if ax.lines:
-            ax.legend()
+    last = [*axes.values()][-1]
+    if last.lines:
+        last.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def of_row(table: pd.DataFrame, varied: str) -> pd.DataFrame:
