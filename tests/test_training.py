@@ -103,6 +103,17 @@ def graph_step(fleet):
     return lambda state, inputs: graph(*state.flat, *flat_inputs(inputs))
 
 
+def losses_together_and_apart(tmp_path, configs, *, updates):
+    """Losses `[update, run]` of a traced fleet, and of its runs trained eagerly, each alone."""
+    fleet = make_fleet(tmp_path / "fleet", configs)
+    fleet._step = graph_step(fleet)
+    alone = [make_fleet(tmp_path / "alone", [config]) for config in configs]
+    with torch.no_grad():
+        together = torch.stack([fleet.advance() for _ in range(updates)])
+    apart = [torch.stack([one.advance() for _ in range(updates)]) for one in alone]
+    return together, torch.cat(apart, dim=1)
+
+
 @pytest.mark.parametrize("kind", EVERY_KIND)
 def test_a_traced_fleet_trains_as_each_run_alone(kind, tmp_path, one_thread):
     chosen = EVERY_KIND[kind]
@@ -112,12 +123,7 @@ def test_a_traced_fleet_trains_as_each_run_alone(kind, tmp_path, one_thread):
         )
         for seed in (5, 6, 7)
     ]
-    fleet = make_fleet(tmp_path / "fleet", configs)
-    fleet._step = graph_step(fleet)
-    alone = [make_fleet(tmp_path / "alone", [config]) for config in configs]
-    with torch.no_grad():
-        together = torch.stack([fleet.advance() for _ in range(12)])
-    apart = torch.cat([torch.stack([f.advance() for _ in range(12)]) for f in alone], dim=1)
+    together, apart = losses_together_and_apart(tmp_path, configs, updates=12)
     assert_close(together, apart, rtol=0, atol=1e-5)
     assert (apart[-1] < apart[0]).any() or kind in ("preserve", "ablate_embedding")
 
@@ -131,12 +137,7 @@ def test_a_fleet_can_have_more_classes_than_positions(n_classes, tmp_path, one_t
         clamps=[clamps.AblateHeads(heads=["L1H0"])],
     )
     configs = [config.replace(name=f"run-{seed}", seeds=Seeds(init=seed)) for seed in (5, 6)]
-    fleet = make_fleet(tmp_path / "fleet", configs)
-    fleet._step = graph_step(fleet)
-    alone = [make_fleet(tmp_path / "alone", [config]) for config in configs]
-    with torch.no_grad():
-        together = torch.stack([fleet.advance() for _ in range(8)])
-    apart = torch.cat([torch.stack([f.advance() for _ in range(8)]) for f in alone], dim=1)
+    together, apart = losses_together_and_apart(tmp_path, configs, updates=8)
     assert_close(together, apart, rtol=0, atol=1e-5)
 
 
@@ -150,12 +151,7 @@ def test_clamp_parameters_differ_between_runs_of_a_fleet(tmp_path, one_thread):
         for strength, head, rate in ((1.0, "L1H3", 1e-3), (0.2, "L1H5", 1e-4))
     ]
     assert len(fleets(configs, 8)) == 1
-    fleet = make_fleet(tmp_path / "fleet", configs)
-    fleet._step = graph_step(fleet)
-    alone = [make_fleet(tmp_path / "alone", [config]) for config in configs]
-    with torch.no_grad():
-        together = torch.stack([fleet.advance() for _ in range(10)])
-    apart = torch.cat([torch.stack([f.advance() for _ in range(10)]) for f in alone], dim=1)
+    together, apart = losses_together_and_apart(tmp_path, configs, updates=10)
     assert_close(together, apart, rtol=0, atol=1e-5)
     assert not torch.allclose(apart[:, 0], apart[:, 1])
 
