@@ -222,9 +222,33 @@ def test_substitutes_give_the_same_values_and_are_gone_afterwards(shape, gradien
     assert [set(vars(module)) for module in model.modules()] == before
 
 
+@pytest.mark.parametrize("gradient", [True, False])
+@pytest.mark.parametrize("n_pairs", [2, 10], ids=["short", "long"])
+def test_substitutes_fit_heads_with_inputs_of_their_own_and_long_contexts(
+    n_pairs, gradient, exemplars
+):
+    config = ih.TaskConfig(n_pairs=n_pairs, n_copies=1, n_labels=10, n_train_classes=20)
+    task = ih.FewShotTask(exemplars, config)
+    tokens = task.sample("train", 8, generator=torch.Generator().manual_seed(1)).tokens
+    model = ih.build_model(task, seed=5)
+    plain = model(tokens)
+    model.set_use_split_qkv_input(n_pairs == 2)
+    with substituted(model, gradient=gradient):
+        assert_close(model(tokens), plain, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "point",
-    ["hook_embed", "blocks.0.ln1.hook_scale", "blocks.0.attn.hook_q", "blocks.1.attn.hook_k"],
+    [
+        "hook_embed",
+        "blocks.0.ln1.hook_scale",
+        "blocks.0.attn.hook_q",
+        "blocks.1.attn.hook_k",
+        "blocks.0.attn.hook_v",
+        "blocks.1.attn.hook_attn_scores",
+        "blocks.0.attn.hook_pattern",
+        "blocks.1.attn.hook_z",
+    ],
 )
 @pytest.mark.parametrize("gradient", [True, False])
 def test_substitutes_leave_room_for_hooks(point, gradient, task, batch):
