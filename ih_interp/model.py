@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.components.unembed import Unembed
 from transformer_lens.hook_points import HookPoint
@@ -95,7 +96,7 @@ class FewShotEmbed(nn.Module):
         # once each, which takes their number: nothing that a gradient's graph could depend on.
         if len(self.features) <= tokens.numel():
             return self.W_E[tokens]
-        if not torch.is_grad_enabled():
+        if not torch.is_grad_enabled() and get_proxy_mode() is None:  # no trace can know how many
             shown, place = tokens.unique(return_inverse=True)
             return self.one_by_one(shown)[place]
         return self.one_by_one(tokens)

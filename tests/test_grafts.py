@@ -241,7 +241,7 @@ def test_a_checkpoint_written_anew_is_read_anew(run, model, batch):
 def test_a_source_goes_where_the_model_is(kind, run, model):
     graft = kind(run=run, step=STEP, layer=0)
     for device in ("cpu", "meta"):  # which stands for any other device
-        there = graft.source(model.to(device, print_details=False)).model
+        there = graft.model_for(model.to(device, print_details=False))
         assert {t.device.type for t in [*there.parameters(), *there.buffers()]} == {device}
 
 
@@ -332,7 +332,7 @@ def test_gradient_passes_through_a_graft_out(run, source, model, batch):
 def test_no_gradient_reaches_the_source(kind, run, source, model, batch):
     graft = kind(run=run, step=STEP, layer=0)
     cross_entropy(logits_under(model, [graft], batch)[:, -1], batch.target).backward()
-    frozen = graft.source(model).model
+    frozen = graft.model_for(model)
     assert not any(p.requires_grad or p.grad is not None for p in frozen.parameters())
     assert_close(frozen.blocks[1].attn.W_Q, source.blocks[1].attn.W_Q.detach(), rtol=0, atol=0)
 

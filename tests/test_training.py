@@ -141,6 +141,34 @@ def test_a_fleet_can_have_more_classes_than_positions(n_classes, tmp_path, one_t
     assert_close(together, apart, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", [clamps.GraftIn, clamps.GraftOut])
+def test_donors_differ_between_runs_of_a_fleet(kind, tmp_path, one_thread):
+    """More classes than positions: no trace can ask which of them a batch shows."""
+    base = SMALL.replace(
+        exemplars=GaussianSource(n_classes=120, n_exemplars=2, n_features=16),
+        task=ih.TaskConfig(n_train_classes=90),
+    )
+    donors = [
+        base.replace(
+            name=f"donor-{n}",
+            seeds=Seeds(init=n),
+            clamps=[clamps.PreviousTokenAttention(heads=[f"L0H{n}"], strength=n / 10)],
+        )
+        for n in (5, 6)
+    ]
+    ih.train(donors, tmp_path, progress=False)
+    configs = [
+        base.replace(
+            name=d.name + "-grafted", clamps=[kind(run=str(tmp_path / d.name), step=24, layer=0)]
+        )
+        for d in donors
+    ]
+    assert len(fleets(configs, 8)) == 1
+    together, apart = losses_together_and_apart(tmp_path, configs, updates=8)
+    assert_close(together, apart, rtol=0, atol=1e-5)
+    assert not torch.allclose(apart[:, 0], apart[:, 1], atol=1e-3)
+
+
 def test_clamp_parameters_differ_between_runs_of_a_fleet(tmp_path, one_thread):
     configs = [
         SMALL.replace(

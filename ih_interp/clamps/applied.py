@@ -124,7 +124,8 @@ def _hooks_at(
         if step is None:
             raise ValueError(f"{clamp} has a schedule: pass the step to clamped().")
         gate = clamp.schedule.gate(step, metrics)
-    return clamp.hooks(Setting(model, batch, clamp.tensors(Shape.of(model)), gate))
+    tensors = {n: t.to(model.W_U.device) for n, t in clamp.tensors(Shape.of(model)).items()}
+    return clamp.hooks(Setting(model, batch, tensors, gate))
 
 
 def _refuse_wrong_order(outer: Sequence[Active], inner: Sequence[Active]) -> None:

@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -23,6 +23,7 @@ from ih_interp.clamps.base import (
 from ih_interp.clamps.sources import (
     Source,
     Target,
+    frozen_model,
     read_source,
     read_weights,
     recorded_clamps,
@@ -44,7 +45,7 @@ class Graft(AbstractClamp):
 
     def prepare(self, model: HookedTransformer) -> None:
         """Read the checkpoint; ValueError where it does not fit the model."""
-        source = self.source(model).model
+        source = self.model_for(model)
         exemplars = few_shot_embed(model).exemplars
         if exemplars is None:
             raise ValueError(
@@ -76,11 +77,26 @@ class Graft(AbstractClamp):
         self._refuse_other(sha256)
         return self.model_copy(update={"sha256": sha256})
 
-    def source(self, model: HookedTransformer) -> Source:
-        """The checkpoint, to be joined to a model."""
-        source = read_source(self.run, self.step, Target.of(model))
+    @property
+    def source(self) -> Source:
+        """The checkpoint."""
+        source = read_source(self.run, self.step)
         self._refuse_other(source.sha256)
         return source
+
+    def model_for(self, model: HookedTransformer) -> HookedTransformer:
+        """The checkpoint's model, frozen, to be joined to this one."""
+        frozen = frozen_model(self.run, self.step, Target.of(model))
+        self._refuse_other(self.source.sha256)
+        return frozen
+
+    def tensors(self, shape: Shape) -> dict[str, Tensor]:
+        """The checkpoint's weights."""
+        del shape
+        return dict(self.source.weights)
+
+    def structure(self) -> Any:
+        return {"kind": self.kind, "layer": self.layer, "model": self.source.config.model_dump()}
 
     def _refuse_other(self, sha256: str) -> None:
         if self.sha256 is not None and self.sha256 != sha256:
@@ -112,10 +128,21 @@ class GraftIn(Graft):
         for clamp in recorded_clamps(Path(self.run)):
             clamp.refuse_batch(batch)
 
+    def tensors(self, shape: Shape) -> dict[str, Tensor]:
+        """The checkpoint's weights, and what its own clamps have."""
+        own = [clamp.tensors(shape) for clamp in self.source.clamps]
+        of_clamps = {f"{n}:{name}": t for n, each in enumerate(own) for name, t in each.items()}
+        return super().tensors(shape) | of_clamps
+
+    def structure(self) -> Any:
+        own = [clamp.structure() for clamp in self.source.clamps]
+        return {**super().structure(), "clamps": own, "gates": self.source.gates}
+
     def hooks(self, setting: Setting) -> list[Hook]:
         name = f"blocks.{self.layer}.hook_resid_post"
+        source = _Source(self.model_for(setting.model), self.source, setting, name)
         with torch.no_grad():
-            value = _residual(self.source(setting.model), setting, name)
+            value = source.activation()
         return [(name, partial(hooks.replace, value=value, gate=setting.gate))]
 
 
@@ -134,7 +161,8 @@ class GraftOut(Graft):
         return range(self.layer + 1, shape.n_layers)
 
     def hooks(self, setting: Setting) -> list[Hook]:
-        source = self.source(setting.model).model
+        source = self.model_for(setting.model)
+        weights = {name: setting.tensors[name] for name in self.source.weights}
         seen: dict[str, Residual] = {}
 
         def keep(resid: Residual, hook: object) -> None:
@@ -143,45 +171,53 @@ class GraftOut(Graft):
 
         def write(logits: Logits, hook: object) -> Logits:
             del hook
-            value = source(seen["resid"], start_at_layer=self.layer + 1)
+            above = {"start_at_layer": self.layer + 1}
+            value = functional_call(source, weights, (seen["resid"],), above)
             # In training only the query's row of the logits is computed.
             return hooks.blend(logits, value[:, -logits.shape[1] :], setting.gate)
 
         return [(f"blocks.{self.layer}.hook_resid_post", keep), ("unembed.hook_logits", write)]
 
 
-def _residual(source: Source, setting: Setting, name: str) -> Tensor:
-    """An activation of the source, run on this model's sequences under the source's own clamps."""
-    model, batch = source.model, setting.sequences
-    runner = _Runner(model, source, batch, name)
-    features = {"model.embed.features": setting.embed.features}  # rows may be fewer in training
-    return functional_call(runner, features, (batch.tokens,))
+class _Source(torch.nn.Module):
+    """A source on this model's sequences, under its own clamps; a pass gives one activation."""
 
-
-class _Runner(torch.nn.Module):
-    """One clamped pass of a source that returns one activation."""
-
-    def __init__(self, model: HookedTransformer, source: Source, batch: Batch, name: str) -> None:
+    def __init__(
+        self, model: HookedTransformer, source: Source, setting: Setting, name: str
+    ) -> None:
         super().__init__()
         self.model = model
-        self._call = (source, batch, name)
+        self._source, self._setting, self._name = source, setting, name
+
+    def activation(self) -> Tensor:
+        """At the hook point; weights and features are the setting's."""
+        given = {f"model.{name}": self._setting.tensors[name] for name in self._source.weights}
+        given["model.embed.features"] = self._setting.embed.features  # in training fewer rows
+        return functional_call(self, given, (self._setting.sequences.tokens,))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        source, batch, name = self._call
         kept: dict[str, Tensor] = {}
 
         def keep(activation: Tensor, hook: object) -> None:
             del hook
-            kept[name] = activation
+            kept[self._name] = activation
 
+        with self.model.hooks(fwd_hooks=[*self._own_hooks(), (self._name, keep)]):
+            self.model(tokens)
+        return kept[self._name]
+
+    def _own_hooks(self) -> list[Hook]:
         shape = Shape.of(self.model)
-        applied = [
+        own = zip(self._source.clamps, self._source.gates, strict=True)
+        return [
             hook
-            for clamp, gate in zip(source.clamps, source.gates, strict=True)
+            for number, (clamp, gate) in enumerate(own)
             for hook in clamp.hooks(
-                Setting(self.model, batch, clamp.tensors(shape), None if gate == 1 else gate)
+                Setting(
+                    self.model,
+                    self._setting.sequences,
+                    {n: self._setting.tensors[f"{number}:{n}"] for n in clamp.tensors(shape)},
+                    None if gate == 1 else gate,
+                )
             )
         ]
-        with self.model.hooks(fwd_hooks=[*applied, (name, keep)]):
-            self.model(tokens)
-        return kept[name]

@@ -15,9 +15,10 @@ from ih_interp.model import ModelConfig, empty_model, trained_parameters
 
 
 class Source(NamedTuple):
-    """A checkpoint, frozen, with the clamps it was trained under."""
+    """A checkpoint, with the clamps it was trained under."""
 
-    model: HookedTransformer
+    weights: dict[str, Tensor]
+    config: ModelConfig
     clamps: tuple[AbstractClamp, ...]
     gates: tuple[float, ...]
     """Of those clamps, at the checkpoint's step."""
@@ -77,34 +78,43 @@ def read_weights(folder: Path, step: int) -> tuple[dict[str, Tensor], str]:
     return weights, store.digest_of(weights, facts)
 
 
-def read_source(run: str, step: int, target: Target) -> Source:
-    """A checkpoint with the features of the model that it is grafted to, read once.
-
-    It is read again where its run was written anew.
-    """
+def read_source(run: str, step: int) -> Source:
+    """A checkpoint, read once, and again where its run was written anew."""
     folder = Path(run)
+    return _read_source(folder.resolve(), step, _written(folder, step))
+
+
+def frozen_model(run: str, step: int, target: Target) -> HookedTransformer:
+    """A checkpoint's model over the features of the model that it is grafted to, made once."""
+    folder = Path(run)
+    return _frozen_model(folder.resolve(), step, target, _written(folder, step))
+
+
+def _written(folder: Path, step: int) -> tuple[int, ...]:
+    """When a run's files were written; tells readings of them apart."""
     paths = (folder / store.CONFIG, folder / store.METRICS, store.checkpoint_path(folder, step))
-    written = tuple(path.stat().st_mtime_ns for path in paths if path.is_file())
-    return _read_source(folder.resolve(), step, target, written)
+    return tuple(path.stat().st_mtime_ns for path in paths if path.is_file())
 
 
 @functools.lru_cache(maxsize=16)
-def _read_source(folder: Path, step: int, target: Target, written: tuple[int, ...]) -> Source:
-    """`written` tells readings apart."""
+def _read_source(folder: Path, step: int, written: tuple[int, ...]) -> Source:
     del written
     weights, sha256 = read_weights(folder, step)
-    model = _frozen_model(folder, weights, target)
-    clamps = recorded_clamps(folder)
-    metrics = None
+    recorded, metrics = recorded_run(folder), None
     if (folder / store.METRICS).is_file():
-        sealed = "sha256" in recorded_run(folder)
-        metrics = store.read_metrics(folder, seal_due=sealed)
+        metrics = store.read_metrics(folder, seal_due="sha256" in recorded)
+    clamps = recorded_clamps(folder)
     gates = tuple(clamp.schedule.gate(step, metrics) for clamp in clamps)
-    return Source(model, clamps, gates, sha256)
+    config = ModelConfig.model_validate(recorded["run"]["model"])
+    return Source(weights, config, clamps, gates, sha256)
 
 
-def _frozen_model(folder: Path, weights: dict[str, Tensor], target: Target) -> HookedTransformer:
-    config = ModelConfig.model_validate(recorded_run(folder)["run"]["model"])
+@functools.lru_cache(maxsize=16)
+def _frozen_model(
+    folder: Path, step: int, target: Target, written: tuple[int, ...]
+) -> HookedTransformer:
+    source = _read_source(folder, step, written)
+    weights, config = source.weights, source.config
     features = torch.zeros(target.rows - target.n_labels, target.n_features)
     model = empty_model(features, config, n_labels=target.n_labels, n_ctx=target.n_ctx)
     differing = sorted(set(weights) ^ set(trained_parameters(model)))

@@ -69,7 +69,7 @@ def _embed_once(embed: FewShotEmbed, known: Known) -> Callable[[Tensor], Tensor]
     def embedded(tokens: Tensor) -> Tensor:
         if len(embed.features) > WORTH_A_TABLE * tokens.numel():
             known.embedded = None
-            return embed.one_by_one(tokens)  # `forward` asks which occur: no trace can know
+            return embed.one_by_one(tokens)
         known.embedded = Lookup.read(embed.W_E, tokens)
         return known.embedded.result
 
