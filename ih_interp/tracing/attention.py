@@ -12,6 +12,8 @@ from transformer_lens.utilities.attention import simple_attn_linear
 from ih_interp.tracing.graph import TINY
 from ih_interp.types import Pattern, Scores
 
+MAX_SPELLED_OUT = 2**14  # numbers a sequence: a trace of 2,000 has them all in memory, 130 MB
+
 Vectors: TypeAlias = Float[Tensor, "batch pos head d_head"]
 """Queries, keys, values or mixtures of values, as TransformerLens shapes them."""
 
@@ -25,6 +27,7 @@ class Lookup(NamedTuple):
 
     @classmethod
     def read(cls, table: Tensor, tokens: Tensor) -> "Lookup":
+        """The rows of these tokens."""
         return cls(table[tokens], table, tokens)
 
 
@@ -56,21 +59,21 @@ class Projection:
 
     def calculate(self, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As TransformerLens's `calculate_qkv_matrices`."""
-        found, attention = self._found, self._attention
+        attention = self._attention
         if any(x.ndim != 3 for x in inputs):  # heads have inputs of their own
             return self._plain(*inputs)
         queries, keys, values = (
             self._project(x, name)
-            if found is None
+            if (found := self._found(x)) is None
             else self._project(found.table[None], name)[0][found.tokens]
             for x, name in zip(inputs, "QKV", strict=True)
         )
         return attention.hook_q(queries), attention.hook_k(keys), attention.hook_v(values)
 
-    @property
-    def _found(self) -> Lookup | None:
-        """What the LayerNorm read from a table, which goes straight into the attention."""
-        return None if self._known is None else self._known.normalised
+    def _found(self, x: Tensor) -> Lookup | None:
+        """Where an input was read from a table by the LayerNorm before."""
+        found = None if self._known is None else self._known.normalised
+        return None if found is None or found.result is not x else found
 
     def _turned(self) -> Callable[[Tensor], Tensor]:
         """As TransformerLens's `rotate_every_two`."""
@@ -111,8 +114,10 @@ class HeadsInnermost(Projection):
 
     @classmethod
     def suits(cls, cfg: Any) -> bool:
-        """Whether products of a head are so small that no library is faster."""
-        return max(cfg.n_ctx, cfg.d_head) <= TINY
+        """Whether a head's products are so small that no library is faster, nor large in all."""
+        spelled_out = cfg.n_ctx**2 * cfg.n_heads * cfg.d_head
+        plain = cfg.attn_scores_soft_cap <= 0
+        return plain and max(cfg.n_ctx, cfg.d_head) <= TINY and spelled_out <= MAX_SPELLED_OUT
 
     def calculate(self, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         made = super().calculate(*inputs)
@@ -130,7 +135,7 @@ class HeadsInnermost(Projection):
         if own is None or own[2] in self._biased or offset or attention_mask is not None:
             return self._plain_rotary(x, offset, attention_mask)
         _, source, name = own
-        weights, found = self._rotated_weights(name, x.shape[1]), self._found
+        weights, found = self._rotated_weights(name, x.shape[1]), self._found(source)
         if found is not None and len(found.table) <= len(x):
             table = einops.einsum(found.table, weights, "row model, pos model out -> pos row out")
             place = torch.arange(len(weights), device=x.device) * len(found.table) + found.tokens
