@@ -12,6 +12,7 @@ from transformer_lens import HookedTransformer
 from ih_interp.clamps import AbstractClamp, clamped
 from ih_interp.clamps.schedules import Metrics
 from ih_interp.config import RunConfig
+from ih_interp.model import refuse_other_exemplars
 from ih_interp.task import SPLITS, FewShotTask, Split
 from ih_interp.types import Batch, MetricName, expect
 
@@ -82,6 +83,7 @@ def evaluate(
     if chunk < 1:
         raise ValueError(f"chunk={chunk}; at least one sequence a pass was expected.")
     _refuse_other_tokens(model, batch)
+    refuse_other_exemplars(model, batch)
     parts: list[QueryMetrics] = []
     for part in batch.split(chunk):
         with clamped(model, clamps, part, step=step, metrics=metrics):

@@ -18,7 +18,7 @@ from ih_interp import threefry
 from ih_interp.exemplars import Exemplars
 from ih_interp.frozen import Frozen
 from ih_interp.task import FewShotTask, features_by_token
-from ih_interp.types import expect
+from ih_interp.types import Batch, expect
 
 ATTENTION_BIASES = ("b_Q", "b_K", "b_V", "b_O")  # the paper's model has none: zero, never trained
 TRUNCATION = 0.87962566103423978  # standard deviation of a normal cut at two sigma
@@ -180,6 +180,21 @@ def empty_model(
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not (".attn." in name and name.endswith(ATTENTION_BIASES)))
     return model
+
+
+def refuse_other_exemplars(model: HookedTransformer, batch: Batch) -> None:
+    """Refuse sequences of other exemplars than the model embeds: equal tokens mean other drawings.
+
+    Nothing is compared where the batch or the model does not say whose tokens these are.
+    """
+    own, theirs = getattr(model.embed, "exemplars", None), batch.exemplars
+    if own is theirs or not (isinstance(own, Exemplars) and isinstance(theirs, Exemplars)):
+        return
+    if own.sha256 != theirs.sha256:
+        raise ValueError(
+            "The sequences show other exemplars than the model embeds, and the same tokens mean "
+            "other drawings to it: draw them from the model's own task, run.task.sample(...)."
+        )
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -155,7 +155,8 @@ class FewShotTask:
             )
         tokens = self.token(class_index, exemplar_index)
         pairs = torch.stack([tokens[:, :-1], label[:, :-1]], dim=-1).flatten(start_dim=1)
-        return Batch(tokens=torch.cat([pairs, tokens[:, -1:]], dim=1), target=label[:, -1])
+        sequences = torch.cat([pairs, tokens[:, -1:]], dim=1)
+        return Batch(sequences, label[:, -1], self.exemplars)
 
     def sample(self, split: Split, n: int, *, generator: torch.Generator) -> Batch:
         """`n` sequences drawn with replacement.

@@ -12,7 +12,7 @@ Axes, everywhere in the package:
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 from jaxtyping import Bool, Float, Int
@@ -132,10 +132,16 @@ class Layout:
 
 @dataclass(frozen=True)
 class Batch:
-    """Sequences and the query's label, which is never an input."""
+    """Sequences and the query's label, which is never an input.
+
+    A batch that a task drew knows whose exemplars its tokens number: functions refuse a model that
+    embeds others, of which the same tokens mean other drawings.
+    """
 
     tokens: Int[Tensor, "batch pos"]
     target: Int[Tensor, " batch"]
+    exemplars: object = field(default=None, repr=False, compare=False)
+    """The task's `Exemplars`; None where nobody said."""
 
     def __post_init__(self) -> None:
         for name, value in (("tokens", self.tokens), ("target", self.target)):
@@ -163,13 +169,13 @@ class Batch:
         return self.context_labels == self.target[:, None]
 
     def to(self, device: str) -> "Batch":
-        return Batch(self.tokens.to(device), self.target.to(device))
+        return replace(self, tokens=self.tokens.to(device), target=self.target.to(device))
 
     def __len__(self) -> int:
         return len(self.target)
 
     def __getitem__(self, rows: "slice | Tensor") -> "Batch":
-        return Batch(self.tokens[rows], self.target[rows])
+        return replace(self, tokens=self.tokens[rows], target=self.target[rows])
 
     def split(self, size: int) -> "list[Batch]":
         """Consecutive batches of at most `size` sequences; ValueError where there are none."""

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+import ih_interp as ih
 from ih_interp import clamps
 from ih_interp.config import RunConfig, Seeds
 from ih_interp.evaluation import chance, evaluate, evaluation_sets, means, query_metrics
@@ -54,6 +55,22 @@ def test_chunks_do_not_matter(model, batch):
     for one, other in zip(whole, parts, strict=True):
         assert_close(one, other)
     assert means(whole)["loss"] == pytest.approx(float(whole.loss.mean()))
+
+
+def test_sequences_of_other_exemplars_are_refused_everywhere(model, task, batch):
+    """Their tokens are the same numbers and mean other drawings to the model."""
+    other = ih.FewShotTask(ih.Exemplars.gaussian(30, 3, 16, seed=9), task.config)
+    theirs = other.sample("train", 20, generator=torch.Generator().manual_seed(0))
+    words = "other exemplars than the model embeds"
+    with pytest.raises(ValueError, match=words):
+        evaluate(model, theirs[:5])
+    with pytest.raises(ValueError, match=words):
+        ih.induction_strength(model, ih.swap_labels(theirs).to("cpu"))
+    with pytest.raises(ValueError, match=words), ih.clamped(model, [], theirs):
+        pass
+    same = ih.FewShotTask(ih.Exemplars.gaussian(30, 3, 16), task.config)
+    assert task.exemplars is not same.exemplars
+    evaluate(model, same.sample("train", 20, generator=torch.Generator().manual_seed(0)))
 
 
 def test_clamps_are_in_force_and_gone_after(model, batch):

@@ -69,6 +69,8 @@ def test_linear_heads_of_which_none_is_needed_hold_and_others_do_not():
     claims = single_heads.accuracy_claims(table)
     assert holds(claims) == [True] * 4
     assert claims[0].ours == "1.000"
+    unlearned = ablations(line, [0.5] * 8, every=0.5)
+    assert holds(single_heads.accuracy_claims(unlearned))[2:] == [False, False]
     bent = ablations([0.9, 0.2] * 4, [0.5] + [1.0] * 6 + [0.97])
     assert holds(single_heads.accuracy_claims(bent)) == [False] * 4
 
@@ -191,6 +193,8 @@ def test_order_kept_from_half_time_on():
     assert holds(emergence.strength_claims(grown(last, half))) == [True] * 3
     turned = [0.45, *half[:0:-1]]  # the strongest stays, the others are reversed
     assert holds(emergence.strength_claims(grown(last, turned))) == [True, True, False]
+    weak = [value / 100 for value in last]
+    assert holds(emergence.strength_claims(grown(weak, weak))) == [False] * 3
     alike = [0.8] * 8
     assert not emergence.strength_claims(grown(alike, alike))[1].holds
     lone = [0.8, *[0.1] * 7]

@@ -63,7 +63,7 @@ def test_the_toy_claim_is_the_papers_number(drawn):
     assert toy.ours == toy.paper
 
 
-ABOUT_ANY_NETWORK = {"3b", "4a", "13", "14", "16", "11", "table 2", "table 3", "additivity"}
+ABOUT_ANY_NETWORK = {"13", "14", "16", "11", "table 2", "table 3", "additivity"}
 """Figures with a claim that compares heads, and so may hold before anything is learned."""
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from ih_interp.model import refuse_other_exemplars
 from ih_interp.task import FewShotTask
 from ih_interp.types import Batch, expect
 
@@ -117,8 +118,8 @@ def refuse_no_heads(heads: object) -> None:
 def refuse_wrong(**given: Any) -> None:
     """Refuse arguments that are not what their name says: TypeError or ValueError in words.
 
-    None passes where it stands for a default. Tokens are compared with
-    the model, where both are given.
+    None passes where it stands for a default. Tokens and exemplars are compared with the model,
+    where both are given.
     """
     for name, value in given.items():
         if value is None and name in OPTIONAL:
@@ -140,6 +141,8 @@ def refuse_wrong(**given: Any) -> None:
             _refuse_tokens(name, value if isinstance(value, Tensor) else value.tokens, given)
             if isinstance(value, Batch):
                 _refuse_targets(name, value, given)
+                if given.get("model") is not None:
+                    refuse_other_exemplars(given["model"], value)
 
 
 def _refuse_kind(name: str, value: Any, wanted: Wanted) -> None:

@@ -5,6 +5,7 @@ a batch: its target is what a perfect induction circuit would now say, or the cl
 context no longer says. Effects are measured against the clean batch's target and context.
 """
 
+from dataclasses import replace
 from typing import Literal, TypeAlias, get_args
 
 import torch
@@ -38,7 +39,8 @@ def swap_exemplars(batch: Batch) -> Batch:
     tokens = batch.tokens.clone()
     tokens[:, places] = batch.tokens[:, places].gather(1, following)
     moved = labels.gather(1, following)
-    return Batch(tokens, _label_where(moved == batch.target[:, None], labels, batch.target))
+    target = _label_where(moved == batch.target[:, None], labels, batch.target)
+    return replace(batch, tokens=tokens, target=target)
 
 
 def swap_labels(batch: Batch) -> Batch:
@@ -55,7 +57,8 @@ def swap_labels(batch: Batch) -> Batch:
     renamed = labels.gather(1, _next_pair(labels))
     tokens = batch.tokens.clone()
     tokens[:, list(batch.layout.labels)] = renamed
-    return Batch(tokens, _label_where(batch.correct, renamed, batch.target))
+    target = _label_where(batch.correct, renamed, batch.target)
+    return replace(batch, tokens=tokens, target=target)
 
 
 def resample_class(
@@ -91,7 +94,7 @@ def resample_class(
     places = list(batch.layout.exemplars)
     tokens = batch.tokens.clone()
     tokens[:, places] = torch.where(chosen, exemplar, tokens[:, places])
-    return Batch(tokens, batch.target)
+    return replace(batch, tokens=tokens)
 
 
 def _next_pair(labels: Int[Tensor, "batch pair"]) -> Int[Tensor, "batch pair"]:

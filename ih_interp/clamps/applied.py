@@ -15,6 +15,7 @@ from ih_interp.clamps.active import Active, activated, active, is_paused
 from ih_interp.clamps.base import AbstractClamp, Hook, HookFunction, Setting, Shape
 from ih_interp.clamps.conflicts import refuse_conflicts
 from ih_interp.clamps.schedules import Metrics
+from ih_interp.model import refuse_other_exemplars
 from ih_interp.types import Batch, expect
 
 ORDER = (
@@ -144,6 +145,7 @@ def _check_batch(model: HookedTransformer, clamps: Sequence[AbstractClamp], batc
         raise ValueError(
             f"Sequences have {batch.layout.n_positions} tokens; the model takes {model.cfg.n_ctx}."
         )
+    refuse_other_exemplars(model, batch)
     for clamp in clamps:
         clamp.refuse_batch(batch)
 

@@ -76,6 +76,10 @@ def _pause_claim(trains: Sequence[tuple[np.ndarray, np.ndarray]]) -> Claim:
     )
 
 
+STRONG = 0.25
+"""Induction strength above which a head is an induction head."""
+
+
 def strength_table(study: Study) -> pd.DataFrame:
     """Induction strengths over training.
 
@@ -88,15 +92,15 @@ def strength_table(study: Study) -> pd.DataFrame:
 
 
 def strength_claims(table: pd.DataFrame) -> list[Claim]:
-    """Several induction heads, of graded strength."""
+    """Several induction heads, of graded strength; heads that are none have no order to keep."""
     last = table[(table["sequences"] == table["sequences"].max()) & table["name"].str.match("L1H")]
     ends = [sorted(map(float, values), reverse=True) for _, values in last.groupby("seed")["value"]]
-    several = [float(sum(value > 0.25 for value in values)) for values in ends]
+    several = [float(sum(value > STRONG for value in values)) for values in ends]
     kept = [_order_kept(rows) for _, rows in table.groupby("seed")]
     return [
         judged(
             "3b",
-            "several heads become induction heads: how many of 8 end above 0.25",
+            f"several heads become induction heads: how many of 8 end above {STRONG}",
             paper="7",
             ours=over_seeds(several),
             holds=[count >= 2 for count in several],
@@ -108,7 +112,7 @@ def strength_claims(table: pd.DataFrame) -> list[Claim]:
             ours=", ".join(
                 over_seeds([values[place] for values in ends], decimals(2)) for place in (0, -1)
             ),
-            holds=[values[0] > 2 * values[-1] and values[0] > 0.25 for values in ends],
+            holds=[values[0] > 2 * values[-1] and values[0] > STRONG for values in ends],
         ),
         judged(
             "3b",
@@ -116,7 +120,7 @@ def strength_claims(table: pd.DataFrame) -> list[Claim]:
             "the strongest has half of its last strength",
             paper="but for two heads the order of the end",
             ours=over_seeds(kept, decimals(2)),
-            holds=[r > 0.8 for r in kept],
+            holds=[r > 0.8 and values[0] > STRONG for r, values in zip(kept, ends, strict=True)],
         ),
     ]
 
