@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from ih_interp import store
 from ih_interp.training import loop
 from ih_interp.training.state import TrainingFailedError
 
-CONFIG = small_fleet()[0]
+CONFIG, MATE = small_fleet()[:2]
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +66,31 @@ def test_a_run_stops_in_words_and_goes_on(room, straight, tmp_path, monkeypatch)
     assert folder_bytes(tmp_path) == straight
 
 
+@pytest.mark.parametrize("save_seconds", [0.0, 20.0])
+def test_files_that_cannot_be_written_end_their_run_alone(
+    save_seconds, straight, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(loop, "SAVE_SECONDS", save_seconds)
+    fsync = os.fsync
+
+    def broken(descriptor):
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        if path.parent.name == store.CHECKPOINTS and path.parent.parent.name == CONFIG.name:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fsync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", broken)
+        with pytest.raises(TrainingFailedError, match=r"Input/output error.*train again") as told:
+            ih.train([CONFIG, MATE], tmp_path, progress=False)
+    assert str(tmp_path / CONFIG.name) in str(told.value)
+    assert str(tmp_path / MATE.name) not in str(told.value)
+    assert ih.Run(tmp_path / MATE.name).whole
+    ih.train([CONFIG, MATE], tmp_path, progress=False)
+    found = folder_bytes(tmp_path)
+    assert {name: found[name] for name in straight} == straight
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of its own; only root may make one."""
@@ -91,3 +117,21 @@ def test_a_disk_that_is_full_in_truth(straight, small_disk):
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
     ih.train(CONFIG, small_disk, progress=False)
     assert folder_bytes(small_disk) == straight
+
+
+def test_a_full_disk_does_not_turn_an_interrupt_into_a_failure(tmp_path, monkeypatch):
+    """After which the next fleet would begin."""
+
+    def full(fleet):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path))
+
+    monkeypatch.setattr(loop, "save", full)
+    plain, _, clamped = small_fleet()
+    with pytest.raises(KeyboardInterrupt, match="once there is room"):
+        ih.train(
+            [plain, clamped],
+            tmp_path,
+            progress=False,
+            on_metrics=lambda run, row: os.kill(os.getpid(), signal.SIGINT),
+        )
+    assert ih.Run(tmp_path / "clamped").steps == []

@@ -138,6 +138,26 @@ def test_a_file_system_without_locks_is_told_of(tmp_path, monkeypatch):
         pass
 
 
+def test_who_comes_in_between_is_named(tmp_path, monkeypatch):
+    """As we go over from the exclusive lock to the shared one; its name is in the file later."""
+    flock, path, other = fcntl.flock, tmp_path / LOCK, []
+
+    def come_in_between(descriptor, kind):
+        if kind == fcntl.LOCK_SH | fcntl.LOCK_NB and not other:
+            other.append(os.open(path, os.O_RDWR))
+            flock(descriptor, fcntl.LOCK_UN)
+            flock(other[0], fcntl.LOCK_EX)
+        flock(descriptor, kind)
+
+    monkeypatch.setattr(fcntl, "flock", come_in_between)
+    monkeypatch.setattr(time, "sleep", lambda _: path.write_text("77 elsewhere"))
+    with pytest.raises(ValueError, match="by process 77 on elsewhere"), claimed([tmp_path]):
+        pass
+    os.close(other[0])
+    with claimed([tmp_path]):
+        pass
+
+
 def test_orphaned_workers_die_at_once(tmp_path):
     """Of a parent that is killed; the runs can be trained again immediately."""
     script = (

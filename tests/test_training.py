@@ -25,7 +25,6 @@ from ih_interp.training import (
     measure,
     state,
     train as training_module,
-    workers,
 )
 from ih_interp.training.data import training_sequences
 from ih_interp.training.fleet import Fleet, fleets
@@ -261,7 +260,7 @@ def test_a_run_folder_holds_the_whole_run(tmp_path):
     assert ih.Run(run.folder).config == SMALL
 
 
-def stop_after_an_update(root, monkeypatch):
+def stop_after_an_update(root, monkeypatch, *, engine="auto"):
     """Begin the small run, and leave it as a scheduler's SIGTERM would."""
     advance = Fleet.advance
 
@@ -272,10 +271,10 @@ def stop_after_an_update(root, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Fleet, "advance", stop)
         with pytest.raises(KeyboardInterrupt):
-            ih.train(SMALL, root, progress=False)
+            ih.train(SMALL, root, engine=engine, progress=False)
 
 
-@pytest.mark.parametrize("stop_at", [1, 8, 9, 23])
+@pytest.mark.parametrize("stop_at", [1, 8, 9, 23, 24])
 def test_a_stopped_run_resumes_to_the_same_bytes(stop_at, tmp_path, monkeypatch):
     (straight,) = ih.train(SMALL, tmp_path / "straight", progress=False)
     advance = Fleet.advance
@@ -291,9 +290,32 @@ def test_a_stopped_run_resumes_to_the_same_bytes(stop_at, tmp_path, monkeypatch)
         ih.train(SMALL, tmp_path / "resumed", progress=False)
     stopped = ih.Run(tmp_path / "resumed" / "small")
     assert not stopped.finished
+    assert state.saved_step(stopped.folder) == stop_at
     monkeypatch.setattr(Fleet, "advance", advance)
     (resumed,) = ih.train(SMALL, tmp_path / "resumed", progress=False)
     assert folder_bytes(resumed.folder) == folder_bytes(straight.folder)
+
+
+def test_an_evaluation_that_is_interrupted_at_the_end_is_done_again(tmp_path, monkeypatch):
+    configs = [SMALL.replace(name=f"run-{seed}", seeds=Seeds(init=seed)) for seed in (5, 6)]
+    straight = ih.train(configs, tmp_path / "straight", progress=False)
+    evaluate = measure.Evaluator.measure
+
+    def interrupted(evaluator, run, weights):
+        if run.step == 24:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(evaluator, run, weights)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(measure.Evaluator, "measure", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            ih.train(configs, tmp_path / "resumed", progress=False)
+    saved = [state.saved_step(tmp_path / "resumed" / config.name) for config in configs]
+    assert saved == [24, 24]
+    resumed = ih.train(configs, tmp_path / "resumed", progress=False)
+    for one, other in zip(straight, resumed, strict=True):
+        assert folder_bytes(one.folder) == folder_bytes(other.folder)
+        assert not store.saved_states(other.folder)
 
 
 def test_a_killed_run_resumes_to_the_same_bytes(tmp_path, monkeypatch):
@@ -353,43 +375,19 @@ def test_metrics_go_to_the_callback(tmp_path):
     assert {folder for folder, _ in rows} == {run.folder}
 
 
-def test_workers_train_as_this_process_does(tmp_path):
-    configs = [SMALL.replace(name=f"w{seed}", seeds=Seeds(init=seed)) for seed in (5, 6, 7)]
-    rows = []
-    here = ih.train(configs, tmp_path / "here", workers=1, progress=False)
-    there = ih.train(
-        configs,
-        tmp_path / "there",
-        workers=2,
-        progress=False,
-        on_metrics=lambda run, row: rows.append(run.folder.name),
-    )
-    for one, other in zip(here, there, strict=True):
-        assert folder_bytes(one.folder) == folder_bytes(other.folder)
-    assert set(rows) == {"w5", "w6", "w7"}
+@pytest.mark.parametrize("step", [0, 16, 24])
+def test_what_the_callback_raises_is_raised_with_everything_saved(step, tmp_path):
+    def fail(_, row):
+        if row["step"] == step:
+            raise OSError("the dashboard is down")
 
-
-@pytest.mark.parametrize("deaths", [1, 2])
-def test_a_worker_that_is_killed_is_replaced_once(deaths, tmp_path, monkeypatch):
-    configs = [SMALL.replace(name=f"w{seed}", seeds=ih.Seeds(init=seed)) for seed in (5, 6)]
-    here = ih.train(configs, tmp_path / "here", workers=1, progress=False)
-    give, left = workers.Worker.give, [deaths]
-
-    def give_and_kill(worker, job):
-        give(worker, job)
-        if left[0] and job[0].folder.name == "w5":
-            left[0] -= 1
-            worker._process.kill()
-
-    monkeypatch.setattr(workers.Worker, "give", give_and_kill)
-    if deaths == 1:
-        there = ih.train(configs, tmp_path / "there", workers=2, progress=False)
-    else:
-        with pytest.raises(TrainingFailedError, match=r"w5 ended with status -9, twice"):
-            ih.train(configs, tmp_path / "there", workers=2, progress=False)
-        there = [ih.Run(tmp_path / "there" / "w6")]
-    for one, other in zip(here[-len(there) :], there, strict=True):
-        assert folder_bytes(one.folder) == folder_bytes(other.folder)
+    (straight,) = ih.train(SMALL, tmp_path / "straight", progress=False)
+    with pytest.raises(OSError, match=r"^the dashboard is down$"):
+        ih.train(SMALL, tmp_path / "resumed", progress=False, on_metrics=fail)
+    assert store.saved_states(tmp_path / "resumed" / "small")
+    assert state.saved_step(tmp_path / "resumed" / "small") == step
+    (resumed,) = ih.train(SMALL, tmp_path / "resumed", progress=False)
+    assert folder_bytes(resumed.folder) == folder_bytes(straight.folder)
 
 
 def test_a_clamp_can_wait_for_a_level(tmp_path):
@@ -469,19 +467,48 @@ def test_a_compiler_that_is_interrupted_is_not_one_that_fails(tmp_path, monkeypa
     assert ih.Run(tmp_path / "small").engine == "compiled"
 
 
-def test_an_evaluation_that_cannot_be_compiled_is_done_eagerly(tmp_path, monkeypatch):
-    def fail(*_, **__):
-        raise RuntimeError("no compiler")
+def fail_to_compile(*_, **__):
+    raise RuntimeError("no compiler")
 
-    (plain,) = ih.train(SMALL, tmp_path / "plain", progress=False)
-    for name in ("WORTH_COMPILING", "MIN_CHUNK"):
-        monkeypatch.setattr(measure, name, 0)
-    monkeypatch.setattr(measure, "compile_graph", fail)
-    monkeypatch.setattr(fleet_module, "traced_step", fail)
+
+@pytest.fixture
+def evaluating_by_graph(monkeypatch):
+    """However seldom, as a trace that is not compiled."""
+    monkeypatch.setattr(measure, "compile_graph", lambda graph, *example: graph)
+    monkeypatch.setattr(measure, "WORTH_COMPILING", 0)
+    monkeypatch.setattr(measure, "MIN_CHUNK", 1)
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [(fleet_module, "traced_step"), (measure, "compile_graph")]
+)
+def test_what_cannot_be_compiled_is_eager_as_a_whole(
+    module, name, tmp_path, monkeypatch, evaluating_by_graph
+):
+    """Evaluations too, in a run that is left and resumed as in one that is not."""
+    monkeypatch.setattr(fleet_module, "traced_step", lambda *_: fail_to_compile)
+    monkeypatch.setattr(module, name, fail_to_compile)
+    (plain,) = ih.train(SMALL, tmp_path / "plain", engine="eager", progress=False)
     with pytest.warns(UserWarning, match="no compiler"):
         (run,) = ih.train(SMALL, tmp_path / "fallen", engine="compiled", progress=False)
     assert run.engine == ih.Run(run.folder).engine == "eager"
     assert folder_bytes(run.folder) == folder_bytes(plain.folder)
+    with pytest.warns(UserWarning, match="no compiler"):
+        stop_after_an_update(tmp_path / "resumed", monkeypatch, engine="compiled")
+    (resumed,) = ih.train(SMALL, tmp_path / "resumed", engine="compiled", progress=False)
+    assert folder_bytes(resumed.folder) == folder_bytes(plain.folder)
+
+
+def test_a_run_that_began_compiled_does_not_go_on_with_eager_evaluations(
+    tmp_path, monkeypatch, evaluating_by_graph
+):
+    stop_after_an_update(tmp_path, monkeypatch)
+    state.record_engine(ih.Run(tmp_path / "small"), "compiled")
+    monkeypatch.setattr(fleet_module, "traced_step", lambda *_: fail_to_compile)
+    monkeypatch.setattr(measure, "compile_graph", fail_to_compile)
+    with pytest.raises(TrainingFailedError, match=r"small began .* go on so here \(no compiler\)"):
+        ih.train(SMALL, tmp_path, progress=False)
+    assert ih.Run(tmp_path / "small").engine == "compiled"
 
 
 def test_a_copied_folder_is_its_own_run(tmp_path, monkeypatch):
@@ -517,10 +544,19 @@ def test_a_graft_is_bound_to_the_weights_that_it_reads(tmp_path):
     assert recorded.sha256 is not None
 
 
-def test_a_graph_evaluates_as_the_model_does(tmp_path, monkeypatch):
-    monkeypatch.setattr(measure, "compile_graph", lambda graph, *example: graph)
-    monkeypatch.setattr(measure, "WORTH_COMPILING", 0)
-    monkeypatch.setattr(measure, "MIN_CHUNK", 1)
+@pytest.mark.parametrize(
+    ("size", "chunk"),
+    [(800, 800), (4_000, 2_000), (4_096, 1_024), (5_000, 1_250), (8_012, 1_603)],
+)
+def test_chunks_divide_the_sequences_or_the_last_is_filled_up(size, chunk):
+    assert measure.chunk_size(size) == chunk
+
+
+@pytest.mark.parametrize("max_chunk", [2_000, 35])
+def test_a_graph_evaluates_as_the_model_does(max_chunk, tmp_path, monkeypatch, evaluating_by_graph):
+    """In one chunk, in several, and with the last one filled up: three times 27 are 81."""
+    monkeypatch.setattr(measure, "MAX_CHUNK", max_chunk)
+    monkeypatch.setattr(measure, "MIN_CHUNK", 30)
     configs = [
         SMALL.replace(
             name=f"run-{head}-{n}",
@@ -568,6 +604,14 @@ def test_training_works_outside_the_main_thread(tmp_path):
     thread.start()
     thread.join()
     assert ih.Run(tmp_path / "small").finished
+
+
+def test_one_thread_leaves_nothing_behind(monkeypatch):
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    before = torch.get_num_threads(), dict(os.environ)
+    with training_module.one_thread():
+        assert torch.get_num_threads() == 1
+    assert (torch.get_num_threads(), dict(os.environ)) == before
 
 
 def test_random_state_is_not_touched(tmp_path):

@@ -41,3 +41,16 @@ def test_what_went_wrong_is_raised_where_it_is_waited_for(tmp_path):
         with pytest.raises(FileExistsError):
             writer.settle()
         writer.settle()  # told once
+
+
+def test_an_interrupt_stays_one_where_the_disk_fails_too(tmp_path):
+    (tmp_path / "taken").write_text("a file where a folder is needed")
+
+    def write_and_be_interrupted():
+        with Writer() as writer:
+            writer.write(tmp_path / "taken" / "file", b"content")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as raised:
+        write_and_be_interrupted()
+    assert "files could not be written: [Errno 17]" in raised.value.__notes__[0]

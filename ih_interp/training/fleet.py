@@ -4,6 +4,8 @@ import json
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -25,7 +27,6 @@ from ih_interp.training.step import (
     eager_step,
     traced_step,
 )
-from ih_interp.training.writer import Writer
 
 
 def fleets(configs: Sequence[RunConfig], size: int) -> list[list[RunConfig]]:
@@ -65,10 +66,8 @@ class Fleet:
             check(model, config.clamps)
         rows = Rows.of_splits(task, ["train"])
         tasks = [FewShotTask(task.exemplars, config.task) for config in configs]
-        self.writer = Writer()
-        self.runs = [
-            RunState(run, task, rows, self.writer) for run, task in zip(runs, tasks, strict=True)
-        ]
+        self.runs = [RunState(run, task, rows) for run, task in zip(runs, tasks, strict=True)]
+        self.writer = FleetWriter(self.runs)
         self.state = stack([run.start for run in self.runs]).map(lambda tensor: tensor.to(device))
         self.evaluator = Evaluator(model, compiled=compiled)
         self.device = device
@@ -87,6 +86,23 @@ class Fleet:
     @property
     def active(self) -> bool:
         return any(run.active for run in self.runs)
+
+    def prepare(self) -> None:
+        """Compile the update and the evaluations; where one cannot be, both are done eagerly.
+
+        Before anything is measured, so that all numbers of a run come from its recorded engine.
+        """
+        if not self._compiled:
+            return
+        try:
+            if self.active:
+                self._step = self._make_step(self.inputs())
+            for place, run in enumerate(self.runs):
+                self.evaluator.prepare(run, self.weights(place))
+        except Exception as error:  # whatever a tracer or a compiler may raise
+            if self.interrupted():  # Ctrl-C reaches the compiler too
+                raise KeyboardInterrupt from error
+            self._fall_back(error)
 
     def advance(self) -> Tensor:
         """One update of every run, `[run]` losses; results of finished runs are not kept."""
@@ -120,12 +136,7 @@ class Fleet:
         model = build_model(self.runs[0].task, config.model)
         model.to(self.device, print_details=False)
         if self._compiled:
-            try:
-                return traced_step(model, clamps, config.optimiser, self.state, inputs)
-            except Exception as error:  # whatever a tracer or a compiler may raise
-                if self.interrupted():  # Ctrl-C reaches the compiler too
-                    raise KeyboardInterrupt from error
-                self._fall_back(error)
+            return traced_step(model, clamps, config.optimiser, self.state, inputs)
         return eager_step(model, clamps, config.optimiser)
 
     def _fall_back(self, error: Exception) -> None:
@@ -137,10 +148,12 @@ class Fleet:
                 "repair the compiler, or delete the folders and train with engine='eager'"
             ) from error
         warnings.warn(
-            f"The update of {names} cannot be traced and compiled "
-            f"({type(error).__name__}: {error}); it is trained eagerly, which is slower.",
+            f"The update or the evaluation of {names} cannot be traced and compiled "
+            f"({type(error).__name__}: {error}); both are done eagerly, which is slower.",
             stacklevel=2,
         )
+        self._compiled = self.evaluator.compiled = False
+        self._step = None
         for run in self.runs:
             record_engine(run.run, "eager")
 
@@ -152,6 +165,32 @@ class Fleet:
             self._gate_values = values
             for number, gate in enumerate(self._gates):
                 gate.copy_(torch.tensor([of_run[number] for of_run in values]))
+
+
+class FleetWriter:
+    """The writers of a fleet's runs, each its own: what goes wrong with a file is its run's."""
+
+    def __init__(self, runs: Sequence[RunState]) -> None:
+        self._writers = [run.writer for run in runs]
+        self._leaving = ExitStack()
+
+    def settle(self) -> None:
+        """Wait for everything begun; the first error of a file is raised."""
+        for writer in self._writers:
+            writer.settle()
+
+    def __enter__(self) -> "FleetWriter":
+        for writer in self._writers:
+            self._leaving.enter_context(writer)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._leaving.__exit__(kind, error, trace)
 
 
 def stack(states: Sequence[FleetState]) -> FleetState:

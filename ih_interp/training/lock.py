@@ -87,15 +87,8 @@ def _claim(folder: Path) -> int | None:
     while True:
         try:
             descriptor = _locked(folder / LOCK, fcntl.LOCK_EX)
-            try:
-                os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
-                # No lock is changed at one stroke: another may come in between, and we step back.
-                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BaseException:
-                os.close(descriptor)
-                raise
-            return descriptor
+            if _signed(descriptor):
+                return descriptor
         except BlockingIOError:
             if not _holder_is_dead(folder) or time.monotonic() > end:
                 raise ValueError(
@@ -103,7 +96,6 @@ def _claim(folder: Path) -> int | None:
                     "wait for it to end, or stop it with SIGTERM, which saves, and train again. "
                     "Reading the run needs no lock."
                 ) from None
-            time.sleep(0.05)
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
@@ -113,6 +105,26 @@ def _claim(folder: Path) -> int | None:
                 stacklevel=2,
             )
             return None
+        time.sleep(0.05)  # until workers have noticed, or who came in between has signed
+
+
+def _signed(descriptor: int) -> bool:
+    """Write into the locked file who holds it, and share the lock; closed where it was lost.
+
+    No lock is changed at one stroke: another may come in between. The file then bears our name
+    until the other writes its own.
+    """
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return False
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return True
 
 
 def _locked(path: Path, kind: int) -> int:

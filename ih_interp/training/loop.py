@@ -2,12 +2,14 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from ih_interp.files import FULL
 from ih_interp.runs import Run
 from ih_interp.training.fleet import Fleet
 from ih_interp.training.signals import Interrupts, deferred_interrupts
@@ -23,6 +25,14 @@ OnProgress: TypeAlias = Callable[[int, float], None]
 """Told of updates done since the last call, over a fleet's runs, and of their mean loss."""
 
 
+class CallbackError(Exception):
+    """A callback raised `error`, which is no trouble of a run's."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(f"{type(error).__name__}: {error}")
+        self.error = error
+
+
 def train_fleet(
     runs: Sequence[Run],
     *,
@@ -33,29 +43,31 @@ def train_fleet(
 ) -> None:
     """Train runs that share a trace to their ends, each into its own folder.
 
-    Raises KeyboardInterrupt after SIGINT or SIGTERM, with everything saved; TrainingFailedError,
-    once the others have ended, for runs whose loss or weights became NaN or infinite.
+    Raises KeyboardInterrupt after SIGINT or SIGTERM, and CallbackError, with everything saved;
+    TrainingFailedError, once the others have ended, for runs whose loss or weights became NaN or
+    infinite, or whose files cannot be written; OSError where the disk is full.
     """
     fleet = Fleet(runs, compiled=compiled, device=device)
     losses: list[Tensor] = []
     saved = time.monotonic()
     with fleet.writer, deferred_interrupts() as interrupted:
-        fleet.interrupted = fleet.evaluator.interrupted = interrupted
+        fleet.interrupted = interrupted
+        with interrupted.at_once():  # compiling takes a minute, and nothing is lost with it
+            fleet.prepare()
         measure(fleet, on_metrics, interrupted)
-        begun = not compiled
         while fleet.active:
-            losses.append(fleet.advance() if begun else first_update(fleet, interrupted))
-            begun = True
+            losses.append(fleet.advance())
             due = any(run.is_due for run in fleet.runs)
             late = time.monotonic() - saved > SAVE_SECONDS
             if due or late or interrupted() or len(losses) == LOSSES_EVERY:
                 look_at(losses, fleet, on_progress)
                 losses.clear()
-            if late or interrupted():
+            if interrupted():
+                save_at_last(fleet)
+                break
+            if late:
                 save(fleet)
                 saved = time.monotonic()
-            if interrupted():
-                break
             if due:
                 measure(fleet, on_metrics, interrupted)
         if interrupted():
@@ -81,20 +93,46 @@ def look_at(losses: Sequence[Tensor], fleet: Fleet, on_progress: OnProgress | No
             run.fail(f"the loss was {float(table[int(bad[0]), place])} at update {step}")
     if on_progress is not None:
         mean = float(table[-1, open_runs].mean()) if open_runs else math.nan
-        on_progress(len(table) * len(open_runs), mean)
-
-
-def first_update(fleet: Fleet, interrupted: Interrupts) -> Tensor:
-    """The update that compiles, for a minute; an interrupt ends it at once and loses nothing."""
-    with interrupted.at_once():
-        return fleet.advance()
+        with saved_first(fleet):
+            on_progress(len(table) * len(open_runs), mean)
 
 
 def save(fleet: Fleet) -> None:
-    """Save what resuming needs, of every run that goes on, unless its weights are no numbers."""
+    """Save what resuming needs, of every run that is not closed, if its weights are numbers."""
     for place, run in enumerate(fleet.runs):
-        if run.active and is_finite(run, fleet.weights(place)):
-            run.save_state(fleet.state, place)
+        is_open = run.failure is None and not run.closed
+        if is_open and is_finite(run, fleet.weights(place)):
+            with failing_alone(run):
+                run.save_state(fleet.state, place)
+
+
+def save_at_last(fleet: Fleet) -> None:
+    """Save before an interrupt goes on its way, which a full disk does not turn into a failure."""
+    try:
+        save(fleet)
+    except OSError as error:
+        raise KeyboardInterrupt(in_words([run.run for run in fleet.runs], error)) from error
+
+
+@contextmanager
+def failing_alone(run: RunState) -> Generator[None]:
+    """What goes wrong with a run's files ends that run and no other; a full disk concerns all."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise
+        run.failure = in_words([run.run], error)
+
+
+@contextmanager
+def saved_first(fleet: Fleet) -> Generator[None]:
+    """Before an error of a callback goes on its way, everything is saved."""
+    try:
+        yield
+    except BaseException as error:
+        save(fleet)
+        raise CallbackError(error) from error
 
 
 def is_finite(run: RunState, weights: Mapping[str, Tensor]) -> bool:
@@ -123,14 +161,16 @@ def measure(fleet: Fleet, on_metrics: OnMetrics | None, interrupted: Interrupts)
                 with interrupted.at_once():
                     measured = fleet.evaluator.measure(run, weights)
             except KeyboardInterrupt:
-                save(fleet)
+                save_at_last(fleet)
                 raise
             rows = run.record(measured)
             if on_metrics is not None:
-                for row in rows:
-                    on_metrics(run.run, row)
+                with saved_first(fleet):
+                    for row in rows:
+                        on_metrics(run.run, row)
         if run.step == run.config.n_steps:
-            run.close(fleet.state, place)
+            with failing_alone(run):
+                run.close(fleet.state, place)
         elif run.step in run.checkpoints:
             run.save_checkpoint(fleet.state, place)
 

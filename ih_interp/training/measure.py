@@ -1,6 +1,5 @@
 """Evaluating runs while they train: by the model as it is, or often enough that compiling pays."""
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -29,16 +28,18 @@ class Evaluator:
 
     def __init__(self, model: HookedTransformer, *, compiled: bool) -> None:
         self._model = model
-        self._compiled = compiled
+        self.compiled = compiled
         self._graphs: dict[tuple[int, int], EvaluationGraph] = {}
-        self.interrupted: Callable[[], bool] = lambda: False
+
+    def prepare(self, run: RunState, weights: Tensors) -> None:
+        """Compile what measures this run, if it pays; raises whatever a compiler may."""
+        if self.compiled and is_worth_compiling(run.config, run.task):
+            self._graph(run, weights)
 
     def measure(self, run: RunState, weights: Tensors) -> Mapping[str, Mapping[str, float]]:
         """The means of every metric on every set, as the run's clamps are at its step."""
-        if self._compiled and is_worth_compiling(run.config, run.task):
-            graph = self._graph(run, weights)
-            if graph is not None:
-                return graph.measure(run, weights)
+        if self.compiled and is_worth_compiling(run.config, run.task):
+            return self._graph(run, weights).measure(run, weights)
         with torch.no_grad():
             for name, parameter in self._model.named_parameters():
                 if name in weights:
@@ -52,22 +53,11 @@ class Evaluator:
             for split, batch in run.sets.items()
         }
 
-    def _graph(self, run: RunState, weights: Tensors) -> "EvaluationGraph | None":
-        """The graph for sets of this size and exemplars; None where it cannot be compiled."""
+    def _graph(self, run: RunState, weights: Tensors) -> "EvaluationGraph":
+        """The graph for sets of this size and exemplars."""
         key = (run.task.n_test_classes, run.config.evaluation_size)
         if key not in self._graphs:
-            try:
-                self._graphs[key] = EvaluationGraph(self._model, run, weights)
-            except Exception as error:  # whatever a tracer or a compiler may raise
-                if self.interrupted():  # Ctrl-C reaches the compiler too
-                    raise KeyboardInterrupt from error
-                self._compiled = False
-                warnings.warn(
-                    f"{run.run.folder}: evaluation cannot be traced and compiled "
-                    f"({type(error).__name__}: {error}); it is done eagerly, which is slower.",
-                    stacklevel=2,
-                )
-                return None
+            self._graphs[key] = EvaluationGraph(self._model, run, weights)
         return self._graphs[key]
 
 
@@ -89,19 +79,23 @@ class EvaluationGraph:
                 self._compiled(*weights.values(), chunk.tokens, chunk.target, *given)
                 for chunk in self._chunks(run)
             ]
-        values = torch.cat(parts, dim=1).double().unflatten(1, (len(run.sets), -1)).mean(dim=-1)
+        n_sets, size = len(run.sets), run.config.evaluation_size
+        found = torch.cat(parts, dim=1)[:, : n_sets * size]
+        values = found.double().unflatten(1, (n_sets, size)).mean(dim=-1)
         return {
             split: dict(zip(METRICS, of_split, strict=True))
             for split, of_split in zip(run.sets, values.T.tolist(), strict=True)
         }
 
     def _chunks(self, run: RunState) -> list[Batch]:
-        """All sets one after the other, in pieces of one size."""
+        """All sets one after the other, in pieces of one size: the last is filled up."""
         together = Batch(
             torch.cat([batch.tokens for batch in run.sets.values()]),
             torch.cat([batch.target for batch in run.sets.values()]),
         )
-        return self._rows.of(together).split(self._size)
+        rows = self._rows.of(together)
+        n_chunks = -(-len(rows) // self._size)
+        return rows[torch.arange(n_chunks * self._size) % len(rows)].split(self._size)
 
     def _tensors(self, run: RunState) -> list[Tensors]:
         return [clamp.tensors(self._shape) for clamp in in_order(run.config.clamps)]
@@ -136,13 +130,16 @@ def is_worth_compiling(config: RunConfig, task: FewShotTask) -> bool:
     """Whether a run evaluates so often that compiling is repaid; whatever fleet it is in."""
     evaluations = len(config.evaluations.steps(config.n_steps, config.batch_size))
     size = len(task.splits) * config.evaluation_size
-    return evaluations * size >= WORTH_COMPILING and chunk_size(size) >= MIN_CHUNK
+    return evaluations * size >= WORTH_COMPILING and size >= MIN_CHUNK
 
 
 def chunk_size(size: int) -> int:
-    """The largest number of sequences up to 2,000 that divides so many of them.
+    """Sequences a call, of so many: the largest number from 100 to 2,000 that divides them.
 
-    >>> chunk_size(1_000), chunk_size(4_800), chunk_size(2_003)
-    (1000, 1600, 1)
+    Where there is none, calls are as few and as equal as can be, and the last one is filled up.
+
+    >>> chunk_size(1_000), chunk_size(4_800), chunk_size(8_012)
+    (1000, 1600, 1603)
     """
-    return max(n for n in range(1, MAX_CHUNK + 1) if size % n == 0)
+    filled_up = -(-size // -(-size // MAX_CHUNK))
+    return max((n for n in range(MIN_CHUNK, MAX_CHUNK + 1) if size % n == 0), default=filled_up)

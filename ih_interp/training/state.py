@@ -1,6 +1,7 @@
 """One run while it trains: where it is, what it has measured, what comes next."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,10 @@ class TrainingFailedError(RuntimeError):
 class RunState:
     """One run while it trains: where it is, what it has measured, what comes next."""
 
-    def __init__(self, run: Run, task: FewShotTask, rows: Rows, writer: Writer) -> None:
-        self.run, self.task, config = run, task, run.config
-        self._writer = writer
-        self.config = config
+    def __init__(self, run: Run, task: FewShotTask, rows: Rows) -> None:
+        self.run, self.task = run, task
+        self.config = config = run.config
+        self.writer = Writer()
         self.data = TrainingData(task, config, rows)
         self.sets = evaluation_sets(task, config)
         self.evaluations = set(config.evaluations.steps(config.n_steps, config.batch_size))
@@ -92,7 +93,7 @@ class RunState:
 
         The state before it is kept, for `repair`.
         """
-        self._writer.settle()
+        self.writer.settle()
         groups = (state.parameters, state.first_moments, state.second_moments)
         tensors = {
             f"{number}:{name}": tensor[place]
@@ -113,14 +114,14 @@ class RunState:
         weights = {name: tensor[place] for name, tensor in state.parameters.items()}
         facts = {"run": self.config.fingerprint, "step": self.step}
         path = store.checkpoint_path(self.run.folder, self.step)
-        self._writer.write(path, store.packed(weights, facts))
+        self.writer.write(path, store.packed(weights, facts))
 
     def close(self, state: FleetState, place: int) -> None:
         """Write the end of the run; its last checkpoint says that it is finished."""
-        self._writer.settle()
+        self.writer.settle()
         self._write_metrics()
         self.save_checkpoint(state, place)
-        self._writer.settle()
+        self.writer.settle()
         remove_states(self.run.folder)
         self.closed = True
 
@@ -135,8 +136,9 @@ class RunState:
         store.write_metrics(self.run.folder, self.rows, self.config.fingerprint)
 
     def fail(self, what: str) -> None:
-        """Stop this run; what was measured before is kept."""
-        self._write_metrics()
+        """Stop this run; what was measured before is kept, if it can be written."""
+        with suppress(OSError):
+            self._write_metrics()
         saved = bool(store.saved_states(self.run.folder))
         kept = "its last saved state is kept" if saved else "nothing of it was saved yet"
         self.failure = (

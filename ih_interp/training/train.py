@@ -22,7 +22,7 @@ from ih_interp.task import FewShotTask
 from ih_interp.tracing.forward import compiler_found, use_lasting_cache
 from ih_interp.training.fleet import fleets
 from ih_interp.training.lock import claimed
-from ih_interp.training.loop import OnMetrics, OnProgress, in_words, train_fleet
+from ih_interp.training.loop import CallbackError, OnMetrics, OnProgress, in_words, train_fleet
 from ih_interp.training.repair import repair as repair_run
 from ih_interp.training.signals import terminate_as_interrupt
 from ih_interp.training.state import (
@@ -67,7 +67,8 @@ def train(
         workers: processes of one thread each; by default one a core when there is enough to do.
         device: "cpu", or "cuda", which trains in this process.
         progress: show a bar with the mean loss and the time left.
-        on_metrics: called with the run and every new row of its metrics.
+        on_metrics: called with the run and every new row of its metrics; what it raises is raised,
+            once everything is saved.
         repair: verify every file of these runs; those that are cut short, altered or another run's
             are removed, with a warning, and trained again to the same bytes, from the newest saved
             state before what is lost.
@@ -76,12 +77,13 @@ def train(
     exemplars, whose folder holds another run, or which another process is training;
     KeyboardInterrupt after Ctrl-C or SIGTERM, with everything saved; TrainingFailedError, after the
     others have ended, for runs that could not be trained to their end: their loss became NaN, a
-    file of theirs is damaged, the disk is full, their process was killed.
+    file of theirs is damaged or cannot be written, the disk is full, their process was killed.
     """
     configs = [runs] if isinstance(runs, RunConfig) else list(runs)
     for config in configs:
         expect(config, RunConfig, "A run", "write ih.RunConfig(name=..., ...)")
     _refuse_options(engine, workers, device)
+    use_lasting_cache()
     with one_thread(), terminate_as_interrupt():
         configs = [_pinned(config) for config in configs]
         tasks = _checked(configs, Path(root), repair=repair)
@@ -144,7 +146,6 @@ def one_thread() -> Generator[None]:
     """One thread: faster for models this small, and bytes do not depend on the number of cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    use_lasting_cache()
     try:
         yield
     finally:
@@ -282,6 +283,8 @@ def _train_here(
             )
         except TrainingFailedError as error:
             failures.append(str(error))
+        except CallbackError as error:
+            raise error.error from None
         except OSError as error:
             failures.append(in_words(job, error))
         except Exception as error:  # the other fleets still train; where it came from is told

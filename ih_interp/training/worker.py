@@ -7,16 +7,19 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+import traceback
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 from ih_interp.files import sweep
 from ih_interp.runs import Run
 from ih_interp.store import CHECKPOINTS
+from ih_interp.tracing.forward import use_lasting_cache
 from ih_interp.training.lock import shared
 from ih_interp.training.loop import in_words, train_fleet
-from ih_interp.training.state import TrainingFailedError
-from ih_interp.training.train import one_thread
+from ih_interp.training.state import TrainingFailedError, remove_states, saved_step
+from ih_interp.training.train import make_jobs, one_thread
 
 PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 
@@ -30,15 +33,16 @@ def main() -> int:
     orders: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     busy = threading.Event()
     threading.Thread(target=_read_orders, args=(orders, busy), daemon=True).start()
+    use_lasting_cache()
     with one_thread():
         while (order := orders.get()) is not None:
             busy.set()
             try:
-                failures = _train(json.loads(order), out)
+                report = _train(json.loads(order), out)
             except KeyboardInterrupt:
                 return 130
             busy.clear()
-            _tell(out, {"failures": failures})
+            _tell(out, report)
     return 0
 
 
@@ -55,29 +59,59 @@ def die_with_parent(parent: int) -> None:
             os._exit(130)
 
 
-def _train(order: dict[str, Any], out: TextIO) -> list[str]:
+def _train(folders: Sequence[str], out: TextIO) -> dict[str, Any]:
+    """Train runs to their ends, each by the engine that it has recorded; what to tell then."""
+
     def on_metrics(run: Run, row: Mapping[str, Any]) -> None:
         _tell(out, {"folder": str(run.folder), "row": dict(row)})
 
     def on_progress(updates: int, loss: float) -> None:
         _tell(out, {"progress": [updates, loss]})
 
-    runs = [Run(folder) for folder in order["folders"]]
+    runs, failures = [Run(folder) for folder in folders], list[str]()
+    with _collected(failures, runs), shared([run.folder for run in runs]):
+        unfinished, done = _as_left(runs)
+        _tell(out, {"begun": done})
+        for fleet in make_jobs(unfinished, 1):
+            with _collected(failures, fleet):
+                train_fleet(
+                    fleet,
+                    compiled=fleet[0].engine == "compiled",
+                    on_metrics=on_metrics,
+                    on_progress=on_progress,
+                )
+    return {"failures": failures, "engines": {str(run.folder): run.engine for run in runs}}
+
+
+def _as_left(runs: Sequence[Run]) -> tuple[list[Run], int]:
+    """Runs that can go on, and the updates done of all; what a killed worker left is swept."""
+    unfinished: list[Run] = []
+    done = 0
+    for run in runs:
+        sweep(run.folder)
+        sweep(run.folder / CHECKPOINTS)
+        if run.whole:
+            remove_states(run.folder)
+            done += run.config.n_steps
+        else:
+            done += saved_step(run.folder)
+            unfinished.append(run)
+    return unfinished, done
+
+
+@contextmanager
+def _collected(failures: list[str], runs: Sequence[Run]) -> Generator[None]:
+    """Errors of the block become words: the parent is told, and goes on with other fleets."""
     try:
-        with shared([run.folder for run in runs]):
-            for run in runs:  # what a worker before this one left as it was killed
-                sweep(run.folder)
-                sweep(run.folder / CHECKPOINTS)
-            train_fleet(
-                runs, compiled=order["compiled"], on_metrics=on_metrics, on_progress=on_progress
-            )
+        yield
     except TrainingFailedError as error:
-        return [str(error)]
+        failures.append(str(error))
     except OSError as error:
-        return [in_words(runs, error)]
-    except Exception as error:  # told to the parent, which goes on with other fleets
-        return [f"{', '.join(order['folders'])}: {type(error).__name__}: {error}"]
-    return []
+        failures.append(in_words(runs, error))
+    except Exception as error:  # whatever it may be; where it came from is told
+        traceback.print_exc()
+        folders = ", ".join(str(run.folder) for run in runs)
+        failures.append(f"{folders}: {type(error).__name__}: {error}")
 
 
 def _tell(out: TextIO, message: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ class Writer:
     """Writes files in a thread, in the order given.
 
     `settle` waits until they are on the disk under their names, and raises what went wrong with any
-    of them. Leaving the block settles too.
+    of them. Leaving the block settles too; where an exception leaves it, that one goes on.
     """
 
     def __init__(self) -> None:
@@ -33,8 +33,12 @@ class Writer:
     def __enter__(self) -> "Writer":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         try:
             self.settle()
+        except Exception as unwritten:
+            if error is None:
+                raise
+            error.add_note(f"Besides, files could not be written: {unwritten}")
         finally:
             self._thread.shutdown()
