@@ -2,13 +2,14 @@
 
 import hashlib
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from ih_interp.clamps import Clamp
+from ih_interp.clamps import AbstractClamp, Clamp
 from ih_interp.exemplars import Exemplars, ExemplarSource, GaussianSource
 from ih_interp.frozen import Frozen, canonical_json, explain
 from ih_interp.model import ModelConfig
@@ -27,7 +28,13 @@ class AdamConfig(Frozen):
 
 
 class Seeds(Frozen):
-    """One seed a source of chance; each can vary alone. 5, 0 and 1 are the paper's."""
+    """One seed a source of chance; each can vary alone. 5, 0 and 1 are the paper's.
+
+    Fields, whole numbers from 0:
+        init: of the weights before training.
+        data: of which sequences are seen, and in which order.
+        evaluation: of the evaluation sets, drawn once.
+    """
 
     init: int = Field(default=5, ge=0, lt=2**32)
     data: int = Field(default=0, ge=0, lt=2**32)
@@ -37,13 +44,17 @@ class Seeds(Frozen):
 class Grid(Frozen):
     """Points of a run at which something is done: 0 and the end always, and those in between.
 
-    A point at `s` sequences falls on the first update with at least `s`, as in the published code.
+    A grid counts sequences; `run.steps` and schedules (`during`, `ramp`, `pulses`) count updates,
+    of `batch_size` sequences each. A point at `s` sequences falls on the first update with at least
+    `s`, as in the published code. Both fields may be given; without any, only the ends are points.
+
+    Fields:
+        every: a point each so many sequences.
+        per_decade: so many points a factor of ten in sequences, evenly in the logarithm.
     """
 
     every: int | None = Field(default=None, ge=1)
-    """Every so many sequences."""
     per_decade: int | None = Field(default=None, ge=1)
-    """So many points a factor of ten in sequences, evenly in the logarithm."""
 
     def steps(self, n_steps: int, batch_size: int) -> list[int]:
         """The updates after which it is time, ascending, 0 and `n_steps` included.
@@ -66,23 +77,37 @@ class RunConfig(Frozen):
 
     >>> RunConfig(name="main").n_steps
     31250
+
+    Two units of time: `sequences`, `evaluations` and `checkpoints` count sequences; the schedules
+    of clamps (`during`, `ramp`, `pulses`), `n_steps` and `run.steps` count updates. One update is
+    `batch_size` sequences, so that `during(0, 100)` ends at 3,200 sequences by default.
+
+    Fields:
+        name: the run's folder under the root; letters, digits and `._=+-` only.
+        exemplars: where features come from; `Exemplars` may be given, their source is recorded.
+        task: classes, labels and pairs of the few-shot task.
+        model: layers, heads and widths.
+        clamps: a list of those in force while it trains; `[]` by default.
+        optimiser: Adam's learning rate and moments.
+        seeds: one a source of chance.
+        sequences: how many are seen, a whole number of batches.
+        batch_size: sequences an update.
+        evaluations: when metrics are measured, in sequences: `Grid(every=5_000)` by default.
+        evaluation_size: sequences of each evaluation set, drawn once.
+        checkpoints: when weights are saved, in sequences: `Grid(every=10_000)` by default.
     """
 
     name: str = "run"
-    """The run's folder under the root, letters, digits and `._=+-` only."""
     exemplars: ExemplarSource = GaussianSource()
-    """Where the features come from; `Exemplars` may be given, and their source is recorded."""
     task: TaskConfig = TaskConfig()
     model: ModelConfig = ModelConfig()
     clamps: tuple[Clamp, ...] = ()
     optimiser: AdamConfig = AdamConfig()
     seeds: Seeds = Seeds()
     sequences: int = Field(default=1_000_000, ge=1, le=10**12)
-    """How many sequences are seen; a whole number of batches."""
     batch_size: int = Field(default=32, ge=1)
     evaluations: Grid = Grid(every=5_000)
     evaluation_size: int = Field(default=1_000, ge=1, le=10_000_000)
-    """Sequences of each evaluation set, drawn once."""
     checkpoints: Grid = Grid(every=10_000)
 
     @field_validator("name")
@@ -97,7 +122,21 @@ class RunConfig(Frozen):
     @field_validator("exemplars", mode="before")
     @classmethod
     def _source_of(cls, value: object) -> object:
-        return value.recorded_source if isinstance(value, Exemplars) else value
+        if isinstance(value, Exemplars):
+            return value.recorded_source
+        if not isinstance(value, Frozen | Mapping):
+            raise ValueError(
+                f"exemplars={value!r} are no exemplars and no source of them; give "
+                "ih.Exemplars.gaussian(...) or ih.Exemplars.load(path)."
+            )
+        return value
+
+    @field_validator("clamps", mode="before")
+    @classmethod
+    def _a_list_of_clamps(cls, clamps: object) -> object:
+        if isinstance(clamps, AbstractClamp | Mapping | str) or not isinstance(clamps, Iterable):
+            raise ValueError(f"clamps is a list and {clamps} came; write clamps=[clamp].")
+        return clamps
 
     @model_validator(mode="after")
     def _few_points(self) -> "RunConfig":

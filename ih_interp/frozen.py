@@ -6,12 +6,26 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 Value = TypeVar("Value", bound=BaseModel)
+Made = TypeVar("Made", bound="Frozen")
 
 
 class Frozen(BaseModel):
     """A frozen pydantic model that refuses unknown fields, NaN and infinity."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def __new__(cls: type[Made], *given: object, **fields: object) -> Made:
+        """TypeError in words for values that came without the name of their field."""
+        del fields
+        if given:
+            names = [name for name in cls.model_fields if name not in ("kind", "schedule")]
+            needed = [name for name in names if cls.model_fields[name].is_required()]
+            first = (needed or names or ["schedule"])[0]
+            raise TypeError(
+                f"{cls.__name__} takes its fields by name and {given[0]!r} came without one; "
+                f"write {cls.__name__}({first}=...)."
+            )
+        return object.__new__(cls)
 
     def replace(self: Value, **changes: Any) -> Value:
         """A copy with these fields changed, checked like a new one."""

@@ -6,6 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from transformer_lens import HookedTransformer
@@ -17,6 +18,7 @@ from ih_interp.evaluation import METRICS
 from ih_interp.exemplars import Exemplars
 from ih_interp.model import ATTENTION_BIASES, build_model
 from ih_interp.task import FewShotTask
+from ih_interp.types import expect
 
 COLUMNS = ["step", "sequences", "split", *METRICS]
 RECORDED = ("run", "fingerprint", "features_sha256", "engine", "versions")
@@ -24,10 +26,15 @@ RESTORE = "restore it, or train again with repair=True, which begins the run ane
 
 
 class Run:
-    """A run folder, read only: `metrics`, `steps`, `model(step)`, `task`.
+    """A run folder, read only: what `ih.train` gives back, and opens again at any later time.
 
-        run = ih.Run("runs/main")
-        model = run.model(run.steps[-1])
+        run = ih.Run("runs/main")  # the root and the name that it was trained under
+        run.config.seeds.init, run.config.clamps  # what it is, a RunConfig
+        run.metrics.query("split == 'train'")  # loss, accuracy ... at every evaluation
+        run.steps  # updates that have a checkpoint; each is run.config.batch_size sequences
+        model = run.model(run.steps[-1])  # a HookedTransformer, unclamped; run.model() is the same
+        batch = run.task.sample("train", 1_000, generator=torch.Generator().manual_seed(1))
+        ih.induction_strength(model, batch)
 
     `exemplars` are those it was trained on, to be given where their file is no longer at its place.
     Raises FileNotFoundError where there is no run, ValueError where it cannot be read or the
@@ -139,16 +146,24 @@ class Run:
         steps = self.steps
         if not steps:
             raise ValueError(f"{self.folder} has no checkpoints yet; train it first.")
+        step = steps[-1] if step is None else step
+        self.refuse_no_checkpoint(step)
         model = build_model(self.task, self.config.model, seed=self.config.seeds.init)
-        self.load_weights(model, steps[-1] if step is None else step)
+        self.load_weights(model, step)
         return model
 
-    def load_weights(self, model: HookedTransformer, step: int) -> None:
-        """Write a checkpoint's weights into a model of this run; ValueError where they differ."""
-        if step not in self.steps:
+    def refuse_no_checkpoint(self, step: object) -> None:
+        """Refuse what is no step with a checkpoint: TypeError or ValueError in words."""
+        wanted = int(step) if isinstance(step, np.integer) else step
+        expect(wanted, int, f"step={step!r}", "give one of run.steps, which are updates")
+        if wanted not in self.steps:
             raise ValueError(
                 f"{self.folder} has no checkpoint at step {step}; it has {self.steps}."
             )
+
+    def load_weights(self, model: HookedTransformer, step: int) -> None:
+        """Write a checkpoint's weights into a model of this run; ValueError where they differ."""
+        self.refuse_no_checkpoint(step)
         path = store.checkpoint_path(self.folder, step)
         weights, facts = store.load_tensors(path)
         belongs, expected = (facts.get("run"), facts.get("step")), (self.config.fingerprint, step)

@@ -7,9 +7,12 @@ checks of shapes would refuse before the package does. Prints calls, refusals an
 """
 
 import argparse
+import contextlib
 import inspect
+import io
 import re
 import sys
+import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -36,6 +39,19 @@ EXEMPLARS = ih.Exemplars.gaussian(n_classes=12, n_exemplars=2, n_features=8)
 TASK = ih.FewShotTask(EXEMPLARS, ih.TaskConfig(n_train_classes=6))
 MODEL = ih.build_model(TASK, ih.ModelConfig(d_model=8, n_heads=2, d_head=4))
 BATCH = TASK.sample("train", 6, generator=torch.Generator().manual_seed(0))
+ROOT = tempfile.TemporaryDirectory()
+(RUN,) = ih.train(
+    ih.RunConfig(
+        exemplars=EXEMPLARS,
+        task=TASK.config,
+        model=ih.ModelConfig(d_model=8, n_heads=2, d_head=4),
+        sequences=16,
+        batch_size=8,
+        evaluation_size=4,
+    ),
+    ROOT.name,
+    progress=False,
+)
 SEQUENCES, LOSS = np.arange(1.0, 21), np.linspace(1.6, 0.1, 20)
 CURVES = pd.DataFrame(
     [
@@ -57,10 +73,16 @@ BAD: tuple[Any, ...] = (
     *(BATCH.tokens, BATCH[:0], BATCH, ih.Batch(BATCH.tokens + 99, BATCH.target)),
     *(ih.Batch(BATCH.tokens[:, :3], BATCH.target), ih.Batch(BATCH.tokens, BATCH.target - 9)),
     *(MODEL, torch.nn.Linear(2, 2), TASK, EXEMPLARS, ih.ModelConfig(), torch.Generator()),
+    *(RUN, ih.clamps.match("L1H0"), {"x": RUN}, ih.induction_score, lambda model, batch: "high"),
     *(ih.Head(0, 7), [ih.clamps.AblateHeads(heads=["L7H0"])], [ih.clamps.layer_one()] * 2),
 )
 
 GOOD: dict[str, Any] = {
+    "run": RUN,
+    "free": RUN,
+    "clamped": {"x": RUN},
+    "measure": ih.induction_strength,
+    "corrupt": ih.swap_labels,
     "model": MODEL,
     "batch": BATCH,
     "tokens": None,
@@ -120,29 +142,35 @@ PER_FUNCTION: dict[str, dict[str, Any]] = {
     "Head": {"layer": 0, "head": 0},
     "Batch": {"tokens": BATCH.tokens},
     "Crossing": {"time": 1.0, "observed": True},
+    **{name: {"batch": BATCH} for name in ("trace", "progress", "progress_beside_training")},
+    **{name: {"batch": BATCH} for name in ("wiring_over_training", "redundancy_over_training")},
 }
 LONG = {"progress", "n_draws", "n_resamples", "n_permutations", "n_sequences", "chunk"}
 """Numbers of draws: a huge one is what was asked for."""
 
-NOT_CALLED = {"train", "trace", "progress", "redundancy_over_training", "wiring_over_training"}
-NOT_CALLED |= {"progress_beside_training", "TrainingFailedError", "AdditivityReport", "Coalitions"}
+NOT_CALLED = {"train", "TrainingFailedError", "AdditivityReport", "Coalitions"}
 NOT_CALLED |= {"clamps.from_level", "Exemplars.load"}
-NOT_CALLED |= {"Wiring", "Run", "load_icl_dynamics", "path_patch", "Crossing"}
-"""Of runs, which other tests read; and records of results."""
+NOT_CALLED |= {"Wiring", "Run", "load_icl_dynamics", "Crossing"}
+"""Of files, which other tests read; and records of results."""
 
 
 def callables() -> dict[str, Callable[..., Any]]:
     """Every public function and class that is called here."""
     ours = {name: getattr(ih, name) for name in dir(ih)}
-    makers = ("match", "copy", "layer_one", "b_alone", "c_alone", "keep_only", "during", "pulses")
+    makers = ("copy", "layer_one", "b_alone", "c_alone", "keep_only", "during", "pulses")
     ours |= {f"clamps.{name}": getattr(ih.clamps, name) for name in (*makers, "ramp", "parse")}
     ours |= {"clamped": _clamped}
     ours |= {f"Exemplars.{n}": getattr(ih.Exemplars, n) for n in ("gaussian", "load")}
     ours |= {f"FewShotTask.{n}": getattr(TASK, n) for n in ("sample", "enumerate")}
+    ours |= {"Run.model": RUN.model, "clamps.match": _match}
     ours |= {f"toy.{n}": getattr(ih.toy, n) for n in ("train_toy", "plateau_loss")}
     return {
         name: value for name, value in ours.items() if callable(value) and name not in NOT_CALLED
     }
+
+
+def _match(head: Any, schedule: Any = ih.clamps.always()) -> Any:  # noqa: B008
+    return ih.clamps.match(head, schedule=schedule)
 
 
 def _clamped(model: Any, clamps: Any, batch: Any = None, step: Any = None, metrics: Any = None):
@@ -172,7 +200,7 @@ def call(function: Callable[..., Any], arguments: dict[str, Any]) -> str:
     """`works`, `refused`, or what leaked."""
     state = torch.get_rng_state()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             function(**arguments)
     except REFUSALS as error:

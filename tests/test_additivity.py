@@ -209,6 +209,11 @@ def test_the_same_seed_gives_the_same_table(model, batch):
     pd.testing.assert_frame_equal(once.numbers, again.numbers)
 
 
+def test_one_head_is_refused(model, batch):
+    with pytest.raises(ValueError, match="1 head came, and there is nothing to add up; give two"):
+        additivity_test(model, batch, ["L1H0"])
+
+
 def test_one_sequence_is_refused(model, batch):
     with pytest.raises(ValueError, match="1 sequences have no spread"):
         additivity_test(model, batch[:1], ["L1H0", "L1H1"])

@@ -91,6 +91,28 @@ def test_exemplars_that_cannot_be_had_again_are_refused(exemplars):
 @pytest.mark.parametrize(
     "alone", [{"kind": "ablate_heads", "heads": ["L1H0"]}, AblateHeads(heads=["L1H0"])]
 )
+def test_one_clamp_is_no_list_of_clamps_of_a_run(alone):
+    for build in (lambda: RunConfig(clamps=alone), lambda: RunConfig().replace(clamps=alone)):
+        with pytest.raises(ValueError, match=r"1 validation error(.|\n)*clamps is a list and .*"):
+            build()
+
+
+def test_exemplars_and_schedules_are_told_from_others():
+    with pytest.raises(ValueError, match=r"exemplars=0 are no exemplars .*Exemplars\.gaussian"):
+        RunConfig(exemplars=0)
+    with pytest.raises(ValueError, match=r"schedule=\(0, 100\) is no .* write during\(0, 100\)"):
+        AblateHeads(heads=["L1H0"], schedule=(0, 100))
+
+
+@pytest.mark.parametrize("value", [RunConfig, Grid, Seeds])
+def test_every_field_is_described_where_help_shows_it(value):
+    fields = value.__doc__.partition("Fields")[2]
+    assert [name for name in value.model_fields if f"        {name}: " not in fields] == []
+
+
+@pytest.mark.parametrize(
+    "alone", [{"kind": "ablate_heads", "heads": ["L1H0"]}, AblateHeads(heads=["L1H0"])]
+)
 def test_one_clamp_is_no_list_of_clamps(alone):
     with pytest.raises(ValueError, match=r"reads a list of clamps and one came alone; write \["):
         parse.__wrapped__(alone)  # past the type checker, which only tests have

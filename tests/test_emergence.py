@@ -235,3 +235,8 @@ def test_both_plateaus_are_one(end):
     length = plateau_length(GRID, loss)
     assert length.observed == (end == 0.2)
     assert time_on_plateau(GRID, loss) == (length.time if length.observed else math.inf)
+
+
+def test_a_curve_without_points_is_told_to_be_unfinished():
+    with pytest.raises(ValueError, match="The curve has no points; a run that is not finished"):
+        learned([], [])

@@ -1,8 +1,11 @@
 """The base of what is written to JSON."""
 
+import pickle
+
 import pytest
 from pydantic import ValidationError
 
+from ih_interp.clamps import InductionAttention
 from ih_interp.frozen import Frozen, canonical_json, explain
 
 
@@ -19,6 +22,16 @@ class Outer(Frozen):
 def test_values_do_not_change():
     with pytest.raises(ValidationError, match="frozen"):
         Outer(size=1).size = 2
+
+
+def test_fields_come_by_name():
+    with pytest.raises(TypeError, match=r"^Outer takes its fields by name and 3 came without one"):
+        Outer(3)
+    with pytest.raises(TypeError, match=r"write Inner\(rate=\.\.\.\)"):
+        Inner(0.1)
+    with pytest.raises(TypeError, match=r"write InductionAttention\(heads=\.\.\.\)"):
+        InductionAttention(["L1H3"])
+    assert pickle.loads(pickle.dumps(Outer(size=1))) == Outer(size=1)
 
 
 @pytest.mark.parametrize("rate", [float("nan"), float("inf")])

@@ -1,9 +1,11 @@
 """Progress measures against evaluations of single checkpoints, and the paper's table."""
 
+import shutil
+
 import pytest
 
 import ih_interp as ih
-from ih_interp import clamps
+from ih_interp import clamps, store
 from ih_interp.analysis.progress import progress, progress_beside_training
 from ih_interp.config import Grid, RunConfig, Seeds
 from ih_interp.evaluation import evaluate, means
@@ -116,6 +118,21 @@ def test_another_network_is_refused(runs):
         progress_beside_training(runs["none"], {})
     with pytest.raises(TypeError, match="'match' has to be a Run and is a str"):
         progress_beside_training.__wrapped__(runs["none"], {"match": "runs/match"})
+
+
+def test_unfinished_runs_are_told(runs, tmp_path):
+    free, match = runs["none"], runs["match"]
+    shutil.copytree(match.folder, tmp_path / "killed")
+    killed = ih.Run(tmp_path / "killed")
+    store.checkpoint_path(killed.folder, 4).unlink()
+    batch = free.task.enumerate("train")[:4]
+    with pytest.warns(UserWarning, match="killed is not finished"):
+        progress_beside_training(free, {"match": killed}, batch=batch)
+    (killed.folder / store.METRICS).unlink()
+    with pytest.raises(ValueError, match="The run 'match' has no metrics saved"):
+        progress_beside_training(free, {"match": killed}, batch=batch)
+    with pytest.raises(TypeError, match="clamped has to be a Mapping"):
+        progress_beside_training.__wrapped__(free, [match])
 
 
 def test_clamps_that_cannot_act_together_are_refused(runs):

@@ -139,3 +139,16 @@ def test_an_unknown_schedule_is_refused():
     value = {"kind": "ablate_heads", "heads": ["L0H0"], "schedule": {"kind": "sometimes"}}
     with pytest.raises(ValueError, match=r"Clamp number 0 cannot be read: .*'sometimes'"):
         clamps.parse([value])
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda **given: clamps.match("L1H3", **given),
+        lambda **given: clamps.copy("L1H3", **given),
+        clamps.layer_one,
+    ],
+)
+def test_the_papers_clamps_take_a_schedule(build):
+    assert build() == build(schedule=always())
+    assert build(schedule=during(0, 100)).schedule == during(0, 100)

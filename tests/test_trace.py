@@ -65,10 +65,64 @@ def test_what_cannot_be_a_row_is_refused(clamped_run):
     ):
         with pytest.raises(ValueError, match=r"The measure gave (\(|list).* were expected"):
             ih.trace(clamped_run, measure, batch=batch)
-    with pytest.raises(ValueError, match="no sequences in this batch"):
+    with pytest.raises(ValueError, match="no sequences to score in batch"):
         ih.trace(clamped_run, ih.induction_strength, batch=batch[:0])
     with pytest.raises(ValueError, match="no checkpoint at step 1"):
         ih.trace(clamped_run, ih.induction_strength, steps=[1])
+
+
+def test_what_is_no_list_or_no_function_is_told_in_words(clamped_run):
+    match, traced = clamps.match("L1H3"), ih.trace.__wrapped__
+    for given, words in (
+        ({"clamps": match}, r"clamps has to be a list and one clamp came, .*; write \[clamp\]"),
+        ({"clamps": [ih.clamps.c_alone("L1H3")]}, "unpack several with a star"),
+        ({"steps": 2}, r"steps=2 has to be a Iterable and is a int; write steps=\[2\]"),
+        ({"steps": [2.0]}, r"step=2\.0 has to be a int .*give one of run\.steps"),
+        ({"batch": clamped_run.task.enumerate().tokens}, "give the Batch itself, not its tokens"),
+    ):
+        with pytest.raises(TypeError, match=words):
+            traced(clamped_run, ih.induction_strength, **given)
+    with pytest.raises(ValueError, match="steps is empty; leave it out for every checkpoint"):
+        ih.trace(clamped_run, ih.induction_strength, steps=[])
+    with pytest.raises(TypeError, match="write \\[clamp\\]"):
+        ih.progress.__wrapped__(clamped_run, match)
+
+
+@pytest.mark.parametrize(
+    ("measure", "words"),
+    [
+        (
+            ih.induction_score,
+            r"called with \(model, batch\), and induction_score takes \(model, generator, .*\); "
+            r"wrap it: lambda model, batch: induction_score\(model, generator=\.\.\.\)",
+        ),
+        (
+            ih.label_copying_score,
+            r"lambda model, batch: label_copying_score\(circuit=\.\.\.\)",
+        ),
+        (int, r"The measure cannot be int; wrap it"),
+        ("loss", r"The measure has to be a Callable and is a str; give a function of \(model, "),
+    ],
+)
+def test_a_measure_takes_a_model_and_a_batch(clamped_run, measure, words):
+    with pytest.raises(TypeError, match=words):
+        ih.trace.__wrapped__(clamped_run, measure)
+
+
+def unfinished(run, folder):
+    shutil.copytree(run.folder, folder)
+    store.checkpoint_path(folder, run.config.n_steps).unlink()
+    return ih.Run(folder)
+
+
+def test_an_unfinished_run_is_told_once(clamped_run, tmp_path):
+    run = unfinished(clamped_run, tmp_path / "killed")
+    batch = run.task.enumerate("train")[:20]
+    with pytest.warns(UserWarning, match="last checkpoint is at update 2 and its end at 4") as told:
+        table = ih.trace(run, ih.induction_strength, batch=batch)
+    assert len(told) == 1
+    assert sorted(table["step"].unique()) == [0, 2]
+    ih.trace(run, ih.induction_strength, batch=batch, steps=[2])  # asked for: nothing is missing
 
 
 def test_named_values_of_every_sequence_are_averaged(clamped_run, monkeypatch):

@@ -19,7 +19,7 @@ from transformer_lens import HookedTransformer
 
 from ih_interp.analysis import games
 from ih_interp.analysis.arguments import refuse_no_heads, refuse_wrong
-from ih_interp.analysis.coalitions import coalitions, metric_name, parse_metrics
+from ih_interp.analysis.coalitions import coalitions, metric_name, parse_heads, parse_metrics
 from ih_interp.analysis.games import Game
 from ih_interp.analysis.metrics import LOWER_IS_BETTER, Metric
 from ih_interp.analysis.passes import HeadName
@@ -105,7 +105,7 @@ def additivity_test(
     intervals speak of other sequences, not of other networks.
 
     Raises ValueError as `coalitions` does, which also explains heads, ablation and reference, and
-    for fewer than two sequences.
+    for fewer than two heads or sequences.
     """
     refuse_no_heads(heads)
     refuse_wrong(
@@ -120,6 +120,12 @@ def additivity_test(
         seed=seed,
         metrics=metrics,
     )
+    heads = parse_heads(heads)
+    if len(heads) < 2:
+        raise ValueError(
+            f"{len(heads)} head{'' if len(heads) == 1 else 's'} came, and there is nothing to add "
+            "up; give two heads or more."
+        )
     metrics = parse_metrics(metrics)
     given: dict[str, Any] = {"ablation": ablation, "reference": reference, "seed": seed}
     total = coalitions(model, batch, heads, metric=metrics, per_sequence=True, **given)

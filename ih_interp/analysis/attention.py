@@ -30,7 +30,8 @@ def induction_strength(
 
     `mean over correct labels of A[query, label] - mean over the others`, which with two pairs is
     the measure of Singh et al. (2024), Figure 3b; 0 when a head does not tell the labels apart, and
-    2 s - 1 under `InductionAttention(strength=s)` with two pairs.
+    2 s - 1 under `InductionAttention(strength=s)` with two pairs. It is of the few-shot task's own
+    sequences; on repeated random tokens, as for language models, it is `induction_score`.
 
     Shape `[layer, head]`, the mean over sequences, or `[batch, layer, head]`. Raises ValueError for
     sequences whose context lacks the target, or holds nothing else.

@@ -286,7 +286,12 @@ def _checked(sequences: ArrayLike, curve: ArrayLike) -> tuple[ndarray, ndarray]:
         x, y = np.asarray(sequences, dtype=np.float64), np.asarray(curve, dtype=np.float64)
     except (ValueError, TypeError, RuntimeError) as error:
         raise TypeError("sequences and the curve have to be lists of numbers.") from error
-    if x.ndim != 1 or x.shape != y.shape or len(x) == 0:
+    if x.shape == y.shape == (0,):
+        raise ValueError(
+            "The curve has no points; a run that is not finished may have no metrics saved yet: "
+            "train it to its end."
+        )
+    if x.ndim != 1 or x.shape != y.shape:
         raise ValueError(
             f"sequences have shape {x.shape} and the curve {y.shape}; [point] each was expected."
         )

@@ -88,7 +88,9 @@ def label_copying_score(
 
     In logits before the final norm's division: how much more a head raises the label it attends to
     than it raises that label from another. Chance 0. What a head adds to a logit whichever the
-    label cancels.
+    label cancels. Over checkpoints:
+
+        ih.trace(run, lambda model, batch: ih.label_copying_score(ih.label_copying(model)))
     """
     refuse_wrong(circuit=circuit)
     if circuit.ndim != 4 or circuit.shape[-1] != circuit.shape[-2] or 0 in circuit.shape:

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from ih_interp.analysis.arguments import refuse_wrong
 from ih_interp.analysis.metrics import Metric, measured
 from ih_interp.analysis.passes import (
     POSITIONS,
@@ -99,6 +100,17 @@ def path_patch(
     that no edge connects, clamps that replace the stream between them, sequences of other shapes,
     and models in which an edge is not defined.
     """
+    refuse_wrong(
+        model=model,
+        clean=clean,
+        corrupted=corrupted,
+        via=via,
+        direction=direction,
+        ablation=ablation,
+        metric=metric,
+        per_sequence=per_sequence,
+        normalise=normalise,
+    )
     edges = _edges(model, senders, receivers, via, middle)
     pair = Pair.of(model, clean, corrupted, direction, ablation)
     means = pair.means(edges.senders)
@@ -262,6 +274,7 @@ def _edges(
     for name, heads in (("senders", senders), ("receivers", receivers), ("middle", middle)):
         if isinstance(heads, str):
             raise TypeError(f'{name} are a list of heads, as ["L0H2"]; {heads!r} came.')
+        expect(heads, Iterable, name, 'write ["L0H2"]')
     named = list(receivers)
     edges = Edges(
         by_layer(senders, model),

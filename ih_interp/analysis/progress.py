@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from ih_interp.analysis.trace import Measure, trace
+from ih_interp.analysis.trace import Measure, trace, warn_unfinished
 from ih_interp.clamps import AbstractClamp
+from ih_interp.clamps.base import refuse_no_clamps
 from ih_interp.evaluation import evaluate
 from ih_interp.runs import Run
 from ih_interp.task import Split
@@ -45,13 +46,16 @@ def progress(
         name: what the table calls them; by default the clamps as they print, "none" without any.
         measure: as in `trace`.
         batch: the sequences; by default every one of the training split.
-        steps: which checkpoints; by default all.
+        steps: which checkpoints; by default all that are there, with a warning if the run is not
+            finished.
 
     A clamp with a schedule is on as at the checkpoint's step. Raises ValueError as `trace` does,
     also for clamps that cannot act together.
     """
+    refuse_no_clamps(clamps)
     if name is None:
         name = " + ".join(map(str, clamps)) or "none"
+    expect(name, str, f"name={name!r}")
     table = trace(run, measure, batch=batch, clamps=clamps, steps=steps)
     return table[["step", "sequences", "name", "value"]].assign(clamp=name)
 
@@ -74,9 +78,12 @@ def progress_beside_training(
     default every sequence of the split. Name the free run itself to have its curve in both.
 
     Raises ValueError for a run that differs from the free one in more than clamps, lengths and
-    grids: its curve would be another network's.
+    grids, as its curve would be another network's, and for one without metrics on the split. Warns
+    of runs that are not finished.
     """
     expect(free, Run, "The free run", "open its folder with ih.Run(folder)")
+    expect(clamped, Mapping, "clamped", 'give runs by name, {"match": run}')
+    expect(split, str, f"split={split!r}")
     for name, run in clamped.items():
         expect(run, Run, f"The run {name!r}", "open its folder with ih.Run(folder)")
         _refuse_other_network(free, run, name)
@@ -84,8 +91,7 @@ def progress_beside_training(
         batch = free.task.enumerate(split)
     parts: list[pd.DataFrame] = []
     for name, run in clamped.items():
-        metrics = run.metrics
-        trained = metrics[metrics["split"] == split]
+        trained = _evaluations(run, name, split)
         table = progress(free, run.clamps, name=name, batch=batch, steps=steps)
         perfected = table[table["name"] == "loss"].rename(columns={"value": "loss"})
         for when, rows in (("training", trained), ("inference", perfected)):
@@ -94,6 +100,22 @@ def progress_beside_training(
         raise ValueError('There are no clamped runs; give them by name, {"match": run}.')
     table = pd.concat(parts, ignore_index=True).assign(seed=free.config.seeds.init)
     return table[["sequences", "clamp", "when", "loss", "seed"]]
+
+
+def _evaluations(run: Run, name: str, split: Split) -> pd.DataFrame:
+    """A run's own metrics on a split, as many as are saved."""
+    metrics = run.metrics
+    if metrics.empty:
+        raise ValueError(
+            f"The run {name!r} has no metrics saved, so no curve in training; train it to its end, "
+            "or name finished runs only."
+        )
+    found = metrics[metrics["split"] == split]
+    if found.empty:
+        measured = ", ".join(sorted(metrics["split"].unique()))
+        raise ValueError(f"The run {name!r} has no metrics on {split!r}; choose from {measured}.")
+    warn_unfinished(run, stacklevel=4)
+    return found
 
 
 def _refuse_other_network(free: Run, other: Run, name: str) -> None:

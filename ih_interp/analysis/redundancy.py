@@ -11,7 +11,7 @@ at one end of its interval where effects are small.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -25,10 +25,10 @@ from transformer_lens import HookedTransformer
 from ih_interp.analysis.arguments import refuse_wrong
 from ih_interp.analysis.scores import CHUNK
 from ih_interp.analysis.statistics import Estimate, bootstrap
-from ih_interp.analysis.trace import trace
+from ih_interp.analysis.trace import refuse_other_function, trace
 from ih_interp.analysis.wiring import wiring_map
 from ih_interp.runs import Run
-from ih_interp.types import Batch, Head
+from ih_interp.types import Batch, Head, expect
 
 Values: TypeAlias = Shaped[ndarray, "..."] | Shaped[torch.Tensor, "..."]
 """Numbers of any shape, from NumPy or torch."""
@@ -104,9 +104,14 @@ def redundancy_over_training(
     of every sender. `options` are those of `wiring_map`. Raises ValueError for more sequences than
     one pass takes (1,024), over which intervals would be averaged.
     """
+    refuse_wrong(batch=batch)
+    refuse_other_function(corrupt, "corrupt", "batch")
     if len(batch) > CHUNK:
         raise ValueError(f"{len(batch)} sequences are more than a pass of {CHUNK}; give fewer.")
-    given = {"n_resamples": 200, **(bootstrap_options or {})}
+    if bootstrap_options is None:
+        bootstrap_options = {}
+    expect(bootstrap_options, Mapping, "bootstrap_options", 'write {"n_resamples": 200}')
+    given = {"n_resamples": 200, **bootstrap_options}
 
     def measure(model: HookedTransformer, part: Batch) -> dict[str, float]:
         wiring = wiring_map(model, part, corrupt(part), via=via, per_sequence=True, **options)

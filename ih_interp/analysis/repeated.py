@@ -159,8 +159,18 @@ def induction_score(
                   of TransformerLens's `detect_head`); a perfect head gets P / (2 P + 1) (1/2
                   without BOS): 0.455 at P = 5, 0.488 at 20, 0.495 at 50
 
-    "matched" equals `prefix_matching_score` with two repeats and `offset=1`. Raises ValueError as
-    `repeated_tokens` does. Chance: `induction_chance`.
+    "matched" equals `prefix_matching_score` with two repeats and `offset=1`. By default P fills
+    the context, min(25, n_ctx // 2); chance is `induction_chance(P)`, with the `bos` and
+    `convention` of the call: 0.292 by default in a few-shot model of two pairs, whose 5 positions
+    make P = 2, and 0.027 at P = 25. There tokens are labels and exemplars alike, drawn at random;
+    on the few-shot task's own sequences the measure is `induction_strength`. Over checkpoints:
+
+        def score(model, batch):
+            return ih.induction_score(model, generator=torch.Generator().manual_seed(0))
+
+        ih.trace(run, score)
+
+    Raises ValueError as `repeated_tokens` does.
     """
     refuse_wrong(
         model=model,

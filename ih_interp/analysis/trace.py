@@ -1,6 +1,8 @@
 """One measure over every checkpoint of a run: the only loop over checkpoints."""
 
-from collections.abc import Callable, Mapping, Sequence
+import inspect
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from numbers import Real
@@ -11,8 +13,10 @@ from torch import Tensor
 from tqdm import tqdm
 from transformer_lens import HookedTransformer
 
+from ih_interp.analysis.arguments import FUNCTION, refuse_wrong
 from ih_interp.analysis.scores import CHUNK
 from ih_interp.clamps import AbstractClamp, clamped
+from ih_interp.clamps.base import refuse_no_clamps
 from ih_interp.runs import Run
 from ih_interp.tracing.reading import compiled_reading
 from ih_interp.types import Batch, Head, expect
@@ -43,31 +47,37 @@ def trace(
 
         strengths = ih.trace(run, ih.induction_strength)
         losses = ih.trace(run, ih.evaluate).query("name == 'loss'")
+        copying = ih.trace(  # what does not take (model, batch) is wrapped
+            run, lambda model, batch: ih.label_copying_score(ih.label_copying(model))
+        )
 
     Scores of heads of a run without clamps are read from compiled passes where there are two
     million sequences and more over all checkpoints, and a C++ compiler: the same to rounding.
 
     Args:
         run: whose checkpoints.
-        measure: must be a mean over sequences: long batches are measured in chunks and averaged.
+        measure: called with (model, batch); must be a mean over sequences, as long batches are
+            measured in chunks and averaged.
         batch: the sequences; by default every one of the training split.
         clamps: applied to every checkpoint, by default those it was trained under, at its step;
             others than those of training give the paper's progress measures.
-        steps: which checkpoints; by default all.
+        steps: which checkpoints, in updates, of `run.steps`; by default all that are there, with a
+            warning where the run is not finished.
         progress: show a bar.
 
     Raises ValueError for a step without checkpoint, a measure of another kind, or a clamp that
     waits for a level in metrics which are not saved up to the last step.
     """
     expect(run, Run, "The run", "open its folder with ih.Run(folder)")
+    refuse_other_function(measure, "The measure", "model", "batch")
     batch = run.task.enumerate("train") if batch is None else batch
     clamps = run.clamps if clamps is None else clamps
-    chosen = run.steps if steps is None else list(steps)
-    if not chosen:
-        raise ValueError(f"{run.folder} has no checkpoints yet; train it first.")
+    refuse_no_clamps(clamps)
+    chosen = _chosen(run, steps)
     waiting = any(clamp.schedule.kind == "from_level" for clamp in clamps)
     metrics = run.rows(before=max(chosen)) if waiting else None
     model = run.model(chosen[0])
+    refuse_wrong(model=model, batch=batch)
     rows: list[dict[str, Any]] = []
     worth_it = len(batch) * len(chosen) >= WORTH_COMPILING
     with compiled_reading(model, batch.tokens) if worth_it else nullcontext():
@@ -78,6 +88,55 @@ def trace(
             values = _means(model, measure, batch, apply)
             rows += [{**place, "name": name, "value": value} for name, value in values.items()]
     return pd.DataFrame(rows)
+
+
+def warn_unfinished(run: Run, *, stacklevel: int = 3) -> None:
+    """Warn that a run's last checkpoint is not yet its end; silent for a finished run."""
+    if not run.finished:
+        last, end = max(run.steps, default=0), run.config.n_steps
+        warnings.warn(
+            f"{run.folder} is not finished: its last checkpoint is at update {last:,} and its end "
+            f"at {end:,}; what is given ends there. Train it again to go on.",
+            stacklevel=stacklevel,
+        )
+
+
+def _chosen(run: Run, steps: Any) -> list[int]:
+    """The steps, each of which has a checkpoint; of an unfinished run not without a warning."""
+    if not run.steps:
+        raise ValueError(f"{run.folder} has no checkpoints yet; train it first.")
+    if steps is None:
+        warn_unfinished(run, stacklevel=4)
+        return run.steps
+    expect(steps, Iterable, f"steps={steps!r}", f"write steps=[{steps!r}]")
+    chosen = list(steps)
+    if not chosen:
+        raise ValueError("steps is empty; leave it out for every checkpoint.")
+    for step in chosen:
+        run.refuse_no_checkpoint(step)
+    return chosen
+
+
+def refuse_other_function(function: object, what: str, *names: str) -> None:
+    """Refuse what cannot be called with arguments of these names, and say how it can be."""
+    called = ", ".join(names)
+    expect(function, FUNCTION, what, f"give a function of ({called})")
+    assert callable(function)
+    name = getattr(function, "__name__", "it")
+    try:
+        signature = inspect.signature(function)
+    except ValueError as error:  # of some builtins nothing is known
+        raise TypeError(f"{what} cannot be {name}; wrap it: lambda {called}: ...") from error
+    try:
+        signature.bind(*names)
+    except TypeError as error:
+        parameters = signature.parameters
+        needed = [p.name for p in parameters.values() if p.default is p.empty]
+        given = [p if p in names else f"{p}=..." for p in needed]
+        raise TypeError(
+            f"{what} is called with ({called}), and {name} takes ({', '.join(parameters)}); "
+            f"wrap it: lambda {called}: {name}({', '.join(given)})."
+        ) from error
 
 
 def _means(

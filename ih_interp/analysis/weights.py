@@ -113,6 +113,11 @@ def checked_tokens(
     tokens: Int[Tensor, " token"], size: int, what: str = "tokens"
 ) -> Int[Tensor, " token"]:
     """Two or more different tokens of a vocabulary; ValueError for others."""
+    if tokens.ndim != 1 or tokens.is_floating_point():
+        raise ValueError(
+            f"{what} are {tokens.dtype} of shape {tuple(tokens.shape)}; integers [token] were "
+            "expected."
+        )
     if len(tokens) < 2 or len(tokens.unique()) < len(tokens):
         raise ValueError(
             f"{len(tokens)} tokens, {len(tokens.unique())} of them different, came; "

@@ -15,7 +15,7 @@ from ih_interp.analysis.every_edge import Plan, effects_of
 from ih_interp.analysis.metrics import LOWER_IS_BETTER, Metric
 from ih_interp.analysis.passes import Input, inputs_named, refuse_cuts
 from ih_interp.analysis.path_patching import Ablation, Direction, Pair, share
-from ih_interp.analysis.trace import trace
+from ih_interp.analysis.trace import refuse_other_function, trace
 from ih_interp.runs import Run
 from ih_interp.types import Batch, Head
 
@@ -143,6 +143,7 @@ def wiring_over_training(
     refused = {"normalise", "per_sequence"} & {name for name, on in options.items() if on}
     if refused:
         raise ValueError(f"{', '.join(sorted(refused))} is no mean over sequences; leave it out.")
+    refuse_other_function(corrupt, "corrupt", "batch")
     last: dict[str, Wiring] = {}
 
     def measure(model: HookedTransformer, part: Batch) -> dict[str, float]:

@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, cast
 
 import torch
 from jaxtyping import Bool
@@ -15,7 +15,7 @@ from transformer_lens import HookedTransformer
 from ih_interp.clamps.schedules import Always, Schedule
 from ih_interp.frozen import Frozen
 from ih_interp.model import FewShotEmbed
-from ih_interp.types import Batch, Head, HeadField
+from ih_interp.types import Batch, Head, HeadField, expect
 
 HookFunction: TypeAlias = Callable[..., Tensor | None]
 Hook: TypeAlias = tuple[str, HookFunction]
@@ -90,6 +90,16 @@ class AbstractClamp(Frozen):
     kind: str
     schedule: Schedule = Always()
 
+    @field_validator("schedule", mode="before")
+    @classmethod
+    def _a_schedule(cls, schedule: object) -> object:
+        if not isinstance(schedule, Frozen | Mapping):
+            raise ValueError(
+                f"schedule={schedule!r} is no schedule; write during(0, 100), pulses(...), "
+                "ramp(...) or from_level(...) of ih.clamps."
+            )
+        return schedule
+
     @abstractmethod
     def sites(self, shape: Shape) -> frozenset[Site]:
         """Everything the clamp sets."""
@@ -138,6 +148,17 @@ class AbstractClamp(Frozen):
         """Kind and the fields that differ from their defaults."""
         fields = self.model_dump(mode="json", exclude_defaults=True, exclude={"kind"})
         return f"{self.kind}({', '.join(f'{name}={value}' for name, value in fields.items())})"
+
+
+def refuse_no_clamps(clamps: object) -> None:
+    """TypeError in words where something else came than a list of clamps, as one clamp alone."""
+    if isinstance(clamps, AbstractClamp):
+        raise TypeError(f"clamps has to be a list and one clamp came, {clamps}; write [clamp].")
+    remedy = "write [ih.clamps.match('L1H3')]"
+    expect(clamps, Sequence, f"clamps={clamps!r}", remedy)
+    for clamp in cast(Sequence[object], clamps):
+        more = "; unpack several with a star" if isinstance(clamp, Sequence) else ""
+        expect(clamp, AbstractClamp, f"Each of clamps, {clamp!r} here,", f"{remedy}{more}")
 
 
 class HeadClamp(AbstractClamp):

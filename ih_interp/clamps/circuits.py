@@ -28,6 +28,7 @@ from ih_interp.clamps.base import (
     Site,
     head_mask,
 )
+from ih_interp.clamps.schedules import ALWAYS, Schedule
 from ih_interp.types import Head, HeadField, Logits, Residual, Scores
 
 
@@ -170,22 +171,22 @@ class PerfectMatchAndCopy(AbstractClamp):
         ]
 
 
-def layer_one() -> PerfectLayerOne:
+def layer_one(*, schedule: Schedule = ALWAYS) -> PerfectLayerOne:
     """Subcircuit A perfect: the paper's clamp "1,2"."""
-    return PerfectLayerOne()
+    return PerfectLayerOne(schedule=schedule)
 
 
-def match(*heads: str | tuple[int, int] | Head) -> InductionAttention:
+def match(*heads: str | tuple[int, int] | Head, schedule: Schedule = ALWAYS) -> InductionAttention:
     """A and B perfect: the paper's clamp "1,2,3qk,4"; the heads attend to the correct label.
 
     A match by how alike exemplars are, which can be wrong, is `MatchAttention`.
     """
-    return InductionAttention(heads=tuple(Head.parse(head) for head in heads))
+    return InductionAttention(heads=tuple(map(Head.parse, heads)), schedule=schedule)
 
 
-def copy(head: str | tuple[int, int] | Head) -> CopyFromAttention:
+def copy(head: str | tuple[int, int] | Head, *, schedule: Schedule = ALWAYS) -> CopyFromAttention:
     """Subcircuit C perfect: the paper's clamp "3v,5"."""
-    return CopyFromAttention(head=Head.parse(head))
+    return CopyFromAttention(head=Head.parse(head), schedule=schedule)
 
 
 def a_alone() -> tuple[AbstractClamp, ...]:

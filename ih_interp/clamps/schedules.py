@@ -118,6 +118,9 @@ Schedule: TypeAlias = Annotated[
 ]
 
 
+ALWAYS = Always()
+
+
 def always() -> Always:
     """On throughout, as clamps without a schedule are."""
     return Always()
