@@ -12,7 +12,7 @@ from ih_interp.plots import (
     save,
     style,
 )
-from ih_interp.plots.style import CLAMP_LINES, CLAMPED_VECTORS, SPLIT_LINES
+from ih_interp.plots.style import CLAMP_LINES, CLAMPED_VECTORS, SPLIT_LINES, name_points
 
 
 def table_of(column, names, seeds=(5,)):
@@ -68,6 +68,63 @@ def test_clamps_and_the_toy_keep_their_order():
     assert lines_of(ax) == list(CLAMP_LINES)
     toy = table_of("clamped", CLAMPED_VECTORS).rename(columns={"sequences": "iteration"})
     assert lines_of(plot_toy(toy, Figure().subplots())) == list(CLAMPED_VECTORS)
+
+
+def test_a_runs_metrics_are_one_networks_losses_and_any_split_is_drawn():
+    table = table_of("split", ["mine", "train"]).drop(columns="seed")
+    assert labels_of(plot_losses(table, Figure().subplots())) == ["train", "mine"]
+
+
+def test_only_the_layer_asked_for_is_drawn_and_one_network():
+    table = table_of("name", ["L0H0", "L1H7"])
+    assert labels_of(plot_strengths(table, Figure().subplots(), layer=0)) == ["L0H0"]
+    with pytest.raises(ValueError, match="sequences=0, name='L0H0'; give the rows of one network"):
+        plot_strengths(pd.concat([table, table]), Figure().subplots())
+
+
+def test_clamps_of_any_name_are_drawn_and_no_other_is_in_the_legend():
+    table = table_of("clamp", ["mine", "other", "match", "none"])
+    ax = plot_clamped_losses(table, Figure().subplots())
+    assert lines_of(ax) == ["none", "match", "mine", "other"]
+    assert labels_of(ax) == ["none: A, B, C", "match: C", "mine", "other"]
+    colours = [line.get_color() for line in ax.lines[:4]]
+    assert colours[:2] == [CLAMP_LINES["none"].colour, CLAMP_LINES["match"].colour]
+    assert len(set(colours)) == 4
+    alone = plot_clamped_losses(table_of("clamp", ["none", "mine"]), Figure().subplots())
+    assert labels_of(alone) == ["none", "mine"]  # letters of subcircuits would say nothing
+    assert not [text for text in alone.texts if text.get_text().startswith("A ")]
+    toy = table_of("clamped", ["mine", "c"]).rename(columns={"sequences": "iteration"})
+    assert labels_of(plot_toy(toy, Figure().subplots())) == ["c: waits less", "mine"]
+
+
+def test_clamped_losses_end_where_they_are_told_to():
+    table = table_of("clamp", ["none"])
+    assert plot_clamped_losses(table, Figure().subplots()).get_xlim()[1] == pytest.approx(200 / 3)
+    assert plot_clamped_losses(table, Figure().subplots(), end=100).get_xlim()[1] == 100
+
+
+def test_a_legend_stands_beside_axes_whose_corner_has_curves():
+    def beside(losses):
+        curve = pd.DataFrame({"sequences": [0, 50, 100], "clamp": "none", "loss": losses})
+        ax = plot_clamped_losses(curve, Figure(figsize=(6, 4)).subplots(), end=100)
+        left = ax.get_legend().get_window_extent().x0
+        return left >= ax.get_window_extent().x1
+
+    assert not beside([2.0, 0.1, 0.1])
+    assert beside([2.0, 1.9, 1.9])
+
+
+def test_names_of_points_stay_within_the_axes():
+    with style():
+        figure = Figure(figsize=(3, 3), layout="constrained")
+        ax = figure.subplots()
+        ax.plot([0, 1, 2, 3], [0, 1, 2, 3], "o")
+        name_points(ax, ["H0", "H1", "H2", "H3"], [0.0, 1.0, 2.0, 3.0], [0.0, 1.0, 2.0, 3.0])
+        figure.draw_without_rendering()
+        inside = ax.get_window_extent()
+        for text in ax.texts:
+            assert inside.x0 < text.get_window_extent().x0
+            assert text.get_window_extent().x1 < inside.x1
 
 
 def test_lines_can_be_told_apart_without_colour():

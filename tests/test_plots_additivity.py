@@ -69,6 +69,7 @@ def test_interactions_are_symmetric_and_marked_where_not_told_from_none():
     (dots,) = ax.lines  # one pair, on both sides, each dot within its own cell
     cells = np.round(np.transpose([dots.get_xdata(), dots.get_ydata()]))
     assert cells.tolist() == [[1, 2], [2, 1]]
+    assert ax.get_xlabel() == "dot: not told from none (q > 0.05)"
 
 
 def test_no_interaction_at_all_can_be_drawn():

@@ -117,12 +117,12 @@ def test_what_is_not_in_the_table_is_refused():
     ax = Figure().subplots()
     with pytest.raises(ValueError, match=r"via='q' is not in the table; it has \['k', 'v'\]"):
         plot_wiring(edges(), ax, via="q")
-    with pytest.raises(ValueError, match="no edges to L1H9 through 'k'"):
+    with pytest.raises(ValueError, match="receiver='L1H9' is not in the table where via='k'"):
         plot_wiring_over_training(over_training(), ax, receiver="L1H9")
     with pytest.raises(ValueError, match="'fan' is not in the table"):
         plot_redundancy_over_training(redundancy(), ax, name="fan")
     with pytest.raises(ValueError, match="'head 3' is not a head"):
-        plot_wiring(edges(sender="head 3"), ax)
+        plot_wiring(edges().replace("L0H0", "head 3"), ax)
 
 
 def test_inputs_can_be_told_apart_without_colour():

@@ -1,4 +1,11 @@
-"""Drawings: tables in, Axes out. No torch, no files but in `save`, no global settings."""
+"""Drawings: tables in, Axes out. No torch, no files but in `save`, no global settings.
+
+The house's look, and a file that has the legends beside the axes in it (`save` writes them too):
+
+    with ih.plots.style():
+        ax = ih.plots.plot_strengths(table, plt.subplots(layout="constrained")[1])
+        ax.figure.savefig("strengths.png", bbox_inches="tight")
+"""
 
 from ih_interp.plots.additivity import (
     plot_first_last as plot_first_last,

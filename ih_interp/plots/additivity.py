@@ -12,6 +12,14 @@ from matplotlib.ticker import PercentFormatter
 
 from ih_interp.plots.maps import DIVERGING, draw_map
 from ih_interp.plots.style import HEAD_COLOURS
+from ih_interp.plots.tables import (
+    ONE_NETWORK,
+    distinct,
+    expect_once,
+    expect_table,
+    of_quantity,
+    rows_where,
+)
 
 METRIC_NAMES = {
     "logit": "logit",
@@ -36,10 +44,13 @@ def plot_spectrum(table: pd.DataFrame, ax: Axes) -> Axes:
     Rows of `additivity_test` with quantity "share": `metric`, `part`, `order`, `value`. Each metric
     has two bars, as the model is and with the final norm's scale frozen; order 1 is additive.
     """
-    metrics = list(dict.fromkeys(table["metric"]))
+    table = of_quantity(table, "share")
+    expect_table(table, "metric", "part", "order", "value")
+    expect_once(table, "metric", "part", "order", remedy=ONE_NETWORK)
+    metrics = distinct(table["metric"])
     for place, metric in enumerate(metrics):
         for part, offset in (("total", -0.2), ("frozen", 0.2)):
-            rows = table[(table["metric"] == metric) & (table["part"] == part)]
+            rows = rows_where(table, metric=metric, part=part)
             bottom = 0.0
             for step, share in enumerate(_few_orders(rows)):
                 ax.bar(
@@ -65,7 +76,7 @@ def plot_spectrum(table: pd.DataFrame, ax: Axes) -> Axes:
                 fontsize=8,
                 path_effects=[withStroke(linewidth=2, foreground=_BLUES[0])],
             )
-    ax.set_xticks(range(len(metrics)), [_in_lines(name) for name in metrics])
+    ax.set_xticks(range(len(metrics)), [_in_lines(str(name)) for name in metrics])
     ax.yaxis.set_major_formatter(PercentFormatter(1))
     ax.set(ylim=(0, 1), ylabel="variance over subsets", title="How additive the heads are")
     ax.legend(title="order", loc="center left", bbox_to_anchor=(1, 0.5))
@@ -78,16 +89,20 @@ def plot_first_last(table: pd.DataFrame, ax: Axes, *, metric: str, part: str = "
     Rows of `additivity_test` with quantities "first_in" and "last_in": `metric`, `part`, `head`,
     `value`, `low`, `high`.
     """
-    chosen = (table["metric"] == metric) & (table["part"] == part)
-    table = table[chosen & table["quantity"].isin(["first_in", "last_in"])]
-    heads = list(dict.fromkeys(table["head"]))
-    wide = table.pivot_table(index="head", columns="quantity", values="value").loc[heads]
-    ax.hlines(range(len(heads)), wide["first_in"], wide["last_in"], colors="0.75", linewidth=2)
+    expect_table(table, "metric", "part", "quantity", "head", "value", "low", "high")
+    of_metric = rows_where(table, metric=metric, part=part)
+    effects = {name: rows_where(of_metric, quantity=name) for name in ("first_in", "last_in")}
+    for rows in effects.values():
+        expect_once(rows, "head", remedy=ONE_NETWORK)
+    effects = {name: rows.set_index("head") for name, rows in effects.items()}
+    heads = list(effects["first_in"].index)
+    ends = [rows["value"].reindex(heads) for rows in effects.values()]
+    ax.hlines(range(len(heads)), *ends, colors="0.75", linewidth=2)
     for quantity, marker, colour, label in (
         ("first_in", "o", HEAD_COLOURS[5], "first in: alone"),
         ("last_in", "^", HEAD_COLOURS[6], "last in: beside all others"),
     ):
-        rows = table[table["quantity"] == quantity].set_index("head").loc[heads]
+        rows = effects[quantity].reindex(heads)
         ax.errorbar(
             rows["value"],
             range(len(heads)),
@@ -108,13 +123,14 @@ def plot_first_last(table: pd.DataFrame, ax: Axes, *, metric: str, part: str = "
 def plot_interactions(
     table: pd.DataFrame, ax: Axes, *, metric: str, part: str = "total", level: float = 0.05
 ) -> Axes:
-    """Shapley interaction index of every pair; a dot in the corner where it is not told from none.
+    """Shapley interaction index of every pair; a dot in the corner where it may be none.
 
     Rows of `additivity_test` with quantity "interaction": `metric`, `part`, `head`, `other`,
-    `value`, and `q`, the p-value adjusted for false discoveries; "not told" is q above `level`.
+    `value`, and `q`, the p-value adjusted for false discoveries: "may be none" is q above `level`.
     """
-    chosen = (table["metric"] == metric) & (table["part"] == part)
-    rows = table[chosen & (table["quantity"] == "interaction")]
+    expect_table(table, "metric", "part", "quantity", "head", "other", "value", "q")
+    rows = rows_where(table, metric=metric, part=part, quantity="interaction")
+    expect_once(rows, "head", "other", remedy=ONE_NETWORK)
     names = list(dict.fromkeys([*rows["head"], *rows["other"]]))
     matrix = np.full((len(names), len(names)), np.nan)
     for row in rows.itertuples():
@@ -133,7 +149,10 @@ def plot_interactions(
         figure.colorbar(
             ScalarMappable(shades, DIVERGING), ax=ax, shrink=0.8, label=metric_name(metric)
         )
-    ax.set_title(f"Interaction of pairs ({part})")
+    ax.set(
+        xlabel=f"dot: not told from none (q > {level:g})",
+        title=f"Interaction of pairs ({part})",
+    )
     return ax
 
 

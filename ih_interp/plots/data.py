@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from ih_interp.plots.curves import guess_line
 from ih_interp.plots.seeds import plot_over_seeds
 from ih_interp.plots.style import Line, count_sequences
+from ih_interp.plots.tables import expect_table
 
 COLUMNS: Mapping[str, tuple[str, str]] = {
     "normal": ("normal", "all left to learn"),
@@ -38,12 +39,14 @@ def plot_data_dependence(table: pd.DataFrame, figure: Figure) -> list[list[Axes]
     Columns `seed`, `evolution` (a key of `COLUMNS`), `classes`, `labels`, `sequences`, `loss`. Each
     seed is thin, their median thick; the curve with fewest of both stands in both rows.
     """
+    expect_table(table, "seed", "evolution", "classes", "labels", "sequences", "loss")
     there = [evolution for evolution in COLUMNS if (table["evolution"] == evolution).any()]
+    top = _top(table)
     grid = figure.subplots(len(ROWS), len(there), sharey=True, squeeze=False)
     for axes, varied in zip(grid, ROWS, strict=True):
         row = of_row(table, varied)
         for ax, evolution in zip(axes, there, strict=True):
-            _draw_amounts(row[row["evolution"] == evolution], ax, varied)
+            _draw_amounts(row[row["evolution"] == evolution], ax, varied, top)
         axes[0].set_ylabel("training loss (nats)")
         axes[-1].legend(title=varied, loc="upper right")
         for ax in axes[1:]:
@@ -102,10 +105,16 @@ def of_row(table: pd.DataFrame, varied: str) -> pd.DataFrame:
     return table[table[kept] == table[kept].min()]
 
 
-def _draw_amounts(panel: pd.DataFrame, ax: Axes, varied: str) -> None:
+def _top(table: pd.DataFrame) -> float:
+    """Where losses are cut off: their first fall is, but no curve that stays above."""
+    curves = table.groupby(["seed", "evolution", "classes", "labels"])["loss"]
+    return 1.5 if curves.median().max() < 1.5 else 1.05 * float(table["loss"].max())
+
+
+def _draw_amounts(panel: pd.DataFrame, ax: Axes, varied: str, top: float) -> None:
     for amount, line in zip(sorted(panel[varied].unique()), AMOUNT_LINES, strict=False):
         plot_over_seeds(panel[panel[varied] == amount], ax, str(amount), line)
     guess_line(ax)
     count_sequences(ax)
-    ax.set(xlim=(0, float(panel["sequences"].max())), ylim=(0, 1.5))
+    ax.set(xlim=(0, float(panel["sequences"].max())), ylim=(0, top))
     ax.locator_params(axis="x", nbins=4)

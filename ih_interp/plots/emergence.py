@@ -10,12 +10,22 @@ from matplotlib.axes import Axes
 
 from ih_interp.plots.curves import guess_line
 from ih_interp.plots.seeds import plot_over_seeds
-from ih_interp.plots.style import CLAMP_LINES, HEAD_COLOURS, Line, count_sequences, short_count
-
-DASHES = ("-", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+from ih_interp.plots.style import (
+    DASHES,
+    HEAD_COLOURS,
+    Line,
+    condition_lines,
+    count_sequences,
+    legend_off_curves,
+    short_count,
+)
+from ih_interp.plots.tables import distinct, expect_once, expect_table, rows_where, with_seed
 
 WHEN = {"training": "clamped in training", "inference": "perfected at inference"}
 """Panels of Figure 10."""
+
+MEDIAN = ("median", "median_low", "median_high")
+"""Columns of an `emergence_summary`: when half had learned, and its interval."""
 
 
 def plot_emergence(
@@ -27,7 +37,8 @@ def plot_emergence(
     `emergence_summary`): `by`, `median`, `median_low`, `median_high`, drawn as a bar and a line
     over the interval, up to the edge where it is not reached. Conditions in the table's order.
     """
-    conditions = list(dict.fromkeys(times[by]))
+    expect_table(times, by, "seed", "time", "observed")
+    conditions = distinct(times[by])
     lines = condition_lines(conditions)
     edge = 1.12 * float(times["time"].max())
     ax.set_xlim(0, edge)
@@ -35,8 +46,8 @@ def plot_emergence(
         runs = times[times[by] == condition].sort_values("time")
         _draw_times(runs, ax, row, lines[condition])
         if summary is not None:
-            found = summary[summary[by] == condition].iloc[0]
-            ends = found[["median", "median_low", "median_high"]]
+            expect_table(summary, by, *MEDIAN)
+            ends = rows_where(summary, **{by: condition})[[*MEDIAN]].iloc[0]
             _draw_median(*ends.astype(float), ax=ax, row=row, edge=edge)
     ax.set_yticks(range(len(conditions)), list(map(str, conditions)))
     ax.set_ylim(len(conditions) - 0.5, -0.6)
@@ -53,7 +64,8 @@ def plot_survival(table: pd.DataFrame, ax: Axes, *, by: str = "clamp", band: boo
     Columns of a `survival_table`: `by`, `sequences`, `share`, `low`, `high`, `censored`. The band
     is left out where its formula has no value.
     """
-    lines = condition_lines(list(dict.fromkeys(table[by])))
+    expect_table(table, by, "sequences", "share", "censored", *(("low", "high") if band else ()))
+    lines = condition_lines(distinct(table[by]))
     for condition, line in lines.items():
         curve = table[table[by] == condition].sort_values("sequences", kind="stable")
         ax.step(
@@ -87,15 +99,19 @@ def plot_survival(table: pd.DataFrame, ax: Axes, *, by: str = "clamp", band: boo
 def plot_progress(table: pd.DataFrame, axes: Sequence[Axes] | np.ndarray) -> tuple[Axes, Axes]:
     """Figure 10: loss under clamps in training, and the progress measures of the free run.
 
-    Columns of `progress_beside_training`: `sequences`, `clamp`, `when`, `loss`, and `seed`, each
-    thin, their median thick, a band from least to most. Two axes, left and right, which come back
-    on one scale.
+    Columns of `progress_beside_training`: `sequences`, `clamp`, `when`, `loss`, and of several
+    networks `seed`: each thin, their median thick, a band from least to most. Two axes, left and
+    right, which come back on one scale.
     """
+    if np.size(axes) != len(WHEN):  # pyright: ignore
+        raise ValueError("Two axes are drawn on; give those of figure.subplots(1, 2).")
+    table = with_seed(table)
+    expect_table(table, "sequences", "clamp", "when", "loss")
     left, right = axes
     panels: tuple[Axes, Axes] = (left, right)
-    lines = condition_lines(list(dict.fromkeys(table["clamp"])))
+    lines = condition_lines(distinct(table["clamp"]))
     for ax, (when, title) in zip(panels, WHEN.items(), strict=True):
-        panel = table[table["when"] == when]
+        panel = rows_where(table, when=when)
         for clamp, line in lines.items():
             plot_over_seeds(panel[panel["clamp"] == clamp], ax, str(clamp), line)
         guess_line(ax)
@@ -106,7 +122,7 @@ def plot_progress(table: pd.DataFrame, axes: Sequence[Axes] | np.ndarray) -> tup
     for ax in panels:
         ax.set(xlim=(0, end), ylim=(0, top))
     left.set_ylabel("training loss (nats)")
-    right.legend(title="clamped")
+    legend_off_curves(right, title="clamped")
     return panels
 
 
@@ -123,6 +139,8 @@ def plot_transition(
     Columns `sequences` and `value`. `marks` are times by name, infinite ones told in the legend
     alone; `plateau` is from when to when, shaded.
     """
+    expect_table(curve, "sequences", value)
+    expect_once(curve, "sequences", remedy="give one network's curve, on one split")
     curve = curve.sort_values("sequences")
     x, y = (curve[column].to_numpy(dtype=float) for column in ("sequences", value))
     ax.plot(x, y, color="black")
@@ -150,19 +168,9 @@ def plot_transition(
     count_sequences(ax)
     ax.set_xlim(0, float(x[-1]))
     ax.set(ylabel=value, title="One network's transition")
-    ax.legend()
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend()
     return ax
-
-
-def condition_lines(conditions: Sequence[object]) -> dict[Any, Line]:
-    """A line for every condition: Figure 5b's for its clamps, for others a colour and dash each."""
-    return {
-        condition: CLAMP_LINES.get(
-            str(condition),
-            Line(HEAD_COLOURS[place % len(HEAD_COLOURS)], DASHES[place % len(DASHES)]),
-        )
-        for place, condition in enumerate(conditions)
-    }
 
 
 def _draw_times(runs: pd.DataFrame, ax: Axes, row: int, line: Line) -> None:

@@ -19,6 +19,16 @@ from ih_interp.plots.style import (
     name_points,
     short_head,
 )
+from ih_interp.plots.tables import (
+    A_SEED_EACH,
+    ONE_NETWORK,
+    distinct,
+    expect_once,
+    expect_table,
+    of_quantity,
+    rows_where,
+    with_seed,
+)
 
 HATCHES = ("", "////", "....", "xxxx")
 """Scores in one drawing, told apart in grey."""
@@ -30,7 +40,9 @@ def plot_head_scores(table: pd.DataFrame, ax: Axes) -> Axes:
     Columns `score`, `name` ("L1H3"), `value`, and `chance` where that is known. Layers count from
     0 here. Raises ValueError for more scores than can be told apart, four.
     """
-    scores = list(dict.fromkeys(table["score"]))
+    expect_table(table, "score", "name", "value")
+    expect_once(table, "score", "name", remedy=ONE_NETWORK)
+    scores = distinct(table["score"])
     if len(scores) > len(HATCHES):
         raise ValueError(f"{len(scores)} scores in one drawing; give at most {len(HATCHES)}.")
     heads = sorted(set(table["name"]), key=head_place)
@@ -47,7 +59,7 @@ def plot_head_scores(table: pd.DataFrame, ax: Axes) -> Axes:
             hatch=HATCHES[number],
             edgecolor="white",
             linewidth=0,
-            label=score,
+            label=str(score),
         )
         _chance_line(ax, of_score, colour)
     ax.axhline(0, color="0.2", linewidth=0.8)
@@ -65,7 +77,10 @@ def plot_composition(table: pd.DataFrame, ax: Axes, *, chance: float, title: str
     are left out. White is chance, orange above it and purple below, both as far as the furthest
     value.
     """
+    expect_table(table, "source", "name", "value")
+    expect_once(table, "source", "name", remedy=ONE_NETWORK)
     there = table.dropna(subset=["value"])
+    expect_table(there)
     values = there.pivot_table(index="name", columns="source", values="value")
     values = values.sort_index(key=head_order).sort_index(key=head_order, axis=1)
     cells = values.to_numpy(dtype=float)
@@ -83,17 +98,16 @@ def plot_matches(table: pd.DataFrame, ax: Axes) -> Axes:
     Columns `seed`, `head`, `strength`, `match` ("computed" or "perfect"), `value`. A line joins
     the two of one head. The first network's heads are named; those of others are small and grey.
     """
+    table = with_seed(table)
+    expect_table(table, "head", "strength", "match", "value")
+    expect_once(table, "seed", "head", "match", remedy=A_SEED_EACH)
     first = table["seed"].min()
     for (seed, head), rows in table.groupby(["seed", "head"]):
-        of_match = rows.set_index("match")
-        strength, computed, perfect = (
-            float(of_match.at[match, column])  # pyright: ignore[reportArgumentType]
-            for match, column in (
-                ("computed", "strength"),
-                ("computed", "value"),
-                ("perfect", "value"),
-            )
+        strength, computed = (
+            float(rows_where(rows, match="computed")[column].iloc[0])
+            for column in ("strength", "value")
         )
+        perfect = float(rows_where(rows, match="perfect")["value"].iloc[0])
         shown = seed == first
         colour = head_colour(str(head)) if shown else "0.7"
         size, over = (6.0, 3.0) if shown else (3.0, 1.0)
@@ -108,7 +122,7 @@ def plot_matches(table: pd.DataFrame, ax: Axes) -> Axes:
     ax.plot([], [], "^", color="0.2", mfc="white", label="perfect")
     if table["seed"].nunique() > 1:
         ax.plot([], [], "o", color="0.7", markersize=3, label="other networks")
-    ax.margins(x=0.08, y=0.1)
+    ax.margins(y=0.1)
     ax.set(xlabel="induction strength", ylabel="accuracy", title="Only one head on: its match")
     ax.legend(loc="lower right")
     return ax
@@ -121,6 +135,8 @@ def plot_corrected(table: pd.DataFrame, ax: Axes) -> Axes:
     Open marks are the heads' accuracies: the share if mistakes were independent. In the base's own
     line stands how many mistakes it makes.
     """
+    expect_table(table, "base", "mistakes", "head", "accuracy", "value", "low", "high")
+    expect_once(table, "head", remedy="give the rows of one network and one `base`")
     base, mistakes = str(table["base"].iloc[0]), int(table["mistakes"].iloc[0])
     heads = sorted([*table["head"], base], key=head_place)
     places = [heads.index(head) for head in table["head"]]
@@ -147,17 +163,21 @@ def plot_corrected(table: pd.DataFrame, ax: Axes) -> Axes:
 def plot_additive_fits(table: pd.DataFrame, ax: Axes, *, names: Sequence[str] = ()) -> Axes:
     """R squared of the best additive fit to all subsets of heads, by scale; one mark a network.
 
-    Columns `seed`, `metric`, `part` ("total", the model as it is, or "frozen", with the final
-    norm's scale kept), `value`. `names` are the metrics in the words of the axis, in their order.
+    Columns `metric`, `part` ("total", the model as it is, or "frozen", with the final norm's scale
+    kept), `value`, and of several networks `seed`. `names` are the metrics in the words of the
+    axis, in their order.
     """
-    metrics = list(dict.fromkeys(table["metric"]))
+    table = with_seed(of_quantity(table, "r_squared"))
+    expect_table(table, "metric", "part", "value")
+    expect_once(table, "seed", "metric", "part", remedy=A_SEED_EACH)
+    metrics = distinct(table["metric"])
     seeds = sorted(table["seed"].unique())
     for part, offset, fill, label in (
         ("total", -0.13, HEAD_COLOURS[5], "the model as it is"),
         ("frozen", 0.13, "white", "final norm's scale frozen"),
     ):
         for number, seed in enumerate(seeds):
-            rows = table[(table["part"] == part) & (table["seed"] == seed)].set_index("metric")
+            rows = rows_where(table, part=part, seed=seed).set_index("metric")
             ax.plot(
                 rows["value"].reindex(metrics),
                 np.arange(len(metrics)) + offset,
@@ -167,7 +187,7 @@ def plot_additive_fits(table: pd.DataFrame, ax: Axes, *, names: Sequence[str] = 
                 markersize=6,
                 label=label if number == 0 else None,
             )
-    ax.set_yticks(range(len(metrics)), list(names) or metrics)
+    ax.set_yticks(range(len(metrics)), list(names) or list(map(str, metrics)))
     ax.invert_yaxis()
     ax.set(xlim=(0, 1.03), xlabel="R² of the best additive fit to all subsets (1: heads add up)")
     ax.set_title("Do the heads add up? It depends on the scale")

@@ -9,6 +9,13 @@ from matplotlib.ticker import MaxNLocator
 from ih_interp.plots.additivity import metric_name
 from ih_interp.plots.maps import draw_map
 from ih_interp.plots.style import HEAD_COLOURS, HEAD_MARKERS, head_colour, name_points, short_head
+from ih_interp.plots.tables import (
+    ONE_NETWORK,
+    distinct,
+    expect_once,
+    expect_table,
+    rows_where,
+)
 
 ORDER_COLOURS = (HEAD_COLOURS[0], HEAD_COLOURS[6], HEAD_COLOURS[5], HEAD_COLOURS[3])
 """Of orders in which heads are added back; markers tell them apart in grey."""
@@ -19,9 +26,11 @@ def plot_only_and_without(table: pd.DataFrame, ax: Axes, *, metric: str = "accur
 
     Columns of `only_and_without`: `head`, `strength`, `kept`, `metric`, `value`, `low`, `high`.
     """
-    table = table[table["metric"] == metric]
+    expect_table(table, "head", "strength", "kept", "metric", "value", "low", "high")
+    table = rows_where(table, metric=metric)
+    expect_once(table, "kept", "head", remedy=ONE_NETWORK)
     for kept, marker, label in (("only", "o", "only that head"), ("without", "^", "all but it")):
-        rows = table[table["kept"] == kept].sort_values("strength")
+        rows = rows_where(table, kept=kept).sort_values("strength")
         colours = [head_colour(name) for name in rows["head"]]
         ax.vlines(rows["strength"], rows["low"], rows["high"], colors=colours, linewidth=1)
         ax.scatter(rows["strength"], rows["value"], c=colours, marker=marker, s=36, zorder=3)
@@ -33,7 +42,7 @@ def plot_only_and_without(table: pd.DataFrame, ax: Axes, *, metric: str = "accur
         level = table.loc[table["kept"] == kept, "value"]
         if len(level):
             ax.axhline(level.iloc[0], color="0.4", linewidth=1, linestyle=dash, label=label)
-    ax.margins(x=0.08, y=0.08)
+    ax.margins(y=0.08)
     ax.set(
         xlabel="induction strength",
         ylabel=metric_name(metric),
@@ -55,13 +64,16 @@ def plot_add_back(
     Columns of `add_back`: `n_heads`, `head`, `metric`, `value`, `low`, `high`. Loss has a
     logarithmic axis. `none_ablated` is the whole model's metric, a dashed line.
     """
+    _expect_orders(tables)
     if none_ablated is not None:
         ax.axhline(none_ablated, color="0.4", linewidth=1, linestyle="--", label="none ablated")
     places = ((-11, -9), (3, 5), (3, 5), (3, 5))  # of names: the first order is the lowest line
     for (name, table), colour, marker, place in zip(
         tables.items(), ORDER_COLOURS, HEAD_MARKERS, places, strict=False
     ):
-        rows = table[table["metric"] == metric]
+        expect_table(table, "n_heads", "head", "metric", "value", "low", "high")
+        rows = rows_where(table, metric=metric)
+        expect_once(rows, "n_heads", remedy=ONE_NETWORK)
         ax.fill_between(rows["n_heads"], rows["low"], rows["high"], color=colour, alpha=0.2)
         ax.plot(rows["n_heads"], rows["value"], color=colour, marker=marker, label=name)
         for row in rows[rows["n_heads"] > 0].itertuples():
@@ -92,15 +104,18 @@ def plot_label_accuracy(
     Columns of `label_specific_accuracy`: `head`, `label`, `quantity`, `value`, and for shares
     `mistakes`, whose sum stands beside the head. `bar` says whether colours have a scale.
     """
-    rows = table[table["quantity"] == quantity].astype({"label": int})
-    heads = list(dict.fromkeys(rows["head"]))
+    shares = quantity == "mistake_share"
+    expect_table(table, "head", "label", "quantity", "value", *(["mistakes"] if shares else []))
+    rows = rows_where(table, quantity=quantity).astype({"label": int})
+    expect_once(rows, "head", "label", remedy=ONE_NETWORK)
+    heads = distinct(rows["head"])
     matrix = rows.pivot_table(index="head", columns="label", values="value", dropna=False)
     matrix = matrix.reindex(heads)
     shades = Normalize(0, 1)
     draw_map(matrix, ax, shades=shades, colours="Blues", reach=1.0)
     ax.tick_params(axis="x", rotation=0)  # labels are digits
-    what = {"accuracy": "accuracy", "mistake_share": "share of the head's mistakes"}[quantity]
-    if quantity == "mistake_share":
+    what = "share of the head's mistakes" if shares else quantity
+    if shares:
         total = rows.groupby("head")["mistakes"].sum().astype(int)
         ax.set_yticks(range(len(heads)), [f"{head} ({total[head]:,})" for head in heads])
     figure = ax.get_figure()
@@ -108,3 +123,14 @@ def plot_label_accuracy(
         figure.colorbar(ScalarMappable(shades, "Blues"), ax=ax, label=what)
     ax.set(xlabel="true label", title=f"Only one head on: {what} by label")
     return ax
+
+
+def _expect_orders(tables: object) -> None:
+    if not isinstance(tables, dict):
+        raise TypeError(
+            f'Tables by name are drawn, as in {{"by strength": table}}, and a '
+            f"{type(tables).__name__} came."
+        )
+    n_orders = len(tables)  # pyright: ignore[reportUnknownArgumentType]
+    if not 0 < n_orders <= len(ORDER_COLOURS):
+        raise ValueError(f"{n_orders} orders in one drawing; give 1 to {len(ORDER_COLOURS)}.")

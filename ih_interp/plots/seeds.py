@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ih_interp.plots.style import Line
+from ih_interp.plots.tables import A_SEED_EACH, expect_once
 
 
 def plot_over_seeds(
@@ -22,6 +23,7 @@ def plot_over_seeds(
 
     Columns: `seed`, `x` and `y`. One network alone is thick, without a band.
     """
+    expect_once(table, x, "seed", remedy=A_SEED_EACH)
     by_seed = table.pivot_table(index=x, columns="seed", values=y)
     if by_seed.shape[1] > 1:
         low, high = by_seed.min(axis=1), by_seed.max(axis=1)

@@ -4,6 +4,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from ih_interp.plots.style import HEAD_COLOURS
+from ih_interp.plots.tables import expect_table
 
 
 def plot_speeds(table: pd.DataFrame, ax: Axes) -> Axes:
@@ -11,6 +12,7 @@ def plot_speeds(table: pd.DataFrame, ax: Axes) -> Axes:
 
     Columns `name`, `processes`, `updates_per_second`, `ratio`.
     """
+    expect_table(table, "name", "processes", "updates_per_second", "ratio")
     several = table["processes"] > 1
     colours = [HEAD_COLOURS[1] if many else HEAD_COLOURS[5] for many in several]
     ax.barh(table["name"], table["updates_per_second"], color=colours)

@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Generator, Sequence
+import warnings
+from collections.abc import Generator, Hashable, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -54,6 +55,9 @@ SPLIT_LINES: dict[str, tuple[str, Line]] = {
 }
 """Splits, the paper's names for them, and their lines."""
 
+DASHES = ("-", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+"""Of lines that have none of their own."""
+
 CLAMPED_VECTORS: dict[str, Line] = {
     "none": Line("#000000"),
     "c": Line("#0072B2", (0, (5, 1))),
@@ -101,6 +105,34 @@ def style() -> Generator[None]:
         yield
 
 
+def condition_lines(
+    conditions: Sequence[Hashable], known: Mapping[str, Line] = CLAMP_LINES
+) -> dict[Any, Line]:
+    """A line for every condition: those of `known` have theirs, others what is left of the palette.
+
+    >>> condition_lines(["mine", "none"])["mine"].colour == HEAD_COLOURS[1]
+    True
+    """
+    taken = {known[str(condition)].colour for condition in conditions if str(condition) in known}
+    free = [colour for colour in HEAD_COLOURS if colour not in taken]
+    others = [condition for condition in conditions if str(condition) not in known]
+    lines: dict[Any, Line] = {}
+    for number, condition in enumerate(others):
+        turn, place = divmod(number, len(free))
+        lines[condition] = Line(free[place], DASHES[(place + turn) % len(DASHES)])
+    return {condition: lines.get(condition) or known[str(condition)] for condition in conditions}
+
+
+def known_first(conditions: Sequence[Any], known: Mapping[str, object]) -> list[Any]:
+    """The conditions that are there: those of `known` in its order, then others in theirs.
+
+    >>> known_first(["mine", "match", "none"], CLAMP_LINES)
+    ['none', 'match', 'mine']
+    """
+    others = [condition for condition in conditions if condition not in known]
+    return [condition for condition in known if condition in conditions] + others
+
+
 def head_place(name: str) -> tuple[int, int]:
     """Layer and head of a head's name, from 0; ValueError for another name.
 
@@ -136,7 +168,10 @@ def short_head(name: str) -> str:
 def name_points(
     ax: Axes, names: Sequence[str], x: Sequence[float], y: Sequence[float], *, away: int = 4
 ) -> None:
-    """Write names beside points, by turns left and right of them, off the line they lie along."""
+    """Write names beside points, by turns left and right of them, off the line they lie along.
+
+    The axes get room for the names of their first and last point.
+    """
     order = sorted(range(len(names)), key=lambda point: x[point])
     rises = sum((y[b] - y[a]) * (x[b] - x[a]) for a, b in pairwise(order)) >= 0
     for turn, point in enumerate(order):
@@ -150,6 +185,26 @@ def name_points(
             va="center",
             fontsize=8,
         )
+    ax.margins(x=0.15)
+
+
+def legend_off_curves(ax: Axes, *handles: Sequence[Any], **look: Any) -> None:
+    """A legend in the upper right corner, or beside the axes where a curve runs through it there.
+
+    To be called last: it looks at the layout as it is then.
+    """
+    legend = ax.legend(*handles, loc="upper right", **look)
+    figure = ax.get_figure(root=True)
+    if figure is None:
+        return
+    with warnings.catch_warnings():  # a legend too wide for its place is about to move
+        warnings.filterwarnings("ignore", message="constrained_layout not applied")
+        figure.draw_without_rendering()
+    box = legend.get_window_extent()
+    paths = [line.get_path().transformed(line.get_transform()) for line in ax.lines]
+    if any(len(path) and path.intersects_bbox(box, filled=False) for path in paths):
+        legend.set_loc("center left")
+        legend.set_bbox_to_anchor((1.08, 0.5), ax.transAxes)  # off the words at ln 2
 
 
 def count_sequences(ax: Axes) -> None:

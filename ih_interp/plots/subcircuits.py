@@ -15,6 +15,7 @@ from ih_interp.plots.style import (
     DONOR_LINES,
     PREVIOUS_TOKEN_LINES,
     count_sequences,
+    legend_off_curves,
 )
 
 SIDES = LinearSegmentedColormap.from_list(
@@ -64,7 +65,7 @@ def plot_grafts(table: pd.DataFrame, ax: Axes) -> Axes:
         ylabel="training loss (nats)",
         title=f"Trained first layer grafted in, seed {table['seed'].iloc[0]}",
     )
-    ax.legend(title="whose embedding and layer 0", loc="upper right", fontsize=8)
+    legend_off_curves(ax, title="whose embedding and layer 0", fontsize=8)
     return ax
 
 
@@ -90,7 +91,7 @@ def plot_previous_token(table: pd.DataFrame, ax: Axes) -> Axes:
         ylabel="training loss (nats)",
         title="Perfect previous-token attention, one induction head",
     )
-    ax.legend(title="which heads of layer 0 (the paper's 1)", loc="upper right")
+    legend_off_curves(ax, title="which heads of layer 0 (the paper's 1)")
     return ax
 
 

@@ -14,6 +14,13 @@ from ih_interp.plots.style import (
     head_order,
     head_place,
 )
+from ih_interp.plots.tables import (
+    ONE_NETWORK,
+    ONE_NETWORK_AND_TIME,
+    expect_once,
+    expect_table,
+    rows_where,
+)
 
 VIA_LINES: dict[str, tuple[str, Line]] = {
     "q": ("queries", Line("#0072B2", (0, (5, 1)))),
@@ -46,9 +53,8 @@ def plot_wiring(
     0, orange above it (with `use`: serves the behaviour) and purple below, both as far as `reach`,
     by default the furthest value. Raises ValueError for an input that the table lacks.
     """
-    there = table[table["via"] == via]
-    if there.empty:
-        raise ValueError(f"via={via!r} is not in the table; it has {sorted(set(table['via']))}.")
+    expect_table(table, "via", "sender", "receiver", column)
+    there = rows_where(table, via=via)
     name, _ = VIA_LINES[via]
     return _map(there, ax, column, reach, f"Path patching through {name}: {column}")
 
@@ -61,6 +67,7 @@ def plot_preserving(
     Columns `sender`, `receiver` and the one drawn, as in `Preserving.table`. Changes are coloured
     about 0, white; accuracies and losses from light to dark. Layers count from 0 here.
     """
+    expect_table(table, "sender", "receiver", column)
     if column.endswith("change"):
         return _map(table, ax, column, None, title or column.replace("_", " "))
     return _map(table, ax, column, None, title or column, colours="Greys")
@@ -74,9 +81,9 @@ def plot_wiring_over_training(
     Columns `sequences`, `via`, `sender`, `receiver` and the one drawn, as in
     `wiring_over_training`. Raises ValueError for a receiver or an input that the table lacks.
     """
-    there = table[(table["via"] == via) & (table["receiver"] == receiver)]
-    if there.empty:
-        raise ValueError(f"The table has no edges to {receiver} through {via!r}.")
+    expect_table(table, "sequences", "via", "sender", "receiver", column)
+    there = rows_where(table, via=via, receiver=receiver)
+    expect_once(there, "sequences", "sender", remedy=ONE_NETWORK)
     for sender in sorted(there["sender"].unique(), key=head_place):
         of_sender = there[there["sender"] == sender].sort_values("sequences")
         ax.plot(
@@ -105,9 +112,9 @@ def plot_redundancy_over_training(
     `name` as there, "many_to_many" or "effective_senders L1H3". Raises ValueError for a name that
     the table lacks.
     """
-    there = table[table["name"] == name]
-    if there.empty:
-        raise ValueError(f"{name!r} is not in the table.")
+    expect_table(table, "sequences", "via", "name", "value", "low", "high")
+    there = rows_where(table, name=name)
+    expect_once(there, "sequences", "via", remedy=ONE_NETWORK)
     for via, (label, line) in VIA_LINES.items():
         curve = there[there["via"] == via].sort_values("sequences")
         if curve.empty:
@@ -143,6 +150,9 @@ def _map(
     colours: str = DIVERGING,
 ) -> Axes:
     """Receivers by senders; a diverging map is centred at 0, another runs from its least value."""
+    expect_once(table, "receiver", "sender", remedy=ONE_NETWORK_AND_TIME)
+    table = table.dropna(subset=[column])
+    expect_table(table)
     values = table.pivot_table(index="receiver", columns="sender", values=column)
     values = values.sort_index(key=head_order).sort_index(key=head_order, axis=1)
     cells = values.to_numpy(dtype=float)
