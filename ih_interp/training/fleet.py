@@ -4,6 +4,7 @@ import json
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
@@ -27,6 +28,7 @@ from ih_interp.training.step import (
     eager_step,
     traced_step,
 )
+from ih_interp.training.writer import Writer
 
 
 def fleets(configs: Sequence[RunConfig], size: int) -> list[list[RunConfig]]:
@@ -66,7 +68,10 @@ class Fleet:
             check(model, config.clamps)
         rows = Rows.of_splits(task, ["train"])
         tasks = [FewShotTask(task.exemplars, config.task) for config in configs]
-        self.runs = [RunState(run, task, rows) for run, task in zip(runs, tasks, strict=True)]
+        thread = ThreadPoolExecutor(max_workers=1)  # one for all: more would compete with training
+        self.runs = [
+            RunState(run, task, rows, Writer(thread)) for run, task in zip(runs, tasks, strict=True)
+        ]
         self.writer = FleetWriter(self.runs)
         self.state = stack([run.start for run in self.runs]).map(lambda tensor: tensor.to(device))
         self.evaluator = Evaluator(model, compiled=compiled)

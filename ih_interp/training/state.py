@@ -30,10 +30,10 @@ class TrainingFailedError(RuntimeError):
 class RunState:
     """One run while it trains: where it is, what it has measured, what comes next."""
 
-    def __init__(self, run: Run, task: FewShotTask, rows: Rows) -> None:
+    def __init__(self, run: Run, task: FewShotTask, rows: Rows, writer: Writer) -> None:
         self.run, self.task = run, task
         self.config = config = run.config
-        self.writer = Writer()
+        self.writer = writer
         self.data = TrainingData(task, config, rows)
         self.sets = evaluation_sets(task, config)
         self.evaluations = set(config.evaluations.steps(config.n_steps, config.batch_size))

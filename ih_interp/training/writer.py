@@ -7,14 +7,14 @@ from ih_interp.files import sync_folder, write_atomic
 
 
 class Writer:
-    """Writes files in a thread, in the order given.
+    """Writes files in a thread, in the order given; writers may share one.
 
     `settle` waits until they are on the disk under their names, and raises what went wrong with any
     of them. Leaving the block settles too; where an exception leaves it, that one goes on.
     """
 
-    def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(max_workers=1)
+    def __init__(self, thread: ThreadPoolExecutor | None = None) -> None:
+        self._thread = thread or ThreadPoolExecutor(max_workers=1)
         self._begun: list[tuple[Path, Future[None]]] = []
 
     def write(self, path: Path, content: bytes) -> None:
