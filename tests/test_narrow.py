@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing import assert_close
@@ -107,7 +107,7 @@ def test_views_of_what_lies_otherwise():
 
 
 STEPS = {
-    "linear": lambda x, i: x @ torch.full((x.shape[-1], 3), 0.5),
+    "linear": lambda x, i: x @ torch.full((x.shape[-1], 3), 0.5, dtype=x.dtype),
     "swap": lambda x, i: x.transpose(i % x.ndim, (i + 1) % x.ndim),
     "softmax": lambda x, i: x.softmax(i % x.ndim),
     "mean": lambda x, i: x - x.mean(i % x.ndim, keepdim=True),
@@ -146,8 +146,12 @@ def test_biases_of_zeros_are_dropped_and_others_are_not():
     st.lists(st.tuples(st.sampled_from(sorted(STEPS)), st.integers(0, 4)), min_size=1, max_size=9),
     st.integers(0, 4),
 )
+@example(
+    [("add", 0), ("join", 1), ("axis", 0), ("axis", 0), ("square", 0), ("join", 0), ("sum", 0)], 2
+)
 def test_whatever_the_graph_its_values_stay(steps, axis):
-    x = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0))
+    # Doubles: an exponential of products of exponentials makes much of single rounding.
+    x = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
     def function(x):
         for name, i in steps:
