@@ -16,6 +16,7 @@ from ih_interp.training import fleet as fleet_module, loop, worker, workers
 from ih_interp.training.fleet import Fleet
 from ih_interp.training.lock import claimed
 from ih_interp.training.state import TrainingFailedError, record_engine
+from ih_interp.training.train import one_thread
 from ih_interp.training.workers import train_in_workers
 
 SMALL = small_fleet(sequences=8 * 24)[0]
@@ -154,7 +155,14 @@ def test_a_second_interrupt_leaves_no_worker(tmp_path, stand_in):
             os.kill(int(pid), 0)
 
 
-def test_a_fallback_outlives_the_worker(tmp_path, monkeypatch):
+@pytest.fixture
+def one_thread_as_in_workers():
+    """Bytes depend on the number of threads."""
+    with one_thread():
+        yield
+
+
+def test_a_fallback_outlives_the_worker(tmp_path, monkeypatch, one_thread_as_in_workers):
     """Another that goes on with its runs goes on eagerly."""
     config = SMALL.replace(name="fallen")
     ih.train(config, tmp_path / "eager", engine="eager", progress=False)
