@@ -1,5 +1,6 @@
 """Fixtures that every test may use: a task so small that the whole suite stays quick."""
 
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from ih_interp.exemplars import Exemplars, GaussianSource
 from ih_interp.model import build_model
 from ih_interp.runs import Run
 from ih_interp.task import FewShotTask, TaskConfig
+from ih_interp.training import measure
 from ih_interp.training.train import train
 from ih_interp.types import Batch
 
@@ -70,3 +72,20 @@ def shared() -> Path:
     if not path.is_dir():
         pytest.skip("../shared is not here")
     return path
+
+
+@pytest.fixture
+def one_thread() -> Generator[None]:
+    """As training in workers does: with more threads, bytes differ."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def evaluating_by_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However seldom, as a trace that is not compiled."""
+    monkeypatch.setattr(measure, "compile_graph", lambda graph, *example: graph)
+    monkeypatch.setattr(measure, "WORTH_COMPILING", 0)
+    monkeypatch.setattr(measure, "MIN_CHUNK", 1)

@@ -13,9 +13,11 @@ from typing import Any, TypeAlias
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 from torch.func import functional_call, functionalize
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from transformer_lens import HookedTransformer
 
 from ih_interp.clamps import AbstractClamp, Setting
@@ -91,15 +93,20 @@ def trace_forward(
 
 
 def compile_graph(graph: GraphModule, *example: Tensor) -> Callable[..., Any]:
-    """The graph compiled for tensors of these shapes; it is run on them once.
+    """The graph compiled for tensors of these shapes and strides; it is run on them once.
 
-    The compiler's options are left alone: with some, a run alone and the same run in a fleet no
-    longer have the same bytes.
+    The compiler takes the graph as it is: `torch.compile` would read it as Python first, which
+    takes longer than all that is left to do where it has been compiled before. Its options are left
+    alone: with some, a run alone and the same run in a fleet no longer have the same bytes.
     """
+    from torch._inductor import compile as compile_as_it_is  # 2 s that eager training spares
+
     spell_out_tiny_products(graph)
     loosen_views(graph)
-    compiled = torch.compile(graph, fullgraph=True, dynamic=False)
+    fake = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+    shapes = [fake.from_tensor(tensor, static_shapes=True) for tensor in example]
     with torch.no_grad():
+        compiled = compile_as_it_is(graph, shapes)
         compiled(*example)
     return compiled
 

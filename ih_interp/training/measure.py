@@ -18,7 +18,7 @@ from ih_interp.tracing.rows import Rows
 from ih_interp.training.state import RunState
 from ih_interp.types import Batch
 
-WORTH_COMPILING = 500_000  # sequences a run evaluates in all from which compiling is repaid
+WORTH_COMPILING = 250_000  # sequences a run evaluates in all from which compiling is repaid
 MAX_CHUNK = 2_000  # sequences a call: their activations stay in the processor's cache
 MIN_CHUNK = 100  # below it, calls cost more than what they compute
 

@@ -1,0 +1,53 @@
+"""A run small enough to train in a second, its fleet, and what it must leave."""
+
+import os
+import signal
+
+import pytest
+
+import ih_interp as ih
+from ih_interp import store
+from ih_interp.config import AdamConfig, Grid, RunConfig
+from ih_interp.exemplars import GaussianSource
+from ih_interp.runs import create_run
+from ih_interp.training.fleet import Fleet
+
+SMALL = RunConfig(
+    name="small",
+    exemplars=GaussianSource(n_classes=20, n_exemplars=2, n_features=16),
+    task=ih.TaskConfig(n_train_classes=8),
+    optimiser=AdamConfig(learning_rate=1e-3),
+    sequences=24 * 8,
+    batch_size=8,
+    evaluations=Grid(every=64),
+    evaluation_size=20,
+    checkpoints=Grid(every=64),
+)
+
+
+def make_fleet(tmp_path, configs):
+    runs = []
+    for config in configs:
+        task = ih.FewShotTask(ih.Exemplars.from_source(config.exemplars), config.task)
+        runs.append(create_run(tmp_path / config.name, config, task, engine="eager"))
+    return Fleet(runs, compiled=False)
+
+
+def folder_bytes(folder):
+    """Everything of a run that must not depend on how it came about."""
+    names = [store.METRICS, *(f"checkpoints/{p.name}" for p in (folder / "checkpoints").iterdir())]
+    return {name: (folder / name).read_bytes() for name in sorted(names)}
+
+
+def stop_after_an_update(root, monkeypatch, *, engine="auto"):
+    """Begin the small run, and leave it as a scheduler's SIGTERM would."""
+    advance = Fleet.advance
+
+    def stop(fleet):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return advance(fleet)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Fleet, "advance", stop)
+        with pytest.raises(KeyboardInterrupt):
+            ih.train(SMALL, root, engine=engine, progress=False)
