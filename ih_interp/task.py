@@ -30,7 +30,9 @@ class TaskConfig(Frozen):
     """What is drawn; defaults are the paper's (Singh et al. 2024, and its published code)."""
 
     n_train_classes: int = Field(default=50, ge=2)
+    """Classes trained on, the first ones of the file."""
     n_labels: int = Field(default=5, ge=2, le=100_000)
+    """Labels that a context's classes are given, anew in every sequence; also the logits."""
     n_pairs: int = Field(default=2, ge=2, le=10_000)
     """(exemplar, label) pairs in the context."""
     n_copies: int = Field(default=1, ge=1)
@@ -42,6 +44,7 @@ class TaskConfig(Frozen):
     held_out_labels: float = Field(default=0.2, ge=0, lt=1)
     """Share of the label sets kept out of training."""
     label_split_seed: int = Field(default=20, ge=0, lt=2**32)
+    """Draws which label sets are held out."""
 
     @model_validator(mode="after")
     def _fits(self) -> "TaskConfig":

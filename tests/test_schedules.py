@@ -144,11 +144,14 @@ def test_an_unknown_schedule_is_refused():
 @pytest.mark.parametrize(
     "build",
     [
-        lambda **given: clamps.match("L1H3", **given),
-        lambda **given: clamps.copy("L1H3", **given),
-        clamps.layer_one,
+        lambda **given: [clamps.match("L1H3", **given)],
+        lambda **given: [clamps.copy("L1H3", **given)],
+        lambda **given: [clamps.layer_one(**given)],
+        clamps.a_alone,
+        lambda **given: clamps.b_alone("L1H3", **given),
+        lambda **given: clamps.c_alone("L1H3", **given),
     ],
 )
 def test_the_papers_clamps_take_a_schedule(build):
     assert build() == build(schedule=always())
-    assert build(schedule=during(0, 100)).schedule == during(0, 100)
+    assert {clamp.schedule for clamp in build(schedule=during(0, 100))} == {during(0, 100)}

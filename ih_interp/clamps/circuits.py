@@ -189,16 +189,20 @@ def copy(head: str | tuple[int, int] | Head, *, schedule: Schedule = ALWAYS) -> 
     return CopyFromAttention(head=Head.parse(head), schedule=schedule)
 
 
-def a_alone() -> tuple[AbstractClamp, ...]:
+def a_alone(*, schedule: Schedule = ALWAYS) -> tuple[AbstractClamp, ...]:
     """Only layer 0 learns."""
-    return (PerfectMatchAndCopy(),)
+    return (PerfectMatchAndCopy(schedule=schedule),)
 
 
-def b_alone(head: str | tuple[int, int] | Head) -> tuple[AbstractClamp, ...]:
+def b_alone(
+    head: str | tuple[int, int] | Head, *, schedule: Schedule = ALWAYS
+) -> tuple[AbstractClamp, ...]:
     """Only the match learns: the paper's "1,2,3v,5"."""
-    return (layer_one(), copy(head))
+    return (layer_one(schedule=schedule), copy(head, schedule=schedule))
 
 
-def c_alone(*heads: str | tuple[int, int] | Head) -> tuple[AbstractClamp, ...]:
+def c_alone(
+    *heads: str | tuple[int, int] | Head, schedule: Schedule = ALWAYS
+) -> tuple[AbstractClamp, ...]:
     """Only copying to the output learns, and what layer 0 adds: the paper's "1,2,3qk,4"."""
-    return (match(*heads),)
+    return (match(*heads, schedule=schedule),)
