@@ -91,7 +91,7 @@ class Team(NamedTuple):
     processes: list[Process]
 
     def turn(self, order: str, number: int) -> float:
-        """How long the slowest process takes when all start together."""
+        """The largest answer, the slowest process's, when all start together."""
         for process in self.processes:
             process.tell(order, number)
         return max(process.answer() for process in self.processes)
@@ -121,9 +121,9 @@ def bench(
 
     Columns: `name`, `runs` (trained together, over all processes), `processes`;
     `updates_per_second` (one run's update of 32 sequences counts one), `ratio` to the first
-    contender in the same round, `ratio_low` and `ratio_high` over the rounds; `overhead`, by how
-    much evaluating and saving as the paper's main run does (200 evaluations of the evaluation sets
-    and 1,000 checkpoints in 31,250 updates) lengthens training, as a share of its time without;
+    contender in the same round, `ratio_low` and `ratio_high` over the rounds; `overhead`, the time
+    of evaluating and saving as the paper's main run does (200 evaluations of the evaluation sets
+    and 1,000 checkpoints in 31,250 updates), as a share of that of the updates between;
     `first_update_cold` and `first_update`, seconds from the start of a process with and without
     anything compiled yet; `memory`, peak bytes of a process; `matrix_share`, the share of the time
     that its matrix products would take at the speed of a product of 512 x 512 matrices on as many
@@ -202,14 +202,14 @@ def _rounds(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Updates a second and overheads `[round, contender]`; the machine's peak in every round."""
     for team in teams:
-        team.turn("dense", 1)  # compiles the evaluation
+        team.turn("overhead", 1)  # compiles the evaluation
     rates, overheads = np.zeros((2, repeats, len(teams)))
     peaks = np.zeros(repeats)
     for number in range(repeats):
         for place, (entrant, team) in enumerate(zip(entrants, teams, strict=True)):
-            plain, dense = team.turn("go", PERIOD), team.turn("dense", 1)
+            plain = team.turn("go", PERIOD)
             rates[number, place] = PERIOD * entrant.runs * entrant.processes / plain
-            overheads[number, place] = dense / plain - 1
+            overheads[number, place] = team.turn("overhead", 1)
         peaks[number] = teams[0].processes[0].ask("peak", PRODUCTS)
         say(f"round {number + 1} of {repeats}: " + ", ".join(f"{r:.0f}" for r in rates[number]))
     return rates, overheads, peaks
