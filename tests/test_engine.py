@@ -8,10 +8,9 @@ import sys
 import pytest
 import torch
 from small_runs import SMALL, folder_bytes, stop_after_an_update
-from torch.fx.experimental.proxy_tensor import make_fx
 
 import ih_interp as ih
-from ih_interp.tracing.forward import compile_graph, compiler_found
+from ih_interp.tracing.forward import compile_graph, compiler_found, traced
 from ih_interp.training import fleet as fleet_module, measure, state, train as training_module
 from ih_interp.training.state import TrainingFailedError
 
@@ -114,7 +113,7 @@ def test_a_compiled_graph_refuses_tensors_that_lie_otherwise(other):
     def doubled(x):
         return x * torch.arange(3.0)
 
-    compiled = compile_graph(make_fx(doubled)(torch.ones(2, 3)), torch.ones(2, 3))
+    compiled = compile_graph(traced(doubled, torch.ones(2, 3)), torch.ones(2, 3))
     assert torch.equal(compiled(torch.ones(2, 3)), doubled(torch.ones(2, 3)))
     with pytest.raises(AssertionError, match="expected size"):
         compiled(other)

@@ -4,13 +4,12 @@ import pytest
 import torch
 from hypothesis import example, given, settings, strategies as st
 from torch.func import functionalize
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing import assert_close
 
 import ih_interp as ih
 from ih_interp import clamps
 from ih_interp.model import trained_parameters
-from ih_interp.tracing.forward import trace_forward
+from ih_interp.tracing.forward import trace_forward, traced
 from ih_interp.tracing.graph import drop_zero_biases
 from ih_interp.tracing.narrow import Slab, narrow
 from ih_interp.tracing.rows import Rows
@@ -39,8 +38,8 @@ class Sizes(torch.fx.Interpreter):
 
 def narrowed(function, *inputs):
     """The function's graph before and after, with the sizes that its nodes have."""
-    before = make_fx(functionalize(function))(*inputs)
-    after = make_fx(functionalize(function))(*inputs)
+    before = traced(functionalize(function), *inputs)
+    after = traced(functionalize(function), *inputs)
     narrow(after)
     for graph in (before, after):
         Sizes(graph).run(*inputs)
@@ -133,7 +132,7 @@ def test_biases_of_zeros_are_dropped_and_others_are_not():
     def function(x, w):
         return torch.addmm(zeros.view(3), x, w) + torch.addmm(ones, x, w)
 
-    graph = make_fx(function)(x, w)
+    graph = traced(function, x, w)
     expected = graph(x, w)
     drop_zero_biases(graph)
     targets = [node.target for node in graph.graph.nodes]

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch._guards import TracingContext, tracing
 from torch._subclasses import FakeTensorMode
 from torch.func import functional_call, functionalize
 from torch.fx import GraphModule
@@ -86,10 +87,19 @@ def trace_forward(
         return functional_call(clamped, named_for_model(weights, features), given)
 
     with substituted(model, gradient=gradient), torch.no_grad():
-        graph = make_fx(functionalize(forward))(weights, features, *given)
+        graph = traced(functionalize(forward), weights, features, *given)
     narrow(graph)
     drop_zero_biases(graph)
     return graph
+
+
+def traced(function: Callable[..., Any], *example: Any) -> GraphModule:
+    """The function as a graph, by running it on an example.
+
+    The values of a trace share one mode of fake tensors: a mode for each takes as long as all else.
+    """
+    with tracing(TracingContext(FakeTensorMode())):
+        return make_fx(function)(*example)
 
 
 def compile_graph(graph: GraphModule, *example: Tensor) -> Callable[..., Any]:
@@ -104,9 +114,9 @@ def compile_graph(graph: GraphModule, *example: Tensor) -> Callable[..., Any]:
     spell_out_tiny_products(graph)
     loosen_views(graph)
     fake = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
-    shapes = [fake.from_tensor(tensor, static_shapes=True) for tensor in example]
+    shapes: list[Any] = [fake.from_tensor(tensor, static_shapes=True) for tensor in example]
     with torch.no_grad():
-        compiled = compile_as_it_is(graph, shapes)
+        compiled: Any = compile_as_it_is(graph, shapes)
         compiled(*example)
     return compiled
 

@@ -14,7 +14,6 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 from torch.func import functional_call, functionalize
-from torch.fx.experimental.proxy_tensor import make_fx
 from transformer_lens import HookedTransformer
 
 from ih_interp.model import ATTENTION_BIASES, FewShotEmbed
@@ -23,6 +22,7 @@ from ih_interp.tracing.forward import (
     compile_graph,
     compiler_found,
     named_for_model,
+    traced,
     use_lasting_cache,
 )
 from ih_interp.tracing.graph import drop_zero_biases
@@ -110,7 +110,7 @@ class _Reader:
         example = (*weights.values(), tokens)
         try:
             with substituted(self._model, gradient=False), torch.no_grad():
-                graph = make_fx(functionalize(forward))(*example)
+                graph = traced(functionalize(forward), *example)
             narrow(graph)
             drop_zero_biases(graph)
             return len(tokens), compile_graph(graph, *example)

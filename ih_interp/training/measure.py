@@ -6,14 +6,13 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import make_fx
 from transformer_lens import HookedTransformer
 
 from ih_interp.clamps import Shape, in_order
 from ih_interp.config import RunConfig
 from ih_interp.evaluation import METRICS, evaluate, means, query_metrics
 from ih_interp.task import FewShotTask
-from ih_interp.tracing.forward import Tensors, compile_graph, trace_forward
+from ih_interp.tracing.forward import Tensors, compile_graph, trace_forward, traced
 from ih_interp.tracing.rows import Rows
 from ih_interp.training.state import RunState
 from ih_interp.types import Batch
@@ -122,7 +121,7 @@ class EvaluationGraph:
             return torch.stack(query_metrics(logits(*arguments(inputs)), Batch(tokens, target)))
 
         with torch.no_grad():
-            graph = make_fx(measured)(*example)
+            graph = traced(measured, *example)
         return compile_graph(graph, *example)
 
 

@@ -14,7 +14,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
 from torch.fx import GraphModule
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.functional import cross_entropy
 from transformer_lens import HookedTransformer
 
@@ -26,6 +25,7 @@ from ih_interp.tracing.forward import (
     compile_graph,
     named_for_model,
     trace_forward,
+    traced,
 )
 
 Losses: TypeAlias = Float[Tensor, " run"]
@@ -151,7 +151,7 @@ def trace_update(
         return losses
 
     # Tracing runs the update: on a clone, so that nothing is trained by it.
-    return make_fx(update)(*state.clone().flat, *flat_inputs(inputs))
+    return traced(update, *state.clone().flat, *flat_inputs(inputs))
 
 
 def _adam(state: FleetState, gradients: Tensors, rate: Tensor, adam: AdamConfig) -> None:
