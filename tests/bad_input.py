@@ -157,12 +157,12 @@ NOT_CALLED |= {"Wiring", "Run", "load_icl_dynamics", "Crossing"}
 def callables() -> dict[str, Callable[..., Any]]:
     """Every public function and class that is called here."""
     ours = {name: getattr(ih, name) for name in dir(ih)}
-    makers = ("copy", "layer_one", "b_alone", "c_alone", "keep_only", "during", "pulses")
+    makers = ("copy", "layer_one", "b_alone", "keep_only", "during", "pulses")
     ours |= {f"clamps.{name}": getattr(ih.clamps, name) for name in (*makers, "ramp", "parse")}
     ours |= {"clamped": _clamped}
     ours |= {f"Exemplars.{n}": getattr(ih.Exemplars, n) for n in ("gaussian", "load")}
     ours |= {f"FewShotTask.{n}": getattr(TASK, n) for n in ("sample", "enumerate")}
-    ours |= {"Run.model": RUN.model, "clamps.match": _match}
+    ours |= {"Run.model": RUN.model, "clamps.match": _match, "clamps.c_alone": _c_alone}
     ours |= {f"toy.{n}": getattr(ih.toy, n) for n in ("train_toy", "plateau_loss")}
     return {
         name: value for name, value in ours.items() if callable(value) and name not in NOT_CALLED
@@ -171,6 +171,10 @@ def callables() -> dict[str, Callable[..., Any]]:
 
 def _match(head: Any, schedule: Any = ih.clamps.always()) -> Any:  # noqa: B008
     return ih.clamps.match(head, schedule=schedule)
+
+
+def _c_alone(head: Any, schedule: Any = ih.clamps.always()) -> Any:  # noqa: B008
+    return ih.clamps.c_alone(head, schedule=schedule)
 
 
 def _clamped(model: Any, clamps: Any, batch: Any = None, step: Any = None, metrics: Any = None):
