@@ -162,19 +162,21 @@ def callables() -> dict[str, Callable[..., Any]]:
     ours |= {"clamped": _clamped}
     ours |= {f"Exemplars.{n}": getattr(ih.Exemplars, n) for n in ("gaussian", "load")}
     ours |= {f"FewShotTask.{n}": getattr(TASK, n) for n in ("sample", "enumerate")}
-    ours |= {"Run.model": RUN.model, "clamps.match": _match, "clamps.c_alone": _c_alone}
+    ours |= {"Run.model": RUN.model}
+    ours |= {f"clamps.{n}": _of_one_head(getattr(ih.clamps, n)) for n in ("match", "c_alone")}
     ours |= {f"toy.{n}": getattr(ih.toy, n) for n in ("train_toy", "plateau_loss")}
     return {
         name: value for name, value in ours.items() if callable(value) and name not in NOT_CALLED
     }
 
 
-def _match(head: Any, schedule: Any = ih.clamps.always()) -> Any:  # noqa: B008
-    return ih.clamps.match(head, schedule=schedule)
+def _of_one_head(maker: Callable[..., Any]) -> Callable[..., Any]:
+    """Those that take any number of heads are called with one."""
 
+    def made(head: Any, schedule: Any = ih.clamps.always()) -> Any:  # noqa: B008
+        return maker(head, schedule=schedule)
 
-def _c_alone(head: Any, schedule: Any = ih.clamps.always()) -> Any:  # noqa: B008
-    return ih.clamps.c_alone(head, schedule=schedule)
+    return made
 
 
 def _clamped(model: Any, clamps: Any, batch: Any = None, step: Any = None, metrics: Any = None):
