@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -16,6 +15,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ih_interp.bench.contender import PERIOD
+from ih_interp.launch import command
 from ih_interp.plots import plot_speeds
 from ih_interp.plots.style import save, style
 from ih_interp.training.train import cores
@@ -40,13 +40,7 @@ class Process:
     def __init__(self, contender: Contender, cache: Path) -> None:
         start = time.perf_counter()
         self._process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "ih_interp.bench.contender",
-                str(contender.runs),
-                contender.engine,
-            ],
+            command("ih_interp.bench.contender", str(contender.runs), contender.engine),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -59,7 +59,7 @@ def make_fleet(n_runs: int, engine: str, folder: Path) -> Fleet:
             name=f"run-{seed}",
             exemplars=GaussianSource(),
             seeds=Seeds(init=seed),
-            sequences=100_000_000,
+            sequences=10_000_000,
             evaluations=Grid(every=5_000),
             checkpoints=Grid(every=1_000),
         )
@@ -140,7 +140,3 @@ def matrix_peak(repeats: int) -> float:
 def tell(value: float) -> None:
     """One line of JSON."""
     print(json.dumps(value), flush=True)  # noqa: T201
-
-
-if __name__ == "__main__":
-    main()

@@ -127,7 +127,3 @@ def _read_orders(orders: "queue.SimpleQueue[str | None]", busy: threading.Event)
     orders.put(None)
     if busy.is_set():  # the parent died while a fleet trained
         os.kill(os.getpid(), signal.SIGTERM)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

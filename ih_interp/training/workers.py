@@ -1,7 +1,7 @@
 """Fleets spread over processes of one thread each.
 
-Workers are started as `python -m ih_interp.training.worker`, so that a notebook or a script without
-a main guard can train. They are told jobs and tell what happens in lines of JSON.
+Workers are started by their module's name, so that a notebook or a script without a main guard can
+train. They are told jobs and tell what happens in lines of JSON.
 """
 
 import json
@@ -9,12 +9,12 @@ import os
 import queue
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeAlias
 
+from ih_interp.launch import command
 from ih_interp.runs import Run
 from ih_interp.training.loop import OnMetrics, OnProgress
 from ih_interp.training.signals import terminate_as_interrupt
@@ -171,7 +171,7 @@ class Worker:
     def __init__(self, inbox: Inbox) -> None:
         self.job: Job | None = None
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "ih_interp.training.worker", str(os.getpid())],
+            command("ih_interp.training.worker", str(os.getpid())),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
