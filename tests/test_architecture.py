@@ -15,6 +15,7 @@ LAYERS = (
     "threefry",
     "frozen",
     "files",
+    "launch",
     "omniglot",
     "exemplars",
     "draws",
