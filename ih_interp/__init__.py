@@ -108,11 +108,13 @@ if TYPE_CHECKING:
         self_repair as self_repair,
     )
     from ih_interp.analysis.survival import (
+        crossings_by_seed as crossings_by_seed,
         emergence_summary as emergence_summary,
         emergence_table as emergence_table,
         kaplan_meier as kaplan_meier,
         median_time as median_time,
         paired_times as paired_times,
+        survival_table as survival_table,
     )
     from ih_interp.analysis.trace import (
         trace as trace,
@@ -226,11 +228,13 @@ _HOME = {
     "plateau_length": "analysis.emergence",
     "steepest_descent": "analysis.emergence",
     "time_on_plateau": "analysis.emergence",
+    "crossings_by_seed": "analysis.survival",
     "emergence_summary": "analysis.survival",
     "emergence_table": "analysis.survival",
     "kaplan_meier": "analysis.survival",
     "median_time": "analysis.survival",
     "paired_times": "analysis.survival",
+    "survival_table": "analysis.survival",
     "toy": "",
     "plots": "",
 }

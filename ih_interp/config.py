@@ -136,7 +136,13 @@ class RunConfig(Frozen):
     def _a_list_of_clamps(cls, clamps: object) -> object:
         if isinstance(clamps, AbstractClamp | Mapping | str) or not isinstance(clamps, Iterable):
             raise ValueError(f"clamps is a list and {clamps} came; write clamps=[clamp].")
-        return clamps
+        given = list(clamps)
+        for clamp in given:
+            if isinstance(clamp, list | tuple):
+                raise ValueError(f"clamps has the list {clamp} in it; unpack it with a star.")
+            if callable(clamp):
+                raise ValueError(f"clamps has the function {clamp} in it; call it with its heads.")
+        return given
 
     @model_validator(mode="after")
     def _few_points(self) -> "RunConfig":

@@ -105,6 +105,9 @@ class Run:
     def metrics(self) -> pd.DataFrame:
         """One row an evaluation and split: `step`, `sequences`, `split`, `evaluation.METRICS`.
 
+        As the run's clamps are at that step: one whose schedule is off then does not act, and
+        pulses act in the phase that the evaluation falls on. `ih.evaluate(run.model(step), batch)`
+        measures the network without them.
         Of a run in training, those saved so far. Raises ValueError for a damaged file, or one that
         lacks evaluations although the run is finished.
         """

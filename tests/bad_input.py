@@ -132,6 +132,8 @@ PER_FUNCTION: dict[str, dict[str, Any]] = {
     "toy.plateau_loss": {"config": ih.toy.ToyConfig(iterations=5)},
     "clamps.parse": {"values": []},
     "emergence_summary": {"times": ih.emergence_table(CURVES)},
+    "survival_table": {"times": ih.emergence_table(CURVES)},
+    "crossings_by_seed": {"times": ih.emergence_table(CURVES)},
     "logistic_midpoint": {"curve": LOSS[::-1].copy()},
     "pattern_scores": {"tokens": BATCH.tokens},
     "induction_trace": {"tokens": torch.arange(5, 9)},

@@ -97,6 +97,15 @@ def test_one_clamp_is_no_list_of_clamps_of_a_run(alone):
             build()
 
 
+def test_lists_and_functions_among_the_clamps_of_a_run_are_told_in_words():
+    with pytest.raises(ValueError, match=r"has the list .* in it; unpack it with a star"):
+        RunConfig(clamps=[[AblateHeads(heads=["L1H0"])]])
+    with pytest.raises(
+        ValueError, match=r"has the function .*AblateHeads.*; call it with its heads"
+    ):
+        RunConfig(clamps=[AblateHeads])
+
+
 def test_exemplars_and_schedules_are_told_from_others():
     with pytest.raises(ValueError, match=r"exemplars=0 are no exemplars .*Exemplars\.gaussian"):
         RunConfig(exemplars=0)

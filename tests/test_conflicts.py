@@ -115,6 +115,18 @@ REFUSED: list[tuple[AbstractClamp, AbstractClamp, str]] = [
         Preserve(what=["patterns"]),
         r"perfect_layer_one\(\) is void: preserve.* sets the pattern of layer 1",
     ),
+    # patterns that come after the scores that are read
+    (
+        InductionAttention(heads=["L1H3"]),
+        CopyFromAttention(head="L1H3"),
+        r"induction_attention.* is void: copy_from_attention.* reads scores, which no pattern of "
+        "L1H3, query rows changes",
+    ),
+    (
+        MatchAttention(heads=["L1H2"]),
+        CopyFromAttention(head="L1H3"),
+        "match_attention.* is void: copy_from_attention.* reads scores, which no pattern of L1H2",
+    ),
     # layers that nothing of which reaches the output
     (
         AblateHeads(heads=["L0H1"]),

@@ -155,3 +155,18 @@ def test_an_unknown_schedule_is_refused():
 def test_the_papers_clamps_take_a_schedule(build):
     assert build() == build(schedule=always())
     assert {clamp.schedule for clamp in build(schedule=during(0, 100))} == {during(0, 100)}
+
+
+@pytest.mark.parametrize(
+    ("metric", "level"),
+    [
+        ("accuracy", {"above": 90.0}),
+        ("accuracy", {"above": 1.0}),
+        ("accuracy", {"below": 0.0}),
+        ("probability", {"below": 1.5}),
+        ("loss", {"below": -1.0}),
+    ],
+)
+def test_a_level_that_no_metric_crosses_is_refused(metric, level):
+    with pytest.raises(ValueError, match=rf"{metric} lies in \[0, .*\]: .* is never, or always"):
+        from_level(metric, **level)

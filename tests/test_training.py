@@ -75,7 +75,7 @@ def test_a_clamp_can_wait_for_a_level(tmp_path):
         name="never",
         clamps=[
             clamps.InductionAttention(
-                heads=["L1H3"], schedule=clamps.from_level("loss", below=-1.0)
+                heads=["L1H3"], schedule=clamps.from_level("loss", below=1e-9)
             )
         ],
     )

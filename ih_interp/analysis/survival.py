@@ -253,7 +253,9 @@ def survival_table(
     """`kaplan_meier` of each condition, for drawing.
 
     Columns: `by`, `sequences`, `share`, `low`, `high`, and `censored`, the runs that ended there.
+    `times` is an `emergence_table`.
     """
+    refuse_wrong(times=times, confidence=level, by=by)
     keys = _columns(by)
     _expect_columns(times, [*keys, "time", "observed"])
     rows: list[dict[str, object]] = []
@@ -269,6 +271,7 @@ def survival_table(
 
 def crossings_by_seed(times: pd.DataFrame) -> dict[int, Crossing]:
     """One condition's rows of an `emergence_table`, for `paired_times`."""
+    refuse_wrong(times=times)
     _expect_columns(times, ["seed", "time", "observed"])
     if times["seed"].duplicated().any():
         raise ValueError("A seed comes twice; take the rows of one condition.")

@@ -123,7 +123,7 @@ def _hooks_at(
     gate: float | None = None
     if clamp.is_scheduled:
         if step is None:
-            raise ValueError(f"{clamp} has a schedule: pass the step to clamped().")
+            raise ValueError(f"{clamp} has a schedule: pass the step that it is at, step=...")
         gate = clamp.schedule.gate(step, metrics)
     tensors = {n: t.to(model.W_U.device) for n, t in clamp.tensors(Shape.of(model)).items()}
     return clamp.hooks(Setting(model, batch, tensors, gate))

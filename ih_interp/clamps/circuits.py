@@ -36,8 +36,8 @@ class CopyFromAttention(AbstractClamp):
     """The query's logit of each context label is one head's score at that label; others masked.
 
     Scaled scores, before the softmax, under whatever else is clamped below that head: the loss asks
-    for the match alone, and other heads of that layer, ablated or not, do not matter. Labels shown
-    several times take the log of their summed exp.
+    for the match alone, and other heads of that layer, ablated or not, do not matter, nor does any
+    pattern of that layer. Labels shown several times take the log of their summed exp.
     """
 
     needs_batch: ClassVar[bool] = True

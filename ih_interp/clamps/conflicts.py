@@ -13,6 +13,7 @@ def refuse_conflicts(clamps: Sequence[AbstractClamp], shape: Shape) -> None:
         _refuse_same_site(one, other, shape)
     for one, other in itertools.permutations(clamps, 2):
         _refuse_void_scores(one, other, shape)
+        _refuse_void_pattern(one, other, shape)
         _refuse_void_layers(one, other, shape)
 
 
@@ -25,7 +26,7 @@ def _refuse_same_site(one: AbstractClamp, other: AbstractClamp, shape: Shape) ->
     for site in sorted(one.sites(shape) & other.sites(shape), key=str):
         raise ValueError(
             f"Two clamps set the {_place(site)}: {one} and {other}. "
-            "The later would win in silence; drop one."
+            "The later would win in silence, whatever their schedules are; drop one."
         )
 
 
@@ -40,6 +41,17 @@ def _refuse_void_scores(scores: AbstractClamp, pattern: AbstractClamp, shape: Sh
             raise ValueError(
                 f"{scores} is void: {pattern} sets the {_place(site._replace(what='pattern'))}, "
                 "which the scores no longer reach. Drop one."
+            )
+
+
+def _refuse_void_pattern(pattern: AbstractClamp, copy: AbstractClamp, shape: Shape) -> None:
+    """A clamp on patterns is void in a layer of which the output is one head's scores."""
+    read = {site.layer for site in copy.sites(shape) if site.what == "scores read"}
+    for site in sorted(pattern.sites(shape), key=str):
+        if site.what == "pattern" and site.layer in read:
+            raise ValueError(
+                f"{pattern} is void: {copy} reads scores, which no {_place(site)} changes. "
+                "Drop one."
             )
 
 

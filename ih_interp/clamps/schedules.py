@@ -1,5 +1,6 @@
 """When a clamp is on: a gate from 0 (free) to 1 (clamped) for every optimiser update."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -42,7 +43,11 @@ class During(Frozen):
 
 
 class Pulses(Frozen):
-    """On for the first `duty` share of every `period` updates, rounded, and for one at least."""
+    """On for the first `duty` share of every `period` updates, rounded, and for one at least.
+
+    An evaluation has the gate of its step: evaluated every multiple of `period` updates, a run is
+    only ever seen under the pulse.
+    """
 
     kind: Literal["pulses"] = "pulses"
     period: int = Field(ge=1)
@@ -91,6 +96,12 @@ class FromLevel(Frozen):
     def _one_side(self) -> "FromLevel":
         if (self.below is None) == (self.above is None):
             raise ValueError("Give exactly one of below and above.")
+        most = math.inf if self.metric == "loss" else 1.0
+        below_fits = self.below is None or 0 < self.below <= most
+        above_fits = self.above is None or 0 <= self.above < most
+        if not (below_fits and above_fits):
+            level = f"above {self.above}" if self.below is None else f"below {self.below}"
+            raise ValueError(f"{self.metric} lies in [0, {most:g}]: {level} is never, or always.")
         return self
 
     def gate(self, step: int, metrics: Metrics | None = None) -> float:

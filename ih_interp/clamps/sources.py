@@ -44,7 +44,11 @@ def recorded_run(folder: Path) -> dict[str, Any]:
     """What a run's `config.json` says."""
     path = folder / store.CONFIG
     if not path.is_file():
-        raise FileNotFoundError(f"There is no run at {folder}: {store.CONFIG} is missing.")
+        raise FileNotFoundError(
+            f"There is no run at {folder}: {store.CONFIG} is missing. A graft "
+            "needs the run that it takes layers from, named by a path that holds in this folder, "
+            f"{Path.cwd()}."
+        )
     recorded = store.read_json(path)
     if recorded.get("format") != store.FORMAT:
         raise ValueError(

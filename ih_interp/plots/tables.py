@@ -13,6 +13,7 @@ def expect_table(table: object, *columns: str) -> None:
     """Refuse what is not a table (TypeError), lacks columns or has no rows (ValueError)."""
     if not isinstance(table, pd.DataFrame):
         hint = ": give its .table()" if callable(getattr(table, "table", None)) else ""
+        hint = ": give its .metrics" if hasattr(table, "metrics") else hint
         raise TypeError(f"A DataFrame is drawn and a {type(table).__name__} came{hint}.")
     missing = [column for column in columns if column not in table]
     if missing:

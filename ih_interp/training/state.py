@@ -140,7 +140,7 @@ class RunState:
         with suppress(OSError):
             self._write_metrics()
         saved = bool(store.saved_states(self.run.folder))
-        kept = "its last saved state is kept" if saved else "nothing of it was saved yet"
+        kept = "its last saved state is kept" if saved else "it had saved none yet"
         self.failure = (
             f"{self.run.folder}: {what}; lower the learning rate or look at the features ({kept})"
         )
