@@ -27,6 +27,7 @@ from ih_interp.clamps import (
     Setting,
     Shape,
     clamped,
+    during,
     keep_only,
 )
 from ih_interp.clamps.active import active
@@ -255,6 +256,34 @@ def test_what_must_act_together_does_in_any_order(case, model, batch):
             results.append(model(batch.tokens))
     assert all(torch.equal(result, results[0]) for result in results)
     assert case.startswith("preserved twice") or not torch.equal(results[0], free)
+
+
+VOID_WHILE_ON: list[tuple[AbstractClamp, AbstractClamp]] = [
+    (InductionAttention(heads=["L1H3"]), CopyFromAttention(head="L1H3")),
+    (AblateHeads(heads=["L0H1"]), PerfectLayerOne()),
+    (AblateEmbedding(), PerfectLayerOne()),
+    (InductionAttention(heads=["L1H3"]), PerfectMatchAndCopy()),
+    (PerfectLayerOne(), PerfectMatchAndCopy()),
+    (ForbidPreviousToken(heads=["L0H2"]), PreviousTokenAttention(heads=["L0H2"])),
+    (AttentionTemperature(heads=["L1H3"], temperature=2.0), Preserve(what=["patterns"])),
+]
+
+
+@pytest.mark.parametrize(("void", "by"), VOID_WHILE_ON, ids=str)
+def test_what_makes_another_void_for_a_while_leaves_it_the_rest(void, by, model, batch):
+    """While it is on, it acts as if alone; while it is off, the other does."""
+    for_a_while = by.model_copy(update={"schedule": during(0, 1)})
+
+    def logits(*given: AbstractClamp, step: int | None = None) -> torch.Tensor:
+        with clamped(model, given, batch, step=step):
+            return model(batch.tokens)[:, -1]
+
+    with pytest.raises(ValueError, match="is void"):
+        logits(void, by)
+    assert not torch.allclose(logits(void), logits(by))
+    for pair in ((void, for_a_while), (for_a_while, void)):
+        assert_close(logits(*pair, step=0), logits(by))
+        assert_close(logits(*pair, step=1), logits(void))
 
 
 def test_patterns_set_by_hand_come_on_top_of_preserved_ones(model, batch):

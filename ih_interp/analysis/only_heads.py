@@ -126,8 +126,8 @@ def mistakes_corrected(
     `perfect_match` Table 3. If mistakes were independent it would be the head's `accuracy`, which
     is given beside it. `base` is the strongest head by default, `heads` all of the last layer.
     Columns: `base`, `mistakes` (their number), `head`, `accuracy`, `value`, `low`, `high`; NaN
-    where the base makes no mistake, and an end of an interval where a resample has none of them,
-    as of ten mistakes and fewer.
+    where the base makes no mistake. An end of an interval is NaN where a resample has none, as is
+    likely where the base makes only a few.
     """
     refuse_wrong(model=model, batch=batch, heads=heads, perfect_match=perfect_match, seed=seed)
     chosen = _heads(model, heads)

@@ -8,10 +8,12 @@ from ih_interp.types import Head
 
 
 def refuse_conflicts(clamps: Sequence[AbstractClamp], shape: Shape) -> None:
-    """Raise ValueError where two clamps set one thing, or one makes another void."""
+    """Raise ValueError where two clamps set one thing, or one makes another void throughout."""
     for one, other in itertools.combinations(clamps, 2):
         _refuse_same_site(one, other, shape)
     for one, other in itertools.permutations(clamps, 2):
+        if other.is_scheduled:  # while it is off, the one acts
+            continue
         _refuse_void_scores(one, other, shape)
         _refuse_void_pattern(one, other, shape)
         _refuse_void_layers(one, other, shape)

@@ -62,9 +62,8 @@ def train(
         runs: one configuration or several; each has its own folder `root/name`.
         root: where run folders lie.
         engine: "compiled" traces and compiles an update, "eager" runs TransformerLens as it is;
-            both take the same step up to rounding. Over a run rounding grows, and most at high
-            rates: at 3e-4 losses are within 1e-6 of each other after 2,000 updates, at 1e-3 they
-            part before 1,000. "auto" compiles runs of 4,000 updates and more if there is a C++
+            both take the same step up to rounding, which grows over a run: at high learning rates
+            whole runs part. "auto" compiles runs of 4,000 updates and more if there is a C++
             compiler. A run that was begun keeps its engine, which `run.engine` tells.
         workers: processes of one thread each; by default one a core when there is enough to do.
         device: "cpu", or "cuda", which trains in this process.
