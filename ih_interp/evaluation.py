@@ -14,6 +14,7 @@ from ih_interp.clamps.schedules import Metrics
 from ih_interp.config import RunConfig
 from ih_interp.model import refuse_other_exemplars
 from ih_interp.task import SPLITS, FewShotTask, Split
+from ih_interp.torch_state import plain_torch
 from ih_interp.types import Batch, MetricName, expect
 
 METRICS: tuple[MetricName, ...] = get_args(MetricName)
@@ -66,7 +67,7 @@ def chance(task: FewShotTask) -> dict[str, float]:
     }
 
 
-@torch.no_grad()
+@plain_torch()
 def evaluate(
     model: HookedTransformer,
     batch: Batch,
@@ -104,11 +105,13 @@ def _refuse_other_tokens(model: HookedTransformer, batch: Batch) -> None:
             )
 
 
+@plain_torch()
 def means(values: QueryMetrics) -> dict[str, float]:
     """The mean over sequences of every metric, summed in float64."""
     return {name: float(v.double().mean()) for name, v in values._asdict().items()}
 
 
+@plain_torch()
 def evaluation_sets(task: FewShotTask, config: RunConfig) -> dict[str, Batch]:
     """The fixed sequences that a run is evaluated on: one set a split, drawn from its own seed.
 

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ih_interp.files import write_atomic
 from ih_interp.frozen import Frozen
+from ih_interp.torch_state import plain_torch
 from ih_interp.types import expect
 
 GRAIN = 2**-12  # synthetic features are multiples of it: every machine gets the same bits
@@ -90,6 +91,7 @@ class Exemplars:
     source: GaussianSource | FileSource | None = None
     """How to get them again; None for an array that only this process has."""
 
+    @plain_torch()
     def __post_init__(self) -> None:
         expect(self.features, Tensor, "Exemplar features", "use torch.from_numpy(array)")
         if self.features.ndim != 3 or 0 in self.features.shape:
@@ -236,6 +238,7 @@ class Exemplars:
         return Exemplars.load(path)
 
 
+@plain_torch()
 def features_digest(features: Tensor) -> str:
     """SHA-256 of shape and float32 bytes."""
     digest = hashlib.sha256(str(tuple(features.shape)).encode())
@@ -243,6 +246,7 @@ def features_digest(features: Tensor) -> str:
     return digest.hexdigest()
 
 
+@plain_torch()
 def _gaussian_features(source: GaussianSource) -> Float[Tensor, "class exemplar feature"]:
     between, within, norm, decay = 0.73, 0.88, 27.0, 1.16  # measured on Omniglot; see `gaussian`
     generator = torch.Generator().manual_seed(source.seed)

@@ -18,6 +18,7 @@ from ih_interp import threefry
 from ih_interp.exemplars import Exemplars
 from ih_interp.frozen import Frozen
 from ih_interp.task import FewShotTask, features_by_token
+from ih_interp.torch_state import plain_torch
 from ih_interp.types import Batch, expect
 
 ATTENTION_BIASES = ("b_Q", "b_K", "b_V", "b_O")  # the paper's model has none: zero, never trained
@@ -122,6 +123,7 @@ class FewShotUnembed(Unembed):
         return self.hook_logits(super().forward(residual))
 
 
+@plain_torch(gradient=True)
 def build_model(
     task: FewShotTask, config: ModelConfig | None = None, *, seed: int = 5
 ) -> HookedTransformer:
@@ -152,6 +154,7 @@ def build_model(
     return model
 
 
+@plain_torch(gradient=True)
 def empty_model(
     features: Float[Tensor, "row feature"], config: ModelConfig, *, n_labels: int, n_ctx: int
 ) -> HookedTransformer:

@@ -13,7 +13,10 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from ih_interp.torch_state import plain_torch
 
+
+@plain_torch()
 def resnet18_features(
     root: Path, *, n_exemplars: int, seed: int, batch_size: int = 64
 ) -> Float[Tensor, "class exemplar feature"]:

@@ -18,6 +18,7 @@ from ih_interp.evaluation import METRICS
 from ih_interp.exemplars import Exemplars
 from ih_interp.model import ATTENTION_BIASES, build_model
 from ih_interp.task import FewShotTask
+from ih_interp.torch_state import plain_torch
 from ih_interp.types import expect
 
 COLUMNS = ["step", "sequences", "split", *METRICS]
@@ -141,6 +142,7 @@ class Run:
     def _saved_rows(self) -> list[dict[str, Any]]:
         return store.read_metrics(self.folder, self.config.fingerprint, seal_due=self._sealed)
 
+    @plain_torch()
     def model(self, step: int | None = None) -> HookedTransformer:
         """The model after `step` updates, by default the last checkpoint; unclamped.
 
@@ -164,6 +166,7 @@ class Run:
                 f"{self.folder} has no checkpoint at step {step}; it has {self.steps}."
             )
 
+    @plain_torch()
     def load_weights(self, model: HookedTransformer, step: int) -> None:
         """Write a checkpoint's weights into a model of this run; ValueError where they differ."""
         self.refuse_no_checkpoint(step)

@@ -17,6 +17,7 @@ from torch import Tensor
 from ih_interp.draws import MAX_ENUMERATED, label_split, members_with, without_repetition
 from ih_interp.exemplars import Exemplars
 from ih_interp.frozen import Frozen
+from ih_interp.torch_state import plain_torch
 from ih_interp.types import Batch, Layout, expect
 
 Split: TypeAlias = Literal["train", "test_exemplars", "test_relabel", "other_exemplars"]
@@ -129,11 +130,13 @@ class FewShotTask:
         """Token ids of exemplars."""
         return self.n_labels + class_index.long() * self.exemplars.n_exemplars + exemplar_index
 
+    @plain_torch()
     def exemplar_tokens(self, split: Split) -> Int[Tensor, " token"]:
         """Tokens of every exemplar that the split can show; ValueError for an empty split."""
         classes, exemplars, _ = self._split(split)
         return self.token(*torch.meshgrid(classes, exemplars, indexing="ij")).flatten()
 
+    @plain_torch()
     def batch(
         self,
         class_index: Int[Tensor, "batch item"],
@@ -161,6 +164,7 @@ class FewShotTask:
         sequences = torch.cat([pairs, tokens[:, -1:]], dim=1)
         return Batch(sequences, label[:, -1], self.exemplars)
 
+    @plain_torch()
     def sample(self, split: Split, n: int, *, generator: torch.Generator) -> Batch:
         """`n` sequences drawn with replacement.
 
@@ -190,6 +194,7 @@ class FewShotTask:
             classes[chosen].gather(1, member), exemplars[which], labels.gather(1, member)
         )
 
+    @plain_torch()
     def enumerate(self, split: Split = "train") -> Batch:
         """Every sequence of the split once: 78,400 for the paper's task.
 

@@ -12,6 +12,7 @@ import ih_interp as ih
 PACKAGE = Path(ih.__file__).parent
 LAYERS = (
     "types",
+    "torch_state",
     "threefry",
     "frozen",
     "files",

@@ -12,7 +12,6 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
 from transformer_lens import HookedTransformer
@@ -30,6 +29,7 @@ from ih_interp.analysis.statistics import (
     sign_flip_test,
 )
 from ih_interp.analysis.subset_passes import Ablation
+from ih_interp.torch_state import plain_torch
 from ih_interp.types import Batch, Head
 
 Part: TypeAlias = Literal["total", "frozen", "rest"]
@@ -62,7 +62,7 @@ class AdditivityReport:
         return self.numbers[chosen].dropna(axis="columns", how="all").reset_index(drop=True)
 
 
-@torch.no_grad()
+@plain_torch()
 def additivity_test(
     model: HookedTransformer,
     batch: Batch,

@@ -16,13 +16,14 @@ from transformer_lens import HookedTransformer
 from ih_interp.analysis.arguments import refuse_wrong
 from ih_interp.analysis.scores import PerHeadScore, pattern_scores
 from ih_interp.hooks import at_labels
+from ih_interp.torch_state import plain_torch
 from ih_interp.types import Batch, Layout, Pattern, Tokens
 
 Rows: TypeAlias = Literal["all", "labels"]
 """Rows that a score averages: every one that has a choice, or those of the labels."""
 
 
-@torch.no_grad()
+@plain_torch()
 def induction_strength(
     model: HookedTransformer, batch: Batch, *, per_sequence: bool = False
 ) -> PerHeadScore:
@@ -52,7 +53,7 @@ def induction_strength(
     return pattern_scores(model, batch.tokens, score, per_sequence=per_sequence, last_query=True)
 
 
-@torch.no_grad()
+@plain_torch()
 def previous_token_score(
     model: HookedTransformer,
     batch: Batch | Tokens,
@@ -77,6 +78,7 @@ def previous_token_score(
     return pattern_scores(model, tokens, score, per_sequence=per_sequence)
 
 
+@plain_torch()
 def previous_token_chance(n_positions: int, rows: Rows = "all") -> float:
     """Score of a head that attends evenly: mean over the rows i of 1 / (i + 1).
 
@@ -88,7 +90,7 @@ def previous_token_chance(n_positions: int, rows: Rows = "all") -> float:
     return sum(1 / (query + 1) for query in queries) / len(queries)
 
 
-@torch.no_grad()
+@plain_torch()
 def current_token_score(
     model: HookedTransformer,
     batch: Batch | Tokens,
@@ -111,6 +113,7 @@ def current_token_score(
     return pattern_scores(model, tokens, score, per_sequence=per_sequence)
 
 
+@plain_torch()
 def current_token_chance(n_positions: int, rows: Rows = "all") -> float:
     """Score of a head that attends evenly: mean over the rows i of 1 / (i + 1).
 
@@ -121,7 +124,7 @@ def current_token_chance(n_positions: int, rows: Rows = "all") -> float:
     return previous_token_chance(n_positions, rows)
 
 
-@torch.no_grad()
+@plain_torch()
 def duplicate_token_score(
     model: HookedTransformer, batch: Batch | Tokens, *, per_sequence: bool = False
 ) -> PerHeadScore:
@@ -147,6 +150,7 @@ def duplicate_token_score(
     return pattern_scores(model, tokens, score, per_sequence=per_sequence)
 
 
+@plain_torch()
 def duplicate_token_chance(batch: Batch | Tokens) -> float:
     """Score of even attention: mean over the scored queries i of (earlier copies) / (i + 1).
 
@@ -175,7 +179,7 @@ def _earlier_copies(tokens: Tokens) -> Bool[Tensor, "batch query key"]:
     return copies
 
 
-@torch.no_grad()
+@plain_torch()
 def attention_entropy(
     model: HookedTransformer, batch: Batch | Tokens, *, per_sequence: bool = False
 ) -> PerHeadScore:
@@ -192,6 +196,7 @@ def attention_entropy(
     return pattern_scores(model, _tokens(batch), score, per_sequence=per_sequence, last_query=True)
 
 
+@plain_torch()
 def entropy_chance(n_positions: int) -> float:
     """Entropy of even attention from the last row: ln n_positions."""
     refuse_wrong(n_positions=n_positions)

@@ -14,6 +14,7 @@ from numpy import ndarray
 from ih_interp.analysis.arguments import refuse_wrong
 from ih_interp.analysis.redundancy import Values, as_array, estimated
 from ih_interp.analysis.statistics import Estimate
+from ih_interp.torch_state import plain_torch
 
 
 def set_redundancy(single: Values, joint: Values, **options: Any) -> Estimate:
@@ -89,6 +90,7 @@ def backup(values: Values, **options: Any) -> Estimate:
     return estimated(table if as_array(values).ndim == 2 else table[0], 1, matrix, options)
 
 
+@plain_torch()
 def backup_heads(
     values: Values, *, idle: float = 0.05, share: float = 0.1
 ) -> dict[int, tuple[int, ...]]:

@@ -16,7 +16,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float
 from numpy import ndarray
 from transformer_lens import HookedTransformer
@@ -26,6 +25,7 @@ from ih_interp.analysis.arguments import refuse_no_heads, refuse_wrong
 from ih_interp.analysis.metrics import Metric
 from ih_interp.analysis.passes import HeadName
 from ih_interp.analysis.subset_passes import Ablation, measured_subsets
+from ih_interp.torch_state import plain_torch
 from ih_interp.types import Batch, Head
 
 MOST_HEADS = 16  # 65,536 subsets
@@ -57,7 +57,7 @@ class Coalitions:
         return np.asarray(self.values[..., sum(1 << self.heads.index(head) for head in chosen)])
 
 
-@torch.no_grad()
+@plain_torch()
 def coalitions(
     model: HookedTransformer,
     batch: Batch,
@@ -145,7 +145,7 @@ def coalitions(
     )
 
 
-@torch.no_grad()
+@plain_torch()
 def subset_values(
     model: HookedTransformer,
     batch: Batch,

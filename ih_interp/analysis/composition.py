@@ -16,6 +16,7 @@ from transformer_lens import HookedTransformer
 
 from ih_interp.analysis.arguments import refuse_wrong
 from ih_interp.analysis.weights import inputs, refuse_other_models
+from ih_interp.torch_state import plain_torch
 from ih_interp.types import Head
 
 Kind: TypeAlias = Literal["Q", "K", "V"]
@@ -39,7 +40,7 @@ class _Reader(NamedTuple):
     rest: Float[Tensor, "layer head d_head d_model"]
 
 
-@torch.no_grad()
+@plain_torch()
 def composition_scores(model: HookedTransformer, kind: Kind, *, fold_ln: bool = False) -> Pairs:
     """Composition after Elhage et al. (2021, "A Mathematical Framework"), in [0, 1].
 
@@ -61,7 +62,7 @@ def composition_scores(model: HookedTransformer, kind: Kind, *, fold_ln: bool = 
     return _pairs(_left(source.reads) @ source.rest, reader.reads @ _right(reader.rest))
 
 
-@torch.no_grad()
+@plain_torch()
 def wo_composition(model: HookedTransformer, kind: Kind) -> Pairs:
     """`|W_O^s W_X| / (|W_O^s| |W_X|)` with X = Q, K or V, Frobenius norms, in [0, 1].
 
@@ -75,6 +76,7 @@ def wo_composition(model: HookedTransformer, kind: Kind) -> Pairs:
     return _pairs(model.W_O, _reader(model, kind, fold_ln=False).reads)
 
 
+@plain_torch()
 def composition_chance(
     model: HookedTransformer, *, generator: torch.Generator, n_draws: int = 1_000
 ) -> Chance:
@@ -92,6 +94,7 @@ def composition_chance(
     return _chance(_left(w_v) @ w_o, w_q @ _right(w_k))
 
 
+@plain_torch()
 def wo_composition_chance(
     model: HookedTransformer, *, generator: torch.Generator, n_draws: int = 1_000
 ) -> Chance:
@@ -101,6 +104,7 @@ def wo_composition_chance(
     return _chance(_gaussian(generator, n_draws, r, d), _gaussian(generator, n_draws, d, r))
 
 
+@plain_torch()
 def pair_table(scores: Pairs) -> pd.DataFrame:
     """Scores of pairs as a table, as `plots.plot_composition` draws it.
 

@@ -24,6 +24,7 @@ from ih_interp.analysis.weights import (
     unembedding,
 )
 from ih_interp.model import FewShotEmbed
+from ih_interp.torch_state import plain_torch
 from ih_interp.types import Batch, PerHead, Tokens
 
 ROWS = 1_024  # tokens at a time: a block of the circuit is [token, output]
@@ -36,7 +37,7 @@ class DiagonalCopying(NamedTuple):
     rank: Float[Tensor, "layer head"]
 
 
-@torch.no_grad()
+@plain_torch()
 def copying_score_eig(
     model: HookedTransformer,
     *,
@@ -72,7 +73,7 @@ def copying_score_eig(
     return torch.stack(scores).to(model.W_U)
 
 
-@torch.no_grad()
+@plain_torch()
 def copying_score_diag(
     model: HookedTransformer,
     *,
@@ -106,7 +107,7 @@ def copying_score_diag(
     return DiagonalCopying(torch.tensor(tops).reshape(shape), torch.tensor(ranks).reshape(shape))
 
 
-@torch.no_grad()
+@plain_torch()
 def copying_score_logit(
     model: HookedTransformer, batch: Batch | Tokens, *, per_sequence: bool = False
 ) -> PerHeadScore:
@@ -149,6 +150,7 @@ def copying_score_logit(
     return layer_scores(model, tokens, "attn.hook_v", score, per_sequence=per_sequence)
 
 
+@plain_torch()
 def copying_logit_chance(model: HookedTransformer, batch: Batch | Tokens) -> float:
     """Score of a head that raises all tokens of a sequence alike: mean of 1 / different outputs."""
     refuse_wrong(model=model, sequences=batch)
@@ -156,6 +158,7 @@ def copying_logit_chance(model: HookedTransformer, batch: Batch | Tokens) -> flo
     return float((1 / _shares_of_outputs(model, tokens).sum(dim=1)).mean())
 
 
+@plain_torch()
 def eigenvalue_ratio(
     left: Float[Tensor, "head n r"], right: Float[Tensor, "head r n"]
 ) -> Float[Tensor, " head"]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ih_interp.analysis.arguments import refuse_wrong
 from ih_interp.task import FewShotTask, Split
+from ih_interp.torch_state import plain_torch
 from ih_interp.types import Batch
 
 Resampled: TypeAlias = Literal["query", "other"]
@@ -22,6 +23,7 @@ Resampled: TypeAlias = Literal["query", "other"]
 MAX_DRAWS = 1_000  # rounds of drawing anew what stands in the context already
 
 
+@plain_torch()
 def swap_exemplars(batch: Batch) -> Batch:
     """The exemplars of the context move to the pair before; labels and the query stay.
 
@@ -43,6 +45,7 @@ def swap_exemplars(batch: Batch) -> Batch:
     return replace(batch, tokens=tokens, target=target)
 
 
+@plain_torch()
 def swap_labels(batch: Batch) -> Batch:
     """The labels of the context move to the pair before; exemplars and the query stay.
 
@@ -61,6 +64,7 @@ def swap_labels(batch: Batch) -> Batch:
     return replace(batch, tokens=tokens, target=target)
 
 
+@plain_torch()
 def resample_class(
     task: FewShotTask,
     batch: Batch,

@@ -14,10 +14,11 @@ from ih_interp.analysis.arguments import refuse_wrong
 from ih_interp.analysis.scores import each_chunk
 from ih_interp.analysis.weights import copied_tokens, embedded, refuse_other_models, unembedding
 from ih_interp.model import FewShotEmbed
+from ih_interp.torch_state import plain_torch
 from ih_interp.types import Batch, PerHead
 
 
-@torch.no_grad()
+@plain_torch()
 def label_copying(
     model: HookedTransformer,
     *,
@@ -50,7 +51,7 @@ def label_copying(
     return torch.stack(circuits)
 
 
-@torch.no_grad()
+@plain_torch()
 def label_copying_of_values(
     model: HookedTransformer, batch: Batch
 ) -> Float[Tensor, "layer head label label"]:
@@ -81,6 +82,7 @@ def label_copying_of_values(
     return means @ model.W_O @ w_u
 
 
+@plain_torch()
 def label_copying_score(
     circuit: Float[Tensor, "layer head label label"],
 ) -> Float[Tensor, "layer head"]:

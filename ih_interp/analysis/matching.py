@@ -19,9 +19,10 @@ from ih_interp.analysis.arguments import refuse_wrong
 from ih_interp.analysis.composition import Pairs
 from ih_interp.analysis.copying import eigenvalue_ratio
 from ih_interp.analysis.weights import checked_tokens, embedded, inputs, refuse_other_models
+from ih_interp.torch_state import plain_torch
 
 
-@torch.no_grad()
+@plain_torch()
 def qk_matching(
     model: HookedTransformer,
     tokens: Int[Tensor, " token"],
@@ -62,7 +63,7 @@ def qk_matching(
     return scores
 
 
-@torch.no_grad()
+@plain_torch()
 def induction_trace(
     model: HookedTransformer,
     tokens: Int[Tensor, " token"],

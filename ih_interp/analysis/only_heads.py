@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Bool, Float
 from numpy import ndarray
 from transformer_lens import HookedTransformer
@@ -28,12 +27,13 @@ from ih_interp.analysis.statistics import Estimate, bootstrap
 from ih_interp.clamps import Shape, clamped
 from ih_interp.clamps.base import head_mask
 from ih_interp.clamps.circuits import match
+from ih_interp.torch_state import plain_torch
 from ih_interp.types import Batch, Head
 
 N_RESAMPLES = 500
 
 
-@torch.no_grad()
+@plain_torch()
 def only_and_without(
     model: HookedTransformer,
     batch: Batch,
@@ -84,7 +84,7 @@ def only_and_without(
     return _table(values, places, metrics, seed)
 
 
-@torch.no_grad()
+@plain_torch()
 def add_back(
     model: HookedTransformer,
     batch: Batch,
@@ -110,7 +110,7 @@ def add_back(
     return _table(values, places, metrics, seed)
 
 
-@torch.no_grad()
+@plain_torch()
 def mistakes_corrected(
     model: HookedTransformer,
     batch: Batch,
@@ -157,7 +157,7 @@ def mistakes_corrected(
     )
 
 
-@torch.no_grad()
+@plain_torch()
 def label_specific_accuracy(
     model: HookedTransformer,
     batch: Batch,

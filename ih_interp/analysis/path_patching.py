@@ -35,6 +35,7 @@ from ih_interp.analysis.passes import (
     written_at,
     written_points,
 )
+from ih_interp.torch_state import plain_torch
 from ih_interp.types import Batch, expect
 
 Direction: TypeAlias = Literal["noise", "denoise"]
@@ -47,7 +48,7 @@ Means: TypeAlias = Mapping[int, tuple[Sequence[int], Tensor]]
 """Heads of a layer, and what they are set to, `[pos, head, d]`."""
 
 
-@torch.no_grad()
+@plain_torch()
 def path_patch(
     model: HookedTransformer,
     clean: Batch,

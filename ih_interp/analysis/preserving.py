@@ -29,6 +29,7 @@ from ih_interp.analysis.passes import (
 )
 from ih_interp.clamps import AblateHeads, Preserve
 from ih_interp.evaluation import QueryMetrics, evaluate
+from ih_interp.torch_state import plain_torch
 from ih_interp.types import Batch, Head
 
 Kept: TypeAlias = Literal["patterns", "values"]
@@ -81,7 +82,7 @@ class Preserving:
         return pd.DataFrame(places).assign(**values)
 
 
-@torch.no_grad()
+@plain_torch()
 def preserving_map(
     model: HookedTransformer,
     batch: Batch,
@@ -121,6 +122,7 @@ def preserving_map(
     return Preserving(accuracy[..., 1:], loss[..., 1:], accuracy[..., 0], loss[..., 0])
 
 
+@plain_torch()
 def preserving_ablation(
     model: HookedTransformer,
     batch: Batch,
@@ -144,6 +146,7 @@ def preserving_ablation(
     return evaluate(model, batch, [Preserve(what=what), AblateHeads(heads=named)], chunk=chunk)
 
 
+@plain_torch()
 def direct_path_removed(
     model: HookedTransformer, batch: Batch, *, layer: int = 0
 ) -> dict[str, Float[Tensor, " batch"]]:

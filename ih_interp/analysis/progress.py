@@ -16,12 +16,14 @@ from ih_interp.clamps.base import refuse_no_clamps
 from ih_interp.evaluation import evaluate
 from ih_interp.runs import Run
 from ih_interp.task import Split
+from ih_interp.torch_state import plain_torch
 from ih_interp.types import Batch, expect
 
 COMPARED = ("exemplars", "task", "model", "optimiser", "seeds", "batch_size")
 """What two runs share where they differ in clamps alone."""
 
 
+@plain_torch(gradient=None)
 def progress(
     run: Run,
     clamps: Sequence[AbstractClamp],
@@ -60,6 +62,7 @@ def progress(
     return table[["step", "sequences", "name", "value"]].assign(clamp=name)
 
 
+@plain_torch(gradient=None)
 def progress_beside_training(
     free: Run,
     clamped: Mapping[str, Run],

@@ -28,6 +28,7 @@ from ih_interp.analysis.statistics import Estimate, bootstrap
 from ih_interp.analysis.trace import refuse_other_function, trace
 from ih_interp.analysis.wiring import wiring_map
 from ih_interp.runs import Run
+from ih_interp.torch_state import plain_torch
 from ih_interp.types import Batch, Head, expect
 
 Values: TypeAlias = Shaped[ndarray, "..."] | Shaped[torch.Tensor, "..."]
@@ -86,6 +87,7 @@ def many_to_many(use: Values, **options: Any) -> Estimate:
     return estimated(use, 2, index, options)
 
 
+@plain_torch()
 def redundancy_over_training(
     run: Run,
     corrupt: Callable[[Batch], Batch],
@@ -154,6 +156,7 @@ def as_array(values: Values) -> ndarray:
     return np.asarray(values, dtype=np.float64)
 
 
+@plain_torch()
 def estimated(
     values: Values,
     ndim: int,

@@ -15,12 +15,14 @@ from transformer_lens import HookedTransformer
 
 from ih_interp.analysis.arguments import refuse_wrong
 from ih_interp.analysis.scores import PerHeadScore, pattern_scores
+from ih_interp.torch_state import plain_torch
 from ih_interp.types import Pattern, Tokens, expect
 
 Convention: TypeAlias = Literal["matched", "diagonal", "mul"]
 """What the attention to successors is divided by; `induction_score` says how."""
 
 
+@plain_torch()
 def repeated_tokens(
     model: HookedTransformer,
     *,
@@ -66,7 +68,7 @@ def repeated_tokens(
     return tokens.to(model.cfg.device)
 
 
-@torch.no_grad()
+@plain_torch()
 def prefix_matching_score(
     model: HookedTransformer,
     *,
@@ -120,6 +122,7 @@ def prefix_matching_score(
     return pattern_scores(model, tokens, score, per_sequence=per_sequence)
 
 
+@plain_torch()
 def prefix_matching_chance(
     period: int, repeats: int = 2, offset: int = 1, *, bos: bool = False
 ) -> float:
@@ -134,7 +137,7 @@ def prefix_matching_chance(
     return sum(1 / (row + 1) for row in rows) / len(rows)
 
 
-@torch.no_grad()
+@plain_torch()
 def induction_score(
     model: HookedTransformer,
     *,
@@ -200,6 +203,7 @@ def induction_score(
     return pattern_scores(model, tokens, score, per_sequence=per_sequence)
 
 
+@plain_torch()
 def induction_chance(
     period: int, *, bos: bool = False, convention: Convention = "matched"
 ) -> float:

@@ -22,6 +22,7 @@ from transformer_lens.hook_points import HookPoint
 
 from ih_interp.analysis.arguments import refuse_wrong
 from ih_interp.clamps.active import active
+from ih_interp.torch_state import plain_torch
 from ih_interp.tracing.reading import read as compiled_read
 from ih_interp.types import Head, Tokens, expect
 
@@ -35,6 +36,7 @@ LayerScore: TypeAlias = Callable[[Tensor, int, slice], Tensor]
 CHUNK = 1_024  # sequences a pass: the activations of more leave the processor's cache
 
 
+@plain_torch()
 def pattern_scores(
     model: HookedTransformer,
     tokens: Tokens,
@@ -77,7 +79,7 @@ def layer_scores(
     return values if per_sequence else values.double().mean(dim=0).float()
 
 
-@torch.no_grad()
+@plain_torch()
 def each_chunk(
     model: HookedTransformer,
     tokens: Tokens,
@@ -120,6 +122,7 @@ def each_chunk(
         yield torch.stack([found[layer] for layer in range(n_layers)], dim=1)
 
 
+@plain_torch()
 def head_table(
     scores: Mapping[str, Float[Tensor, "layer head"]], chance: Mapping[str, float] | None = None
 ) -> pd.DataFrame:

@@ -25,6 +25,7 @@ from ih_interp.analysis.passes import (
 from ih_interp.analysis.path_patching import Ablation, Means, Pair, Seen, written_by
 from ih_interp.analysis.statistics import Estimate, bootstrap
 from ih_interp.clamps.active import active
+from ih_interp.torch_state import plain_torch
 from ih_interp.types import Batch
 
 LinearScale: TypeAlias = Literal["logit", "logit_difference"]
@@ -56,7 +57,7 @@ class SelfRepair(NamedTuple):
         return self.total - self.direct
 
 
-@torch.no_grad()
+@plain_torch()
 def self_repair(
     model: HookedTransformer,
     batch: Batch,
@@ -93,6 +94,7 @@ def self_repair(
     return SelfRepair(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
+@plain_torch()
 def repaired_share(found: SelfRepair, **options: Any) -> Estimate:
     """`1 - total / direct`, of means over sequences, with a bootstrap interval.
 

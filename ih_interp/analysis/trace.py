@@ -18,6 +18,7 @@ from ih_interp.analysis.scores import CHUNK
 from ih_interp.clamps import AbstractClamp, clamped
 from ih_interp.clamps.base import refuse_no_clamps
 from ih_interp.runs import Run
+from ih_interp.torch_state import plain_torch
 from ih_interp.tracing.reading import compiled_reading
 from ih_interp.types import Batch, Head, expect
 
@@ -31,6 +32,7 @@ may stand for its mean.
 WORTH_COMPILING = 2_000_000  # sequences over all checkpoints from which compiling is repaid
 
 
+@plain_torch(gradient=None)
 def trace(
     run: Run,
     measure: Measure,

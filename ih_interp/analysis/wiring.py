@@ -17,6 +17,7 @@ from ih_interp.analysis.passes import Input, inputs_named, refuse_cuts
 from ih_interp.analysis.path_patching import Ablation, Direction, Pair, share
 from ih_interp.analysis.trace import refuse_other_function, trace
 from ih_interp.runs import Run
+from ih_interp.torch_state import plain_torch
 from ih_interp.types import Batch, Head
 
 
@@ -64,7 +65,7 @@ class Wiring:
         return pd.DataFrame(rows)
 
 
-@torch.no_grad()
+@plain_torch()
 def wiring_map(
     model: HookedTransformer,
     clean: Batch,
@@ -124,6 +125,7 @@ def wiring_map(
     return Wiring(shares, names, sender_layer, top, positive)
 
 
+@plain_torch()
 def wiring_over_training(
     run: Run,
     corrupt: Any,

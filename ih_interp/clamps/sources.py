@@ -12,6 +12,7 @@ from ih_interp import store
 from ih_interp.clamps.applied import in_order
 from ih_interp.clamps.base import AbstractClamp, few_shot_embed
 from ih_interp.model import ModelConfig, empty_model, trained_parameters
+from ih_interp.torch_state import plain_torch
 
 
 class Source(NamedTuple):
@@ -101,6 +102,7 @@ def _written(folder: Path, step: int) -> tuple[int, ...]:
 
 
 @functools.lru_cache(maxsize=16)
+@plain_torch()
 def _read_source(folder: Path, step: int, written: tuple[int, ...]) -> Source:
     del written
     weights, sha256 = read_weights(folder, step)
@@ -114,6 +116,7 @@ def _read_source(folder: Path, step: int, written: tuple[int, ...]) -> Source:
 
 
 @functools.lru_cache(maxsize=16)
+@plain_torch()
 def _frozen_model(
     folder: Path, step: int, target: Target, written: tuple[int, ...]
 ) -> HookedTransformer:

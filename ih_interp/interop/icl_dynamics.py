@@ -22,6 +22,7 @@ from ih_interp import store
 from ih_interp.exemplars import UNREADABLE, read_npy
 from ih_interp.model import FewShotEmbed, ModelConfig, empty_model
 from ih_interp.task import FewShotTask, features_by_token
+from ih_interp.torch_state import plain_torch
 from ih_interp.types import expect
 
 UNSUPPORTED = {"not_causal": False, "data_type": "file"}
@@ -44,6 +45,7 @@ KINDS: dict[str, tuple[type, ...]] = {
 SMALL_MODEL = 1_000_000  # weights; larger ones are not made before the checkpoint holds as many
 
 
+@plain_torch()
 def load_icl_dynamics(
     checkpoint: str | Path, config: str | Path, task: FewShotTask
 ) -> HookedTransformer:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ih_interp.files import FULL
 from ih_interp.runs import Run
+from ih_interp.torch_state import plain_torch
 from ih_interp.training.fleet import Fleet
 from ih_interp.training.signals import Interrupts, deferred_interrupts
 from ih_interp.training.state import RunState, TrainingFailedError
@@ -33,6 +34,7 @@ class CallbackError(Exception):
         self.error = error
 
 
+@plain_torch(gradient=True)
 def train_fleet(
     runs: Sequence[Run],
     *,

@@ -19,6 +19,7 @@ from ih_interp.model import build_model
 from ih_interp.runs import Run, create_run, refuse_other_run
 from ih_interp.store import CONFIG, saved_states
 from ih_interp.task import FewShotTask
+from ih_interp.torch_state import plain_torch
 from ih_interp.tracing.forward import compiler_found, use_lasting_cache
 from ih_interp.training.fleet import fleets
 from ih_interp.training.lock import claimed
@@ -41,6 +42,7 @@ WORTH_COMPILING = 4_000  # updates of a run; one alone repays the 40 s after 8,0
 WORTH_WORKERS = 10_000  # updates in all from which starting processes (about 10 s each) is
 
 
+@plain_torch(gradient=True)
 def train(
     runs: RunConfig | Sequence[RunConfig],
     root: str | Path = "runs",

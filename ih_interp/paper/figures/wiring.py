@@ -38,6 +38,7 @@ from ih_interp.plots.wiring_figures import (
     plot_wiring_maps,
 )
 from ih_interp.runs import Run
+from ih_interp.torch_state import plain_torch
 from ih_interp.types import Batch, Head
 
 THROUGH: tuple[tuple[str, Kept, Kind], ...] = (
@@ -105,7 +106,7 @@ def removed_table(study: Study) -> pd.DataFrame:
     return parts.assign(**changes)[columns].rename_axis(columns=None).reset_index(drop=True)
 
 
-@torch.no_grad()
+@plain_torch()
 def without_parts(model: HookedTransformer, batch: Batch) -> dict[str, float]:
     """Loss and accuracy of a model of two layers: whole, and with each part removed.
 

@@ -1,0 +1,118 @@
+"""The state of torch in which this package computes, whatever its caller's is.
+
+Notebooks switch gradients off, other libraries change the default dtype, training loops stand under
+autocast: each would give other numbers, or none, for the same call.
+"""
+
+# pyright: reportPrivateUsage=false
+
+import warnings
+from collections.abc import Callable
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import torch
+from torch.utils._contextlib import context_decorator
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+PRECISIONS = (
+    *(("generic", "all"), ("cuda", "all"), ("cuda", "matmul")),
+    *(("mkldnn", "all"), ("mkldnn", "matmul"), ("mkldnn", "conv")),
+)
+"""Where torch keeps how exactly float32 is multiplied; each unset one follows those before it."""
+
+HAS_PLACES = hasattr(torch._C, "_get_fp32_precision_getter")  # since torch 2.9
+
+FULL = ("none", "ieee")
+SMALLEST = 5e-324  # 0 where the processor takes denormal numbers for 0
+
+
+class plain_torch:
+    """A block, or as a decorator a function or generator, with torch as it is when imported.
+
+    That is without autocast, outside inference mode, with float32 as the default dtype, the CPU as
+    the default device, products of float32 in full precision, denormal numbers, and NumPy's own
+    treatment of errors. The caller's state comes back afterwards. Functions that the caller gives,
+    scores and measures, run in it too.
+
+    `gradient` says whether gradients are recorded; None leaves that to the caller.
+    """
+
+    def __init__(self, *, gradient: bool | None = False) -> None:
+        self._gradient = gradient
+        self._leaving = ExitStack()
+
+    def __call__(self, function: Function) -> Function:
+        """The function, in this state at every call; a generator at every step."""
+        again = context_decorator(lambda: plain_torch(gradient=self._gradient), function)
+        return cast(Function, again)
+
+    def __enter__(self) -> None:
+        gradient = torch.is_grad_enabled() if self._gradient is None else self._gradient
+        with ExitStack() as stack:
+            if torch.is_inference_mode_enabled():
+                stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.set_grad_enabled(gradient))
+            if torch._C._is_any_autocast_enabled():
+                _without_autocast(stack)
+            if (dtype := torch.get_default_dtype()) is not torch.float32:
+                stack.callback(torch.set_default_dtype, dtype)
+                torch.set_default_dtype(torch.float32)
+            if torch.get_default_device().type != "cpu":  # else not: it takes time at every call
+                stack.enter_context(torch.device("cpu"))
+            if not _multiplies_exactly():
+                _multiply_exactly(stack)
+            if SMALLEST * 1.0 == 0.0:
+                stack.callback(torch.set_flush_denormal, True)
+                torch.set_flush_denormal(False)
+            stack.enter_context(
+                np.errstate(divide="warn", over="warn", under="ignore", invalid="warn")
+            )
+            self._leaving = stack.pop_all()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._leaving.__exit__(kind, error, trace)
+
+
+def _without_autocast(stack: ExitStack) -> None:
+    for device in ("cpu", "cuda", "mps", "xpu"):
+        if torch.is_autocast_enabled(device):
+            stack.enter_context(torch.autocast(device, enabled=False))
+
+
+def _multiplies_exactly() -> bool:
+    if HAS_PLACES:
+        return all(_precision(*place) in FULL for place in PRECISIONS)
+    return torch.get_float32_matmul_precision() == "highest"
+
+
+def _multiply_exactly(stack: ExitStack) -> None:
+    """Have float32 multiplied exactly; the stack puts back what was set, and where.
+
+    Torch has an older setting beside the places, which can only be read where these are unset.
+    """
+    for place in PRECISIONS if HAS_PLACES else ():
+        stack.callback(_set_precision, *place, _precision(*place))
+        _set_precision(*place, "none")
+    older = torch.get_float32_matmul_precision()
+    if older != "highest":
+        stack.callback(torch.set_float32_matmul_precision, older)
+        torch.set_float32_matmul_precision("highest")
+
+
+def _precision(backend: str, operation: str) -> str:
+    return torch._C._get_fp32_precision_getter(backend, operation)
+
+
+def _set_precision(backend: str, operation: str, value: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of TF32 on Intel's GPUs, when it is put back
+        torch._C._set_fp32_precision_setter(backend, operation, value)
