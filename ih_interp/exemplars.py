@@ -91,7 +91,6 @@ class Exemplars:
     source: GaussianSource | FileSource | None = None
     """How to get them again; None for an array that only this process has."""
 
-    @plain_torch()
     def __post_init__(self) -> None:
         expect(self.features, Tensor, "Exemplar features", "use torch.from_numpy(array)")
         if self.features.ndim != 3 or 0 in self.features.shape:
@@ -197,8 +196,9 @@ class Exemplars:
             )
         with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and so refused
             features = torch.from_numpy(array.astype(np.float32))
-        digest = features_digest(features)
-        source = FileSource(path=str(path.resolve()), dataset=name, sha256=digest)
+        source = FileSource(
+            path=str(path.resolve()), dataset=name, sha256=features_digest(features)
+        )
         try:
             return cls(features, source)
         except ValueError as error:
@@ -238,7 +238,6 @@ class Exemplars:
         return Exemplars.load(path)
 
 
-@plain_torch()
 def features_digest(features: Tensor) -> str:
     """SHA-256 of shape and float32 bytes."""
     digest = hashlib.sha256(str(tuple(features.shape)).encode())
