@@ -196,9 +196,8 @@ class Exemplars:
             )
         with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and so refused
             features = torch.from_numpy(array.astype(np.float32))
-        source = FileSource(
-            path=str(path.resolve()), dataset=name, sha256=features_digest(features)
-        )
+        digest = features_digest(features)
+        source = FileSource(path=str(path.resolve()), dataset=name, sha256=digest)
         try:
             return cls(features, source)
         except ValueError as error:
@@ -248,8 +247,7 @@ def features_digest(features: Tensor) -> str:
 @plain_torch()
 def _gaussian_features(source: GaussianSource) -> Float[Tensor, "class exemplar feature"]:
     between, within, norm, decay = 0.73, 0.88, 27.0, 1.16  # measured on Omniglot; see `gaussian`
-    generator = torch.Generator().manual_seed(source.seed)
-    n = source.n_features
+    generator, n = torch.Generator().manual_seed(source.seed), source.n_features
 
     def draw(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
