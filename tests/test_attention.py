@@ -1,5 +1,6 @@
 """Scores against loops over patterns, and against heads whose answer is known."""
 
+import inspect
 import math
 
 import pytest
@@ -127,7 +128,7 @@ def test_entropy_of_attention_shared_by_two_labels_is_ln_2(model, batch):
 def test_rows_are_named_and_labels_need_pairs(model, batch):
     # Past the type checker, which only tests have.
     with pytest.raises(ValueError, match=r"rows='label'; choose from all, labels"):
-        _score_rows.__wrapped__(5, "label")
+        inspect.unwrap(_score_rows)(5, "label")
     with pytest.raises(ValueError, match="Sequences of 4 tokens are not pairs and a query"):
         previous_token_score(model, batch.tokens[:, :4], rows="labels")
 

@@ -1,3 +1,5 @@
+import inspect
+
 import pytest
 
 from ih_interp.clamps import AblateHeads, during, parse
@@ -124,4 +126,4 @@ def test_every_field_is_described_where_help_shows_it(value):
 )
 def test_one_clamp_is_no_list_of_clamps(alone):
     with pytest.raises(ValueError, match=r"reads a list of clamps and one came alone; write \["):
-        parse.__wrapped__(alone)  # past the type checker, which only tests have
+        inspect.unwrap(parse)(alone)  # past the type checker, which only tests have

@@ -1,5 +1,7 @@
 """Corruptions, on sequences small enough to read."""
 
+import inspect
+
 import pytest
 import torch
 from torch import tensor
@@ -122,4 +124,4 @@ def test_what_cannot_be_replaced_is_refused(exemplars):
     with pytest.raises(ValueError, match="The batch has 3 pairs and the task 2"):
         resample_class(small, THREE, torch.Generator())
     with pytest.raises(ValueError, match="which='both'; choose from query, other"):
-        resample_class.__wrapped__(small, batch, torch.Generator(), which="both")
+        inspect.unwrap(resample_class)(small, batch, torch.Generator(), which="both")

@@ -1,5 +1,6 @@
 """Every scale against the evaluation, and against sums done by hand."""
 
+import inspect
 import math
 
 import pytest
@@ -107,7 +108,7 @@ def test_a_function_of_ones_own():
 
 def test_what_is_no_metric_is_refused():
     with pytest.raises(ValueError, match=r"'nll' is no metric; choose from logit, logit_diff"):
-        measured.__wrapped__("nll", LOGITS, BATCH)
+        inspect.unwrap(measured)("nll", LOGITS, BATCH)
     with pytest.raises(ValueError, match=r"gave shape \(\) for 2 sequences; one number a sequence"):
         measured(lambda logits, batch: logits.mean(), LOGITS, BATCH)
     with pytest.raises(ValueError, match=r"shape \(2, 3\) for 1 sequences; \[\.\.\., batch, label"):

@@ -4,6 +4,7 @@ In double precision, where the two agree to 1e-9: nothing is linearised, nothing
 """
 
 import copy
+import inspect
 
 import pytest
 import torch
@@ -422,7 +423,7 @@ REFUSED = {
 def test_what_is_no_edge_is_refused(words, task, clean, corrupted):
     given = {"corrupted": corrupted, "senders": ["L0H1"], "receivers": ["L1H0"], **REFUSED[words]}
     with pytest.raises(ValueError, match=words):
-        path_patch.__wrapped__.__wrapped__(made(task), clean, **given)
+        inspect.unwrap(path_patch)(made(task), clean, **given)
 
 
 def test_other_shapes_and_lengths_are_refused(task, clean, corrupted):

@@ -1,5 +1,7 @@
 """The preserving ablations against the clamps, one evaluation a cell, and against loops by hand."""
 
+import inspect
+
 import pytest
 import torch
 from test_path_patching import made, state_of
@@ -154,7 +156,7 @@ def test_other_models_and_words_are_refused(task, few):
     with pytest.raises(ValueError, match="and MLPs"):
         preserving_map(made(task, attn_only=False), few, preserve="values")
     with pytest.raises(ValueError, match="preserve='keys'; choose from patterns, values"):
-        preserving_map.__wrapped__.__wrapped__(made(task), few, preserve="keys")
+        inspect.unwrap(preserving_map)(made(task), few, preserve="keys")
 
 
 @pytest.mark.parametrize("keep", ["one", "all_but_one"])

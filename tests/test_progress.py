@@ -1,5 +1,6 @@
 """Progress measures against evaluations of single checkpoints, and the paper's table."""
 
+import inspect
 import shutil
 
 import pytest
@@ -117,7 +118,7 @@ def test_another_network_is_refused(runs):
     with pytest.raises(ValueError, match="no clamped runs; give them by name"):
         progress_beside_training(runs["none"], {})
     with pytest.raises(TypeError, match="'match' has to be a Run and is a str"):
-        progress_beside_training.__wrapped__(runs["none"], {"match": "runs/match"})
+        inspect.unwrap(progress_beside_training)(runs["none"], {"match": "runs/match"})
 
 
 def test_unfinished_runs_are_told(runs, tmp_path):
@@ -132,7 +133,7 @@ def test_unfinished_runs_are_told(runs, tmp_path):
     with pytest.raises(ValueError, match="The run 'match' has no metrics saved"):
         progress_beside_training(free, {"match": killed}, batch=batch)
     with pytest.raises(TypeError, match="clamped has to be a Mapping"):
-        progress_beside_training.__wrapped__(free, [match])
+        inspect.unwrap(progress_beside_training)(free, [match])
 
 
 def test_clamps_that_cannot_act_together_are_refused(runs):

@@ -1,5 +1,6 @@
 """Redundancy of wirings and sets whose answer is known, of planted circuits, and self-repair."""
 
+import inspect
 import math
 
 import numpy as np
@@ -386,7 +387,7 @@ def test_what_cannot_be_repaired_is_refused(task, few):
     with pytest.raises(ValueError, match="name at least one"):
         self_repair(model, few, [])
     with pytest.raises(ValueError, match="scale='loss'; direct effects add"):
-        self_repair.__wrapped__.__wrapped__(model, few, ["L1H0"], scale="loss")
+        inspect.unwrap(self_repair)(model, few, ["L1H0"], scale="loss")
     with (
         pytest.raises(ValueError, match="no direct effect"),
         ih.clamped(model, [ih.clamps.CopyFromAttention(head="L1H0")], few),

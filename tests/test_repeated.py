@@ -1,5 +1,7 @@
 """Scores on repeated tokens, against loops, hand-built circuits, TransformerLens's detector."""
 
+import inspect
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -303,4 +305,4 @@ def test_a_vocabulary_without_the_bos_token_can_be_too_small(circuit):
 
 def test_conventions_are_named():
     with pytest.raises(ValueError, match="convention='abs'; choose from matched, diagonal, mul"):
-        _induction_rows.__wrapped__(5, False, "abs")
+        inspect.unwrap(_induction_rows)(5, False, "abs")

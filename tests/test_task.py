@@ -1,5 +1,6 @@
 """The few-shot task against a slow literal listing of what its sequences are."""
 
+import inspect
 import itertools
 from collections import Counter
 from functools import cache
@@ -271,20 +272,20 @@ def test_indices_that_are_no_integers_are_refused(name, dtype):
     indices[name] = indices[name].to(dtype)
     # Past the type checker, which only tests have; so below.
     with pytest.raises(ValueError, match=rf"{name} is {dtype}; integers such as torch\.int64"):
-        FewShotTask.batch.__wrapped__(TWO_PAIRS, **indices)
+        inspect.unwrap(FewShotTask.batch)(TWO_PAIRS, **indices)
 
 
 @pytest.mark.parametrize("index", [[[0, 1, 1]], None, 3])
 def test_indices_that_are_no_tensors_are_refused(index):
     zeros = torch.zeros(1, 3).long()
     with pytest.raises(TypeError, match=r"label is \w+; pass a tensor"):
-        FewShotTask.batch.__wrapped__(TWO_PAIRS, zeros, zeros, index)
+        inspect.unwrap(FewShotTask.batch)(TWO_PAIRS, zeros, zeros, index)
 
 
 def test_indices_of_another_number_of_sequences_are_refused():
     one, two = torch.zeros(1, 3).long(), torch.zeros(2, 3).long()
     with pytest.raises(ValueError, match="class_index, exemplar_index and label are 2, 1 and 2"):
-        FewShotTask.batch.__wrapped__(TWO_PAIRS, two, one, two)
+        inspect.unwrap(FewShotTask.batch)(TWO_PAIRS, two, one, two)
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int32])
@@ -293,7 +294,7 @@ def test_small_integers_make_no_other_tokens(paper, dtype):
     class_index = torch.tensor([[100, 2, 100]], dtype=dtype)
     exemplar_index = torch.tensor([[4, 0, 4]], dtype=dtype)
     label = torch.tensor([[3, 1, 3]], dtype=dtype)
-    batch = FewShotTask.batch.__wrapped__(paper, class_index, exemplar_index, label)
+    batch = inspect.unwrap(FewShotTask.batch)(paper, class_index, exemplar_index, label)
     assert batch.tokens.tolist() == [[509, 3, 15, 1, 509]]
     assert (batch.tokens.dtype, batch.target.dtype) == (torch.int64, torch.int64)
 
@@ -301,7 +302,7 @@ def test_small_integers_make_no_other_tokens(paper, dtype):
 def test_an_unknown_split_is_refused_with_those_there_are():
     # Past the type checker, which only tests have.
     with pytest.raises(ValueError, match=r"'test' is no split; choose from train, test_exemplars"):
-        TWO_PAIRS._split.__wrapped__(TWO_PAIRS, "test")
+        inspect.unwrap(TWO_PAIRS._split)(TWO_PAIRS, "test")
 
 
 @pytest.mark.parametrize(

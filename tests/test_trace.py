@@ -1,3 +1,4 @@
+import inspect
 import shutil
 from typing import NamedTuple
 
@@ -72,7 +73,7 @@ def test_what_cannot_be_a_row_is_refused(clamped_run):
 
 
 def test_what_is_no_list_or_no_function_is_told_in_words(clamped_run):
-    match, traced = clamps.match("L1H3"), ih.trace.__wrapped__
+    match, traced = clamps.match("L1H3"), inspect.unwrap(ih.trace)
     for given, words in (
         ({"clamps": match}, r"clamps has to be a list and one clamp came, .*; write \[clamp\]"),
         ({"clamps": [ih.clamps.c_alone("L1H3")]}, "unpack several with a star"),
@@ -85,7 +86,7 @@ def test_what_is_no_list_or_no_function_is_told_in_words(clamped_run):
     with pytest.raises(ValueError, match="steps is empty; leave it out for every checkpoint"):
         ih.trace(clamped_run, ih.induction_strength, steps=[])
     with pytest.raises(TypeError, match="write \\[clamp\\]"):
-        ih.progress.__wrapped__(clamped_run, match)
+        inspect.unwrap(ih.progress)(clamped_run, match)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +107,7 @@ def test_what_is_no_list_or_no_function_is_told_in_words(clamped_run):
 )
 def test_a_measure_takes_a_model_and_a_batch(clamped_run, measure, words):
     with pytest.raises(TypeError, match=words):
-        ih.trace.__wrapped__(clamped_run, measure)
+        inspect.unwrap(ih.trace)(clamped_run, measure)
 
 
 def unfinished(run, folder):
