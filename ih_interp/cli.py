@@ -121,7 +121,7 @@ def bench(
             say=lambda line: typer.echo(line, err=True),
         )
         typer.echo(table.round(3).to_string(index=False))
-        typer.echo(", ".join(map(str, write(table, figures_dir))))
+        typer.echo(", ".join(map(str, write(table, figures_dir.expanduser()))))
 
 
 def _sizes(text: str) -> list[int]:

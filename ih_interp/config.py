@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ih_interp.clamps import AbstractClamp, Clamp
 from ih_interp.exemplars import Exemplars, ExemplarSource, GaussianSource
+from ih_interp.files import PathLike, as_path
 from ih_interp.frozen import Frozen, canonical_json, explain
 from ih_interp.model import ModelConfig
 from ih_interp.task import TaskConfig
@@ -198,6 +199,6 @@ class RunConfig(Frozen):
         return hashlib.sha256(canonical_json(self.identity).encode()).hexdigest()[:12]
 
 
-def run_folder(root: str | Path, config: RunConfig) -> Path:
+def run_folder(root: PathLike, config: RunConfig) -> Path:
     """Where a run lies."""
-    return Path(root) / config.name
+    return as_path(root, "root") / config.name

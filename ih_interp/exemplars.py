@@ -20,7 +20,7 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from ih_interp.files import write_atomic
+from ih_interp.files import PathLike, as_path, write_atomic
 from ih_interp.frozen import Frozen
 from ih_interp.torch_state import plain_torch
 from ih_interp.types import expect
@@ -166,7 +166,7 @@ class Exemplars:
         return cls(_gaussian_features(source), source)
 
     @classmethod
-    def load(cls, path: str | Path, dataset: str | None = None) -> "Exemplars":
+    def load(cls, path: PathLike, dataset: str | None = None) -> "Exemplars":
         """Read features `[class, exemplar, feature]` from `.h5` or `.npz`.
 
         `dataset` names the array: by default "resnet18/224/feat" in `.h5`, as the published code's
@@ -174,10 +174,9 @@ class Exemplars:
         file, ValueError for one that cannot be read, lacks the array, holds bad values, points to
         other files, or unpacks to far more than it is.
         """
-        expect(path, (str, Path), "The path of a feature file")
+        path = as_path(path, "The path of a feature file")
         if dataset is not None:
             expect(dataset, str, "dataset, the name of the array,")
-        path = Path(path)
         readers: dict[str, tuple[Callable[[Path, str], np.ndarray], str]] = {
             ".h5": (_read_h5, OMNIGLOT_DATASET),
             ".npz": (_read_npz, "features"),
@@ -217,18 +216,18 @@ class Exemplars:
         return cls(exemplars.features, source)
 
     @classmethod
-    def omniglot(cls, root: str | Path, n_exemplars: int = 5, seed: int = 0) -> "Exemplars":
+    def omniglot(cls, root: PathLike, n_exemplars: int = 5, seed: int = 0) -> "Exemplars":
         """ResNet18 features of Omniglot's 1,623 characters, by torchvision (`[omniglot]` extra).
 
         See `ih_interp.omniglot`; downloads images and weights into `root` where they are missing.
         """
         from ih_interp.omniglot import resnet18_features
 
-        return cls(resnet18_features(Path(root), n_exemplars=n_exemplars, seed=seed))
+        return cls(resnet18_features(as_path(root, "root"), n_exemplars=n_exemplars, seed=seed))
 
-    def save(self, path: str | Path) -> "Exemplars":
+    def save(self, path: PathLike) -> "Exemplars":
         """Write `.npz`, whole or not at all; the same exemplars with that file as their source."""
-        path = Path(path)
+        path = as_path(path, "The path of a feature file")
         if path.suffix != ".npz":
             raise ValueError(f"Exemplars are saved as .npz; got {path}.")
         file = io.BytesIO()

@@ -9,8 +9,26 @@ import os
 import re
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeAlias, cast
+
+from ih_interp.types import expect
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+
+PathLike: TypeAlias = str | os.PathLike[str]
+"""A place that a user names; `~` in it is the home folder."""
+
+
+def as_path(path: object, what: str) -> Path:
+    """Return the path that a user gave, a leading `~` or `~name` expanded.
+
+    Raises TypeError for what is no path, ValueError where there is no such home folder.
+    """
+    expect(path, (str, os.PathLike), what)
+    try:
+        return Path(cast(PathLike, path)).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{what}: {error} Write the whole path instead of ~.") from None
 
 
 def write_atomic(path: Path, content: bytes, *, sync_name: bool = True) -> None:

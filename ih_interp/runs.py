@@ -16,6 +16,7 @@ from ih_interp.clamps import AbstractClamp
 from ih_interp.config import RunConfig
 from ih_interp.evaluation import METRICS
 from ih_interp.exemplars import Exemplars
+from ih_interp.files import PathLike, as_path
 from ih_interp.model import ATTENTION_BIASES, build_model
 from ih_interp.task import FewShotTask
 from ih_interp.torch_state import plain_torch
@@ -42,8 +43,8 @@ class Run:
     exemplars are others.
     """
 
-    def __init__(self, folder: str | Path, exemplars: Exemplars | None = None) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: PathLike, exemplars: Exemplars | None = None) -> None:
+        self.folder = as_path(folder, "The folder of a run").absolute()
         recorded, self.config = _read_config(self.folder / store.CONFIG)
         self.versions: dict[str, str] = recorded["versions"]
         self.engine: str = recorded["engine"]
@@ -52,6 +53,8 @@ class Run:
         self._exemplars = None if exemplars is None else self._checked(exemplars)
 
     def __repr__(self) -> str:
+        if not self.folder.is_dir():
+            return f"Run({str(self.folder)!r}, which is no longer there)"
         return f"Run({str(self.folder)!r}, {len(self.steps)} checkpoints, finished={self.finished})"
 
     @cached_property
@@ -79,11 +82,13 @@ class Run:
     @property
     def steps(self) -> list[int]:
         """Updates that have a checkpoint, ascending; sequences are `step * batch_size`."""
+        self._expect_there()
         return store.checkpoint_steps(self.folder)
 
     @property
     def finished(self) -> bool:
         """Whether the last checkpoint is there."""
+        self._expect_there()
         return store.checkpoint_path(self.folder, self.config.n_steps).is_file()
 
     @property
@@ -139,7 +144,16 @@ class Run:
             f"the first at step {missing[0]}"
         ]
 
+    def _expect_there(self) -> None:
+        """Refuse a folder that was moved or removed since: it would read as a run of nothing."""
+        if not (self.folder / store.CONFIG).is_file():
+            raise FileNotFoundError(
+                f"There is no run at {self.folder} any more: {store.CONFIG} is missing. Open it "
+                "where it is now, or train it again."
+            )
+
     def _saved_rows(self) -> list[dict[str, Any]]:
+        self._expect_there()
         return store.read_metrics(self.folder, self.config.fingerprint, seal_due=self._sealed)
 
     @plain_torch()

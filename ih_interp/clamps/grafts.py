@@ -1,7 +1,6 @@
 """Clamps that join the model to another, frozen one: its lower layers, or its upper ones."""
 
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -29,6 +28,7 @@ from ih_interp.clamps.sources import (
     recorded_clamps,
     recorded_run,
 )
+from ih_interp.files import as_path
 from ih_interp.types import Batch, Logits, Residual
 
 
@@ -52,7 +52,7 @@ class Graft(AbstractClamp):
                 "A graft compares exemplars, and this model does not say which it embeds: "
                 "make it with build_model, or set model.embed.exemplars to the task's."
             )
-        if exemplars.sha256 != recorded_run(Path(self.run)).get("features_sha256"):
+        if exemplars.sha256 != recorded_run(as_path(self.run, "run")).get("features_sha256"):
             raise ValueError(
                 f"{self.run} was trained on other exemplar features than this model; "
                 "a graft needs the same ones."
@@ -73,7 +73,7 @@ class Graft(AbstractClamp):
         return self if self.sha256 is None else self.model_copy(update={"run": ""})
 
     def pinned(self) -> "AbstractClamp":
-        _, sha256 = read_weights(Path(self.run), self.step)
+        _, sha256 = read_weights(as_path(self.run, "run"), self.step)
         self._refuse_other(sha256)
         return self.model_copy(update={"sha256": sha256})
 
@@ -125,7 +125,7 @@ class GraftIn(Graft):
         return range(EMBEDDING, self.layer + 1)
 
     def refuse_batch(self, batch: Batch) -> None:
-        for clamp in recorded_clamps(Path(self.run)):
+        for clamp in recorded_clamps(as_path(self.run, "run")):
             clamp.refuse_batch(batch)
 
     def tensors(self, shape: Shape) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from transformer_lens import HookedTransformer
 from ih_interp import store
 from ih_interp.clamps.applied import in_order
 from ih_interp.clamps.base import AbstractClamp, few_shot_embed
+from ih_interp.files import as_path
 from ih_interp.model import ModelConfig, empty_model, trained_parameters
 from ih_interp.torch_state import plain_torch
 
@@ -85,13 +86,13 @@ def read_weights(folder: Path, step: int) -> tuple[dict[str, Tensor], str]:
 
 def read_source(run: str, step: int) -> Source:
     """A checkpoint, read once, and again where its run was written anew."""
-    folder = Path(run)
+    folder = as_path(run, "run")
     return _read_source(folder.resolve(), step, _written(folder, step))
 
 
 def frozen_model(run: str, step: int, target: Target) -> HookedTransformer:
     """A checkpoint's model over the features of the model that it is grafted to, made once."""
-    folder = Path(run)
+    folder = as_path(run, "run")
     return _frozen_model(folder.resolve(), step, target, _written(folder, step))
 
 

@@ -20,6 +20,7 @@ from transformer_lens import HookedTransformer
 
 from ih_interp import store
 from ih_interp.exemplars import UNREADABLE, read_npy
+from ih_interp.files import PathLike, as_path
 from ih_interp.model import FewShotEmbed, ModelConfig, empty_model
 from ih_interp.task import FewShotTask, features_by_token
 from ih_interp.torch_state import plain_torch
@@ -47,7 +48,7 @@ SMALL_MODEL = 1_000_000  # weights; larger ones are not made before the checkpoi
 
 @plain_torch()
 def load_icl_dynamics(
-    checkpoint: str | Path, config: str | Path, task: FewShotTask
+    checkpoint: PathLike, config: PathLike, task: FewShotTask
 ) -> HookedTransformer:
     """The published code's checkpoint as a `HookedTransformer` for the task.
 
@@ -55,16 +56,16 @@ def load_icl_dynamics(
     trained with: shapes are checked, values cannot be. Raises FileNotFoundError for a missing file,
     ValueError for one that is cut short or holds another model.
     """
-    for name, path in (("checkpoint", checkpoint), ("config", config)):
-        expect(path, (str, Path), f"{name}, the path of a file,")
+    checkpoint = as_path(checkpoint, "checkpoint, the path of a file,")
+    config = as_path(config, "config, the path of a file,")
     expect(task, FewShotTask, "The task", "make it with ih.FewShotTask(exemplars)")
-    options = _read_options(Path(config))
+    options = _read_options(config)
     try:
         shape = _model_config(options)
     except ValueError as error:
         raise ValueError(f"{config} describes no model that can be made: {error}") from error
-    arrays = _read_arrays(Path(checkpoint))
-    _refuse_huge(Path(config), options, sum(array.size for array in arrays))
+    arrays = _read_arrays(checkpoint)
+    _refuse_huge(config, options, sum(array.size for array in arrays))
     model = empty_model(
         features_by_token(task.exemplars),
         shape,
@@ -81,13 +82,14 @@ def load_icl_dynamics(
     return model
 
 
-def read_icl_dynamics_log(path: str | Path) -> pd.DataFrame:
+def read_icl_dynamics_log(path: PathLike) -> pd.DataFrame:
     """The means over sequences of the published code's `log.h5`, one row an evaluation and split.
 
     Columns: `sequences` (its "eval_iter"), `split` as it is named there, one column a metric.
     Raises FileNotFoundError for a missing file, ValueError for one of another layout.
     """
-    if not Path(path).is_file():
+    path = as_path(path, "The path of a log")
+    if not path.is_file():
         raise FileNotFoundError(f"There is no log at {path}.")
     try:
         with h5py.File(path, "r") as file:

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
 from ih_interp.exemplars import Exemplars, ExemplarSource
+from ih_interp.files import PathLike, as_path
 from ih_interp.paper.claims import merge_claims
 from ih_interp.paper.figures import FIGURES
 from ih_interp.paper.presets import PRESETS, Preset, PresetName
@@ -43,10 +44,10 @@ def reproduce(
     figures: Sequence[str] = (),
     *,
     preset: str = "quick",
-    exemplars: str | Path | None = None,
+    exemplars: PathLike | None = None,
     seeds: int | None = None,
-    runs: str | Path = "runs",
-    folder: str | Path = "figures",
+    runs: PathLike = "runs",
+    folder: PathLike = "figures",
     engine: Engine = "auto",
     say: Callable[[str], None] | None = None,
 ) -> list[Claim]:
@@ -71,17 +72,17 @@ def reproduce(
     Raises ValueError for an unknown figure or preset, and what `Exemplars.load` and `train` raise.
     """
     say = say or (lambda _: None)
-    asked = _request(figures, preset, exemplars, seeds, Path(runs))
-    study = _trained(asked, engine, say)
+    asked = _request(figures, preset, exemplars, seeds, as_path(runs, "runs"))
+    study, place = _trained(asked, engine, say), as_path(folder, "folder")
     claims: list[Claim] = []
     for figure in asked.figures:
         table = figure.table(study)
         canvas = draw(figure, table, caption=asked.command(figure))
-        paths = save(canvas, Path(folder), figure.file_name, _traceable(table, study))
+        paths = save(canvas, place, figure.file_name, _traceable(table, study))
         say(f"{figure.file_name}: {', '.join(map(str, paths))}")
         claims += figure.claims(table)
     drawn = [figure.name for figure in asked.figures]
-    merge_claims(Path(folder), claims, drawn=drawn, runs=asked.root.name)
+    merge_claims(place, claims, drawn=drawn, runs=asked.root.name)
     return claims
 
 
@@ -89,9 +90,9 @@ def prepare(
     figures: Sequence[str] = (),
     *,
     preset: str = "quick",
-    exemplars: str | Path | None = None,
+    exemplars: PathLike | None = None,
     seeds: int | None = None,
-    runs: str | Path = "runs",
+    runs: PathLike = "runs",
     engine: Engine = "auto",
     say: Callable[[str], None] | None = None,
 ) -> Study:
@@ -102,7 +103,7 @@ def prepare(
 
     Arguments and errors as in `reproduce`.
     """
-    asked = _request(figures, preset, exemplars, seeds, Path(runs))
+    asked = _request(figures, preset, exemplars, seeds, as_path(runs, "runs"))
     return _trained(asked, engine, say or (lambda _: None))
 
 
@@ -150,7 +151,7 @@ def _source_of(figure: Figure) -> str:
 def _request(
     figures: Sequence[str],
     preset: str,
-    exemplars: str | Path | None,
+    exemplars: PathLike | None,
     seeds: int | None,
     runs: Path,
 ) -> Request:
@@ -203,7 +204,7 @@ def _preset(name: str) -> PresetName:
     raise ValueError(f"There is no preset {name!r}; choose from {', '.join(PRESETS)}.")
 
 
-def _source(preset: Preset, exemplars: str | Path | None) -> ExemplarSource:
+def _source(preset: Preset, exemplars: PathLike | None) -> ExemplarSource:
     if exemplars is None:
         return preset.exemplars
     return Exemplars.load(exemplars).recorded_source

@@ -14,6 +14,7 @@ from ih_interp.clamps import check
 from ih_interp.clamps.schedules import FromLevel
 from ih_interp.config import RunConfig, run_folder
 from ih_interp.exemplars import Exemplars
+from ih_interp.files import PathLike, as_path
 from ih_interp.frozen import canonical_json
 from ih_interp.model import build_model
 from ih_interp.runs import Run, create_run, refuse_other_run
@@ -45,7 +46,7 @@ WORTH_WORKERS = 10_000  # updates in all from which starting processes (about 10
 @plain_torch(gradient=True)
 def train(
     runs: RunConfig | Sequence[RunConfig],
-    root: str | Path = "runs",
+    root: PathLike = "runs",
     *,
     engine: Engine = "auto",
     workers: int | None = None,
@@ -84,14 +85,15 @@ def train(
     """
     configs = _configs(runs)
     _refuse_options(engine, workers, device)
-    _refuse_other_arguments(root, on_metrics, progress=progress, repair=repair)
+    root = _root(root)
+    _refuse_other_arguments(on_metrics, progress=progress, repair=repair)
     use_lasting_cache()
     with one_thread(), terminate_as_interrupt():
         configs = [_pinned(config) for config in configs]
-        tasks = _checked(configs, Path(root), repair=repair)
+        tasks = _checked(configs, root, repair=repair)
         folders = [run_folder(root, config) for config in configs]
         with claimed([folder for folder in folders if repair or _may_write(folder)]):
-            found = _open(configs, tasks, Path(root), engine, repair=repair)
+            found = _open(configs, tasks, root, engine, repair=repair)
             unfinished, failures = _to_train(found)
             n_workers = 1 if device != "cpu" else _n_workers(unfinished, workers)
             jobs = make_jobs(unfinished, n_workers)
@@ -177,10 +179,15 @@ def _refuse_options(engine: Engine, workers: int | None, device: str) -> None:
         raise ValueError(f'device={device!r} is not to be had here; use "cpu".')
 
 
-def _refuse_other_arguments(root: object, on_metrics: object, **switches: object) -> None:
-    expect(root, (str, Path), f"root={root!r}")
-    if Path(str(root)).is_file():
+def _root(root: PathLike) -> Path:
+    """Where runs lie, wherever the process works by the end of them."""
+    folder = as_path(root, f"root={root!r}").absolute()
+    if folder.is_file():
         raise ValueError(f"root={str(root)!r} is a file; give a folder, or one to be made.")
+    return folder
+
+
+def _refuse_other_arguments(on_metrics: object, **switches: object) -> None:
     if on_metrics is not None and not callable(on_metrics):
         raise TypeError(f"on_metrics={on_metrics!r} cannot be called; give a function(run, row).")
     for name, value in switches.items():
