@@ -143,6 +143,8 @@ class RunConfig(Frozen):
                 raise ValueError(f"clamps has the list {clamp} in it; unpack it with a star.")
             if callable(clamp):
                 raise ValueError(f"clamps has the function {clamp} in it; call it with its heads.")
+            if isinstance(clamp, AbstractClamp):
+                clamp.refuse_own()
         return given
 
     @model_validator(mode="after")

@@ -10,12 +10,13 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from ih_interp.clamps import AbstractClamp, clamped
+from ih_interp.clamps.active import pass_size
 from ih_interp.clamps.schedules import Metrics
 from ih_interp.config import RunConfig
 from ih_interp.model import refuse_other_exemplars
 from ih_interp.task import SPLITS, FewShotTask, Split
 from ih_interp.torch_state import plain_torch
-from ih_interp.types import Batch, MetricName, expect
+from ih_interp.types import Batch, MetricName, expect, integer
 
 METRICS: tuple[MetricName, ...] = get_args(MetricName)
 
@@ -77,16 +78,19 @@ def evaluate(
     metrics: Metrics | None = None,
     chunk: int = 4_096,
 ) -> QueryMetrics:
-    """Metrics of every sequence under clamps; `step` and `metrics` as in `clamped`."""
+    """Metrics of every sequence under clamps; `step` and `metrics` as in `clamped`.
+
+    At most `chunk` sequences go through a pass, or all of them inside a `clamped` block that was
+    made for them.
+    """
     expect(model, HookedTransformer, "The model", "a run's is run.model(step)")
     expect(batch, Batch, "The batch", "give the Batch itself, not its tokens")
-    expect(chunk, int, f"chunk={chunk!r}")
-    if chunk < 1:
+    if integer(chunk, f"chunk={chunk!r}") < 1:
         raise ValueError(f"chunk={chunk}; at least one sequence a pass was expected.")
     _refuse_other_tokens(model, batch)
     refuse_other_exemplars(model, batch)
     parts: list[QueryMetrics] = []
-    for part in batch.split(chunk):
+    for part in batch.split(pass_size(model, len(batch), integer(chunk, "chunk"))):
         with clamped(model, clamps, part, step=step, metrics=metrics):
             parts.append(query_metrics(model(part.tokens)[:, -1], part))
     return QueryMetrics(*(torch.cat(column) for column in zip(*parts, strict=True)))

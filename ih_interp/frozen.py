@@ -1,9 +1,12 @@
 """The base of every value that is written to JSON: frozen, keyword-only, strict about fields."""
 
 import json
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any, TypeVar, cast, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from torch import Tensor
 
 Value = TypeVar("Value", bound=BaseModel)
 Made = TypeVar("Made", bound="Frozen")
@@ -27,10 +30,33 @@ class Frozen(BaseModel):
             )
         return object.__new__(cls)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_numbers(cls, fields: object) -> object:
+        """NumPy's and torch's numbers and arrays as Python's; True is no number."""
+        if not isinstance(fields, Mapping):
+            return fields
+        plain = {str(n): _plain(value) for n, value in cast(Mapping[Any, Any], fields).items()}
+        for name, value in plain.items():
+            field = cls.model_fields.get(name)
+            kinds = set() if field is None else {field.annotation, *get_args(field.annotation)}
+            if isinstance(value, bool) and kinds & {int, float}:
+                raise ValueError(f"{name}={value}: expected a number.")
+        return plain
+
     def replace(self: Value, **changes: Any) -> Value:
         """A copy with these fields changed, checked like a new one."""
         fields = {name: getattr(self, name) for name in type(self).model_fields}
         return type(self)(**{**fields, **changes})
+
+
+def _plain(value: Any) -> Any:
+    """A value without NumPy and torch, also inside of lists and tuples."""
+    if isinstance(value, np.generic | np.ndarray | Tensor):
+        return cast(Any, value).tolist()
+    if type(value) in (list, tuple):
+        return type(value)(_plain(part) for part in value)
+    return value
 
 
 def canonical_json(value: BaseModel) -> str:

@@ -9,34 +9,55 @@ activation, to 1, the clamped one; None is 1 without the arithmetic. Constants c
 values handed in carry theirs.
 """
 
+import operator
 from collections.abc import Sequence
 from typing import TypeAlias
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
-from ih_interp.types import Logits, Pattern, PerHead, Residual, Scores
+from ih_interp.types import Logits, Pattern, PerHead, Residual, Scores, values_are_known
 
 MASKED = -1e9
-"""Stands for minus infinity in scores and logits: its exp is exactly 0, and 0 times it no NaN."""
+"""Stands for minus infinity in scores and logits: its exp is exactly 0, and 0 times it no NaN.
+
+Where a dtype does not hold it (float16), the dtype's lowest number stands instead."""
+
+COLDEST, HOTTEST = 1e-30, 1e30
+"""Temperatures between which float32 holds both 1/temperature and what it scales."""
 
 Gate: TypeAlias = Float[Tensor, ""] | float | None
 Strength: TypeAlias = Float[Tensor, ""] | float
 
 
 def mask(heads: Sequence[int], n_heads: int) -> Bool[Tensor, " head"]:
-    """Which of a layer's heads are meant."""
+    """Return which of `n_heads` heads (or positions) are meant; ValueError for one not among them.
+
+    A negative number would count from the end, and True be 1, in silence.
+    """
     chosen = torch.zeros(n_heads, dtype=torch.bool)
-    chosen[list(heads)] = True
+    for head in heads:
+        if isinstance(head, bool) or not 0 <= operator.index(head) < n_heads:
+            raise ValueError(f"{list(heads)}: expected numbers from 0 to {n_heads - 1}.")
+        chosen[operator.index(head)] = True
     return chosen
 
 
 def blend(
     free: Float[Tensor, "*shape"], clamped: Float[Tensor, "*shape"], gate: Gate
 ) -> Float[Tensor, "*shape"]:
-    """`free + gate * (clamped - free)`, exact at both ends."""
+    """Return `free + gate * (clamped - free)`, exact at both ends, in the dtype of `free`.
+
+    Raises ValueError for another shape, as of a pass on other sequences: it would broadcast.
+    """
+    if clamped.shape != free.shape:
+        raise ValueError(
+            f"A clamp has values of shape {tuple(clamped.shape)} for an activation of shape "
+            f"{tuple(free.shape)}; expected the same: run what it was made for, whole."
+        )
+    clamped = clamped.to(free)
     if gate is None:
         return clamped
     return torch.lerp(free, clamped, torch.as_tensor(gate, dtype=free.dtype, device=free.device))
@@ -67,7 +88,7 @@ def zero_heads(
 ) -> PerHead:
     """The heads' values set to zero at every position: they write nothing."""
     del hook
-    clamped = torch.where(heads[:, None].to(v.device), torch.zeros_like(v), v)
+    clamped = torch.where(_chosen(heads, v.transpose(1, 2))[..., 0], torch.zeros_like(v), v)
     return blend(v, clamped, gate)
 
 
@@ -77,9 +98,9 @@ def previous_token_pattern(n_positions: int, strength: Strength) -> Float[Tensor
     >>> previous_token_pattern(3, 0.75).tolist()
     [[1.0, 0.0, 0.0], [0.75, 0.25, 0.0], [0.0, 0.75, 0.25]]
     """
-    own = torch.eye(n_positions)
+    own = torch.eye(n_positions, dtype=torch.float32)
     previous = own.roll(-1, dims=1).tril()
-    first = torch.zeros(n_positions, n_positions)
+    first = torch.zeros(n_positions, n_positions, dtype=torch.float32)
     first[0, 0] = 1.0
     if isinstance(strength, Tensor):
         own, previous, first = (part.to(strength.device) for part in (own, previous, first))
@@ -95,11 +116,20 @@ def previous_token_attention(
     rows: Sequence[int] | None = None,
     gate: Gate = None,
 ) -> Pattern:
-    """The heads' rows (all, or those given) attend to the previous token; see the pattern above."""
+    """The heads' rows (all, or those given) attend to the previous token; see the pattern above.
+
+    With keys in a cache, rows are still positions of the whole sequence. Padding on the left has no
+    pattern and keeps none; the token after it attends to itself, as a first one does.
+    """
     del hook
-    n_positions = pattern.shape[-1]
-    target = previous_token_pattern(n_positions, strength).to(pattern)
-    chosen = heads[:, None, None].to(pattern.device) & _rows(rows, n_positions, pattern.device)
+    target = _last(previous_token_pattern(pattern.shape[-1], strength), pattern).to(pattern)
+    chosen = _chosen(heads, pattern) & _rows(rows, pattern)
+    if values_are_known() and not bool(pattern[:, :, 0].any(dim=-1).all()):
+        shown = pattern.any(dim=-1, keepdim=True)
+        after = torch.cat([torch.ones_like(shown[:, :, :1]), shown[:, :, :-1]], dim=2)
+        own = previous_token_pattern(pattern.shape[-1], 0.0)
+        target = torch.where(after, target, _last(own, pattern).to(pattern))
+        chosen = chosen & shown
     return blend(pattern, torch.where(chosen, target, pattern), gate)
 
 
@@ -116,10 +146,9 @@ def forbid_previous_token(
     A gate g below 1 multiplies that entry's odds by 1 - g instead.
     """
     del hook
-    n_positions = scores.shape[-1]
-    previous = torch.eye(n_positions, dtype=torch.bool).roll(-1, dims=1).tril().to(scores.device)
-    chosen = heads[:, None, None].to(scores.device) & previous
-    return _mask_scores(scores, chosen & _rows(rows, n_positions, scores.device), gate)
+    previous = torch.eye(scores.shape[-1], dtype=torch.bool).roll(-1, dims=1).tril()
+    chosen = _chosen(heads, scores) & _last(previous, scores).to(scores.device)
+    return _mask_scores(scores, chosen & _rows(rows, scores), gate)
 
 
 def attend_only(
@@ -133,10 +162,8 @@ def attend_only(
     """The last row's scores masked except at the given positions; gate as in the one above."""
     del hook
     n_positions = scores.shape[-1]
-    other = torch.ones(n_positions, dtype=torch.bool)
-    other[list(keys)] = False
-    chosen = heads[:, None, None].to(scores.device) & other.to(scores.device)
-    return _mask_scores(scores, chosen & _rows([n_positions - 1], n_positions, scores.device), gate)
+    chosen = _chosen(heads, scores) & ~mask(keys, n_positions).to(scores.device)
+    return _mask_scores(scores, chosen & _rows([n_positions - 1], scores), gate)
 
 
 def attention_temperature(
@@ -147,13 +174,23 @@ def attention_temperature(
     temperature: Strength,
     gate: Gate = None,
 ) -> Scores:
-    """The heads' scores divided by a temperature: below 1 sharper, above 1 flatter."""
+    """The heads' scores divided by a temperature: below 1 sharper, above 1 flatter.
+
+    Temperatures lie in [1e-30, 1e30]. In half precision the row's largest score is taken off first,
+    which the softmax does not see: quotients might be infinite there.
+    """
     del hook
-    inverse = 1 / torch.as_tensor(temperature, dtype=scores.dtype, device=scores.device)
-    one = torch.ones((), dtype=scores.dtype, device=scores.device)
+    _refuse_extreme(temperature)
+    wide, chosen = widened(scores), _chosen(heads, scores)
+    inverse = 1 / torch.as_tensor(temperature, dtype=wide.dtype, device=scores.device)
+    one = torch.ones((), dtype=wide.dtype, device=scores.device)
     # The factor is blended, not the scores: those above the diagonal are infinite.
-    factor = torch.where(heads.to(scores.device), blend(one, inverse, gate), one)
-    return scores * factor[:, None, None]
+    factor = torch.where(chosen, blend(one, inverse, gate), one)
+    if wide is scores:
+        return scores * factor
+    shown = torch.where(scores.isinf(), torch.full((), lowest(scores)).to(wide), wide)
+    below = (wide - shown.amax(dim=-1, keepdim=True)) * factor
+    return torch.where(chosen, below.to(scores), scores)
 
 
 def query_attention(
@@ -164,13 +201,20 @@ def query_attention(
     weights: Float[Tensor, "batch key"],
     gate: Gate = None,
 ) -> Pattern:
-    """The heads' last row, the query's, set to given attention weights."""
+    """The heads' last row, the query's, set to given attention weights.
+
+    Raises ValueError for weights of another number of sequences or keys than the pattern's.
+    """
     del hook
-    n_positions = pattern.shape[-1]
-    chosen = heads[:, None, None].to(pattern.device) & _rows(
-        [n_positions - 1], n_positions, pattern.device
-    )
-    return blend(pattern, torch.where(chosen, weights[:, None, None, :], pattern), gate)
+    n_sequences, n_positions = pattern.shape[0], pattern.shape[-1]
+    if weights.shape != (n_sequences, n_positions):
+        raise ValueError(
+            f"The query's weights have shape {tuple(weights.shape)}; expected "
+            f"{(n_sequences, n_positions)}, one row per sequence of the pass."
+        )
+    chosen = _chosen(heads, pattern) & _rows([n_positions - 1], pattern)
+    rows = weights[:, None, None, :].to(pattern)
+    return blend(pattern, torch.where(chosen, rows, pattern), gate)
 
 
 def induction_weights(
@@ -187,10 +231,15 @@ def induction_weights(
 def match_weights(
     similarity: Float[Tensor, "batch pair"], temperature: Strength, *, hard: bool
 ) -> Float[Tensor, "batch pair"]:
-    """Softmax of similarity / temperature; `hard` is its limit at 0, which ties share."""
+    """Softmax of similarity / temperature; `hard` is its limit at 0, which ties share.
+
+    Temperatures lie in [1e-30, 1e30]; the weights of half-precision similarities are float32.
+    """
+    similarity = widened(similarity)
     if hard:
         largest = (similarity == similarity.amax(-1, keepdim=True)).to(similarity)
         return largest / largest.sum(-1, keepdim=True)
+    _refuse_extreme(temperature)
     return (similarity / temperature).softmax(-1)
 
 
@@ -208,7 +257,7 @@ def copied_logits(
     With each label once in the context that is the score itself.
     """
     shown = labels[..., None] == torch.arange(n_labels, device=labels.device)
-    each = torch.where(shown, scores[..., None], torch.full((), MASKED).to(scores))
+    each = torch.where(shown, scores[..., None], torch.full((), lowest(scores)).to(scores))
     return each.logsumexp(dim=-2)
 
 
@@ -224,7 +273,7 @@ def query_logits(
     free = logits[:, -1]
     row = blend(free, value, gate)
     if gate is not None:
-        row = torch.where(value <= MASKED / 2, _lower_odds(free, gate), row)
+        row = torch.where(value <= lowest(value) / 2, _lower_odds(free, gate), row)
     return torch.cat([logits[:, :-1], row[:, None]], dim=1)
 
 
@@ -233,25 +282,65 @@ def previous_token_input(resid: Residual) -> Residual:
     return torch.cat([resid[:, :1], resid[:, :-2], resid[:, -1:]], dim=1)
 
 
+def lowest(like: Tensor) -> float:
+    """Return what stands for minus infinity in this tensor's dtype: `MASKED`, or its lowest."""
+    return max(MASKED, torch.finfo(like.dtype).min)
+
+
+def widened(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Return half-precision values in float32, and others as they are."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
+def _refuse_extreme(temperature: Strength) -> None:
+    if isinstance(temperature, Tensor) and not values_are_known():
+        return
+    if not COLDEST * 0.99 <= float(temperature) <= HOTTEST * 1.01:  # float32 rounds the ends
+        raise ValueError(
+            f"temperature={float(temperature):g}: expected {COLDEST:g} to {HOTTEST:g}, beyond "
+            "which quotients are infinite or no numbers."
+        )
+
+
+def _chosen(
+    heads: Bool[Tensor, " head"], activation: Float[Tensor, "batch _head pos any"]
+) -> Bool[Tensor, "head 1 1"]:
+    """Return the heads' mask beside `[batch, head, pos, any]`; ValueError for other numbers."""
+    if len(heads) != activation.shape[1]:
+        raise ValueError(
+            f"The mask names {len(heads)} heads and the activation has {activation.shape[1]}; "
+            "expected as many (keys and values of grouped-query attention have fewer: use hook_z)."
+        )
+    return heads.to(activation.device)[:, None, None]
+
+
+def _last(
+    rows: Shaped[Tensor, "key any"], like: Float[Tensor, "batch head query key"]
+) -> Shaped[Tensor, "query any"]:
+    """Return a row per query: the last ones, where earlier keys come from a cache."""
+    n_queries = like.shape[-2]
+    return rows if len(rows) == n_queries else rows[len(rows) - n_queries :]
+
+
 def _rows(
-    rows: Sequence[int] | None, n_positions: int, device: torch.device
+    rows: Sequence[int] | None, like: Float[Tensor, "batch head query key"]
 ) -> Bool[Tensor, "query 1"]:
     if rows is None:
-        return torch.ones(n_positions, 1, dtype=torch.bool, device=device)
-    return mask(rows, n_positions)[:, None].to(device)
+        return torch.ones(like.shape[-2], 1, dtype=torch.bool, device=like.device)
+    return _last(mask(rows, like.shape[-1])[:, None], like).to(like.device)
 
 
 def _mask_scores(scores: Scores, chosen: Tensor, gate: Gate) -> Scores:
     if gate is None:
-        return torch.where(chosen, torch.full((), MASKED).to(scores), scores)
+        return torch.where(chosen, torch.full((), lowest(scores)).to(scores), scores)
     return torch.where(chosen, _lower_odds(scores, gate), scores)
 
 
 def _lower_odds(
     free: Float[Tensor, "*shape"], gate: Float[Tensor, ""] | float
 ) -> Float[Tensor, "*shape"]:
-    """Logarithms of odds that are multiplied by 1 - gate; `MASKED` where that is 0."""
+    """Logarithms of odds that are multiplied by 1 - gate; `lowest` where that is 0."""
     g = torch.as_tensor(gate, dtype=free.dtype, device=free.device)
     # The logarithm is never taken of 0, where a gradient would be no number.
     lowered = free + torch.log1p(-torch.where(g < 1, g, torch.zeros_like(g)))
-    return torch.where(g < 1, lowered, torch.full((), MASKED).to(free))
+    return torch.where(g < 1, lowered, torch.full((), lowest(free)).to(free))

@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.components.unembed import Unembed
 from transformer_lens.hook_points import HookPoint
@@ -19,7 +18,7 @@ from ih_interp.exemplars import Exemplars
 from ih_interp.frozen import Frozen
 from ih_interp.task import FewShotTask, features_by_token
 from ih_interp.torch_state import plain_torch
-from ih_interp.types import Batch, expect
+from ih_interp.types import Batch, as_indices, expect, integer, values_are_known
 
 ATTENTION_BIASES = ("b_Q", "b_K", "b_V", "b_O")  # the paper's model has none: zero, never trained
 TRUNCATION = 0.87962566103423978  # standard deviation of a normal cut at two sigma
@@ -93,11 +92,12 @@ class FewShotEmbed(nn.Module):
         return self.features[tokens - self.n_labels]
 
     def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+        tokens = as_indices(tokens, "tokens")
         # Whichever is less work: project every exemplar once, or only those that occur; and those
         # once each, which takes their number: nothing that a gradient's graph could depend on.
         if len(self.features) <= tokens.numel():
             return self.W_E[tokens]
-        if not torch.is_grad_enabled() and get_proxy_mode() is None:  # no trace can know how many
+        if not torch.is_grad_enabled() and values_are_known():  # no trace can know how many
             shown, place = tokens.unique(return_inverse=True)
             return self.one_by_one(shown)[place]
         return self.one_by_one(tokens)
@@ -140,7 +140,7 @@ def build_model(
     expect(task, FewShotTask, "The task", "make it with ih.FewShotTask(exemplars)")
     if config is not None:
         expect(config, ModelConfig, "The model's shape", "write ih.ModelConfig(...)")
-    expect(seed, int, f"seed={seed!r}")
+    seed = integer(seed, f"seed={seed!r}")
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed={seed} has to lie in [0, 2^32).")
     features = features_by_token(task.exemplars)

@@ -6,7 +6,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from transformer_lens import HookedTransformer
@@ -20,7 +19,7 @@ from ih_interp.files import PathLike, as_path
 from ih_interp.model import ATTENTION_BIASES, build_model
 from ih_interp.task import FewShotTask
 from ih_interp.torch_state import plain_torch
-from ih_interp.types import expect
+from ih_interp.types import integer
 
 COLUMNS = ["step", "sequences", "split", *METRICS]
 RECORDED = ("run", "fingerprint", "features_sha256", "engine", "versions")
@@ -166,24 +165,24 @@ class Run:
         if not steps:
             raise ValueError(f"{self.folder} has no checkpoints yet; train it first.")
         step = steps[-1] if step is None else step
-        self.refuse_no_checkpoint(step)
+        step = self.checkpoint_step(step)
         model = build_model(self.task, self.config.model, seed=self.config.seeds.init)
         self.load_weights(model, step)
         return model
 
-    def refuse_no_checkpoint(self, step: object) -> None:
-        """Refuse what is no step with a checkpoint: TypeError or ValueError in words."""
-        wanted = int(step) if isinstance(step, np.integer) else step
-        expect(wanted, int, f"step={step!r}", "give one of run.steps, which are updates")
+    def checkpoint_step(self, step: object) -> int:
+        """Return a step that has a checkpoint as an int; TypeError or ValueError for others."""
+        wanted = integer(step, f"step={step!r}", "give one of run.steps, which are updates")
         if wanted not in self.steps:
             raise ValueError(
                 f"{self.folder} has no checkpoint at step {step}; it has {self.steps}."
             )
+        return wanted
 
     @plain_torch()
     def load_weights(self, model: HookedTransformer, step: int) -> None:
         """Write a checkpoint's weights into a model of this run; ValueError where they differ."""
-        self.refuse_no_checkpoint(step)
+        step = self.checkpoint_step(step)
         path = store.checkpoint_path(self.folder, step)
         weights, facts = store.load_tensors(path)
         belongs, expected = (facts.get("run"), facts.get("step")), (self.config.fingerprint, step)

@@ -18,7 +18,7 @@ from ih_interp.draws import MAX_ENUMERATED, label_split, members_with, without_r
 from ih_interp.exemplars import Exemplars
 from ih_interp.frozen import Frozen
 from ih_interp.torch_state import plain_torch
-from ih_interp.types import Batch, Layout, expect
+from ih_interp.types import Batch, Layout, expect, integer
 
 Split: TypeAlias = Literal["train", "test_exemplars", "test_relabel", "other_exemplars"]
 """`train`; `test_exemplars`: unseen classes (the paper's "test (exemplars)"); `test_relabel`: label
@@ -172,7 +172,7 @@ class FewShotTask:
         labels a uniform draw from the split's label sets, in uniform order; the context in uniform
         order; drawings uniform and independent. Raises ValueError for an empty split.
         """
-        expect(n, int, f"n={n!r}")
+        n = integer(n, f"n={n!r}")
         expect(generator, torch.Generator, "generator", "use torch.Generator().manual_seed(0)")
         if not 0 <= n <= MAX_ENUMERATED:
             raise ValueError(f"n={n}; up to {MAX_ENUMERATED:,} sequences can be drawn.")

@@ -10,14 +10,18 @@ Axes, everywhere in the package:
     label     output labels                    class     characters of Omniglot, or their likes
 """
 
+import operator
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
+from typing import Annotated, Literal, NamedTuple, TypeAlias
 
-from jaxtyping import Bool, Float, Int
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, Integer
 from pydantic import BeforeValidator, PlainSerializer
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 Tokens: TypeAlias = Int[Tensor, "batch pos"]
 """Token ids: the labels first, then every exemplar (`FewShotTask.token`)."""
@@ -49,13 +53,48 @@ MetricName: TypeAlias = Literal[
 
 
 def expect(value: object, kind: type | tuple[type, ...], what: str, remedy: str = "") -> None:
-    """TypeError in words where another kind of object came than `what` has to be."""
-    # True is an int to Python, and a slip everywhere else.
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
+    """Raise TypeError in words where another kind of object came than `what` has to be."""
+    if not isinstance(value, kind):
         kinds = kind if isinstance(kind, tuple) else (kind,)
-        names = " or ".join(one.__name__ for one in kinds)
+        names = _with_article(" or ".join(one.__name__ for one in kinds))
+        came, hint = _with_article(type(value).__name__), f"; {remedy}" if remedy else ""
+        raise TypeError(f"{what} has to be {names} and is {came}{hint}.")
+
+
+def integer(value: object, what: str, remedy: str = "") -> int:
+    """Return a whole number of any library as Python's; TypeError in words for anything else.
+
+    NumPy's integers are integers, and so are arrays and tensors of no axes. True and False are
+    numbers to Python, and a slip everywhere else.
+
+    >>> integer(np.int64(5), "n"), integer(torch.tensor(5), "n")
+    (5, 5)
+    """
+    try:
+        if isinstance(value, bool) or getattr(value, "dtype", None) == torch.bool:
+            raise TypeError
+        if getattr(value, "shape", ()) != ():
+            raise TypeError
+        return operator.index(value)  # pyright: ignore[reportArgumentType]
+    except TypeError:
         hint = f"; {remedy}" if remedy else ""
-        raise TypeError(f"{what} has to be a {names} and is a {type(value).__name__}{hint}.")
+        raise TypeError(
+            f"{what}: expected an integer, got {_with_article(type(value).__name__)}{hint}."
+        ) from None
+
+
+def _with_article(name: str) -> str:
+    return f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}"
+
+
+def values_are_known() -> bool:
+    """Return whether tensors' values may be looked at now.
+
+    Inside a trace, a compiler or a transform of functorch (`vmap`, `grad`), what depends on them
+    has no meaning, or no one value.
+    """
+    level = torch._C._functorch.maybe_current_level()  # pyright: ignore
+    return level is None and get_proxy_mode() is None and not torch.compiler.is_compiling()
 
 
 class Head(NamedTuple):
@@ -70,15 +109,18 @@ class Head(NamedTuple):
 
     @classmethod
     def parse(cls, value: object) -> "Head":
-        """Read "L1H3" or `(1, 3)`; a ValueError says what came instead."""
+        """Read "L1H3", `(1, 3)` or a row of `np.argwhere`; a ValueError says what came instead."""
         if isinstance(value, str) and len(value) < 20:
             match = re.fullmatch(r"L(\d+)H(\d+)", value)
             if match:
                 return cls(int(match[1]), int(match[2]))
-        elif isinstance(value, Sequence) and not isinstance(value, str):
-            pair: tuple[Any, ...] = tuple(value)
-            if len(pair) == 2 and all(type(part) is int and part >= 0 for part in pair):
-                return cls(*pair)
+        elif isinstance(value, Sequence | np.ndarray | Tensor) and np.shape(value) == (2,):
+            try:
+                pair = cls(*(integer(part, "A head") for part in value))
+            except TypeError:
+                pair = cls(-1, -1)
+            if min(pair) >= 0:
+                return pair
         raise ValueError(f'{value!r} is not a head; write "L1H3" or (1, 3), both from zero.')
 
     def __str__(self) -> str:
@@ -87,6 +129,13 @@ class Head(NamedTuple):
 
 HeadField: TypeAlias = Annotated[Head, BeforeValidator(Head.parse), PlainSerializer(str)]
 """A head in a clamp or a configuration; `"L1H3"` in JSON."""
+
+
+def as_indices(values: Tensor, what: str) -> Int[Tensor, "..."]:
+    """Return whole numbers as int64; ValueError for floats, complex numbers and booleans."""
+    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
+        raise ValueError(f"{what} are {values.dtype}: expected integers, as torch.int64.")
+    return values.long()
 
 
 @dataclass(frozen=True)
@@ -138,16 +187,21 @@ class Batch:
     embeds others, of which the same tokens mean other drawings.
     """
 
-    tokens: Int[Tensor, "batch pos"]
-    target: Int[Tensor, " batch"]
+    tokens: Integer[Tensor, "batch pos"]
+    """Whole numbers of any width, which become int64: to torch, uint8 is a mask."""
+    target: Integer[Tensor, " batch"]
     exemplars: object = field(default=None, repr=False, compare=False)
     """The task's `Exemplars`; None where nobody said."""
 
     def __post_init__(self) -> None:
         for name, value in (("tokens", self.tokens), ("target", self.target)):
             expect(value, Tensor, name, "use torch.tensor(...)")
-            if value.is_floating_point() or value.is_complex():
-                raise ValueError(f"{name} are {value.dtype}; integers were expected.")
+            object.__setattr__(self, name, as_indices(value, name))
+        if self.tokens.device != self.target.device:
+            raise ValueError(
+                f"tokens are on {self.tokens.device} and target on {self.target.device}; expected "
+                "one device, tokens.to(device) and target.to(device)."
+            )
         if self.tokens.ndim != 2 or self.target.shape != self.tokens.shape[:1]:
             raise ValueError(
                 f"tokens have shape {tuple(self.tokens.shape)} and target "

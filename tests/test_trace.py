@@ -77,8 +77,8 @@ def test_what_is_no_list_or_no_function_is_told_in_words(clamped_run):
     for given, words in (
         ({"clamps": match}, r"clamps has to be a list and one clamp came, .*; write \[clamp\]"),
         ({"clamps": [ih.clamps.c_alone("L1H3")]}, "unpack several with a star"),
-        ({"steps": 2}, r"steps=2 has to be a Iterable and is a int; write steps=\[2\]"),
-        ({"steps": [2.0]}, r"step=2\.0 has to be a int .*give one of run\.steps"),
+        ({"steps": 2}, r"steps=2 has to be an Iterable and is an int; write steps=\[2\]"),
+        ({"steps": [2.0]}, r"step=2\.0: expected an integer, .*give one of run\.steps"),
         ({"batch": clamped_run.task.enumerate().tokens}, "give the Batch itself, not its tokens"),
     ):
         with pytest.raises(TypeError, match=words):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from pydantic import BaseModel
 
-from ih_interp.types import Batch, Head, HeadField, Layout
+from ih_interp.types import Batch, Head, HeadField, Layout, integer
 
 
 @pytest.mark.parametrize("written", ["L1H3", (1, 3), [1, 3], Head(1, 3)])
@@ -137,7 +137,52 @@ def test_nothing_cannot_be_split(small):
         small[:0].split(2)
 
 
-def test_numbers_of_numpy_are_no_heads():
-    """They would be written to JSON as something else."""
+@pytest.mark.parametrize(
+    "written",
+    [
+        (np.int64(1), np.uint8(3)),
+        np.argwhere(np.eye(4, k=2))[1],
+        np.array([1, 3], dtype=np.int16),
+        torch.eye(4).roll(2, dims=1).nonzero()[1],
+        [np.array(1), torch.tensor(3)],
+    ],
+    ids=repr,
+)
+def test_numbers_of_numpy_and_torch_are_heads_in_pythons_numbers(written):
+    head = Head.parse(written)
+    assert head == (1, 3)
+    assert {type(part) for part in head} == {int}
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        *((True, 3), (np.bool_(True), 3), (np.float64(1), 3), np.array([1.0, 3.0])),
+        *(np.array([True, False]), np.array([[1, 3]]), torch.tensor([True, True])),
+    ],
+    ids=repr,
+)
+def test_what_only_looks_like_numbers_is_no_head(written):
     with pytest.raises(ValueError, match="is not a head"):
-        Head.parse((np.int64(1), np.int64(3)))
+        Head.parse(written)
+
+
+@pytest.mark.parametrize(
+    "value", [5, np.int64(5), np.uint8(5), np.array(5), torch.tensor(5), np.intp(5)], ids=repr
+)
+def test_whole_numbers_of_any_library_are_pythons(value):
+    assert type(integer(value, "n")) is int
+    assert integer(value, "n") == 5
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(True, np.True_, torch.tensor(True), 5.0, np.float64(5), torch.tensor(5.0)),
+        *(np.array([5]), torch.tensor([5]), "5", None, [5]),
+    ],
+    ids=repr,
+)
+def test_other_values_are_no_whole_numbers(value):
+    with pytest.raises(TypeError, match=r"^n=\?: expected an integer, got an? "):
+        integer(value, "n=?", "say which")

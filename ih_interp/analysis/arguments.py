@@ -1,8 +1,10 @@
 """What an argument of a name has to be, for every function of the analysis: one table."""
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import pandas as pd
@@ -110,6 +112,33 @@ OPTIONAL = frozenset(
 """Where None stands for a default."""
 
 
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def given_copies(function: Function) -> Function:
+    """Return a user's function so that it gets copies of tensors, batches and arrays.
+
+    It may then write into them, as `logits -= ...` does, and nobody else's numbers change. The
+    package's own functions, which write into nothing, are returned as they are.
+    """
+    if str(getattr(function, "__module__", "")).startswith("ih_interp."):
+        return function
+
+    @functools.wraps(function)
+    def called(*given: Any) -> Any:
+        return function(*(_copy(value) for value in given))
+
+    return cast(Function, called)
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, Batch):
+        return replace(value, tokens=value.tokens.clone(), target=value.target.clone())
+    if isinstance(value, Tensor):
+        return value.clone()
+    return value.copy() if isinstance(value, np.ndarray | list) else value
+
+
 def refuse_no_heads(heads: object) -> None:
     """Refuse None where a function has no heads of its own to take."""
     expect(heads, Iterable, "heads", WANTED["heads"].remedy)
@@ -152,9 +181,17 @@ def _refuse_kind(name: str, value: Any, wanted: Wanted) -> None:
     large = name in ("model", "batch")  # whose value nobody wants to read
     what = f"The {name}" if large else f"{name}={_shown(value)}"
     expect(value, wanted.kinds, what, wanted.remedy)
+    if isinstance(value, Tensor) and name in ("tokens", "vocabulary"):
+        _refuse_narrow(name, value)
     if is_number and not wanted.low <= value <= wanted.high:
         remedy = f"; {wanted.remedy}" if wanted.remedy else ""
         raise ValueError(f"{name}={value} has to lie in [{wanted.low:g}, {wanted.high:g}]{remedy}.")
+
+
+def _refuse_narrow(name: str, tokens: Tensor) -> None:
+    """To torch, uint8 and bool are masks, and other narrow integers no indices."""
+    if tokens.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"The {name} are {tokens.dtype}: expected torch.int64, {name}.long().")
 
 
 def _refuse_tokens(name: str, tokens: Tensor, given: Mapping[str, Any]) -> None:
@@ -165,6 +202,7 @@ def _refuse_tokens(name: str, tokens: Tensor, given: Mapping[str, Any]) -> None:
             f"The tokens of {name} are {tokens.dtype} of shape {tuple(tokens.shape)}; "
             "integers [batch, pos], neither of them empty, were expected."
         )
+    _refuse_narrow(f"tokens of {name}", tokens)
     model = given.get("model")
     high = math.inf if model is None else model.cfg.d_vocab
     room = math.inf if model is None else model.cfg.n_ctx

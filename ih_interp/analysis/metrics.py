@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ih_interp.analysis.arguments import given_copies
 from ih_interp.types import Batch, expect
 
 Scale: TypeAlias = Literal[
@@ -55,6 +56,7 @@ def measured(
             "[..., batch, label] was expected."
         )
     if callable(metric):
+        metric = given_copies(metric)
         flat = (
             [metric(part, batch) for part in logits.flatten(end_dim=-3)]
             if logits.ndim > 2

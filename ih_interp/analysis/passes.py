@@ -17,7 +17,7 @@ from transformer_lens import HookedTransformer
 from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 
 from ih_interp.analysis.scores import CHUNK
-from ih_interp.clamps.active import active
+from ih_interp.clamps.active import active, pass_size
 from ih_interp.clamps.base import Shape, head_mask
 from ih_interp.types import Head, Residual
 
@@ -38,8 +38,8 @@ CUTS = ("attn_out", "resid_mid", "resid_post", "resid_pre")
 
 
 def chunk_size(model: HookedTransformer, n_sequences: int) -> int:
-    """Sequences a pass: clamps made for a batch refuse others, so under them it stays whole."""
-    return n_sequences if getattr(model.embed, "_forward_pre_hooks", None) else CHUNK
+    """Return how many sequences go through a pass of the analysis."""
+    return pass_size(model, n_sequences, CHUNK)
 
 
 def is_hooked(*modules: torch.nn.Module) -> bool:
@@ -93,7 +93,7 @@ def refuse_shape(model: HookedTransformer) -> None:
 
 def refuse_cuts(model: HookedTransformer, first: int, last: int) -> None:
     """Refuse clamps that replace the stream above layer `first` and up to layer `last`."""
-    for clamp, points in active(model):
+    for clamp, points, *_ in active(model):
         for point in points:
             parts = point.split(".")
             kind = parts[-1].removeprefix("hook_")

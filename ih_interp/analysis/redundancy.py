@@ -22,7 +22,7 @@ from numpy import ndarray
 from scipy.special import entr
 from transformer_lens import HookedTransformer
 
-from ih_interp.analysis.arguments import refuse_wrong
+from ih_interp.analysis.arguments import given_copies, refuse_wrong
 from ih_interp.analysis.scores import CHUNK
 from ih_interp.analysis.statistics import Estimate, bootstrap
 from ih_interp.analysis.trace import refuse_other_function, trace
@@ -114,6 +114,8 @@ def redundancy_over_training(
         bootstrap_options = {}
     expect(bootstrap_options, Mapping, "bootstrap_options", 'write {"n_resamples": 200}')
     given = {"n_resamples": 200, **bootstrap_options}
+
+    corrupt = given_copies(corrupt)
 
     def measure(model: HookedTransformer, part: Batch) -> dict[str, float]:
         wiring = wiring_map(model, part, corrupt(part), via=via, per_sequence=True, **options)

@@ -16,7 +16,7 @@ from transformer_lens import HookedTransformer
 from ih_interp.analysis.arguments import refuse_wrong
 from ih_interp.analysis.scores import PerHeadScore, pattern_scores
 from ih_interp.torch_state import plain_torch
-from ih_interp.types import Pattern, Tokens, expect
+from ih_interp.types import Pattern, Tokens, expect, integer
 
 Convention: TypeAlias = Literal["matched", "diagonal", "mul"]
 """What the attention to successors is divided by; `induction_score` says how."""
@@ -131,7 +131,7 @@ def prefix_matching_chance(
     >>> round(prefix_matching_chance(2), 6)
     0.291667
     """
-    expect(period, int, f"period={period!r}")
+    period = integer(period, f"period={period!r}")
     refuse_wrong(period=period, repeats=repeats, offset=offset, bos=bos)
     rows = _prefix_rows(period, repeats, offset, bos)
     return sum(1 / (row + 1) for row in rows) / len(rows)
@@ -212,7 +212,7 @@ def induction_chance(
     >>> round(induction_chance(2, bos=True), 6)  # mean of 1/4 and 1/5
     0.225
     """
-    expect(period, int, f"period={period!r}")
+    period = integer(period, f"period={period!r}")
     refuse_wrong(period=period, convention=convention, bos=bos)
     queries, divisor = _induction_rows(period, bos, convention)
     return sum(1 / (query + 1) for query in queries) / divisor

@@ -20,8 +20,8 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.hook_points import HookPoint
 
-from ih_interp.analysis.arguments import refuse_wrong
-from ih_interp.clamps.active import active
+from ih_interp.analysis.arguments import given_copies, refuse_wrong
+from ih_interp.clamps.active import active, pass_size
 from ih_interp.torch_state import plain_torch
 from ih_interp.tracing.reading import read as compiled_read
 from ih_interp.types import Head, Tokens, expect
@@ -55,6 +55,7 @@ def pattern_scores(
     refuse_wrong(
         model=model, sequences=tokens, per_sequence=per_sequence, last_query=last_query, score=score
     )
+    score = given_copies(score)
     return layer_scores(
         model,
         tokens,
@@ -75,6 +76,7 @@ def layer_scores(
     last_query: bool = False,
 ) -> PerHeadScore:
     """Apply a score to the activation at a hook point of every layer, such as "attn.hook_v"."""
+    score = given_copies(score)
     values = torch.cat(list(each_chunk(model, tokens, point, score, last_query=last_query)))
     return values if per_sequence else values.double().mean(dim=0).float()
 
@@ -96,8 +98,7 @@ def each_chunk(
     if len(tokens) == 0:
         raise ValueError("There are no sequences to score; give at least one.")
     n_layers = model.cfg.n_layers
-    # Clamps made for a batch refuse other sequences, so under them it stays whole.
-    size = len(tokens) if getattr(model.embed, "_forward_pre_hooks", None) else CHUNK
+    size = pass_size(model, len(tokens), CHUNK)
     # A clamp whose hook never fires is an error, and some act on the logits.
     stop = None if active(model) else n_layers
     for start in range(0, len(tokens), size):

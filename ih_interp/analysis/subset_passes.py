@@ -254,7 +254,7 @@ def _replacement(
 
 def one_cycle(n: int, seed: int) -> Int[Tensor, " batch"]:
     """A random cycle through n things: for each the next one, never itself."""
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(int(seed)))
     return torch.empty_like(order).scatter_(0, order, order.roll(1))
 
 

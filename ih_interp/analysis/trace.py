@@ -9,11 +9,12 @@ from numbers import Real
 from typing import Any, TypeAlias
 
 import pandas as pd
+import torch
 from torch import Tensor
 from tqdm import tqdm
 from transformer_lens import HookedTransformer
 
-from ih_interp.analysis.arguments import FUNCTION, refuse_wrong
+from ih_interp.analysis.arguments import FUNCTION, given_copies, refuse_wrong
 from ih_interp.analysis.scores import CHUNK
 from ih_interp.clamps import AbstractClamp, clamped
 from ih_interp.clamps.base import refuse_no_clamps
@@ -67,8 +68,9 @@ def trace(
             warning where the run is not finished.
         progress: show a bar.
 
-    Raises ValueError for a step without checkpoint, a measure of another kind, or a clamp that
-    waits for a level in metrics which are not saved up to the last step.
+    Raises ValueError for a step without checkpoint, a measure of another kind or one that leaves
+    the model changed, or a clamp that waits for a level in metrics which are not saved up to the
+    last step.
     """
     expect(run, Run, "The run", "open its folder with ih.Run(folder)")
     refuse_other_function(measure, "The measure", "model", "batch")
@@ -80,14 +82,17 @@ def trace(
     metrics = run.rows(before=max(chosen)) if waiting else None
     model = run.model(chosen[0])
     refuse_wrong(model=model, batch=batch)
+    measure, as_it_came = given_copies(measure), _AsItCame(model)
     rows: list[dict[str, Any]] = []
     worth_it = len(batch) * len(chosen) >= WORTH_COMPILING
     with compiled_reading(model, batch.tokens) if worth_it else nullcontext():
         for step in tqdm(chosen, disable=not progress, unit="checkpoint"):
             run.load_weights(model, step)
+            as_it_came.note_weights()
             place = {"step": step, "sequences": step * run.config.batch_size}
             apply = partial(clamped, model, clamps, step=step, metrics=metrics)
             values = _means(model, measure, batch, apply)
+            as_it_came.refuse_changed()
             rows += [{**place, "name": name, "value": value} for name, value in values.items()]
     return pd.DataFrame(rows)
 
@@ -111,11 +116,9 @@ def _chosen(run: Run, steps: Any) -> list[int]:
         warn_unfinished(run, stacklevel=4)
         return run.steps
     expect(steps, Iterable, f"steps={steps!r}", f"write steps=[{steps!r}]")
-    chosen = list(steps)
+    chosen = [run.checkpoint_step(step) for step in steps]
     if not chosen:
         raise ValueError("steps is empty; leave it out for every checkpoint.")
-    for step in chosen:
-        run.refuse_no_checkpoint(step)
     return chosen
 
 
@@ -139,6 +142,40 @@ def refuse_other_function(function: object, what: str, *names: str) -> None:
             f"{what} is called with ({called}), and {name} takes ({', '.join(parameters)}); "
             f"wrap it: lambda {called}: {name}({', '.join(given)})."
         ) from error
+
+
+class _AsItCame:
+    """A model that a measure has to leave as it is: the next checkpoint is measured on it."""
+
+    def __init__(self, model: HookedTransformer) -> None:
+        self._model = model
+        self._parts = self._parts_now()
+        self._weights: list[tuple[Tensor, Tensor]] = []
+
+    def note_weights(self) -> None:
+        """Keep what the weights are now."""
+        self._weights = [(p, p.detach().clone()) for p in self._model.parameters()]
+
+    def refuse_changed(self) -> None:
+        """Raise ValueError where weights, modules or hooks are others than before."""
+        same = all(torch.equal(now, before) for now, before in self._weights)
+        if not same or self._parts_now() != self._parts:
+            what = "modules, buffers or hooks" if same else "weights"
+            raise ValueError(
+                f"The measure left the model with other {what}: expected it as it came; change "
+                "copy.deepcopy(model), or take hooks off with `with model.hooks(...)`."
+            )
+
+    def _parts_now(self) -> list[tuple[object, ...]]:
+        return [
+            (
+                id(module),
+                *map(id, module.parameters(recurse=False)),
+                *((id(b), b._version) for b in module.buffers(recurse=False)),
+                len(module._forward_hooks) + len(module._forward_pre_hooks),  # pyright: ignore[reportPrivateUsage]
+            )
+            for module in self._model.modules()
+        ]
 
 
 def _means(

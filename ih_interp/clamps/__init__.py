@@ -93,8 +93,11 @@ def parse(values: Iterable[Mapping[str, Any] | AbstractClamp]) -> tuple[Abstract
 
 
 def dump(clamps: Iterable[AbstractClamp]) -> list[dict[str, Any]]:
-    """The JSON values that `parse` reads back as equal clamps."""
-    return [clamp.model_dump(mode="json") for clamp in clamps]
+    """Return JSON values that `parse` reads back as equal clamps; ValueError for own classes."""
+    given = list(clamps)
+    for clamp in given:
+        clamp.refuse_own()
+    return [clamp.model_dump(mode="json") for clamp in given]
 
 
 def __dir__() -> list[str]:

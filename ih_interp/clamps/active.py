@@ -5,10 +5,27 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary, WeakSet
 
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformer_lens import HookedTransformer
 
 from ih_interp.clamps.base import AbstractClamp, GradientMode
+
+
+class Placed(NamedTuple):
+    """A hook of ours on a module of a model."""
+
+    name: str
+    module: nn.Module
+    handle: RemovableHandle
+
+    def is_on(self, model: HookedTransformer) -> bool:
+        """Whether the module is still that one, and has the hook."""
+        hooks: Any = self.handle.hooks_dict_ref()
+        here: Any = model
+        for part in self.name.split("."):
+            here = getattr(here, part, None)
+        return here is self.module and hooks is not None and self.handle.id in hooks
 
 
 class Active(NamedTuple):
@@ -16,6 +33,9 @@ class Active(NamedTuple):
 
     clamp: AbstractClamp
     points: frozenset[str]
+    is_bound: bool = False
+    """Whether it was made for a batch, and refuses other sequences."""
+    placed: tuple[Placed, ...] = ()
 
 
 _ACTIVE: WeakKeyDictionary[HookedTransformer, tuple[Active, ...]] = WeakKeyDictionary()
@@ -25,6 +45,26 @@ _PAUSED: WeakSet[HookedTransformer] = WeakSet()
 def active(model: HookedTransformer) -> tuple[Active, ...]:
     """The clamps of every `clamped` block that the model is in, outer blocks first."""
     return _ACTIVE.get(model, ())
+
+
+def pass_size(model: HookedTransformer, n_sequences: int, most: int) -> int:
+    """Return how many of `n_sequences` go through one pass: at most so many.
+
+    Clamps on the model that were made for a batch refuse parts of it: under them it stays whole.
+    """
+    return n_sequences if any(one.is_bound for one in active(model)) else most
+
+
+def refuse_removed(model: HookedTransformer) -> None:
+    """Refuse clamps of which a hook was taken off inside their block, or its module replaced."""
+    for one in active(model):
+        gone = [placed.name for placed in one.placed if not placed.is_on(model)]
+        if gone:
+            raise ValueError(
+                f"{one.clamp} is no longer on the model at {', '.join(gone)}: inside clamped() its "
+                "hook was taken off or the module replaced, and passes since then were without it. "
+                "Expected modules and their hooks to stay (`model.reset_hooks` leaves clamps on)."
+            )
 
 
 @contextmanager

@@ -2,21 +2,21 @@
 
 import itertools
 import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformer_lens import HookedTransformer
 
-from ih_interp.clamps.active import Active, activated, active, is_paused
-from ih_interp.clamps.base import AbstractClamp, Hook, HookFunction, Setting, Shape
+from ih_interp.clamps.active import Active, Placed, activated, active, is_paused, refuse_removed
+from ih_interp.clamps.base import EMBEDDING, AbstractClamp, Hook, Setting, Shape
 from ih_interp.clamps.conflicts import refuse_conflicts
 from ih_interp.clamps.schedules import Metrics
 from ih_interp.model import refuse_other_exemplars
-from ih_interp.types import Batch, expect
+from ih_interp.types import Batch, expect, integer, values_are_known
 
 ORDER = (
     "preserve",
@@ -42,8 +42,9 @@ class ClampUnchangedWarning(UserWarning):
 
 
 def in_order(clamps: Sequence[AbstractClamp]) -> tuple[AbstractClamp, ...]:
-    """Clamps in the order in which their hooks are added."""
-    return tuple(sorted(clamps, key=lambda clamp: ORDER.index(clamp.kind)))
+    """Return clamps in the order in which their hooks are added: a user's own kinds come last."""
+    place = {kind: number for number, kind in enumerate(ORDER)}
+    return tuple(sorted(clamps, key=lambda clamp: place.get(clamp.kind, len(ORDER))))
 
 
 def check(model: HookedTransformer, clamps: Sequence[AbstractClamp]) -> None:
@@ -58,7 +59,19 @@ def check(model: HookedTransformer, clamps: Sequence[AbstractClamp]) -> None:
             )
         clamp.tensors(shape)
         clamp.prepare(model)
+        if clamp.is_own:
+            _refuse_sites(clamp, shape)
     refuse_conflicts(clamps, shape)
+
+
+def _refuse_sites(clamp: AbstractClamp, shape: Shape) -> None:
+    for site in sorted(clamp.sites(shape), key=str):
+        is_layer = EMBEDDING <= site.layer <= shape.n_layers
+        if not (is_layer and (site.head is None or 0 <= site.head < shape.n_heads)):
+            raise ValueError(
+                f"{clamp} sets {site}: expected layers and heads of a model of {shape.n_layers} "
+                f"layers x {shape.n_heads} heads, from 0 (the embedding is layer {EMBEDDING})."
+            )
 
 
 @contextmanager
@@ -72,61 +85,69 @@ def clamped(
 ) -> Generator[HookedTransformer]:
     """Run `model` on `batch.tokens` under clamps inside this block; leaving it restores the model.
 
-    Gradients flow. Hooks of others stay, and caches made inside see clamped values. `step` places
-    clamps with a schedule in time; `from_level` also reads `metrics`, the rows of a run's metrics,
-    `run.metrics.to_dict("records")`. Passes that a clamp reads from run first, without any clamps.
-    Blocks may be nested, and then act as one block with the clamps of all.
+    Gradients flow. Hooks of others stay, and caches made inside see clamped values. A copy of the
+    model made inside is free, and `model.reset_hooks` takes off hooks of others only. `step`
+    places clamps with a schedule in time; `from_level` also reads `metrics`, the rows of a run's
+    metrics, `run.metrics.to_dict("records")`. Passes that a clamp reads from run first, without any
+    clamps. Blocks may be nested, and then act as one block with the clamps of all.
 
     Raises ValueError, before anything is changed, for heads or layers that the model lacks, clamps
     that set the same thing or make each other void, in this block and those around it, a missing
     batch, step or metrics; during the block, where a clamp depends on the sequences, for others
-    than the batch's; at its end for a clamp whose hooks never fired. Warns
-    (`ClampUnchangedWarning`) of a clamp that changed nothing.
+    than the batch's; at its end for a clamp whose hooks never fired, or were taken off before.
+    Warns (`ClampUnchangedWarning`) of a clamp that changed nothing.
     """
     expect(model, HookedTransformer, "The model", "a run's is run.model(step)")
     if not isinstance(clamps, AbstractClamp):  # of which `check` says more
         expect(clamps, Sequence, "Clamps", "write a list, [ih.clamps.match('L1H3')]")
     if step is not None:
-        expect(step, int, f"step={step!r}")
+        step = integer(step, f"step={step!r}")
     if batch is not None:
         expect(batch, Batch, "The batch", "give the Batch itself, not its tokens")
     if metrics is not None:
         expect(metrics, Sequence, "Metrics", "give rows, run.metrics.to_dict('records')")
     outer = active(model)
+    refuse_removed(model)
     check(model, [*(one.clamp for one in outer), *clamps])
     clamps = in_order(clamps)
     if batch is not None:
         _check_batch(model, clamps, batch)
-    watches = [
-        _Watch(model, clamp, _hooks_at(clamp, model, batch, step, metrics)) for clamp in clamps
-    ]
-    inner = [Active(watch.clamp, frozenset(name for name, _ in watch.given)) for watch in watches]
-    _refuse_wrong_order(outer, inner)
+    watches = [_watch(clamp, model, batch, step, metrics) for clamp in clamps]
+    points = [frozenset(name for name, _ in watch.given) for watch in watches]
+    _refuse_wrong_order(outer, [Active(*pair) for pair in zip(clamps, points, strict=True)])
     with ExitStack() as stack:
-        if batch is not None and any(clamp.needs_batch for clamp in clamps):
-            handle = model.embed.register_forward_pre_hook(_same_tokens_as(batch))
-            stack.callback(handle.remove)
-        stack.enter_context(model.hooks(fwd_hooks=[h for watch in watches for h in watch.hooks]))
+        inner = [
+            Active(watch.clamp, names, *watch.place(stack, batch))
+            for watch, names in zip(watches, points, strict=True)
+        ]
         stack.enter_context(activated(model, inner))
         yield model
+        refuse_removed(model)
     for watch in watches:
         watch.report()
 
 
-def _hooks_at(
+def _watch(
     clamp: AbstractClamp,
     model: HookedTransformer,
     batch: Batch | None,
     step: int | None,
     metrics: Metrics | None,
-) -> list[Hook]:
+) -> "_Watch":
     gate: float | None = None
     if clamp.is_scheduled:
         if step is None:
             raise ValueError(f"{clamp} has a schedule: pass the step that it is at, step=...")
         gate = clamp.schedule.gate(step, metrics)
+    if clamp.is_own and gate not in (None, 0.0, 1.0):
+        raise ValueError(
+            f"{clamp} has the gate {gate} at step {step}: expected 0 or 1, as nobody knows whether "
+            "a clamp of your own blends by it; use during, pulses or from_level."
+        )
     tensors = {n: t.to(model.W_U.device) for n, t in clamp.tensors(Shape.of(model)).items()}
-    return clamp.hooks(Setting(model, batch, tensors, gate))
+    watch = _Watch(model, clamp, clamp.hooks(Setting(model, batch, tensors, gate)))
+    watch.is_off = clamp.is_own and gate == 0
+    return watch
 
 
 def _refuse_wrong_order(outer: Sequence[Active], inner: Sequence[Active]) -> None:
@@ -150,17 +171,106 @@ def _check_batch(model: HookedTransformer, clamps: Sequence[AbstractClamp], batc
         clamp.refuse_batch(batch)
 
 
-def _same_tokens_as(batch: Batch) -> Callable[[torch.nn.Module, tuple[Any, ...]], None]:
-    def compare(module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
-        del module
-        (tokens,) = inputs
-        if tokens.shape != batch.tokens.shape or not torch.equal(tokens, batch.tokens):
+class _Off:
+    """What a copy of a clamped model has instead of the clamp's hooks: nothing."""
+
+    def __call__(self, *called: Any) -> None:
+        del called
+
+
+class _OurHook:
+    """A hook of PyTorch's on one module; not on copies of it, pickled or not.
+
+    It is none of TransformerLens's, which `model.reset_hooks` would take off, and which act on
+    copies too.
+    """
+
+    module: nn.Module
+
+    def place(self, stack: ExitStack, model: HookedTransformer, name: str) -> Placed:
+        """Put it on the module of this name until the stack is closed."""
+        try:
+            self.module = model.get_submodule(name)
+        except AttributeError as error:
+            raise ValueError(
+                f"{name!r}: expected the name of a hook point of the model."
+            ) from error
+        handle = self.register()
+        stack.callback(handle.remove)
+        return Placed(name, self.module, handle)
+
+    def register(self) -> Any:
+        return self.module.register_forward_hook(self)
+
+    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> Any:
+        raise NotImplementedError
+
+    def __reduce__(self) -> tuple[type[_Off], tuple[()]]:
+        return (_Off, ())
+
+
+@dataclass(eq=False)
+class _SameTokens(_OurHook):
+    """Refuses other sequences than the batch's at the embedding."""
+
+    batch: Batch
+
+    def register(self) -> Any:
+        return self.module.register_forward_pre_hook(self)
+
+    def __call__(self, module: nn.Module, inputs: Any, output: Any = None) -> None:
+        del output
+        (tokens,), own = inputs, self.batch.tokens
+        if module is not self.module:
+            return
+        if torch._C._functorch.is_functorch_wrapped_tensor(tokens):  # pyright: ignore
+            raise ValueError(
+                "These clamps were made for a batch, and inside vmap its tokens cannot be compared "
+                "with it: map over weights alone, and run the model on batch.tokens."
+            )
+        if tokens.shape != own.shape or not torch.equal(tokens.to(own.device).long(), own):
             raise ValueError(
                 "These clamps were made for another batch: inside clamped(model, clamps, batch) "
                 "run the model on batch.tokens."
             )
 
-    return compare
+
+@dataclass(eq=False)
+class _Watched(_OurHook):
+    """One hook function of a clamp, in force."""
+
+    watch: "_Watch"
+    hook: Hook
+
+    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> Any:
+        del inputs
+        watch, (name, function) = self.watch, self.hook
+        if module is not self.module or is_paused(watch.model):
+            return None
+        watch.fired.add(name)
+        if watch.is_off:
+            return None
+        before = _version(output)
+        result = function(output, hook=module)
+        if _version(output) != before:
+            watch.changed = True
+        if result is None:
+            return None
+        if result.shape != output.shape:
+            raise ValueError(
+                f"{watch.clamp} gives shape {tuple(result.shape)} at {name}: expected that of the "
+                f"activation, {tuple(output.shape)}."
+            )
+        if not watch.changed:
+            watch.changed = not values_are_known() or not torch.equal(
+                result.detach(), output.detach()
+            )
+        return result
+
+
+def _version(tensor: Tensor) -> int:
+    """How often a tensor was written into, as far as torch counts."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 @dataclass
@@ -170,26 +280,22 @@ class _Watch:
     model: HookedTransformer
     clamp: AbstractClamp
     given: list[Hook]
+    fired: set[str] = field(default_factory=set[str])
+    changed: bool = False
+    is_off: bool = False
+    """Whether a clamp of the user's own is off now, by its schedule."""
 
-    def __post_init__(self) -> None:
-        self.fired: set[str] = set()
-        self.changed = False
+    def place(self, stack: ExitStack, batch: Batch | None) -> tuple[bool, tuple[Placed, ...]]:
+        """Put the hooks on the model; whether the clamp is bound to the batch, and what is placed.
 
-    @property
-    def hooks(self) -> list[Hook]:
-        return [(name, self._watched(name, function)) for name, function in self.given]
-
-    def _watched(self, name: str, function: HookFunction) -> HookFunction:
-        def watched(activation: Tensor, hook: Any) -> Tensor | None:
-            if is_paused(self.model):
-                return None
-            result = function(activation, hook=hook)
-            self.fired.add(name)
-            if result is not None and not self.changed:
-                self.changed = not torch.equal(result.detach(), activation.detach())
-            return result
-
-        return watched
+        A clamp of the user's own may have read the batch without saying so.
+        """
+        is_bound = batch is not None and (self.clamp.needs_batch or self.clamp.is_own)
+        hooks = [(name, _Watched(self, (name, function))) for name, function in self.given]
+        placed = [hook.place(stack, self.model, name) for name, hook in hooks]
+        if batch is not None and is_bound:
+            placed.append(_SameTokens(batch).place(stack, self.model, "embed"))
+        return is_bound, tuple(placed)
 
     def report(self) -> None:
         """Refuse a clamp that never fired; warn of one that changed nothing."""

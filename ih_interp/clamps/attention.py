@@ -1,11 +1,11 @@
 """Clamps that set where heads attend: on the pattern, or on the scores before the softmax."""
 
 from abc import abstractmethod
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
@@ -15,6 +15,18 @@ from ih_interp.types import Batch, Layout
 
 Queries: TypeAlias = Literal["all", "labels"]
 """Rows that a clamp sets: all of them, or those of the labels, which the circuit uses."""
+
+
+def _quotients_are_finite(temperature: float) -> float:
+    if temperature and not hooks.COLDEST <= temperature <= hooks.HOTTEST:
+        raise ValueError(
+            f"temperature={temperature:g}: expected {hooks.COLDEST:g} to {hooks.HOTTEST:g}, "
+            "beyond which float32 does not hold the quotients."
+        )
+    return temperature
+
+
+Temperature: TypeAlias = Annotated[float, AfterValidator(_quotients_are_finite)]
 
 
 class PreviousTokenClamp(HeadClamp):
@@ -32,7 +44,7 @@ class PreviousTokenClamp(HeadClamp):
             return function
 
         def on_labels(activation: Tensor, hook: Any, **given: Any) -> Tensor | None:
-            labels = Layout(n_pairs=activation.shape[-2] // 2).labels
+            labels = Layout(n_pairs=activation.shape[-1] // 2).labels
             return function(activation, hook, rows=labels, **given)
 
         return on_labels
@@ -49,7 +61,9 @@ class PreviousTokenAttention(PreviousTokenClamp):
         return self.head_sites("pattern", self.rows)
 
     def tensors(self, shape: Shape) -> dict[str, Tensor]:
-        return super().tensors(shape) | {"strength": torch.tensor(self.strength)}
+        return super().tensors(shape) | {
+            "strength": torch.tensor(self.strength, dtype=torch.float32)
+        }
 
     def hooks(self, setting: Setting) -> list[Hook]:
         return self.at_each_layer(
@@ -104,7 +118,9 @@ class InductionAttention(QueryClamp):
     strength: float = Field(default=1.0, ge=0, le=1)
 
     def tensors(self, shape: Shape) -> dict[str, Tensor]:
-        return super().tensors(shape) | {"strength": torch.tensor(self.strength)}
+        return super().tensors(shape) | {
+            "strength": torch.tensor(self.strength, dtype=torch.float32)
+        }
 
     def refuse_batch(self, batch: Batch) -> None:
         correct = batch.correct.sum(dim=1)
@@ -127,10 +143,11 @@ class MatchAttention(QueryClamp):
     """
 
     kind: Literal["match_attention"] = "match_attention"
-    temperature: float = Field(default=0.0, ge=0)
+    temperature: Temperature = Field(default=0.0, ge=0)
 
     def tensors(self, shape: Shape) -> dict[str, Tensor]:
-        return super().tensors(shape) | {"temperature": torch.tensor(self.temperature)}
+        temperature = torch.tensor(self.temperature, dtype=torch.float32)
+        return super().tensors(shape) | {"temperature": temperature}
 
     def structure(self) -> Any:
         return {"kind": self.kind, "layers": self.layers, "hard": self.temperature == 0}
@@ -147,14 +164,15 @@ class AttentionTemperature(HeadClamp):
     """The heads' scores are divided by `temperature`: below 1 sharper, above 1 flatter."""
 
     kind: Literal["attention_temperature"] = "attention_temperature"
-    temperature: float = Field(gt=0)
+    temperature: Temperature = Field(gt=0)
 
     def sites(self, shape: Shape) -> frozenset[Site]:
         del shape
         return self.head_sites("scores:temperature", ROLES)
 
     def tensors(self, shape: Shape) -> dict[str, Tensor]:
-        return super().tensors(shape) | {"temperature": torch.tensor(self.temperature)}
+        temperature = torch.tensor(self.temperature, dtype=torch.float32)
+        return super().tensors(shape) | {"temperature": temperature}
 
     def structure(self) -> Any:
         return {"kind": self.kind, "layers": self.layers}
@@ -185,8 +203,11 @@ class AttendLabelsOnly(HeadClamp):
 
 
 def similarity(setting: Setting, batch: Batch) -> Float[Tensor, "batch pair"]:
-    """Cosine of every context exemplar's raw features with the query's, in [-1, 1]."""
+    """Cosine of every context exemplar's raw features with the query's, in [-1, 1].
+
+    Of half-precision features in float32: rounded to three digits, different exemplars would tie.
+    """
     embed, layout = setting.embed, batch.layout
-    context = embed.rows(batch.tokens[:, list(layout.exemplars)])
-    query = embed.rows(batch.tokens[:, layout.query])
+    context = hooks.widened(embed.rows(batch.tokens[:, list(layout.exemplars)]))
+    query = hooks.widened(embed.rows(batch.tokens[:, layout.query]))
     return cosine_similarity(context, query[:, None], dim=-1)

@@ -123,6 +123,11 @@ class AbstractClamp(Frozen):
         return range(0)
 
     @property
+    def is_own(self) -> bool:
+        """Whether a user wrote the class: it acts as it does, but no file can name it."""
+        return not type(self).__module__.startswith("ih_interp.clamps.")
+
+    @property
     def is_scheduled(self) -> bool:
         """Whether the clamp has a gate; one that is always on does without."""
         return not isinstance(self.schedule, Always)
@@ -143,6 +148,14 @@ class AbstractClamp(Frozen):
     def pinned(self) -> "AbstractClamp":
         """The same clamp with digests of the files that it reads, for a run to record."""
         return self
+
+    def refuse_own(self) -> None:
+        """Refuse a class of the user's own where a file has to name it."""
+        if self.is_own:
+            raise ValueError(
+                f"{self} is a clamp of your own ({type(self).__name__}), which no file can name: "
+                "expected one of ih.clamps. Yours serves in ih.clamped, evaluate and trace."
+            )
 
     def __str__(self) -> str:
         """Kind and the fields that differ from their defaults."""

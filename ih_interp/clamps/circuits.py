@@ -17,7 +17,7 @@ from transformer_lens import HookedTransformer
 
 from ih_interp import hooks
 from ih_interp.clamps.active import paused, unclamped
-from ih_interp.clamps.attention import InductionAttention
+from ih_interp.clamps.attention import InductionAttention, Temperature
 from ih_interp.clamps.base import (
     EMBEDDING,
     AbstractClamp,
@@ -138,13 +138,21 @@ class PerfectMatchAndCopy(AbstractClamp):
 
     needs_batch: ClassVar[bool] = True
     kind: Literal["perfect_match_and_copy"] = "perfect_match_and_copy"
-    temperature: float = Field(default=0.1, gt=0)
+    temperature: Temperature = Field(default=0.1, gt=0)
 
     def sites(self, shape: Shape) -> frozenset[Site]:
         return frozenset({Site("logits", shape.n_layers)})
 
     def voids(self, shape: Shape) -> range:
         return range(1, shape.n_layers)
+
+    def prepare(self, model: HookedTransformer) -> None:
+        most = -hooks.lowest(model.W_U) / 2  # beyond it, a bad match would pass for no match
+        if 1 / self.temperature > most:
+            raise ValueError(
+                f"temperature={self.temperature:g} gives logits up to {1 / self.temperature:g} in "
+                f"a model of {model.W_U.dtype}: expected at least {1 / most:.2g}."
+            )
 
     def hooks(self, setting: Setting) -> list[Hook]:
         batch, n_labels = setting.sequences, setting.embed.n_labels
@@ -159,8 +167,9 @@ class PerfectMatchAndCopy(AbstractClamp):
             seen["written"] = written[:, list(batch.layout.labels)]
 
         def write(logits: Logits, hook: Any) -> Logits:
-            match = cosine_similarity(seen["written"], seen["query"][:, None], dim=-1)
-            scores = match / self.temperature
+            written, query = (hooks.widened(seen[name]) for name in ("written", "query"))
+            match = cosine_similarity(written, query[:, None], dim=-1)
+            scores = (match / self.temperature).to(logits)
             value = hooks.copied_logits(scores, batch.context_labels, n_labels)
             return hooks.query_logits(logits, hook, value=value, gate=setting.gate)
 

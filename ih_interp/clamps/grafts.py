@@ -172,7 +172,8 @@ class GraftOut(Graft):
         def write(logits: Logits, hook: object) -> Logits:
             del hook
             above = {"start_at_layer": self.layer + 1}
-            value = functional_call(source, weights, (seen["resid"],), above)
+            resid = seen["resid"].to(source.W_U.dtype)  # a checkpoint is float32
+            value = functional_call(source, weights, (resid,), above)
             # In training only the query's row of the logits is computed.
             return hooks.blend(logits, value[:, -logits.shape[1] :], setting.gate)
 

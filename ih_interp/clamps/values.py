@@ -18,8 +18,9 @@ from ih_interp.clamps.base import (
 class AblateHeads(HeadClamp):
     """The heads' values are 0 at every position, so they write nothing; their patterns stay.
 
-    Clamps on the patterns of these heads remain in force, and show in them, to no effect on the
-    logits.
+    Where heads share values (grouped-query attention), what a head mixes of them, its z, is 0
+    instead. Clamps on the patterns of these heads remain in force, and show in them, to no effect
+    on the logits.
     """
 
     kind: Literal["ablate_heads"] = "ablate_heads"
@@ -29,7 +30,8 @@ class AblateHeads(HeadClamp):
         return self.head_sites("v")
 
     def hooks(self, setting: Setting) -> list[Hook]:
-        return self.at_each_layer(setting, "hook_v", hooks.zero_heads)
+        shared = setting.model.cfg.n_key_value_heads is not None
+        return self.at_each_layer(setting, "hook_z" if shared else "hook_v", hooks.zero_heads)
 
 
 class AblateEmbedding(AbstractClamp):

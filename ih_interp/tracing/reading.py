@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, functionalize
 from transformer_lens import HookedTransformer
 
+from ih_interp.clamps.active import active
 from ih_interp.model import ATTENTION_BIASES, FewShotEmbed
 from ih_interp.tracing.forward import (
     Tensors,
@@ -61,7 +62,8 @@ def read(
     With `last_query` of patterns `[batch, head, query, key]` the last row alone, its axis kept.
     """
     reader = _READERS.get(model)
-    if reader is None or any(point.fwd_hooks for point in model.hook_dict.values()):
+    hooked = active(model) or any(point.fwd_hooks for point in model.hook_dict.values())
+    if reader is None or hooked:
         return None
     return reader.read(tokens, (tuple(names), last_query))
 

@@ -169,7 +169,7 @@ def measure(fleet: Fleet, on_metrics: OnMetrics | None, interrupted: Interrupts)
             if on_metrics is not None:
                 with saved_first(fleet):
                     for row in rows:
-                        on_metrics(run.run, row)
+                        on_metrics(run.run, dict(row))  # theirs to change
         if run.step == run.config.n_steps:
             with failing_alone(run):
                 run.close(fleet.state, place)

@@ -34,7 +34,7 @@ from ih_interp.training.state import (
     saved_step,
 )
 from ih_interp.training.workers import train_in_workers
-from ih_interp.types import expect
+from ih_interp.types import expect, integer
 
 Engine: TypeAlias = Literal["auto", "compiled", "eager"]
 
@@ -170,10 +170,8 @@ def _refuse_options(engine: Engine, workers: int | None, device: str) -> None:
         raise ValueError(f"engine={engine!r}; choose from {', '.join(get_args(Engine))}.")
     if engine == "compiled" and not compiler_found():
         raise ValueError('engine="compiled" needs a C++ compiler, such as g++; use "eager".')
-    if workers is not None:
-        expect(workers, int, f"workers={workers!r}")
-        if workers < 1:
-            raise ValueError(f"workers={workers}; at least one process has to train.")
+    if workers is not None and integer(workers, f"workers={workers!r}") < 1:
+        raise ValueError(f"workers={workers}; at least one process has to train.")
     expect(device, str, f"device={device!r}", 'write "cpu" or "cuda"')
     if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
         raise ValueError(f'device={device!r} is not to be had here; use "cpu".')
