@@ -1,7 +1,7 @@
 """A run on disk: its configuration, metrics and checkpoints."""
 
 import platform
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -307,6 +307,7 @@ def rewrite_config(path: Path, changes: dict[str, Any]) -> None:
     store.write_json(path, store.sealed(changed) if "sha256" in recorded else changed)
 
 
+@cache
 def versions() -> dict[str, str]:
     """What the numbers may depend on beside the configuration."""
     packages = {name: version(name) for name in ("ih-interp", "torch", "transformer-lens")}

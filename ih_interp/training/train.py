@@ -21,7 +21,7 @@ from ih_interp.runs import Run, create_run, refuse_other_run
 from ih_interp.store import CONFIG, saved_states
 from ih_interp.task import FewShotTask
 from ih_interp.torch_state import plain_torch
-from ih_interp.tracing.forward import compiler_found, use_lasting_cache
+from ih_interp.tracing.forward import compiler_found
 from ih_interp.training.fleet import fleets
 from ih_interp.training.lock import claimed
 from ih_interp.training.loop import CallbackError, OnMetrics, OnProgress, in_words, train_fleet
@@ -87,7 +87,6 @@ def train(
     _refuse_options(engine, workers, device)
     root = _root(root)
     _refuse_other_arguments(on_metrics, progress=progress, repair=repair)
-    use_lasting_cache()
     with one_thread(), terminate_as_interrupt():
         configs = [_pinned(config) for config in configs]
         tasks = _checked(configs, root, repair=repair)
@@ -270,7 +269,7 @@ def _refuse_lost_compiler(folder: Path) -> None:
     if run.engine == "compiled" and not run.finished and saved_states(folder):
         raise ValueError(
             f"{folder} began compiled, and there is no C++ compiler here to go on with: install "
-            "one, such as g++, or delete the folder to train eagerly from the start."
+            "one, such as g++, or give the run another name to train it eagerly from the start."
         )
 
 

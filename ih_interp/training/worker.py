@@ -15,7 +15,6 @@ from typing import Any, TextIO
 from ih_interp.files import sweep
 from ih_interp.runs import Run
 from ih_interp.store import CHECKPOINTS
-from ih_interp.tracing.forward import use_lasting_cache
 from ih_interp.training.lock import shared
 from ih_interp.training.loop import in_words, train_fleet
 from ih_interp.training.state import TrainingFailedError, remove_states, saved_step
@@ -33,7 +32,6 @@ def main() -> int:
     orders: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     busy = threading.Event()
     threading.Thread(target=_read_orders, args=(orders, busy), daemon=True).start()
-    use_lasting_cache()
     with one_thread():
         while (order := orders.get()) is not None:
             busy.set()
