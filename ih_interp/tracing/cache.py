@@ -38,9 +38,9 @@ def with_lasting_cache(compile_it: Callable[[], Compiled]) -> Compiled:
         return compile_it()
     _remove_cut_short(place)
     aside = place.with_name(f"{place.name}.{os.getpid()}.damaged")
+    was_used = any(place.iterdir())
     with _kept_at(place):
         try:
-            was_used = any(place.iterdir())
             return compile_it()
         except Exception:
             if not was_used:

@@ -6,6 +6,7 @@ skip TransformerLens's hook frames, so the pass is traced first.
 
 import shutil
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from typing import Any, TypeAlias
 
 import torch
@@ -114,7 +115,7 @@ def compile_graph(graph: GraphModule, *example: Tensor) -> Callable[..., Any]:
     shapes: list[Any] = [fake.from_tensor(tensor, static_shapes=True) for tensor in example]
 
     def compile_it() -> Callable[..., Any]:
-        compiled: Any = compile_as_it_is(graph, shapes)
+        compiled: Any = compile_as_it_is(deepcopy(graph), shapes)  # which it changes
         compiled(*example)
         return compiled
 
