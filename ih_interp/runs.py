@@ -92,6 +92,16 @@ class Run:
         return store.checkpoint_path(self.folder, self.config.n_steps).is_file()
 
     @property
+    def stopped(self) -> int | None:
+        """Return the update at which a callback ended the run (`ih.StopRun`), None where none did.
+
+        `ih.train` leaves such a run alone; without the file `stopped.json` it goes on from there.
+        """
+        self._expect_there()
+        path = self.folder / store.STOPPED
+        return int(store.read_json(path)["step"]) if path.is_file() else None
+
+    @property
     def whole(self) -> bool:
         """Whether everything that the run should leave is there: checkpoints and metrics.
 
@@ -287,6 +297,7 @@ def create_run(folder: Path, config: RunConfig, task: FewShotTask, *, engine: st
             rewrite_config(path, {"run": config.save()})
             run.config = config
         return run
+    (folder / store.STOPPED).unlink(missing_ok=True)  # of a run that is begun anew
     recorded: dict[str, Any] = {
         "format": store.FORMAT,
         "run": config.save(),

@@ -71,8 +71,12 @@ def train(
         workers: processes of one thread each; by default one a core when there is enough to do.
         device: "cpu", or "cuda", which trains in this process.
         progress: show a bar with the mean loss and the time left.
-        on_metrics: called with the run and every new row of its metrics; what it raises is raised,
-            once everything is saved.
+        on_metrics: called with the run and every new row of its metrics, once that update's
+            checkpoint, if one is due, is on the disk: `run.model(row["step"])` gives the network.
+            `ih.StopRun` raised in it ends that run, saved as far as it got, and the others go on;
+            with several workers it ends one or a few evaluations later. `run.stopped` then tells
+            the update, and later calls leave the run alone. What else it raises is raised, once
+            everything is saved.
         repair: verify every file of these runs; those that are cut short, altered or another run's
             are removed, with a warning, and trained again to the same bytes, from the newest saved
             state before what is lost.
@@ -133,7 +137,7 @@ def _to_train(found: Sequence[Run]) -> tuple[list[Run], list[str]]:
         try:
             if run.whole:
                 remove_states(run.folder)  # where it was killed as it ended
-            else:
+            elif run.stopped is None:
                 refuse_unsound(run)
                 unfinished.append(run)
         except ValueError as error:
