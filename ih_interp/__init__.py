@@ -137,7 +137,10 @@ if TYPE_CHECKING:
     from ih_interp.model import ModelConfig as ModelConfig, build_model as build_model
     from ih_interp.runs import Run as Run
     from ih_interp.task import FewShotTask as FewShotTask, TaskConfig as TaskConfig
-    from ih_interp.training.state import TrainingFailedError as TrainingFailedError
+    from ih_interp.training.state import (
+        StopRun as StopRun,
+        TrainingFailedError as TrainingFailedError,
+    )
     from ih_interp.training.train import train as train
     from ih_interp.types import Batch as Batch, Head as Head, Layout as Layout
 
@@ -159,6 +162,7 @@ _HOME = {
     "Seeds": "config",
     "evaluate": "evaluation",
     "train": "training.train",
+    "StopRun": "training.state",
     "TrainingFailedError": "training.state",
     "Run": "runs",
     "load_icl_dynamics": "interop.icl_dynamics",

@@ -1,7 +1,7 @@
 """A run on disk: its configuration, metrics and checkpoints."""
 
 import platform
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,16 @@ class Run:
         """Whether the last checkpoint is there."""
         self._expect_there()
         return store.checkpoint_path(self.folder, self.config.n_steps).is_file()
+
+    @property
+    def stopped(self) -> int | None:
+        """Return the update at which a callback ended the run (`ih.StopRun`), None where none did.
+
+        `ih.train` leaves such a run alone; without the file `stopped.json` it goes on from there.
+        """
+        self._expect_there()
+        path = self.folder / store.STOPPED
+        return int(store.read_json(path)["step"]) if path.is_file() else None
 
     @property
     def whole(self) -> bool:
@@ -286,6 +296,7 @@ def create_run(folder: Path, config: RunConfig, task: FewShotTask, *, engine: st
             rewrite_config(path, {"run": config.save()})
             run.config = config
         return run
+    (folder / store.STOPPED).unlink(missing_ok=True)  # of a run that is begun anew
     recorded: dict[str, Any] = {
         "format": store.FORMAT,
         "run": config.save(),
@@ -306,6 +317,7 @@ def rewrite_config(path: Path, changes: dict[str, Any]) -> None:
     store.write_json(path, store.sealed(changed) if "sha256" in recorded else changed)
 
 
+@cache
 def versions() -> dict[str, str]:
     """What the numbers may depend on beside the configuration."""
     packages = {name: version(name) for name in ("ih-interp", "torch", "transformer-lens")}

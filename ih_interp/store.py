@@ -2,6 +2,7 @@
 
 config.json  metrics.jsonl  checkpoints/00031250.safetensors
 state.safetensors  state-before.safetensors  while it trains: the last two that were saved
+stopped.json  where a callback ended it (`ih.StopRun`)
 
 Each carries a SHA-256 of what it holds. Runs of the first days of format 1 have none in their
 configuration and metrics; they are read all the same.
@@ -27,6 +28,7 @@ CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 STATE = "state.safetensors"
 STATE_BEFORE = "state-before.safetensors"
+STOPPED = "stopped.json"
 CHECKPOINTS = "checkpoints"
 
 REPAIR = "train again with repair=True, which removes it: the same numbers come back"

@@ -150,7 +150,7 @@ PER_FUNCTION: dict[str, dict[str, Any]] = {
 LONG = {"progress", "n_draws", "n_resamples", "n_permutations", "n_sequences", "chunk"}
 """Numbers of draws: a huge one is what was asked for."""
 
-NOT_CALLED = {"train", "TrainingFailedError", "AdditivityReport", "Coalitions"}
+NOT_CALLED = {"train", "StopRun", "TrainingFailedError", "AdditivityReport", "Coalitions"}
 NOT_CALLED |= {"clamps.from_level", "Exemplars.load"}
 NOT_CALLED |= {"Wiring", "Run", "load_icl_dynamics", "Crossing"}
 """Of files, which other tests read; and records of results."""

@@ -22,7 +22,6 @@ from ih_interp.exemplars import Exemplars, GaussianSource
 from ih_interp.model import build_model
 from ih_interp.runs import create_run
 from ih_interp.task import FewShotTask
-from ih_interp.tracing.forward import use_lasting_cache
 from ih_interp.training.fleet import Fleet
 from ih_interp.training.loop import measure
 from ih_interp.training.signals import deferred_interrupts
@@ -36,7 +35,6 @@ PERIOD = 625  # updates in which the paper's main run is evaluated 4 times and s
 def main() -> None:
     """Arguments: how many runs, and "compiled" or "eager"."""
     n_runs, engine = int(sys.argv[1]), sys.argv[2]
-    use_lasting_cache()
     with one_thread(), tempfile.TemporaryDirectory() as folder:
         fleet = make_fleet(n_runs, engine, Path(folder))
         orders: dict[str, Callable[[int], float]] = {

@@ -4,10 +4,9 @@ The model is defined once, by `HookedTransformer.forward` with hooks. `torch.com
 skip TransformerLens's hook frames, so the pass is traced first.
 """
 
-import os
 import shutil
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from copy import deepcopy
 from typing import Any, TypeAlias
 
 import torch
@@ -22,6 +21,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from transformer_lens import HookedTransformer
 
 from ih_interp.clamps import AbstractClamp, Setting
+from ih_interp.tracing.cache import with_lasting_cache
 from ih_interp.tracing.graph import drop_zero_biases, loosen_views, spell_out_tiny_products
 from ih_interp.tracing.narrow import narrow
 from ih_interp.tracing.substitutes import substituted
@@ -29,8 +29,6 @@ from ih_interp.types import Batch, Residual
 
 Tensors: TypeAlias = dict[str, Tensor]
 """Tensors by name."""
-
-CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 
 
 class ClampedModel(nn.Module):
@@ -115,28 +113,20 @@ def compile_graph(graph: GraphModule, *example: Tensor) -> Callable[..., Any]:
     loosen_views(graph)
     fake = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
     shapes: list[Any] = [fake.from_tensor(tensor, static_shapes=True) for tensor in example]
-    with torch.no_grad():
-        compiled: Any = compile_as_it_is(graph, shapes)
+
+    def compile_it() -> Callable[..., Any]:
+        compiled: Any = compile_as_it_is(deepcopy(graph), shapes)  # which it changes
         compiled(*example)
-    return compiled
+        return compiled
+
+    with torch.no_grad():
+        return with_lasting_cache(compile_it)
 
 
 def named_for_model(weights: Tensors, features: Tensor) -> Tensors:
     """Weights and features under the names that `ClampedModel` has for them."""
     named = {f"model.{name}": tensor for name, tensor in weights.items()}
     return {**named, "model.embed.features": features}
-
-
-def use_lasting_cache() -> None:
-    """Keep compiled graphs where they outlive this process, unless the user chose a place.
-
-    `$XDG_CACHE_HOME/ih_interp` or `~/.cache/ih_interp`; deleting that folder clears it.
-    """
-    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
-
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    if os.environ.get(CACHE_VARIABLE) in (None, default_cache_dir()):  # torch sets its own early
-        os.environ[CACHE_VARIABLE] = str(home / "ih_interp")
 
 
 def compiler_found() -> bool:

@@ -24,7 +24,6 @@ from ih_interp.tracing.forward import (
     compiler_found,
     named_for_model,
     traced,
-    use_lasting_cache,
 )
 from ih_interp.tracing.graph import drop_zero_biases
 from ih_interp.tracing.narrow import narrow
@@ -46,7 +45,6 @@ def compiled_reading(model: HookedTransformer, tokens: Tokens) -> Generator[None
     place meanwhile. Nothing changes where there is no compiler, or the model is not a few-shot one.
     """
     if isinstance(model.embed, FewShotEmbed) and compiler_found():
-        use_lasting_cache()
         _READERS[model] = _Reader(model, tokens)
     try:
         yield

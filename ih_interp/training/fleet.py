@@ -150,7 +150,8 @@ class Fleet:
         if any(run.step for run in self.runs):
             raise TrainingFailedError(
                 f"{names} began compiled and cannot go on so here ({error}); "
-                "repair the compiler, or delete the folders and train with engine='eager'"
+                "what was saved of them is kept: repair the compiler and train again, or give them "
+                "other names to train them eagerly from the start"
             ) from error
         warnings.warn(
             f"The update or the evaluation of {names} cannot be traced and compiled "

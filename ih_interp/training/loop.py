@@ -14,13 +14,13 @@ from ih_interp.runs import Run
 from ih_interp.torch_state import plain_torch
 from ih_interp.training.fleet import Fleet
 from ih_interp.training.signals import Interrupts, deferred_interrupts
-from ih_interp.training.state import RunState, TrainingFailedError
+from ih_interp.training.state import RunState, StopRun, TrainingFailedError
 
 SAVE_SECONDS = 20.0  # of training that a kill can cost
 LOSSES_EVERY = 64  # updates between looks at the losses
 
 OnMetrics: TypeAlias = Callable[[Run, Mapping[str, Any]], None]
-"""Called with every new row of a run's metrics."""
+"""Called with every new row of a run's metrics, once that update's checkpoint is on the disk."""
 
 OnProgress: TypeAlias = Callable[[int, float], None]
 """Told of updates done since the last call, over a fleet's runs, and of their mean loss."""
@@ -132,6 +132,8 @@ def saved_first(fleet: Fleet) -> Generator[None]:
     """Before an error of a callback goes on its way, everything is saved."""
     try:
         yield
+    except StopRun:
+        raise
     except BaseException as error:
         save(fleet)
         raise CallbackError(error) from error
@@ -158,6 +160,7 @@ def measure(fleet: Fleet, on_metrics: OnMetrics | None, interrupted: Interrupts)
         weights = fleet.weights(place)
         if not is_finite(run, weights):
             continue
+        rows: list[dict[str, Any]] = []
         if run.step in run.evaluations:
             try:
                 with interrupted.at_once():
@@ -166,15 +169,31 @@ def measure(fleet: Fleet, on_metrics: OnMetrics | None, interrupted: Interrupts)
                 save_at_last(fleet)
                 raise
             rows = run.record(measured)
-            if on_metrics is not None:
-                with saved_first(fleet):
-                    for row in rows:
-                        on_metrics(run.run, dict(row))  # theirs to change
         if run.step == run.config.n_steps:
             with failing_alone(run):
                 run.close(fleet.state, place)
         elif run.step in run.checkpoints:
             run.save_checkpoint(fleet.state, place)
+        if rows and on_metrics is not None:
+            tell(fleet, place, rows, on_metrics)
+
+
+def tell(
+    fleet: Fleet, place: int, rows: Sequence[Mapping[str, Any]], on_metrics: OnMetrics
+) -> None:
+    """Tell of a run's new rows, once what was saved with them is there; it may be stopped."""
+    run = fleet.runs[place]
+    with failing_alone(run):
+        run.writer.settle()
+    if run.failure is not None:
+        return
+    try:
+        with saved_first(fleet):
+            for row in rows:
+                on_metrics(run.run, dict(row))  # theirs to change
+    except StopRun:
+        with failing_alone(run):
+            run.stop(fleet.state, place)
 
 
 def in_words(runs: Sequence[Run], error: OSError) -> str:

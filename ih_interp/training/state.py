@@ -27,6 +27,10 @@ class TrainingFailedError(RuntimeError):
     """Runs that could not be trained to their end, in words; the others were."""
 
 
+class StopRun(Exception):
+    """Raised in `on_metrics`, it ends the run that this was called with; the others go on."""
+
+
 class RunState:
     """One run while it trains: where it is, what it has measured, what comes next."""
 
@@ -49,7 +53,7 @@ class RunState:
 
     @property
     def active(self) -> bool:
-        return self.failure is None and self.step < self.config.n_steps
+        return self.failure is None and not self.closed and self.step < self.config.n_steps
 
     @property
     def is_due(self) -> bool:
@@ -123,6 +127,17 @@ class RunState:
         self.save_checkpoint(state, place)
         self.writer.settle()
         remove_states(self.run.folder)
+        self.closed = True
+
+    def stop(self, state: FleetState, place: int) -> None:
+        """Write the run as far as it got, and that it is to stay there."""
+        if self.closed:
+            return  # it is at its end anyway
+        self.save_state(state, place)
+        self.save_checkpoint(state, place)
+        self.writer.settle()
+        facts = {"run": self.config.fingerprint, "step": self.step}
+        store.write_json(self.run.folder / store.STOPPED, facts)
         self.closed = True
 
     def record(self, measured: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:

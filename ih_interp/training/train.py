@@ -21,7 +21,7 @@ from ih_interp.runs import Run, create_run, refuse_other_run
 from ih_interp.store import CONFIG, saved_states
 from ih_interp.task import FewShotTask
 from ih_interp.torch_state import plain_torch
-from ih_interp.tracing.forward import compiler_found, use_lasting_cache
+from ih_interp.tracing.forward import compiler_found
 from ih_interp.training.fleet import fleets
 from ih_interp.training.lock import claimed
 from ih_interp.training.loop import CallbackError, OnMetrics, OnProgress, in_words, train_fleet
@@ -71,8 +71,12 @@ def train(
         workers: processes of one thread each; by default one a core when there is enough to do.
         device: "cpu", or "cuda", which trains in this process.
         progress: show a bar with the mean loss and the time left.
-        on_metrics: called with the run and every new row of its metrics; what it raises is raised,
-            once everything is saved.
+        on_metrics: called with the run and every new row of its metrics, once that update's
+            checkpoint, if one is due, is on the disk: `run.model(row["step"])` gives the network.
+            `ih.StopRun` raised in it ends that run, saved as far as it got, and the others go on;
+            with several workers it ends one or a few evaluations later. `run.stopped` then tells
+            the update, and later calls leave the run alone. What else it raises is raised, once
+            everything is saved.
         repair: verify every file of these runs; those that are cut short, altered or another run's
             are removed, with a warning, and trained again to the same bytes, from the newest saved
             state before what is lost.
@@ -87,7 +91,6 @@ def train(
     _refuse_options(engine, workers, device)
     root = _root(root)
     _refuse_other_arguments(on_metrics, progress=progress, repair=repair)
-    use_lasting_cache()
     with one_thread(), terminate_as_interrupt():
         configs = [_pinned(config) for config in configs]
         tasks = _checked(configs, root, repair=repair)
@@ -134,7 +137,7 @@ def _to_train(found: Sequence[Run]) -> tuple[list[Run], list[str]]:
         try:
             if run.whole:
                 remove_states(run.folder)  # where it was killed as it ended
-            else:
+            elif run.stopped is None:
                 refuse_unsound(run)
                 unfinished.append(run)
         except ValueError as error:
@@ -268,7 +271,7 @@ def _refuse_lost_compiler(folder: Path) -> None:
     if run.engine == "compiled" and not run.finished and saved_states(folder):
         raise ValueError(
             f"{folder} began compiled, and there is no C++ compiler here to go on with: install "
-            "one, such as g++, or delete the folder to train eagerly from the start."
+            "one, such as g++, or give the run another name to train it eagerly from the start."
         )
 
 

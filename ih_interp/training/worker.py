@@ -8,17 +8,16 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
 
 from ih_interp.files import sweep
 from ih_interp.runs import Run
 from ih_interp.store import CHECKPOINTS
-from ih_interp.tracing.forward import use_lasting_cache
 from ih_interp.training.lock import shared
 from ih_interp.training.loop import in_words, train_fleet
-from ih_interp.training.state import TrainingFailedError, remove_states, saved_step
+from ih_interp.training.state import StopRun, TrainingFailedError, remove_states, saved_step
 from ih_interp.training.train import make_jobs, one_thread
 
 PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
@@ -31,14 +30,14 @@ def main() -> int:
     out = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     orders: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    stopping: set[str] = set()
     busy = threading.Event()
-    threading.Thread(target=_read_orders, args=(orders, busy), daemon=True).start()
-    use_lasting_cache()
+    threading.Thread(target=_read_orders, args=(orders, busy, stopping), daemon=True).start()
     with one_thread():
         while (order := orders.get()) is not None:
             busy.set()
             try:
-                report = _train(json.loads(order), out)
+                report = _train(json.loads(order), out, stopping)
             except KeyboardInterrupt:
                 return 130
             busy.clear()
@@ -59,10 +58,15 @@ def die_with_parent(parent: int) -> None:
             os._exit(130)
 
 
-def _train(folders: Sequence[str], out: TextIO) -> dict[str, Any]:
-    """Train runs to their ends, each by the engine that it has recorded; what to tell then."""
+def _train(folders: Sequence[str], out: TextIO, stopping: Collection[str] = ()) -> dict[str, Any]:
+    """Train runs to their ends, each by the engine that it has recorded; what to tell then.
+
+    Those whose folders come to be among `stopping` end at their next evaluation.
+    """
 
     def on_metrics(run: Run, row: Mapping[str, Any]) -> None:
+        if str(run.folder) in stopping:
+            raise StopRun
         _tell(out, {"folder": str(run.folder), "row": dict(row)})
 
     def on_progress(updates: int, loss: float) -> None:
@@ -95,7 +99,8 @@ def _as_left(runs: Sequence[Run]) -> tuple[list[Run], int]:
             done += run.config.n_steps
         else:
             done += saved_step(run.folder)
-            unfinished.append(run)
+            if run.stopped is None:
+                unfinished.append(run)
     return unfinished, done
 
 
@@ -121,9 +126,14 @@ def _tell(out: TextIO, message: dict[str, Any]) -> None:
         signal.raise_signal(signal.SIGTERM)
 
 
-def _read_orders(orders: "queue.SimpleQueue[str | None]", busy: threading.Event) -> None:
+def _read_orders(
+    orders: "queue.SimpleQueue[str | None]", busy: threading.Event, stopping: set[str]
+) -> None:
     for line in sys.stdin:
-        orders.put(line)
+        if line.startswith("{"):
+            stopping.add(json.loads(line)["stop"])
+        else:
+            orders.put(line)
     orders.put(None)
     if busy.is_set():  # the parent died while a fleet trained
         os.kill(os.getpid(), signal.SIGTERM)

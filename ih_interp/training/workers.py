@@ -18,6 +18,7 @@ from ih_interp.launch import command
 from ih_interp.runs import Run
 from ih_interp.training.loop import OnMetrics, OnProgress
 from ih_interp.training.signals import terminate_as_interrupt
+from ih_interp.training.state import StopRun
 
 Message: TypeAlias = dict[str, Any]
 Inbox: TypeAlias = "queue.SimpleQueue[tuple[Worker, Message | None]]"
@@ -73,6 +74,7 @@ class Job:
         self.deaths = 0
         self._done = self._told = 0
         self._rows: set[tuple[str, int, str]] = set()
+        self.stopped: set[str] = set()  # folders of runs that a callback has ended
 
     def begin(self, done: int) -> None:
         """Go on after so many updates over all runs."""
@@ -149,11 +151,18 @@ class Crew:
             updates, loss = message["progress"]
             self._on_progress(job.new_updates(updates), loss)
         elif "row" in message:
-            folder, row = message["folder"], message["row"]
-            if self._on_metrics is not None and job.is_new(folder, row):
-                self._on_metrics(job.runs[folder], row)
+            self._hear_of_metrics(worker, job, message["folder"], message["row"])
         else:
             self._finish(worker, job, message)
+
+    def _hear_of_metrics(self, worker: "Worker", job: Job, folder: str, row: Message) -> None:
+        try:
+            if self._on_metrics is not None and job.is_new(folder, row):
+                self._on_metrics(job.runs[folder], row)
+        except StopRun:
+            job.stopped.add(folder)
+        if folder in job.stopped:  # told again to one that took over from another
+            worker.send({"stop": folder})
 
     def _finish(self, worker: "Worker", job: Job, message: Message) -> None:
         self.failures += message["failures"]
@@ -183,10 +192,14 @@ class Worker:
 
     def give(self, job: Job) -> None:
         """Start on a fleet."""
-        assert self._process.stdin is not None
         self.job = job
+        self.send(list(job.runs))
+
+    def send(self, order: Any) -> None:
+        """Write a line of JSON."""
+        assert self._process.stdin is not None
         with suppress(BrokenPipeError):  # it is dead, and its end is on its way to the inbox
-            self._process.stdin.write(json.dumps(list(job.runs)) + "\n")
+            self._process.stdin.write(json.dumps(order) + "\n")
             self._process.stdin.flush()
 
     def dismiss(self) -> None:

@@ -1,0 +1,150 @@
+"""Where compiled graphs are kept: in a folder of the user's that nobody else can write to.
+
+Torch unpickles what it finds there and loads it as machine code, without asking whose it is.
+"""
+
+import atexit
+import functools
+import os
+import re
+import shutil
+import stat
+import struct
+import tempfile
+import warnings
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TypeVar
+
+Compiled = TypeVar("Compiled")
+
+VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
+PLAIN = re.compile(r"[\w/.+@-]+")  # what the compiler's command line takes, as torch does not quote
+ELF_HEADER = struct.Struct("<4sBB34xQ10xHH2x")
+"""Of a library: magic, 64-bit, byte order, then where its last table lies, and how long it is."""
+
+
+def with_lasting_cache(compile_it: Callable[[], Compiled]) -> Compiled:
+    """Return what `compile_it` does, which keeps its work where it outlives this process.
+
+    A place that the user chose, by TORCHINDUCTOR_CACHE_DIR, is left to the user. Otherwise it is
+    `$XDG_CACHE_HOME/ih_interp` or `~/.cache/ih_interp`, which may be deleted at any time, and where
+    that cannot be had a private folder among the temporary ones. Where compiling fails with what is
+    kept there, it is done once more without: a power failure may have cut files short.
+    """
+    place = _place()
+    if place is None:
+        return compile_it()
+    _remove_cut_short(place)
+    aside = place.with_name(f"{place.name}.{os.getpid()}.damaged")
+    was_used = any(place.iterdir())
+    with _kept_at(place):
+        try:
+            return compile_it()
+        except Exception:
+            if not was_used:
+                raise
+            place.rename(aside)
+            place.mkdir(mode=0o700)
+        try:
+            _forget()
+            compiled = compile_it()
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    warnings.warn(
+        f"Compiled graphs kept in {place} were damaged; they are made anew.", stacklevel=2
+    )
+    return compiled
+
+
+@contextmanager
+def _kept_at(place: Path) -> Generator[None]:
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = str(place)
+    try:
+        yield
+    finally:
+        os.environ.pop(VARIABLE)
+        if before is not None:
+            os.environ[VARIABLE] = before
+
+
+def _forget() -> None:
+    """Have torch look at the disk again."""
+    from torch._inductor.utils import clear_caches
+
+    clear_caches()
+
+
+def _place() -> Path | None:
+    """A private folder, made where it is missing; None where the user chose one."""
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    if os.environ.get(VARIABLE) not in (None, default_cache_dir()):  # torch sets its own early
+        return None
+    for place in _candidates():
+        if PLAIN.fullmatch(str(place)) is None:
+            continue
+        with suppress(OSError):
+            place.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if (fault := _fault(place)) is None:
+                place.chmod(0o700)
+                return place
+            warnings.warn(
+                f"Compiled graphs are not kept in {place}, since {fault}, and what is there is "
+                "run: remove that folder, or choose another by XDG_CACHE_HOME.",
+                stacklevel=2,
+            )
+    return _of_this_process()
+
+
+@functools.cache
+def _of_this_process() -> Path:
+    place = tempfile.mkdtemp(prefix="ih_interp-")
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    return Path(place)
+
+
+def _candidates() -> Iterator[Path]:
+    """Places in the order in which they are tried, links resolved."""
+    chosen = os.environ.get("XDG_CACHE_HOME", "")
+    with suppress(RuntimeError):  # a user without a home folder
+        home = Path(chosen) if Path(chosen).is_absolute() else Path.home() / ".cache"
+        yield (home / "ih_interp").resolve()
+    for folder in (tempfile.gettempdir(), "/tmp"):  # the first may have a space in its name
+        yield Path(folder).resolve() / f"ih_interp-{os.getuid()}"
+
+
+def _fault(place: Path) -> str | None:
+    """Why others could put something into this folder, or exchange it."""
+    if place.is_symlink():
+        return "it is a link"
+    for folder in (place, *place.parents):
+        found = folder.lstat()
+        if found.st_uid not in (os.getuid(), 0):
+            return f"{folder} belongs to another user"
+        own_group = found.st_gid == os.getgid() == os.getuid()  # which has no other members
+        writers = stat.S_IWOTH | (0 if own_group else stat.S_IWGRP)
+        sticky = folder != place and found.st_mode & stat.S_ISVTX  # as the temporary folder
+        if found.st_mode & writers and not sticky:
+            return f"others can write to {folder}"
+    return None
+
+
+def _remove_cut_short(place: Path) -> None:
+    """Remove libraries that end before their last table: loading one can kill the process."""
+    for path in place.glob("**/*.so"):
+        with suppress(OSError):
+            with path.open("rb") as file:
+                header = file.read(ELF_HEADER.size)
+            if _is_cut_short(header, path.stat().st_size):
+                path.unlink()
+
+
+def _is_cut_short(header: bytes, size: int) -> bool:
+    if len(header) < ELF_HEADER.size:
+        return True
+    magic, wide, order, table, entry, entries = ELF_HEADER.unpack(header)
+    is_known = magic == b"\x7fELF" and (wide, order) == (2, 1)  # another system's is left alone
+    return is_known and size < table + entry * entries
