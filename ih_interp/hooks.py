@@ -99,7 +99,7 @@ def previous_token_pattern(n_positions: int, strength: Strength) -> Float[Tensor
     [[1.0, 0.0, 0.0], [0.75, 0.25, 0.0], [0.0, 0.75, 0.25]]
     """
     own = torch.eye(n_positions, dtype=torch.float32)
-    previous = own.roll(-1, dims=1).tril()
+    previous = own.roll(-1, dims=1).tril(-1)
     first = torch.zeros(n_positions, n_positions, dtype=torch.float32)
     first[0, 0] = 1.0
     if isinstance(strength, Tensor):
@@ -146,7 +146,7 @@ def forbid_previous_token(
     A gate g below 1 multiplies that entry's odds by 1 - g instead.
     """
     del hook
-    previous = torch.eye(scores.shape[-1], dtype=torch.bool).roll(-1, dims=1).tril()
+    previous = torch.eye(scores.shape[-1], dtype=torch.bool).roll(-1, dims=1).tril(-1)
     chosen = _chosen(heads, scores) & _last(previous, scores).to(scores.device)
     return _mask_scores(scores, chosen & _rows(rows, scores), gate)
 

@@ -199,7 +199,7 @@ class Batch:
             object.__setattr__(self, name, as_indices(value, name))
         if self.tokens.device != self.target.device:
             raise ValueError(
-                f"tokens are on {self.tokens.device} and target on {self.target.device}; expected "
+                f"tokens are on {self.tokens.device} and target on {self.target.device}: expected "
                 "one device, tokens.to(device) and target.to(device)."
             )
         if self.tokens.ndim != 2 or self.target.shape != self.tokens.shape[:1]:

@@ -20,7 +20,7 @@ from ih_interp.analysis.attention import (
     previous_token_chance,
     previous_token_score,
 )
-from ih_interp.analysis.scores import head_table, pattern_scores
+from ih_interp.analysis.scores import head_table, layer_scores, pattern_scores
 
 
 def patterns(model, tokens):
@@ -248,3 +248,21 @@ def test_a_table_of_scores_has_a_row_a_head(model, batch):
     row = table[table["name"] == "L1H3"].iloc[0]
     assert row["value"] == pytest.approx(float(previous_token_score(model, batch)[1, 3]))
     assert row["chance"] == 0.25
+
+
+def test_what_a_score_gets_is_its_own_to_change(model, batch):
+    def fair(pattern, rows):
+        return pattern[:, :, -1, 1] + pattern[:, :, -1].amax(dim=-1)
+
+    def careless(pattern, rows):
+        value = pattern[:, :, -1, 1] + pattern[:, :, -1].amax(dim=-1)
+        pattern[:] = 0
+        return value
+
+    def careless_layer(activation, layer, rows):
+        return careless(activation, rows)
+
+    expected = pattern_scores(model, batch.tokens, fair)
+    assert torch.equal(pattern_scores(model, batch.tokens, careless), expected)
+    found = layer_scores(model, batch.tokens, "attn.hook_pattern", careless_layer)
+    assert torch.equal(found, expected)

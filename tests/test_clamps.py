@@ -116,8 +116,8 @@ def gradients_under(
 
 def hook_counts(model: HookedTransformer) -> list[int]:
     return [
-        *(len(point.fwd_hooks) + len(point.bwd_hooks) for point in model.hook_dict.values()),
-        len(model.embed._forward_pre_hooks),
+        len(module._forward_hooks) + len(module._forward_pre_hooks) + len(module._backward_hooks)
+        for module in model.modules()
     ]
 
 

@@ -2,10 +2,14 @@
 
 import pickle
 
+import numpy as np
 import pytest
+import torch
 from pydantic import ValidationError
 
-from ih_interp.clamps import InductionAttention
+from ih_interp.clamps import AblateHeads, InductionAttention
+from ih_interp.clamps.schedules import During, Ramp
+from ih_interp.config import RunConfig, Seeds
 from ih_interp.frozen import Frozen, canonical_json, explain
 
 
@@ -38,6 +42,48 @@ def test_fields_come_by_name():
 def test_numbers_are_finite(rate):
     with pytest.raises(ValidationError, match="finite number"):
         Inner(rate=rate)
+
+
+@pytest.mark.parametrize(
+    "size", [np.int64(3), np.uint8(3), np.array(3), torch.tensor(3), np.float64(3)], ids=repr
+)
+def test_numbers_of_numpy_and_torch_are_written_as_pythons(size):
+    given = Outer(size=size, inner={"rate": np.float32(0.25)}, names=np.array(["b", "a"]))
+    assert type(given.size) is int
+    assert type(given.inner.rate) is float
+    assert canonical_json(given) == '{"inner":{"rate":0.25},"names":["b","a"],"size":3}'
+
+
+@pytest.mark.parametrize("value", [True, np.True_, np.array(True), torch.tensor(False)], ids=repr)
+def test_true_is_no_number(value):
+    with pytest.raises(ValidationError, match="expected a number"):
+        Outer(size=value)
+    with pytest.raises(ValidationError, match="expected a number"):
+        Inner(rate=value)
+
+
+@pytest.mark.parametrize(
+    "heads",
+    [
+        np.array([[0, 1], [1, 3]]),
+        torch.tensor([[0, 1], [1, 3]]),
+        [np.array([0, 1]), (np.int64(1), np.int64(3))],
+        np.argwhere(np.array([[0, 1, 0, 0], [0, 0, 0, 1]])),
+        np.array(["L0H1", "L1H3"]),
+    ],
+    ids=repr,
+)
+def test_arrays_of_heads_are_heads(heads):
+    assert AblateHeads(heads=heads) == AblateHeads(heads=["L0H1", "L1H3"])
+    assert AblateHeads(heads=heads).model_dump_json().endswith('"heads":["L0H1","L1H3"]}')
+
+
+def test_schedules_and_runs_take_numbers_of_numpy():
+    assert During(start=np.int64(2), stop=np.int64(5)) == During(start=2, stop=5)
+    assert Ramp(start=np.int32(0), stop=np.int64(8), low=np.float32(0.5)).low == 0.5
+    config = RunConfig(sequences=np.int64(640), seeds=Seeds(init=np.uint32(7)))
+    assert config.fingerprint == RunConfig(sequences=640, seeds=Seeds(init=7)).fingerprint
+    assert config.replace(batch_size=np.int64(64)).save()["batch_size"] == 64
 
 
 def test_equal_values_have_one_spelling():

@@ -246,6 +246,13 @@ def test_a_gate_on_masked_labels_can_be_traced_and_mapped():
     assert torch.equal(traced(gates), expected)
 
 
+def test_a_sequence_of_one_token_has_no_previous_one():
+    assert hooks.previous_token_pattern(1, 0.75).tolist() == [[1.0]]
+    one = PATTERN[:, :, :1, :1]
+    assert torch.equal(hooks.previous_token_attention(one, HOOK, heads=FIRST, strength=0.75), one)
+    assert torch.equal(hooks.forbid_previous_token(one, HOOK, heads=FIRST), one)
+
+
 def test_the_previous_tokens_input_is_the_published_one():
     assert hooks.previous_token_input(RESIDUAL).flatten().tolist() == [1, 1, 2, 3, 5]
 

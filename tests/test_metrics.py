@@ -129,3 +129,22 @@ def test_a_model_of_other_tokens_is_measured_too():
     assert_close(measured("accuracy", LOGITS, batch), torch.ones(2))
     with pytest.raises(ValueError, match="Sequences of 2 tokens are not pairs and a query"):
         measured("in_context_loss", LOGITS, batch)
+
+
+def test_what_a_metric_gets_is_its_own_to_change():
+    def careless(logits, batch):
+        value = logits.gather(1, batch.target[:, None])[:, 0]
+        logits.zero_()
+        batch.tokens.zero_()
+        batch.target.fill_(1)
+        return value
+
+    logits, batch = LOGITS.clone(), BATCH[:]
+    tokens, target = batch.tokens.clone(), batch.target.clone()
+    expected = measured("logit", LOGITS, BATCH)
+    assert torch.equal(measured(careless, logits, batch), expected)
+    stacked = torch.stack([logits, logits])
+    assert torch.equal(measured(careless, stacked, batch), torch.stack([expected] * 2))
+    assert torch.equal(logits, LOGITS)
+    assert torch.equal(batch.tokens, tokens)
+    assert torch.equal(batch.target, target)

@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 import torch
 from oracles import literal_forward
+from torch.func import functional_call, functionalize, jvp, stack_module_state, vjp, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.testing import assert_close
 
 from ih_interp.exemplars import Exemplars
 from ih_interp.interop.icl_dynamics import load_icl_dynamics
@@ -239,6 +242,50 @@ def test_hook_embed_is_the_embedding(model, batch):
     assert torch.equal(cache["hook_embed"], model.embed(batch.tokens))
     assert torch.equal(cache["blocks.0.hook_resid_pre"], cache["hook_embed"])
     assert torch.equal(cache["unembed.hook_logits"], model(batch.tokens))
+
+
+@pytest.fixture(scope="module")
+def many() -> FewShotTask:
+    """Exemplars more than tokens of a batch: the embedding projects those that occur alone."""
+    return FewShotTask(Exemplars.gaussian(n_classes=100), TaskConfig(n_train_classes=80))
+
+
+def of(parameters: dict[str, torch.Tensor], place: int) -> dict[str, torch.Tensor]:
+    return {name: value[place] for name, value in parameters.items()}
+
+
+# (function of f(parameters, tokens), stacked parameters and stacked tokens), and which of both each
+# of its logits belongs to.
+TRANSFORMS = {
+    "over weights": (lambda f, p, t: vmap(f, in_dims=(0, None))(p, t[0]), [(0, 0), (1, 0)]),
+    "over tokens": (lambda f, p, t: vmap(f, in_dims=(None, 0))(of(p, 0), t), [(0, 0), (0, 1)]),
+    "over both": (lambda f, p, t: vmap(f)(p, t), [(0, 0), (1, 1)]),
+    "in chunks": (lambda f, p, t: vmap(f, chunk_size=1)(p, t), [(0, 0), (1, 1)]),
+    "forward": (
+        lambda f, p, t: jvp(lambda q: f(q, t[0]), (of(p, 0),), (of(p, 1),))[0][None],
+        [(0, 0)],
+    ),
+    "reverse": (lambda f, p, t: vjp(lambda q: f(q, t[1]), of(p, 0))[0][None], [(0, 1)]),
+    "functionalized": (lambda f, p, t: functionalize(f)(of(p, 1), t[0])[None], [(1, 0)]),
+    "traced": (lambda f, p, t: make_fx(f)(of(p, 0), t[0])(of(p, 1), t[1])[None], [(1, 1)]),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")  # torch, on jvp
+@pytest.mark.parametrize("gradient", [False, True])
+@pytest.mark.parametrize(("transform", "pairs"), TRANSFORMS.values(), ids=TRANSFORMS.keys())
+def test_passes_are_transformed_with_and_without_gradient(transform, pairs, gradient, many):
+    models = [build_model(many, seed=seed) for seed in (5, 6)]
+    batch = many.sample("train", 8, generator=torch.Generator().manual_seed(0))
+    tokens = torch.stack([batch.tokens, batch.tokens.flip(0)])
+    parameters, buffers = stack_module_state(models)
+
+    def logits(p, t):
+        return functional_call(models[0], (p, of(buffers, 0)), (t,))
+
+    with torch.set_grad_enabled(gradient):
+        found = transform(logits, parameters, tokens)
+    assert_close(found, torch.stack([models[m](tokens[t]) for m, t in pairs]))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ import shutil
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch.testing import assert_close
@@ -65,7 +66,7 @@ def test_what_cannot_be_a_row_is_refused(clamped_run):
         lambda model, batch: [model(batch.tokens).mean()],
     ):
         with pytest.raises(ValueError, match=r"The measure gave (\(|list).* were expected"):
-            ih.trace(clamped_run, measure, batch=batch)
+            ih.trace(clamped_run, measure, batch=batch, clamps=())
     with pytest.raises(ValueError, match="no sequences to score in batch"):
         ih.trace(clamped_run, ih.induction_strength, batch=batch[:0])
     with pytest.raises(ValueError, match="no checkpoint at step 1"):
@@ -188,3 +189,85 @@ def test_a_level_is_read_from_metrics_up_to_the_step(clamped_run, tmp_path):
             )
     kept = ih.trace(ih.Run(killed), ih.induction_strength, batch=batch)
     assert kept.equals(ih.trace(clamped_run, ih.induction_strength, batch=batch))
+
+
+def test_a_measures_batch_is_its_own_to_change(clamped_run):
+    def careless(model, batch):
+        value = float(ih.evaluate(model, batch).loss.mean())
+        batch.tokens.zero_()
+        batch.target.zero_()
+        return value
+
+    batch = clamped_run.task.enumerate("train")[:20]
+    kept = batch.tokens.clone()
+    fair = ih.trace(clamped_run, lambda m, b: float(ih.evaluate(m, b).loss.mean()), batch=batch)
+    assert ih.trace(clamped_run, careless, batch=batch, clamps=()).shape == fair.shape
+    assert torch.equal(batch.tokens, kept)
+    assert ih.trace(clamped_run, careless, batch=batch).equals(fair)
+
+
+def _silent(model, batch):
+    with torch.no_grad():
+        model.blocks[0].attn.W_V.zero_()
+
+
+def _behind_torch(model, batch):
+    model.blocks[0].attn.W_V.data.mul_(2)
+
+
+def _bias(model, batch):
+    with torch.no_grad():
+        model.blocks[0].attn.b_V.add_(1)
+
+
+def _features(model, batch):
+    model.embed.features.mul_(2)
+
+
+def _hook(model, batch):
+    model.add_hook("hook_embed", lambda activation, hook: 2 * activation)
+
+
+def _native_hook(model, batch):
+    model.blocks[0].register_forward_hook(lambda *called: None)
+
+
+def _other_parameter(model, batch):
+    model.unembed.W_U = torch.nn.Parameter(model.unembed.W_U.detach().clone())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [_silent, _behind_torch, _bias, _features, _hook, _native_hook, _other_parameter],
+)
+def test_a_measure_that_leaves_the_model_changed_is_refused(change, clamped_run):
+    def measure(model, batch):
+        change(model, batch)
+        return 1.0
+
+    batch = clamped_run.task.enumerate("train")[:4]
+    with pytest.raises(ValueError, match="left the model with other"):
+        ih.trace(clamped_run, measure, batch=batch, clamps=())
+
+
+def test_a_measure_may_change_the_model_and_put_it_back(clamped_run):
+    def ablated(model, batch):
+        weight = model.blocks[1].attn.W_O
+        kept = weight.detach().clone()
+        with torch.no_grad(), model.hooks(fwd_hooks=[("hook_embed", lambda a, hook: a)]):
+            weight.zero_()
+            loss = float(ih.evaluate(model, batch).loss.mean())
+            weight.copy_(kept)
+        return loss
+
+    batch = clamped_run.task.enumerate("train")[:4]
+    assert len(ih.trace(clamped_run, ablated, batch=batch)) == 3
+
+
+def test_steps_are_an_array_or_a_column(clamped_run):
+    batch = clamped_run.task.enumerate("train")[:4]
+    expected = ih.trace(clamped_run, ih.evaluate, batch=batch, steps=[0, 2])
+    trace = inspect.unwrap(ih.trace)  # without the types' checker, which only tests have
+    for given in (np.array([0, 2]), torch.tensor([0, 2]), pd.Series([0, 2]), [0, np.int64(2)]):
+        found = trace(clamped_run, ih.evaluate, batch=batch, steps=given)
+        assert found.equals(expected)

@@ -1,5 +1,8 @@
 """Heads, layouts and batches."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -132,6 +135,35 @@ def test_shapes_in_signatures_are_checked_in_tests():
         Batch(torch.zeros(3, 5, dtype=torch.int64), torch.zeros(2, dtype=torch.int64))
 
 
+NARROW = (torch.uint8, torch.int8, torch.int16, torch.uint16, torch.int32, torch.uint32)
+
+
+@pytest.mark.parametrize("dtype", NARROW, ids=str)
+def test_narrow_whole_numbers_become_int64(dtype, small):
+    """To torch, uint8 indices are a mask."""
+    narrow = Batch(small.tokens.to(dtype), small.target.to(dtype))
+    assert (narrow.tokens.dtype, narrow.target.dtype) == (torch.int64, torch.int64)
+    assert torch.equal(narrow.tokens, small.tokens)
+    assert torch.equal(narrow.target, small.target)
+    assert torch.equal(narrow.correct, small.correct)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float32, torch.complex64], ids=str)
+@pytest.mark.parametrize("field", ["tokens", "target"])
+def test_what_is_no_whole_number_is_no_token(dtype, field, small):
+    made = object.__new__(Batch)  # past the shapes' checker, which only tests have
+    fields = {"tokens": small.tokens, "target": small.target}
+    for name, value in (fields | {field: fields[field].to(dtype)}).items():
+        object.__setattr__(made, name, value)
+    with pytest.raises(ValueError, match=rf"{field} are {dtype}: expected integers"):
+        made.__post_init__()
+
+
+def test_tokens_and_targets_lie_on_one_device(small):
+    with pytest.raises(ValueError, match="target on cpu: expected one device"):
+        Batch(small.tokens.to("meta"), small.target)
+
+
 def test_nothing_cannot_be_split(small):
     with pytest.raises(ValueError, match="no sequences in this batch"):
         small[:0].split(2)
@@ -186,3 +218,47 @@ def test_whole_numbers_of_any_library_are_pythons(value):
 def test_other_values_are_no_whole_numbers(value):
     with pytest.raises(TypeError, match=r"^n=\?: expected an integer, got an? "):
         integer(value, "n=?", "say which")
+
+
+NUMPYS_NUMBERS = """
+import numpy as np, torch
+import ih_interp as ih
+
+exemplars = ih.Exemplars.gaussian(n_classes=np.int64(12))
+task = ih.FewShotTask(exemplars, ih.TaskConfig(n_train_classes=8))
+model, same = ih.build_model(task, seed=np.int64(5)), ih.build_model(task, seed=5)
+assert torch.equal(model.W_U, same.W_U)
+draw = lambda n: task.sample("train", n, generator=torch.Generator().manual_seed(0))
+batch = draw(np.int64(6))
+assert torch.equal(batch.tokens, draw(6).tokens)
+heads = np.argwhere(np.eye(2, 8, dtype=int))
+pairs = [(np.int64(0), np.int64(0)), (np.int64(1), np.int64(1))]
+for given in heads, pairs, torch.from_numpy(heads):
+    found = ih.coalitions(model, batch, given, ablation="resample", seed=np.int64(3))
+    expected = ih.coalitions(model, batch, ["L0H0", "L1H1"], ablation="resample", seed=3)
+    assert (found.values == expected.values).all()
+later = ih.clamps.AblateHeads(heads=heads, schedule=ih.clamps.during(np.int64(5), np.int64(9)))
+loss = ih.evaluate(model, batch, [later], step=np.int64(5), chunk=np.int64(4)).loss
+assert torch.equal(loss, ih.evaluate(model, batch, [later], step=5).loss)
+with ih.clamped(model, [later], step=torch.tensor(4)):
+    assert torch.equal(model(batch.tokens), same(batch.tokens))
+kept = ih.clamps.keep_only(heads[0], n_heads=np.int64(3))
+assert kept == ((0, 1), (0, 2)), kept
+score = lambda period, offset: ih.prefix_matching_score(
+    same, generator=torch.Generator().manual_seed(0), period=period, offset=offset
+)
+assert torch.equal(score(np.uint8(2), np.uint8(1)), score(2, 1))
+tokens = batch.tokens.to(torch.uint8)
+assert torch.equal(model(tokens), model(batch.tokens))
+for narrow in tokens, batch.tokens > 5:
+    try:
+        ih.previous_token_score(model, narrow)
+    except ValueError as error:
+        assert "expected torch.int64" in str(error), error
+    else:
+        raise AssertionError(narrow.dtype)
+"""
+
+
+def test_numbers_of_numpy_serve_where_no_type_checker_runs():
+    subprocess.run([sys.executable, "-c", NUMPYS_NUMBERS], check=True)

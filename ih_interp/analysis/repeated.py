@@ -42,8 +42,8 @@ def repeated_tokens(
     tokens than there are.
     """
     expect(model, HookedTransformer, "The model", "a run's is run.model(step)")
-    room = model.cfg.n_ctx - (bos is not None)
-    period = min(25, room // max(repeats, 1)) if period is None else period
+    room, repeats = model.cfg.n_ctx - (bos is not None), integer(repeats, f"repeats={repeats!r}")
+    period = min(25, room // max(repeats, 1)) if period is None else integer(period, "period")
     if period < 2 or repeats < 2 or period * repeats > room:
         raise ValueError(
             f"{repeats} times {period} tokens do not fit: at least 2 x 2 and at most "
@@ -112,9 +112,9 @@ def prefix_matching_score(
         bos=bos,
         vocabulary=vocabulary,
     )
-    period = (tokens.shape[1] - (bos is not None)) // repeats
+    period = (tokens.shape[1] - (bos is not None)) // int(repeats)
     queries = _prefix_rows(period, repeats, offset, bos is not None)
-    keys = [query - period + offset for query in queries]
+    keys = [query - period + int(offset) for query in queries]
 
     def score(pattern: Pattern, _: slice) -> Float[Tensor, "batch head"]:
         return pattern[:, :, queries, keys].mean(dim=-1)
@@ -220,6 +220,7 @@ def induction_chance(
 
 def _prefix_rows(period: int, repeats: int, offset: int, bos: bool) -> list[int]:
     """From the second saying on, the rows whose key stands in what was said."""
+    period, repeats, offset = int(period), int(repeats), int(offset)  # uint8 would overflow
     if period < 2 or repeats < 2:
         raise ValueError(f"{repeats} times {period} tokens; at least 2 x 2 were expected.")
     if not -period < offset < period:

@@ -1,0 +1,507 @@
+"""Clamps on models and in passes other than the plain one: the right numbers, or words."""
+
+import copy
+import pickle
+import warnings
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pytest
+import torch
+from test_clamps import EVERY_CLAMP, every_clamp, gradients_under, hook_counts, logits_under
+from torch import Tensor
+from torch.func import functional_call, stack_module_state, vmap
+from torch.testing import assert_close
+from transformer_lens import HookedTransformer, HookedTransformerConfig
+from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+
+from ih_interp import clamps, hooks
+from ih_interp.clamps import (
+    AblateEmbedding,
+    AblateHeads,
+    AbstractClamp,
+    AttentionTemperature,
+    ForbidPreviousToken,
+    MatchAttention,
+    PerfectMatchAndCopy,
+    Preserve,
+    PreviousTokenAttention,
+    Setting,
+    Shape,
+    Site,
+    clamped,
+    during,
+    ramp,
+)
+from ih_interp.clamps.base import Hook
+from ih_interp.config import RunConfig
+from ih_interp.evaluation import evaluate
+from ih_interp.model import build_model
+from ih_interp.types import Batch
+
+ABLATE = AblateHeads(heads=["L1H0", "L1H1"])
+ANY_TOKENS: list[AbstractClamp] = [
+    AblateHeads(heads=["L0H1", "L1H3"]),
+    AblateEmbedding(),
+    AttentionTemperature(heads=["L0H0", "L1H2"], temperature=0.3),
+    PreviousTokenAttention(heads=["L0H0"]),
+    PreviousTokenAttention(heads=["L1H0", "L1H3"], strength=0.7),
+    PreviousTokenAttention(heads=["L0H2"], queries="labels"),
+    ForbidPreviousToken(heads=["L0H0", "L1H1"]),
+    ForbidPreviousToken(heads=["L1H0"], queries="labels"),
+]
+"""Those that need no batch, on models of four heads."""
+every_clamp_on_tokens = pytest.mark.parametrize("clamp", ANY_TOKENS, ids=str)
+
+
+def plain(**fields: Any) -> HookedTransformer:
+    """A model that this package did not make, with random weights, gains and biases."""
+    shape = {"n_layers": 2, "d_model": 16, "n_heads": 4, "d_head": 4, "n_ctx": 24, "d_vocab": 20}
+    cfg = HookedTransformerConfig(**(shape | {"attn_only": True, "seed": 0} | fields))
+    return disturbed(HookedTransformer(cfg)).eval()
+
+
+def disturbed(model: HookedTransformer, size: float = 0.3) -> HookedTransformer:
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * size)
+    return model
+
+
+TOKENS = torch.randint(20, (3, 7), generator=torch.Generator().manual_seed(1))
+
+
+# Dtypes
+
+
+@every_clamp
+@pytest.mark.parametrize("gate", [None, 0.5])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_every_clamp_serves_other_precisions(clamp, gate, dtype, task, batch):
+    given = clamp if gate is None else gated(clamp, gate)
+    narrow = disturbed(build_model(task), 0.1).to(dtype)
+    wide = copy.deepcopy(narrow).to(torch.float32)  # the same rounded weights
+    logits = logits_under(narrow, [given], batch, step=0)
+    assert logits.dtype == dtype
+    expected = logits_under(wide, [given], batch, step=0)[:, -1].softmax(dim=-1)
+    assert_close(logits[:, -1].float().softmax(dim=-1), expected, rtol=0, atol=0.02)
+    gradients = gradients_under(narrow, [given], batch, step=0)
+    assert all(gradient.isfinite().all() for gradient in gradients.values())
+
+
+def gated(clamp: AbstractClamp, gate: float) -> AbstractClamp:
+    return clamp.model_copy(update={"schedule": ramp(0, 1, low=gate, high=gate)})
+
+
+def sharpened(scores: Tensor, temperature: float) -> Tensor:
+    """The softmax of scores / temperature in Python's numbers, row by row."""
+    rows = [
+        [s / temperature if np.isfinite(s) else -np.inf for s in row]
+        for row in scores.double().flatten(end_dim=-2).tolist()
+    ]
+    shifted = np.array([[s - max(row) for s in row] for row in rows])
+    weights = np.exp(np.maximum(shifted, -1e4))
+    return torch.tensor(weights / weights.sum(axis=1, keepdims=True)).reshape(scores.shape)
+
+
+TEMPERATURES = (1e-30, 1e-20, 1e-5, 1e-3, 0.5, 7e4, 1e20, 1e30)
+
+
+@pytest.mark.parametrize("gate", [None, 1.0])
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str
+)
+def test_scores_at_any_temperature_are_softmaxes(dtype, temperature, gate):
+    scores = torch.tensor([[0.0, 80.0, -3.0], [5.0, 5.0, 4.0], [0.0, 0.0, -60.0]], dtype=dtype)
+    scores = scores.masked_fill(torch.ones(3, 3).triu(2).bool(), -torch.inf)[None, None]
+    changed = hooks.attention_temperature(
+        scores, hooks.HookPoint(), heads=hooks.mask([0], 1), temperature=temperature, gate=gate
+    )
+    assert changed.dtype == dtype
+    expected = sharpened(scores, temperature)
+    assert_close(changed.double().softmax(dim=-1), expected, rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+def test_matches_at_any_temperature_are_softmaxes(dtype, temperature):
+    similarity = torch.tensor([[0.5, -0.25, 0.5], [0.9, 1.0, -1.0]], dtype=dtype)
+    weights = hooks.match_weights(similarity, torch.tensor(temperature), hard=False)
+    assert_close(weights.double(), sharpened(similarity, temperature), rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("temperature", [1e-46, 1e-39, 1e-31, 1e31, 1e39, 1e300])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda t: AttentionTemperature(heads=["L0H0"], temperature=t),
+        lambda t: MatchAttention(heads=["L0H0"], temperature=t),
+        lambda t: PerfectMatchAndCopy(temperature=t),
+        lambda t: hooks.match_weights(torch.zeros(1, 2), t, hard=False),
+        lambda t: hooks.match_weights(torch.zeros(1, 2), torch.tensor(t), hard=False),
+        lambda t: hooks.attention_temperature(
+            torch.zeros(1, 1, 2, 2), hooks.HookPoint(), heads=hooks.mask([0], 1), temperature=t
+        ),
+    ],
+)
+def test_temperatures_whose_quotients_are_no_numbers_are_refused(make, temperature):
+    with pytest.raises(ValueError, match="temperature"):
+        make(temperature)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "temperature"), [(torch.float32, 1e-9), (torch.float16, 1e-5)], ids=str
+)
+def test_a_copied_match_has_to_stay_above_the_masked_labels(dtype, temperature, model, batch):
+    model = model.to(dtype)
+    with (
+        pytest.raises(ValueError, match="temperature=1e-"),
+        clamped(model, [PerfectMatchAndCopy(temperature=temperature)], batch),
+    ):
+        pass
+    logits = logits_under(model, [PerfectMatchAndCopy(temperature=temperature * 10)], batch)
+    shown = logits[:, -1].float().softmax(dim=-1).gather(1, batch.context_labels)
+    assert_close(shown.sum(dim=1), torch.ones(len(batch)))
+
+
+# Keys in a cache, padding, other passes
+
+
+def in_parts(model: HookedTransformer, tokens: Tensor, *lengths: int) -> Tensor:
+    """Logits of passes that continue one another with cached keys and values."""
+    cache = TransformerLensKeyValueCache.init_cache(model.cfg, "cpu", len(tokens))
+    return torch.cat(
+        [
+            model(part, past_kv_cache=cache, attention_mask=torch.ones_like(part))
+            for part in tokens.split(lengths, dim=1)
+        ],
+        dim=1,
+    )
+
+
+@torch.no_grad()
+@every_clamp_on_tokens
+def test_passes_with_cached_keys_are_the_whole_pass(clamp):
+    model = plain()
+    with clamped(model, [clamp]):
+        whole = model(TOKENS)
+        for lengths in (6, 1), (3, 4), (1,) * 7, (2, 3, 2):
+            assert_close(in_parts(model, TOKENS, *lengths), whole)
+
+
+@every_clamp
+def test_clamps_on_sequences_refuse_passes_of_parts(clamp, model, batch):
+    if not clamp.needs_batch:
+        return
+
+    def run() -> None:
+        with clamped(model, [clamp], batch):
+            in_parts(model, batch.tokens, 4, 1)
+
+    with pytest.raises(ValueError, match="made for another batch"):
+        run()
+
+
+@torch.no_grad()
+@every_clamp_on_tokens
+def test_padding_on_the_left_is_no_previous_token(clamp):
+    model = plain()
+    if getattr(clamp, "queries", "all") == "labels":
+        return  # positions of labels are counted from the left
+    padded = torch.cat([torch.zeros(3, 2, dtype=torch.int64), TOKENS], dim=1)
+    mask = torch.tensor([0, 0] + [1] * 7).expand(3, -1)
+    with clamped(model, [clamp]):
+        assert_close(model(padded, attention_mask=mask)[:, 2:], model(TOKENS))
+
+
+def test_a_pass_of_other_sequences_from_a_layer_on_is_refused(model, batch):
+    resid = model(batch.tokens, stop_at_layer=1)
+
+    def run(n: int) -> None:
+        with clamped(model, [clamps.match("L1H3"), Preserve(what=["values"])], batch):
+            model(batch.tokens)
+            model(resid[:n], start_at_layer=1)
+
+    run(len(batch))
+    # With jaxtyping on, as here, it refuses first; without, the package does.
+    with pytest.raises((ValueError, TypeError), match=r"expected the same|jaxtyping"):
+        run(1)
+
+
+@pytest.mark.parametrize("n_key_value_heads", [1, 2, 4])
+@every_clamp_on_tokens
+def test_shared_keys_and_values_are_those_of_a_model_with_copies(clamp, n_key_value_heads):
+    grouped, full = plain(n_key_value_heads=n_key_value_heads), plain()
+    given = grouped.state_dict()
+    for layer in range(2):
+        for name in ("W_K", "W_V", "b_K", "b_V"):
+            shared = given.pop(f"blocks.{layer}.attn._{name}")
+            copies = shared.repeat_interleave(4 // n_key_value_heads, dim=0)
+            given[f"blocks.{layer}.attn.{name}"] = copies
+    full.load_state_dict(given)
+    with clamped(grouped, [clamp]), clamped(full, [clamp]):
+        assert_close(grouped(TOKENS), full(TOKENS))
+
+
+def test_a_mask_of_other_heads_than_the_activations_is_refused():
+    with pytest.raises((ValueError, TypeError), match=r"4 heads .* 1|jaxtyping"):
+        hooks.zero_heads(torch.ones(1, 3, 1, 2), hooks.HookPoint(), heads=hooks.mask([0], 4))
+
+
+@pytest.mark.parametrize("heads", [[-1], [4], [True, False], [1.0]], ids=str)
+def test_masks_name_what_there_is(heads):
+    with pytest.raises((ValueError, TypeError)):
+        hooks.mask(heads, 4)
+
+
+# Copies, and hooks that others take off
+
+
+def copied(model: HookedTransformer) -> HookedTransformer:
+    return copy.deepcopy(model)
+
+
+def pickled(model: HookedTransformer) -> HookedTransformer:
+    return pickle.loads(pickle.dumps(model))
+
+
+@every_clamp
+@pytest.mark.parametrize("duplicate", [copied, pickled])
+def test_a_copy_made_inside_is_free(duplicate, clamp, model, batch):
+    free = model(batch.tokens)
+    with clamped(model, [clamp], batch):
+        under = model(batch.tokens)
+        other = duplicate(model)
+        assert torch.equal(other(batch.tokens), free)
+        other(batch.tokens[:3])  # not even bound to the batch
+        assert torch.equal(model(batch.tokens), under)
+    assert torch.equal(other(batch.tokens), free)
+    assert torch.equal(logits_under(other, [clamp], batch), under)
+
+
+def nested(model: HookedTransformer) -> None:
+    with model.hooks(fwd_hooks=[("hook_embed", lambda activation, hook: None)]):
+        model.add_hook("hook_embed", lambda activation, hook: None)
+        model.remove_all_hook_fns("both", including_permanent=True)
+
+
+RESETS: dict[str, Callable[[HookedTransformer], object]] = {
+    "reset": lambda model: model.reset_hooks(),
+    "reset, permanent ones too": lambda model: model.reset_hooks(including_permanent=True),
+    "with other hooks": nested,
+    "a point's": lambda model: model.hook_dict["blocks.1.attn.hook_v"].remove_hooks("both", True),
+}
+
+
+@every_clamp
+def test_clamps_stay_on_where_other_hooks_are_taken_off(clamp, model, batch):
+    under, before = logits_under(model, [clamp], batch), hook_counts(model)
+    for name, reset in RESETS.items():
+        with clamped(model, [clamp], batch):
+            model(batch.tokens)
+            reset(model)
+            assert torch.equal(model(batch.tokens), under), name
+        assert hook_counts(model) == before, name
+
+
+def cleared(model: HookedTransformer) -> None:
+    for module in model.modules():
+        module._forward_hooks.clear()
+
+
+def one_cleared(model: HookedTransformer) -> None:
+    model.blocks[1].attn.hook_v._forward_hooks.popitem()
+
+
+def replaced(model: HookedTransformer) -> None:
+    model.blocks[1].attn = copy.deepcopy(model.blocks[1].attn)
+
+
+def point_replaced(model: HookedTransformer) -> None:
+    model.blocks[1].attn.hook_v = type(model.blocks[1].attn.hook_v)()
+
+
+@pytest.mark.parametrize("take_off", [cleared, one_cleared, replaced, point_replaced])
+@pytest.mark.parametrize("then", ["the block ends", "an evaluation"])
+def test_a_clamp_that_was_taken_off_is_noticed(take_off, then, model, batch):
+    def run() -> None:
+        with clamped(model, [ABLATE], batch):
+            model(batch.tokens)
+            take_off(model)
+            if then == "an evaluation":
+                evaluate(model, batch)
+                pytest.fail("evaluated without the clamp")
+
+    with pytest.raises(ValueError, match=r"no longer on the model at blocks\.1\.attn\.hook_v"):
+        run()
+
+
+def test_a_module_put_back_after_the_block_is_free(model, batch):
+    free, attention = model(batch.tokens), model.blocks[1].attn
+
+    def run() -> None:
+        with clamped(model, [ABLATE], batch):
+            model(batch.tokens)
+            replaced(model)
+
+    with pytest.raises(ValueError, match="no longer on"):
+        run()
+    model.blocks[1].attn = attention
+    assert torch.equal(model(batch.tokens), free)
+
+
+def test_networks_are_mapped_over_inside_a_block(task, batch):
+    models = [build_model(task, seed=seed) for seed in (5, 6)]
+    parameters, buffers = stack_module_state(models)  # pyright: ignore[reportArgumentType]
+    for clamp in EVERY_CLAMP:
+        expected = torch.stack([logits_under(model, [clamp], batch) for model in models])
+        if clamp.kind in ("preserve", "perfect_layer_one"):
+            continue  # what they set was computed with one network's weights
+
+        def logits(p: dict[str, Tensor], b: dict[str, Tensor]) -> Tensor:
+            return functional_call(models[0], (p, b), (batch.tokens,))
+
+        with clamped(models[0], [clamp], batch), torch.no_grad():
+            assert_close(vmap(logits)(parameters, buffers), expected)
+
+
+def test_mapped_tokens_cannot_be_compared_with_the_batch(model, batch):
+    def run() -> None:
+        with clamped(model, [clamps.match("L1H3")], batch):
+            vmap(lambda tokens: model(tokens))(batch.tokens[None])
+
+    with pytest.raises(ValueError, match="vmap"):
+        run()
+
+
+# Batches as they stand
+
+
+@pytest.mark.parametrize("n", [4_096, 4_097])
+def test_the_batch_of_the_block_is_evaluated_whole(n, model, task):
+    batch = task.sample("train", n, generator=torch.Generator().manual_seed(0))
+    expected = evaluate(model, batch, [clamps.match("L1H3")]).loss
+    with clamped(model, [clamps.match("L1H3")], batch):
+        assert_close(evaluate(model, batch).loss, expected)
+        assert_close(evaluate(model, batch, chunk=1_000).loss, expected)
+        with clamped(model, [AblateHeads(heads=["L0H0"])]):
+            evaluate(model, batch)
+
+
+# Clamps of one's own
+
+
+class Double(AbstractClamp):
+    """The embedding twice as long; knows nothing of schedules."""
+
+    kind: Literal["double"] = "double"
+    head: int = 0
+
+    def sites(self, shape: Shape) -> frozenset[Site]:
+        del shape
+        return frozenset({Site("embed", -1, self.head)})
+
+    def hooks(self, setting: Setting) -> list[Hook]:
+        del setting
+        return [("hook_embed", lambda activation, hook: 2 * activation)]
+
+
+class InPlace(Double):
+    """The same, written into what the hook is given."""
+
+    def hooks(self, setting: Setting) -> list[Hook]:
+        del setting
+        return [("hook_embed", lambda activation, hook: activation.mul_(2))]
+
+
+class Louder(AblateHeads):
+    """A clamp of the package's with another function: no file tells them apart."""
+
+    def hooks(self, setting: Setting) -> list[Hook]:
+        return [("blocks.0.attn.hook_v", lambda v, hook: 3 * v)]
+
+
+class Constant(Double):
+    """Reads the batch without saying so."""
+
+    needs_batch: ClassVar[bool] = False
+
+    def hooks(self, setting: Setting) -> list[Hook]:
+        value = setting.model.embed(setting.sequences.tokens).flip(0)
+        return [("hook_embed", lambda activation, hook: value[: len(activation)])]
+
+
+class Wrong(Double):
+    """Names no hook point."""
+
+    def hooks(self, setting: Setting) -> list[Hook]:
+        return [("hook_embedding", lambda activation, hook: activation)]
+
+
+class Narrow(Double):
+    """Gives another shape, which would broadcast."""
+
+    def hooks(self, setting: Setting) -> list[Hook]:
+        return [("hook_embed", lambda activation, hook: activation[:1])]
+
+
+def doubled(model: HookedTransformer, batch: Batch) -> Tensor:
+    hook = ("hook_embed", lambda activation, hook: 2 * activation)
+    return model.run_with_hooks(batch.tokens, fwd_hooks=[hook])
+
+
+@pytest.mark.parametrize("clamp", [Double(), InPlace()], ids=lambda c: type(c).__name__)
+def test_ones_own_clamp_acts(clamp, task, batch):
+    model = build_model(task, seed=5)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("error")
+        assert torch.equal(logits_under(model, [clamp], batch), doubled(model, batch))
+        both = logits_under(model, [clamp, ABLATE], batch)
+        assert torch.equal(both, logits_under(model, [ABLATE, clamp], batch))
+    assert not torch.equal(both, doubled(model, batch))
+
+
+def test_ones_own_clamp_follows_a_schedule_that_it_does_not_know_of(model, batch):
+    clamp = Double(schedule=during(5))
+    assert torch.equal(logits_under(model, [clamp], batch, step=4), model(batch.tokens))
+    assert torch.equal(logits_under(model, [clamp], batch, step=5), doubled(model, batch))
+    with pytest.raises(ValueError, match=r"gate 0\.5"):
+        logits_under(model, [Double(schedule=ramp(0, 10))], batch, step=5)
+
+
+@pytest.mark.parametrize(
+    ("clamp", "words"),
+    [
+        (Double(head=9), "expected layers and heads"),
+        (Louder(heads=["L0H9"]), "no head L0H9"),
+        (Wrong(), "'hook_embedding'"),
+        (Narrow(), r"gives shape \(1, 5, 64\)"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_traps_of_ones_own_clamps_are_told(clamp, words, model, batch):
+    before = hook_counts(model)
+    with pytest.raises(ValueError, match=words):
+        logits_under(model, [clamp], batch)
+    assert hook_counts(model) == before
+
+
+def test_ones_own_clamp_is_bound_to_the_batch_that_it_was_given(model, batch):
+    def run(tokens: Tensor) -> None:
+        with clamped(model, [Constant()], batch):
+            model(tokens)
+
+    run(batch.tokens)
+    with pytest.raises(ValueError, match="made for another batch"):
+        run(batch.tokens[:4])
+
+
+@pytest.mark.parametrize("clamp", [Double(), Louder(heads=["L0H0"])], ids=str)
+def test_no_file_names_ones_own_clamp(clamp):
+    with pytest.raises(ValueError, match="a clamp of your own"):
+        RunConfig(clamps=[clamp])
+    with pytest.raises(ValueError, match="a clamp of your own"):
+        clamps.dump([clamp])
