@@ -21,6 +21,7 @@ LAYERS = (
     "draws",
     "task",
     "model",
+    "stock",
     "store",
     "hooks",
     "clamps",

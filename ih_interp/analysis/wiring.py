@@ -13,7 +13,7 @@ from transformer_lens import HookedTransformer
 from ih_interp.analysis.arguments import refuse_wrong
 from ih_interp.analysis.every_edge import Plan, effects_of
 from ih_interp.analysis.metrics import LOWER_IS_BETTER, Metric
-from ih_interp.analysis.passes import Input, inputs_named, refuse_cuts
+from ih_interp.analysis.passes import Input, inputs_named, refuse_cuts, whole_blocks
 from ih_interp.analysis.path_patching import Ablation, Direction, Pair, share
 from ih_interp.analysis.trace import refuse_other_function, trace
 from ih_interp.runs import Run
@@ -113,10 +113,9 @@ def wiring_map(
     refuse_cuts(model, sender_layer, top)
     pair = Pair.of(model, clean, corrupted, direction, ablation)
     means = pair.means({sender_layer: range(model.cfg.n_heads)})
-    found = [
-        effects_of(part, Plan(sender_layer, top, names, metric, normalise), means)
-        for part in pair.split()
-    ]
+    plan = Plan(sender_layer, top, names, metric, normalise)
+    with whole_blocks(model, sender_layer, top):
+        found = [effects_of(part, plan, means) for part in pair.split()]
     effect, whole = (torch.cat(column) for column in zip(*found, strict=True))
     shares = share(effect, whole[:, None, :, None] if normalise else None, per_sequence)
     lower = normalise is False and isinstance(metric, str) and metric in LOWER_IS_BETTER
