@@ -109,14 +109,15 @@ def other_code(
     skipped = [model, *modules]
     others = {kind: reason for kind in {*map(type, skipped)} if (reason := _other_class(kind))}
     for module in skipped:
+        hooked = is_hooked(module) and module not in may_be_hooked
+        if not hooked and not others and _is_new_point(module):
+            continue
         reason = others.get(type(module)) or _other_instance(model, module)
-        if reason is None and is_hooked(module) and module not in may_be_hooked:
-            reason = "is hooked"
         norms = [vars(module)["_modules"].get(name) for name in ("ln1", "ln_final")]
         if reason is None and any(wrong_norm(norm, cfg) for norm in norms):
             reason = f"has another norm than cfg.normalization_type={cfg.normalization_type!r}"
-        if reason:
-            return f"{_name(model, module)} {reason}"
+        if reason or hooked:
+            return f"{_name(model, module)} {reason or 'is hooked'}"
     return None
 
 
@@ -134,12 +135,19 @@ def _other_class(kind: type[nn.Module]) -> Reason | None:
     return None
 
 
+def _is_new_point(module: nn.Module) -> bool:
+    """Whether this is a hook point to which no attribute was added; most modules are."""
+    return type(module) is HookPoint and len(vars(module)) == _NEW_POINT
+
+
+_NEW_POINT = len(vars(HookPoint()))
+
+
 def _other_instance(model: HookedTransformer, module: nn.Module) -> Reason | None:
     own, methods = vars(module), _CALLABLE[type(module)]
     if not methods.isdisjoint(own):
         return f"has another {min(methods & own.keys())} than its class"
-    # Most are hook points, which have nothing else.
-    return None if type(module) is HookPoint else _other_settings(model, own)
+    return _other_settings(model, own)
 
 
 def starts_late(model: HookedTransformer) -> bool:
@@ -165,6 +173,13 @@ def is_hooked(module: nn.Module) -> bool:
         or own["_backward_hooks"]
         or own["_backward_pre_hooks"]
     )
+
+
+def n_hooks(module: nn.Module) -> int:
+    """How many there are."""
+    own = vars(module)
+    forward = len(own["_forward_hooks"]) + len(own["_forward_pre_hooks"])
+    return forward + len(own["_backward_hooks"]) + len(own["_backward_pre_hooks"])
 
 
 def runs_own_code(module: nn.Module, *methods: str) -> bool:

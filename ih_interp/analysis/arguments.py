@@ -1,8 +1,10 @@
 """What an argument of a name has to be, for every function of the analysis: one table."""
 
+import functools
+import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -13,6 +15,9 @@ from transformer_lens import HookedTransformer
 from ih_interp.model import refuse_other_exemplars
 from ih_interp.task import FewShotTask
 from ih_interp.types import Batch, expect
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Wanted(NamedTuple):
@@ -108,6 +113,26 @@ OPTIONAL = frozenset(
     }
 )
 """Where None stands for a default."""
+
+
+def told_by_position(remedy: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Make a function that is called with other arguments than it takes say what it takes."""
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def called(*args: P.args, **keywords: P.kwargs) -> R:
+            try:
+                signature.bind(*args, **keywords)
+            except TypeError as error:
+                name = getattr(function, "__name__", "it")
+                raise TypeError(f"{name} was called with {error}; write {remedy}.") from None
+            return function(*args, **keywords)
+
+        return called
+
+    return decorate
 
 
 def refuse_no_heads(heads: object) -> None:

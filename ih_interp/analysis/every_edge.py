@@ -1,6 +1,6 @@
 """Every edge between two layers: at the last position alone, or by the model from there on."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 from typing import NamedTuple
 
@@ -33,6 +33,8 @@ class Plan(NamedTuple):
     via: tuple[Input, ...]
     metric: Metric
     normalise: bool
+    done: Callable[[int], object]
+    """Is told how many edges have been measured."""
 
 
 class Start(NamedTuple):
@@ -77,6 +79,7 @@ def _edge_by_edge(pair: Pair, plan: Plan, means: Means) -> tuple[Tensor, Tensor]
         effects[:, v, sender, receiver] = found.patched - found.base
         whole = whole.to(found.base)
         whole[:, sender] = found.source - found.base
+        plan.done(1)
     return effects, whole
 
 
@@ -155,6 +158,7 @@ def _last_row(pair: Pair, plan: Plan, start: Start) -> Float[Tensor, "via sender
             logits = last.logits(at_end + last.written(new - z))
             by_input.append(measured(plan.metric, logits, clean).transpose(0, 1))
         found.append(torch.stack(by_input))
+    plan.done(found[0][..., 0].numel())
     return torch.cat(found, dim=-1)
 
 
@@ -175,6 +179,7 @@ def _whole_layers(
             for group in senders:
                 logits = _from_layer(model, plan, start, resid[group], group, letter, receiver)
                 values[v, group, receiver] = measured(plan.metric, logits, pair.clean)
+                plan.done(len(group))
     return values
 
 

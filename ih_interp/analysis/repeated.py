@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from ih_interp.analysis.arguments import refuse_wrong
+from ih_interp.analysis.arguments import refuse_wrong, told_by_position
 from ih_interp.analysis.scores import PerHeadScore, pattern_scores
 from ih_interp.types import Pattern, Tokens, expect
 
@@ -66,6 +66,9 @@ def repeated_tokens(
     return tokens.to(model.cfg.device)
 
 
+@told_by_position(
+    "prefix_matching_score(model, generator=torch.Generator().manual_seed(0)), which draws tokens"
+)
 @torch.no_grad()
 def prefix_matching_score(
     model: HookedTransformer,
@@ -134,6 +137,9 @@ def prefix_matching_chance(
     return sum(1 / (row + 1) for row in rows) / len(rows)
 
 
+@told_by_position(
+    "induction_score(model, generator=torch.Generator().manual_seed(0)), which draws tokens"
+)
 @torch.no_grad()
 def induction_score(
     model: HookedTransformer,

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from numbers import Real
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import pandas as pd
+import torch
 from torch import Tensor
 from tqdm import tqdm
 from transformer_lens import HookedTransformer
@@ -18,6 +19,7 @@ from ih_interp.analysis.scores import CHUNK
 from ih_interp.clamps import AbstractClamp, clamped
 from ih_interp.clamps.base import refuse_no_clamps
 from ih_interp.runs import Run
+from ih_interp.stock import n_hooks, parts_of
 from ih_interp.tracing.reading import compiled_reading
 from ih_interp.types import Batch, Head, expect
 
@@ -57,7 +59,8 @@ def trace(
     Args:
         run: whose checkpoints.
         measure: called with (model, batch); must be a mean over sequences, as long batches are
-            measured in chunks and averaged.
+            measured in chunks and averaged. It may change weights, and gets those of the checkpoint
+            each time; what else it puts on the model it has to take off.
         batch: the sequences; by default every one of the training split.
         clamps: applied to every checkpoint, by default those it was trained under, at its step;
             others than those of training give the paper's progress measures.
@@ -65,8 +68,9 @@ def trace(
             warning where the run is not finished.
         progress: show a bar.
 
-    Raises ValueError for a step without checkpoint, a measure of another kind, or a clamp that
-    waits for a level in metrics which are not saved up to the last step.
+    Raises ValueError for a step without checkpoint, a measure of another kind or that leaves hooks
+    or modules on the model, or a clamp that waits for a level in metrics which are not saved up to
+    the last step.
     """
     expect(run, Run, "The run", "open its folder with ih.Run(folder)")
     refuse_other_function(measure, "The measure", "model", "batch")
@@ -147,9 +151,18 @@ def _means(
 ) -> dict[str, float]:
     """The measure's numbers by name, under what `apply` puts on the model, chunk by chunk."""
     total: dict[str, float] = {}
-    for part in batch.split(CHUNK):
+    before, changes = _State.of(model), False
+    parts = batch.split(CHUNK)
+    for number, part in enumerate(parts):
         with apply(batch=part):
             values = _named(measure(model, part), len(part))
+        if number == 0 or changes:  # a measure that changes weights does so in every chunk
+            changes = before.restore(model)
+        elif number == len(parts) - 1 and before.restore(model):
+            raise ValueError(
+                "The measure changes the model's weights in some chunks of sequences and not in "
+                "others; let it restore them, or change a copy."
+            )
         if total and values.keys() != total.keys():
             raise ValueError(
                 f"The measure named {list(values)} in one chunk and {list(total)} in another; "
@@ -158,6 +171,41 @@ def _means(
         for name, value in values.items():
             total[name] = total.get(name, 0.0) + value * len(part) / len(batch)
     return total
+
+
+class _State(NamedTuple):
+    """A model as a measure gets it: its modules with their hooks, its weights and buffers."""
+
+    modules: list[tuple[Any, ...]]
+    tensors: list[Tensor]
+
+    @classmethod
+    def of(cls, model: HookedTransformer) -> "_State":
+        return cls(_modules(model), [tensor.detach().clone() for tensor in _tensors(model)])
+
+    @torch.no_grad()
+    def restore(self, model: HookedTransformer) -> bool:
+        """Write the weights back where they differ; ValueError for other modules or hooks."""
+        if _modules(model) != self.modules:
+            raise ValueError(
+                "The measure left a hook, a module or a method of its own on the model, where the "
+                "next checkpoint would be measured with it; let it take off what it puts on."
+            )
+        differ = False
+        for now, before in zip(_tensors(model), self.tensors, strict=True):
+            if not torch.equal(now, before):
+                now.copy_(before)
+                differ = True
+        return differ
+
+
+def _modules(model: HookedTransformer) -> list[tuple[Any, ...]]:
+    return [(part, len(vars(part)), n_hooks(part)) for part in parts_of(model)]
+
+
+def _tensors(model: HookedTransformer) -> list[Tensor]:
+    small = (b for name, b in model.named_buffers() if name != "embed.features")
+    return [*model.parameters(), *small]
 
 
 def _named(value: Any, n_sequences: int) -> dict[str, float]:
