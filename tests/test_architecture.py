@@ -22,6 +22,7 @@ LAYERS = (
     "draws",
     "task",
     "model",
+    "stock",
     "store",
     "hooks",
     "clamps",

@@ -1,10 +1,11 @@
 """What an argument of a name has to be, for every function of the analysis: one table."""
 
 import functools
+import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,9 @@ from transformer_lens import HookedTransformer
 from ih_interp.model import refuse_other_exemplars
 from ih_interp.task import FewShotTask
 from ih_interp.types import Batch, expect
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Wanted(NamedTuple):
@@ -137,6 +141,26 @@ def _copy(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.clone()
     return value.copy() if isinstance(value, np.ndarray | list) else value
+
+
+def told_by_position(remedy: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Make a function that is called with other arguments than it takes say what it takes."""
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def called(*args: P.args, **keywords: P.kwargs) -> R:
+            try:
+                signature.bind(*args, **keywords)
+            except TypeError as error:
+                name = getattr(function, "__name__", "it")
+                raise TypeError(f"{name} was called with {error}; write {remedy}.") from None
+            return function(*args, **keywords)
+
+        return called
+
+    return decorate
 
 
 def refuse_no_heads(heads: object) -> None:

@@ -11,12 +11,13 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from ih_interp.analysis.arguments import refuse_wrong
+from ih_interp.analysis.arguments import refuse_wrong, told_by_position
 from ih_interp.analysis.redundancy import Values, as_array, estimated
 from ih_interp.analysis.statistics import Estimate
 from ih_interp.torch_state import plain_torch
 
 
+@told_by_position("set_redundancy(single, joint), arrays of effects")
 def set_redundancy(single: Values, joint: Values, **options: Any) -> Estimate:
     """How much of a set's effect no member shows alone: `1 - sum of single effects / joint effect`.
 
@@ -42,6 +43,7 @@ def set_redundancy(single: Values, joint: Values, **options: Any) -> Estimate:
     return estimated(columns, 1, redundancy, options)
 
 
+@told_by_position("minimal_sufficient(values), with the values of coalitions(...)")
 def minimal_sufficient(values: Values, *, share: float = 0.9) -> list[tuple[int, ...]]:
     """Smallest sets of heads that do at least a share of what all of them do, smallest first.
 
@@ -66,6 +68,7 @@ def minimal_sufficient(values: Values, *, share: float = 0.9) -> list[tuple[int,
     return [_members(subset) for subset in found]
 
 
+@told_by_position("backup(values), with the values of coalitions(...)")
 def backup(values: Values, **options: Any) -> Estimate:
     """How much more a head does when another is off, `[head, other]`, as a share of all heads.
 
@@ -90,6 +93,7 @@ def backup(values: Values, **options: Any) -> Estimate:
     return estimated(table if as_array(values).ndim == 2 else table[0], 1, matrix, options)
 
 
+@told_by_position("backup_heads(values), with the values of coalitions(...)")
 @plain_torch()
 def backup_heads(
     values: Values, *, idle: float = 0.05, share: float = 0.1

@@ -73,7 +73,7 @@ def wo_composition(model: HookedTransformer, kind: Kind) -> Pairs:
     """
     refuse_wrong(model=model, kind=kind)
     refuse_other_models(model)
-    return _pairs(model.W_O, _reader(model, kind, fold_ln=False).reads)
+    return _pairs(_wide(model.W_O), _reader(model, kind, fold_ln=False).reads)
 
 
 @plain_torch()
@@ -129,12 +129,18 @@ def _reader(model: HookedTransformer, kind: Kind, fold_ln: bool) -> _Reader:
 
     def reads(name: str) -> Tensor:
         layers = range(model.cfg.n_layers)
-        return torch.stack([inputs(model, name, layer, layer_norm=fold_ln) for layer in layers])
+        weights = [inputs(model, name, layer, layer_norm=fold_ln) for layer in layers]
+        return _wide(torch.stack(weights))
 
     if kind == "V":
-        return _Reader(reads("W_V"), model.W_O)
+        return _Reader(reads("W_V"), _wide(model.W_O))
     other = reads("W_K" if kind == "Q" else "W_Q")
     return _Reader(reads(f"W_{kind}"), other.transpose(-2, -1))
+
+
+def _wide(weight: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """At least single precision: half has no QR decomposition, and its norms overflow."""
+    return weight.to(torch.promote_types(weight.dtype, torch.float32))
 
 
 def _left(factor: Float[Tensor, "*any d_model d_head"]) -> Float[Tensor, "*any small d_head"]:

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from ih_interp.analysis.arguments import refuse_wrong
+from ih_interp.analysis.arguments import refuse_wrong, told_by_position
 from ih_interp.analysis.scores import PerHeadScore, layer_scores
 from ih_interp.analysis.weights import (
     copied_tokens,
@@ -27,6 +27,7 @@ from ih_interp.model import FewShotEmbed
 from ih_interp.torch_state import plain_torch
 from ih_interp.types import Batch, PerHead, Tokens
 
+LARGE = 2**31  # numbers in the circuits of all heads, from which a choice of tokens is asked for
 ROWS = 1_024  # tokens at a time: a block of the circuit is [token, output]
 
 
@@ -37,6 +38,7 @@ class DiagonalCopying(NamedTuple):
     rank: Float[Tensor, "layer head"]
 
 
+@told_by_position("copying_score_eig(model, tokens=...)")
 @plain_torch()
 def copying_score_eig(
     model: HookedTransformer,
@@ -73,6 +75,7 @@ def copying_score_eig(
     return torch.stack(scores).to(model.W_U)
 
 
+@told_by_position("copying_score_diag(model, tokens=...)")
 @plain_torch()
 def copying_score_diag(
     model: HookedTransformer,
@@ -84,12 +87,19 @@ def copying_score_diag(
 
     `top`: share of tokens whose own logit is the largest of all outputs, in [0, 1]; chance
     1 / d_vocab_out. `rank`: mean share of the other outputs that are lower, in [0, 1]; chance 1/2.
-    Ties count in equal parts. Rows are those of `tokens` (`copying_score_eig`); a large vocabulary
-    costs time, so give some thousands of its tokens.
+    Ties count in equal parts. Rows are those of `tokens` (`copying_score_eig`). Heads times tokens
+    times outputs are computed: where that is more than 2^31, as for all of GPT-2's vocabulary, all
+    tokens are refused (ValueError), and `tokens` has to name some hundreds or thousands.
     """
     refuse_wrong(model=model, vocabulary=tokens, layer_norm=layer_norm)
     refuse_other_models(model)
     chosen = copied_tokens(model, tokens)
+    size = model.cfg.n_layers * model.cfg.n_heads * len(chosen) * model.cfg.d_vocab_out
+    if tokens is None and size > LARGE:
+        raise ValueError(
+            f"All {len(chosen):,} tokens would take {size:,} numbers, which takes minutes to "
+            "hours; name some of them: tokens=torch.randperm(model.cfg.d_vocab_out)[:500]."
+        )
     tops, ranks = [], []
     for layer in range(model.cfg.n_layers):
         for head in range(model.cfg.n_heads):

@@ -4,36 +4,26 @@ The model's own norms, weights, rotation and unembedding, with axes in front for
 once. It is the whole truth only where `stands_alone`; elsewhere the model itself has to run.
 """
 
-import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from transformer_lens import HookedTransformer
 
-from ih_interp.analysis.passes import is_hooked
+from ih_interp.stock import not_plain, parts_of
 
 
 def stands_alone(model: HookedTransformer, layer: int) -> bool:
-    """Whether a layer is the last, without MLP or hooks, and attends as it does here."""
-    cfg = model.cfg
-    unusual = (
-        cfg.positional_embedding_type not in ("standard", "rotary"),
-        cfg.use_attn_result,
-        cfg.use_local_attn,
-        cfg.use_qk_norm,
-        cfg.use_logn_attn,
-        cfg.use_attention_sinks,
-        cfg.clip_qkv is not None,
-        cfg.attn_scores_soft_cap > 0,
-        cfg.output_logits_soft_cap > 0,
-        cfg.original_architecture is not None,
-        cfg.dtype not in (torch.float32, torch.float64),
-    )
-    if layer != cfg.n_layers - 1 or not cfg.attn_only or any(unusual):
+    """Whether a layer is the last, without MLP, and computes what `LastRow` does by hand."""
+    if layer != model.cfg.n_layers - 1 or not model.cfg.attn_only:
         return False
-    return not is_hooked(model.blocks[layer], *final_norm(model), model.unembed)
+    return not_plain(model, from_layer(model, layer)) is None
 
 
-def final_norm(model: HookedTransformer) -> tuple[torch.nn.Module, ...]:
+def from_layer(model: HookedTransformer, layer: int) -> list[nn.Module]:
+    """The modules of a pass from a layer on."""
+    return parts_of(*model.blocks[layer:], *final_norm(model), model.unembed)
+
+
+def final_norm(model: HookedTransformer) -> tuple[nn.Module, ...]:
     """The final norm, if the model has one."""
     return () if model.cfg.normalization_type is None else (model.ln_final,)
 

@@ -17,10 +17,9 @@ from transformer_lens import HookedTransformer
 from transformer_lens.components.layer_norm import LayerNorm
 from transformer_lens.components.layer_norm_pre import LayerNormPre
 from transformer_lens.components.rms_norm import RMSNorm
-from transformer_lens.components.rms_norm_pre import RMSNormPre
-from transformer_lens.components.unembed import Unembed
 
-from ih_interp.model import FewShotUnembed
+from ih_interp.analysis.last_row import final_norm
+from ih_interp.stock import not_plain, parts_of
 
 BEFORE_Z = (
     "hook_resid_pre",
@@ -47,28 +46,14 @@ def is_linear(model: HookedTransformer) -> bool:
     """Whether the logits are linear in the last layer's `hook_z`, but for the final norm's scale.
 
     So it is for an attention-only model with one of TransformerLens's norms or none, as long as no
-    module hook stands after the last `hook_z`. Anything not known to be linear is not.
+    hook stands after the last `hook_z`. Anything not known to be linear is not.
     """
-    cfg: Any = model.cfg
-    known = (
-        cfg.attn_only
-        and not cfg.use_normalization_before_and_after
-        and not cfg.output_logits_soft_cap > 0
-        and cfg.dtype in (torch.float32, torch.float64)
-        and type(model).forward is HookedTransformer.forward
-        and type(model.unembed) in (Unembed, FewShotUnembed)
-        and (cfg.normalization_type is None or type(model.ln_final) in _NORMS)
-    )
-    return known and all(_is_before_z(name, cfg.n_layers) for name in hooked(model))
-
-
-def hooked(model: HookedTransformer) -> list[str]:
-    """Names of the modules that carry a forward hook; "" is the model itself."""
-    return [
-        name
-        for name, module in model.named_modules()
-        if module._forward_hooks or module._forward_pre_hooks  # pyright: ignore[reportPrivateUsage]
-    ]
+    if not model.cfg.attn_only:
+        return False
+    last = dict(model.blocks[-1].named_modules())
+    before = [part for name, part in last.items() if name in BEFORE_Z]
+    skipped = [*last.values(), *parts_of(*final_norm(model), model.unembed)]
+    return not_plain(model, skipped, may_be_hooked=before, after_z=True) is None
 
 
 class Readout(NamedTuple):
@@ -134,18 +119,6 @@ def readout(
     return Readout(parts @ w_u, gram, bias, norm.eps)
 
 
-_NORMS = (LayerNorm, LayerNormPre, RMSNorm, RMSNormPre)
-
-
 def _pairs(n_parts: int) -> tuple[Int[Tensor, " pair"], Int[Tensor, " pair"]]:
     i, j = torch.triu_indices(n_parts, n_parts)
     return i, j
-
-
-def _is_before_z(name: str, n_layers: int) -> bool:
-    place = name.split(".")
-    if place[0] != "blocks":
-        return place[0] in ("embed", "pos_embed", "hook_embed", "hook_pos_embed", "hook_tokens")
-    if len(place) == 1:
-        return False
-    return int(place[1]) < n_layers - 1 or ".".join(place[2:]) in BEFORE_Z

@@ -1,14 +1,12 @@
-"""Passes of a model in which chosen edges between heads carry another run's activations.
+"""Passes of a model: of other sequences, with heads set, and what heads write in them.
 
-The model's own modules and hooks do the work. What an edge changes is put where it enters a hook
-point, before anybody's hooks: clamps and other people's hooks act on it as on any other value.
+The model's own modules and hooks do the work, and what cannot be told apart by them is refused.
 """
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -19,6 +17,7 @@ from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 from ih_interp.analysis.scores import CHUNK
 from ih_interp.clamps.active import active, pass_size
 from ih_interp.clamps.base import Shape, head_mask
+from ih_interp.stock import is_hooked, other_module
 from ih_interp.types import Head, Residual
 
 Input: TypeAlias = Literal["q", "k", "v"]
@@ -31,8 +30,6 @@ Written: TypeAlias = Float[Tensor, "batch pos _head d"]
 HeadsOf: TypeAlias = Mapping[int, Sequence[int]]
 """Heads by layer."""
 
-POSITIONS = "hook_pos_embed"
-
 CUTS = ("attn_out", "resid_mid", "resid_post", "resid_pre")
 """Points at which a clamp that replaces the stream cuts every path through it."""
 
@@ -40,15 +37,6 @@ CUTS = ("attn_out", "resid_mid", "resid_post", "resid_pre")
 def chunk_size(model: HookedTransformer, n_sequences: int) -> int:
     """Return how many sequences go through a pass of the analysis."""
     return pass_size(model, n_sequences, CHUNK)
-
-
-def is_hooked(*modules: torch.nn.Module) -> bool:
-    """Whether anybody's hooks would see a pass through these modules."""
-    return any(
-        getattr(part, "_forward_hooks", None) or getattr(part, "_forward_pre_hooks", None)
-        for module in modules
-        for part in module.modules()
-    )
 
 
 def inputs_named(via: str | Sequence[str]) -> tuple[Input, ...]:
@@ -112,13 +100,50 @@ def written_at(model: HookedTransformer, layer: int) -> str:
 
 
 def written_points(model: HookedTransformer, layers: Iterable[int]) -> list[str]:
-    """Those of several layers."""
-    return [written_at(model, layer) for layer in layers]
+    """Those of several layers, and where it is not known to be their sum what attention adds."""
+    points = [written_at(model, layer) for layer in layers]
+    return points + [
+        f"blocks.{layer}.hook_attn_out" for layer in layers if _may_not_add_up(model, layer)
+    ]
 
 
-def positions_point(model: HookedTransformer) -> list[str]:
-    """Where positions that queries and keys alone read are found, if the model has such."""
-    return [POSITIONS] if model.cfg.positional_embedding_type == "shortformer" else []
+def _may_not_add_up(model: HookedTransformer, layer: int) -> bool:
+    block = model.blocks[layer]
+    hooked = is_hooked(block.attn) or is_hooked(block.hook_attn_out)
+    return hooked or other_module(model, block.attn) is not None
+
+
+def written_by(
+    model: HookedTransformer, kept: Mapping[str, Tensor], heads: HeadsOf
+) -> dict[int, Written]:
+    """What the heads wrote in a pass that kept `written_points`, by layer.
+
+    ValueError where what attention adds to the stream is not the sum of it, and so no head's part.
+    """
+    for layer in heads:
+        added = kept.get(f"blocks.{layer}.hook_attn_out")
+        if added is not None:
+            written = kept[written_at(model, layer)]
+            each = into_stream(model, layer, range(model.cfg.n_heads), written)
+            refuse_unequal(
+                each.sum(dim=2) + model.blocks[layer].attn.b_O,
+                added,
+                f"What attention in layer {layer} adds to the residual stream is not the sum of "
+                "what its heads write, z W_O",
+            )
+    return {layer: kept[written_at(model, layer)][:, :, list(heads[layer])] for layer in heads}
+
+
+def refuse_unequal(expected: Tensor, found: Tensor, what: str) -> None:
+    """ValueError, beginning with `what`, where two tensors differ by more than rounding."""
+    coarse = max(torch.finfo(expected.dtype).eps, torch.finfo(found.dtype).eps)
+    expected, found = expected.double(), found.double()
+    allowed = coarse**0.7 * max(float(expected.abs().max()), float(found.abs().max()))
+    if not bool(((expected - found).abs() <= allowed).all()):
+        raise ValueError(
+            f"{what}: code or hooks of somebody's own stand between, and their part cannot be told "
+            "apart. Take them off, or run the model itself under hooks."
+        )
 
 
 def into_stream(
@@ -127,7 +152,8 @@ def into_stream(
     """What the heads add to the residual stream, each."""
     if model.cfg.use_attn_result:
         return written
-    return torch.einsum("bphd,hdm->bphm", written, model.blocks[layer].attn.W_O[list(heads)])
+    w_o = model.blocks[layer].attn.W_O[list(heads)]
+    return torch.einsum("bphd,hdm->bphm", written.to(w_o.dtype), w_o)
 
 
 @contextmanager
@@ -169,6 +195,75 @@ def set_heads(
         yield
 
 
+class Entered(NamedTuple):
+    """What a pass gave a layer."""
+
+    resid: Residual
+    others: dict[str, Any]
+    """Keywords for a pass that starts there: positions of a shortformer, the mask of padding."""
+
+
+@contextmanager
+def entering(model: HookedTransformer, layer: int) -> Generator[list[Entered]]:
+    """Inside, passes append what they give a layer, before anybody's hooks on it."""
+    entered: list[Entered] = []
+
+    def keep(block: Any, inputs: tuple[Tensor], keywords: dict[str, Any]) -> None:
+        del block
+        others = {n: keywords.get(n) for n in ("shortformer_pos_embed", "attention_mask")}
+        entered.append(Entered(inputs[0], others))
+
+    handle = model.blocks[layer].register_forward_pre_hook(keep, with_kwargs=True, prepend=True)
+    try:
+        yield entered
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def whole_blocks(model: HookedTransformer, first: int, last: int) -> Generator[None]:
+    """Inside, passes in which the stream is other than what blocks write to it are refused.
+
+    Of the blocks from `first` on up to `last`, where receivers read.
+    """
+    with ExitStack() as stack:
+        for number in range(first, min(last + 1, model.cfg.n_layers)):
+            block: Any = model.blocks[number]
+            reason = other_module(model, block)
+            if reason:
+                raise ValueError(
+                    f"Paths cannot be patched: blocks.{number} {reason}, and what its heads read "
+                    "and write is not known."
+                )
+            if is_hooked(block) and number < last:
+                stack.enter_context(_unchanged(block, number))
+        yield
+
+
+@contextmanager
+def _unchanged(block: Any, number: int) -> Generator[None]:
+    written: list[Tensor] = []
+
+    def note(module: Any, inputs: Any, output: Tensor) -> None:
+        del module, inputs
+        written[:] = [output]
+
+    def compare(module: Any, inputs: Any, output: Tensor) -> None:
+        del module, inputs
+        what = f"A hook on blocks.{number} changes what it gives the next layer"
+        refuse_unequal(written[0], output, what)
+
+    handles = [
+        block.hook_resid_post.register_forward_hook(note),
+        block.register_forward_hook(compare),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 @contextmanager
 def recording(model: HookedTransformer, names: Iterable[str]) -> Generator[dict[str, Tensor]]:
     """Inside, passes write the named activations, as hooks have left them, into the result."""
@@ -179,101 +274,3 @@ def recording(model: HookedTransformer, names: Iterable[str]) -> Generator[dict[
 
     with model.hooks(fwd_hooks=[(name, keep) for name in dict.fromkeys(names)]):
         yield kept
-
-
-@dataclass(frozen=True)
-class Edges:
-    """Which edges are patched: from all senders to all receivers above them."""
-
-    senders: HeadsOf
-    receivers: HeadsOf
-    via: tuple[Input, ...]
-    middle: HeadsOf = field(default_factory=dict[int, Sequence[int]])
-    to_output: bool = False
-    """Whether the final residual stream is a receiver."""
-
-
-@dataclass
-class Patch:
-    """Edges of one pass that carry what senders wrote in another run.
-
-    `source` holds it by layer. `frozen` holds what middle heads write in the base run: what they
-    compute from patched inputs goes along patched edges only. `changes` collects, by layer, what
-    patched edges carry minus what the pass itself has there; a pass that starts above the senders
-    is given it.
-    """
-
-    model: HookedTransformer
-    edges: Edges
-    source: Mapping[int, Written] = field(default_factory=dict[int, Tensor])
-    frozen: Mapping[int, Written] = field(default_factory=dict[int, Tensor])
-    changes: dict[int, Residual] = field(default_factory=dict[int, Tensor])
-    positions: Residual | None = None
-    """Of shortformer models, which add them to the inputs of queries and keys."""
-
-    @contextmanager
-    def applied(self) -> Generator[None]:
-        """Inside, passes of the model are patched."""
-        edges, seen = self.edges, dict[str, Tensor]()
-        hooks: list[Any] = []
-        with ExitStack() as stack:
-            for reads, via in ((edges.middle, get_args(Input)), (edges.receivers, edges.via)):
-                for layer, heads in reads.items():
-                    hooks.append((f"blocks.{layer}.hook_resid_pre", partial(_keep, seen=seen)))
-                    for letter in via:
-                        compute = partial(self._computed, seen, layer, list(heads), letter)
-                        point = getattr(self.model.blocks[layer].attn, f"hook_{letter}")
-                        handle = point.register_forward_pre_hook(compute)
-                        stack.callback(handle.remove)
-            for layer in sorted({*self.source, *edges.middle}):
-                hooks.append((written_at(self.model, layer), partial(self._carry, layer=layer)))
-            if edges.to_output:
-                top = self.model.cfg.n_layers - 1
-                hooks.append((f"blocks.{top}.hook_resid_post", self._add_to_output))
-            stack.enter_context(self.model.hooks(fwd_hooks=hooks))
-            yield
-
-    def _before(self, layer: int) -> Tensor | float:
-        """What the patched edges change in the input of a layer."""
-        return sum((c for below, c in self.changes.items() if below < layer), 0.0)
-
-    def _computed(
-        self, seen: dict[str, Tensor], layer: int, heads: list[int], letter: str, *called: Any
-    ) -> tuple[Tensor]:
-        """q, k or v with the heads' slices computed from their patched input."""
-        _, (value,) = called
-        block = self.model.blocks[layer]
-        read = block.ln1(seen[f"blocks.{layer}.hook_resid_pre"] + self._before(layer))
-        if letter != "v" and self.positions is not None:
-            read = read + self.positions
-        weight = getattr(block.attn, f"W_{letter.upper()}")[heads]
-        bias = getattr(block.attn, f"b_{letter.upper()}")[heads]
-        patched = value.clone()
-        patched[:, :, heads] = torch.einsum("bpm,hmd->bphd", read, weight) + bias
-        return (patched,)
-
-    def _carry(self, written: Written, hook: Any, *, layer: int) -> Tensor | None:
-        """Note what senders and middle heads change, and let middle heads write as before."""
-        del hook
-        change: Tensor | float = 0.0
-        if layer in self.source:
-            heads = list(self.edges.senders[layer])
-            new = self.source[layer] - written[:, :, heads]
-            change = change + into_stream(self.model, layer, heads, new).sum(dim=2)
-        middle = list(self.edges.middle.get(layer, ()))
-        if middle:
-            new = written[:, :, middle] - self.frozen[layer]
-            change = change + into_stream(self.model, layer, middle, new).sum(dim=2)
-            written = written.clone()
-            written[:, :, middle] = self.frozen[layer]
-        assert isinstance(change, Tensor)
-        self.changes[layer] = change
-        return written if middle else None
-
-    def _add_to_output(self, resid: Residual, hook: Any) -> Residual:
-        del hook
-        return resid + self._before(self.model.cfg.n_layers)
-
-
-def _keep(activation: Tensor, hook: Any, *, seen: dict[str, Tensor]) -> None:
-    seen[hook.name] = activation

@@ -17,24 +17,23 @@ from transformer_lens import HookedTransformer
 from ih_interp.analysis.arguments import refuse_wrong
 from ih_interp.analysis.metrics import Metric, measured
 from ih_interp.analysis.passes import (
-    POSITIONS,
-    Edges,
+    Entered,
     HeadName,
     HeadsOf,
-    Patch,
-    Written,
     by_layer,
     chunk_size,
+    entering,
     inputs_named,
-    positions_point,
     reading,
     recording,
     refuse_cuts,
     refuse_shape,
     set_heads,
-    written_at,
+    whole_blocks,
+    written_by,
     written_points,
 )
+from ih_interp.analysis.patch import Edges, Patch
 from ih_interp.torch_state import plain_torch
 from ih_interp.types import Batch, expect
 
@@ -54,7 +53,7 @@ def path_patch(
     clean: Batch,
     corrupted: Batch | None,
     senders: Iterable[HeadName],
-    receivers: Iterable[HeadName | Literal["output"]],
+    receivers: Iterable[HeadName | Literal["output"]] | Literal["output"],
     *,
     via: str | Sequence[str] = ("q", "k", "v"),
     middle: Iterable[HeadName] = (),
@@ -115,7 +114,9 @@ def path_patch(
     edges = _edges(model, senders, receivers, via, middle)
     pair = Pair.of(model, clean, corrupted, direction, ablation)
     means = pair.means(edges.senders)
-    values = [_values(part, edges, metric, means, normalise) for part in pair.split()]
+    top = max([*edges.receivers, *[model.cfg.n_layers] * edges.to_output])
+    with whole_blocks(model, min(edges.senders), top):
+        values = [values_of(part, edges, metric, means, normalise) for part in pair.split()]
     patched, base, source = (torch.cat(column) for column in zip(*values, strict=True))
     return share(patched - base, source - base if normalise else None, per_sequence)
 
@@ -151,6 +152,8 @@ class Seen(NamedTuple):
 
     logits: Float[Tensor, "batch label"]
     kept: dict[str, Tensor]
+    entered: Sequence[Entered] = ()
+    """What the pass gave a layer, where one was named."""
 
 
 @dataclass(frozen=True)
@@ -207,16 +210,20 @@ class Pair:
         total: dict[int, Tensor] = {}
         for part in self.split():
             seen = part.run(part.corrupted, written_points(self.model, heads))
-            for layer, written in written_by(self.model, seen, heads).items():
+            for layer, written in written_by(self.model, seen.kept, heads).items():
                 total[layer] = total.get(layer, 0.0) + written.double().sum(dim=0)
         scale = 0.0 if self.ablation == "zero" else 1 / len(self.corrupted)
         return {layer: (heads[layer], scale * total[layer]) for layer in heads}
 
-    def run(self, batch: Batch, names: Iterable[str] = ()) -> Seen:
-        """A pass of these sequences that keeps the named activations."""
-        with self.kept(batch, names) as kept:
+    def run(self, batch: Batch, names: Iterable[str] = (), layer: int | None = None) -> Seen:
+        """A pass of these sequences that keeps the named activations, and a layer's input."""
+        entered: Sequence[Entered] = ()
+        with ExitStack() as stack:
+            kept = stack.enter_context(self.kept(batch, names))
+            if layer is not None:
+                entered = stack.enter_context(entering(self.model, layer))
             logits = self.model(self.clean.tokens)[:, -1]
-        return Seen(logits, kept)
+        return Seen(logits, kept, entered)
 
     @contextmanager
     def kept(self, batch: Batch, names: Iterable[str]) -> Generator[dict[str, Tensor]]:
@@ -236,14 +243,10 @@ class Pair:
                 yield self.clean
 
 
-def written_by(model: HookedTransformer, seen: Seen, heads: HeadsOf) -> dict[int, Written]:
-    """What the heads wrote, by layer."""
-    return {layer: seen.kept[written_at(model, layer)][:, :, list(heads[layer])] for layer in heads}
-
-
-def _values(pair: Pair, edges: Edges, metric: Metric, means: Means, normalise: bool) -> Values:
+def values_of(pair: Pair, edges: Edges, metric: Metric, means: Means, normalise: bool) -> Values:
+    """The metric with these edges patched, in the base run, and in the source run if asked for."""
     model, clean = pair.model, pair.clean
-    names = [*written_points(model, {*edges.senders, *edges.middle}), *positions_point(model)]
+    names = written_points(model, {*edges.senders, *edges.middle})
     clean_run = pair.run(clean, names)
     with pair.corrupting(means) as batch:
         corrupted_run = pair.run(batch, names)
@@ -252,9 +255,8 @@ def _values(pair: Pair, edges: Edges, metric: Metric, means: Means, normalise: b
     patch = Patch(
         model,
         edges,
-        source=written_by(model, source, edges.senders),
-        frozen=written_by(model, base, edges.middle),
-        positions=base.kept.get(POSITIONS),
+        source=written_by(model, source.kept, edges.senders),
+        frozen=written_by(model, base.kept, edges.middle),
     )
     with ExitStack() as stack:
         batch = clean if noise else stack.enter_context(pair.corrupting(means))
@@ -268,10 +270,11 @@ def _values(pair: Pair, edges: Edges, metric: Metric, means: Means, normalise: b
 def _edges(
     model: HookedTransformer,
     senders: Iterable[HeadName],
-    receivers: Iterable[HeadName | Literal["output"]],
+    receivers: Iterable[HeadName | Literal["output"]] | Literal["output"],
     via: str | Sequence[str],
     middle: Iterable[HeadName],
 ) -> Edges:
+    receivers = ["output"] if isinstance(receivers, str) and receivers == "output" else receivers
     for name, heads in (("senders", senders), ("receivers", receivers), ("middle", middle)):
         if isinstance(heads, str):
             raise TypeError(f'{name} are a list of heads, as ["L0H2"]; {heads!r} came.')

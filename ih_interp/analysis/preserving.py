@@ -17,18 +17,18 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from ih_interp.analysis.arguments import refuse_no_heads, refuse_wrong
-from ih_interp.analysis.last_row import LastRow, stands_alone
+from ih_interp.analysis.last_row import LastRow
 from ih_interp.analysis.metrics import measured
 from ih_interp.analysis.passes import (
     HeadName,
     by_layer,
     chunk_size,
     into_stream,
-    is_hooked,
     recording,
 )
 from ih_interp.clamps import AblateHeads, Preserve
 from ih_interp.evaluation import QueryMetrics, evaluate
+from ih_interp.stock import not_plain, parts_of
 from ih_interp.torch_state import plain_torch
 from ih_interp.types import Batch, Head
 
@@ -112,7 +112,7 @@ def preserving_map(
             f"The map is of two layers of attention; this model has {model.cfg.n_layers} "
             f"{'' if model.cfg.attn_only else 'and MLPs'}. Use preserving_ablation, or wiring_map."
         )
-    alone = stands_alone(model, 1) and not is_hooked(model)
+    alone = not_plain(model, parts_of(model)) is None
     cells = _cells_by_linearity if alone else _cells_by_passes
     size = min(chunk_size(model, len(batch)), FAST_CHUNK) if alone else len(batch)
     parts = [cells(model, part, preserve, _senders_left(model, keep)) for part in batch.split(size)]

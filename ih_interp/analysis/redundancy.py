@@ -24,7 +24,7 @@ from transformer_lens import HookedTransformer
 
 from ih_interp.analysis.arguments import given_copies, refuse_wrong
 from ih_interp.analysis.scores import CHUNK
-from ih_interp.analysis.statistics import Estimate, bootstrap
+from ih_interp.analysis.statistics import Estimate, as_array, bootstrap
 from ih_interp.analysis.trace import refuse_other_function, trace
 from ih_interp.analysis.wiring import wiring_map
 from ih_interp.runs import Run
@@ -149,13 +149,6 @@ def _named(
         columns = zip(*measure(use, **options), strict=True)
         found |= {f"{name} {Head(layer, h)}": Estimate(*ends) for h, ends in enumerate(columns)}
     return found
-
-
-def as_array(values: Values) -> ndarray:
-    """Double precision, whoever made it."""
-    if isinstance(values, torch.Tensor):
-        values = values.detach().cpu().numpy()
-    return np.asarray(values, dtype=np.float64)
 
 
 @plain_torch()

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from ih_interp.analysis.arguments import refuse_wrong
+from ih_interp.analysis.arguments import refuse_wrong, told_by_position
 from ih_interp.analysis.scores import PerHeadScore, pattern_scores
 from ih_interp.torch_state import plain_torch
 from ih_interp.types import Pattern, Tokens, expect, integer
@@ -68,6 +68,9 @@ def repeated_tokens(
     return tokens.to(model.cfg.device)
 
 
+@told_by_position(
+    "prefix_matching_score(model, generator=torch.Generator().manual_seed(0)), which draws tokens"
+)
 @plain_torch()
 def prefix_matching_score(
     model: HookedTransformer,
@@ -137,6 +140,9 @@ def prefix_matching_chance(
     return sum(1 / (row + 1) for row in rows) / len(rows)
 
 
+@told_by_position(
+    "induction_score(model, generator=torch.Generator().manual_seed(0)), which draws tokens"
+)
 @plain_torch()
 def induction_score(
     model: HookedTransformer,

@@ -19,12 +19,17 @@ from ih_interp.analysis.passes import (
     by_layer,
     into_stream,
     refuse_cuts,
+    refuse_unequal,
     set_heads,
+    whole_blocks,
+    written_at,
+    written_by,
     written_points,
 )
-from ih_interp.analysis.path_patching import Ablation, Means, Pair, Seen, written_by
+from ih_interp.analysis.path_patching import Ablation, Means, Pair, Seen
 from ih_interp.analysis.statistics import Estimate, bootstrap
 from ih_interp.clamps.active import active
+from ih_interp.stock import other_module, wrong_norm
 from ih_interp.torch_state import plain_torch
 from ih_interp.types import Batch
 
@@ -86,11 +91,13 @@ def self_repair(
     if not chosen:
         raise ValueError("No heads to ablate; name at least one.")
     refuse_cuts(model, min(chosen), model.cfg.n_layers)
+    refuse_other_logits(model)
     if any("unembed.hook_logits" in one.points for one in active(model)):
         raise ValueError("A clamp sets the logits: heads have no direct effect on them.")
     pair = Pair.of(model, batch, corrupted, "noise", ablation)
     means = pair.means(chosen)
-    parts = [_part(one, chosen, means, scale) for one in pair.split()]
+    with whole_blocks(model, min(chosen), model.cfg.n_layers):
+        parts = [_part(one, chosen, means, scale) for one in pair.split()]
     return SelfRepair(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
@@ -111,25 +118,32 @@ def _part(pair: Pair, chosen: HeadsOf, means: Means, scale: LinearScale) -> Self
     whole = pair.run(clean, names)
     if pair.ablation == "resample":
         seen = pair.run(pair.corrupted, written_points(model, chosen))
-        new = written_by(model, seen, chosen)
+        new = written_by(model, seen.kept, chosen)
         means = {layer: (chosen[layer], new[layer]) for layer in chosen}
     with set_heads(model, means):
         ablated = pair.run(clean, names)
     own, others, mlps = _changes(model, whole, ablated, chosen)
-    resid = whole.kept[names[0]][:, -1]
+    resid, after = (run.kept[names[0]][:, -1] for run in (whole, ablated))
+    refuse_unequal(
+        resid + own + others + mlps, after, "Heads and MLPs do not add up to the residual stream"
+    )
+    refuse_unequal(
+        _frozen_logits(model, whole, resid),
+        whole.logits,
+        "The final norm and unembedding do not give the model's logits",
+    )
 
     def frozen(stream: Tensor) -> Tensor:
         return measured(scale, _frozen_logits(model, whole, stream), clean)
 
-    before, after = (measured(scale, run.logits, clean) for run in (whole, ablated))
-    same_scale = frozen(ablated.kept[names[0]][:, -1])
-    start = frozen(resid)
+    before, now = (measured(scale, run.logits, clean) for run in (whole, ablated))
+    same_scale, start = frozen(after), frozen(resid)
     return SelfRepair(
-        total=after - before,
+        total=now - before,
         direct=frozen(resid + own) - start,
         heads=frozen(resid + others) - start,
         mlps=frozen(resid + mlps) - start,
-        norm=(after - before) - (same_scale - start),
+        norm=(now - before) - (same_scale - start),
     )
 
 
@@ -141,12 +155,27 @@ def _names(model: HookedTransformer) -> list[str]:
     return names + ([SCALE] if final_norm(model) else [])
 
 
+def refuse_other_logits(model: HookedTransformer) -> None:
+    """ValueError where logits are no sum of direct effects, whatever the final norm's scale."""
+    if model.cfg.output_logits_soft_cap > 0:
+        raise ValueError(
+            f"output_logits_soft_cap={model.cfg.output_logits_soft_cap}: capped logits are no sum "
+            "of what heads write, and no head has a direct effect of its own on them."
+        )
+    reasons = [other_module(model, module) for module in (*final_norm(model), model.unembed)]
+    wrong = any(wrong_norm(norm, model.cfg) for norm in final_norm(model))
+    reason = next(filter(None, reasons), "another final norm than cfg says" if wrong else None)
+    if reason:
+        raise ValueError(f"Direct effects are not known: the final norm or unembedding {reason}.")
+
+
 def _changes(
     model: HookedTransformer, whole: Seen, ablated: Seen, chosen: HeadsOf
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Ablated minus whole in the last position's stream: chosen heads, other heads, MLPs."""
     own = others = mlps = torch.zeros_like(whole.kept[_names(model)[0]][:, -1])
-    for layer, point in enumerate(written_points(model, range(model.cfg.n_layers))):
+    for layer in range(model.cfg.n_layers):
+        point = written_at(model, layer)
         change = ablated.kept[point][:, -1:] - whole.kept[point][:, -1:]
         each = into_stream(model, layer, range(model.cfg.n_heads), change)[:, 0]
         mine = torch.zeros(model.cfg.n_heads, dtype=torch.bool, device=each.device)

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 from scipy.stats import false_discovery_control
+from torch import Tensor
 
 BLOCK = 64  # resamples at once: their weights are [resample, batch]
 
@@ -17,6 +18,13 @@ class Estimate(NamedTuple):
     value: Float[ndarray, "*out"]
     low: Float[ndarray, "*out"]
     high: Float[ndarray, "*out"]
+
+
+def as_array(values: object) -> ndarray:
+    """Double precision, whoever made it."""
+    if isinstance(values, Tensor):
+        values = values.detach().double().cpu().numpy()  # NumPy has no bfloat16
+    return np.asarray(values, dtype=np.float64)
 
 
 def _mean(means: ndarray) -> ndarray:
@@ -40,7 +48,7 @@ def bootstrap(
     same interval. Raises ValueError for fewer than two sequences, or a level outside (0, 1).
     """
     _refuse(values, level, n_resamples)
-    values = np.asarray(values, dtype=np.float64)
+    values = as_array(values)
     flat = values.reshape(len(values), -1)
     drawn = [
         np.asarray(statistic(mean.reshape(values.shape[1:])), dtype=np.float64)
@@ -77,7 +85,7 @@ def sign_flip_test(
     of another shape.
     """
     _refuse(effects, 0.5, n_permutations)
-    effects = np.asarray(effects, dtype=np.float64)
+    effects = as_array(effects)
     if effects.ndim != 2:
         raise ValueError(f"Effects have shape {effects.shape}; [batch, test] was expected.")
     # Sums in another order differ in the last digits: a tie with the data counts as reaching it.

@@ -12,11 +12,12 @@ from numpy import ndarray
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from ih_interp.analysis.linear_readout import Readout, hooked, is_linear, readout
+from ih_interp.analysis.linear_readout import Readout, is_linear, readout
 from ih_interp.analysis.metrics import Metric, measured
-from ih_interp.analysis.passes import chunk_size
+from ih_interp.analysis.passes import Entered, chunk_size, entering
 from ih_interp.analysis.scores import CHUNK
 from ih_interp.clamps.base import Shape, head_mask
+from ih_interp.stock import starts_late
 from ih_interp.types import Batch, Head, PerHead, Tokens
 
 Ablation: TypeAlias = Literal["zero", "mean", "resample"]
@@ -49,8 +50,8 @@ class _Pass(NamedTuple):
     resid: Float[Tensor, "batch d_model"]
     scale: Float[Tensor, "batch pos 1"] | None
     """The final norm's."""
-    start: Float[Tensor, "batch pos d_model"]
-    """The residual stream where the lowest of the heads reads it."""
+    start: Entered
+    """What the layer of the lowest head is given."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def measured_subsets(
     head_mask(heads, Shape.of(model))  # refuses heads that the model lacks
     replacement = _replacement(model, batch, heads, ablation, reference, seed)
     linear = is_linear(model) and any(head.layer == model.cfg.n_layers - 1 for head in heads)
-    plan = _Plan(model, heads, on, freeze_ln, _may_start_late(model, heads))
+    plan = _Plan(model, heads, on, freeze_ln, starts_late(model))
     logits_of = _from_parts if linear else _from_passes
     size = chunk_size(model, len(batch))
     for start, part in zip(range(0, len(batch), size), batch.split(size), strict=True):
@@ -169,20 +170,21 @@ def _run(
         kept[hook.name] = activation
 
     z, resid = f"blocks.{plan.last}.attn.hook_z", f"blocks.{plan.last}.hook_resid_post"
-    begin = f"blocks.{plan.lowest}.hook_resid_pre"
     scale = "ln_final.hook_scale"
-    names = [z, resid, begin] + [scale] * (scale in plan.model.hook_dict)
+    names = [z, resid] + [scale] * (scale in plan.model.hook_dict)
     ablate: list[Hook] = []
     for layer in sorted({plan.heads[i].layer for i in off}):
         here = [i for i in off if plan.heads[i].layer == layer]
         put = partial(_put, heads=[plan.heads[i].head for i in here], value=given[:, :, here])
         ablate.append((f"blocks.{layer}.attn.hook_z", put))
-    with plan.model.hooks(fwd_hooks=[*ablate, *hooks, *((name, keep) for name in names)]):
+    added: list[Any] = [*ablate, *hooks, *((name, keep) for name in names)]
+    with plan.model.hooks(fwd_hooks=added), entering(plan.model, plan.lowest) as entered:
         if full is not None and plan.may_start_late:
-            logits = plan.model(full.start, start_at_layer=plan.lowest)
+            start = full.start
+            logits = plan.model(start.resid, start_at_layer=plan.lowest, **start.others)
         else:
             logits = plan.model(tokens)
-    return _Pass(logits[:, -1], kept[z][:, -1], kept[resid][:, -1], kept.get(scale), kept[begin])
+    return _Pass(logits[:, -1], kept[z][:, -1], kept[resid][:, -1], kept.get(scale), entered[-1])
 
 
 def _put(
@@ -201,17 +203,6 @@ def _put(
 def _instead(activation: Tensor, hook: Any, *, value: Tensor) -> Tensor:
     del activation, hook
     return value
-
-
-def _may_start_late(model: HookedTransformer, heads: Sequence[Head]) -> bool:
-    """Whether a pass from the residual stream at the lowest head is one from the tokens."""
-    begin = f"blocks.{min(head.layer for head in heads)}.hook_resid_pre"
-    # A hook there would act twice; positions of a shortformer and padding come with the tokens.
-    return (
-        begin not in hooked(model)
-        and model.cfg.positional_embedding_type != "shortformer"
-        and model.tokenizer is None
-    )
 
 
 def _replacement(

@@ -19,6 +19,7 @@ from ih_interp.analysis.scores import CHUNK
 from ih_interp.clamps import AbstractClamp, clamped
 from ih_interp.clamps.base import refuse_no_clamps
 from ih_interp.runs import Run
+from ih_interp.stock import n_hooks, parts_of
 from ih_interp.torch_state import plain_torch
 from ih_interp.tracing.reading import compiled_reading
 from ih_interp.types import Batch, Head, expect
@@ -68,9 +69,9 @@ def trace(
             warning where the run is not finished.
         progress: show a bar.
 
-    Raises ValueError for a step without checkpoint, a measure of another kind or one that leaves
-    the model changed, or a clamp that waits for a level in metrics which are not saved up to the
-    last step.
+    Raises ValueError for a step without checkpoint, a measure of another kind, a measure that
+    leaves the model changed (hooks, modules or weights), or a clamp that waits for a level in
+    metrics which are not saved up to the last step.
     """
     expect(run, Run, "The run", "open its folder with ih.Run(folder)")
     refuse_other_function(measure, "The measure", "model", "batch")
@@ -170,11 +171,12 @@ class _AsItCame:
         return [
             (
                 id(module),
+                len(vars(module)),
+                n_hooks(module),
                 *map(id, module.parameters(recurse=False)),
                 *((id(b), b._version) for b in module.buffers(recurse=False)),
-                len(module._forward_hooks) + len(module._forward_pre_hooks),  # pyright: ignore[reportPrivateUsage]
             )
-            for module in self._model.modules()
+            for module in parts_of(self._model)
         ]
 
 

@@ -14,7 +14,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from ih_interp.analysis.last_row import final_norm
 from ih_interp.model import FewShotEmbed
+from ih_interp.stock import runs_own_code, wrong_norm
 from ih_interp.types import expect
 
 NORMS = (None, "LN", "LNPre", "RMS", "RMSPre")
@@ -28,6 +30,22 @@ def refuse_other_models(model: HookedTransformer) -> None:
             f"normalization_type={model.cfg.normalization_type!r} is no norm that weights can be "
             f"read through; one of {', '.join(map(str, NORMS))} was expected."
         )
+    for number, block in enumerate(model.blocks):
+        if not runs_own_code(block.attn, "forward", "calculate_qkv_matrices"):
+            raise ValueError(
+                f"Attention in layer {number} (a {type(block.attn).__name__}) makes queries, keys "
+                "or values by code of its own: its weights alone do not say what its heads read "
+                "and write. Use scores of patterns, or path_patch."
+            )
+    norms = [*(block.ln1 for block in model.blocks), *final_norm(model)]
+    wrong = [norm for norm in norms if wrong_norm(norm, model.cfg)]
+    if wrong:
+        raise ValueError(
+            f"A norm is a {type(wrong[0]).__name__}, which is not what normalization_type="
+            f"{model.cfg.normalization_type!r} says; weights cannot be read through it."
+        )
+    if len({parameter.dtype for parameter in model.parameters()}) > 1:
+        raise ValueError("The weights have several dtypes; convert them, model.to(torch.float32).")
 
 
 def folded(
@@ -73,8 +91,9 @@ def embedded(
         return rows
     if model.cfg.normalization_type in ("LN", "LNPre"):
         rows = rows - rows.mean(dim=-1, keepdim=True)
-    rows = rows / (rows.square().mean(dim=-1, keepdim=True) + model.cfg.eps).sqrt()
-    gain = getattr(model.blocks[layer].ln1, "w", None)
+    norm: Any = model.blocks[layer].ln1
+    rows = rows / (rows.square().mean(dim=-1, keepdim=True) + norm.eps).sqrt()
+    gain = getattr(norm, "w", None)
     return rows if gain is None else rows * gain
 
 
@@ -84,7 +103,14 @@ def unembedding(
     """`W_U`, with `layer_norm` the final norm's centring and gain counted in.
 
     Its division is left out: it depends on the whole sequence, and scales all logits alike.
+    ValueError where a soft cap stands behind it, through which logits are no sum.
     """
+    if model.cfg.output_logits_soft_cap > 0:
+        raise ValueError(
+            f"output_logits_soft_cap={model.cfg.output_logits_soft_cap}: capped logits are no sum "
+            "of what heads write, and no circuit of weights leads to them; set it to 0 for the "
+            "logits before the cap."
+        )
     if not layer_norm or model.cfg.normalization_type is None:
         return model.W_U
     return folded(model, model.ln_final, model.W_U)

@@ -8,12 +8,13 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from tqdm import tqdm
 from transformer_lens import HookedTransformer
 
 from ih_interp.analysis.arguments import refuse_wrong
 from ih_interp.analysis.every_edge import Plan, effects_of
 from ih_interp.analysis.metrics import LOWER_IS_BETTER, Metric
-from ih_interp.analysis.passes import Input, inputs_named, refuse_cuts
+from ih_interp.analysis.passes import Input, inputs_named, refuse_cuts, whole_blocks
 from ih_interp.analysis.path_patching import Ablation, Direction, Pair, share
 from ih_interp.analysis.trace import refuse_other_function, trace
 from ih_interp.runs import Run
@@ -79,12 +80,13 @@ def wiring_map(
     metric: Metric = "logit_difference",
     per_sequence: bool = False,
     normalise: bool = False,
+    progress: bool = False,
 ) -> Wiring:
     """The effect of every edge from a head of one layer to one input of a head of another.
 
     Each is what `path_patch` gives for that sender, receiver and input alone, with the same
     options and signs; `effects` are `[via, sender, receiver]`, or `[batch, via, sender, receiver]`
-    with `per_sequence=True`. `receiver_layer` is the last by default.
+    with `per_sequence=True`. `receiver_layer` is the last by default. `progress` shows a bar.
 
     Where the receivers are the last layer of an attention-only model and nobody hooks it, only the
     last position is recomputed, for all edges at once; elsewhere the model runs on from the
@@ -114,10 +116,14 @@ def wiring_map(
     refuse_cuts(model, sender_layer, top)
     pair = Pair.of(model, clean, corrupted, direction, ablation)
     means = pair.means({sender_layer: range(model.cfg.n_heads)})
-    found = [
-        effects_of(part, Plan(sender_layer, top, names, metric, normalise), means)
-        for part in pair.split()
-    ]
+    parts = pair.split()
+    total = len(parts) * len(names) * model.cfg.n_heads**2
+    with (
+        whole_blocks(model, sender_layer, top),
+        tqdm(total=total, disable=not progress, unit="edge") as bar,
+    ):
+        plan = Plan(sender_layer, top, names, metric, normalise, bar.update)
+        found = [effects_of(part, plan, means) for part in parts]
     effect, whole = (torch.cat(column) for column in zip(*found, strict=True))
     shares = share(effect, whole[:, None, :, None] if normalise else None, per_sequence)
     lower = normalise is False and isinstance(metric, str) and metric in LOWER_IS_BETTER

@@ -77,8 +77,8 @@ class Projection:
 
     def _turned(self) -> Callable[[Tensor], Tensor]:
         """As TransformerLens's `rotate_every_two`."""
-        pairs = torch.eye(self._attention.cfg.rotary_dim)
-        matrix = self._attention.rotate_every_two(pairs).to(self._attention.rotary_sin.device)
+        pairs = torch.eye(self._attention.cfg.rotary_dim).to(self._attention.rotary_sin)
+        matrix = self._attention.rotate_every_two(pairs)
         return lambda x: x @ matrix
 
     def _project(self, x: Float[Tensor, "batch pos d_model"], name: str) -> Vectors:
@@ -116,8 +116,7 @@ class HeadsInnermost(Projection):
     def suits(cls, cfg: Any) -> bool:
         """Whether a head's products are so small that no library is faster, nor large in all."""
         spelled_out = cfg.n_ctx**2 * cfg.n_heads * cfg.d_head
-        plain = cfg.attn_scores_soft_cap <= 0
-        return plain and max(cfg.n_ctx, cfg.d_head) <= TINY and spelled_out <= MAX_SPELLED_OUT
+        return max(cfg.n_ctx, cfg.d_head) <= TINY and spelled_out <= MAX_SPELLED_OUT
 
     def calculate(self, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         made = super().calculate(*inputs)

@@ -1,13 +1,15 @@
 """Reading activations of many sequences and checkpoints: a compiled pass instead of the model's.
 
-It is a trace of the model's own forward pass, and serves only where nobody else looks: a model with
-any hook on it, a clamp's or a user's, runs as it is.
+It is a trace of the model's own forward pass, and serves only where nobody else looks and nothing
+but weights has changed since: a model with any hook on it, a clamp's or a user's, or with code or
+settings of somebody's own, runs as it is.
 """
 
+import operator
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary
 
 import torch
@@ -16,8 +18,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, functionalize
 from transformer_lens import HookedTransformer
 
-from ih_interp.clamps.active import active
 from ih_interp.model import ATTENTION_BIASES, FewShotEmbed
+from ih_interp.stock import not_plain, parts_of
 from ih_interp.tracing.forward import (
     Tensors,
     compile_graph,
@@ -60,10 +62,33 @@ def read(
     With `last_query` of patterns `[batch, head, query, key]` the last row alone, its axis kept.
     """
     reader = _READERS.get(model)
-    hooked = active(model) or any(point.fwd_hooks for point in model.hook_dict.values())
-    if reader is None or hooked:
+    if reader is None or not_plain(model, parts_of(model)) is not None:
         return None
     return reader.read(tokens, (tuple(names), last_query))
+
+
+class _State(NamedTuple):
+    """A model as a trace of it sees it."""
+
+    parameters: list[nn.Parameter]
+    constants: list[Tensor]
+    """What may not change: attention's biases, buffers, features of the exemplars shown."""
+    settings: list[Any]
+    """Nor these."""
+
+    def is_as(self, then: "_State") -> bool:
+        """Whether a graph that was traced then gives what the model gives now."""
+        return (
+            len(self.parameters) == len(then.parameters)
+            and all(map(operator.is_, self.parameters, then.parameters))
+            and self.settings == then.settings
+            and len(self.constants) == len(then.constants)
+            and all(map(torch.equal, self.constants, then.constants))
+        )
+
+    def copied(self) -> "_State":
+        """The same, with constants that nobody else changes."""
+        return self._replace(constants=[tensor.clone() for tensor in self.constants])
 
 
 class _Reader:
@@ -74,8 +99,16 @@ class _Reader:
         self._model = model
         self._rows = Rows.of_tokens(model.embed.features.cpu(), model.embed.n_labels, tokens)
         self._graphs: dict[_What, tuple[int, Callable[..., Any]] | None] = {}
+        shown = tokens[tokens >= model.embed.n_labels].unique() - model.embed.n_labels
+        self._shown = shown.to(model.embed.features.device)
+        self._named = dict(model.named_parameters())
+        self._biases = {id(p) for name, p in self._named.items() if _is_constant(name)}
+        self._then = self._state().copied()
 
     def read(self, tokens: Tokens, what: _What) -> list[Tensor] | None:
+        now = self._state()
+        if not now.is_as(self._then):
+            return None
         tokens = self._rows.renumber[tokens]
         if what not in self._graphs:
             self._graphs[what] = self._compiled(tokens, what)
@@ -84,17 +117,34 @@ class _Reader:
             return None
         size, compiled = graph
         missing = tokens[:1].expand(size - len(tokens), -1)
+        weights = self._weights()
         with torch.no_grad():
-            found = compiled(*self._weights().values(), torch.cat([tokens, missing]))
+            found = compiled(*weights.values(), torch.cat([tokens, missing]))
         return [activation[: len(tokens)] for activation in found]
 
     def _weights(self) -> Tensors:
         """All but attention's biases, which are constants of the trace."""
-        return {
-            name: parameter.detach()
-            for name, parameter in self._model.named_parameters()
-            if not (".attn." in name and name.endswith(ATTENTION_BIASES))
-        }
+        return {name: p.detach() for name, p in self._named.items() if not _is_constant(name)}
+
+    def _state(self) -> _State:
+        model: Any = self._model
+        modules = [vars(part) for part in parts_of(model)]
+        parameters = [p for own in modules for p in own["_parameters"].values() if p is not None]
+        biases = [p for p in parameters if id(p) in self._biases]
+        buffers = [
+            buffer
+            for own in modules
+            for name, buffer in own["_buffers"].items()
+            if name != "features"
+        ]
+        shown = model.embed.features[self._shown]
+        numbers = [own[name] for own in modules for name in ("attn_scale", "eps") if name in own]
+        strides = [p.stride() for p in parameters]
+        return _State(
+            parameters,
+            [tensor.detach() for tensor in (*biases, *buffers, shown)],
+            [dict(vars(model.cfg)), model.embed.n_labels, *numbers, *strides],
+        )
 
     def _compiled(
         self, tokens: Int[Tensor, "batch pos"], what: _What
@@ -121,6 +171,10 @@ class _Reader:
                 stacklevel=2,
             )
             return None
+
+
+def _is_constant(name: str) -> bool:
+    return ".attn." in name and name.endswith(ATTENTION_BIASES)
 
 
 class _Capturing(nn.Module):

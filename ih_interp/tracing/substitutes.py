@@ -8,6 +8,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from ih_interp.model import FewShotEmbed
+from ih_interp.stock import other_code, parts_of
 from ih_interp.tracing.attention import HeadsInnermost, Known, Lookup, Projection
 
 WORTH_A_TABLE = 2  # rows a token up to which reading a table is less work than token by token
@@ -24,7 +25,12 @@ def substituted(model: HookedTransformer, *, gradient: bool) -> Generator[None]:
 
     With `gradient` the trace is differentiated; without, sequences may be thousands, and their
     attention lies otherwise in memory (`attention.HeadsInnermost`).
+
+    A model with other code than TransformerLens's own is left as it is.
     """
+    if other_code(model, parts_of(model)) is not None:
+        yield
+        return
     with _Replaced() as replaced:
         known = Known()
         if isinstance(model.embed, FewShotEmbed):

@@ -1,0 +1,294 @@
+"""Whether a model runs TransformerLens's own code and nothing else: what every fast path assumes.
+
+A fast path computes by itself what modules of a model would compute. It may do so only where it
+knows what they compute: modules of TransformerLens's own types, with none of their methods replaced
+on an instance or a class, no hook of TransformerLens or of PyTorch on them, the norms that `cfg`
+names, no soft cap, weights of one type and device, and a process without autocast, modes or another
+default dtype. `not_plain` answers for all of them, and elsewhere the model itself has to run.
+"""
+
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+import torch
+import transformer_lens
+from torch import Tensor, nn
+from transformer_lens import HookedTransformer, HookedTransformerConfig
+from transformer_lens.components.attention import Attention
+from transformer_lens.components.embed import Embed
+from transformer_lens.components.grouped_query_attention import GroupedQueryAttention
+from transformer_lens.components.layer_norm import LayerNorm
+from transformer_lens.components.layer_norm_pre import LayerNormPre
+from transformer_lens.components.mlps.gated_mlp import GatedMLP
+from transformer_lens.components.mlps.mlp import MLP
+from transformer_lens.components.pos_embed import PosEmbed
+from transformer_lens.components.rms_norm import RMSNorm
+from transformer_lens.components.rms_norm_pre import RMSNormPre
+from transformer_lens.components.transformer_block import TransformerBlock
+from transformer_lens.components.unembed import Unembed
+from transformer_lens.hook_points import HookPoint
+from transformer_lens.HookedRootModule import HookedRootModule
+from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
+from transformer_lens.utilities.typed_module_list import TypedModuleList
+
+from ih_interp.model import FewShotEmbed, FewShotTransformer, FewShotUnembed
+
+NORMS: dict[str | None, type[nn.Module]] = {
+    "LN": LayerNorm,
+    "LNPre": LayerNormPre,
+    "RMS": RMSNorm,
+    "RMSPre": RMSNormPre,
+    None: nn.Identity,
+}
+"""Which module is which `cfg.normalization_type`."""
+
+_C: Any = torch._C  # pyright: ignore[reportPrivateUsage]
+_MODULE: Any = torch.nn.modules.module
+
+ROOTS = (HookedTransformer, FewShotTransformer)
+OF_ROOT = frozenset({"forward", "input_to_embed", "get_pos_offset", "get_residual"})
+"""Methods of the whole model that a pass calls."""
+
+OF_MODULE = frozenset({"__call__", "_call_impl", "_wrapped_call_impl"})
+"""And of every module."""
+
+Reason = str
+"""A clause that says what is other than a fast path assumes: "blocks.1.attn is a Sharper"."""
+
+
+def not_plain(
+    model: HookedTransformer,
+    modules: Iterable[nn.Module],
+    *,
+    may_be_hooked: Collection[nn.Module] = (),
+    after_z: bool = False,
+) -> Reason | None:
+    """Return why these modules cannot be computed by hand; None where they can.
+
+    `modules` are all those that a fast path skips, submodules listed too; the model itself is
+    always among them. `may_be_hooked` names those whose hooks a fast path still runs. With
+    `after_z` of attention only what follows the heads' `z` is skipped. A clause for a message, as
+    `other_code` and `unusual_process` give it.
+    """
+    return unusual_process(model.cfg) or other_code(
+        model, modules, may_be_hooked=may_be_hooked, after_z=after_z
+    )
+
+
+def unusual_process(cfg: HookedTransformerConfig) -> Reason | None:
+    """Return what in this process makes torch compute otherwise; None for nothing."""
+    if torch.get_default_dtype() != torch.float32:
+        return f"torch's default dtype is {torch.get_default_dtype()}"
+    if torch.is_autocast_enabled(str(cfg.device or "cpu").split(":")[0]):
+        return "autocast is on"
+    modes = _C._len_torch_function_stack() + _C._len_torch_dispatch_stack()
+    if modes or _C._functorch.maybe_current_level() is not None:
+        return "a mode or transform of torch is on"
+    return None
+
+
+def other_code(
+    model: HookedTransformer,
+    modules: Iterable[nn.Module],
+    *,
+    may_be_hooked: Collection[nn.Module] = (),
+    after_z: bool = False,
+) -> Reason | None:
+    """Return which of these modules runs other code than TransformerLens's; None for none."""
+    cfg: Any = model.cfg
+    if _MODULE._has_any_global_hook():
+        return "a hook for all modules is registered in torch"
+    if cfg.dtype not in (torch.float32, torch.float64):
+        return f"its weights are {cfg.dtype}"
+    unusual = _unusual_config(model, after_z=after_z)
+    found = [name for name, applies in unusual.items() if applies]
+    if found:
+        return f"its cfg has {found[0]}"
+    skipped = [model, *modules]
+    others = {kind: reason for kind in {*map(type, skipped)} if (reason := _other_class(kind))}
+    for module in skipped:
+        hooked = is_hooked(module) and module not in may_be_hooked
+        if not hooked and not others and _is_new_point(module):
+            continue
+        reason = others.get(type(module)) or _other_instance(model, module)
+        norms = [vars(module)["_modules"].get(name) for name in ("ln1", "ln_final")]
+        if reason is None and any(wrong_norm(norm, cfg) for norm in norms):
+            reason = f"has another norm than cfg.normalization_type={cfg.normalization_type!r}"
+        if reason or hooked:
+            return f"{_name(model, module)} {reason or 'is hooked'}"
+    return None
+
+
+def other_module(model: HookedTransformer, module: nn.Module) -> Reason | None:
+    """Return what of one module is not TransformerLens's own, whatever its hooks are."""
+    return _other_class(type(module)) or _other_instance(model, module)
+
+
+def _other_class(kind: type[nn.Module]) -> Reason | None:
+    if kind not in _METHODS:
+        return f"is a {kind.__name__}, which is no module of TransformerLens's own"
+    for base, name, function in _METHODS[kind]:
+        if vars(base).get(name) is not function:
+            return f"has another {base.__name__}.{name} than TransformerLens's"
+    return None
+
+
+def _is_new_point(module: nn.Module) -> bool:
+    """Whether this is a hook point to which no attribute was added; most modules are."""
+    return type(module) is HookPoint and len(vars(module)) == _NEW_POINT
+
+
+_NEW_POINT = len(vars(HookPoint()))
+
+
+def _other_instance(model: HookedTransformer, module: nn.Module) -> Reason | None:
+    own, methods = vars(module), _CALLABLE[type(module)]
+    if not methods.isdisjoint(own):
+        return f"has another {min(methods & own.keys())} than its class"
+    return _other_settings(model, own)
+
+
+def starts_late(model: HookedTransformer) -> bool:
+    """Whether a pass from what a layer is given goes on as one from the tokens does."""
+    hooked = bool(vars(model)["_forward_pre_hooks"]) or _MODULE._has_any_global_hook()
+    return not hooked and other_module(model, model) is None
+
+
+def parts_of(*modules: nn.Module) -> list[nn.Module]:
+    """These modules and all that they hold; `modules()` of torch takes five times as long."""
+    found = list(modules)
+    for module in found:
+        found += [part for part in vars(module)["_modules"].values() if part is not None]
+    return found
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether anybody's hook, of TransformerLens or of PyTorch, is on this module."""
+    own = vars(module)
+    return bool(
+        own["_forward_hooks"]
+        or own["_forward_pre_hooks"]
+        or own["_backward_hooks"]
+        or own["_backward_pre_hooks"]
+    )
+
+
+def n_hooks(module: nn.Module) -> int:
+    """How many there are."""
+    own = vars(module)
+    forward = len(own["_forward_hooks"]) + len(own["_forward_pre_hooks"])
+    return forward + len(own["_backward_hooks"]) + len(own["_backward_pre_hooks"])
+
+
+def runs_own_code(module: nn.Module, *methods: str) -> bool:
+    """Whether these methods of a module are TransformerLens's, on its instance and its class."""
+    found = (getattr(module, method) for method in methods)
+    return all(_is_of_library(getattr(method, "__func__", method)) for method in found)
+
+
+def wrong_norm(norm: nn.Module | None, cfg: HookedTransformerConfig) -> bool:
+    """Whether a norm is another than `cfg.normalization_type` says."""
+    return norm is not None and type(norm) is not NORMS.get(cfg.normalization_type)
+
+
+def _unusual_config(model: HookedTransformer, *, after_z: bool) -> dict[str, bool]:
+    """What of a configuration no fast path computes."""
+    cfg: Any = model.cfg
+    after = {
+        "output_logits_soft_cap": cfg.output_logits_soft_cap > 0,
+        "use_normalization_before_and_after": bool(cfg.use_normalization_before_and_after),
+        "load_in_4bit": bool(cfg.load_in_4bit),
+        "norms after layers": cfg.original_architecture in POST_NORM_ARCHITECTURES,
+    }
+    before = {
+        f"positional_embedding_type={cfg.positional_embedding_type!r}": (
+            cfg.positional_embedding_type not in ("standard", "rotary")
+        ),
+        "attn_scores_soft_cap": cfg.attn_scores_soft_cap > 0,
+        f"attention_dir={cfg.attention_dir!r}": cfg.attention_dir != "causal",
+        "n_key_value_heads": cfg.n_key_value_heads is not None,
+        "original_architecture": cfg.original_architecture is not None,
+        "padding on the left": getattr(model.tokenizer, "padding_side", "") == "left",
+        "clip_qkv": cfg.clip_qkv is not None,
+    }
+    flags = ("use_attn_result", "use_local_attn", "use_qk_norm", "use_logn_attn")
+    flags += ("use_attention_sinks", "use_attn_in", "use_split_qkv_input")
+    before |= {flag: bool(getattr(cfg, flag)) for flag in flags}
+    return after if after_z else after | before
+
+
+def _is_of_library(function: object) -> bool:
+    code = getattr(function, "__code__", None)
+    return code is not None and code.co_filename.startswith(_LIBRARY)
+
+
+def _is_of_user(kind: type, function: object) -> bool:
+    """Whether a method of TransformerLens's was replaced before this module was imported."""
+    return kind.__module__.startswith("transformer_lens.") and not _is_of_library(function)
+
+
+_LIBRARY = str(Path(transformer_lens.__file__).parent)
+
+_OWN = (FewShotEmbed, FewShotUnembed, FewShotTransformer)
+_STOCK: tuple[type[nn.Module], ...] = (
+    *_OWN,
+    *ROOTS,
+    *(HookPoint, TransformerBlock, Attention, GroupedQueryAttention, MLP, GatedMLP),
+    *(Embed, PosEmbed, Unembed, LayerNorm, LayerNormPre, RMSNorm, RMSNormPre),
+    *(nn.Identity, TypedModuleList, nn.Module),
+)
+
+
+def _methods(kind: type[nn.Module]) -> dict[str, Callable[..., Any]]:
+    """The functions that a class brings with it; of the largest those that a pass calls."""
+    functions = {n: value for n, value in vars(kind).items() if isinstance(value, FunctionType)}
+    called = {nn.Module: OF_MODULE, HookedRootModule: OF_ROOT, **dict.fromkeys(ROOTS, OF_ROOT)}
+    return {n: value for n, value in functions.items() if n in called.get(kind, functions)}
+
+
+def _classes(kind: type) -> list[type]:
+    """The class and its bases up to `nn.Module`."""
+    return [base for base in kind.__mro__ if issubclass(base, nn.Module)]
+
+
+_METHODS = {
+    kind: [
+        (base, name, None if _is_of_user(base, function) else function)
+        for base in _classes(kind)
+        for name, function in _methods(base).items()
+    ]
+    for kind in _STOCK
+}
+"""As they were when this module was imported; None for what was replaced already by then."""
+
+_CALLABLE = {
+    kind: frozenset({"_compiled_call_impl"} | {n for n in dir(kind) if callable(getattr(kind, n))})
+    for kind in _STOCK
+}
+
+
+def _other_settings(model: HookedTransformer, own: dict[str, Any]) -> Reason | None:
+    """What of a module's attributes its own code was not written for."""
+    cfg: Any = model.cfg
+    if own.get("cfg", cfg) is not cfg:
+        return "has a cfg of its own"
+    if any(isinstance(value, Tensor) for value in own.values()):
+        return "has a tensor that is no parameter"
+    device = model.unembed.W_U.device
+    for name, parameter in own["_parameters"].items():
+        if parameter is not None and (
+            type(parameter) not in (nn.Parameter, Tensor)
+            or parameter.dtype != cfg.dtype
+            or parameter.device != device
+        ):
+            return f"has {name} of another type or device than the other weights"
+    if own.get("attn_type", "global") != "global" or own.get("_attention_dir_override") is not None:
+        return "attends to other positions than cfg says"
+    return None
+
+
+def _name(model: nn.Module, module: nn.Module) -> str:
+    names = (name for name, one in model.named_modules() if one is module)
+    return next(names, "") or "the model"
