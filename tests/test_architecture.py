@@ -12,6 +12,7 @@ import ih_interp as ih
 PACKAGE = Path(ih.__file__).parent
 LAYERS = (
     "types",
+    "columns",
     "threefry",
     "frozen",
     "files",
@@ -42,7 +43,10 @@ MAY_ALSO = {
     "cli": {"paper", "training", "analysis", "plots", "bench", "cli"},
     "__main__": {"cli"},
 }
-NOT_AT_ALL = {"plots": set(LAYERS) - {"types"}, "toy": set(LAYERS) - {"threefry", "frozen"}}
+NOT_AT_ALL = {
+    "plots": set(LAYERS) - {"types", "columns"},
+    "toy": set(LAYERS) - {"threefry", "frozen"},
+}
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 LIMITS = {"paper": (255, 40), "paper/figures": (250, 40)}

@@ -27,6 +27,7 @@ from ih_interp.analysis.scores import CHUNK
 from ih_interp.analysis.statistics import Estimate, bootstrap
 from ih_interp.analysis.trace import refuse_other_function, trace
 from ih_interp.analysis.wiring import wiring_map
+from ih_interp.columns import numbers
 from ih_interp.runs import Run
 from ih_interp.types import Batch, Head, expect
 
@@ -148,10 +149,8 @@ def _named(
 
 
 def as_array(values: Values) -> ndarray:
-    """Double precision, whoever made it."""
-    if isinstance(values, torch.Tensor):
-        values = values.detach().cpu().numpy()
-    return np.asarray(values, dtype=np.float64)
+    """Double precision, whoever made it and of whatever type."""
+    return numbers(values, "The values")
 
 
 def estimated(
