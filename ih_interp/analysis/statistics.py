@@ -52,7 +52,7 @@ def bootstrap(
             for mean in weights @ flat
         ]
         low, high = np.quantile(np.stack(drawn), [(1 - level) / 2, (1 + level) / 2], axis=0)
-    value = np.asarray(statistic(values.mean(axis=0)), dtype=np.float64)
+        value = np.asarray(statistic(values.mean(axis=0)), dtype=np.float64)
     return Estimate(value, np.asarray(low), np.asarray(high))
 
 
@@ -77,8 +77,8 @@ def sign_flip_test(
     least that of the data) / (1 + n_permutations), so at least 1 / (1 + n_permutations) and in
     (0, 1] (Phipson and Smyth 2010). Where n sequences have no more than 1 + n_permutations flips,
     each of the 2^n is taken once and p is exact, at least 2^(1 - n). All tests share the flips.
-    The p of an effect with a NaN or an infinity is NaN. Raises ValueError for fewer than two sequences, or effects
-    of another shape.
+    The p of an effect with a NaN or an infinity is NaN. Raises ValueError for fewer than two
+    sequences, or effects of another shape.
     """
     effects = numbers(effects, "The effects")
     _refuse(effects, 0.5, n_permutations)
@@ -124,8 +124,10 @@ def adjusted_for_discoveries(p: Shaped[ndarray, "*test"]) -> Float[ndarray, "*te
 
 
 def _refuse(values: ndarray, level: float, n: int) -> None:
-    if len(values) < 2:
-        raise ValueError(f"{len(values)} sequences have no spread; give two or more.")
+    if values.ndim == 0 or len(values) < 2:
+        raise ValueError(
+            f"{len(np.atleast_1d(values))} sequences have no spread; give two or more."
+        )
     if not 0 < level < 1:
         raise ValueError(f"level={level}; a share such as 0.95 was expected.")
     if n < 1:
