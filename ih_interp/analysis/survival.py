@@ -21,19 +21,10 @@ from jaxtyping import Float
 from numpy import ndarray
 from scipy import stats
 
+from ih_interp import columns
 from ih_interp.analysis.arguments import refuse_wrong
 from ih_interp.analysis.emergence import Criterion, Crossing, learned
 from ih_interp.analysis.statistics import Estimate, bootstrap, sign_flip_test
-from ih_interp.columns import (
-    finite,
-    flags,
-    groups,
-    key_columns,
-    missing,
-    numbers,
-    refuse_columns,
-    shown,
-)
 from ih_interp.types import expect
 
 NOWHERE = Estimate(*(np.asarray(math.nan),) * 3)
@@ -217,19 +208,20 @@ def emergence_table(
     reads. Raises ValueError for missing columns, or with the run's name what the criterion refuses.
     """
     refuse_wrong(curves=curves, value=value, criterion=criterion, by=by)
-    keys = key_columns(by, *Crossing._fields, seed=True)
-    refuse_columns(curves, [*keys, "sequences", value])
-    places = finite(curves["sequences"], "The column 'sequences'", low=0)
-    curves = curves.assign(sequences=places, **{value: numbers(curves[value], f"{value!r}")})
+    keys = columns.key_columns(by, *Crossing._fields, seed=True)
+    columns.refuse_columns(curves, [*keys, "sequences", value])
+    x = columns.finite(curves["sequences"], "The column 'sequences'", low=0)
+    y = columns.numbers(curves[value], f"The column {value!r}")
+    curves = curves.assign(**{"sequences": x, value: y})
     rows: list[dict[str, object]] = []
-    for run, curve in groups(curves, keys):
+    for run, curve in columns.groups(curves, keys):
         curve = curve.sort_values("sequences")
         try:
             crossing = criterion(curve["sequences"].to_numpy(), curve[value].to_numpy())
             expect(crossing, Crossing, "What the criterion gives", "return a Crossing")
             refuse_wrong(crossings=[crossing])
         except ValueError as error:
-            name = ", ".join(f"{column} {shown(part)}" for column, part in run.items())
+            name = ", ".join(f"{column} {columns.shown(part)}" for column, part in run.items())
             raise ValueError(f"The run of {name}: {error}") from error
         rows.append({**run, **crossing._asdict()})
     return pd.DataFrame(rows)
@@ -251,7 +243,7 @@ def emergence_summary(
     the earliest end of a censored run, or the latest time where none is. NaN for one seed.
     """
     refuse_wrong(times=times, horizon=horizon, confidence=level, n_resamples=n_resamples, by=by)
-    keys = key_columns(by, "time", "observed", "n_seeds", "median", "horizon")
+    keys = columns.key_columns(by, "time", "observed", "n_seeds", "median", "horizon")
     every = _crossings(times, keys)
     ended = [c.time for c in every if not c.observed]
     limit = min(ended) if ended else max(c.time for c in every)
@@ -262,7 +254,7 @@ def emergence_summary(
         "restricted_mean": lambda c: _area(c, limit),
     }
     rows: list[dict[str, object]] = []
-    for row, runs in groups(times, keys):
+    for row, runs in columns.groups(times, keys):
         found = _crossings(runs, keys)
         row |= {"n_seeds": len(found), "n_observed": sum(c.observed for c in found)}
         for name, statistic in statistics.items():
@@ -286,10 +278,10 @@ def survival_table(
     `times` is an `emergence_table`.
     """
     refuse_wrong(times=times, confidence=level, by=by)
-    keys = key_columns(by, "time", "observed", "sequences", "share", "low", "high", "censored")
+    keys = columns.key_columns(by, "sequences", "share", "low", "high", "censored")
     _crossings(times, keys)
     rows: list[dict[str, object]] = []
-    for condition, runs in groups(times, keys):
+    for condition, runs in columns.groups(times, keys):
         found = _crossings(runs, keys)
         curve = kaplan_meier(found, level=level)
         ended = np.array([c.time for c in found if not c.observed])
@@ -307,7 +299,7 @@ def crossings_by_seed(times: pd.DataFrame) -> dict[int, Crossing]:
     refuse_wrong(times=times)
     found = _crossings(times, ["seed"])
     _refuse_seeds(times["seed"].tolist())
-    seeds = finite(times["seed"], "The column 'seed'")
+    seeds = columns.finite(times["seed"], "The column 'seed'")
     if (seeds % 1 > 0).any():
         raise ValueError(f"The column 'seed' holds {seeds.tolist()}: whole numbers were expected.")
     if len(set(seeds)) < len(seeds):
@@ -316,15 +308,15 @@ def crossings_by_seed(times: pd.DataFrame) -> dict[int, Crossing]:
 
 
 def _crossings(times: pd.DataFrame, keys: Sequence[str]) -> list[Crossing]:
-    refuse_columns(times, [*keys, "time", "observed"])
-    time = finite(times["time"], "The column 'time'", low=0)
-    observed = flags(times["observed"], "The column 'observed'")
+    columns.refuse_columns(times, [*keys, "time", "observed"])
+    time = columns.finite(times["time"], "The column 'time'", low=0)
+    observed = columns.flags(times["observed"], "The column 'observed'")
     return [Crossing(*run) for run in zip(time.tolist(), observed.tolist(), strict=True)]
 
 
 def _refuse_seeds(seeds: Sequence[object]) -> None:
     """Runs are paired by their seed, so none may be missing, or be of another kind than others."""
-    if any(missing(seed) for seed in seeds):
+    if any(columns.missing(seed) for seed in seeds):
         raise ValueError("A seed is missing (None or NaN) where runs are paired by their seeds.")
     kinds = {isinstance(seed, str) for seed in seeds}
     if len(kinds) > 1:
