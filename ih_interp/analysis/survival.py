@@ -279,7 +279,7 @@ def survival_table(
     """
     refuse_wrong(times=times, confidence=level, by=by)
     keys = columns.key_columns(by, "sequences", "share", "low", "high", "censored")
-    _crossings(times, keys)
+    columns.refuse_columns(times, keys)
     rows: list[dict[str, object]] = []
     for condition, runs in columns.groups(times, keys):
         found = _crossings(runs, keys)
@@ -318,8 +318,7 @@ def _refuse_seeds(seeds: Sequence[object]) -> None:
     """Runs are paired by their seed, so none may be missing, or be of another kind than others."""
     if any(columns.missing(seed) for seed in seeds):
         raise ValueError("A seed is missing (None or NaN) where runs are paired by their seeds.")
-    kinds = {isinstance(seed, str) for seed in seeds}
-    if len(kinds) > 1:
+    if len({isinstance(seed, str) for seed in seeds}) > 1:
         raise ValueError(f"Seeds are words and numbers, {seeds[:12]}: one kind was expected.")
 
 
