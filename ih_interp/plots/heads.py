@@ -235,7 +235,7 @@ def plot_additive_fits(
     return ax
 
 
-def _chance_line(ax: Axes, of_score: pd.DataFrame, colour: str) -> None:
+def _chance_line(ax: Axes, of_score: pd.DataFrame, colour: Any) -> None:
     if "chance" not in of_score:
         return
     for chance in of_score["chance"].dropna().unique():

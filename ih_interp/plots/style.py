@@ -41,7 +41,7 @@ HEAD_MARKERS = "osD^vXP*"
 class Line(NamedTuple):
     """How a condition is drawn; dashes tell apart what grey cannot."""
 
-    colour: str
+    colour: str | tuple[float, ...]
     dash: str | tuple[int, tuple[int, ...]] = "-"
 
 
@@ -193,12 +193,11 @@ def known_first(conditions: Sequence[Any], known: Mapping[str, object]) -> list[
     >>> known_first(["mine", "match", "none"], CLAMP_LINES)
     ['none', 'match', 'mine']
     """
-    by_name = {shown(condition): condition for condition in conditions if shown(condition) in known}
     others = [condition for condition in conditions if shown(condition) not in known]
-    return [by_name[name] for name in known if name in by_name] + others
+    return [c for name in known for c in conditions if shown(c) == name] + others
 
 
-def head_place(name: str) -> tuple[int, int]:
+def head_place(name: object) -> tuple[int, int]:
     """Layer and head of a head's name, from 0; ValueError for another name.
 
     >>> head_place("L1H3")
