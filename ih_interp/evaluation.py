@@ -22,7 +22,11 @@ METRICS: tuple[MetricName, ...] = get_args(MetricName)
 
 
 class QueryMetrics(NamedTuple):
-    """One value a sequence, all at the query. L labels, n of them in the context."""
+    """One value a sequence, all at the query. L labels, n of them in the context.
+
+    All are NaN where the logits that they are made from are NaN or infinite, as in a network that
+    diverged: an accuracy is then no guess.
+    """
 
     loss: Float[Tensor, " batch"]
     """Cross-entropy over all labels, nats; chance ln L, guessing within the context ln n."""
@@ -45,10 +49,16 @@ def query_metrics(logits: Float[Tensor, "batch label"], batch: Batch) -> QueryMe
     log_p = logits.log_softmax(dim=-1)
     log_p_context = torch.where(shown, logits, -torch.inf).log_softmax(dim=-1)
     target = batch.target[:, None]
+    loss, loss_context = (-p.gather(1, target)[:, 0] for p in (log_p, log_p_context))
+
+    def accuracy(log_p: Tensor, loss: Tensor) -> Tensor:
+        right = (log_p.argmax(dim=-1) == batch.target).float()
+        return torch.where(loss.isnan(), loss, right)  # the argmax of NaN would be a guess
+
     return QueryMetrics(
-        loss=-log_p.gather(1, target)[:, 0],
-        accuracy=(logits.argmax(dim=-1) == batch.target).float(),
-        in_context_accuracy=(log_p_context.argmax(dim=-1) == batch.target).float(),
+        loss=loss,
+        accuracy=accuracy(logits, loss),
+        in_context_accuracy=accuracy(log_p_context, loss_context),
         probability=log_p.gather(1, target)[:, 0].exp(),
         in_context_probability=log_p_context.gather(1, target)[:, 0].exp(),
         context_probability=(log_p.exp() * shown).sum(dim=-1),

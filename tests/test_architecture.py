@@ -13,6 +13,7 @@ PACKAGE = Path(ih.__file__).parent
 LAYERS = (
     "types",
     "torch_state",
+    "columns",
     "threefry",
     "frozen",
     "files",
@@ -44,7 +45,10 @@ MAY_ALSO = {
     "cli": {"paper", "training", "analysis", "plots", "bench", "cli"},
     "__main__": {"cli"},
 }
-NOT_AT_ALL = {"plots": set(LAYERS) - {"types"}, "toy": set(LAYERS) - {"threefry", "frozen"}}
+NOT_AT_ALL = {
+    "plots": set(LAYERS) - {"types", "columns"},
+    "toy": set(LAYERS) - {"threefry", "frozen"},
+}
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 LIMITS = {"paper": (255, 40), "paper/figures": (250, 40)}

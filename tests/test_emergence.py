@@ -240,3 +240,23 @@ def test_both_plateaus_are_one(end):
 def test_a_curve_without_points_is_told_to_be_unfinished():
     with pytest.raises(ValueError, match="The curve has no points; a run that is not finished"):
         learned([], [])
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -5.0])
+def test_places_of_a_curve_are_numbers_of_sequences(bad):
+    for sequences in ([0.0, bad], [bad], [bad, 10.0]):
+        with pytest.raises(ValueError, match=f"sequences holds {bad:g}: finite numbers of at"):
+            learned(sequences, np.ones(len(sequences)))
+
+
+def test_curves_of_words_and_complex_numbers_are_refused():
+    for curve in (["3.0", "0.1"], np.array([3.0, 1j])):
+        with pytest.raises(TypeError, match=r"The curve: .*numbers were expected"):
+            learned([0.0, 10.0], curve)
+
+
+def test_columns_of_any_type_are_curves():
+    nullable = pd.Series([3, 0], dtype="Float32", index=[9, 9])
+    assert first_below([0, 10], nullable, 1.5) == 5
+    with pytest.raises(ValueError, match="1 values of the curve are NaN"):
+        first_below([0, 10], pd.Series([3, None], dtype="Float32"), 1.5)

@@ -271,3 +271,69 @@ def test_everything_but_shares_is_linear(v, factor, seed):
     for function in EVERY[:11]:
         both = function(v + factor * w)
         assert_allclose(both, function(v) + factor * function(w), atol=1e-7)
+
+
+def by_definition(v):
+    """What the functions say, subset by subset, with Python's own numbers."""
+    v = [float(x) for x in v]
+    n = len(v).bit_length() - 1
+    first = [v[1 << i] - v[0] for i in range(n)]
+    last = [v[-1] - v[len(v) - 1 - (1 << i)] for i in range(n)]
+    orders = list(itertools.permutations(range(n)))
+    joins = [[sum(1 << j for j in order[: order.index(i)]) for order in orders] for i in range(n)]
+    shapley = [sum(v[s | 1 << i] - v[s] for s in joins[i]) / len(orders) for i in range(n)]
+    return {"first_in": first, "last_in": last, "shapley": shapley}
+
+
+DTYPES = (
+    *(np.uint8, np.int8, np.uint16, np.int64, np.uint64),
+    *(np.float16, np.float32, np.longdouble, object),
+)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("values", [(3, 1, 2, 0), (100, 1, 0, 99, 7, 0, 3, 120)])
+def test_games_of_any_type_are_those_of_double_precision(dtype, values):
+    game, double = np.array(values, dtype), np.array(values, np.float64)
+    for name, wanted in by_definition(values).items():
+        assert_allclose(getattr(games, name)(game), wanted, rtol=1e-12)
+    for function in EVERY:
+        found = np.asarray(function(game))
+        assert found.dtype == np.float64
+        assert_allclose(found, function(double), rtol=1e-12, atol=1e-12)
+
+
+def test_games_of_truth_values_count_them():
+    assert games.first_in(np.array([True, False, True, False])).tolist() == [-1, 0]
+    assert games.synergy(np.array([True, False, False, False]))[0, 1] == 1
+
+
+def test_r_squared_of_narrow_types():
+    for dtype in (np.float16, np.float32, np.int16):
+        additive = np.array([0, 300, 300, 600], dtype)
+        assert games.additive_fit(additive).r_squared == pytest.approx(1, abs=1e-12)
+    for dtype in (np.float16, np.float32):
+        constant = np.full(256, 0.1, dtype)
+        assert np.isnan(games.additive_fit(constant).r_squared)
+        assert np.isnan(games.variance_shares(constant)).all()
+
+
+@pytest.mark.parametrize("function", EVERY)
+def test_nan_makes_nan_and_infinity_is_refused(function):
+    game = random_game(3)
+    game[[0, -1]] = np.nan
+    assert np.isnan(function(game)).any()
+    for place in range(8):
+        game = random_game(3)
+        game[place] = np.inf
+        with pytest.raises(ValueError, match="1 values of the game are infinite"):
+            function(game)
+
+
+@pytest.mark.parametrize(
+    "values", [np.array([1j, 0]), np.array(["1", "2"]), np.array([None, "a"], object)]
+)
+def test_what_is_no_number_has_no_game(values):
+    for function in EVERY:
+        with pytest.raises(TypeError, match=r"The game: .*numbers were expected"):
+            function(values)

@@ -148,3 +148,27 @@ def test_what_a_metric_gets_is_its_own_to_change():
     assert torch.equal(logits, LOGITS)
     assert torch.equal(batch.tokens, tokens)
     assert torch.equal(batch.target, target)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("metric", [m for m in SCALES if m.endswith("accuracy")])
+def test_what_diverged_has_no_accuracy(metric, bad):
+    """The first sequence's logits are whole; the second's are not, where its context looks too."""
+    batch = ih.Batch(torch.tensor([[5, 0, 6, 1, 7]] * 2), torch.tensor([0, 0]))
+    logits = torch.tensor([[2.0, 1.0, 0.0], [bad, 1.0, 0.0]])
+    right, unknown = measured(metric, logits, batch).tolist()
+    assert right == 1
+    assert math.isnan(unknown)
+    found = query_metrics(logits, batch)
+    assert getattr(found, metric).tolist()[0] == 1
+    assert math.isnan(getattr(found, metric).tolist()[1])
+
+
+def test_a_label_outside_the_context_says_nothing_of_it():
+    """Masked, as by -inf, or NaN: the context's own numbers are there."""
+    batch = ih.Batch(torch.tensor([[5, 0, 6, 1, 7]]), torch.tensor([0]))
+    for outside in (-math.inf, math.nan):
+        logits = torch.tensor([[2.0, 0.5, outside]])
+        assert measured("in_context_accuracy", logits, batch).tolist() == [1]
+        assert measured("logit_difference", logits, batch).tolist() == [1.5]
+        assert query_metrics(logits, batch).in_context_accuracy.tolist() == [1]

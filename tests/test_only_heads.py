@@ -221,3 +221,25 @@ def test_what_the_paper_says_of_heads_holds_for_its_network(trained):
     matches = rows(computed, kept="only")["strength"] > 0.2  # others copied from elsewhere
     assert matches.sum() == 6
     assert (gain[matches] > 0.01).all()
+
+
+def test_a_network_that_diverged_has_no_accuracies_and_no_intervals(spread, batch):
+    with torch.no_grad():
+        spread.unembed.W_U.fill_(torch.nan)
+    table = only_and_without(spread, batch, metrics="accuracy")
+    assert table[["value", "low", "high"]].isna().all(axis=None)
+    for function in (mistakes_corrected, label_specific_accuracy):
+        with pytest.raises(ValueError, match=r"With only L1H0.* logits are NaN or infinite"):
+            function(spread, batch, heads=ALL[:2])
+
+
+def test_strengths_of_nan_have_no_order(spread, batch):
+    def nowhere(pattern, hook):
+        return pattern * torch.nan
+
+    for function in (mistakes_corrected, add_back):
+        with (
+            spread.hooks(fwd_hooks=[("blocks.1.attn.hook_pattern", nowhere)]),
+            pytest.raises(ValueError, match="induction strengths are NaN"),
+        ):
+            function(spread, batch)

@@ -123,3 +123,46 @@ def test_conditions_are_told_apart_and_known_ones_keep_their_line():
     assert lines["match"] == CLAMP_LINES["match"]
     others = [lines[number] for number in range(5, 13)]
     assert len(set(others)) == 8
+
+
+@pytest.mark.parametrize("gap", [None, np.nan, pd.NA], ids=repr)
+def test_a_condition_that_is_missing_is_drawn_as_none(gap):
+    times = TIMES.assign(
+        clamp=pd.Series([gap if c == "none" else c for c in TIMES["clamp"]], dtype=object)
+    )
+    ax = plot_emergence(times, axes(), summary=emergence_summary(times, n_resamples=20))
+    dots = [line for line in ax.lines if line.get_marker() == "o"]
+    assert len(dots) == 6
+    assert [label.get_text() for label in ax.get_yticklabels()] == list(RUNS)
+    ax = plot_survival(survival_table(times), axes())
+    steps = {line.get_label(): line for line in ax.lines if line.get_drawstyle() == "steps-post"}
+    assert set(steps) == set(RUNS)
+    assert steps["none"].get_xdata().tolist() == [0, 400, 500]
+
+
+def test_times_and_flags_of_a_drawing_are_those_of_a_table():
+    for bad in (math.nan, math.inf, -1.0):
+        with pytest.raises(ValueError, match=f"The column 'time' holds {bad:g}"):
+            plot_emergence(TIMES.assign(time=bad), axes())
+    with pytest.raises(ValueError, match="The column 'observed' holds 'False'"):
+        plot_emergence(TIMES.assign(observed="False"), axes())
+    ax = plot_emergence(TIMES.assign(observed=TIMES["observed"].astype(int)), axes())
+    assert len([text for text in ax.texts if text.arrow_patch is not None]) == 2
+    assert plot_emergence(TIMES.assign(time=0.0), axes()).get_xlim() == (0, 1)
+
+
+def test_summaries_of_two_studies_are_refused():
+    summary = emergence_summary(TIMES, n_resamples=20)
+    with pytest.raises(ValueError, match="give one summary"):
+        plot_emergence(TIMES, axes(), summary=pd.concat([summary, summary]))
+
+
+def test_marks_of_a_transition_are_seen():
+    curve = pd.DataFrame({"sequences": [0, 100], "loss": [1.0, 0.0]})
+    ax = plot_transition(curve, axes(), marks={"late": 250.0})
+    assert ax.get_xlim()[1] == 250
+    for marks in ({"a": math.nan}, {"a": -1.0}):
+        with pytest.raises(ValueError, match="The mark 'a' is at"):
+            plot_transition(curve, axes(), marks=marks)
+    with pytest.raises(ValueError, match="has no beginning"):
+        plot_transition(curve, axes(), marks={}, plateau=(math.inf, math.inf))

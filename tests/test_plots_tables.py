@@ -6,9 +6,13 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import pyplot as plt
+from matplotlib.colors import to_hex, to_rgba_array
 from matplotlib.figure import Figure
 
 from ih_interp import plots
+
+plt.switch_backend("Agg")
 
 NOT_DRAWINGS = {"plot_add_back"}  # takes tables by name; has tests of its own below
 
@@ -65,11 +69,11 @@ SETTINGS = {
 }
 
 
-def draw(name, table):
+def draw(name, table, **look):
     figure = Figure()
     axes = figure.subplots(1, 2) if name == "plot_progress" else figure.subplots()
     drawing = inspect.unwrap(getattr(plots, name))  # past the type checker, which only tests have
-    return drawing(table, axes, **SETTINGS.get(name, {}))
+    return drawing(table, axes, **SETTINGS.get(name, {}), **look)
 
 
 def refusal(name, table):
@@ -193,3 +197,199 @@ def test_orders_of_heads_added_back_are_tables_by_name():
     for wrong in (order.iloc[:0], order.drop(columns="low"), pd.concat([order, order])):
         with pytest.raises(ValueError, match=r"no rows|no column|More than one row"):
             plots.plot_add_back({"one": wrong}, ax)
+
+
+MAPS = {"plot_interactions", "plot_composition", "plot_label_accuracy", "plot_preserving"}
+MAPS |= {"plot_wiring"}
+NUMBER = {"plot_emergence": "time", "plot_survival": "share", "plot_speeds": "ratio"}
+NUMBER |= dict.fromkeys(("plot_preserving",), "accuracy_change")
+NUMBER |= dict.fromkeys(("plot_wiring", "plot_wiring_over_training"), "use")
+LOSSES = ("plot_losses", "plot_clamped_losses", "plot_toy", "plot_progress", "plot_transition")
+NUMBER |= dict.fromkeys(LOSSES, "loss")
+
+
+def artists(axes):
+    """What is drawn of data: lines, marks, bars and maps."""
+    found = []
+    for ax in np.ravel(axes):
+        found += [*ax.lines, *ax.collections, *ax.patches, *ax.images]
+    return found
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_a_drawing_makes_its_own_axes_in_the_houses_look(name):
+    drawing = getattr(plots, name)
+    parameter = list(inspect.signature(drawing).parameters.values())[1]
+    assert parameter.name in ("ax", "axes")
+    assert parameter.default is None
+    for axes in (
+        drawing(GOOD[name], **SETTINGS.get(name, {})),
+        drawing(GOOD[name], None, **SETTINGS.get(name, {})),
+        drawing(GOOD[name], **{parameter.name: None}, **SETTINGS.get(name, {})),
+    ):
+        first = np.ravel(axes)[0]
+        assert first.figure.number in plt.get_fignums()  # so that a notebook shows it
+        assert name in MAPS or not first.spines["top"].get_visible()
+        plt.close(first.figure)
+    with pytest.raises(ValueError, match="The table has no rows"):
+        drawing(GOOD[name].iloc[:0], **SETTINGS.get(name, {}))
+    assert not plt.get_fignums()
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_settings_reach_the_artists(name):
+    key = {"alpha": 0.123}
+    assert 0.123 in [artist.get_alpha() for artist in artists(draw(name, GOOD[name], **key))]
+    with pytest.raises((AttributeError, TypeError), match="nosuch"):
+        draw(name, GOOD[name], nosuch=1)
+
+
+def colours_of(axes):
+    found = []
+    for artist in artists(axes):
+        for part in ("get_color", "get_facecolor"):
+            if hasattr(artist, part):
+                found += [to_hex(one) for one in to_rgba_array(getattr(artist, part)())]
+    return found
+
+
+PALETTED = [
+    name for name in GOOD if "palette" in inspect.signature(getattr(plots, name)).parameters
+]
+
+
+def test_all_but_maps_and_single_marks_take_a_palette():
+    single = {"plot_corrected", "plot_additive_fits", "plot_speeds"}
+    assert set(GOOD) - MAPS - single == set(PALETTED)
+
+
+@pytest.mark.parametrize("name", PALETTED)
+@pytest.mark.parametrize("palette", [["#123456", "#abcdef", "#fedcba", "#a1b2c3"], "Set2"])
+def test_palettes_colour_what_is_drawn(name, palette):
+    wanted = palette[0] if isinstance(palette, list) else to_hex(plt.get_cmap("Set2")(0))
+    if name == "plot_transition":
+        axes = plots.plot_transition(
+            GOOD[name], Figure().subplots(), marks={"a": 50.0}, palette=palette
+        )
+    else:
+        axes = draw(name, GOOD[name], palette=palette)
+    assert wanted in colours_of(axes)
+
+
+def test_a_palette_by_name_leaves_the_others_their_own():
+    ax = draw("plot_clamped_losses", GOOD["plot_clamped_losses"], palette={"match": "red"})
+    found = {line.get_label(): line.get_color() for line in ax.lines}
+    assert (found["match"], found["none"]) == ("red", "#000000")
+    ax = draw("plot_strengths", GOOD["plot_strengths"], palette={"L1H0": "red"}, lw=5)
+    assert (ax.lines[0].get_color(), ax.lines[0].get_linewidth()) == ("red", 5)
+    ax = draw("plot_wiring", GOOD["plot_wiring"], cmap="viridis")
+    assert ax.images[0].get_cmap().name == "viridis"
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf])
+@pytest.mark.parametrize("name", GOOD)
+def test_infinity_has_no_place_in_a_picture(name, bad):
+    column = NUMBER.get(name, "value")
+    table = GOOD[name].astype({column: float})
+    row = -1 if name == "plot_strengths" else 0  # of the layer drawn
+    table.iloc[row, table.columns.get_loc(column)] = bad
+    with pytest.raises(ValueError, match=rf"{column}'? holds {bad:g}"):
+        draw(name, table)
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_what_is_nan_everywhere_is_refused(name):
+    column = NUMBER.get(name, "value")
+    table = GOOD[name].assign(**{column: np.nan})
+    if name in ("plot_label_accuracy", "plot_corrected"):  # of heads without any mistake
+        draw(name, table)
+        return
+    with pytest.raises(ValueError, match=rf"{column}'? (holds|is) (nan|NaN)|The table has no rows"):
+        draw(name, table)
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_the_order_of_rows_does_not_show(name):
+    """Conditions keep their order in the table, so each is turned round within itself."""
+    keys = [c for c in GOOD[name] if not pd.api.types.is_numeric_dtype(GOOD[name][c])]
+    if name in ("plot_transition",):
+        turned = GOOD[name][::-1]
+    elif "sequences" in GOOD[name] or "iteration" in GOOD[name]:
+        parts = [rows[::-1] for _, rows in GOOD[name].groupby(keys, sort=False)]
+        turned = pd.concat(parts)
+    else:
+        turned = GOOD[name].set_axis([3] * len(GOOD[name]))
+
+    def places(axes):
+        return [
+            np.asarray(line.get_xydata(), float).tolist()
+            for ax in np.ravel(axes)
+            for line in ax.lines
+        ]
+
+    assert places(draw(name, turned)) == places(draw(name, GOOD[name]))
+
+
+def test_two_columns_of_one_name_are_refused():
+    for name, table in GOOD.items():
+        column = NUMBER.get(name, "value")
+        with pytest.raises(ValueError, match=rf"more than one column \['{column}'\]"):
+            draw(name, pd.concat([table, table[column]], axis=1))
+
+
+def test_a_run_on_several_splits_is_told_which_column_to_choose_by():
+    """The remedy is not another seed."""
+    splits = ["train", "test_relabel"]
+    table = rows(split=splits, clamp=["match"], sequences=[0, 50]).assign(loss=1.0)
+    with pytest.raises(
+        ValueError, match=r"differ in `split`.*\.query\(\"split == 'train'\"\)"
+    ) as told:
+        draw("plot_clamped_losses", table)
+    assert "seed`" not in str(told.value)
+    draw("plot_clamped_losses", table.query("split == 'train'"))
+
+
+def test_half_of_a_head_is_refused():
+    table = GOOD["plot_first_last"]
+    lacking = (table["quantity"] == "last_in") & (table["head"] == "L1H3")
+    with pytest.raises(ValueError, match="head='L1H3' is not in the table"):
+        draw("plot_first_last", table[~lacking])
+    two = rows(metric=["a", "b"], part=["total", "frozen"])
+    with pytest.raises(ValueError, match="metric='b' is not in the table"):
+        draw("plot_additive_fits", two[(two["metric"] == "a") | (two["part"] == "total")])
+    with pytest.raises(ValueError, match="all from 1 on were expected"):
+        draw("plot_spectrum", GOOD["plot_spectrum"].query("order > 1"))
+    table = GOOD["plot_progress"]
+    two = pd.concat([table, table[table["when"] == "training"].assign(clamp="match")])
+    with pytest.raises(ValueError, match="clamp='match' is not in the table"):
+        draw("plot_progress", two)
+
+
+def test_inputs_of_other_names_are_drawn():
+    table = pd.concat(
+        [GOOD["plot_redundancy_over_training"].assign(via=via) for via in ("k", "mine")]
+    )
+    ax = draw("plot_redundancy_over_training", table)
+    assert {"keys", "mine"} <= {line.get_label() for line in ax.lines}
+
+
+def test_a_map_leaves_out_no_head_without_a_name():
+    table = GOOD["plot_preserving"]
+    with pytest.raises(ValueError, match="is not a head"):
+        draw("plot_preserving", pd.concat([table, table.assign(sender=None)]))
+
+
+def test_bars_of_one_name_are_two():
+    twice = pd.concat([GOOD["plot_speeds"]] * 2)
+    assert len(draw("plot_speeds", twice).patches) == 2
+
+
+def test_orders_of_heads_are_drawn_in_order_and_on_an_axis_that_holds_them():
+    order = rows(metric=["loss"], n_heads=[2, 0, 1]).assign(head="L1H0")
+    ax = plots.plot_add_back({"one": order})
+    assert ax.lines[0].get_xdata().tolist() == [0, 1, 2]
+    assert ax.get_yscale() == "log"
+    ax = plots.plot_add_back({"one": order.assign(value=0.0)}, lw=4, palette={"one": "red"})
+    assert ax.get_yscale() == "linear"
+    assert (ax.lines[0].get_linewidth(), ax.lines[0].get_color()) == (4, "red")
+    plt.close("all")

@@ -417,3 +417,25 @@ def test_intervals_are_not_averaged_over_passes(small_run, monkeypatch):
     batch = small_run.task.sample("train", 20, generator=torch.Generator().manual_seed(0))
     with pytest.raises(ValueError, match="20 sequences are more than a pass of 10"):
         redundancy_over_training(small_run, swap_exemplars, batch=batch)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.int8, torch.bool])
+def test_use_of_any_type_is_that_of_double_precision(dtype):
+    use = torch.tensor([[1, 0, 1], [0, 1, 1]]).to(dtype)
+    assert many_to_many(use).value == many_to_many(use.double()).value
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_sets_and_backups_are_not_read_from_what_is_no_number(bad):
+    for place in range(8):
+        values = EITHER.astype(float).copy()
+        values[place] = bad
+        for function in (minimal_sufficient, backup_heads):
+            with pytest.raises(ValueError, match=f"values holds {bad:g}"):
+                function(values)
+
+
+def test_heads_that_do_nothing_have_no_backups():
+    with pytest.raises(ValueError, match="All heads together do nothing"):
+        backup_heads(np.ones(4))
+    assert np.isnan(backup(np.ones(4)).value).all()

@@ -1,9 +1,11 @@
 """Intervals that cover as often as they say, p-values that are uniform where nothing is there."""
 
+import inspect
 import itertools
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 from ih_interp.analysis import statistics
@@ -173,3 +175,38 @@ def test_false_discoveries_are_as_rare_as_asked():
 def test_what_is_no_p_value_is_refused():
     with pytest.raises(ValueError, match="between 0 and 1"):
         adjusted_for_discoveries(np.array([0.1, 1.5]))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.float16, np.float32, np.bool_, object])
+def test_values_of_any_type_are_those_of_double_precision(dtype):
+    values = np.random.default_rng(0).integers(0, 100, size=(20, 3))
+    values = values % 2 if dtype is np.bool_ else values
+    double = values.astype(np.float64)
+    for found, wanted in zip(bootstrap(values.astype(dtype)), bootstrap(double), strict=True):
+        assert found.tolist() == wanted.tolist()
+    assert sign_flip_test(values.astype(dtype)).tolist() == sign_flip_test(double).tolist()
+
+
+def test_the_same_numbers_as_tensors_of_half_precision():
+    values = torch.arange(12).reshape(6, 2)
+    wanted = bootstrap(values.double().numpy())
+    found = inspect.unwrap(bootstrap)(values.bfloat16())
+    assert [end.tolist() for end in found] == [end.tolist() for end in wanted]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_no_interval_and_no_p_is_made_of_what_is_no_number(bad):
+    values = np.random.default_rng(0).normal(size=(30, 2))
+    values[4, 1] = bad
+    found = bootstrap(values, n_resamples=50)
+    assert np.isfinite([end[0] for end in found]).all()
+    assert np.isnan([found.low[1], found.high[1]]).all()
+    assert not np.isfinite(found.value[1])
+    assert np.isnan(sign_flip_test(values)).tolist() == [False, True]
+
+
+def test_complex_values_and_words_are_refused():
+    for values in (np.ones((3, 2)) * 1j, np.array([["a"], ["b"]])):
+        for function in (bootstrap, sign_flip_test):
+            with pytest.raises(TypeError, match="numbers were expected"):
+                function(values)

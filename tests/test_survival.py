@@ -301,3 +301,132 @@ def test_what_is_no_table_of_runs_is_refused():
         emergence_table(pd.concat([table, table]).query("seed == 0"))
     with pytest.raises(ValueError, match="A seed comes twice; take the rows of one condition"):
         crossings_by_seed(emergence_table(curves(PLANTED)))
+
+
+@pytest.mark.parametrize("gap", [None, np.nan, pd.NA], ids=repr)
+def test_a_condition_or_seed_that_is_missing_is_kept(gap):
+    table = curves(PLANTED)
+    named = emergence_table(table)
+    unnamed = pd.Series([gap if c == "none" else c for c in table["clamp"]], dtype=object)
+    times = emergence_table(table.assign(clamp=unnamed))
+    assert times["time"].tolist() == named["time"].tolist()
+    assert times["clamp"].isna().sum() == 3
+    for summarise in (emergence_summary, survival_table):
+        found, wanted = summarise(times), summarise(named)
+        pd.testing.assert_frame_equal(found.drop(columns="clamp"), wanted.drop(columns="clamp"))
+        kept = found["clamp"].fillna("none").tolist()
+        assert kept == wanted["clamp"].tolist()
+    seeds = pd.Series([gap if s == 0 else s for s in table["seed"]], dtype=object)
+    assert len(emergence_table(table.assign(seed=seeds))) == 9
+
+
+def test_categories_without_rows_and_repeated_row_numbers_change_nothing():
+    times = emergence_table(curves(PLANTED))
+    wanted = emergence_summary(times, n_resamples=20)
+    kinds = pd.Categorical(times["clamp"], categories=[*PLANTED, "never run"])
+    other = times.assign(clamp=kinds).set_axis([7] * len(times))
+    found = emergence_summary(other, n_resamples=20)
+    assert found["clamp"].tolist() == wanted["clamp"].tolist()
+    pd.testing.assert_frame_equal(found.drop(columns="clamp"), wanted.drop(columns="clamp"))
+    assert survival_table(other)["share"].tolist() == survival_table(times)["share"].tolist()
+    twice = pd.concat([times, times["time"]], axis=1)
+    for function in (emergence_summary, survival_table):
+        with pytest.raises(ValueError, match=r"more than one column \['time'\]"):
+            function(twice)
+
+
+def test_the_order_of_rows_changes_no_number():
+    times = emergence_table(curves(PLANTED)).query("clamp != 'copy'")
+    wanted = emergence_summary(times, n_resamples=50).set_index("clamp")
+    for seed in range(4):
+        shuffled = times.sample(frac=1, random_state=seed)
+        found = emergence_summary(shuffled, n_resamples=50).set_index("clamp")
+        pd.testing.assert_frame_equal(found.loc[wanted.index], wanted)
+    runs = TREATED
+    again = runs[::-1]
+    assert bootstrap_over_seeds(runs) == bootstrap_over_seeds(again)
+    assert median_time(runs) == median_time(again)
+
+
+BAD_TIMES = (math.nan, math.inf, -1.0, -math.inf)
+
+
+@pytest.mark.parametrize("place", range(3))
+@pytest.mark.parametrize("observed", [True, False])
+@pytest.mark.parametrize("bad", BAD_TIMES)
+def test_times_that_are_none_are_refused_by_all(bad, observed, place):
+    runs = crossings([1, 2, 3])
+    runs[place] = Crossing(bad, observed)
+    seeds = dict(enumerate(runs))
+    table = pd.DataFrame(runs).assign(clamp="a", seed=range(3))
+    calls = (
+        lambda: median_time(runs),
+        lambda: kaplan_meier(runs),
+        lambda: restricted_mean(runs, 1.0),
+        lambda: bootstrap_over_seeds(runs),
+        lambda: logrank(runs, crossings([1])),
+        lambda: logrank(crossings([1]), runs),
+        lambda: paired_times(seeds, dict(enumerate(crossings([1, 2, 3])))),
+        lambda: paired_times(dict(enumerate(crossings([1, 2, 3]))), seeds),
+        lambda: emergence_summary(table),
+        lambda: survival_table(table),
+        lambda: crossings_by_seed(table),
+    )
+    for call in calls:
+        with pytest.raises(ValueError, match=f"time.* holds {bad:g}: finite numbers of at least 0"):
+            call()
+
+
+def test_a_horizon_is_finite():
+    for bad in (math.inf, math.nan, -1.0):
+        with pytest.raises(ValueError, match="horizon"):
+            restricted_mean(crossings([1, 3]), bad)
+
+
+@pytest.mark.parametrize(
+    "observed",
+    [[True, False, False], [1, 0, 0], [1.0, 0.0, 0.0], pd.array([1, 0, 0], dtype="boolean")],
+    ids=str,
+)
+def test_observed_may_come_as_0_and_1(observed):
+    table = pd.DataFrame(
+        {"clamp": "a", "seed": range(3), "time": [5.0, 7, 9], "observed": observed}
+    )
+    found = emergence_summary(table, n_resamples=20)
+    assert found[["n_observed", "median"]].iloc[0].tolist() == [1, math.inf]
+    assert survival_table(table)["censored"].tolist() == [0, 0, 1, 1]
+    runs = list(map(Crossing, [5.0, 7.0, 9.0], list(observed)))
+    assert np.allclose(kaplan_meier(runs).share, [1, 2 / 3, 2 / 3, 2 / 3])
+
+
+@pytest.mark.parametrize("bad", ["False", "True", 2, 0.5, np.nan, None, pd.NA], ids=repr)
+def test_observed_of_another_kind_is_refused_by_name(bad):
+    observed = pd.Series([True, bad, False], dtype=object)
+    table = pd.DataFrame(
+        {"clamp": "a", "seed": range(3), "time": [5.0, 7, 9], "observed": observed}
+    )
+    for function in (emergence_summary, survival_table, crossings_by_seed):
+        with pytest.raises(ValueError, match=r"The column 'observed' holds .*: True or False"):
+            function(table)
+
+
+def test_pairs_need_seeds_that_are_there():
+    times = emergence_table(curves({"match": [110, 190]}))
+    for seeds, words in (
+        ([0, np.nan], "A seed is missing"),
+        ([None, 1], "A seed is missing"),
+        ([0, 0.5], "whole numbers"),
+        ([3, 3.0], "comes twice"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            crossings_by_seed(times.assign(seed=pd.Series(seeds, dtype=object)))
+
+
+def test_a_condition_is_told_by_columns_that_are_not_made():
+    times = emergence_table(curves({"match": [110, 190]}))
+    for by in ("time", "seed", ["clamp", "clamp"]):
+        with pytest.raises(ValueError, match="Rows are told apart by"):
+            emergence_table(curves({"match": [110, 190]}), by=by)
+    for by in ("median", "observed"):
+        with pytest.raises(ValueError, match="Rows are told apart by"):
+            emergence_summary(times.assign(median=1), by=by)

@@ -222,7 +222,9 @@ def _variances(both: Float[ndarray, "batch part subset"]) -> Float[ndarray, "bat
     """Of every sequence's own game: the variance of its additive part, and all of it."""
     n = games.n_players(both)
     slopes = both @ (2.0 * games.members(n) - 1) / 2**n
-    return np.stack([(slopes**2).sum(axis=-1), both.var(axis=-1)], axis=-1)
+    constant = np.isnan(games.variance(both)) & ~np.isnan(both).any(axis=-1)
+    found = np.stack([(slopes**2).sum(axis=-1), both.var(axis=-1)], axis=-1)
+    return np.where(constant[..., None], 0.0, found)  # and not what is rounding of both
 
 
 def _first_over_second(mean: Float[ndarray, "part two"]) -> Float[ndarray, " part"]:

@@ -3,6 +3,7 @@
 import functools
 import inspect
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from ih_interp.columns import finite, flags
 from ih_interp.model import refuse_other_exemplars
 from ih_interp.task import FewShotTask
 from ih_interp.types import Batch, expect
@@ -89,7 +91,7 @@ WANTED: dict[str, Wanted] = {
     "confidence": Wanted(NUMBER, "0.95 is usual", 0, 1),
     "at_least": Wanted(NUMBER, "", 0),
     "after": Wanted(NUMBER),
-    "horizon": Wanted(NUMBER, "", 0),
+    "horizon": Wanted(NUMBER, "", 0, sys.float_info.max),
     "idle": Wanted(NUMBER, "", 0),
     "share": Wanted(NUMBER),
 }
@@ -186,8 +188,9 @@ def refuse_wrong(**given: Any) -> None:
     for name in ("crossings", "first", "second"):
         crossings = given.get(name, ())
         for one in crossings.values() if isinstance(crossings, Mapping) else crossings:
-            if not isinstance(getattr(one, "observed", None), bool):
-                raise TypeError(f"{name} holds {_shown(one)}, which is no Crossing.")
+            _refuse_crossing(name, one)
+    if len(given.get("crossings", "some")) == 0:
+        raise ValueError("There are no runs; give at least one.")
     for name in ("batch", "clean", "corrupted", "sequences"):
         if given.get(name) is not None:
             value = given[name]
@@ -216,6 +219,16 @@ def _refuse_narrow(name: str, tokens: Tensor) -> None:
     """To torch, uint8 and bool are masks, and other narrow integers no indices."""
     if tokens.dtype not in (torch.int64, torch.int32):
         raise ValueError(f"The {name} are {tokens.dtype}: expected torch.int64, {name}.long().")
+
+
+def _refuse_crossing(name: str, one: Any) -> None:
+    time, observed = getattr(one, "time", None), getattr(one, "observed", None)
+    if type(time) is float and 0 <= time < math.inf and type(observed) is bool:
+        return  # as they are made: the rest is slow, and a bootstrap asks a thousand times
+    if not hasattr(one, "time") or not hasattr(one, "observed"):
+        raise TypeError(f"{name} holds {_shown(one)}, which is no Crossing.")
+    finite([time], f"A time of {name}", low=0)
+    flags([observed], f"`observed` of {name}")
 
 
 def _refuse_tokens(name: str, tokens: Tensor, given: Mapping[str, Any]) -> None:

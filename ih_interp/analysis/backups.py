@@ -12,8 +12,9 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from ih_interp.analysis.arguments import refuse_wrong, told_by_position
-from ih_interp.analysis.redundancy import Values, as_array, estimated
+from ih_interp.analysis.redundancy import Values, estimated
 from ih_interp.analysis.statistics import Estimate
+from ih_interp.columns import finite, numbers
 from ih_interp.torch_state import plain_torch
 
 
@@ -27,7 +28,7 @@ def set_redundancy(single: Values, joint: Values, **options: Any) -> Estimate:
     alone does as much as all n. NaN where the joint effect is 0.
     """
     refuse_wrong(single=single, joint=joint)
-    single, joint = as_array(single), as_array(joint)
+    single, joint = numbers(single, "single"), numbers(joint, "joint")
     if single.ndim != joint.ndim + 1 or single.shape[:-1] != joint.shape:
         raise ValueError(
             f"single effects have shape {single.shape} and the joint effect {joint.shape}; "
@@ -50,14 +51,12 @@ def minimal_sufficient(values: Values, *, share: float = 0.9) -> list[tuple[int,
     A set S suffices where `v(S) - v(none) >= share * (v(all) - v(none))`, for metrics of either
     sign; it is minimal where no proper subset suffices. Values per sequence are averaged. One head
     in many sets is a way round another; a head in every set is indispensable. Raises ValueError
-    where all heads do nothing, and for a share outside (0, 1].
+    where all heads do nothing, for values that are not finite, and for a share outside (0, 1].
     """
     refuse_wrong(share=share, values=values)
-    table = _lattice(values).mean(axis=0)
+    table = _means(values)
     if not 0 < share <= 1:
         raise ValueError(f"share={share}; a share in (0, 1] was expected.")
-    if table[-1] == table[0]:
-        raise ValueError("All heads together do nothing here; there is no share to reach.")
     done = (table - table[0]) / (table[-1] - table[0])
     found: list[int] = []
     # Rounding must not take a set away that reaches the share exactly.
@@ -75,22 +74,26 @@ def backup(values: Values, **options: Any) -> Estimate:
     `((v(N-h) - v(N-h-o)) - (v(N) - v(N-o))) / (v(N) - v(none))`, N all heads: what `o` does without
     `h` minus what it does beside it. Symmetric: as much as `o` stands in for `h`. Positive for
     heads that back each other up (1: each does all alone), 0 for heads that add, negative for heads
-    that need each other. The diagonal is NaN. Values as in `minimal_sufficient`.
+    that need each other. The diagonal is NaN, and so is all where all heads together do nothing.
+    Values as in `minimal_sufficient`.
     """
     table = _lattice(values)
     n = _n_heads(table)
 
     def matrix(mean: ndarray) -> ndarray:
         full = len(mean) - 1
+        whole = mean[full] - mean[0] or np.nan
         out = np.full((n, n), np.nan)
         for h in range(n):
             for o in (o for o in range(n) if o != h):
                 alone = mean[full ^ 1 << h] - mean[full ^ 1 << h ^ 1 << o]
                 beside = mean[full] - mean[full ^ 1 << o]
-                out[h, o] = (alone - beside) / (mean[full] - mean[0])
+                out[h, o] = (alone - beside) / whole
         return out
 
-    return estimated(table if as_array(values).ndim == 2 else table[0], 1, matrix, options)
+    return estimated(
+        table if numbers(values, "The values").ndim == 2 else table[0], 1, matrix, options
+    )
 
 
 @told_by_position("backup_heads(values), with the values of coalitions(...)")
@@ -101,10 +104,11 @@ def backup_heads(
     """For every head, those that do nothing beside it and step in when it is off.
 
     A head `o` backs up `h` where it does less than `idle` of what all heads do while all are on,
-    and at least `share` of it once `h` is off (Wang et al. 2022, backup name movers).
+    and at least `share` of it once `h` is off (Wang et al. 2022, backup name movers). Raises
+    ValueError as `minimal_sufficient` does.
     """
     refuse_wrong(idle=idle, share=share, values=values)
-    table = _lattice(values).mean(axis=0)
+    table = _means(values)
     full, n = len(table) - 1, _n_heads(table[None])
     whole = table[full] - table[0]
 
@@ -119,11 +123,19 @@ def backup_heads(
 
 
 def _lattice(values: Values) -> Float[ndarray, "batch subset"]:
-    array = as_array(values)
+    array = numbers(values, "The values")
     array = array[None] if array.ndim == 1 else array
     if array.ndim != 2 or array.shape[1] < 2 or array.shape[1] & (array.shape[1] - 1):
         raise ValueError(f"Values have shape {array.shape}; [2^n] or [batch, 2^n] was expected.")
     return array
+
+
+def _means(values: Values) -> Float[ndarray, " subset"]:
+    """Over sequences; ValueError where no share of what all heads do can be compared with."""
+    table = finite(_lattice(values), "values").mean(axis=0)
+    if table[-1] == table[0]:
+        raise ValueError("All heads together do nothing here; there is no share to reach.")
+    return table
 
 
 def _n_heads(table: ndarray) -> int:

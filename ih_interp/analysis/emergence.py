@@ -17,6 +17,7 @@ from scipy.optimize import curve_fit
 from scipy.special import expit
 
 from ih_interp.analysis.arguments import refuse_wrong
+from ih_interp.columns import finite, numbers
 
 LEARNED = 0.4 * math.log(2)
 """Training loss below which the paper calls the task learned: 0.277 nats."""
@@ -34,7 +35,7 @@ class Crossing(NamedTuple):
     """When something happened in a run, or how long the run lasted without it."""
 
     time: float
-    """Sequences. Not observed, it happened later than this or never (right-censored)."""
+    """Sequences, finite and at least 0. Not observed, it happened later or never (censored)."""
     observed: bool
 
     @classmethod
@@ -277,15 +278,12 @@ def _refuse_fall(curve: Curve, amount: float) -> None:
 
 
 def _end(sequences: ArrayLike) -> float:
-    return float(np.asarray(sequences, dtype=np.float64)[-1])
+    return float(numbers(sequences, "sequences")[-1])
 
 
 def _checked(sequences: ArrayLike, curve: ArrayLike) -> tuple[ndarray, ndarray]:
     # Plain arrays: a column cut from a table is indexed by its row numbers, not by its places.
-    try:
-        x, y = np.asarray(sequences, dtype=np.float64), np.asarray(curve, dtype=np.float64)
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise TypeError("sequences and the curve have to be lists of numbers.") from error
+    x, y = numbers(sequences, "sequences"), numbers(curve, "The curve")
     if x.shape == y.shape == (0,):
         raise ValueError(
             "The curve has no points; a run that is not finished may have no metrics saved yet: "
@@ -295,6 +293,7 @@ def _checked(sequences: ArrayLike, curve: ArrayLike) -> tuple[ndarray, ndarray]:
         raise ValueError(
             f"sequences have shape {x.shape} and the curve {y.shape}; [point] each was expected."
         )
+    finite(x, "sequences", low=0)
     if not (np.diff(x) > 0).all():
         raise ValueError("sequences do not ascend; sort the curve, and give one run's at a time.")
     bad = int((~np.isfinite(y)).sum())

@@ -11,14 +11,22 @@ games of their own and are kept. With v(S) the value of a subset S:
 A game is additive where v(S) is v(empty) plus a number for each player in S: m(T) = F(T) = 0 for
 every T of two or more. Nothing here knows of models; a metric for which lower is better turns every
 sign.
+
+Values may be numbers of any type: all is computed in double precision. A NaN makes NaN of what it
+goes into. Infinite values, of which differences are none, are refused with ValueError.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from numpy import ndarray
+
+from ih_interp.columns import numbers
+
+AnyGame: TypeAlias = Shaped[ndarray, "*game subset"]
+"""Numbers of any type, from the caller."""
 
 Game: TypeAlias = Float[ndarray, "*game subset"]
 PerPlayer: TypeAlias = Float[ndarray, "*game player"]
@@ -63,7 +71,7 @@ def members(n_players: int) -> Int[ndarray, "subset player"]:
     return np.arange(2**n_players)[:, None] >> np.arange(n_players) & 1
 
 
-def moebius(values: Game) -> Game:
+def moebius(values: AnyGame) -> Game:
     """What every subset adds beyond its parts: m(T) of the module's docstring (Harsanyi 1963).
 
     >>> moebius(np.array([0.0, 1.0, 1.0, 1.0])).tolist()  # OR: the second adds nothing
@@ -72,12 +80,12 @@ def moebius(values: Game) -> Game:
     return _butterfly(values, lambda out, within: (out, within - out))
 
 
-def inverse(dividends: Game) -> Game:
+def inverse(dividends: AnyGame) -> Game:
     """The game with given Moebius transform: v(S) = sum over T within S of m(T)."""
     return _butterfly(dividends, lambda out, within: (out, within + out))
 
 
-def walsh(values: Game) -> Game:
+def walsh(values: AnyGame) -> Game:
     """F(T) = 2^-n sum over S of v(S) (-1)^|S and T|; F(empty) is the mean over subsets.
 
     These are coordinates in an orthonormal basis under the uniform weight over subsets, so the sum
@@ -89,19 +97,21 @@ def walsh(values: Game) -> Game:
     return _butterfly(values, lambda out, within: ((out + within) / 2, (out - within) / 2))
 
 
-def first_in(values: Game) -> PerPlayer:
+def first_in(values: AnyGame) -> PerPlayer:
     """v(i) - v(empty): what a player does alone."""
+    values = _game(values)
     single = 1 << np.arange(n_players(values))
     return values[..., single] - values[..., :1]
 
 
-def last_in(values: Game) -> PerPlayer:
+def last_in(values: AnyGame) -> PerPlayer:
     """v(all) - v(all but i): what is lost without a player. Additive games have it = `first_in`."""
+    values = _game(values)
     all_but = 2 ** (n := n_players(values)) - 1 - (1 << np.arange(n))
     return values[..., -1:] - values[..., all_but]
 
 
-def shapley(values: Game) -> PerPlayer:
+def shapley(values: AnyGame) -> PerPlayer:
     """A player's marginal contribution, averaged over every order in which all come in.
 
     sum over S without i of |S|! (n-|S|-1)! / n! (v(S+i) - v(S)) = sum over T with i of m(T) / |T|;
@@ -111,7 +121,7 @@ def shapley(values: Game) -> PerPlayer:
     return (moebius(values) / np.maximum(sizes(n), 1)) @ members(n)
 
 
-def banzhaf(values: Game) -> PerPlayer:
+def banzhaf(values: AnyGame) -> PerPlayer:
     """A player's marginal contribution, averaged over every subset of the others: -2 F(i).
 
     They are the slopes of the best additive fit (Banzhaf 1965; Hammer and Holzman 1992).
@@ -119,7 +129,7 @@ def banzhaf(values: Game) -> PerPlayer:
     return -2 * walsh(values)[..., 1 << np.arange(n_players(values))]
 
 
-def synergy(values: Game) -> PerPair:
+def synergy(values: AnyGame) -> PerPair:
     """v(ij) - v(i) - v(j) + v(empty): what a pair does beyond its two players, all others out.
 
     Above 0 complementary, below 0 redundant where higher is better. Diagonal: `first_in`.
@@ -127,7 +137,7 @@ def synergy(values: Game) -> PerPair:
     return _of_pairs(values, lambda size: (size <= 2).astype(float))
 
 
-def shapley_interaction(values: Game) -> PerPair:
+def shapley_interaction(values: AnyGame) -> PerPair:
     """Shapley interaction index of pairs: how much the one changes what the other contributes.
 
     v(S+ij) - v(S+i) - v(S+j) + v(S), averaged over sizes of S and over the S of a size; by Moebius
@@ -136,7 +146,7 @@ def shapley_interaction(values: Game) -> PerPair:
     return _of_pairs(values, lambda size: 1 / np.maximum(size - 1, 1), shapley(values))
 
 
-def shapley_taylor(values: Game) -> PerPair:
+def shapley_taylor(values: AnyGame) -> PerPair:
     """Shapley-Taylor interaction index of order 2: m(i) on the diagonal, pairs share the rest.
 
     sum over R with i and j of m(R) / (|R| choose 2); diagonal and pairs i < j together sum to
@@ -145,7 +155,7 @@ def shapley_taylor(values: Game) -> PerPair:
     return _of_pairs(values, lambda size: 2 / np.maximum(size * (size - 1), 1), first_in(values))
 
 
-def banzhaf_interaction(values: Game) -> PerPair:
+def banzhaf_interaction(values: AnyGame) -> PerPair:
     """v(S+ij) - v(S+i) - v(S+j) + v(S), averaged over every S of the others: 4 F(ij).
 
     sum over R with i and j of m(R) / 2^(|R| - 2) (Grabisch and Roubens 1999). Diagonal: `banzhaf`.
@@ -153,19 +163,27 @@ def banzhaf_interaction(values: Game) -> PerPair:
     return _of_pairs(values, lambda size: 2.0 ** (2 - size), banzhaf(values))
 
 
-def spectrum_by_order(values: Game) -> Spectrum:
+def spectrum_by_order(values: AnyGame) -> Spectrum:
     """Walsh variance, and Moebius mass, by the size of the set, from 1 to n."""
     n = n_players(values)
     of_order = (sizes(n)[:, None] == np.arange(1, n + 1)).astype(float)
     return Spectrum(walsh(values) ** 2 @ of_order, np.abs(moebius(values)) @ of_order)
 
 
-def variance_shares(values: Game) -> Float[ndarray, "*game order"]:
+def variance_shares(values: AnyGame) -> Float[ndarray, "*game order"]:
     """Share of the variance over subsets by order, in [0, 1], summing to 1; NaN for a constant."""
-    return spectrum_by_order(values).variance / _variance(values)[..., None]
+    return spectrum_by_order(values).variance / variance(values)[..., None]
 
 
-def additive_fit(values: Game) -> AdditiveFit:
+def variance(values: AnyGame) -> Float[ndarray, "*game"]:
+    """The variance over subsets; NaN where it is but rounding, below 1e-12 of the largest value."""
+    values = _game(values)
+    found = np.asarray(values.var(axis=-1))
+    rounding = (ROUNDING * np.abs(values).max(axis=-1)) ** 2
+    return np.where(found > rounding, found, np.nan)
+
+
+def additive_fit(values: AnyGame) -> AdditiveFit:
     """The additive game nearest to this one, all subsets counting alike.
 
     R squared = sum over |T| = 1 of F(T)^2 / sum over all but the empty T, in [0, 1]: 1 for an
@@ -175,6 +193,7 @@ def additive_fit(values: Game) -> AdditiveFit:
     >>> additive_fit(np.array([0.0, 1.0, 1.0, 1.0])).r_squared.round(3).item()
     0.667
     """
+    values = _game(values)
     slopes = banzhaf(values)
     intercept = values.mean(axis=-1) - slopes.sum(axis=-1) / 2
     return AdditiveFit(
@@ -184,9 +203,9 @@ def additive_fit(values: Game) -> AdditiveFit:
     )
 
 
-def n_players(values: Game) -> int:
+def n_players(values: AnyGame) -> int:
     """How many players a game has; ValueError where its length is no power of two above 1."""
-    length = values.shape[-1]
+    length = np.shape(values)[-1] if np.ndim(values) else 0
     n = length.bit_length() - 1
     if n < 1 or length != 2**n:
         raise ValueError(
@@ -195,9 +214,22 @@ def n_players(values: Game) -> int:
     return n
 
 
-def _butterfly(values: Game, step: Callable[[ndarray, ndarray], tuple[ndarray, ndarray]]) -> Game:
+def _game(values: AnyGame) -> Game:
+    """Double precision, so that no difference leaves the caller's type."""
+    game = numbers(values, "The game")
+    if np.isinf(game).any():
+        raise ValueError(
+            f"{int(np.isinf(game).sum())} values of the game are infinite, and differences of them "
+            "are no numbers; leave out the sequences with an infinite metric."
+        )
+    return game
+
+
+def _butterfly(
+    values: AnyGame, step: Callable[[ndarray, ndarray], tuple[ndarray, ndarray]]
+) -> Game:
     """One step a player, from the values without and with that player to two others."""
-    result = np.asarray(values, dtype=np.float64)
+    result = values = _game(values)
     for player in range(n_players(values)):
         pairs = result.reshape(*values.shape[:-1], -1, 2, 2**player)
         new = np.empty_like(pairs)
@@ -207,7 +239,7 @@ def _butterfly(values: Game, step: Callable[[ndarray, ndarray], tuple[ndarray, n
 
 
 def _of_pairs(
-    values: Game,
+    values: AnyGame,
     weight: Callable[[Int[ndarray, " subset"]], Float[ndarray, " subset"]],
     diagonal: PerPlayer | None = None,
 ) -> PerPair:
@@ -218,10 +250,3 @@ def _of_pairs(
     pairs = (within.T * weighted[..., None, :]) @ within
     own = np.asarray(first_in(values) if diagonal is None else diagonal)
     return np.where(np.eye(n, dtype=bool), own[..., None], pairs)
-
-
-def _variance(values: Game) -> Float[ndarray, "*game"]:
-    """The variance over subsets, NaN where it is but rounding."""
-    variance = np.asarray(values.var(axis=-1))
-    rounding = (ROUNDING * np.abs(values).max(axis=-1)) ** 2
-    return np.where(variance > rounding, variance, np.nan)

@@ -45,10 +45,13 @@ def measured(
         accuracy                1 where the largest logit is the target's; chance 1/L
         in_context_accuracy     1 where it is the largest of the context's; chance 1/n
 
-    `logits` may have axes in front, `[..., batch, label]`, which the result keeps. The scales that
-    speak of the context need few-shot sequences; the others take any `Batch`. Raises ValueError for
-    an unknown name, logits of other sequences than the batch's, a function that gives something
-    else than `[batch]`, or a logit difference where a context has no other label.
+    All are NaN where their logits are, an accuracy also where the largest is infinite: it is no
+    guess. `logits` may have axes in front, `[..., batch, label]`, which the result keeps. The
+    scales that speak of the context need few-shot sequences; the others take any `Batch`.
+
+    Raises ValueError for an unknown name, logits of other sequences than the batch's, a function
+    that gives something else than `[batch]`, or a logit difference where a context has no other
+    label.
     """
     if logits.ndim < 2 or logits.shape[-2] != len(batch):
         raise ValueError(
@@ -80,16 +83,20 @@ def measured(
         shown = torch.zeros(logits.shape[-2:], dtype=torch.bool, device=logits.device)
         shown.scatter_(1, batch.context_labels, True)
         if metric == "logit_difference":
-            others = shown.scatter(1, batch.target[:, None], False).to(logits)
+            others = shown.scatter(1, batch.target[:, None], False)
             if not bool(others.any(dim=-1).all()):
                 raise ValueError(
                     "A context holds no label but the target, so there is no difference to take; "
                     "use the logit."
                 )
-            mean = (logits * others).sum(-1) / others.sum(-1)
+            # Not by a product: a masked logit of another label, -inf, counts for nothing.
+            mean = torch.where(others, logits, 0).sum(-1) / others.sum(-1)
             return logits.gather(-1, target)[..., 0] - mean
         logits = torch.where(shown, logits, -torch.inf)
     if metric.endswith("accuracy"):
-        return (logits.argmax(dim=-1) == batch.target).to(logits)
+        chosen = logits.argmax(dim=-1, keepdim=True)
+        best = logits.gather(-1, chosen)[..., 0]
+        right = (chosen[..., 0] == batch.target).to(logits)
+        return torch.where(best.isfinite(), right, torch.nan)  # the argmax of NaN is no choice
     log_p = logits.log_softmax(dim=-1).gather(-1, target)[..., 0]
     return -log_p if metric.endswith("loss") else log_p.exp()

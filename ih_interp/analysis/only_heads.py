@@ -135,10 +135,7 @@ def mistakes_corrected(
     first = by_strength(model, batch, chosen)[0] if base is None else Head.parse(base)
     others = [head for head in chosen if head != first]
     chosen = (first, *others)
-    alone = np.eye(len(chosen), dtype=bool)
-    (right,) = _values(
-        model, batch, chosen, alone, metrics=["accuracy"], perfect_match=perfect_match
-    )
+    right = _right(model, batch, chosen, perfect_match=perfect_match)
     wrong = 1 - right[:, :1]
     found = bootstrap(
         np.concatenate([wrong * right[:, 1:], wrong], axis=1),
@@ -177,10 +174,7 @@ def label_specific_accuracy(
     """
     refuse_wrong(model=model, batch=batch, heads=heads, perfect_match=perfect_match, seed=seed)
     chosen = _heads(model, heads)
-    alone = np.eye(len(chosen), dtype=bool)
-    (right,) = _values(
-        model, batch, chosen, alone, metrics=["accuracy"], perfect_match=perfect_match
-    )
+    right = _right(model, batch, chosen, perfect_match=perfect_match)
     target = batch.target.cpu().numpy()
     labels = np.unique(target)
     shown = (target[:, None] == labels).astype(np.float64)
@@ -211,8 +205,17 @@ def label_specific_accuracy(
 
 
 def by_strength(model: HookedTransformer, batch: Batch, heads: Sequence[Head]) -> tuple[Head, ...]:
-    """Heads in the order of falling induction strength, as the model is."""
-    order = np.argsort(-_strengths(model, batch, heads), kind="stable")
+    """Heads in the order of falling induction strength, as the model is.
+
+    Raises ValueError where a strength is NaN, as in a network that diverged: it has no place.
+    """
+    strengths = _strengths(model, batch, heads)
+    if np.isnan(strengths).any():
+        raise ValueError(
+            f"The induction strengths are NaN, {strengths.tolist()}, and so have no order; look at "
+            "the model's weights, or name the heads in their order."
+        )
+    order = np.argsort(-strengths, kind="stable")
     return tuple(heads[place] for place in order)
 
 
@@ -231,6 +234,24 @@ def _heads(model: HookedTransformer, heads: Iterable[HeadName] | None) -> tuple[
     if not chosen:
         raise ValueError("No head was named; leave heads out for all of the last layer.")
     return chosen
+
+
+def _right(
+    model: HookedTransformer, batch: Batch, heads: Sequence[Head], *, perfect_match: bool
+) -> Float[ndarray, "batch head"]:
+    """1 where only that head is on and right, else 0; ValueError where it gives no answer."""
+    alone = np.eye(len(heads), dtype=bool)
+    (right,) = _values(
+        model, batch, heads, alone, metrics=["accuracy"], perfect_match=perfect_match
+    )
+    unknown = np.isnan(right).any(axis=0)
+    if unknown.any():
+        names = ", ".join(str(head) for head, bad in zip(heads, unknown, strict=True) if bad)
+        raise ValueError(
+            f"With only {names} on, logits are NaN or infinite, so its answers are neither right "
+            "nor wrong; look at the model's weights."
+        )
+    return right
 
 
 def _values(

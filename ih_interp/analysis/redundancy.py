@@ -24,9 +24,10 @@ from transformer_lens import HookedTransformer
 
 from ih_interp.analysis.arguments import given_copies, refuse_wrong
 from ih_interp.analysis.scores import CHUNK
-from ih_interp.analysis.statistics import Estimate, as_array, bootstrap
+from ih_interp.analysis.statistics import Estimate, bootstrap
 from ih_interp.analysis.trace import refuse_other_function, trace
 from ih_interp.analysis.wiring import wiring_map
+from ih_interp.columns import numbers
 from ih_interp.runs import Run
 from ih_interp.torch_state import plain_torch
 from ih_interp.types import Batch, Head, expect
@@ -159,7 +160,7 @@ def estimated(
     options: dict[str, Any],
 ) -> Estimate:
     """A statistic of `ndim` axes, or of the mean over sequences in front, with its interval."""
-    array = as_array(values)
+    array = numbers(values, "The values")
     if array.ndim == ndim + 1:
         return bootstrap(array, lambda mean: np.asarray(statistic(mean)), **options)
     if array.ndim != ndim:

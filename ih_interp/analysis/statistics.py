@@ -4,10 +4,11 @@ from collections.abc import Callable, Generator
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from numpy import ndarray
 from scipy.stats import false_discovery_control
-from torch import Tensor
+
+from ih_interp.columns import numbers
 
 BLOCK = 64  # resamples at once: their weights are [resample, batch]
 
@@ -20,19 +21,12 @@ class Estimate(NamedTuple):
     high: Float[ndarray, "*out"]
 
 
-def as_array(values: object) -> ndarray:
-    """Double precision, whoever made it."""
-    if isinstance(values, Tensor):
-        values = values.detach().double().cpu().numpy()  # NumPy has no bfloat16
-    return np.asarray(values, dtype=np.float64)
-
-
 def _mean(means: ndarray) -> ndarray:
     return means
 
 
 def bootstrap(
-    values: Float[ndarray, "batch ..."],
+    values: Shaped[ndarray, "batch ..."],
     statistic: Callable[[ndarray], ndarray] = _mean,
     *,
     level: float = 0.95,
@@ -45,18 +39,20 @@ def bootstrap(
     to numbers `[*out]`, by default the mean itself. The interval runs between the quantiles
     (1 - level) / 2 and (1 + level) / 2 of the resampled statistic (Efron 1979). It says how much
     the number would vary with other sequences, not with other networks. The same seed gives the
-    same interval. Raises ValueError for fewer than two sequences, or a level outside (0, 1).
+    same interval. NaN and infinite values have NaN for ends. Raises ValueError for fewer than two
+    sequences, or a level outside (0, 1), and TypeError for what is no real number.
     """
+    values = numbers(values, "The values")
     _refuse(values, level, n_resamples)
-    values = as_array(values)
     flat = values.reshape(len(values), -1)
-    drawn = [
-        np.asarray(statistic(mean.reshape(values.shape[1:])), dtype=np.float64)
-        for weights in _resampled(len(values), n_resamples, np.random.default_rng(seed))
-        for mean in weights @ flat
-    ]
-    low, high = np.quantile(np.stack(drawn), [(1 - level) / 2, (1 + level) / 2], axis=0)
-    value = np.asarray(statistic(values.mean(axis=0)), dtype=np.float64)
+    with np.errstate(invalid="ignore"):  # of infinities; NaN says so
+        drawn = [
+            np.asarray(statistic(mean.reshape(values.shape[1:])), dtype=np.float64)
+            for weights in _resampled(len(values), n_resamples, np.random.default_rng(seed))
+            for mean in weights @ flat
+        ]
+        low, high = np.quantile(np.stack(drawn), [(1 - level) / 2, (1 + level) / 2], axis=0)
+        value = np.asarray(statistic(values.mean(axis=0)), dtype=np.float64)
     return Estimate(value, np.asarray(low), np.asarray(high))
 
 
@@ -73,7 +69,7 @@ def _resampled(
 
 
 def sign_flip_test(
-    effects: Float[ndarray, "batch test"], *, n_permutations: int = 9_999, seed: int = 0
+    effects: Shaped[ndarray, "batch test"], *, n_permutations: int = 9_999, seed: int = 0
 ) -> Float[ndarray, " test"]:
     """Two-sided p-values of the hypothesis that an effect's distribution is symmetric about 0.
 
@@ -81,14 +77,15 @@ def sign_flip_test(
     least that of the data) / (1 + n_permutations), so at least 1 / (1 + n_permutations) and in
     (0, 1] (Phipson and Smyth 2010). Where n sequences have no more than 1 + n_permutations flips,
     each of the 2^n is taken once and p is exact, at least 2^(1 - n). All tests share the flips.
-    The p of an effect with a NaN is NaN. Raises ValueError for fewer than two sequences, or effects
-    of another shape.
+    The p of an effect with a NaN or an infinity is NaN. Raises ValueError for fewer than two
+    sequences, or effects of another shape.
     """
+    effects = numbers(effects, "The effects")
     _refuse(effects, 0.5, n_permutations)
-    effects = as_array(effects)
     if effects.ndim != 2:
         raise ValueError(f"Effects have shape {effects.shape}; [batch, test] was expected.")
     # Sums in another order differ in the last digits: a tie with the data counts as reaching it.
+    effects = np.where(np.isfinite(effects), effects, np.nan)
     reach = np.abs(effects.sum(axis=0)) - 1e-12 * np.abs(effects).sum(axis=0)
     reached, tried = np.zeros(effects.shape[1]), 0
     for signs in _flips(len(effects), n_permutations, np.random.default_rng(seed)):
@@ -112,13 +109,13 @@ def _flips(
         yield 1.0 - 2.0 * flipped
 
 
-def adjusted_for_discoveries(p: Float[ndarray, "*test"]) -> Float[ndarray, "*test"]:
+def adjusted_for_discoveries(p: Shaped[ndarray, "*test"]) -> Float[ndarray, "*test"]:
     """p-values adjusted for how many were tried (Benjamini and Hochberg 1995); NaN stays NaN.
 
     Of those called effects because the result is at most q, a share of at most q is none, in
     expectation, for independent or positively dependent tests. Raises ValueError outside [0, 1].
     """
-    p = np.asarray(p, dtype=np.float64)
+    p = numbers(p, "p")
     adjusted = np.full(p.shape, np.nan)
     there = ~np.isnan(p)
     if there.any():
@@ -127,8 +124,10 @@ def adjusted_for_discoveries(p: Float[ndarray, "*test"]) -> Float[ndarray, "*tes
 
 
 def _refuse(values: ndarray, level: float, n: int) -> None:
-    if len(values) < 2:
-        raise ValueError(f"{len(values)} sequences have no spread; give two or more.")
+    if values.ndim == 0 or len(values) < 2:
+        raise ValueError(
+            f"{len(np.atleast_1d(values))} sequences have no spread; give two or more."
+        )
     if not 0 < level < 1:
         raise ValueError(f"level={level}; a share such as 0.95 was expected.")
     if n < 1:

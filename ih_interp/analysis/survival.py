@@ -3,6 +3,11 @@
 A run that ends before it learns says that its time is longer, not how long. Leaving it out, or
 counting its length, makes a slow condition look fast; all numbers here count it as censored. What
 they say of other networks rests on the number of seeds: see `widest_coverage`.
+
+Times are finite and at least 0, also those of censored runs: how long the run lasted. Others are
+refused with ValueError by every function, and so is an `observed` that is not True, False, 1 or 0.
+The order of runs or rows changes no number. In tables a missing key (None, NaN) is a condition like
+any other.
 """
 
 import math
@@ -16,6 +21,7 @@ from jaxtyping import Float
 from numpy import ndarray
 from scipy import stats
 
+from ih_interp import columns
 from ih_interp.analysis.arguments import refuse_wrong
 from ih_interp.analysis.emergence import Criterion, Crossing, learned
 from ih_interp.analysis.statistics import Estimate, bootstrap, sign_flip_test
@@ -74,6 +80,11 @@ def restricted_mean(crossings: Sequence[Crossing], horizon: float) -> float:
     only between numbers of one horizon. Raises ValueError for a horizon that the longest run, a
     censored one, does not reach.
     """
+    refuse_wrong(crossings=crossings, horizon=horizon)
+    return _area(crossings, horizon)
+
+
+def _area(crossings: Sequence[Crossing], horizon: float) -> float:
     time, share = _steps(crossings)
     if horizon > time[-1] and share[-1] > 0:
         raise ValueError(
@@ -98,8 +109,10 @@ def bootstrap_over_seeds(
     of n <= 5 seeds the interval is about from the fastest to the slowest, and covers the truth at
     most as often as `widest_coverage(n)`. Raises ValueError for fewer than two runs.
     """
+    refuse_wrong(crossings=crossings, confidence=level, n_resamples=n_resamples)
     if len(crossings) < 2:
         raise ValueError(f"{len(crossings)} seeds have no spread; give two or more.")
+    crossings = sorted(crossings)  # a draw is of places: in one order whatever that of the rows
     rng = np.random.default_rng(seed)
     drawn = [
         statistic([crossings[i] for i in rng.integers(len(crossings), size=len(crossings))])
@@ -152,6 +165,7 @@ def paired_times(
     ValueError unless the seeds are the same, or for a time of 0, which has no ratio.
     """
     refuse_wrong(first=first, second=second, confidence=level)
+    _refuse_seeds([*first, *second])
     if set(first) != set(second) or not first:
         raise ValueError(
             f"Pairs need the same seeds: {sorted(first)} and {sorted(second)}; drop the others."
@@ -176,6 +190,8 @@ def paired_times(
 
 def logrank(first: Sequence[Crossing], second: Sequence[Crossing]) -> float:
     """Two-sided p of equal survival for unpaired runs (Mantel 1966), for many seeds; from scipy."""
+    for crossings in (first, second):
+        refuse_wrong(crossings=crossings)
     return float(stats.logrank(_censored_data(first), _censored_data(second)).pvalue)
 
 
@@ -192,17 +208,20 @@ def emergence_table(
     reads. Raises ValueError for missing columns, or with the run's name what the criterion refuses.
     """
     refuse_wrong(curves=curves, value=value, criterion=criterion, by=by)
-    keys = [*_columns(by), "seed"]
-    _expect_columns(curves, [*keys, "sequences", value])
+    keys = columns.key_columns(by, *Crossing._fields, seed=True)
+    columns.refuse_columns(curves, [*keys, "sequences", value])
+    x = columns.finite(curves["sequences"], "The column 'sequences'", low=0)
+    y = columns.numbers(curves[value], f"The column {value!r}")
+    curves = curves.assign(**{"sequences": x, value: y})
     rows: list[dict[str, object]] = []
-    for key, curve in curves.groupby(keys, sort=False):
+    for run, curve in columns.groups(curves, keys):
         curve = curve.sort_values("sequences")
-        run = dict(zip(keys, key, strict=True))
         try:
             crossing = criterion(curve["sequences"].to_numpy(), curve[value].to_numpy())
             expect(crossing, Crossing, "What the criterion gives", "return a Crossing")
+            refuse_wrong(crossings=[crossing])
         except ValueError as error:
-            name = ", ".join(f"{column} {part}" for column, part in run.items())
+            name = ", ".join(f"{column} {columns.shown(part)}" for column, part in run.items())
             raise ValueError(f"The run of {name}: {error}") from error
         rows.append({**run, **crossing._asdict()})
     return pd.DataFrame(rows)
@@ -224,16 +243,19 @@ def emergence_summary(
     the earliest end of a censored run, or the latest time where none is. NaN for one seed.
     """
     refuse_wrong(times=times, horizon=horizon, confidence=level, n_resamples=n_resamples, by=by)
-    keys = _columns(by)
-    _expect_columns(times, [*keys, "time", "observed"])
-    ended = times.loc[~times["observed"].astype(bool), "time"]
-    limit = float(ended.min() if len(ended) else times["time"].max())
+    keys = columns.key_columns(by, "time", "observed", "n_seeds", "median", "horizon")
+    every = _crossings(times, keys)
+    ended = [c.time for c in every if not c.observed]
+    limit = min(ended) if ended else max(c.time for c in every)
     limit = limit if horizon is None else horizon
-    statistics = {"median": median_time, "restricted_mean": lambda c: restricted_mean(c, limit)}
+    # Already looked at: the public functions would look at every resample again.
+    statistics = {
+        "median": lambda c: _median(*_steps(c)),
+        "restricted_mean": lambda c: _area(c, limit),
+    }
     rows: list[dict[str, object]] = []
-    for key, runs in times.groupby(keys, sort=False):
-        found = _crossings(runs)
-        row = dict(zip(keys, key, strict=True))
+    for row, runs in columns.groups(times, keys):
+        found = _crossings(runs, keys)
         row |= {"n_seeds": len(found), "n_observed": sum(c.observed for c in found)}
         for name, statistic in statistics.items():
             row[name] = statistic(found)
@@ -256,13 +278,13 @@ def survival_table(
     `times` is an `emergence_table`.
     """
     refuse_wrong(times=times, confidence=level, by=by)
-    keys = _columns(by)
-    _expect_columns(times, [*keys, "time", "observed"])
+    keys = columns.key_columns(by, "sequences", "share", "low", "high", "censored")
+    columns.refuse_columns(times, keys)
     rows: list[dict[str, object]] = []
-    for key, runs in times.groupby(keys, sort=False):
-        condition = dict(zip(keys, key, strict=True))
-        curve = kaplan_meier(_crossings(runs), level=level)
-        ended = runs.loc[~runs["observed"].astype(bool), "time"].to_numpy()
+    for condition, runs in columns.groups(times, keys):
+        found = _crossings(runs, keys)
+        curve = kaplan_meier(found, level=level)
+        ended = np.array([c.time for c in found if not c.observed])
         for time, share, low, high in zip(*curve, strict=True):
             place = {"sequences": time, "share": share, "low": low, "high": high}
             rows.append({**condition, **place, "censored": int((ended == time).sum())})
@@ -270,19 +292,34 @@ def survival_table(
 
 
 def crossings_by_seed(times: pd.DataFrame) -> dict[int, Crossing]:
-    """One condition's rows of an `emergence_table`, for `paired_times`."""
+    """One condition's rows of an `emergence_table`, for `paired_times`.
+
+    Raises ValueError for a seed that is missing, no whole number, or there twice.
+    """
     refuse_wrong(times=times)
-    _expect_columns(times, ["seed", "time", "observed"])
-    if times["seed"].duplicated().any():
+    found = _crossings(times, ["seed"])
+    _refuse_seeds(times["seed"].tolist())
+    seeds = columns.finite(times["seed"], "The column 'seed'")
+    if (seeds % 1 > 0).any():
+        raise ValueError(f"The column 'seed' holds {seeds.tolist()}: whole numbers were expected.")
+    if len(set(seeds)) < len(seeds):
         raise ValueError("A seed comes twice; take the rows of one condition.")
-    return dict(zip(map(int, times["seed"]), _crossings(times), strict=True))
+    return dict(zip(map(int, seeds), found, strict=True))
 
 
-def _crossings(times: pd.DataFrame) -> list[Crossing]:
-    return [
-        Crossing(float(time), bool(observed))
-        for time, observed in zip(times["time"], times["observed"], strict=True)
-    ]
+def _crossings(times: pd.DataFrame, keys: Sequence[str]) -> list[Crossing]:
+    columns.refuse_columns(times, [*keys, "time", "observed"])
+    time = columns.finite(times["time"], "The column 'time'", low=0)
+    observed = columns.flags(times["observed"], "The column 'observed'")
+    return [Crossing(*run) for run in zip(time.tolist(), observed.tolist(), strict=True)]
+
+
+def _refuse_seeds(seeds: Sequence[object]) -> None:
+    """Runs are paired by their seed, so none may be missing, or be of another kind than others."""
+    if any(columns.missing(seed) for seed in seeds):
+        raise ValueError("A seed is missing (None or NaN) where runs are paired by their seeds.")
+    if len({isinstance(seed, str) for seed in seeds}) > 1:
+        raise ValueError(f"Seeds are words and numbers, {seeds[:12]}: one kind was expected.")
 
 
 def _steps(crossings: Sequence[Crossing]) -> tuple[ndarray, ndarray]:
@@ -290,8 +327,6 @@ def _steps(crossings: Sequence[Crossing]) -> tuple[ndarray, ndarray]:
 
     One step a run: ties one after the other, those who got there first, make the same product.
     """
-    if not crossings:
-        raise ValueError("There are no runs; give at least one.")
     ordered = sorted(crossings, key=lambda crossing: (crossing.time, not crossing.observed))
     time = np.array([crossing.time for crossing in ordered])
     observed = np.array([crossing.observed for crossing in ordered])
@@ -311,20 +346,5 @@ def _median(time: ndarray, share: ndarray) -> float:
 
 
 def _censored_data(crossings: Sequence[Crossing]) -> stats.CensoredData:
-    if not crossings:
-        raise ValueError("There are no runs; give at least one.")
     times = [crossing.time for crossing in crossings]
     return stats.CensoredData.right_censored(times, [not c.observed for c in crossings])
-
-
-def _columns(by: str | Sequence[str]) -> list[str]:
-    return [by] if isinstance(by, str) else list(by)
-
-
-def _expect_columns(table: pd.DataFrame, columns: Sequence[str]) -> None:
-    missing = [column for column in columns if column not in table.columns]
-    if missing or len(table) == 0:
-        raise ValueError(
-            f"The table has {len(table)} rows and lacks the columns {missing}; "
-            f"{', '.join(columns)} were expected."
-        )

@@ -43,6 +43,8 @@ def choose_circuit(run: Run, batch: Batch | None = None) -> Circuit:
     strength = induction_strength(model, batch)[last]
     chance = previous_token_chance(batch.tokens.shape[1], "labels")
     above = previous_token_score(model, batch, rows="labels")[0] - chance
+    if bool(strength.isnan().any() or above.isnan().any()):
+        raise ValueError(f"{run.folder} has heads of NaN at its end, none of which is the best.")
     order = above.argsort(descending=True).tolist()
     like = [head for head in order if above[head] >= LIKE_THE_FIRST * above[order[0]]]
     return Circuit(

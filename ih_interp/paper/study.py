@@ -191,7 +191,7 @@ def curves(
                 rows["sequences"].to_numpy(dtype=float),
                 rows[value].to_numpy(dtype=float),
             )
-            for name, rows in of_seed.groupby(by, sort=False)
+            for name, rows in of_seed.groupby(by, sort=False, dropna=False)
         }
     return found
 

@@ -1,46 +1,54 @@
 """Curves over training: losses, strengths of heads, losses under clamps, the toy model."""
 
 import math
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from ih_interp.plots.seeds import plot_over_seeds
+from ih_interp.columns import equal, shown
+from ih_interp.plots.palettes import Palette, looking
+from ih_interp.plots.seeds import plot_curve, plot_over_seeds
 from ih_interp.plots.style import (
     CLAMP_LINES,
     CLAMPED_VECTORS,
     SPLIT_LINES,
     condition_lines,
     count_sequences,
-    head_colour,
+    drawing,
+    head_colours,
     head_marker,
     head_place,
     known_first,
     legend_off_curves,
+    start_at_zero,
 )
 from ih_interp.plots.tables import ONE_NETWORK, distinct, expect_once, expect_table, with_seed
 
 
-def plot_losses(table: pd.DataFrame, ax: Axes) -> Axes:
+@drawing
+def plot_losses(
+    table: pd.DataFrame, ax: Axes, *, palette: Palette | None = None, **look: Any
+) -> Axes:
     """Figure 3a: loss of each split over training.
 
     Columns `sequences`, `split`, `loss`, and of several networks `seed`: each is thin, their median
-    thick. One network's `run.metrics` is such a table.
+    thick, where all have values. One network's `run.metrics` is such a table. `palette` gives
+    colours of splits, `look` what else the thick lines have.
     """
     table = with_seed(table)
     expect_table(table, "sequences", "split", "loss")
-    n_networks = table["seed"].nunique()
+    n_networks = table["seed"].nunique(dropna=False)
     splits = known_first(distinct(table["split"]), SPLIT_LINES)
-    lines = condition_lines(splits, {split: line for split, (_, line) in SPLIT_LINES.items()})
-    for split, line in lines.items():
-        label, _ = SPLIT_LINES.get(split, (str(split), line))
-        plot_over_seeds(table[table["split"] == split], ax, label, line)
+    known = {split: line for split, (_, line) in SPLIT_LINES.items()}
+    for split, line in condition_lines(splits, known, palette).items():
+        label, _ = SPLIT_LINES.get(split, (shown(split), line))
+        plot_over_seeds(table[equal(table["split"], split)], ax, label, line, **look)
     guess_line(ax)
     count_sequences(ax)
+    start_at_zero(ax, float(table["sequences"].max()))
     ax.set(
-        xlim=(0, table["sequences"].max()),
-        ylim=(0, None),
         ylabel="loss (nats)",
         title="Loss over training, on what is shown and what is new",
     )
@@ -48,39 +56,62 @@ def plot_losses(table: pd.DataFrame, ax: Axes) -> Axes:
     return ax
 
 
-def plot_strengths(table: pd.DataFrame, ax: Axes, *, layer: int = 1) -> Axes:
+@drawing
+def plot_strengths(
+    table: pd.DataFrame,
+    ax: Axes,
+    *,
+    layer: int | None = None,
+    palette: Palette | None = None,
+    **look: Any,
+) -> Axes:
     """Figure 3b: induction strength of every head of a layer over training, for one network.
 
-    Columns `sequences`, `name` ("L1H3"), `value`. Layers count from 0 here, from 1 in the paper.
+    Columns `sequences`, `name` ("L1H3"), `value`. `layer` is the last of the table by default, and
+    the title says which; layers count from 0 here, from 1 in the paper. `palette` gives colours of
+    heads, `look` what else their lines have. Raises ValueError for a layer without heads.
     """
     expect_table(table, "sequences", "name", "value")
     expect_once(table, "sequences", "name", remedy=ONE_NETWORK)
-    heads = sorted(set(table["name"]), key=head_place)
+    heads = sorted(distinct(table["name"]), key=head_place)
     layers = sorted({head_place(name)[0] for name in heads})
+    layer = layers[-1] if layer is None else layer
     if layer not in layers:
         raise ValueError(f"No head of layer {layer} is in the table; it has layers {layers}.")
-    for name in heads:
-        if head_place(name)[0] != layer:
-            continue
-        of_head = table[table["name"] == name].sort_values("sequences")
-        ax.plot(
-            of_head["sequences"],
-            of_head["value"],
-            color=head_colour(name),
-            marker=head_marker(name),
-            markevery=max(1, len(of_head) // 6),
-            markersize=4,
-            label=name,
-        )
-    ax.axhline(0, color="0.6", linewidth=0.8, linestyle=":")
+    heads = [name for name in heads if head_place(name)[0] == layer]
+    draw_heads(table, ax, heads, by="name", y="value", palette=palette, look=look)
     count_sequences(ax)
     ax.set(
-        xlim=(0, table["sequences"].max()),
+        xlim=(0, float(table["sequences"].max()) or 1),
         ylabel="induction strength",
         title=f"Induction strength, heads of layer {layer} (the paper's {layer + 1})",
     )
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return ax
+
+
+def draw_heads(
+    table: pd.DataFrame,
+    ax: Axes,
+    heads: list[str],
+    *,
+    by: str,
+    y: str,
+    palette: Palette | None,
+    look: dict[str, Any],
+) -> None:
+    """A curve of each head, with its colour and marker, over a line at 0."""
+    for name, colour in head_colours(heads, palette).items():
+        of_head = table[equal(table[by], name)]
+        own: dict[str, Any] = {
+            "color": colour,
+            "marker": head_marker(name),
+            "markevery": max(1, len(of_head) // 6),
+            "markersize": 4,
+            "label": name,
+        }
+        plot_curve(of_head, ax, x="sequences", y=y, **looking(look, **own))
+    ax.axhline(0, color="0.6", linewidth=0.8, linestyle=":")
 
 
 LEFT_TO_LEARN = {
@@ -94,31 +125,35 @@ LEFT_TO_LEARN = {
 """Subcircuits that each clamp of Figure 5b leaves to learn."""
 
 
-def plot_clamped_losses(table: pd.DataFrame, ax: Axes, *, end: float | int | None = None) -> Axes:
+@drawing
+def plot_clamped_losses(
+    table: pd.DataFrame,
+    ax: Axes,
+    *,
+    end: float | int | None = None,
+    palette: Palette | None = None,
+    **look: Any,
+) -> Axes:
     """Figure 5b: training loss under each clamp, and which subcircuits it leaves to learn.
 
     Columns `sequences`, `clamp`, `loss`, and of several networks `seed`. Clamps may have any name;
-    the paper's (`style.CLAMP_LINES`) come first, in its colours. `end` is the last number of
-    sequences shown; by default, as in the paper, two thirds of the runs: by then all but the
-    slowest have learned.
+    the paper's (`style.CLAMP_LINES`) come first, in its colours, and a missing one is "none". `end`
+    is the last number of sequences shown, by default that of the longest run. `palette` gives
+    colours of clamps, `look` what else the thick lines have.
     """
     table = with_seed(table)
     expect_table(table, "sequences", "clamp", "loss")
     clamps = known_first(distinct(table["clamp"]), CLAMP_LINES)
-    papers = any(clamp in LEFT_TO_LEARN and clamp != "none" for clamp in clamps)
+    papers = any(shown(clamp) in LEFT_TO_LEARN and shown(clamp) != "none" for clamp in clamps)
     lines: dict[str, Line2D] = {}
-    for clamp, line in condition_lines(clamps).items():
-        plot_over_seeds(table[table["clamp"] == clamp], ax, str(clamp), line)
-        told = papers and clamp in LEFT_TO_LEARN
-        lines[f"{clamp}: {LEFT_TO_LEARN[clamp]}" if told else str(clamp)] = ax.lines[-1]
+    for clamp, line in condition_lines(clamps, CLAMP_LINES, palette).items():
+        rows, name = table[equal(table["clamp"], clamp)], shown(clamp)
+        told = f"{name}: {LEFT_TO_LEARN[name]}" if papers and name in LEFT_TO_LEARN else name
+        lines[told] = plot_over_seeds(rows, ax, name, line, **look)
     guess_line(ax)
     count_sequences(ax)
-    ax.set(
-        xlim=(0, end or table["sequences"].max() * 2 / 3),
-        ylim=(0, None),
-        ylabel="training loss (nats)",
-        title="Training under clamps",
-    )
+    start_at_zero(ax, float(table["sequences"].max() if end is None else end))
+    ax.set(ylabel="training loss (nats)", title="Training under clamps")
     if papers:
         _explain_subcircuits(ax)
     title = "perfect from the start: left to learn\n(layers from 1, as in the paper)"
@@ -147,23 +182,24 @@ VECTORS_LEFT = {
 """What the loss of Figure 5a does under each clamp."""
 
 
-def plot_toy(table: pd.DataFrame, ax: Axes) -> Axes:
+@drawing
+def plot_toy(table: pd.DataFrame, ax: Axes, *, palette: Palette | None = None, **look: Any) -> Axes:
     """Figure 5a: loss of the toy model with none, c, and b and c clamped.
 
     Columns `iteration`, `clamped` (the paper's are the keys of `style.CLAMPED_VECTORS`), `loss`;
     `plateau`, the loss of a product that is zero, is a dotted line where the table has it.
+    `palette` gives colours of conditions, `look` what else their lines have.
     """
     expect_table(table, "iteration", "clamped", "loss")
     expect_once(table, "iteration", "clamped", remedy="give one run for each `clamped`")
     there = known_first(distinct(table["clamped"]), CLAMPED_VECTORS)
     lines: dict[str, Line2D] = {}
-    for clamped, (colour, dash) in condition_lines(there, CLAMPED_VECTORS).items():
-        curve = table[table["clamped"] == clamped]
-        (line,) = ax.plot(
-            curve["iteration"], curve["loss"], color=colour, linestyle=dash, label=clamped
-        )
-        told = f": {VECTORS_LEFT[clamped]}" if clamped in VECTORS_LEFT else ""
-        lines[f"{clamped}{told}"] = line
+    for clamped, (colour, dash) in condition_lines(there, CLAMPED_VECTORS, palette).items():
+        name = shown(clamped)
+        own = looking(look, color=colour, linestyle=dash, label=name)
+        rows = table[equal(table["clamped"], clamped)]
+        told = f"{name}: {VECTORS_LEFT[name]}" if name in VECTORS_LEFT else name
+        lines[told] = plot_curve(rows, ax, x="iteration", y="loss", **own)
     if "plateau" in table:
         height = float(table["plateau"].iloc[0])
         ax.axhline(height, color="0.6", linewidth=0.8, linestyle=":")
@@ -176,11 +212,10 @@ def plot_toy(table: pd.DataFrame, ax: Axes) -> Axes:
             color="0.4",
             fontsize=8,
         )
+    start_at_zero(ax, float(table["iteration"].max()))
     ax.set(
         xlabel="gradient descent iteration",
         ylabel="loss (half the mean squared error)",
-        xlim=(0, table["iteration"].max()),
-        ylim=(0, None),
         title="Toy model: a product of three vectors",
     )
     legend_off_curves(ax, [*lines.values()], [*lines], title="perfect from the start")

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from ih_interp.plots.curves import guess_line
 from ih_interp.plots.seeds import plot_over_seeds
 from ih_interp.plots.style import Line, count_sequences
-from ih_interp.plots.tables import expect_table
+from ih_interp.plots.tables import expect_known, expect_table
 
 COLUMNS: Mapping[str, tuple[str, str]] = {
     "normal": ("normal", "all left to learn"),
@@ -40,6 +40,7 @@ def plot_data_dependence(table: pd.DataFrame, figure: Figure) -> list[list[Axes]
     seed is thin, their median thick; the curve with fewest of both stands in both rows.
     """
     expect_table(table, "seed", "evolution", "classes", "labels", "sequences", "loss")
+    expect_known(table, "evolution", COLUMNS)
     there = [evolution for evolution in COLUMNS if (table["evolution"] == evolution).any()]
     top = _top(table)
     grid = figure.subplots(len(ROWS), len(there), sharey=True, squeeze=False)
@@ -112,7 +113,10 @@ def _top(table: pd.DataFrame) -> float:
 
 
 def _draw_amounts(panel: pd.DataFrame, ax: Axes, varied: str, top: float) -> None:
-    for amount, line in zip(sorted(panel[varied].unique()), AMOUNT_LINES, strict=False):
+    amounts = sorted(panel[varied].unique())
+    if len(amounts) > len(AMOUNT_LINES):
+        raise ValueError(f"{varied} are {amounts}; at most {len(AMOUNT_LINES)} can be told apart.")
+    for amount, line in zip(amounts, AMOUNT_LINES, strict=False):
         plot_over_seeds(panel[panel[varied] == amount], ax, str(amount), line)
     guess_line(ax)
     count_sequences(ax)

@@ -8,18 +8,29 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from ih_interp.columns import equal, finite, flags, shown
 from ih_interp.plots.curves import guess_line
-from ih_interp.plots.seeds import plot_over_seeds
+from ih_interp.plots.palettes import Palette, looking, palette_colours
+from ih_interp.plots.seeds import plot_curve, plot_over_seeds
 from ih_interp.plots.style import (
+    CLAMP_LINES,
     DASHES,
     HEAD_COLOURS,
     Line,
     condition_lines,
     count_sequences,
+    drawing,
     legend_off_curves,
     short_count,
 )
-from ih_interp.plots.tables import distinct, expect_once, expect_table, rows_where, with_seed
+from ih_interp.plots.tables import (
+    distinct,
+    expect_numbers,
+    expect_once,
+    expect_table,
+    rows_where,
+    with_seed,
+)
 
 WHEN = {"training": "clamped in training", "inference": "perfected at inference"}
 """Panels of Figure 10."""
@@ -28,28 +39,40 @@ MEDIAN = ("median", "median_low", "median_high")
 """Columns of an `emergence_summary`: when half had learned, and its interval."""
 
 
+@drawing
 def plot_emergence(
-    times: pd.DataFrame, ax: Axes, *, summary: pd.DataFrame | None = None, by: str = "clamp"
+    times: pd.DataFrame,
+    ax: Axes,
+    *,
+    summary: pd.DataFrame | None = None,
+    by: str = "clamp",
+    palette: Palette | None = None,
+    **look: Any,
 ) -> Axes:
     """When each network got there: a dot a seed, open with an arrow where its run ended before.
 
     Columns of `times` (an `emergence_table`): `by`, `seed`, `time`, `observed`; of `summary` (an
     `emergence_summary`): `by`, `median`, `median_low`, `median_high`, drawn as a bar and a line
     over the interval, up to the edge where it is not reached. Conditions in the table's order.
+    `palette` gives their colours, `look` what else the dots have.
     """
     expect_table(times, by, "seed", "time", "observed")
+    time = finite(times["time"], "The column 'time'", low=0)
+    times = times.assign(time=time, observed=flags(times["observed"], "The column 'observed'"))
     conditions = distinct(times[by])
-    lines = condition_lines(conditions)
-    edge = 1.12 * float(times["time"].max())
+    edge = 1.12 * float(time.max()) or 1.0
     ax.set_xlim(0, edge)
-    for row, condition in enumerate(conditions):
-        runs = times[times[by] == condition].sort_values("time")
-        _draw_times(runs, ax, row, lines[condition])
+    for row, (condition, line) in enumerate(
+        condition_lines(conditions, CLAMP_LINES, palette).items()
+    ):
+        runs = times[equal(times[by], condition)].sort_values("time")
+        _draw_times(runs, ax, row, line, look)
         if summary is not None:
             expect_table(summary, by, *MEDIAN)
+            expect_once(summary, by, remedy="give one summary")
             ends = rows_where(summary, **{by: condition})[[*MEDIAN]].iloc[0]
             _draw_median(*ends.astype(float), ax=ax, row=row, edge=edge)
-    ax.set_yticks(range(len(conditions)), list(map(str, conditions)))
+    ax.set_yticks(range(len(conditions)), list(map(shown, conditions)))
     ax.set_ylim(len(conditions) - 0.5, -0.6)
     ax.grid(axis="y", color="0.92", linewidth=0.8)
     ax.set_axisbelow(True)
@@ -58,36 +81,40 @@ def plot_emergence(
     return ax
 
 
-def plot_survival(table: pd.DataFrame, ax: Axes, *, by: str = "clamp", band: bool = True) -> Axes:
+@drawing
+def plot_survival(
+    table: pd.DataFrame,
+    ax: Axes,
+    *,
+    by: str = "clamp",
+    band: bool = True,
+    palette: Palette | None = None,
+    **look: Any,
+) -> Axes:
     """Share of networks that have not yet learned (Kaplan-Meier); ticks where runs ended before.
 
     Columns of a `survival_table`: `by`, `sequences`, `share`, `low`, `high`, `censored`. The band
-    is left out where its formula has no value.
+    is left out where its formula has no value. `palette` gives colours of conditions, `look` what
+    else the steps have.
     """
     expect_table(table, by, "sequences", "share", "censored", *(("low", "high") if band else ()))
-    lines = condition_lines(distinct(table[by]))
-    for condition, line in lines.items():
-        curve = table[table[by] == condition].sort_values("sequences", kind="stable")
-        ax.step(
-            curve["sequences"],
-            curve["share"],
-            where="post",
-            color=line.colour,
-            linestyle=line.dash,
-            label=condition,
-        )
+    expect_numbers(table, "sequences", "share", "censored")
+    for condition, line in condition_lines(distinct(table[by]), CLAMP_LINES, palette).items():
+        curve = table[equal(table[by], condition)].sort_values("sequences", kind="stable")
+        own = looking(look, color=line.colour, linestyle=line.dash, label=shown(condition))
+        ax.step(curve["sequences"], curve["share"], where="post", **own)
         if band:
             ax.fill_between(
                 curve["sequences"],
                 curve["low"],
                 curve["high"],
                 step="post",
-                color=line.colour,
+                color=own["color"],
                 alpha=0.12,
                 linewidth=0,
             )
         ended = curve[curve["censored"] > 0]
-        ax.plot(ended["sequences"], ended["share"], "|", color=line.colour, markersize=9)
+        ax.plot(ended["sequences"], ended["share"], "|", color=own["color"], markersize=9)
     count_sequences(ax)
     ax.set(
         ylim=(0, 1.02), ylabel="share not yet learned", title="Networks that have not yet learned"
@@ -96,12 +123,20 @@ def plot_survival(table: pd.DataFrame, ax: Axes, *, by: str = "clamp", band: boo
     return ax
 
 
-def plot_progress(table: pd.DataFrame, axes: Sequence[Axes] | np.ndarray) -> tuple[Axes, Axes]:
+@drawing
+def plot_progress(
+    table: pd.DataFrame,
+    axes: Sequence[Axes] | np.ndarray,
+    *,
+    palette: Palette | None = None,
+    **look: Any,
+) -> tuple[Axes, Axes]:
     """Figure 10: loss under clamps in training, and the progress measures of the free run.
 
     Columns of `progress_beside_training`: `sequences`, `clamp`, `when`, `loss`, and of several
     networks `seed`: each thin, their median thick, a band from least to most. Two axes, left and
-    right, which come back on one scale.
+    right, which come back on one scale. `palette` gives colours of clamps, `look` what else the
+    thick lines have.
     """
     if np.size(axes) != len(WHEN):  # pyright: ignore
         raise ValueError("Two axes are drawn on; give those of figure.subplots(1, 2).")
@@ -109,23 +144,25 @@ def plot_progress(table: pd.DataFrame, axes: Sequence[Axes] | np.ndarray) -> tup
     expect_table(table, "sequences", "clamp", "when", "loss")
     left, right = axes
     panels: tuple[Axes, Axes] = (left, right)
-    lines = condition_lines(distinct(table["clamp"]))
+    lines = condition_lines(distinct(table["clamp"]), CLAMP_LINES, palette)
     for ax, (when, title) in zip(panels, WHEN.items(), strict=True):
-        panel = rows_where(table, when=when)
         for clamp, line in lines.items():
-            plot_over_seeds(panel[panel["clamp"] == clamp], ax, str(clamp), line)
+            rows = rows_where(table, when=when, clamp=clamp)
+            plot_over_seeds(rows, ax, shown(clamp), line, **look)
         guess_line(ax)
         count_sequences(ax)
         ax.set(title=title)
     top = 1.05 * float(table["loss"].max())
     end = float(table["sequences"].max())
+    bottom = min(0.0, float(table["loss"].min()))
     for ax in panels:
-        ax.set(xlim=(0, end), ylim=(0, top))
+        ax.set(xlim=(0, end or 1), ylim=(bottom, top))
     left.set_ylabel("training loss (nats)")
     legend_off_curves(right, title="clamped")
     return panels
 
 
+@drawing
 def plot_transition(
     curve: pd.DataFrame,
     ax: Axes,
@@ -133,24 +170,34 @@ def plot_transition(
     marks: Mapping[str, float],
     plateau: tuple[float, float] | None = None,
     value: str = "loss",
+    palette: Palette | None = None,
+    **look: Any,
 ) -> Axes:
     """One run's curve with times marked on it, such as its crossing and its steepest descent.
 
     Columns `sequences` and `value`. `marks` are times by name, infinite ones told in the legend
-    alone; `plateau` is from when to when, shaded.
+    alone; `plateau` is from when to when, shaded. `palette` gives colours of marks, `look` what the
+    curve has.
     """
     expect_table(curve, "sequences", value)
     expect_once(curve, "sequences", remedy="give one network's curve, on one split")
+    for name, time in marks.items():
+        if not time >= 0:
+            raise ValueError(f"The mark {name!r} is at {time}; a time of at least 0 was expected.")
     curve = curve.sort_values("sequences")
-    x, y = (curve[column].to_numpy(dtype=float) for column in ("sequences", value))
-    ax.plot(x, y, color="black")
+    plot_curve(curve, ax, x="sequences", y=value, **looking(look, color="black"))
+    there = curve[curve[value].notna()]
+    x, y = (there[column].to_numpy(dtype=float) for column in ("sequences", value))
     if plateau is not None:
+        if not 0 <= plateau[0] < math.inf:
+            raise ValueError(f"plateau={plateau} has no beginning; leave it out.")
         start, end = plateau[0], min(plateau[1], float(x[-1]))
         left = math.isfinite(plateau[1])
         label = f"plateau: {short_count(plateau[1] - plateau[0])}" if left else "plateau, not left"
         ax.axvspan(start, end, color="0.9", label=label, zorder=0)
+    chosen = palette_colours(palette, marks)
     for place, (name, time) in enumerate(marks.items()):
-        colour, dash = HEAD_COLOURS[1 + place % 7], DASHES[1 + place % 3]
+        colour, dash = chosen.get(name, HEAD_COLOURS[1 + place % 7]), DASHES[1 + place % 3]
         style: dict[str, Any] = {
             "color": colour,
             "marker": "osDv"[place % 4],
@@ -166,26 +213,29 @@ def plot_transition(
         else:
             ax.plot([], [], **style)
     count_sequences(ax)
-    ax.set_xlim(0, float(x[-1]))
+    ax.set_xlim(0, max([float(x[-1]), *(t for t in marks.values() if t < math.inf)]) or 1)
     ax.set(ylabel=value, title="One network's transition")
     if ax.get_legend_handles_labels()[0]:
         ax.legend()
     return ax
 
 
-def _draw_times(runs: pd.DataFrame, ax: Axes, row: int, line: Line) -> None:
+def _draw_times(
+    runs: pd.DataFrame, ax: Axes, row: int, line: Line, look: Mapping[str, Any]
+) -> None:
     """Dots of one condition, a little apart, above its median."""
     heights = row - 0.08 - 0.36 * np.linspace(0, 1, len(runs) + 1)[:-1]
     for time, observed, height in zip(runs["time"], runs["observed"], heights, strict=True):
-        face = line.colour if observed else "white"
-        ax.plot(time, height, "o", color=line.colour, markerfacecolor=face, markersize=5.5)
+        own = looking(look, color=line.colour, marker="o", markersize=5.5)
+        own.setdefault("markerfacecolor", own["color"] if observed else "white")
+        ax.plot(time, height, **own)
         if not observed:
             ax.annotate(
                 "",
                 (time, height),
                 (22, 0),
                 textcoords="offset points",
-                arrowprops={"arrowstyle": "<-", "color": line.colour, "shrinkB": 3},
+                arrowprops={"arrowstyle": "<-", "color": own["color"], "shrinkB": 3},
             )
 
 

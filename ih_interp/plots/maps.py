@@ -1,12 +1,16 @@
 """Maps of heads by heads: colours, and every value written in, so that grey print loses nothing."""
 
 import re
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
+from matplotlib.colors import Colormap, Normalize
+
+from ih_interp.plots.style import head_order, head_place
+from ih_interp.plots.tables import distinct, expect_numbers, expect_table
 
 DIVERGING = "PuOr_r"
 """Safe for colour-blind readers; white in the middle, and the number in a cell tells its sign."""
@@ -17,18 +21,21 @@ def draw_map(
     ax: Axes,
     *,
     shades: Normalize,
-    colours: str,
+    colours: str | Colormap,
     reach: float,
     written: bool = True,
+    **look: Any,
 ) -> None:
     """Rows by columns as cells, empty where NaN; `reach` is the largest value, for its digits.
 
-    Maps too small for their numbers are drawn with `written=False`.
+    Maps too small for their numbers are drawn with `written=False`. `look` goes to `imshow`.
     """
     cells = values.to_numpy(dtype=float)
-    ax.imshow(cells, cmap=colours, norm=shades, aspect="auto")
+    own: dict[str, Any] = {"cmap": colours, "norm": shades, "aspect": "auto"} | look
+    ax.imshow(cells, **own)
+    of_value = colormaps.get_cmap(own["cmap"])
     for row, column in zip(*np.nonzero(~np.isnan(cells) & written), strict=True):
-        red, green, blue, _ = colormaps[colours](shades(cells[row, column]))
+        red, green, blue, _ = of_value(own["norm"](cells[row, column]))
         dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
         ax.text(
             column,
@@ -43,6 +50,21 @@ def draw_map(
     ax.set_yticks(range(cells.shape[0]), list(values.index))
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
+
+
+def heads_by_heads(table: pd.DataFrame, index: str, columns: str, value: str) -> pd.DataFrame:
+    """A cell of each pair of heads that has a value, in the order of heads.
+
+    Raises ValueError for what is no head, for infinite values, and where no pair has one.
+    """
+    expect_numbers(table, value, gaps=True)
+    for column in (index, columns):
+        for name in distinct(table[column]):
+            head_place(name)
+    there = table.dropna(subset=[value])
+    expect_table(there)
+    cells = there.pivot_table(index=index, columns=columns, values=value, observed=True)
+    return cells.sort_index(key=head_order).sort_index(key=head_order, axis=1)
 
 
 def short_value(value: float, reach: float) -> str:

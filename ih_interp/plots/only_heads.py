@@ -1,17 +1,30 @@
 """Single heads of the last layer: alone, missing, added back one by one, and label by label."""
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.collections import PathCollection
+from matplotlib.colors import Colormap, Normalize
 from matplotlib.ticker import MaxNLocator
 
+from ih_interp.columns import finite
 from ih_interp.plots.additivity import metric_name
 from ih_interp.plots.maps import draw_map
-from ih_interp.plots.style import HEAD_COLOURS, HEAD_MARKERS, head_colour, name_points, short_head
+from ih_interp.plots.palettes import Palette, looking, palette_colours
+from ih_interp.plots.style import (
+    HEAD_COLOURS,
+    HEAD_MARKERS,
+    drawing,
+    head_colours,
+    name_points,
+    short_head,
+)
 from ih_interp.plots.tables import (
     ONE_NETWORK,
     distinct,
+    expect_numbers,
     expect_once,
     expect_table,
     rows_where,
@@ -21,19 +34,34 @@ ORDER_COLOURS = (HEAD_COLOURS[0], HEAD_COLOURS[6], HEAD_COLOURS[5], HEAD_COLOURS
 """Of orders in which heads are added back; markers tell them apart in grey."""
 
 
-def plot_only_and_without(table: pd.DataFrame, ax: Axes, *, metric: str = "accuracy") -> Axes:
+@drawing
+def plot_only_and_without(
+    table: pd.DataFrame,
+    ax: Axes,
+    *,
+    metric: str = "accuracy",
+    palette: Palette | None = None,
+    **look: Any,
+) -> Axes:
     """Figures 4a and 13: a metric against induction strength, with only a head and all but it.
 
     Columns of `only_and_without`: `head`, `strength`, `kept`, `metric`, `value`, `low`, `high`.
+    `palette` gives colours of heads, `look` what else their marks have. Raises ValueError for a
+    strength or value that is NaN.
     """
     expect_table(table, "head", "strength", "kept", "metric", "value", "low", "high")
     table = rows_where(table, metric=metric)
     expect_once(table, "kept", "head", remedy=ONE_NETWORK)
+    expect_numbers(table, "value")
     for kept, marker, label in (("only", "o", "only that head"), ("without", "^", "all but it")):
         rows = rows_where(table, kept=kept).sort_values("strength")
-        colours = [head_colour(name) for name in rows["head"]]
-        ax.vlines(rows["strength"], rows["low"], rows["high"], colors=colours, linewidth=1)
-        ax.scatter(rows["strength"], rows["value"], c=colours, marker=marker, s=36, zorder=3)
+        expect_numbers(rows, "strength")
+        colours = [head_colours(rows["head"], palette)[name] for name in rows["head"]]
+        own: dict[str, Any] = {"color": colours, "marker": marker, "sizes": [36], "zorder": 3}
+        own = looking(look, PathCollection, **own)
+        lines = own.get("facecolor", own["color"])
+        ax.vlines(rows["strength"], rows["low"], rows["high"], colors=lines, linewidth=1)
+        ax.scatter(rows["strength"], rows["value"], **own)
         ax.scatter([], [], c="0.3", marker=marker, s=36, label=label)
         if kept == "only":
             names = [short_head(name) for name in rows["head"]]
@@ -52,30 +80,39 @@ def plot_only_and_without(table: pd.DataFrame, ax: Axes, *, metric: str = "accur
     return ax
 
 
+@drawing
 def plot_add_back(
     tables: dict[str, pd.DataFrame],
     ax: Axes,
     *,
     metric: str = "loss",
     none_ablated: float | None = None,
+    palette: Palette | None = None,
+    **look: Any,
 ) -> Axes:
     """Figure 14: a metric as heads are added back one by one; several orders by name.
 
     Columns of `add_back`: `n_heads`, `head`, `metric`, `value`, `low`, `high`. Loss has a
-    logarithmic axis. `none_ablated` is the whole model's metric, a dashed line.
+    logarithmic axis, where none is 0 or below. `none_ablated` is the whole model's metric, a dashed
+    line. `palette` gives colours of orders, `look` what else their lines have.
     """
     _expect_orders(tables)
     if none_ablated is not None:
         ax.axhline(none_ablated, color="0.4", linewidth=1, linestyle="--", label="none ablated")
     places = ((-11, -9), (3, 5), (3, 5), (3, 5))  # of names: the first order is the lowest line
+    chosen = palette_colours(palette, tables)
+    positive = none_ablated is None or none_ablated > 0
     for (name, table), colour, marker, place in zip(
         tables.items(), ORDER_COLOURS, HEAD_MARKERS, places, strict=False
     ):
         expect_table(table, "n_heads", "head", "metric", "value", "low", "high")
-        rows = rows_where(table, metric=metric)
+        rows = rows_where(table, metric=metric).sort_values("n_heads")
+        expect_numbers(rows, "n_heads", "value")
         expect_once(rows, "n_heads", remedy=ONE_NETWORK)
-        ax.fill_between(rows["n_heads"], rows["low"], rows["high"], color=colour, alpha=0.2)
-        ax.plot(rows["n_heads"], rows["value"], color=colour, marker=marker, label=name)
+        positive = positive and bool((rows["value"] > 0).all())
+        own = looking(look, color=chosen.get(name, colour), marker=marker, label=name)
+        ax.fill_between(rows["n_heads"], rows["low"], rows["high"], color=own["color"], alpha=0.2)
+        ax.plot(rows["n_heads"], rows["value"], **own)
         for row in rows[rows["n_heads"] > 0].itertuples():
             ax.annotate(
                 short_head(str(row.head)),
@@ -83,9 +120,9 @@ def plot_add_back(
                 place,
                 textcoords="offset points",
                 fontsize=7,
-                color=colour,
+                color=own["color"],
             )
-    if metric.endswith("loss"):
+    if metric.endswith("loss") and positive:
         ax.set_yscale("log")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.margins(x=0.07, y=0.12)  # room for names
@@ -96,31 +133,41 @@ def plot_add_back(
     return ax
 
 
+@drawing
 def plot_label_accuracy(
-    table: pd.DataFrame, ax: Axes, *, quantity: str = "accuracy", bar: bool = True
+    table: pd.DataFrame,
+    ax: Axes,
+    *,
+    quantity: str = "accuracy",
+    bar: bool = True,
+    cmap: str | Colormap = "Blues",
+    **look: Any,
 ) -> Axes:
     """Figure 16, c or b: heads by true label, their accuracy alone or share of their mistakes.
 
     Columns of `label_specific_accuracy`: `head`, `label`, `quantity`, `value`, and for shares
-    `mistakes`, whose sum stands beside the head. `bar` says whether colours have a scale.
+    `mistakes`, whose sum stands beside the head. `bar` says whether colours have a scale. A cell is
+    empty where the value is NaN, as the share of a head without mistakes. `cmap` is another map of
+    colours, and `look` goes to `imshow`.
     """
     shares = quantity == "mistake_share"
     expect_table(table, "head", "label", "quantity", "value", *(["mistakes"] if shares else []))
-    rows = rows_where(table, quantity=quantity).astype({"label": int})
+    rows = rows_where(table, quantity=quantity)
+    rows = rows.assign(label=finite(rows["label"], "The column 'label'").astype(int))
+    expect_numbers(rows, "value", gaps=True)
     expect_once(rows, "head", "label", remedy=ONE_NETWORK)
     heads = distinct(rows["head"])
-    matrix = rows.pivot_table(index="head", columns="label", values="value", dropna=False)
-    matrix = matrix.reindex(heads)
+    matrix = rows.set_index(["head", "label"])["value"].unstack("label").reindex(heads)
     shades = Normalize(0, 1)
-    draw_map(matrix, ax, shades=shades, colours="Blues", reach=1.0)
+    draw_map(matrix, ax, shades=shades, colours=cmap, reach=1.0, **look)
     ax.tick_params(axis="x", rotation=0)  # labels are digits
     what = "share of the head's mistakes" if shares else quantity
     if shares:
-        total = rows.groupby("head")["mistakes"].sum().astype(int)
+        total = rows.groupby("head", observed=True)["mistakes"].sum().astype(int)
         ax.set_yticks(range(len(heads)), [f"{head} ({total[head]:,})" for head in heads])
     figure = ax.get_figure()
     if bar and figure is not None:
-        figure.colorbar(ScalarMappable(shades, "Blues"), ax=ax, label=what)
+        figure.colorbar(ScalarMappable(shades, cmap), ax=ax, label=what)
     ax.set(xlabel="true label", title=f"Only one head on: {what} by label")
     return ax
 

@@ -1,13 +1,36 @@
 """How several networks share one picture: thin curves and a band, or the first large."""
 
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy import ndarray
 
+from ih_interp.columns import equal, finite, ordered
+from ih_interp.plots.palettes import looking
 from ih_interp.plots.style import Line
-from ih_interp.plots.tables import A_SEED_EACH, expect_once
+from ih_interp.plots.tables import A_SEED_EACH, expect_numbers, expect_once
+
+
+def plot_curve(table: pd.DataFrame, ax: Axes, *, x: str, y: str, **look: Any) -> Line2D:
+    """One curve by its rows, in the order of `x`; a point without neighbours is a dot.
+
+    Where `y` is NaN there is a gap. Raises ValueError for infinite values, for `x` that is not
+    finite or below 0, and where all of `y` is NaN.
+    """
+    (line,) = ax.plot(*_curve(table, x, y), **look)
+    there = np.isfinite(np.asarray(line.get_ydata(), dtype=float))
+    before, after = np.append(False, there[:-1]), np.append(there[1:], False)
+    alone = np.flatnonzero(there & ~before & ~after)
+    if len(alone) and line.get_marker() in ("None", "none", " ", "", None):
+        line.set(marker="o", markersize=4, markevery=alone.tolist())
+    elif len(alone) and isinstance(every := line.get_markevery(), int):
+        line.set_markevery(sorted({*range(0, len(there), every), *alone.tolist()}))
+    return line
 
 
 def plot_over_seeds(
@@ -18,19 +41,58 @@ def plot_over_seeds(
     *,
     x: str = "sequences",
     y: str = "loss",
-) -> None:
+    **look: Any,
+) -> Line2D:
     """One curve for several networks: each thin, their median thick, a band from least to most.
 
-    Columns: `seed`, `x` and `y`. One network alone is thick, without a band.
+    Columns: `seed`, `x` and `y`. Every network is drawn at its own places. Median and band stand
+    where all networks have values, each straight between its own points; where they have no place
+    in common, the curves stand alone. One network alone is thick, without a band. `look` is that
+    of the thick line, its colour that of all. Returns the line that has the label.
     """
     expect_once(table, x, "seed", remedy=A_SEED_EACH)
-    by_seed = table.pivot_table(index=x, columns="seed", values=y)
-    if by_seed.shape[1] > 1:
-        low, high = by_seed.min(axis=1), by_seed.max(axis=1)
-        ax.fill_between(by_seed.index, low, high, color=line.colour, alpha=0.12, linewidth=0)
-        ax.plot(by_seed.index, by_seed, color=line.colour, linewidth=0.5, alpha=0.6)
-    median = by_seed.median(axis=1)
-    ax.plot(median.index, median, color=line.colour, linestyle=line.dash, label=label)
+    networks = [table[equal(table["seed"], seed)] for seed in ordered(table["seed"])]
+    look = looking(look, color=line.colour, linestyle=line.dash, label=label)
+    if len(networks) == 1:
+        return plot_curve(networks[0], ax, x=x, y=y, **look)
+    places, values = common_values([_curve(rows, x, y) for rows in networks])
+    thin = {"color": look["color"], "linewidth": 0.5, "alpha": 0.6}
+    if len(places):
+        low, high = values.min(axis=0), values.max(axis=0)
+        ax.fill_between(places, low, high, color=look["color"], alpha=0.12, linewidth=0)
+    curves = [plot_curve(rows, ax, x=x, y=y, **thin) for rows in networks]
+    if not len(places):
+        curves[0].set_label(label)
+        return curves[0]
+    median = pd.DataFrame({x: places, y: np.median(values, axis=0)})
+    return plot_curve(median, ax, x=x, y=y, **look)
+
+
+def common_values(curves: list[tuple[ndarray, ndarray]]) -> tuple[ndarray, ndarray]:
+    """Every place at which all curves have a value, and their values there, `[curve, place]`.
+
+    Between its points a curve is straight; next to a NaN it has no value.
+    """
+    places = np.unique(np.concatenate([x for x, _ in curves]))
+    values = np.full((len(curves), len(places)), np.nan)
+    for row, (x, y) in zip(values, curves, strict=True):
+        row[:] = np.interp(places, x, y, left=np.nan, right=np.nan)
+        row[np.searchsorted(places, x)] = y  # also beside a NaN
+    there = ~np.isnan(values).any(axis=0)
+    return places[there], values[:, there]
+
+
+def _curve(table: pd.DataFrame, x: str, y: str) -> tuple[ndarray, ndarray]:
+    """Places in their order, and values, of which at least one is a number."""
+    expect_numbers(table, y, gaps=True)
+    places = finite(table[x], f"The column {x!r}", low=0)
+    values = table[y].to_numpy(dtype=float, na_value=np.nan)
+    if np.isnan(values).all():
+        words = [c for c in table if isinstance(table[c].iloc[0], str)]
+        of = ", ".join(f"{column}={table[column].iloc[0]!r}" for column in words)
+        raise ValueError(f"The column {y!r} is NaN in all rows of the curve {of}; leave it out.")
+    order = np.argsort(places, kind="stable")
+    return places[order], values[order]
 
 
 def plot_each_network(
@@ -41,7 +103,7 @@ def plot_each_network(
     Heads of different networks have nothing to do with each other, so they cannot share a curve.
     Small axes keep no title, labels or legend of their own but their seed.
     """
-    seeds = sorted(table["seed"].unique())
+    seeds = ordered(table["seed"])
     others = len(seeds) - 1
     if not others:
         axes = [figure.subplots()]
@@ -55,7 +117,7 @@ def plot_each_network(
             for n in range(others)
         ]
     for seed, ax in zip(seeds, axes, strict=True):
-        plot(table[table["seed"] == seed], ax)
+        plot(table[equal(table["seed"], seed)], ax)
     for seed, ax in zip(seeds[1:], axes[1:], strict=True):
         ax.set(title=f"seed {seed}", xlabel="", ylabel="")
         ax.tick_params(labelsize=7)

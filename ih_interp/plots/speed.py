@@ -1,21 +1,30 @@
 """How fast training is: the benchmark's table as bars."""
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.patches import Patch
 
-from ih_interp.plots.style import HEAD_COLOURS
-from ih_interp.plots.tables import expect_table
+from ih_interp.columns import shown
+from ih_interp.plots.palettes import looking
+from ih_interp.plots.style import HEAD_COLOURS, drawing
+from ih_interp.plots.tables import expect_numbers, expect_table
 
 
-def plot_speeds(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Updates a second of every contender, and beside each bar the ratio to the first.
+@drawing
+def plot_speeds(table: pd.DataFrame, ax: Axes, **look: Any) -> Axes:
+    """Updates per second of every contender, and beside each bar the ratio to the first.
 
-    Columns `name`, `processes`, `updates_per_second`, `ratio`.
+    Columns `name`, `processes`, `updates_per_second`, `ratio`. `look` is that of the bars.
     """
     expect_table(table, "name", "processes", "updates_per_second", "ratio")
+    expect_numbers(table, "processes", "updates_per_second", "ratio")
     several = table["processes"] > 1
     colours = [HEAD_COLOURS[1] if many else HEAD_COLOURS[5] for many in several]
-    ax.barh(table["name"], table["updates_per_second"], color=colours)
+    places = range(len(table))  # by place: two of one name are two bars
+    ax.barh(places, table["updates_per_second"], **looking(look, Patch, color=colours))
+    ax.set_yticks(places, list(map(shown, table["name"])))
     for place, (speed, ratio) in enumerate(
         zip(table["updates_per_second"], table["ratio"], strict=True)
     ):

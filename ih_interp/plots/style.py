@@ -1,19 +1,26 @@
 """How figures look: colours that colour-blind people and grey printers tell apart; saving."""
 
+import inspect
 import math
 import re
 import warnings
-from collections.abc import Generator, Hashable, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from itertools import pairwise
+from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar, runtime_checkable
 
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
+
+from ih_interp.columns import shown
+from ih_interp.plots.palettes import Palette, palette_colours
+from ih_interp.plots.tables import expect_table
 
 HEAD_COLOURS = (
     "#000000",
@@ -34,7 +41,7 @@ HEAD_MARKERS = "osD^vXP*"
 class Line(NamedTuple):
     """How a condition is drawn; dashes tell apart what grey cannot."""
 
-    colour: str
+    colour: str | tuple[float, ...]
     dash: str | tuple[int, tuple[int, ...]] = "-"
 
 
@@ -105,22 +112,79 @@ def style() -> Generator[None]:
         yield
 
 
+Given = ParamSpec("Given")
+Drawn_co = TypeVar("Drawn_co", covariant=True)
+
+
+@runtime_checkable
+class Drawing(Protocol[Given, Drawn_co]):
+    """A drawing that can do without axes."""
+
+    def __call__(
+        self, table: Any, ax: Any = None, /, *args: Given.args, **kwargs: Given.kwargs
+    ) -> Drawn_co: ...
+
+
+def drawing(
+    plot: Callable[Concatenate[Any, Any, Given], Drawn_co],
+) -> Drawing[Given, Drawn_co]:
+    """Let a drawing do without its second argument: it then makes axes, and looks as the house's.
+
+    One called `axes` is two beside each other.
+    """
+    signature = inspect.signature(plot)
+    parameters = list(signature.parameters.values())
+    parameters[1] = parameters[1].replace(default=None)
+    signature = signature.replace(parameters=parameters)
+    name = parameters[1].name
+
+    @wraps(plot)
+    def drawn(*args: Any, **kwargs: Any) -> Drawn_co:
+        given = signature.bind(*args, **kwargs)
+        if given.arguments.get(name) is not None:
+            return plot(*given.args, **given.kwargs)
+        # Only here: importing pyplot chooses a window system.
+        from matplotlib import pyplot as plt
+
+        with style():
+            n_axes = 2 if name == "axes" else 1
+            figure, given.arguments[name] = plt.subplots(1, n_axes, layout="constrained")
+            try:
+                return plot(*given.args, **given.kwargs)
+            except Exception:
+                plt.close(figure)  # nothing was drawn, and a notebook would show it
+                raise
+
+    drawn.__signature__ = signature  # pyright: ignore[reportAttributeAccessIssue]
+    return drawn
+
+
 def condition_lines(
-    conditions: Sequence[Hashable], known: Mapping[str, Line] = CLAMP_LINES
+    conditions: Sequence[Hashable],
+    known: Mapping[str, Line] = CLAMP_LINES,
+    palette: Palette | None = None,
 ) -> dict[Any, Line]:
     """A line for every condition: those of `known` have theirs, others what is left of the palette.
+
+    Raises ValueError for two conditions of one name in words: a legend could not tell them apart.
 
     >>> condition_lines(["mine", "none"])["mine"].colour == HEAD_COLOURS[1]
     True
     """
-    taken = {known[str(condition)].colour for condition in conditions if str(condition) in known}
-    free = [colour for colour in HEAD_COLOURS if colour not in taken]
-    others = [condition for condition in conditions if str(condition) not in known]
+    names = [shown(condition) for condition in conditions]
+    for name in names:
+        alike = [c for c, other in zip(conditions, names, strict=True) if other == name]
+        if len(alike) > 1:
+            raise ValueError(f"The conditions {alike} would all be called {name!r}; rename one.")
+    free = [c for c in HEAD_COLOURS if c not in {known[n].colour for n in names if n in known}]
+    others = [condition for condition in conditions if shown(condition) not in known]
     lines: dict[Any, Line] = {}
     for number, condition in enumerate(others):
         turn, place = divmod(number, len(free))
         lines[condition] = Line(free[place], DASHES[(place + turn) % len(DASHES)])
-    return {condition: lines.get(condition) or known[str(condition)] for condition in conditions}
+    found = {c: lines.get(c) or known[shown(c)] for c in conditions}
+    chosen = palette_colours(palette, conditions)
+    return {c: line._replace(colour=chosen.get(c, line.colour)) for c, line in found.items()}
 
 
 def known_first(conditions: Sequence[Any], known: Mapping[str, object]) -> list[Any]:
@@ -129,17 +193,17 @@ def known_first(conditions: Sequence[Any], known: Mapping[str, object]) -> list[
     >>> known_first(["mine", "match", "none"], CLAMP_LINES)
     ['none', 'match', 'mine']
     """
-    others = [condition for condition in conditions if condition not in known]
-    return [condition for condition in known if condition in conditions] + others
+    others = [condition for condition in conditions if shown(condition) not in known]
+    return [c for name in known for c in conditions if shown(c) == name] + others
 
 
-def head_place(name: str) -> tuple[int, int]:
+def head_place(name: object) -> tuple[int, int]:
     """Layer and head of a head's name, from 0; ValueError for another name.
 
     >>> head_place("L1H3")
     (1, 3)
     """
-    match = re.fullmatch(r"L(\d+)H(\d+)", name)
+    match = re.fullmatch(r"L(\d+)H(\d+)", str(name))  # which may be missing
     if match is None:
         raise ValueError(f'{name!r} is not a head; "L1H3" was expected.')
     return int(match[1]), int(match[2])
@@ -148,6 +212,12 @@ def head_place(name: str) -> tuple[int, int]:
 def head_colour(name: str) -> str:
     """The colour of a head, the same in every drawing."""
     return HEAD_COLOURS[head_place(name)[1] % len(HEAD_COLOURS)]
+
+
+def head_colours(names: Iterable[str], palette: Palette | None = None) -> dict[str, Any]:
+    """The colour of each head: a palette's, or its own."""
+    names = list(names)
+    return {name: head_colour(name) for name in names} | palette_colours(palette, names)
 
 
 def head_marker(name: str) -> str:
@@ -228,12 +298,28 @@ def short_count(value: float) -> str:
     return f"{value:.3g}"
 
 
-def save(figure: Figure, folder: Path, name: str, table: pd.DataFrame) -> list[Path]:
-    """Write `name.pdf`, `name.png` and the numbers as `name.csv`; equal input, equal bytes."""
+def start_at_zero(ax: Axes, end: float) -> None:
+    """Show x from 0 to `end`, and y from 0 on, or from below where there is something."""
+    ax.set_xlim(0, end if end > 0 else 1)
+    ax.set_ylim(bottom=min(0.0, float(ax.dataLim.y0)))
+
+
+def save(figure: Figure, folder: str | PathLike[str], name: str, table: pd.DataFrame) -> list[Path]:
+    """Write `name.pdf`, `name.png` and the numbers as `name.csv`; equal input, equal bytes.
+
+    `folder` is made where it is not there, and may begin with `~`. Numbers keep every digit.
+    """
+    if not isinstance(figure, Figure):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"A Figure is saved, ax.figure, and a {type(figure).__name__} came.")
+    is_word = isinstance(name, str)  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not is_word or name != Path(name).name or not name.strip(". "):
+        raise ValueError(f"name={name!r}: a file's name was expected, without a folder.")
+    expect_table(table)
+    folder = Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.{kind}" for kind in ("pdf", "png", "csv")]
     with style():
         figure.savefig(paths[0], metadata={"CreationDate": None}, bbox_inches="tight")
         figure.savefig(paths[1], metadata={"Software": None}, bbox_inches="tight")
-    table.to_csv(paths[2], index=False, float_format="%.6g")
+    table.to_csv(paths[2], index=False)
     return paths

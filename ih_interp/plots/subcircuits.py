@@ -8,8 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 
+from ih_interp.columns import groups, ordered
 from ih_interp.plots.curves import guess_line
-from ih_interp.plots.seeds import plot_over_seeds
+from ih_interp.plots.seeds import common_values, plot_curve, plot_over_seeds
 from ih_interp.plots.style import (
     CLAMPED_VECTORS,
     DONOR_LINES,
@@ -17,6 +18,7 @@ from ih_interp.plots.style import (
     count_sequences,
     legend_off_curves,
 )
+from ih_interp.plots.tables import expect_known
 
 SIDES = LinearSegmentedColormap.from_list(
     "sides", ["#7A3200", "#D98032", "#A8A8A8", "#4F8FCB", "#08306B"]
@@ -44,18 +46,14 @@ def plot_grafts(table: pd.DataFrame, ax: Axes) -> Axes:
     Columns `sequences`, `loss`, `seed` of the network, `donor` (its seed, or "none") and `whose` (a
     key of `style.DONOR_LINES`). As in the paper, three quarters of the grafted runs.
     """
+    expect_known(table, "whose", DONOR_LINES)
     for whose, (words, line) in DONOR_LINES.items():
-        curve = table[table["whose"] == whose].sort_values("sequences")
+        curve = table[table["whose"] == whose]
         if len(curve):
             donor = curve["donor"].iloc[0]
             label = words if whose == "none" else f"{words} (seed {donor})"
-            ax.plot(
-                curve["sequences"],
-                curve["loss"],
-                color=line.colour,
-                linestyle=line.dash,
-                label=label,
-            )
+            own = {"color": line.colour, "linestyle": line.dash, "label": label}
+            plot_curve(curve, ax, x="sequences", y="loss", **own)
     guess_line(ax)
     count_sequences(ax)
     end = table.loc[table["whose"] != "none", "sequences"].max() * 3 / 4
@@ -75,6 +73,7 @@ def plot_previous_token(table: pd.DataFrame, ax: Axes) -> Axes:
     Columns `sequences`, `condition` (a key of `style.PREVIOUS_TOKEN_LINES`), `loss`, `seed`, and
     `heads`, which the legend names where there is one network.
     """
+    expect_known(table, "condition", PREVIOUS_TOKEN_LINES)
     for condition, (words, line) in PREVIOUS_TOKEN_LINES.items():
         rows = table[table["condition"] == condition]
         if not len(rows):
@@ -100,12 +99,13 @@ def plot_toy_progress(table: pd.DataFrame, axes: Sequence[Axes] | np.ndarray) ->
 
     Columns `iteration`, `clamped` ("none" and "b, c"), `loss`, `progress_1`, `progress_2`.
     """
+    expect_known(table, "clamped", CLAMPED_VECTORS)
     for ax, (measure, title) in zip(axes, MEASURES.items(), strict=True):
         for clamped, (colour, dash) in CLAMPED_VECTORS.items():
             curve = table[table["clamped"] == clamped]
             if len(curve):
-                x, y = curve["iteration"], curve[measure]
-                ax.plot(x, y, color=colour, linestyle=dash, label=clamped)
+                own = {"color": colour, "linestyle": dash, "label": clamped}
+                plot_curve(curve, ax, x="iteration", y=measure, **own)
         ax.set(xlabel="iteration", xlim=(0, table["iteration"].max()), ylim=(0, None), title=title)
     axes[0].set_ylabel("loss, or progress measure")
     axes[0].legend(title="clamped in training", loc="upper right")
@@ -115,19 +115,26 @@ def plot_match_strengths(table: pd.DataFrame, axes: Sequence[Axes] | np.ndarray)
     """Figure 15: loss with the induction head's attention clamped at many strengths, by split.
 
     Columns `sequences`, `strength` (attention on the correct label, the rest on the other),
-    `split`, `loss`, `seed`; curves are medians over seeds. Colour is attention to the correct label
-    minus to the other, from -1 to 1; below 0, on the wrong side, curves are dashed. A split that
-    has no rows leaves its panel empty.
+    `split`, `loss`, `seed`; curves are medians over seeds, where all have values. Colour is
+    attention to the correct label minus to the other, from -1 to 1; below 0, on the wrong side,
+    curves are dashed. A split that has no rows leaves its panel empty.
     """
     shades = Normalize(-1, 1)
+    expect_known(table, "split", STRENGTH_SPLITS)
     for ax, (split, title) in zip(axes, STRENGTH_SPLITS.items(), strict=True):
         panel = table[table["split"] == split]
-        for strength, rows in panel.groupby("strength"):
-            median = rows.groupby("sequences")["loss"].median()
-            lead = 2 * float(strength) - 1  # pyright: ignore
+        for strength in ordered(panel["strength"]):
+            rows = panel[panel["strength"] == strength].sort_values("sequences")
+            x, y = common_values(
+                [
+                    (one["sequences"].to_numpy(dtype=float), one["loss"].to_numpy(dtype=float))
+                    for _, one in groups(rows, ["seed"])
+                ]
+            )
+            lead = 2 * float(strength) - 1
             ax.plot(
-                median.index,
-                median,
+                x,
+                np.median(y, axis=0),
                 color=SIDES(shades(lead)),
                 linestyle=(0, (4, 1.2)) if lead < 0 else "-",
                 linewidth=1.4,

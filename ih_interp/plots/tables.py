@@ -1,9 +1,12 @@
 """What a drawing demands of its table: refused in words, so that no picture is empty or partial."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
+
+from ih_interp.columns import distinct as distinct, equal, missing, numbers
 
 MOST_TOLD = 12
 """Values that a message lists, at most."""
@@ -21,6 +24,9 @@ def expect_table(table: object, *columns: str) -> None:
             f"The table has no column {_told(missing)} and needs one; it has "
             f"{_told(list(table.columns))}."
         )
+    twice = [column for column in columns if list(table.columns).count(column) > 1]
+    if twice:
+        raise ValueError(f"The table has more than one column {_told(twice)}; rename the others.")
     if table.empty:
         raise ValueError("The table has no rows, so there is nothing to draw; give it some.")
 
@@ -35,9 +41,9 @@ def rows_where(table: pd.DataFrame, **values: object) -> pd.DataFrame:
     expect_table(table, *values)
     done = ""
     for column, value in values.items():
-        there = table[table[column] == value]
+        there = table[equal(table[column], value)]
         if there.empty:
-            known = _told(distinct(table[column].dropna()))
+            known = _told([known for known in distinct(table[column]) if not missing(known)])
             raise ValueError(f"{column}={value!r} is not in the table{done}; it has {known}.")
         done += f"{' and' if done else ' where'} {column}={value!r}"
         table = there
@@ -57,23 +63,55 @@ def with_seed(table: Any) -> pd.DataFrame:
 
 
 def expect_once(table: pd.DataFrame, *columns: str, remedy: str) -> None:
-    """ValueError where two rows are the same in these columns: one would hide the other."""
-    twice = table[table.duplicated([*columns])]
-    if len(twice):
-        first = twice[[*columns]].iloc[:1].to_dict("records")[0]
-        place = ", ".join(f"{column}={value!r}" for column, value in first.items())
-        raise ValueError(f"More than one row has {place}; {remedy}.")
+    """ValueError where two rows are the same in these columns: one would hide the other.
+
+    It names a column of words in which they differ, such as `split`: one of its values is meant.
+    """
+    twice = table.duplicated([*columns]).to_numpy()
+    if not twice.any():
+        return
+    first = table[[*columns]].iloc[[int(twice.argmax())]].to_dict("records")[0]
+    alike = np.all([equal(table[column], first[column]) for column in columns], axis=0)
+    for column in table.columns.difference([*columns], sort=False):
+        values = distinct(table.loc[alike, column])
+        if len(values) > 1 and all(isinstance(value, str) for value in values):
+            choice = f'.query("{column} == {values[0]!r}")'
+            remedy = f"they differ in `{column}`, {_told(values)}: keep one, {choice}"
+            break
+    place = ", ".join(f"{column}={value!r}" for column, value in first.items())
+    raise ValueError(f"More than one row has {place}; {remedy}.")
+
+
+def expect_numbers(table: pd.DataFrame, *columns: str, gaps: bool = False) -> None:
+    """ValueError where a column holds what has no place in a picture: infinities, and NaN.
+
+    With `gaps` it may be NaN, which then is left out.
+    """
+    for column in columns:
+        values = numbers(table[column], f"The column {column!r}")
+        bad = np.isinf(values) if gaps else ~np.isfinite(values)
+        if bad.any():
+            row = table.iloc[int(bad.argmax())]
+            names = [f"{c}={v!r}" for c, v in row.items() if isinstance(v, str) or missing(v)]
+            raise ValueError(
+                f"The column {column!r} holds {values[bad][0]:g}, which has no place in a picture, "
+                f"where {', '.join(names)}; leave such rows out."
+            )
+
+
+def expect_known(table: pd.DataFrame, column: str, known: Iterable[str]) -> None:
+    """ValueError for values of a column that a picture has no line for: it would leave them out."""
+    others = [value for value in distinct(table[column]) if value not in set(known)]
+    if others:
+        raise ValueError(
+            f"The column {column!r} holds {_told(others)}; {_told(list(known))} are drawn."
+        )
 
 
 ONE_NETWORK = "give the rows of one network"
 ONE_NETWORK_AND_TIME = "give the rows of one network, at one time of its training"
 A_SEED_EACH = "give each network another `seed`"
 """Remedies where rows would hide each other."""
-
-
-def distinct(values: pd.Series) -> list[Any]:
-    """Each value once, in order of appearance."""
-    return values.drop_duplicates().tolist()
 
 
 def _told(values: Sequence[object]) -> str:

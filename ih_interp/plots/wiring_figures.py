@@ -12,6 +12,7 @@ from matplotlib.figure import Figure, SubFigure
 from ih_interp.plots.maps import DIVERGING, draw_map
 from ih_interp.plots.seeds import plot_over_seeds
 from ih_interp.plots.style import HEAD_COLOURS, HEAD_MARKERS, Line, count_sequences
+from ih_interp.plots.tables import expect_known
 
 MAPS: Mapping[str, str] = {
     "one ablated": "change of accuracy,\none head of layer 0 ablated",
@@ -61,6 +62,7 @@ def plot_removed(table: pd.DataFrame, ax: Axes) -> Axes:
 
     Columns `seed`, `sequences`, `removed` (a key of `REMOVED_LINES`), `loss_change`.
     """
+    expect_known(table, "removed", REMOVED_LINES)
     for removed, (label, line) in REMOVED_LINES.items():
         curve = table[table["removed"] == removed]
         plot_over_seeds(curve, ax, label, line, y="loss_change")
@@ -130,7 +132,7 @@ def plot_composition_before(table: pd.DataFrame, figure: Figure) -> None:
                 label=f"seed {seed}",
                 linestyle="",
             )
-            best = rows.loc[rows["accuracy"].idxmax()]
+            best = rows.iloc[int(rows["accuracy"].argmax())]
             ax.plot(best["start"], best["accuracy"], "o", mfc="none", mec=colour, markersize=11)
         ax.axvline(float(panel["start"].mean()), color="0.5", linewidth=0.9, linestyle="--")
         ax.set(

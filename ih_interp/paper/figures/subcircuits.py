@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure as Canvas
 
 from ih_interp.analysis.emergence import plateau_length
 from ih_interp.analysis.progress import progress_beside_training
@@ -149,12 +150,17 @@ def progress_claims(table: pd.DataFrame) -> list[Claim]:
     ]
 
 
+def draw_clamped(table: pd.DataFrame, canvas: Canvas) -> None:
+    """Figure 5b: the first two thirds of the runs, by when all but the slowest have learned."""
+    plot_clamped_losses(table, canvas.subplots(), end=float(table["sequences"].max()) * 2 / 3)
+
+
 FIGURES = (
     Figure(
         "5b",
         ("clamped",),
         clamped_table,
-        lambda table, canvas: plot_clamped_losses(table, canvas.subplots()),
+        draw_clamped,
         clamped_claims,
         size=(5.8, 3.9),
         main_text=True,

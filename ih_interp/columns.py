@@ -1,0 +1,136 @@
+"""What columns and arrays hold, taken for what it is or refused by name: numbers, times, keys.
+
+A missing key (None, NaN, NA or NaT) is a key like any other: a run without clamps has no clamp to
+name. Tables keep it as it came, and pictures call it "none".
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
+from numpy import ndarray
+
+
+def numbers(values: Any, what: str) -> Float[ndarray, "*shape"]:
+    """Return real numbers of any type in double precision; what is missing is NaN.
+
+    `values` is a list, an array, a column or a torch tensor: whole numbers, truth values and
+    numbers of any precision. Raises TypeError, with the name `what`, for words, dates, complex
+    numbers and lists of unequal length.
+    """
+    if hasattr(values, "detach"):  # a tensor, whose bfloat16 NumPy does not know
+        values = values.detach().cpu()
+        values = (values if values.is_complex() else values.double()).numpy()
+    try:
+        array = np.asarray(values)
+        if array.dtype.kind == "O":
+            flat = [_number(value) for value in array.ravel()]
+            array = np.array(flat, dtype=np.float64).reshape(array.shape)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{what}: numbers were expected, and {error}.") from error
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{what}: real numbers were expected and {array.dtype} came; convert them.")
+    return array.astype(np.float64, copy=False)
+
+
+def finite(values: Any, what: str, *, low: float | int = -np.inf) -> Float[ndarray, "*shape"]:
+    """`numbers` without NaN or infinity, and none below `low`; ValueError with the first other."""
+    array = numbers(values, what)
+    bad = array[~(np.isfinite(array) & (array >= low))]
+    if bad.size:
+        least = f" of at least {low:g}" if low > -np.inf else ""
+        raise ValueError(
+            f"{what} holds {bad[0]:g}: finite numbers{least} were expected; leave such rows out."
+        )
+    return array
+
+
+def flags(values: Iterable[object], what: str) -> Bool[ndarray, " row"]:
+    """Return truth values, which may come as 0 and 1; ValueError for words, gaps and others."""
+    listed = list(values)
+    for value in listed:
+        is_number = isinstance(value, bool | np.bool_ | int | float | np.number)
+        if not is_number or value not in (0, 1):
+            raise ValueError(
+                f"{what} holds {value!r}: True or False (or 1 or 0) was expected; convert it."
+            )
+    return np.array(listed, dtype=bool)
+
+
+def missing(value: object) -> bool:
+    """Whether a value is None, NaN, NA or NaT."""
+    return bool(pd.api.types.is_scalar(value) and pd.isna(value))  # pyright: ignore
+
+
+def shown(key: object) -> str:
+    """A key in words; a missing one is "none"."""
+    return "none" if missing(key) else str(key)
+
+
+def equal(column: "pd.Series[Any]", value: object) -> Bool[ndarray, " row"]:
+    """Which rows have this value; a missing value is that of every missing row."""
+    if missing(value):
+        return column.isna().to_numpy(dtype=bool)
+    if not pd.api.types.is_scalar(value):
+        raise ValueError(f"{column.name}={value!r}: one value was expected.")
+    return (column == value).to_numpy(dtype=bool, na_value=False)
+
+
+def distinct(column: "pd.Series[Any]") -> list[Any]:
+    """Each value once, in order of appearance; what is missing counts as one value."""
+    values = column.drop_duplicates().tolist()
+    first = next((place for place, value in enumerate(values) if missing(value)), 0)
+    return [v for place, v in enumerate(values) if place == first or not missing(v)]
+
+
+def ordered(column: "pd.Series[Any]") -> list[Any]:
+    """Each value once, numbers in order, then words in theirs, and what is missing last."""
+
+    def place(value: Any) -> tuple[bool, bool, Any]:
+        if missing(value):
+            return True, True, 0
+        is_number = isinstance(value, int | float | np.number)
+        return False, not is_number, value if is_number else str(value)
+
+    return sorted(distinct(column), key=place)
+
+
+def groups(table: pd.DataFrame, by: Sequence[str]) -> list[tuple[dict[str, Any], pd.DataFrame]]:
+    """Rows by their keys in these columns, in order of appearance; a missing key is a key."""
+    found = table.groupby(list(by), sort=False, dropna=False, observed=True)
+    return [({column: rows[column].iloc[0] for column in by}, rows) for _, rows in found]
+
+
+def key_columns(by: str | Sequence[str], *made: str, seed: bool = False) -> list[str]:
+    """Return the columns that tell rows apart; ValueError for none, one twice, or one `made`."""
+    columns = [*([by] if isinstance(by, str) else by), *(["seed"] if seed else [])]
+    if not columns or len(set(columns)) < len(columns) or set(columns) & set(made):
+        raise ValueError(
+            f"Rows are told apart by {columns}: different columns, and not {', '.join(made)}, "
+            "were expected."
+        )
+    return columns
+
+
+def refuse_columns(table: pd.DataFrame, columns: Sequence[str]) -> None:
+    """Refuse a table that lacks columns, has two of one name or has no rows, with ValueError."""
+    names = list(table.columns)
+    lacking = [column for column in columns if column not in names]
+    if lacking or len(table) == 0:
+        raise ValueError(
+            f"The table has {len(table)} rows and lacks the columns {lacking}; "
+            f"{', '.join(columns)} were expected."
+        )
+    twice = [column for column in columns if names.count(column) > 1]
+    if twice:
+        raise ValueError(f"The table has more than one column {twice}; drop or rename the others.")
+
+
+def _number(value: Any) -> float:
+    if missing(value):
+        return np.nan
+    if isinstance(value, str | bytes | complex | np.complexfloating):
+        raise TypeError(f"{value!r} came")
+    return float(value)
