@@ -46,9 +46,13 @@ class GaussianSource(Frozen):
 
     kind: Literal["gaussian"] = "gaussian"
     n_classes: int = Field(default=200, ge=2)
+    """Characters, or their likes."""
     n_exemplars: int = Field(default=5, ge=1)
+    """Drawings of each class."""
     n_features: int = Field(default=512, ge=1)
+    """Numbers per drawing."""
     seed: int = Field(default=0, ge=0, lt=2**63)
+    """Draws all of them."""
 
     @model_validator(mode="after")
     def _fits_in_memory(self) -> "GaussianSource":
@@ -73,7 +77,9 @@ class FileSource(Frozen):
     path: str
     """As `Exemplars.load` found it: absolute, so that it holds in any working directory."""
     dataset: str
+    """Name of the array in the file."""
     sha256: str
+    """Digest of the features' shape and bytes, by which other features are refused."""
 
 
 ExemplarSource: TypeAlias = Annotated[GaussianSource | FileSource, Field(discriminator="kind")]

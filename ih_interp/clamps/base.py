@@ -88,7 +88,10 @@ class AbstractClamp(Frozen):
     needs_batch: ClassVar[bool] = False
 
     kind: str
+    """Which clamp it is, in JSON."""
     schedule: Schedule = Always()
+    """When it is on, in updates: `always()`, `during(...)`, `pulses(...)`, `ramp(...)` or
+    `from_level(...)` of `ih.clamps`."""
 
     @field_validator("schedule", mode="before")
     @classmethod
@@ -165,6 +168,7 @@ class HeadClamp(AbstractClamp):
     """A clamp on given heads."""
 
     heads: tuple[HeadField, ...]
+    """The heads that it acts on, as `["L1H3"]` or `[(1, 3)]`; layers and heads count from 0."""
 
     @field_validator("heads", mode="before")
     @classmethod
