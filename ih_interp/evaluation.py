@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, get_args
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -13,12 +14,14 @@ from ih_interp.clamps import AbstractClamp, clamped
 from ih_interp.clamps.schedules import Metrics
 from ih_interp.config import RunConfig
 from ih_interp.model import refuse_other_exemplars
+from ih_interp.reprs import short_repr
 from ih_interp.task import SPLITS, FewShotTask, Split
 from ih_interp.types import Batch, MetricName, expect
 
 METRICS: tuple[MetricName, ...] = get_args(MetricName)
 
 
+@short_repr
 class QueryMetrics(NamedTuple):
     """One value a sequence, all at the query. L labels, n of them in the context."""
 
@@ -35,6 +38,14 @@ class QueryMetrics(NamedTuple):
     context_probability: Float[Tensor, " batch"]
     """Probability of all the context's labels together; chance n/L. The published code's
     `use_context_prob`."""
+
+    def mean(self) -> dict[str, float]:
+        """The mean over sequences of every metric, summed in float64."""
+        return {name: float(values.double().mean()) for name, values in self._asdict().items()}
+
+    def table(self) -> pd.DataFrame:
+        """One row a sequence, in the batch's order, and one column a metric."""
+        return pd.DataFrame({name: v.tolist() for name, v in self._asdict().items()})
 
 
 def query_metrics(logits: Float[Tensor, "batch label"], batch: Batch) -> QueryMetrics:
@@ -76,7 +87,10 @@ def evaluate(
     metrics: Metrics | None = None,
     chunk: int = 4_096,
 ) -> QueryMetrics:
-    """Metrics of every sequence under clamps; `step` and `metrics` as in `clamped`."""
+    """Metrics of every sequence under clamps; `step` and `metrics` as in `clamped`.
+
+    `evaluate(model, batch).mean()` gives their means, `.table()` a table of one row a sequence.
+    """
     expect(model, HookedTransformer, "The model", "a run's is run.model(step)")
     expect(batch, Batch, "The batch", "give the Batch itself, not its tokens")
     expect(chunk, int, f"chunk={chunk!r}")
@@ -102,11 +116,6 @@ def _refuse_other_tokens(model: HookedTransformer, batch: Batch) -> None:
                 f"The batch's {name} run from {int(values.min())} to {int(values.max())}; they "
                 f"must lie in [0, {high}): use sequences of the model's own task."
             )
-
-
-def means(values: QueryMetrics) -> dict[str, float]:
-    """The mean over sequences of every metric, summed in float64."""
-    return {name: float(v.double().mean()) for name, v in values._asdict().items()}
 
 
 def evaluation_sets(task: FewShotTask, config: RunConfig) -> dict[str, Batch]:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ih_interp.files import write_atomic
 from ih_interp.frozen import Frozen
+from ih_interp.reprs import short_repr
 from ih_interp.types import expect
 
 GRAIN = 2**-12  # synthetic features are multiples of it: every machine gets the same bits
@@ -86,6 +87,7 @@ ExemplarSource: TypeAlias = Annotated[GaussianSource | FileSource, Field(discrim
 """Where features came from, as a run records it."""
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class Exemplars:
     """Frozen features of a few drawings (exemplars) of each of many characters (classes)."""

@@ -19,6 +19,8 @@ from jaxtyping import Bool, Float, Int
 from pydantic import BeforeValidator, PlainSerializer
 from torch import Tensor
 
+from ih_interp.reprs import short_repr
+
 Tokens: TypeAlias = Int[Tensor, "batch pos"]
 """Token ids: the labels first, then every exemplar (`FewShotTask.token`)."""
 
@@ -130,6 +132,7 @@ class Layout:
         return 2 * self.n_pairs + 1
 
 
+@short_repr
 @dataclass(frozen=True)
 class Batch:
     """Sequences and the query's label, which is never an input.

@@ -24,11 +24,13 @@ from ih_interp.analysis.weights import (
     unembedding,
 )
 from ih_interp.model import FewShotEmbed
+from ih_interp.reprs import short_repr
 from ih_interp.types import Batch, PerHead, Tokens
 
 ROWS = 1_024  # tokens at a time: a block of the circuit is [token, output]
 
 
+@short_repr
 class DiagonalCopying(NamedTuple):
     """How often a token raises its own logit most, and how high its own stands among all."""
 

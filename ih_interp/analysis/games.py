@@ -20,6 +20,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
+from ih_interp.reprs import short_repr
+
 Game: TypeAlias = Float[ndarray, "*game subset"]
 PerPlayer: TypeAlias = Float[ndarray, "*game player"]
 PerPair: TypeAlias = Float[ndarray, "*game player player"]
@@ -28,6 +30,7 @@ PerPair: TypeAlias = Float[ndarray, "*game player player"]
 ROUNDING = 1e-12  # of the largest value; a game that varies by less is a constant one
 
 
+@short_repr
 class Spectrum(NamedTuple):
     """How much of a game is of order 1, 2, ..., n: of single players, pairs and larger sets."""
 
@@ -37,6 +40,7 @@ class Spectrum(NamedTuple):
     """Sum of |m(T)|. The Moebius basis is not orthogonal, so this is no share of anything."""
 
 
+@short_repr
 class AdditiveFit(NamedTuple):
     """The best additive game: intercept + the slopes of those who are in."""
 

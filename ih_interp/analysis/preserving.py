@@ -29,6 +29,7 @@ from ih_interp.analysis.passes import (
 )
 from ih_interp.clamps import AblateHeads, Preserve
 from ih_interp.evaluation import QueryMetrics, evaluate
+from ih_interp.reprs import short_repr
 from ih_interp.types import Batch, Head
 
 Kept: TypeAlias = Literal["patterns", "values"]
@@ -43,6 +44,7 @@ FAST_CHUNK = 128
 SCALES = ("accuracy", "loss")
 
 
+@short_repr
 @dataclass(frozen=True)
 class Preserving:
     """One map of Figure 11, `[receiver, sender]` as there, or `[batch, receiver, sender]`."""
@@ -79,6 +81,11 @@ class Preserving:
             for s in range(n_senders)
         ]
         return pd.DataFrame(places).assign(**values)
+
+
+@short_repr
+class PerSequence(dict[str, Float[Tensor, " batch"]]):
+    """Numbers of every sequence, by name."""
 
 
 @torch.no_grad()
@@ -144,9 +151,7 @@ def preserving_ablation(
     return evaluate(model, batch, [Preserve(what=what), AblateHeads(heads=named)], chunk=chunk)
 
 
-def direct_path_removed(
-    model: HookedTransformer, batch: Batch, *, layer: int = 0
-) -> dict[str, Float[Tensor, " batch"]]:
+def direct_path_removed(model: HookedTransformer, batch: Batch, *, layer: int = 0) -> PerSequence:
     """What the heads of a layer do for the output directly: Figure 12 of the paper.
 
     All of them are ablated while patterns and values of every layer are forced clean, so that only
@@ -158,12 +163,12 @@ def direct_path_removed(
     heads = [Head(layer, head) for head in range(model.cfg.n_heads)]
     without = preserving_ablation(model, batch, heads, preserve=("patterns", "values"))
     whole = evaluate(model, batch, chunk=chunk_size(model, len(batch)))
-    return {
-        "accuracy": without.accuracy,
-        "loss": without.loss,
-        "accuracy_change": without.accuracy - whole.accuracy,
-        "loss_change": without.loss - whole.loss,
-    }
+    return PerSequence(
+        accuracy=without.accuracy,
+        loss=without.loss,
+        accuracy_change=without.accuracy - whole.accuracy,
+        loss_change=without.loss - whole.loss,
+    )
 
 
 def _senders_left(model: HookedTransformer, keep: Keep) -> list[list[int]]:

@@ -25,7 +25,7 @@ from transformer_lens import HookedTransformer
 from ih_interp.analysis.arguments import refuse_wrong
 from ih_interp.analysis.scores import CHUNK
 from ih_interp.analysis.statistics import Estimate, bootstrap
-from ih_interp.analysis.trace import refuse_other_function, trace
+from ih_interp.analysis.trace import refuse_other_function, some_sequences, trace
 from ih_interp.analysis.wiring import wiring_map
 from ih_interp.runs import Run
 from ih_interp.types import Batch, Head, expect
@@ -90,7 +90,7 @@ def redundancy_over_training(
     run: Run,
     corrupt: Callable[[Batch], Batch],
     *,
-    batch: Batch,
+    batch: Batch | None = None,
     via: str | Sequence[str] = ("q", "k", "v"),
     steps: Sequence[int] | None = None,
     progress: bool = False,
@@ -101,9 +101,12 @@ def redundancy_over_training(
 
     Columns: `step`, `sequences`, `via`, `name`, `value`, `low`, `high`. Names are "many_to_many",
     "fan_in", "fan_out", "effective_senders L1H3" of every receiver and "effective_receivers L0H2"
-    of every sender. `options` are those of `wiring_map`. Raises ValueError for more sequences than
-    one pass takes (1,024), over which intervals would be averaged.
+    of every sender. `options` are those of `wiring_map`. `batch` is by default, as in `trace`, a
+    fixed sample of the training split, here of at most 1,024. Raises ValueError for more sequences
+    than one pass takes (1,024), over which intervals would be averaged.
     """
+    expect(run, Run, "The run", "open its folder with ih.Run(folder)")
+    batch, said = some_sequences(run.task, most=CHUNK) if batch is None else (batch, "")
     refuse_wrong(batch=batch)
     refuse_other_function(corrupt, "corrupt", "batch")
     if len(batch) > CHUNK:
@@ -127,6 +130,7 @@ def redundancy_over_training(
     rows[["name", "via", "end"]] = rows["name"].str.split("|", expand=True)
     index = ["step", "sequences", "via", "name"]
     wide = rows.set_index([*index, "end"])["value"].unstack("end").reset_index()
+    wide.attrs = {"batch": said} if said else {}
     return wide[[*index, "value", "low", "high"]].rename_axis(columns=None)
 
 

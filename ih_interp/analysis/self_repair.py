@@ -25,6 +25,7 @@ from ih_interp.analysis.passes import (
 from ih_interp.analysis.path_patching import Ablation, Means, Pair, Seen, written_by
 from ih_interp.analysis.statistics import Estimate, bootstrap
 from ih_interp.clamps.active import active
+from ih_interp.reprs import short_repr
 from ih_interp.types import Batch
 
 LinearScale: TypeAlias = Literal["logit", "logit_difference"]
@@ -33,6 +34,7 @@ LinearScale: TypeAlias = Literal["logit", "logit_difference"]
 SCALE = "ln_final.hook_scale"
 
 
+@short_repr
 class SelfRepair(NamedTuple):
     """Changes of the logit upon ablation, `[batch]`: ablated minus whole.
 

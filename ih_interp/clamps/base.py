@@ -15,6 +15,7 @@ from transformer_lens import HookedTransformer
 from ih_interp.clamps.schedules import Always, Schedule
 from ih_interp.frozen import Frozen
 from ih_interp.model import FewShotEmbed
+from ih_interp.reprs import short_repr
 from ih_interp.types import Batch, Head, HeadField, expect
 
 HookFunction: TypeAlias = Callable[..., Tensor | None]
@@ -52,6 +53,7 @@ class Site(NamedTuple):
     row: Role | None = None
 
 
+@short_repr
 @dataclass(frozen=True)
 class Setting:
     """A model about to run on a batch, and what may differ between runs that share one trace."""
