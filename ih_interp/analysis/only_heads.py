@@ -47,11 +47,12 @@ def only_and_without(
 
     Figures 4a and 13 of the paper; with `perfect_match` also 16a. `heads` are those of the last
     layer by default; what is not among them stays on. Columns: `head`, `strength` (as the model is,
-    `induction_strength`; NaN for sequences that are not few-shot ones, as plain tokens), `kept`, `metric`, `value`, `low`, `high`. `kept` is "only" or "without"
-    the head, and for no head "all" of them or "none". Chance, with L labels of which n are in the
-    context: strength 0; accuracy 1/L, a guess within the context 1/n; loss ln L and ln n nats;
-    others as `evaluation.QueryMetrics` says. "none" is what the rest of the model gets without the
-    heads, about chance where only they carry the answer.
+    `induction_strength`; NaN for sequences that are not few-shot ones, as plain tokens), `kept`,
+    `metric`, `value`, `low`, `high`. `kept` is "only" or "without" the head, and for no head "all"
+    of them or "none". Chance, with L labels of which n are in the context: strength 0; accuracy
+    1/L, a guess within the context 1/n; loss ln L and ln n nats; others as
+    `evaluation.QueryMetrics` says. "none" is what the rest of the model gets without the heads,
+    about chance where only they carry the answer.
     """
     refuse_wrong(
         model=model,

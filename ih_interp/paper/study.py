@@ -113,6 +113,13 @@ class Claim(NamedTuple):
     of: int
     varies: bool = False
     """Whether it varies from network to network in the paper too; most of them suffice then."""
+    judged: bool = True
+    """Whether these runs can tell; those of the smoke preset learn nothing."""
+
+    @property
+    def verdict(self) -> str:
+        """ "yes", "no" or "not judged"."""
+        return ("yes" if self.holds else "no") if self.judged else "not judged"
 
     @property
     def holds(self) -> bool:
@@ -125,7 +132,7 @@ class Figure:
     """A figure or table of the paper."""
 
     name: str
-    """As "3a" or "table 1"."""
+    """As "3a" or "table 1", in words; `word` is how it is asked for."""
     needs: tuple[RunSet, ...]
     table: Callable[[Study], pd.DataFrame]
     """The numbers; rows from a run name it in a column `run`."""
@@ -138,10 +145,14 @@ class Figure:
     """Whether networks of three seeds must be trained, however many are shown (Figure 7)."""
 
     @property
+    def word(self) -> str:
+        """As the command takes it: "3a", "11init", "table1"."""
+        return self.name.replace(" ", "")
+
+    @property
     def file_name(self) -> str:
         """Without its ending: "fig3a", "table1"."""
-        name = self.name.replace(" ", "")
-        return name if name.startswith("table") else f"fig{name}"
+        return self.word if self.word.startswith("table") else f"fig{self.word}"
 
 
 def some_steps(run: Run, count: int = MAX_CHECKPOINTS) -> list[int]:
