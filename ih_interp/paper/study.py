@@ -118,7 +118,7 @@ class Claim(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """ "yes", "no" or "not judged"."""
+        """Whether it holds, in words: "yes", "no" or "not judged"."""
         return ("yes" if self.holds else "no") if self.judged else "not judged"
 
     @property
