@@ -1,8 +1,10 @@
 """What an argument of a name has to be, for every function of the analysis: one table."""
 
+import functools
+import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -13,6 +15,9 @@ from transformer_lens import HookedTransformer
 from ih_interp.model import refuse_other_exemplars
 from ih_interp.task import FewShotTask
 from ih_interp.types import Batch, expect
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 
 
 class Wanted(NamedTuple):
@@ -190,3 +195,27 @@ def _refuse_targets(name: str, batch: Batch, given: Mapping[str, Any]) -> None:
 def _shown(value: object) -> str:
     text = " ".join(repr(value).split())
     return text if len(text) < 60 else f"{text[:57]}..."
+
+
+def called_with(remedy: str) -> Callable[[Callable[Given, Result]], Callable[Given, Result]]:
+    """Decorate a function so that a call that does not fit it is told with what it takes.
+
+    For those whose first guess is another call, as `backup_heads(model, batch)`: Python would only
+    count the arguments.
+    """
+
+    def decorate(function: Callable[Given, Result]) -> Callable[Given, Result]:
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def call(*args: Given.args, **kwargs: Given.kwargs) -> Result:
+            try:
+                signature.bind(*args, **kwargs)
+            except TypeError as error:
+                name, names = function.__name__, ", ".join(signature.parameters)
+                raise TypeError(f"{name} takes ({names}): {error}; {remedy}.") from None
+            return function(*args, **kwargs)
+
+        return call
+
+    return decorate

@@ -11,11 +11,15 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from ih_interp.analysis.arguments import refuse_wrong
+from ih_interp.analysis.arguments import called_with, refuse_wrong
 from ih_interp.analysis.redundancy import Values, as_array, estimated
 from ih_interp.analysis.statistics import Estimate
 
+VALUES = "give the value of every subset, ih.coalitions(model, batch, heads).values"
+EFFECTS = "give effects, of each member alone and of all together, as ih.path_patch measures them"
 
+
+@called_with(EFFECTS)
 def set_redundancy(single: Values, joint: Values, **options: Any) -> Estimate:
     """How much of a set's effect no member shows alone: `1 - sum of single effects / joint effect`.
 
@@ -41,6 +45,7 @@ def set_redundancy(single: Values, joint: Values, **options: Any) -> Estimate:
     return estimated(columns, 1, redundancy, options)
 
 
+@called_with(VALUES)
 def minimal_sufficient(values: Values, *, share: float = 0.9) -> list[tuple[int, ...]]:
     """Smallest sets of heads that do at least a share of what all of them do, smallest first.
 
@@ -89,6 +94,7 @@ def backup(values: Values, **options: Any) -> Estimate:
     return estimated(table if as_array(values).ndim == 2 else table[0], 1, matrix, options)
 
 
+@called_with(VALUES)
 def backup_heads(
     values: Values, *, idle: float = 0.05, share: float = 0.1
 ) -> dict[int, tuple[int, ...]]:

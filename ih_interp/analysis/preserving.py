@@ -101,7 +101,7 @@ def preserving_map(
 
     Cell `[i, j]` ablates all heads of layer 1 but i, and of layer 0 only j (`keep="all_but_one"`,
     column 1 of Figure 11) or all but j (`keep="one"`, column 2), with `preserve` forced from a
-    clean pass. It is exactly `evaluate(model, batch, [Preserve, AblateHeads])`. In two layers of
+    clean pass: what `evaluate(model, batch, [Preserve, AblateHeads])` gives. In two layers of
     attention without hooks what layer 0 writes is clean but for who is left, so that one pass and
     one reading of layer 1 a sender give every receiver; under hooks and clamps, which may be made
     for whole passes, each cell is a pass.

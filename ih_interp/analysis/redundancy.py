@@ -22,7 +22,7 @@ from numpy import ndarray
 from scipy.special import entr
 from transformer_lens import HookedTransformer
 
-from ih_interp.analysis.arguments import refuse_wrong
+from ih_interp.analysis.arguments import called_with, refuse_wrong
 from ih_interp.analysis.scores import CHUNK
 from ih_interp.analysis.statistics import Estimate, bootstrap
 from ih_interp.analysis.trace import refuse_other_function, some_sequences, trace
@@ -36,6 +36,10 @@ Values: TypeAlias = Shaped[ndarray, "..."] | Shaped[torch.Tensor, "..."]
 Statistic: TypeAlias = Callable[[ndarray], ndarray | float]
 
 
+EFFECTS = "give effects of edges, ih.wiring_map(model, clean, corrupted).through('k')"
+
+
+@called_with(EFFECTS)
 def effective_senders(use: Values, **options: Any) -> Estimate:
     """How many senders feed each receiver, `[receiver]`, in [1, n senders].
 
@@ -47,12 +51,14 @@ def effective_senders(use: Values, **options: Any) -> Estimate:
     return estimated(use, 2, lambda wires: _effective(wires, 0), options)
 
 
+@called_with(EFFECTS)
 def effective_receivers(use: Values, **options: Any) -> Estimate:
     """How many receivers each sender serves, `[sender]`, in [1, n receivers]; as the one above."""
     refuse_wrong(use=use)
     return estimated(use, 2, lambda wires: _effective(wires, 1), options)
 
 
+@called_with(EFFECTS)
 def fan_in(use: Values, **options: Any) -> Estimate:
     """How evenly receivers draw on senders, in [0, 1]: `H(sender | receiver) / ln n senders`.
 
@@ -63,11 +69,13 @@ def fan_in(use: Values, **options: Any) -> Estimate:
     return estimated(use, 2, lambda wires: _conditional(wires)[0] / _log(wires, 0), options)
 
 
+@called_with(EFFECTS)
 def fan_out(use: Values, **options: Any) -> Estimate:
     """How evenly senders serve receivers, in [0, 1]: `H(receiver | sender) / ln n receivers`."""
     return estimated(use, 2, lambda wires: _conditional(wires)[1] / _log(wires, 1), options)
 
 
+@called_with(EFFECTS)
 def many_to_many(use: Values, **options: Any) -> Estimate:
     """How far a wiring is from one to one, in [0, 1].
 

@@ -13,12 +13,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from ih_interp.analysis.arguments import refuse_wrong
+from ih_interp.analysis.arguments import called_with, refuse_wrong
 from ih_interp.analysis.scores import PerHeadScore, pattern_scores
 from ih_interp.types import Pattern, Tokens, expect
 
 Convention: TypeAlias = Literal["matched", "diagonal", "mul"]
 """What the attention to successors is divided by; `induction_score` says how."""
+
+
+GENERATOR = (
+    "it draws its own sequences: write generator=torch.Generator().manual_seed(0); on yours use "
+    "previous_token_score, duplicate_token_score or pattern_scores"
+)
 
 
 def repeated_tokens(
@@ -66,6 +72,7 @@ def repeated_tokens(
     return tokens.to(model.cfg.device)
 
 
+@called_with(GENERATOR)
 @torch.no_grad()
 def prefix_matching_score(
     model: HookedTransformer,
@@ -134,6 +141,7 @@ def prefix_matching_chance(
     return sum(1 / (row + 1) for row in rows) / len(rows)
 
 
+@called_with(GENERATOR)
 @torch.no_grad()
 def induction_score(
     model: HookedTransformer,

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.hook_points import HookPoint
 
-from ih_interp.analysis.arguments import refuse_wrong
+from ih_interp.analysis.arguments import called_with, refuse_wrong
 from ih_interp.clamps.active import active
 from ih_interp.tracing.reading import read as compiled_read
 from ih_interp.types import Head, Tokens, expect
@@ -120,6 +120,7 @@ def each_chunk(
         yield torch.stack([found[layer] for layer in range(n_layers)], dim=1)
 
 
+@called_with("give scores by name, {'induction': induction_strength(...)}")
 def head_table(
     scores: Mapping[str, Float[Tensor, "layer head"]], chance: Mapping[str, float] | None = None
 ) -> pd.DataFrame:
