@@ -158,12 +158,12 @@ def _type(annotation: Any) -> str:
         return " | ".join(map(_written, parts))
     if origin in (Union, UnionType):
         return _one_of(parts)
-    if origin in (tuple, list):
+    if origin in (tuple, list) and parts:
         number = "" if origin is list or Ellipsis in parts else f"{len(parts)} "
         return f"list of {number}{_plural(parts[0])}"
     if origin is dict:
         return f"dict of {' to '.join(map(_type, parts))}"
-    return "None" if annotation is NoneType else annotation.__name__
+    return "None" if annotation is NoneType else getattr(annotation, "__name__", str(annotation))
 
 
 def _one_of(parts: tuple[Any, ...]) -> str:
@@ -189,10 +189,10 @@ def _told(fields: dict[str, FieldInfo]) -> str:
 
 def _told_one(name: str, field: FieldInfo) -> str:
     limits = [
-        f"{words} {getattr(limit, short):,}"
+        f"{words} {bound:,}" if isinstance(bound, int | float) else f"{words} {bound}"
         for short, words in LIMITS.items()
-        for limit in field.metadata
-        if hasattr(limit, short)
+        for bound in (getattr(limit, short, None) for limit in field.metadata)
+        if bound is not None
     ]
     what = ", ".join([_type(field.annotation), *limits])
     text = f"{name} ({what}): {' '.join((field.description or '').split())}"

@@ -8,6 +8,7 @@ Class = TypeVar("Class", bound=type)
 
 MOST_NUMBERS = 8  # that are shown themselves, as of every head of a layer
 MOST_ITEMS = 16  # of a list, as the heads of `coalitions`
+LONGEST = 300  # letters that they may take together
 MOST_LETTERS = 100  # of anything else; longer ones are told by their class
 
 
@@ -57,11 +58,14 @@ def _shown(value: Any) -> str:
 
 def _items(value: Any) -> str:
     """Those of a dict, list or tuple, where they are few; else how many."""
+    many = f"[{len(value):,} items]"
     if len(value) > MOST_ITEMS:
-        return f"[{len(value):,} items]"
+        return many
     if isinstance(value, dict):
-        return f"{{{', '.join(f'{key!r}: {_shown(each)}' for key, each in value.items())}}}"
-    return f"[{', '.join(map(_shown, value))}]"
+        told = f"{{{', '.join(f'{key!r}: {_shown(each)}' for key, each in value.items())}}}"
+    else:
+        told = f"[{', '.join(map(_shown, value))}]"
+    return told if len(told) <= LONGEST else many
 
 
 def _array(value: Any) -> str:

@@ -109,6 +109,9 @@ class FewShotTask:
             config.label_split_seed,
         )
 
+    def __repr__(self) -> str:
+        return f"FewShotTask({self.exemplars!r}, {self.config!r})"
+
     @property
     def n_labels(self) -> int:
         return self.config.n_labels
@@ -289,7 +292,9 @@ def _generator(generator: torch.Generator | None, seed: int | None) -> torch.Gen
         )
     if seed is not None:
         expect(seed, int, f"seed={seed!r}")
-        return torch.Generator().manual_seed(seed)
+        if not 0 <= seed < 2**63:
+            raise ValueError(f"seed={seed}: a whole number from 0 to 2^63 - 1 was expected.")
+        return torch.Generator().manual_seed(int(seed))
     expect(generator, torch.Generator, "generator", "use torch.Generator().manual_seed(0)")
     return generator  # pyright: ignore[reportReturnType]  # expect has refused None
 

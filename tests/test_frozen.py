@@ -5,9 +5,12 @@ import inspect
 import pickle
 import pkgutil
 import pydoc
+from collections.abc import Callable
+from datetime import date
+from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 import ih_interp as ih
 from ih_interp.clamps import AblateHeads, AbstractClamp, InductionAttention, Preserve, during
@@ -130,6 +133,18 @@ def test_a_class_of_a_users_own_is_told_too():
     assert str(inspect.signature(Mine)) == "(*, size: int, rate: float = 0.5)"
     assert Mine.__doc__.splitlines()[:3] == ["Mine", "", "Fields:"]
     assert "    size (int): How large it is." in Mine.__doc__
+
+
+def test_a_users_fields_may_be_of_any_type():
+    class Odd(Frozen):
+        when: date = Field(default=date(2024, 5, 1), ge=date(2020, 1, 1))
+        nothing: tuple[()] = ()
+        function: Callable[[int], int] | None = None
+        anything: Any = 0
+        names: frozenset[str] = frozenset()
+
+    assert "when (date, at least 2020-01-01):" in Odd.__doc__
+    assert "anything: Any = 0" in str(inspect.signature(Odd))
 
 
 def test_a_value_prints_what_differs_from_its_defaults():

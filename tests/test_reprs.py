@@ -45,6 +45,7 @@ class Two(NamedTuple):
         (torch.nn.ReLU(), "ReLU()"),
         (torch.nn.Sequential(torch.nn.ReLU()), "Sequential"),
         (list(range(1_000)), "[1,000 items]"),
+        (dict.fromkeys("abcd", "x" * 90), "[4 items]"),
         ("x" * 200, "str"),
         (Two(torch.zeros(9, 9)), "Two(first=Tensor[9, 9], second=0)"),
     ],
@@ -72,6 +73,7 @@ def results(task):
     times = {seed: Crossing(float(seed + 1), True) for seed in range(3)}
     return [
         batch,
+        task,
         task.exemplars,
         ih.evaluate(model, batch),
         ih.self_repair(model, batch, HEADS),

@@ -344,6 +344,8 @@ def test_a_seed_stands_for_a_new_generator(task):
     for given in ({}, {"seed": 3, "generator": seeded(3)}):
         with pytest.raises(TypeError, match=r"from a seed or a generator; give seed=0, or"):
             task.sample("train", 9, **given)
+    with pytest.raises(ValueError, match="seed=-1: a whole number from 0"):
+        task.sample("train", 9, seed=-1)
 
 
 @pytest.mark.parametrize("split", ["train", "test_exemplars", "other_exemplars", "test_relabel"])

@@ -12,8 +12,10 @@ from ih_interp import store
 from ih_interp.clamps.applied import in_order
 from ih_interp.clamps.base import AbstractClamp, few_shot_embed
 from ih_interp.model import ModelConfig, empty_model, trained_parameters
+from ih_interp.reprs import short_repr
 
 
+@short_repr
 class Source(NamedTuple):
     """A checkpoint, with the clamps it was trained under."""
 

@@ -15,6 +15,7 @@ from ih_interp.analysis.emergence import LEARNED, Crossing, learned
 from ih_interp.paper.circuit import Circuit
 from ih_interp.paper.recipes import RunSet
 from ih_interp.plots.style import short_count
+from ih_interp.reprs import short_repr
 from ih_interp.runs import Run
 from ih_interp.types import Batch
 
@@ -24,6 +25,7 @@ UNTIL_LEARNED = f"sequences until the loss is below {LEARNED:.3f}"
 """What claims say of times that are the paper's times of learning."""
 
 
+@short_repr
 @dataclass(frozen=True)
 class Study:
     """The finished runs that figures are drawn from."""
