@@ -132,7 +132,15 @@ def _sizes(text: str) -> list[int]:
 
 
 def claims_text(claims: "Sequence[Claim]") -> str:
-    """Claims as text, as wide as the terminal: claim, paper, ours, whether it holds."""
+    """Claims as text, as wide as the terminal: claim, paper, ours, whether it holds.
+
+    Of runs that cannot tell, as the smoke preset's, it says only that.
+    """
+    if not all(claim.judged for claim in claims):
+        return (
+            "\nEverything ran. The smoke preset learns nothing, so that it is not judged which "
+            "claims hold; --preset quick or paper tells."
+        )
     width = max(60, min(110, shutil.get_terminal_size().columns)) - 12
 
     def block(label: str, text: str) -> str:

@@ -23,23 +23,24 @@ class AdamConfig(Frozen):
     """Adam without weight decay or warm-up; defaults are the paper's."""
 
     learning_rate: float = Field(default=1e-5, gt=0)
+    """Step size, the same for every update."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
+    """Decay of the running mean of gradients, from one update to the next."""
     beta2: float = Field(default=0.999, ge=0, lt=1)
+    """Decay of the running mean of squared gradients."""
     eps: float = Field(default=1e-8, gt=0)
+    """Added to the root of the mean square, by which a step is divided."""
 
 
 class Seeds(Frozen):
-    """One seed a source of chance; each can vary alone. 5, 0 and 1 are the paper's.
-
-    Fields, whole numbers from 0:
-        init: of the weights before training.
-        data: of which sequences are seen, and in which order.
-        evaluation: of the evaluation sets, drawn once.
-    """
+    """One seed a source of chance; each can vary alone. 5, 0 and 1 are the paper's."""
 
     init: int = Field(default=5, ge=0, lt=2**32)
+    """Draws the weights before training."""
     data: int = Field(default=0, ge=0, lt=2**32)
+    """Draws which sequences are seen, and in which order."""
     evaluation: int = Field(default=1, ge=0, lt=2**32)
+    """Draws the evaluation sets, once."""
 
 
 class Grid(Frozen):
@@ -48,14 +49,12 @@ class Grid(Frozen):
     A grid counts sequences; `run.steps` and schedules (`during`, `ramp`, `pulses`) count updates,
     of `batch_size` sequences each. A point at `s` sequences falls on the first update with at least
     `s`, as in the published code. Both fields may be given; without any, only the ends are points.
-
-    Fields:
-        every: a point each so many sequences.
-        per_decade: so many points a factor of ten in sequences, evenly in the logarithm.
     """
 
     every: int | None = Field(default=None, ge=1)
+    """Sequences from one point to the next."""
     per_decade: int | None = Field(default=None, ge=1)
+    """Points per factor of ten in sequences, evenly in the logarithm."""
 
     def steps(self, n_steps: int, batch_size: int) -> list[int]:
         """The updates after which it is time, ascending, 0 and `n_steps` included.
@@ -82,34 +81,32 @@ class RunConfig(Frozen):
     Two units of time: `sequences`, `evaluations` and `checkpoints` count sequences; the schedules
     of clamps (`during`, `ramp`, `pulses`), `n_steps` and `run.steps` count updates. One update is
     `batch_size` sequences, so that `during(0, 100)` ends at 3,200 sequences by default.
-
-    Fields:
-        name: the run's folder under the root; letters, digits and `._=+-` only.
-        exemplars: where features come from; `Exemplars` may be given, their source is recorded.
-        task: classes, labels and pairs of the few-shot task.
-        model: layers, heads and widths.
-        clamps: a list of those in force while it trains; `[]` by default.
-        optimiser: Adam's learning rate and moments.
-        seeds: one a source of chance.
-        sequences: how many are seen, a whole number of batches.
-        batch_size: sequences an update.
-        evaluations: when metrics are measured, in sequences: `Grid(every=5_000)` by default.
-        evaluation_size: sequences of each evaluation set, drawn once.
-        checkpoints: when weights are saved, in sequences: `Grid(every=10_000)` by default.
     """
 
     name: str = "run"
+    """The run's folder under the root; letters, digits and `._=+-` only."""
     exemplars: ExemplarSource = GaussianSource()
+    """Where features come from; `ih.Exemplars` may be given, their source is recorded."""
     task: TaskConfig = TaskConfig()
+    """Classes, labels and pairs of the few-shot task."""
     model: ModelConfig = ModelConfig()
+    """Layers, heads and widths of the transformer."""
     clamps: tuple[Clamp, ...] = ()
+    """Those in force while it trains, each from `ih.clamps`."""
     optimiser: AdamConfig = AdamConfig()
+    """Adam's learning rate and moments."""
     seeds: Seeds = Seeds()
+    """One seed for each source of chance."""
     sequences: int = Field(default=1_000_000, ge=1, le=10**12)
+    """How many sequences are seen, a whole number of batches."""
     batch_size: int = Field(default=32, ge=1)
+    """Sequences per update."""
     evaluations: Grid = Grid(every=5_000)
+    """When metrics are measured, in sequences."""
     evaluation_size: int = Field(default=1_000, ge=1, le=10_000_000)
+    """Sequences of each evaluation set, drawn once."""
     checkpoints: Grid = Grid(every=10_000)
+    """When weights are saved, in sequences."""
 
     @field_validator("name")
     @classmethod

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, get_args
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -14,6 +15,7 @@ from ih_interp.clamps.active import pass_size
 from ih_interp.clamps.schedules import Metrics
 from ih_interp.config import RunConfig
 from ih_interp.model import refuse_other_exemplars
+from ih_interp.reprs import short_repr
 from ih_interp.task import SPLITS, FewShotTask, Split
 from ih_interp.torch_state import plain_torch
 from ih_interp.types import Batch, MetricName, expect, integer
@@ -21,6 +23,7 @@ from ih_interp.types import Batch, MetricName, expect, integer
 METRICS: tuple[MetricName, ...] = get_args(MetricName)
 
 
+@short_repr
 class QueryMetrics(NamedTuple):
     """One value a sequence, all at the query. L labels, n of them in the context.
 
@@ -41,6 +44,14 @@ class QueryMetrics(NamedTuple):
     context_probability: Float[Tensor, " batch"]
     """Probability of all the context's labels together; chance n/L. The published code's
     `use_context_prob`."""
+
+    def mean(self) -> dict[str, float]:
+        """The mean over sequences of every metric, summed in float64."""
+        return {name: float(values.double().mean()) for name, values in self._asdict().items()}
+
+    def table(self) -> pd.DataFrame:
+        """One row a sequence, in the batch's order, and one column a metric."""
+        return pd.DataFrame({name: v.tolist() for name, v in self._asdict().items()})
 
 
 def query_metrics(logits: Float[Tensor, "batch label"], batch: Batch) -> QueryMetrics:
@@ -92,6 +103,8 @@ def evaluate(
 
     At most `chunk` sequences go through a pass, or all of them inside a `clamped` block that was
     made for them.
+
+    `evaluate(model, batch).mean()` gives their means, `.table()` a table of one row a sequence.
     """
     expect(model, HookedTransformer, "The model", "a run's is run.model(step)")
     expect(batch, Batch, "The batch", "give the Batch itself, not its tokens")
@@ -117,12 +130,6 @@ def _refuse_other_tokens(model: HookedTransformer, batch: Batch) -> None:
                 f"The batch's {name} run from {int(values.min())} to {int(values.max())}; they "
                 f"must lie in [0, {high}): use sequences of the model's own task."
             )
-
-
-@plain_torch()
-def means(values: QueryMetrics) -> dict[str, float]:
-    """The mean over sequences of every metric, summed in float64."""
-    return {name: float(v.double().mean()) for name, v in values._asdict().items()}
 
 
 @plain_torch()

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ih_interp.files import PathLike, as_path, write_atomic
 from ih_interp.frozen import Frozen
+from ih_interp.reprs import short_repr
 from ih_interp.torch_state import plain_torch
 from ih_interp.types import expect
 
@@ -47,9 +48,13 @@ class GaussianSource(Frozen):
 
     kind: Literal["gaussian"] = "gaussian"
     n_classes: int = Field(default=200, ge=2)
+    """Characters, or their likes."""
     n_exemplars: int = Field(default=5, ge=1)
+    """Drawings of each class."""
     n_features: int = Field(default=512, ge=1)
+    """Numbers per drawing."""
     seed: int = Field(default=0, ge=0, lt=2**63)
+    """Draws all of them."""
 
     @model_validator(mode="after")
     def _fits_in_memory(self) -> "GaussianSource":
@@ -74,13 +79,16 @@ class FileSource(Frozen):
     path: str
     """As `Exemplars.load` found it: absolute, so that it holds in any working directory."""
     dataset: str
+    """Name of the array in the file."""
     sha256: str
+    """Digest of the features' shape and bytes, by which other features are refused."""
 
 
 ExemplarSource: TypeAlias = Annotated[GaussianSource | FileSource, Field(discriminator="kind")]
 """Where features came from, as a run records it."""
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class Exemplars:
     """Frozen features of a few drawings (exemplars) of each of many characters (classes)."""
@@ -153,9 +161,8 @@ class Exemplars:
 
         `x = mean + class + exemplar`, each Gaussian. Directions share one random basis in which the
         variances fall as `k^-1.16`; scalar products are expected to be 0.73 of the mean square norm
-        between classes and 0.88 within one, that norm 27 (as of measured features). The common mean
-        and the decaying spectrum are what makes training pause near ln 2 before the phase change:
-        isotropic features slide down without a plateau.
+        between classes and 0.88 within one, that norm 27: as of SqueezeNet v1.1's features of
+        Omniglot. On both kinds training pauses near ln 2 before the phase change.
 
         Shape `[n_classes, n_exemplars, n_features]`. Raises ValueError for fewer than 2
         classes or other sizes below 1.

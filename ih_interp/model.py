@@ -32,19 +32,28 @@ class ModelConfig(Frozen):
     """Shape of the transformer, in TransformerLens's words; defaults are the paper's."""
 
     n_layers: int = Field(default=2, ge=1)
+    """Layers, each of attention, and of an MLP with `attn_only=False`."""
     d_model: int = Field(default=64, ge=1)
+    """Width of the residual stream."""
     n_heads: int = Field(default=8, ge=1)
+    """Attention heads per layer."""
     d_head: int = Field(default=8, ge=1)
+    """Width of a head's queries, keys and values; even with rotary positions."""
     attn_only: bool = True
+    """Whether there are no MLPs."""
     d_mlp: int | None = Field(default=None, ge=1)
     """Width of the MLPs, 4 x d_model where None; only with `attn_only=False`."""
     act_fn: Literal["gelu", "gelu_new", "relu", "silu"] = "gelu"
-    """Of the MLPs; "gelu_new" is GELU by tanh, as `jax.nn.gelu` and so the published code."""
+    """The MLPs' nonlinearity; "gelu_new" is GELU by tanh, as `jax.nn.gelu` and so the published
+    code."""
     normalization_type: Literal["LN", "RMS"] | None = "LN"
+    """LayerNorm or RMSNorm before each part of a layer and before the output; None for neither."""
     eps: float = Field(default=1e-5, gt=0)
+    """Added to the variance by which the norms divide."""
     positional_embedding_type: Literal["rotary", "standard"] = "rotary"
     """Rotary over the whole head in adjacent pairs, or learned ("standard")."""
     rotary_base: int = Field(default=10_000, gt=1, lt=2**31)
+    """Pair k of d_head / 2 turns by `rotary_base ** (-2 k / d_head)` radians per position."""
 
     @model_validator(mode="after")
     def _fits(self) -> "ModelConfig":

@@ -110,6 +110,9 @@ class FewShotTask:
             config.label_split_seed,
         )
 
+    def __repr__(self) -> str:
+        return f"FewShotTask({self.exemplars!r}, {self.config!r})"
+
     @property
     def n_labels(self) -> int:
         return self.config.n_labels
@@ -165,15 +168,23 @@ class FewShotTask:
         return Batch(sequences, label[:, -1], self.exemplars)
 
     @plain_torch()
-    def sample(self, split: Split, n: int, *, generator: torch.Generator) -> Batch:
-        """`n` sequences drawn with replacement.
+    def sample(
+        self,
+        split: Split,
+        n: int,
+        *,
+        generator: torch.Generator | None = None,
+        seed: int | None = None,
+    ) -> Batch:
+        """Draw `n` sequences with replacement, from a generator that goes on, or from a seed.
 
         The query's class, then the others, uniform over the split's classes without repetition; the
         labels a uniform draw from the split's label sets, in uniform order; the context in uniform
-        order; drawings uniform and independent. Raises ValueError for an empty split.
+        order; drawings uniform and independent. `seed=0` draws what a new generator of seed 0 does.
+        Raises ValueError for an empty split, TypeError unless a generator or a seed is given.
         """
         n = integer(n, f"n={n!r}")
-        expect(generator, torch.Generator, "generator", "use torch.Generator().manual_seed(0)")
+        generator = _generator(generator, seed)
         if not 0 <= n <= MAX_ENUMERATED:
             raise ValueError(f"n={n}; up to {MAX_ENUMERATED:,} sequences can be drawn.")
         classes, exemplars, label_sets = self._split(split)
@@ -194,26 +205,32 @@ class FewShotTask:
             classes[chosen].gather(1, member), exemplars[which], labels.gather(1, member)
         )
 
-    @plain_torch()
-    def enumerate(self, split: Split = "train") -> Batch:
-        """Every sequence of the split once: 78,400 for the paper's task.
+    def n_sequences(self, split: Split = "train") -> int:
+        """How many different sequences the split has: 78,400 for the paper's task.
 
         Ordered choices of classes x ordered label sets x places of the query's class in the context
-        x drawings. Raises ValueError above 10 million sequences; `sample` those.
+        x drawings.
         """
         classes, exemplars, label_sets = self._split(split)
         config = self.config
         k, items = config.n_context_classes, config.n_pairs + 1
-        places = list(itertools.combinations(range(config.n_pairs), config.n_copies))
-        size = (
-            math.perm(len(classes), k)
-            * len(label_sets)
-            * math.factorial(k)
-            * len(places)
-            * len(exemplars) ** items
-        )
+        orders = len(label_sets) * math.factorial(k) * math.comb(config.n_pairs, config.n_copies)
+        return math.perm(len(classes), k) * orders * len(exemplars) ** items
+
+    def enumerate(self, split: Split = "train") -> Batch:
+        """Every sequence of the split once, `n_sequences` of them.
+
+        Raises ValueError above 10 million sequences; `sample` those.
+        """
+        size, config = self.n_sequences(split), self.config
         if size > MAX_ENUMERATED:
-            raise ValueError(f"{split!r} has {size:,} sequences, too many to list; use sample.")
+            raise ValueError(
+                f"{split!r} has {number(size)} sequences, too many to list; use sample, as "
+                f"task.sample({split!r}, 1_000, seed=0)."
+            )
+        classes, exemplars, label_sets = self._split(split)
+        k, items = config.n_context_classes, config.n_pairs + 1
+        places = list(itertools.combinations(range(config.n_pairs), config.n_copies))
         chosen = torch.tensor(list(itertools.permutations(classes.tolist(), k)))
         labels = torch.tensor([p for s in label_sets.tolist() for p in itertools.permutations(s)])
         member = torch.tensor([members_with(place, config.n_pairs) for place in places])
@@ -263,6 +280,27 @@ class FewShotTask:
             else torch.arange(n_train),
             torch.from_numpy(sets),
         )
+
+
+def number(count: int) -> str:
+    """A count in words; Python refuses to write one of thousands of digits."""
+    return f"{count:,}" if count < 10**15 else f"10^{math.log10(count):.1f}"
+
+
+def _generator(generator: torch.Generator | None, seed: int | None) -> torch.Generator:
+    """The generator to draw from; TypeError where neither came, or both."""
+    if (generator is None) == (seed is None):
+        raise TypeError(
+            "Sequences are drawn from a seed or a generator; give seed=0, or, to go on drawing, "
+            "generator=torch.Generator().manual_seed(0)."
+        )
+    if seed is not None:
+        expect(seed, int, f"seed={seed!r}")
+        if not 0 <= seed < 2**63:
+            raise ValueError(f"seed={seed}: a whole number from 0 to 2^63 - 1 was expected.")
+        return torch.Generator().manual_seed(int(seed))
+    expect(generator, torch.Generator, "generator", "use torch.Generator().manual_seed(0)")
+    return generator  # pyright: ignore[reportReturnType]  # expect has refused None
 
 
 def _indices(name: str, index: object, items: int, size: int) -> Int[Tensor, "batch item"]:

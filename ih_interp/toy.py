@@ -31,8 +31,11 @@ class ToyConfig(Frozen):
     sizes: tuple[Size, Size, Size] = (20, 20, 20)
     """Entries of a, b and c."""
     seed: int = Field(default=1, ge=0, lt=2**32)
+    """Draws the true vectors and the initial ones."""
     learning_rate: float = Field(default=1.0, gt=0)
+    """Step size of gradient descent."""
     iterations: int = Field(default=1_000, ge=1)
+    """How many steps are taken, each on the full loss."""
     clamp: dict[Name, Size | None] = Field(default_factory=dict[Name, Size | None])
     """How many first entries of a vector are held at their true values; None for all of them."""
 

@@ -23,6 +23,8 @@ from pydantic import BeforeValidator, PlainSerializer
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
+from ih_interp.reprs import short_repr
+
 Tokens: TypeAlias = Int[Tensor, "batch pos"]
 """Token ids: the labels first, then every exemplar (`FewShotTask.token`)."""
 
@@ -179,6 +181,7 @@ class Layout:
         return 2 * self.n_pairs + 1
 
 
+@short_repr
 @dataclass(frozen=True)
 class Batch:
     """Sequences and the query's label, which is never an input.

@@ -11,6 +11,7 @@ import ih_interp as ih
 
 PACKAGE = Path(ih.__file__).parent
 LAYERS = (
+    "reprs",
     "types",
     "torch_state",
     "columns",

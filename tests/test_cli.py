@@ -2,6 +2,7 @@ import subprocess
 import sys
 import time
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -30,7 +31,10 @@ def test_the_smoke_preset_runs_in_an_empty_folder(tmp_path, monkeypatch):
     assert result.exit_code == 0, result.output
     assert (tmp_path / "figures" / "fig3a.png").is_file()
     assert (tmp_path / "runs" / "smoke-synthetic" / "main-5" / "config.json").is_file()
-    assert "claims hold" in result.output
+    assert "not judged which claims hold" in result.output
+    assert "DOES NOT HOLD" not in result.output
+    claims = pd.read_csv(tmp_path / "figures" / "claims.csv")
+    assert set(claims["holds"]) == {"not judged"}
 
 
 @pytest.mark.parametrize(
@@ -48,6 +52,18 @@ def test_wrong_input_ends_in_words_without_a_traceback(arguments, words, tmp_pat
     assert result.exit_code == 2
     assert words in result.output
     assert "Traceback" not in result.output
+
+
+def test_figures_are_spelled_one_way_in_help_errors_and_input(tmp_path, monkeypatch):
+    from ih_interp.paper.figures import FIGURES
+    from ih_interp.paper.reproduce import _named
+
+    monkeypatch.chdir(tmp_path)
+    told = " ".join(CliRunner().invoke(app, ["reproduce", "9z"]).output.split())
+    words = told.partition("choose from ")[2].rstrip(".").split(", ")
+    assert {"11init", "table1", "3b"} <= set(words)
+    assert [_named(word) for word in words] == [[name] for name in FIGURES]
+    assert "table1" in CliRunner().invoke(app, ["reproduce", "--help"]).output
 
 
 def test_the_version_is_told():

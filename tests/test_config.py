@@ -115,12 +115,6 @@ def test_exemplars_and_schedules_are_told_from_others():
         AblateHeads(heads=["L1H0"], schedule=(0, 100))
 
 
-@pytest.mark.parametrize("value", [RunConfig, Grid, Seeds])
-def test_every_field_is_described_where_help_shows_it(value):
-    fields = value.__doc__.partition("Fields")[2]
-    assert [name for name in value.model_fields if f"        {name}: " not in fields] == []
-
-
 @pytest.mark.parametrize(
     "alone", [{"kind": "ablate_heads", "heads": ["L1H0"]}, AblateHeads(heads=["L1H0"])]
 )

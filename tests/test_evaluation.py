@@ -8,7 +8,7 @@ from torch.testing import assert_close
 import ih_interp as ih
 from ih_interp import clamps
 from ih_interp.config import RunConfig, Seeds
-from ih_interp.evaluation import chance, evaluate, evaluation_sets, means, query_metrics
+from ih_interp.evaluation import chance, evaluate, evaluation_sets, query_metrics
 from ih_interp.task import FewShotTask, TaskConfig
 from ih_interp.types import Batch
 
@@ -54,7 +54,7 @@ def test_chunks_do_not_matter(model, batch):
     parts = evaluate(model, batch, [ablate], chunk=5)
     for one, other in zip(whole, parts, strict=True):
         assert_close(one, other)
-    assert means(whole)["loss"] == pytest.approx(float(whole.loss.mean()))
+    assert whole.mean()["loss"] == pytest.approx(float(whole.loss.mean()))
 
 
 def test_sequences_of_other_exemplars_are_refused_everywhere(model, task, batch):

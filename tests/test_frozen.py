@@ -1,16 +1,26 @@
 """The base of what is written to JSON."""
 
+import importlib
+import inspect
 import pickle
+import pkgutil
+import pydoc
+from collections.abc import Callable
+from datetime import date
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
-from ih_interp.clamps import AblateHeads, InductionAttention
+import ih_interp as ih
+from ih_interp.clamps import AblateHeads, AbstractClamp, InductionAttention, Preserve, during
 from ih_interp.clamps.schedules import During, Ramp
-from ih_interp.config import RunConfig, Seeds
+from ih_interp.config import Grid, RunConfig, Seeds
+from ih_interp.exemplars import GaussianSource
 from ih_interp.frozen import Frozen, canonical_json, explain
+from ih_interp.toy import ToyConfig
 
 
 class Inner(Frozen):
@@ -100,3 +110,101 @@ def test_errors_are_told_field_by_field():
     assert told[0].startswith("size: Input should be a valid integer")
     assert told[0].endswith("(got 'many')")
     assert told[1] == "inner.speed: Extra inputs are not permitted (got 2)"
+
+
+def every_value():
+    """Every configuration, clamp and schedule of the package, found as Python knows them."""
+    for module in pkgutil.walk_packages(ih.__path__, "ih_interp."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    found, left = [], [Frozen]
+    while left:
+        below = [sub for sub in left.pop().__subclasses__() if sub.__module__[:9] == "ih_interp"]
+        found += below
+        left += below
+    return found
+
+
+EVERY_VALUE = every_value()
+
+
+@pytest.mark.parametrize("value", EVERY_VALUE, ids=lambda value: value.__name__)
+def test_every_field_is_described_where_help_shows_it(value):
+    described = value.__doc__.partition("Fields:\n")[2]
+    for name, field in value.model_fields.items():
+        words = (field.description or "").split()
+        assert len(words) >= 3, f"{value.__name__}.{name} has no docstring under it"
+        assert f"\n    {name} (" in f"\n{described}"
+        assert " ".join(words) in " ".join(described.split())
+
+
+@pytest.mark.parametrize("value", EVERY_VALUE, ids=lambda value: value.__name__)
+def test_help_and_signature_are_in_words(value):
+    signature = str(inspect.signature(value))
+    told = pydoc.render_doc(value, renderer=pydoc.plaintext)
+    assert set(inspect.signature(value).parameters) == set(value.model_fields) - {"kind"}
+    for internal in ("Annotated", "FieldInfo", "Validator", "typing.", "ih_interp"):
+        assert internal not in signature
+    assert told.count("pydantic") == 1  # in the method resolution order
+    for internal in ("model_dump", "model_fields", "__init__", "model_config", "ForwardRef"):
+        assert internal not in told
+
+
+def test_there_are_values_to_look_at():
+    assert {RunConfig, AblateHeads, Grid, ToyConfig, GaussianSource} <= set(EVERY_VALUE)
+    assert sum(issubclass(value, AbstractClamp) for value in EVERY_VALUE) > 14
+
+
+def test_types_and_limits_are_words():
+    always = "Always | During | Pulses | Ramp | FromLevel = Always()"
+    assert str(inspect.signature(AblateHeads)) == f"(*, heads: list of heads, schedule: {always})"
+    assert 'what: list of "patterns" | "values"' in str(inspect.signature(Preserve))
+    assert "clamps: list of clamps = []" in str(inspect.signature(RunConfig))
+    assert "evaluations: Grid = Grid(every=5000)" in str(inspect.signature(RunConfig))
+    assert str(inspect.signature(ToyConfig)).startswith("(*, sizes: list of 3 ints = [20, 20, 20]")
+    assert (
+        "    strength (float, at least 0, at most 1): Attention weight"
+        in InductionAttention.__doc__
+    )
+    assert "    every (int | None, at least 1): Sequences from" in Grid.__doc__
+    assert 'kind ("ablate_heads"): Always "ablate_heads"' in AblateHeads.__doc__
+
+
+def test_a_class_of_a_users_own_is_told_too():
+    class Mine(Inner):
+        size: int
+        """How large it is."""
+
+    assert str(inspect.signature(Mine)) == "(*, size: int, rate: float = 0.5)"
+    assert Mine.__doc__.splitlines()[:3] == ["Mine", "", "Fields:"]
+    assert "    size (int): How large it is." in Mine.__doc__
+
+
+def test_a_users_fields_may_be_of_any_type():
+    class Odd(Frozen):
+        when: date = Field(default=date(2024, 5, 1), ge=date(2020, 1, 1))
+        nothing: tuple[()] = ()
+        function: Callable[[int], int] | None = None
+        anything: Any = 0
+        names: frozenset[str] = frozenset()
+
+    assert "when (date, at least 2020-01-01):" in Odd.__doc__
+    assert "anything: Any = 0" in str(inspect.signature(Odd))
+
+
+def test_a_value_prints_what_differs_from_its_defaults():
+    assert repr(RunConfig()) == str(RunConfig()) == "RunConfig()"
+    assert repr(Grid(per_decade=8)) == "Grid(per_decade=8)"
+    run = RunConfig(clamps=[AblateHeads(heads=["L1H0"], schedule=during(stop=9))])
+    assert repr(run) == (
+        "RunConfig(clamps=(AblateHeads(schedule=During(stop=9), heads=(Head(layer=1, head=0),)),))"
+    )
+    assert (
+        eval(
+            repr(run),
+            vars(ih)
+            | vars(ih.clamps)
+            | {"During": type(during()), "Head": ih.Head, "RunConfig": RunConfig},
+        )
+        == run
+    )

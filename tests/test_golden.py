@@ -15,7 +15,6 @@ from torch.testing import assert_close
 from transformer_lens import HookedTransformer
 
 import ih_interp as ih
-from ih_interp.evaluation import means
 from ih_interp.model import ModelConfig, build_model, trained_parameters
 from ih_interp.types import Batch
 
@@ -269,6 +268,6 @@ def test_the_public_measure_of_induction_is_the_published_one(trained):
 def test_accuracy_and_loss_with_heads_ablated(which, head, trained):
     rest = ih.clamps.keep_only((1, head), n_heads=8)
     ablate = ih.clamps.AblateHeads(heads=rest if which == "only_head" else [(1, head)])
-    found = means(ih.evaluate(trained.model, trained.batch, [ablate], chunk=2_048))
+    found = ih.evaluate(trained.model, trained.batch, [ablate], chunk=2_048).mean()
     for name in ("accuracy", "loss"):
         assert found[name] == pytest.approx(trained.measured[which][name][head], rel=0, abs=1e-3)

@@ -18,7 +18,7 @@ from ih_interp.analysis.only_heads import (
     mistakes_corrected,
     only_and_without,
 )
-from ih_interp.types import Head
+from ih_interp.types import Batch, Head
 
 ALL = [Head(1, head) for head in range(8)]
 
@@ -77,6 +77,32 @@ def test_heads_that_are_not_named_stay_on(spread, batch):
     expected = mean(evaluated(spread, batch, on).loss)
     found = rows(table, head="L1H2", kept="only")["value"].item()
     assert found == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("length", [4, 5])
+def test_plain_tokens_have_no_strength(length, model):
+    """Of even length, or of odd length with a target that no context shows."""
+    tokens = torch.randint(5, 90, (6, length), generator=torch.Generator().manual_seed(2))
+    plain = Batch(tokens=tokens, target=torch.tensor([0, 1, 2, 3, 4, 0]))
+
+    def first_logit(logits, batch):
+        return logits[:, 0]
+
+    table = ih.only_and_without(model, plain, ["L1H0", "L1H2"], metrics=first_logit)
+    assert table["strength"].isna().all()
+    with model.hooks(fwd_hooks=[("blocks.1.attn.hook_z", silence(2))]):
+        expected = model(tokens)[:, -1, 0].mean().item()
+    found = rows(table, head="L1H2", kept="without")["value"].item()
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
+def silence(head):
+    def hook(z, hook):
+        z = z.clone()
+        z[:, :, head] = 0
+        return z
+
+    return hook
 
 
 def test_heads_are_added_back_by_strength_or_as_told(spread, batch):

@@ -9,7 +9,7 @@ import ih_interp as ih
 from ih_interp import clamps, store
 from ih_interp.analysis.progress import progress, progress_beside_training
 from ih_interp.config import Grid, RunConfig, Seeds
-from ih_interp.evaluation import evaluate, means
+from ih_interp.evaluation import evaluate
 from ih_interp.exemplars import GaussianSource
 
 OTHERS = clamps.AblateHeads(heads=clamps.keep_only("L1H3", n_heads=8))
@@ -44,7 +44,7 @@ def losses(table):
 
 
 def by_hand(run, step, clamps, batch):
-    return means(evaluate(run.model(step), batch, clamps))["loss"]
+    return evaluate(run.model(step), batch, clamps).mean()["loss"]
 
 
 def test_every_checkpoint_under_exactly_the_clamps_given(runs):

@@ -395,6 +395,23 @@ def test_what_cannot_be_repaired_is_refused(task, few):
         self_repair(model, few, ["L1H0"])
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "words"),
+    [
+        ("backup_heads", 3, r"takes \(values, idle, share\): too many .*coalitions\(.*\)\.values"),
+        ("minimal_sufficient", 2, r"takes \(values, share\): too many positional .*coalitions\("),
+        ("set_redundancy", 3, r"takes \(single, joint, options\): too many .*path_patch"),
+        ("many_to_many", 2, r"takes \(use, options\): too many .*wiring_map\(.*through\('k'\)"),
+        ("effective_senders", 0, r"missing a required argument: 'use'; give effects of edges"),
+        ("prefix_matching_score", 2, r"takes \(model, generator, .*write generator=torch"),
+        ("induction_score", 1, r"missing a required argument: 'generator'; it draws its own"),
+    ],
+)
+def test_a_call_that_does_not_fit_is_told_with_what_the_function_takes(name, given, words, model):
+    with pytest.raises(TypeError, match=f"{name} {words}" if words[0] == "t" else words):
+        getattr(ih, name)(*[model, "L1H3", "L1H4"][:given])
+
+
 # Over training
 
 

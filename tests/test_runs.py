@@ -38,7 +38,7 @@ def test_a_checkpoint_is_the_model_at_that_step(run):
 
 
 def test_evaluating_a_checkpoint_gives_the_recorded_metrics(run):
-    from ih_interp.evaluation import evaluation_sets, means
+    from ih_interp.evaluation import evaluation_sets
 
     sets = evaluation_sets(run.task, run.config)
     for step in run.steps:
@@ -46,7 +46,7 @@ def test_evaluating_a_checkpoint_gives_the_recorded_metrics(run):
             (recorded,) = run.metrics.query(f"step == {step} and split == '{split}'").to_dict(
                 "records"
             )
-            found = means(ih.evaluate(run.model(step), batch))
+            found = ih.evaluate(run.model(step), batch).mean()
             assert found == pytest.approx({name: recorded[name] for name in found}, abs=1e-6)
 
 

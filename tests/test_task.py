@@ -335,3 +335,28 @@ def test_configurations_that_make_no_task_are_refused(config, words):
 def test_tasks_without_enough_exemplars_are_refused(exemplars, config, words):
     with pytest.raises(ValueError, match=words):
         FewShotTask(exemplars, TaskConfig(**config))
+
+
+def test_a_seed_stands_for_a_new_generator(task):
+    one, other = (
+        task.sample("train", 9, **given) for given in ({"seed": 3}, {"generator": seeded(3)})
+    )
+    assert rows(one) == rows(other)
+    for given in ({}, {"seed": 3, "generator": seeded(3)}):
+        with pytest.raises(TypeError, match=r"from a seed or a generator; give seed=0, or"):
+            task.sample("train", 9, **given)
+    with pytest.raises(ValueError, match="seed=-1: a whole number from 0"):
+        task.sample("train", 9, seed=-1)
+
+
+@pytest.mark.parametrize("split", ["train", "test_exemplars", "other_exemplars", "test_relabel"])
+def test_sequences_are_counted_without_a_list(task, split):
+    assert task.n_sequences(split) == len(task.enumerate(split))
+
+
+def test_more_sequences_than_can_be_listed_are_told_with_the_way_out():
+    exemplars = Exemplars.gaussian(n_classes=2_000, n_exemplars=1, n_features=2)
+    config = TaskConfig(n_pairs=2_000, n_labels=2_000, n_train_classes=2_000, held_out_labels=0)
+    task = FewShotTask(exemplars, config)
+    with pytest.raises(ValueError, match=r"'train' has 10\^\d+\.\d sequences, too .*seed=0\)"):
+        task.enumerate("train")

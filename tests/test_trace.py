@@ -1,5 +1,6 @@
 import inspect
 import shutil
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +11,8 @@ from torch.testing import assert_close
 
 import ih_interp as ih
 from ih_interp import clamps, store
-from ih_interp.evaluation import means
+from ih_interp.analysis.trace import _say_once
+from ih_interp.exemplars import GaussianSource
 
 
 def test_a_tidy_table_of_every_head_at_every_checkpoint(clamped_run):
@@ -37,14 +39,94 @@ def test_values_are_those_of_each_checkpoint(clamped_run):
 def test_chunks_are_averaged_by_their_size(clamped_run, monkeypatch):
     from ih_interp.analysis import trace as module
 
-    whole = ih.trace(clamped_run, lambda model, batch: means(ih.evaluate(model, batch)))
+    whole = ih.trace(clamped_run, lambda model, batch: ih.evaluate(model, batch).mean())
     monkeypatch.setattr(module, "CHUNK", 1_000)
-    parts = ih.trace(clamped_run, lambda model, batch: means(ih.evaluate(model, batch)))
+    parts = ih.trace(clamped_run, lambda model, batch: ih.evaluate(model, batch).mean())
     assert set(whole["name"]) == {
         "loss", "accuracy", "in_context_accuracy", "probability", "in_context_probability",
         "context_probability",
     }  # fmt: skip
     assert parts["value"].to_list() == pytest.approx(whole["value"].to_list(), abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def run_of_many(tmp_path_factory):
+    """Four pairs of two copies: 23,639,040 training sequences, too many to list."""
+    config = ih.RunConfig(
+        exemplars=GaussianSource(n_classes=20, n_exemplars=2, n_features=16),
+        task=ih.TaskConfig(n_pairs=4, n_copies=2, n_labels=10, n_train_classes=20),
+        sequences=8,
+        batch_size=8,
+        evaluation_size=8,
+    )
+    return ih.train(config, tmp_path_factory.mktemp("many"), progress=False)[0]
+
+
+@pytest.fixture
+def notes(caplog):
+    _say_once.cache_clear()
+    return caplog
+
+
+SAID = "a fixed sample of 4,096 of the 23,639,040 sequences of 'train'"
+
+
+def test_without_a_batch_a_fixed_sample_is_measured_and_said(run_of_many, notes):
+    seen = []
+
+    def target(model, batch):
+        seen.append(batch.tokens)
+        return batch.target.double().mean()
+
+    table = ih.trace(run_of_many, target, steps=[0])
+    sample = run_of_many.task.sample("train", 4_096, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(torch.cat(seen), sample.tokens)
+    assert table["value"].item() == pytest.approx(sample.target.double().mean().item())
+    assert table.attrs == {"batch": SAID}
+    assert notes.messages == [f"Measured over {SAID}; give batch= for others."]
+    again = ih.trace(run_of_many, target, steps=[0])
+    assert again.equals(table)
+    assert len(notes.messages) == 1
+
+
+def test_every_sequence_is_measured_where_there_are_few_or_they_are_named(clamped_run, notes):
+    seen = []
+
+    def count(model, batch):
+        seen.append(len(batch))
+        return 0.0
+
+    table = ih.trace(clamped_run, count, steps=[0], clamps=[])
+    assert sum(seen) == len(clamped_run.task.enumerate("train")) == 8 * 7 * 8 * 2 * 2
+    assert table.attrs == {"batch": "all 1,792 sequences of 'train'"}
+    batch = clamped_run.task.enumerate("train")[:7]
+    assert ih.trace(clamped_run, count, batch=batch, steps=[0], clamps=[]).attrs == {}
+    assert notes.messages == []
+
+
+def test_all_that_measure_over_training_take_the_same_sample(run_of_many, notes):
+    sample = run_of_many.task.sample("train", 4_096, seed=0)
+    calls = {
+        "progress": lambda **given: ih.progress(run_of_many, [], steps=[0], **given),
+        "beside": lambda **given: ih.progress_beside_training(
+            run_of_many, {"none": run_of_many}, steps=[0], **given
+        ),
+        "wiring": lambda **given: ih.wiring_over_training(
+            run_of_many, ih.swap_exemplars, via="k", steps=[0], **given
+        ),
+    }
+    for name, call in calls.items():
+        table = call()
+        assert table.equals(call(batch=sample)), name
+        assert table.attrs == {"batch": SAID}, name
+    wires = partial(
+        ih.redundancy_over_training, run_of_many, ih.swap_exemplars, via="k", steps=[0],
+        bootstrap_options={"n_resamples": 2},
+    )  # fmt: skip
+    table = wires()
+    assert table.equals(wires(batch=run_of_many.task.sample("train", 1_024, seed=0)))
+    assert table.attrs["batch"].startswith("a fixed sample of 1,024 of the 23,639,040")
+    assert len(notes.messages) == 2
 
 
 def test_a_number_a_checkpoint(clamped_run):
@@ -131,7 +213,7 @@ def test_named_values_of_every_sequence_are_averaged(clamped_run, monkeypatch):
     from ih_interp.analysis import trace as module
 
     batch = clamped_run.task.enumerate("train")[:50]
-    expected = means(ih.evaluate(clamped_run.model(2), batch, clamped_run.clamps))
+    expected = ih.evaluate(clamped_run.model(2), batch, clamped_run.clamps).mean()
     monkeypatch.setattr(module, "CHUNK", 17)
     table = ih.trace(clamped_run, ih.evaluate, batch=batch, steps=[2])
     found = dict(zip(table["name"], table["value"], strict=True))

@@ -29,6 +29,7 @@ from ih_interp.analysis.statistics import (
     sign_flip_test,
 )
 from ih_interp.analysis.subset_passes import Ablation
+from ih_interp.reprs import short_repr
 from ih_interp.torch_state import plain_torch
 from ih_interp.types import Batch, Head
 
@@ -42,6 +43,7 @@ VALUES = 2**16  # at once, so that they stay in the processor's cache
 ROUNDING = 1e-6  # of the largest value: what float32 cannot tell from 0
 
 
+@short_repr
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AdditivityReport:
     """What `additivity_test` found; the numbers stand in one tidy table."""

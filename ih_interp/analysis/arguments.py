@@ -19,8 +19,8 @@ from ih_interp.model import refuse_other_exemplars
 from ih_interp.task import FewShotTask
 from ih_interp.types import Batch, expect
 
-P = ParamSpec("P")
-R = TypeVar("R")
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 
 
 class Wanted(NamedTuple):
@@ -145,26 +145,6 @@ def _copy(value: Any) -> Any:
     return value.copy() if isinstance(value, np.ndarray | list) else value
 
 
-def told_by_position(remedy: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Make a function that is called with other arguments than it takes say what it takes."""
-
-    def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        signature = inspect.signature(function)
-
-        @functools.wraps(function)
-        def called(*args: P.args, **keywords: P.kwargs) -> R:
-            try:
-                signature.bind(*args, **keywords)
-            except TypeError as error:
-                name = getattr(function, "__name__", "it")
-                raise TypeError(f"{name} was called with {error}; write {remedy}.") from None
-            return function(*args, **keywords)
-
-        return called
-
-    return decorate
-
-
 def refuse_no_heads(heads: object) -> None:
     """Refuse None where a function has no heads of its own to take."""
     expect(heads, Iterable, "heads", WANTED["heads"].remedy)
@@ -265,3 +245,27 @@ def _refuse_targets(name: str, batch: Batch, given: Mapping[str, Any]) -> None:
 def _shown(value: object) -> str:
     text = " ".join(repr(value).split())
     return text if len(text) < 60 else f"{text[:57]}..."
+
+
+def called_with(remedy: str) -> Callable[[Callable[Given, Result]], Callable[Given, Result]]:
+    """Decorate a function so that a call that does not fit it is told with what it takes.
+
+    For those whose first guess is another call, as `backup_heads(model, batch)`: Python would only
+    count the arguments.
+    """
+
+    def decorate(function: Callable[Given, Result]) -> Callable[Given, Result]:
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def call(*args: Given.args, **kwargs: Given.kwargs) -> Result:
+            try:
+                signature.bind(*args, **kwargs)
+            except TypeError as error:
+                name, names = function.__name__, ", ".join(signature.parameters)
+                raise TypeError(f"{name} takes ({names}): {error}; {remedy}.") from None
+            return function(*args, **kwargs)
+
+        return call
+
+    return decorate

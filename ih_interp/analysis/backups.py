@@ -11,14 +11,17 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from ih_interp.analysis.arguments import refuse_wrong, told_by_position
+from ih_interp.analysis.arguments import called_with, refuse_wrong
 from ih_interp.analysis.redundancy import Values, estimated
 from ih_interp.analysis.statistics import Estimate
 from ih_interp.columns import finite, numbers
 from ih_interp.torch_state import plain_torch
 
+VALUES = "give the value of every subset, ih.coalitions(model, batch, heads).values"
+EFFECTS = "give effects, of each member alone and of all together, as ih.path_patch measures them"
 
-@told_by_position("set_redundancy(single, joint), arrays of effects")
+
+@called_with(EFFECTS)
 def set_redundancy(single: Values, joint: Values, **options: Any) -> Estimate:
     """How much of a set's effect no member shows alone: `1 - sum of single effects / joint effect`.
 
@@ -44,7 +47,7 @@ def set_redundancy(single: Values, joint: Values, **options: Any) -> Estimate:
     return estimated(columns, 1, redundancy, options)
 
 
-@told_by_position("minimal_sufficient(values), with the values of coalitions(...)")
+@called_with(VALUES)
 def minimal_sufficient(values: Values, *, share: float = 0.9) -> list[tuple[int, ...]]:
     """Smallest sets of heads that do at least a share of what all of them do, smallest first.
 
@@ -67,7 +70,7 @@ def minimal_sufficient(values: Values, *, share: float = 0.9) -> list[tuple[int,
     return [_members(subset) for subset in found]
 
 
-@told_by_position("backup(values), with the values of coalitions(...)")
+@called_with(VALUES)
 def backup(values: Values, **options: Any) -> Estimate:
     """How much more a head does when another is off, `[head, other]`, as a share of all heads.
 
@@ -96,7 +99,7 @@ def backup(values: Values, **options: Any) -> Estimate:
     )
 
 
-@told_by_position("backup_heads(values), with the values of coalitions(...)")
+@called_with(VALUES)
 @plain_torch()
 def backup_heads(
     values: Values, *, idle: float = 0.05, share: float = 0.1

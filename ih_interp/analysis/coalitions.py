@@ -25,6 +25,7 @@ from ih_interp.analysis.arguments import refuse_no_heads, refuse_wrong
 from ih_interp.analysis.metrics import Metric
 from ih_interp.analysis.passes import HeadName
 from ih_interp.analysis.subset_passes import Ablation, measured_subsets
+from ih_interp.reprs import short_repr
 from ih_interp.torch_state import plain_torch
 from ih_interp.types import Batch, Head
 
@@ -32,6 +33,7 @@ MOST_HEADS = 16  # 65,536 subsets
 MOST_BYTES = 2 * 2**30
 
 
+@short_repr
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Coalitions:
     """The value of every subset of heads: `values[..., subset]`, a game of `analysis.games`.

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from ih_interp.analysis.arguments import refuse_wrong, told_by_position
+from ih_interp.analysis.arguments import called_with, refuse_wrong
 from ih_interp.analysis.scores import PerHeadScore, layer_scores
 from ih_interp.analysis.weights import (
     copied_tokens,
@@ -24,13 +24,16 @@ from ih_interp.analysis.weights import (
     unembedding,
 )
 from ih_interp.model import FewShotEmbed
+from ih_interp.reprs import short_repr
 from ih_interp.torch_state import plain_torch
 from ih_interp.types import Batch, PerHead, Tokens
 
 LARGE = 2**31  # numbers in the circuits of all heads, from which a choice of tokens is asked for
+TOKENS = "name tokens, as tokens=torch.arange(model.cfg.d_vocab)"
 ROWS = 1_024  # tokens at a time: a block of the circuit is [token, output]
 
 
+@short_repr
 class DiagonalCopying(NamedTuple):
     """How often a token raises its own logit most, and how high its own stands among all."""
 
@@ -38,7 +41,7 @@ class DiagonalCopying(NamedTuple):
     rank: Float[Tensor, "layer head"]
 
 
-@told_by_position("copying_score_eig(model, tokens=...)")
+@called_with(TOKENS)
 @plain_torch()
 def copying_score_eig(
     model: HookedTransformer,
@@ -75,7 +78,7 @@ def copying_score_eig(
     return torch.stack(scores).to(model.W_U)
 
 
-@told_by_position("copying_score_diag(model, tokens=...)")
+@called_with(TOKENS)
 @plain_torch()
 def copying_score_diag(
     model: HookedTransformer,

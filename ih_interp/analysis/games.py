@@ -24,6 +24,7 @@ from jaxtyping import Float, Int, Shaped
 from numpy import ndarray
 
 from ih_interp.columns import numbers
+from ih_interp.reprs import short_repr
 
 AnyGame: TypeAlias = Shaped[ndarray, "*game subset"]
 """Numbers of any type, from the caller."""
@@ -36,6 +37,7 @@ PerPair: TypeAlias = Float[ndarray, "*game player player"]
 ROUNDING = 1e-12  # of the largest value; a game that varies by less is a constant one
 
 
+@short_repr
 class Spectrum(NamedTuple):
     """How much of a game is of order 1, 2, ..., n: of single players, pairs and larger sets."""
 
@@ -45,6 +47,7 @@ class Spectrum(NamedTuple):
     """Sum of |m(T)|. The Moebius basis is not orthogonal, so this is no share of anything."""
 
 
+@short_repr
 class AdditiveFit(NamedTuple):
     """The best additive game: intercept + the slopes of those who are in."""
 

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from ih_interp.analysis.arguments import refuse_wrong, told_by_position
+from ih_interp.analysis.arguments import called_with, refuse_wrong
 from ih_interp.analysis.scores import each_chunk
 from ih_interp.analysis.weights import copied_tokens, embedded, refuse_other_models, unembedding
 from ih_interp.model import FewShotEmbed
@@ -18,7 +18,7 @@ from ih_interp.torch_state import plain_torch
 from ih_interp.types import Batch, PerHead
 
 
-@told_by_position("label_copying(model); label_copying_of_values(model, batch) takes sequences")
+@called_with("it reads weights alone; label_copying_of_values(model, batch) takes sequences")
 @plain_torch()
 def label_copying(
     model: HookedTransformer,

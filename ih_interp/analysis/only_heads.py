@@ -47,11 +47,12 @@ def only_and_without(
 
     Figures 4a and 13 of the paper; with `perfect_match` also 16a. `heads` are those of the last
     layer by default; what is not among them stays on. Columns: `head`, `strength` (as the model is,
-    `induction_strength`), `kept`, `metric`, `value`, `low`, `high`. `kept` is "only" or "without"
-    the head, and for no head "all" of them or "none". Chance, with L labels of which n are in the
-    context: strength 0; accuracy 1/L, a guess within the context 1/n; loss ln L and ln n nats;
-    others as `evaluation.QueryMetrics` says. "none" is what the rest of the model gets without the
-    heads, about chance where only they carry the answer.
+    `induction_strength`; NaN for sequences that are not few-shot ones, as plain tokens), `kept`,
+    `metric`, `value`, `low`, `high`. `kept` is "only" or "without" the head, and for no head "all"
+    of them or "none". Chance, with L labels of which n are in the context: strength 0; accuracy
+    1/L, a guess within the context 1/n; loss ln L and ln n nats; others as
+    `evaluation.QueryMetrics` says. "none" is what the rest of the model gets without the heads,
+    about chance where only they carry the answer.
     """
     refuse_wrong(
         model=model,
@@ -73,7 +74,7 @@ def only_and_without(
         metrics=metrics,
         perfect_match=perfect_match,
     )
-    strength = _strengths(model, batch, chosen)
+    strength = _strengths(model, batch, chosen) if _is_few_shot(batch) else np.full(n, np.nan)
     names = [str(head) for head in chosen]
     places = [
         {"head": name, "strength": of_head, "kept": kept}
@@ -217,6 +218,13 @@ def by_strength(model: HookedTransformer, batch: Batch, heads: Sequence[Head]) -
         )
     order = np.argsort(-strengths, kind="stable")
     return tuple(heads[place] for place in order)
+
+
+def _is_few_shot(batch: Batch) -> bool:
+    """Whether every context holds the target and another label, which the strength compares."""
+    if batch.tokens.shape[1] < 3 or batch.tokens.shape[1] % 2 == 0:
+        return False
+    return bool((batch.correct.any(dim=1) & ~batch.correct.all(dim=1)).all())
 
 
 def _strengths(

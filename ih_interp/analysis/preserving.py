@@ -28,6 +28,7 @@ from ih_interp.analysis.passes import (
 )
 from ih_interp.clamps import AblateHeads, Preserve
 from ih_interp.evaluation import QueryMetrics, evaluate
+from ih_interp.reprs import short_repr
 from ih_interp.stock import not_plain, parts_of
 from ih_interp.torch_state import plain_torch
 from ih_interp.types import Batch, Head
@@ -44,6 +45,7 @@ FAST_CHUNK = 128
 SCALES = ("accuracy", "loss")
 
 
+@short_repr
 @dataclass(frozen=True)
 class Preserving:
     """One map of Figure 11, `[receiver, sender]` as there, or `[batch, receiver, sender]`."""
@@ -82,6 +84,11 @@ class Preserving:
         return pd.DataFrame(places).assign(**values)
 
 
+@short_repr
+class PerSequence(dict[str, Float[Tensor, " batch"]]):
+    """Numbers of every sequence, by name."""
+
+
 @plain_torch()
 def preserving_map(
     model: HookedTransformer,
@@ -95,7 +102,7 @@ def preserving_map(
 
     Cell `[i, j]` ablates all heads of layer 1 but i, and of layer 0 only j (`keep="all_but_one"`,
     column 1 of Figure 11) or all but j (`keep="one"`, column 2), with `preserve` forced from a
-    clean pass. It is exactly `evaluate(model, batch, [Preserve, AblateHeads])`. In two layers of
+    clean pass: what `evaluate(model, batch, [Preserve, AblateHeads])` gives. In two layers of
     attention without hooks what layer 0 writes is clean but for who is left, so that one pass and
     one reading of layer 1 a sender give every receiver; under hooks and clamps, which may be made
     for whole passes, each cell is a pass.
@@ -147,9 +154,7 @@ def preserving_ablation(
 
 
 @plain_torch()
-def direct_path_removed(
-    model: HookedTransformer, batch: Batch, *, layer: int = 0
-) -> dict[str, Float[Tensor, " batch"]]:
+def direct_path_removed(model: HookedTransformer, batch: Batch, *, layer: int = 0) -> PerSequence:
     """What the heads of a layer do for the output directly: Figure 12 of the paper.
 
     All of them are ablated while patterns and values of every layer are forced clean, so that only
@@ -161,12 +166,12 @@ def direct_path_removed(
     heads = [Head(layer, head) for head in range(model.cfg.n_heads)]
     without = preserving_ablation(model, batch, heads, preserve=("patterns", "values"))
     whole = evaluate(model, batch, chunk=chunk_size(model, len(batch)))
-    return {
-        "accuracy": without.accuracy,
-        "loss": without.loss,
-        "accuracy_change": without.accuracy - whole.accuracy,
-        "loss_change": without.loss - whole.loss,
-    }
+    return PerSequence(
+        accuracy=without.accuracy,
+        loss=without.loss,
+        accuracy_change=without.accuracy - whole.accuracy,
+        loss_change=without.loss - whole.loss,
+    )
 
 
 def _senders_left(model: HookedTransformer, keep: Keep) -> list[list[int]]:

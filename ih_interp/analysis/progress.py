@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from ih_interp.analysis.trace import Measure, trace, warn_unfinished
+from ih_interp.analysis.trace import Measure, some_sequences, trace, warn_unfinished
 from ih_interp.clamps import AbstractClamp
 from ih_interp.clamps.base import refuse_no_clamps
 from ih_interp.evaluation import evaluate
@@ -36,7 +36,7 @@ def progress(
     """A measure at every checkpoint of a run under clamps that it was not trained under.
 
         match = [ih.clamps.match("L1H3"), *run.clamps]
-        table = progress(run, match, name="match").query("name == 'loss'")
+        table = progress(run, match, name="match", batch=batch).query("name == 'loss'")
 
     Columns: `clamp`, and those of `trace`: `step`, `sequences`, `name`, `value`, by default the
     means of `evaluation.QueryMetrics`, whose ranges and chance levels hold.
@@ -47,7 +47,8 @@ def progress(
             an ablation of the other heads in the paper's runs.
         name: what the table calls them; by default the clamps as they print, "none" without any.
         measure: as in `trace`.
-        batch: the sequences; by default every one of the training split.
+        batch: the sequences; by default, as in `trace`, a fixed sample of at most 4,096 of the
+            training split.
         steps: which checkpoints; by default all that are there, with a warning if the run is not
             finished.
 
@@ -78,7 +79,8 @@ def progress_beside_training(
     Columns: `sequences`, `clamp` (the key), `when`, `loss` (nats), `seed` (of the weights). Rows
     "training" are the clamped run's own evaluations on `split`; rows "inference" the free run's
     checkpoints under the clamped run's clamps, all of them, with its ablations, over `batch`, by
-    default every sequence of the split. Name the free run itself to have its curve in both.
+    default, as in `trace`, a fixed sample of at most 4,096 sequences of the split. Name the free
+    run itself to have its curve in both.
 
     Raises ValueError for a run that differs from the free one in more than clamps, lengths and
     grids, as its curve would be another network's, and for one without metrics on the split. Warns
@@ -90,8 +92,7 @@ def progress_beside_training(
     for name, run in clamped.items():
         expect(run, Run, f"The run {name!r}", "open its folder with ih.Run(folder)")
         _refuse_other_network(free, run, name)
-    if batch is None:
-        batch = free.task.enumerate(split)
+    batch, said = some_sequences(free.task, split) if batch is None else (batch, "")
     parts: list[pd.DataFrame] = []
     for name, run in clamped.items():
         trained = _evaluations(run, name, split)
@@ -102,6 +103,7 @@ def progress_beside_training(
     if not parts:
         raise ValueError('There are no clamped runs; give them by name, {"match": run}.')
     table = pd.concat(parts, ignore_index=True).assign(seed=free.config.seeds.init)
+    table.attrs = {"batch": said} if said else {}
     return table[["sequences", "clamp", "when", "loss", "seed"]]
 
 

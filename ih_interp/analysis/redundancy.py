@@ -22,10 +22,10 @@ from numpy import ndarray
 from scipy.special import entr
 from transformer_lens import HookedTransformer
 
-from ih_interp.analysis.arguments import given_copies, refuse_wrong
+from ih_interp.analysis.arguments import called_with, given_copies, refuse_wrong
 from ih_interp.analysis.scores import CHUNK
 from ih_interp.analysis.statistics import Estimate, bootstrap
-from ih_interp.analysis.trace import refuse_other_function, trace
+from ih_interp.analysis.trace import refuse_other_function, some_sequences, trace
 from ih_interp.analysis.wiring import wiring_map
 from ih_interp.columns import numbers
 from ih_interp.runs import Run
@@ -38,6 +38,10 @@ Values: TypeAlias = Shaped[ndarray, "..."] | Shaped[torch.Tensor, "..."]
 Statistic: TypeAlias = Callable[[ndarray], ndarray | float]
 
 
+EFFECTS = "give effects of edges, ih.wiring_map(model, clean, corrupted).through('k')"
+
+
+@called_with(EFFECTS)
 def effective_senders(use: Values, **options: Any) -> Estimate:
     """How many senders feed each receiver, `[receiver]`, in [1, n senders].
 
@@ -49,12 +53,14 @@ def effective_senders(use: Values, **options: Any) -> Estimate:
     return estimated(use, 2, lambda wires: _effective(wires, 0), options)
 
 
+@called_with(EFFECTS)
 def effective_receivers(use: Values, **options: Any) -> Estimate:
     """How many receivers each sender serves, `[sender]`, in [1, n receivers]; as the one above."""
     refuse_wrong(use=use)
     return estimated(use, 2, lambda wires: _effective(wires, 1), options)
 
 
+@called_with(EFFECTS)
 def fan_in(use: Values, **options: Any) -> Estimate:
     """How evenly receivers draw on senders, in [0, 1]: `H(sender | receiver) / ln n senders`.
 
@@ -65,11 +71,13 @@ def fan_in(use: Values, **options: Any) -> Estimate:
     return estimated(use, 2, lambda wires: _conditional(wires)[0] / _log(wires, 0), options)
 
 
+@called_with(EFFECTS)
 def fan_out(use: Values, **options: Any) -> Estimate:
     """How evenly senders serve receivers, in [0, 1]: `H(receiver | sender) / ln n receivers`."""
     return estimated(use, 2, lambda wires: _conditional(wires)[1] / _log(wires, 1), options)
 
 
+@called_with(EFFECTS)
 def many_to_many(use: Values, **options: Any) -> Estimate:
     """How far a wiring is from one to one, in [0, 1].
 
@@ -93,7 +101,7 @@ def redundancy_over_training(
     run: Run,
     corrupt: Callable[[Batch], Batch],
     *,
-    batch: Batch,
+    batch: Batch | None = None,
     via: str | Sequence[str] = ("q", "k", "v"),
     steps: Sequence[int] | None = None,
     progress: bool = False,
@@ -104,9 +112,12 @@ def redundancy_over_training(
 
     Columns: `step`, `sequences`, `via`, `name`, `value`, `low`, `high`. Names are "many_to_many",
     "fan_in", "fan_out", "effective_senders L1H3" of every receiver and "effective_receivers L0H2"
-    of every sender. `options` are those of `wiring_map`. Raises ValueError for more sequences than
-    one pass takes (1,024), over which intervals would be averaged.
+    of every sender. `options` are those of `wiring_map`. `batch` is by default, as in `trace`, a
+    fixed sample of the training split, here of at most 1,024. Raises ValueError for more sequences
+    than one pass takes (1,024), over which intervals would be averaged.
     """
+    expect(run, Run, "The run", "open its folder with ih.Run(folder)")
+    batch, said = some_sequences(run.task, most=CHUNK) if batch is None else (batch, "")
     refuse_wrong(batch=batch)
     refuse_other_function(corrupt, "corrupt", "batch")
     if len(batch) > CHUNK:
@@ -132,6 +143,7 @@ def redundancy_over_training(
     rows[["name", "via", "end"]] = rows["name"].str.split("|", expand=True)
     index = ["step", "sequences", "via", "name"]
     wide = rows.set_index([*index, "end"])["value"].unstack("end").reset_index()
+    wide.attrs = {"batch": said} if said else {}
     return wide[[*index, "value", "low", "high"]].rename_axis(columns=None)
 
 

@@ -13,13 +13,19 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from ih_interp.analysis.arguments import refuse_wrong, told_by_position
+from ih_interp.analysis.arguments import called_with, refuse_wrong
 from ih_interp.analysis.scores import PerHeadScore, pattern_scores
 from ih_interp.torch_state import plain_torch
 from ih_interp.types import Pattern, Tokens, expect, integer
 
 Convention: TypeAlias = Literal["matched", "diagonal", "mul"]
 """What the attention to successors is divided by; `induction_score` says how."""
+
+
+GENERATOR = (
+    "it draws its own sequences: write generator=torch.Generator().manual_seed(0); on yours use "
+    "previous_token_score, duplicate_token_score or pattern_scores"
+)
 
 
 @plain_torch()
@@ -68,9 +74,7 @@ def repeated_tokens(
     return tokens.to(model.cfg.device)
 
 
-@told_by_position(
-    "prefix_matching_score(model, generator=torch.Generator().manual_seed(0)), which draws tokens"
-)
+@called_with(GENERATOR)
 @plain_torch()
 def prefix_matching_score(
     model: HookedTransformer,
@@ -140,9 +144,7 @@ def prefix_matching_chance(
     return sum(1 / (row + 1) for row in rows) / len(rows)
 
 
-@told_by_position(
-    "induction_score(model, generator=torch.Generator().manual_seed(0)), which draws tokens"
-)
+@called_with(GENERATOR)
 @plain_torch()
 def induction_score(
     model: HookedTransformer,

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.hook_points import HookPoint
 
-from ih_interp.analysis.arguments import given_copies, refuse_wrong, told_by_position
+from ih_interp.analysis.arguments import called_with, given_copies, refuse_wrong
 from ih_interp.clamps.active import active, pass_size
 from ih_interp.torch_state import plain_torch
 from ih_interp.tracing.reading import read as compiled_read
@@ -123,7 +123,7 @@ def each_chunk(
         yield torch.stack([found[layer] for layer in range(n_layers)], dim=1)
 
 
-@told_by_position("head_table({'induction': induction_strength(model, batch)})")
+@called_with("give scores by name, {'induction': induction_strength(...)}")
 @plain_torch()
 def head_table(
     scores: Mapping[str, Float[Tensor, "layer head"]], chance: Mapping[str, float] | None = None

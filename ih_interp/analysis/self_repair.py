@@ -29,6 +29,7 @@ from ih_interp.analysis.passes import (
 from ih_interp.analysis.path_patching import Ablation, Means, Pair, Seen
 from ih_interp.analysis.statistics import Estimate, bootstrap
 from ih_interp.clamps.active import active
+from ih_interp.reprs import short_repr
 from ih_interp.stock import other_module, wrong_norm
 from ih_interp.torch_state import plain_torch
 from ih_interp.types import Batch
@@ -39,6 +40,7 @@ LinearScale: TypeAlias = Literal["logit", "logit_difference"]
 SCALE = "ln_final.hook_scale"
 
 
+@short_repr
 class SelfRepair(NamedTuple):
     """Changes of the logit upon ablation, `[batch]`: ablated minus whole.
 

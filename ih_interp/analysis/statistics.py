@@ -9,10 +9,12 @@ from numpy import ndarray
 from scipy.stats import false_discovery_control
 
 from ih_interp.columns import numbers
+from ih_interp.reprs import short_repr
 
 BLOCK = 64  # resamples at once: their weights are [resample, batch]
 
 
+@short_repr
 class Estimate(NamedTuple):
     """A number, or an array of them, with the ends of its interval."""
 

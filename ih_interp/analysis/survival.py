@@ -25,11 +25,13 @@ from ih_interp import columns
 from ih_interp.analysis.arguments import refuse_wrong
 from ih_interp.analysis.emergence import Criterion, Crossing, learned
 from ih_interp.analysis.statistics import Estimate, bootstrap, sign_flip_test
+from ih_interp.reprs import short_repr
 from ih_interp.types import expect
 
 NOWHERE = Estimate(*(np.asarray(math.nan),) * 3)
 
 
+@short_repr
 class Survival(NamedTuple):
     """Share of networks that have not yet got there: `share[i]` from `time[i]` on."""
 
@@ -135,6 +137,7 @@ def widest_coverage(n_seeds: int) -> float:
     return 1 - 2.0 ** (1 - n_seeds)
 
 
+@short_repr
 class PairedTimes(NamedTuple):
     """Two conditions, seed by seed."""
 

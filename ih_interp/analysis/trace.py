@@ -1,6 +1,8 @@
 """One measure over every checkpoint of a run: the only loop over checkpoints."""
 
+import functools
 import inspect
+import logging
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -20,6 +22,7 @@ from ih_interp.clamps import AbstractClamp, clamped
 from ih_interp.clamps.base import refuse_no_clamps
 from ih_interp.runs import Run
 from ih_interp.stock import n_hooks, parts_of
+from ih_interp.task import FewShotTask, Split, number
 from ih_interp.torch_state import plain_torch
 from ih_interp.tracing.reading import compiled_reading
 from ih_interp.types import Batch, Head, expect
@@ -30,6 +33,10 @@ Measure: TypeAlias = Callable[[HookedTransformer, Batch], Any]
 By name (a mapping, a NamedTuple such as `QueryMetrics`) a tensor `[batch]` of one value a sequence
 may stand for its mean.
 """
+
+MOST_SEQUENCES = 4_096
+"""How many a measure is averaged over where none are given: a mean's error is then 1/64 of the
+spread over sequences."""
 
 WORTH_COMPILING = 2_000_000  # sequences over all checkpoints from which compiling is repaid
 
@@ -46,11 +53,15 @@ def trace(
 ) -> pd.DataFrame:
     """Apply a measure to a run's checkpoints; a tidy table, one row a checkpoint and number.
 
+    Without `batch` the measure is averaged over a fixed sample of at most 4,096 training sequences;
+    `table.attrs["batch"]` says how many of how many, and so does a line on the first such call.
+    For every one give `batch=run.task.enumerate("train")`.
+
     Columns: `step`, `sequences`, `name`, `value`. `name` is the head ("L1H3") for `[layer, head]`
     measures, the key for mappings, the field for NamedTuples, "value" for single numbers.
 
-        strengths = ih.trace(run, ih.induction_strength)
-        losses = ih.trace(run, ih.evaluate).query("name == 'loss'")
+        strengths = ih.trace(run, ih.induction_strength, batch=batch)
+        losses = ih.trace(run, ih.evaluate, batch=batch).query("name == 'loss'")
         copying = ih.trace(  # what does not take (model, batch) is wrapped
             run, lambda model, batch: ih.label_copying_score(ih.label_copying(model))
         )
@@ -62,7 +73,8 @@ def trace(
         run: whose checkpoints.
         measure: called with (model, batch); must be a mean over sequences, as long batches are
             measured in chunks and averaged.
-        batch: the sequences; by default every one of the training split.
+        batch: the sequences; by default every one of the training split where there are no more
+            than 4,096, else so many drawn from it with `task.sample("train", 4_096, seed=0)`.
         clamps: applied to every checkpoint, by default those it was trained under, at its step;
             others than those of training give the paper's progress measures.
         steps: which checkpoints, in updates, of `run.steps`; by default all that are there, with a
@@ -75,7 +87,7 @@ def trace(
     """
     expect(run, Run, "The run", "open its folder with ih.Run(folder)")
     refuse_other_function(measure, "The measure", "model", "batch")
-    batch = run.task.enumerate("train") if batch is None else batch
+    batch, said = some_sequences(run.task) if batch is None else (batch, "")
     clamps = run.clamps if clamps is None else clamps
     refuse_no_clamps(clamps)
     chosen = _chosen(run, steps)
@@ -95,7 +107,31 @@ def trace(
             values = _means(model, measure, batch, apply)
             as_it_came.refuse_changed()
             rows += [{**place, "name": name, "value": value} for name, value in values.items()]
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    table.attrs |= {"batch": said} if said else {}
+    return table
+
+
+def some_sequences(
+    task: FewShotTask, split: Split = "train", most: int = MOST_SEQUENCES
+) -> tuple[Batch, str]:
+    """Sequences for a measure where none were given, and what they are in words.
+
+    Every one of the split where there are no more than `most`; else the same sample every time,
+    which is said, once each, through `logging`, as a warning would stop a program that has made
+    warnings errors.
+    """
+    size = task.n_sequences(split)
+    if size <= most:
+        return task.enumerate(split), f"all {size:,} sequences of {split!r}"
+    said = f"a fixed sample of {most:,} of the {number(size)} sequences of {split!r}"
+    _say_once(f"Measured over {said}; give batch= for others.")
+    return task.sample(split, most, seed=0), said
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    logging.getLogger("ih_interp").warning(text)
 
 
 def warn_unfinished(run: Run, *, stacklevel: int = 3) -> None:

@@ -17,11 +17,13 @@ from ih_interp.analysis.metrics import LOWER_IS_BETTER, Metric
 from ih_interp.analysis.passes import Input, inputs_named, refuse_cuts, whole_blocks
 from ih_interp.analysis.path_patching import Ablation, Direction, Pair, share
 from ih_interp.analysis.trace import refuse_other_function, trace
+from ih_interp.reprs import short_repr
 from ih_interp.runs import Run
 from ih_interp.torch_state import plain_torch
 from ih_interp.types import Batch, Head
 
 
+@short_repr
 @dataclass(frozen=True)
 class Wiring:
     """Effects of the edges between two layers, and how they were measured."""
@@ -145,8 +147,9 @@ def wiring_over_training(
 
     Columns: `step`, `sequences`, `via`, `sender`, `receiver`, `effect`, `use`. `corrupt` makes
     corrupted sequences from clean ones, as `corruptions.swap_exemplars` does; `options` are those
-    of `wiring_map`. Long batches are measured in chunks, and means for `ablation="mean"` are then
-    those of a chunk. Raises as `wiring_map` and `trace` do, and for `normalise`, `per_sequence`.
+    of `wiring_map`. `batch` is by default, as in `trace`, a fixed sample of at most 4,096 training
+    sequences. Long batches are measured in chunks, and means for `ablation="mean"` are then those
+    of a chunk. Raises as `wiring_map` and `trace` do, and for `normalise`, `per_sequence`.
     """
     refused = {"normalise", "per_sequence"} & {name for name, on in options.items() if on}
     if refused:
@@ -162,6 +165,7 @@ def wiring_over_training(
     rows = trace(run, measure, batch=batch, steps=steps, progress=progress)
     edges = last["wiring"].table()[["via", "sender", "receiver"]]
     table = rows[["step", "sequences"]].join(edges.loc[rows["name"].astype(int)].reset_index())
-    table = table.drop(columns="index").assign(effect=rows["value"])
     sign = 1 if last["wiring"].higher_is_used else -1
-    return table.assign(use=sign * table["effect"])
+    table = table.drop(columns="index").assign(effect=rows["value"], use=sign * rows["value"])
+    table.attrs |= rows.attrs
+    return table

@@ -33,6 +33,7 @@ class PreviousTokenClamp(HeadClamp):
     """Rows shared by the two clamps on attention to the previous token."""
 
     queries: Queries = "all"
+    """Which rows of the pattern it sets: all of them, or those of the labels alone."""
 
     @property
     def rows(self) -> tuple[Role, ...]:
@@ -55,6 +56,7 @@ class PreviousTokenAttention(PreviousTokenClamp):
 
     kind: Literal["previous_token_attention"] = "previous_token_attention"
     strength: float = Field(default=1.0, ge=0, le=1)
+    """Attention weight on the previous token."""
 
     def sites(self, shape: Shape) -> frozenset[Site]:
         del shape
@@ -116,6 +118,7 @@ class InductionAttention(QueryClamp):
 
     kind: Literal["induction_attention"] = "induction_attention"
     strength: float = Field(default=1.0, ge=0, le=1)
+    """Attention weight on all correct labels together."""
 
     def tensors(self, shape: Shape) -> dict[str, Tensor]:
         return super().tensors(shape) | {
@@ -144,6 +147,7 @@ class MatchAttention(QueryClamp):
 
     kind: Literal["match_attention"] = "match_attention"
     temperature: Temperature = Field(default=0.0, ge=0)
+    """By which cosines are divided before the softmax; 0 takes the most alike alone."""
 
     def tensors(self, shape: Shape) -> dict[str, Tensor]:
         temperature = torch.tensor(self.temperature, dtype=torch.float32)
@@ -165,6 +169,7 @@ class AttentionTemperature(HeadClamp):
 
     kind: Literal["attention_temperature"] = "attention_temperature"
     temperature: Temperature = Field(gt=0)
+    """By which scores are divided; very large ones make attention uniform."""
 
     def sites(self, shape: Shape) -> frozenset[Site]:
         del shape

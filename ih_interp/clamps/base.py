@@ -15,6 +15,7 @@ from transformer_lens import HookedTransformer
 from ih_interp.clamps.schedules import Always, Schedule
 from ih_interp.frozen import Frozen
 from ih_interp.model import FewShotEmbed
+from ih_interp.reprs import short_repr
 from ih_interp.types import Batch, Head, HeadField, expect
 
 HookFunction: TypeAlias = Callable[..., Tensor | None]
@@ -52,6 +53,7 @@ class Site(NamedTuple):
     row: Role | None = None
 
 
+@short_repr
 @dataclass(frozen=True)
 class Setting:
     """A model about to run on a batch, and what may differ between runs that share one trace."""
@@ -88,7 +90,10 @@ class AbstractClamp(Frozen):
     needs_batch: ClassVar[bool] = False
 
     kind: str
+    """Which clamp it is, in JSON."""
     schedule: Schedule = Always()
+    """When it is on, in updates: `always()`, `during(...)`, `pulses(...)`, `ramp(...)` or
+    `from_level(...)` of `ih.clamps`."""
 
     @field_validator("schedule", mode="before")
     @classmethod
@@ -178,6 +183,7 @@ class HeadClamp(AbstractClamp):
     """A clamp on given heads."""
 
     heads: tuple[HeadField, ...]
+    """The heads that it acts on, as `["L1H3"]` or `[(1, 3)]`; layers and heads count from 0."""
 
     @field_validator("heads", mode="before")
     @classmethod

@@ -43,7 +43,9 @@ class CopyFromAttention(AbstractClamp):
     needs_batch: ClassVar[bool] = True
     kind: Literal["copy_from_attention"] = "copy_from_attention"
     head: HeadField
+    """Whose scores the logits are, as `"L1H3"`."""
     gradient: GradientMode = "flow"
+    """Whether gradient flows through the scores to what made them; "flow" in the paper."""
 
     def sites(self, shape: Shape) -> frozenset[Site]:
         read = Site("scores read", self.head.layer, self.head.head)
@@ -88,6 +90,7 @@ class PerfectLayerOne(AbstractClamp):
     needs_batch: ClassVar[bool] = True
     kind: Literal["perfect_layer_one"] = "perfect_layer_one"
     gradient: GradientMode = "flow"
+    """Whether gradient flows into the embedding that layer 1 then reads; "flow" in the paper."""
 
     def sites(self, shape: Shape) -> frozenset[Site]:
         del shape
@@ -139,6 +142,7 @@ class PerfectMatchAndCopy(AbstractClamp):
     needs_batch: ClassVar[bool] = True
     kind: Literal["perfect_match_and_copy"] = "perfect_match_and_copy"
     temperature: Temperature = Field(default=0.1, gt=0)
+    """By which cosines are divided to become logits."""
 
     def sites(self, shape: Shape) -> frozenset[Site]:
         return frozenset({Site("logits", shape.n_layers)})

@@ -39,7 +39,9 @@ class Graft(AbstractClamp):
     """The run's folder, anywhere on this machine: its configuration, metrics and checkpoints are
     read, numbers all, and written nowhere. `sha256` says which checkpoint it has to be."""
     step: int = Field(ge=0)
+    """Which checkpoint of that run, in updates."""
     layer: int = Field(ge=0)
+    """The last of the lower layers, from 0: what lies above it is joined to what lies below."""
     sha256: str | None = None
     """Digest of the checkpoint, of which others are refused; None takes what lies there."""
 

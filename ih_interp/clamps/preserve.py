@@ -33,7 +33,9 @@ class Preserve(AbstractClamp):
     needs_batch: ClassVar[bool] = True
     kind: Literal["preserve"] = "preserve"
     what: tuple[Preserved, ...]
+    """Which activations are kept."""
     gradient: GradientMode = "flow"
+    """Whether gradient flows into the unclamped pass that it reads; "flow" in the paper."""
 
     @field_validator("what", mode="before")
     @classmethod

@@ -29,7 +29,9 @@ class During(Frozen):
 
     kind: Literal["during"] = "during"
     start: int = Field(default=0, ge=0)
+    """The first update under the clamp."""
     stop: int | None = Field(default=None, ge=1)
+    """The first update without it again; None for none."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "During":
@@ -51,7 +53,9 @@ class Pulses(Frozen):
 
     kind: Literal["pulses"] = "pulses"
     period: int = Field(ge=1)
+    """Updates from the start of one pulse to the start of the next."""
     duty: float = Field(default=0.5, gt=0, le=1)
+    """Share of a period that is under the clamp."""
 
     def gate(self, step: int, metrics: Metrics | None = None) -> float:
         del metrics
@@ -63,9 +67,13 @@ class Ramp(Frozen):
 
     kind: Literal["ramp"] = "ramp"
     start: int = Field(ge=0)
+    """The last update with the gate at `low`."""
     stop: int = Field(ge=1)
+    """The first update with the gate at `high`."""
     low: float = Field(default=0.0, ge=0, le=1)
+    """The gate up to `start`: 0 is free, 1 is clamped."""
     high: float = Field(default=1.0, ge=0, le=1)
+    """The gate from `stop` on; below `low` the clamp is taken off little by little."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "Ramp":
@@ -88,9 +96,13 @@ class FromLevel(Frozen):
 
     kind: Literal["from_level"] = "from_level"
     metric: MetricName = "loss"
+    """Which metric is waited for, as `evaluation.QueryMetrics` defines it."""
     split: Split = "train"
+    """On which evaluation set."""
     below: float | None = None
+    """The level that it has to fall below."""
     above: float | None = None
+    """The level that it has to rise above; exactly one of the two is given."""
 
     @model_validator(mode="after")
     def _one_side(self) -> "FromLevel":

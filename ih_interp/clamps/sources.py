@@ -13,9 +13,11 @@ from ih_interp.clamps.applied import in_order
 from ih_interp.clamps.base import AbstractClamp, few_shot_embed
 from ih_interp.files import as_path
 from ih_interp.model import ModelConfig, empty_model, trained_parameters
+from ih_interp.reprs import short_repr
 from ih_interp.torch_state import plain_torch
 
 
+@short_repr
 class Source(NamedTuple):
     """A checkpoint, with the clamps it was trained under."""
 

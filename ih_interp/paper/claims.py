@@ -22,7 +22,7 @@ def claims_table(claims: Sequence[Claim]) -> pd.DataFrame:
                 claim.paper,
                 claim.ours,
                 f"{claim.held} of {claim.of}",
-                "yes" if claim.holds else "no",
+                claim.verdict,
                 "yes" if claim.varies else "no",
             )
             for claim in claims
@@ -69,7 +69,7 @@ def claims_markdown(folder: Path) -> str:
     lines = ["| figure | claim | paper | here | networks | holds |", "|---|---|---|---|---|---|"]
     for row in table[COLUMNS].itertuples(index=False):
         figure, claim, paper, ours, networks, holds, varies = map(str, row)
-        verdict = "**no**" if holds == "no" else "yes"
+        verdict = "**no**" if holds == "no" else holds
         if varies == "yes":
             verdict += ", varies"
         lines.append(f"| {figure} | {claim} | {paper} | {ours} | {networks} | {verdict} |")

@@ -15,26 +15,32 @@ class Preset(Frozen):
     """Lengths in sequences, and what is evaluated and kept on the way."""
 
     learning_rate: float
+    """Adam's, of every run."""
     main_sequences: int
-    """Of networks without clamps but for ablations: all heads, one head, pairs of heads."""
+    """Length of networks without clamps but for ablations: all heads, one head, pairs of heads."""
     clamped_sequences: int
-    """Of Figure 5b's conditions, and of the strengths of Figure 15."""
+    """Length of Figure 5b's conditions, and of the strengths of Figure 15."""
     long_sequences: int
-    """Of Figure 6's runs without clamps."""
+    """Length of Figure 6's runs without clamps."""
     data_sequences: int
-    """Of Figure 6's runs under clamps."""
+    """Length of Figure 6's runs under clamps."""
     branch_sequences: int
-    """Of grafts (Figure 7) and of previous-token clamps (Figure 8)."""
+    """Length of grafts (Figure 7) and of previous-token clamps (Figure 8)."""
     evaluations: Grid
+    """When metrics are measured."""
     dense_evaluations: Grid
-    """Of the runs of Figures 5b to 8 that learn early."""
+    """When they are in the runs of Figures 5b to 8 that learn early."""
     checkpoints: Grid
-    """Of the networks with all heads, and of Figure 5b's without clamps; others keep their ends."""
+    """When weights are kept of the networks with all heads, and of Figure 5b's without clamps; of
+    others the first and the last are."""
     evaluation_size: int = 1_000
+    """Sequences of each evaluation set."""
     task: TaskConfig = TaskConfig()
+    """The few-shot task of every figure but 6, which varies it."""
     n_classes: tuple[int, int, int] = (50, 100, 200)
     """Training classes of Figure 6, the first those of every other figure."""
     n_labels: tuple[int, int, int] = (5, 10, 15)
+    """Labels of Figure 6, the first those of every other figure."""
     exemplars: ExemplarSource = GaussianSource(n_classes=300)
     """Where no others are given: as many as Figure 6 trains on, and 100 more to test on."""
 

@@ -37,7 +37,7 @@ class Request(NamedTuple):
 
     def command(self, figure: Figure) -> str:
         """What draws one of the figures."""
-        return f"ih-interp reproduce {figure.name.replace(' ', '')}{self.options}"
+        return f"ih-interp reproduce {figure.word}{self.options}"
 
 
 def reproduce(
@@ -54,12 +54,13 @@ def reproduce(
     """Draw figures and tables of the paper into `folder`, training the runs they need.
 
     Each is written as pdf, png and csv, and what the paper claims about them as `claims.csv`, which
-    keeps the claims of figures drawn earlier. Finished runs under `runs` are used again,
-    interrupted ones resumed. Every row of a csv that comes from a run names it (`run`), and the
-    fingerprint of its configuration (`config`), as `Run(folder).config.fingerprint` gives it.
+    keeps the claims of figures drawn earlier; the smoke preset's are not judged. Finished runs
+    under `runs` are used again, interrupted ones resumed. Every row of a csv that comes from a run
+    names it (`run`), and the fingerprint of its configuration (`config`), as
+    `Run(folder).config.fingerprint` gives it.
 
     Args:
-        figures: names such as "3a", "3" for all of its parts, "table 1", or "all"; by default
+        figures: names such as "3a", "3" for all of its parts, "table1", or "all"; by default
             those of the main text, at the paper preset all.
         preset: "smoke", "quick" or "paper": how long and how densely runs are.
         exemplars: a file for `Exemplars.load`; by default synthetic features.
@@ -80,7 +81,8 @@ def reproduce(
         canvas = draw(figure, table, caption=asked.command(figure))
         paths = save(canvas, place, figure.file_name, _traceable(table, study))
         say(f"{figure.file_name}: {', '.join(map(str, paths))}")
-        claims += figure.claims(table)
+        judged = asked.preset != "smoke"
+        claims += [claim._replace(judged=judged) for claim in figure.claims(table)]
     drawn = [figure.name for figure in asked.figures]
     merge_claims(place, claims, drawn=drawn, runs=asked.root.name)
     return claims
@@ -131,7 +133,7 @@ def draw(figure: str | Figure, table: pd.DataFrame, *, caption: str = "") -> Can
 
 def _trained(asked: Request, engine: Engine, say: Callable[[str], None]) -> Study:
     if asked.preset == "smoke":
-        say("smoke preset: everything runs, nothing is learned, so that claims do not hold")
+        say("smoke preset: everything runs, nothing is learned, so that claims are not judged")
     networks = Networks(
         asked.figures, PRESETS[asked.preset], asked.source, seeds=asked.seeds, root=asked.root
     )
@@ -186,7 +188,8 @@ def _named(name: str) -> list[str]:
     """The figures that "3b", "3" or "all" asks for; ValueError for none."""
     found = [known for known in FIGURES if _means(name, known)]
     if not found:
-        raise ValueError(f"There is no figure {name}; choose from {', '.join(FIGURES)}.")
+        words = ", ".join(figure.word for figure in FIGURES.values())
+        raise ValueError(f"There is no figure {name}; choose from {words}.")
     return found
 
 

@@ -15,6 +15,7 @@ from ih_interp.analysis.emergence import LEARNED, Crossing, learned
 from ih_interp.paper.circuit import Circuit
 from ih_interp.paper.recipes import RunSet
 from ih_interp.plots.style import short_count
+from ih_interp.reprs import short_repr
 from ih_interp.runs import Run
 from ih_interp.types import Batch
 
@@ -24,6 +25,7 @@ UNTIL_LEARNED = f"sequences until the loss is below {LEARNED:.3f}"
 """What claims say of times that are the paper's times of learning."""
 
 
+@short_repr
 @dataclass(frozen=True)
 class Study:
     """The finished runs that figures are drawn from."""
@@ -113,6 +115,13 @@ class Claim(NamedTuple):
     of: int
     varies: bool = False
     """Whether it varies from network to network in the paper too; most of them suffice then."""
+    judged: bool = True
+    """Whether these runs can tell; those of the smoke preset learn nothing."""
+
+    @property
+    def verdict(self) -> str:
+        """Whether it holds, in words: "yes", "no" or "not judged"."""
+        return ("yes" if self.holds else "no") if self.judged else "not judged"
 
     @property
     def holds(self) -> bool:
@@ -125,7 +134,7 @@ class Figure:
     """A figure or table of the paper."""
 
     name: str
-    """As "3a" or "table 1"."""
+    """As "3a" or "table 1", in words; `word` is how it is asked for."""
     needs: tuple[RunSet, ...]
     table: Callable[[Study], pd.DataFrame]
     """The numbers; rows from a run name it in a column `run`."""
@@ -138,10 +147,14 @@ class Figure:
     """Whether networks of three seeds must be trained, however many are shown (Figure 7)."""
 
     @property
+    def word(self) -> str:
+        """As the command takes it: "3a", "11init", "table1"."""
+        return self.name.replace(" ", "")
+
+    @property
     def file_name(self) -> str:
         """Without its ending: "fig3a", "table1"."""
-        name = self.name.replace(" ", "")
-        return name if name.startswith("table") else f"fig{name}"
+        return self.word if self.word.startswith("table") else f"fig{self.word}"
 
 
 def some_steps(run: Run, count: int = MAX_CHECKPOINTS) -> list[int]:

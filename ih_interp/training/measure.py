@@ -10,7 +10,7 @@ from transformer_lens import HookedTransformer
 
 from ih_interp.clamps import Shape, in_order
 from ih_interp.config import RunConfig
-from ih_interp.evaluation import METRICS, evaluate, means, query_metrics
+from ih_interp.evaluation import METRICS, evaluate, query_metrics
 from ih_interp.task import FewShotTask
 from ih_interp.tracing.forward import Tensors, compile_graph, trace_forward, traced
 from ih_interp.tracing.rows import Rows
@@ -44,11 +44,9 @@ class Evaluator:
                 if name in weights:
                     parameter.copy_(weights[name])
         return {
-            split: means(
-                evaluate(
-                    self._model, batch, run.config.clamps, step=run.step, metrics=tuple(run.rows)
-                )
-            )
+            split: evaluate(
+                self._model, batch, run.config.clamps, step=run.step, metrics=tuple(run.rows)
+            ).mean()
             for split, batch in run.sets.items()
         }
 

@@ -22,7 +22,7 @@ from ih_interp.analysis.composition import (
 from ih_interp.analysis.passes import recording
 from ih_interp.analysis.preserving import Keep, Kept, preserving_ablation, preserving_map
 from ih_interp.analysis.trace import trace
-from ih_interp.evaluation import means, query_metrics
+from ih_interp.evaluation import query_metrics
 from ih_interp.paper.circuit import Circuit
 from ih_interp.paper.figures.wiring_claims import (
     composition_claims,
@@ -130,9 +130,9 @@ def without_parts(model: HookedTransformer, batch: Batch) -> dict[str, float]:
     return {
         f"{removed}|{name}": value
         for removed, stream in streams.items()
-        for name, value in means(
-            query_metrics(model.unembed(model.ln_final(stream))[:, -1], batch)
-        ).items()
+        for name, value in query_metrics(model.unembed(model.ln_final(stream))[:, -1], batch)
+        .mean()
+        .items()
         if name in ("loss", "accuracy")
     }
 
