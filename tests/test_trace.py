@@ -1,3 +1,4 @@
+import copy
 import shutil
 from typing import NamedTuple
 
@@ -187,3 +188,55 @@ def test_a_level_is_read_from_metrics_up_to_the_step(clamped_run, tmp_path):
             )
     kept = ih.trace(ih.Run(killed), ih.induction_strength, batch=batch)
     assert kept.equals(ih.trace(clamped_run, ih.induction_strength, batch=batch))
+
+
+def test_a_measure_may_change_weights_and_has_the_checkpoints_each_time(small_run, batch):
+    batch = small_run.task.sample("train", 10, generator=torch.Generator().manual_seed(0))
+
+    def silenced(model, batch):
+        model.blocks[0].attn.W_O.data[3] = 0.0
+        model.blocks[1].attn.b_K.data += 1.0
+        return ih.induction_strength(model, batch)
+
+    found = ih.trace(small_run, silenced, batch=batch)
+    for step, rows in found.groupby("step"):
+        expected = silenced(small_run.model(step), batch).flatten().tolist()
+        assert rows["value"].tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_chunks_are_measured_on_the_checkpoints_weights(small_run, monkeypatch):
+    monkeypatch.setattr("ih_interp.analysis.trace.CHUNK", 5)
+    batch = small_run.task.sample("train", 10, generator=torch.Generator().manual_seed(0))
+
+    def weaker(model, batch):
+        model.blocks[1].attn.W_O.data *= 0.5
+        return ih.evaluate(model, batch).loss.mean()
+
+    found = ih.trace(small_run, weaker, batch=batch, steps=[0])
+    assert float(found["value"][0]) == pytest.approx(
+        float(weaker(small_run.model(0), batch)), abs=1e-6
+    )
+
+
+def left_hook(model):
+    model.blocks[0].attn.register_forward_hook(lambda module, given, out: out * 0)
+
+
+def left_method(model):
+    model.blocks[0].attn.calculate_z_scores = lambda v, pattern: v
+
+
+def left_module(model):
+    model.blocks[0].attn = copy.deepcopy(model.blocks[0].attn)
+
+
+@pytest.mark.parametrize("leave", [left_hook, left_method, left_module])
+def test_what_a_measure_leaves_on_the_model_is_refused(leave, small_run):
+    batch = small_run.task.sample("train", 10, generator=torch.Generator().manual_seed(0))
+
+    def measure(model, batch):
+        leave(model)
+        return 0.0
+
+    with pytest.raises(ValueError, match="The measure left"):
+        ih.trace(small_run, measure, batch=batch)

@@ -13,6 +13,7 @@ from numpy import ndarray
 
 from ih_interp.analysis.arguments import refuse_wrong, told_by_position
 from ih_interp.analysis.redundancy import Values, estimated
+from ih_interp.analysis.statistics import Estimate, as_array
 
 
 @told_by_position("set_redundancy(single, joint), arrays of effects")
