@@ -7,7 +7,7 @@ names, no soft cap, weights of one type and device, and a process without autoca
 default dtype. `not_plain` answers for all of them, and elsewhere the model itself has to run.
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -129,9 +129,9 @@ def other_module(model: HookedTransformer, module: nn.Module) -> Reason | None:
 def _other_class(kind: type[nn.Module]) -> Reason | None:
     if kind not in _METHODS:
         return f"is a {kind.__name__}, which is no module of TransformerLens's own"
-    for base, name, function in _METHODS[kind]:
-        if vars(base).get(name) is not function:
-            return f"has another {base.__name__}.{name} than TransformerLens's"
+    for name, function in _METHODS[kind]:
+        if getattr(kind, name, None) is not function:
+            return f"has another {kind.__name__}.{name} than TransformerLens's"
     return None
 
 
@@ -241,23 +241,19 @@ _STOCK: tuple[type[nn.Module], ...] = (
 )
 
 
-def _methods(kind: type[nn.Module]) -> dict[str, Callable[..., Any]]:
-    """The functions that a class brings with it; of the largest those that a pass calls."""
-    functions = {n: value for n, value in vars(kind).items() if isinstance(value, FunctionType)}
+def _methods(kind: type) -> list[str]:
+    """Names of the functions that a class brings; of the largest those that a pass calls."""
+    functions = [name for name, value in vars(kind).items() if isinstance(value, FunctionType)]
     called = {nn.Module: OF_MODULE, HookedRootModule: OF_ROOT, **dict.fromkeys(ROOTS, OF_ROOT)}
-    return {n: value for n, value in functions.items() if n in called.get(kind, functions)}
-
-
-def _classes(kind: type) -> list[type]:
-    """The class and its bases up to `nn.Module`."""
-    return [base for base in kind.__mro__ if issubclass(base, nn.Module)]
+    return [name for name in functions if name in called.get(kind, functions)]
 
 
 _METHODS = {
     kind: [
-        (base, name, None if _is_of_user(base, function) else function)
-        for base in _classes(kind)
-        for name, function in _methods(base).items()
+        (name, None if _is_of_user(base, vars(base)[name]) else getattr(kind, name))
+        for base in kind.__mro__
+        if issubclass(base, nn.Module)
+        for name in _methods(base)
     ]
     for kind in _STOCK
 }

@@ -1,5 +1,7 @@
 """The model against a literal forward pass, and its initial weights against the paper's."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from torch.func import functional_call, functionalize, jvp, stack_module_state, 
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing import assert_close
 
+import ih_interp as ih
 from ih_interp.exemplars import Exemplars
 from ih_interp.interop.icl_dynamics import load_icl_dynamics
 from ih_interp.model import (
@@ -301,3 +304,56 @@ def test_passes_are_transformed_with_and_without_gradient(transform, pairs, grad
 def test_refuses_in_words(fields, words):
     with pytest.raises(ValueError, match=words):
         ModelConfig(**fields)
+
+
+PROCESSED = [
+    {},
+    {"fold_ln": False},
+    {"center_writing_weights": False},
+    {"refactor_factored_attn_matrices": True},
+]
+
+
+@pytest.mark.parametrize("options", PROCESSED, ids=str)
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {},
+        {"normalization_type": "RMS"},
+        {"normalization_type": None},
+        {"positional_embedding_type": "standard"},
+        {"attn_only": False},
+    ],
+    ids=str,
+)
+def test_processed_weights_predict_the_same_or_stay(shape, options, task, batch):
+    model = build_model(task, ModelConfig(d_model=16, n_heads=2, d_head=4, **shape))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn(p.shape, generator=generator) * 0.3)
+    before, kept = ih.evaluate(model, batch).loss, copy.deepcopy(model.state_dict())
+    try:
+        model.process_weights_(**options)
+    except ValueError as error:
+        assert "Nothing was changed" in str(error)
+        assert "refactor_factored_attn_matrices" in options
+        assert model.state_dict().keys() == kept.keys()
+        assert all(torch.equal(tensor, kept[name]) for name, tensor in model.state_dict().items())
+    else:
+        changed = {name for name, tensor in model.state_dict().items() if name in kept
+                   and not torch.equal(tensor, kept[name])}  # fmt: skip
+        assert "unembed.W_U" in changed
+        if shape == {} and options == {}:
+            assert model.W_E.mean(dim=-1).abs().max() < 1e-6
+    assert_close(ih.evaluate(model, batch).loss, before, rtol=1e-4, atol=1e-4)
+
+
+def test_moved_and_copied_models_predict_the_same(model, batch):
+    expected = ih.evaluate(model, batch).loss
+    copied = copy.deepcopy(model)
+    copied.move_model_modules_to_device()
+    assert_close(ih.evaluate(copied, batch).loss, expected)
+    copied.load_and_process_state_dict(model.state_dict())
+    assert_close(ih.evaluate(copied, batch).loss, expected, rtol=1e-4, atol=1e-5)
+    assert_close(ih.evaluate(copied.to(torch.float64), batch).loss.float(), expected)

@@ -462,3 +462,11 @@ def test_heads_are_named_in_every_way(task, clean, corrupted):
         for sender, receiver in (("L0H1", "L1H0"), ((0, 1), (1, 0)), (Head(0, 1), Head(1, 0)))
     }
     assert len(found) == 1
+
+
+def test_the_output_may_be_named_without_a_list(task, clean, corrupted):
+    model = made(task)
+    listed = path_patch(model, clean, corrupted, ["L0H0"], ["output"])
+    assert torch.equal(path_patch(model, clean, corrupted, ["L0H0"], "output"), listed)
+    with pytest.raises(TypeError, match="receivers"):
+        path_patch(model, clean, corrupted, ["L0H0"], "L1H0")

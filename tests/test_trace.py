@@ -1,3 +1,4 @@
+import copy
 import inspect
 import shutil
 from functools import partial
@@ -353,3 +354,27 @@ def test_steps_are_an_array_or_a_column(clamped_run):
     for given in (np.array([0, 2]), torch.tensor([0, 2]), pd.Series([0, 2]), [0, np.int64(2)]):
         found = trace(clamped_run, ih.evaluate, batch=batch, steps=given)
         assert found.equals(expected)
+
+
+def left_hook(model):
+    model.blocks[0].attn.register_forward_hook(lambda module, given, out: out * 0)
+
+
+def left_method(model):
+    model.blocks[0].attn.calculate_z_scores = lambda v, pattern: v
+
+
+def left_module(model):
+    model.blocks[0].attn = copy.deepcopy(model.blocks[0].attn)
+
+
+@pytest.mark.parametrize("leave", [left_hook, left_method, left_module])
+def test_what_a_measure_leaves_on_the_model_is_refused(leave, small_run):
+    batch = small_run.task.sample("train", 10, generator=torch.Generator().manual_seed(0))
+
+    def measure(model, batch):
+        leave(model)
+        return 0.0
+
+    with pytest.raises(ValueError, match="The measure left"):
+        ih.trace(small_run, measure, batch=batch)

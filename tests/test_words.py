@@ -82,3 +82,22 @@ def said():
 def test_wrong_kinds_are_told_in_words(number, said):
     assert len(said) == len(WORDS)
     assert WORDS[number] in said[number]
+
+
+def test_other_arguments_than_a_function_takes_are_told_what_it_takes(model, batch):
+    for call, words in (
+        (lambda: ih.prefix_matching_score(model, batch), "generator="),
+        (lambda: ih.head_table(model, batch), "scores"),
+        (lambda: ih.set_redundancy(model, batch, ["L1H3"]), "single, joint"),
+        (lambda: ih.backup_heads(model, batch, "L1H3"), "coalitions"),
+        (lambda: ih.copying_score_diag(model, batch), "tokens="),
+    ):
+        with pytest.raises(TypeError, match=words):
+            call()
+
+
+def test_a_whole_vocabulary_that_takes_hours_is_refused(model, monkeypatch):
+    monkeypatch.setattr("ih_interp.analysis.copying.LARGE", 10)
+    with pytest.raises(ValueError, match="tokens="):
+        ih.copying_score_diag(model)
+    assert ih.copying_score_diag(model, tokens=torch.arange(3)).top.shape == (2, 8)

@@ -178,7 +178,8 @@ def _whole_layers(
         for receiver in range(model.cfg.n_heads):
             for group in senders:
                 logits = _from_layer(model, plan, start, resid[group], group, letter, receiver)
-                values[v, group, receiver] = measured(plan.metric, logits, pair.clean)
+                found = measured(plan.metric, logits, pair.clean)
+                values[v, group, receiver] = found.to(values)
                 plan.done(len(group))
     return values
 
