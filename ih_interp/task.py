@@ -18,7 +18,7 @@ from ih_interp.draws import MAX_ENUMERATED, label_split, members_with, without_r
 from ih_interp.exemplars import Exemplars
 from ih_interp.frozen import Frozen
 from ih_interp.torch_state import plain_torch
-from ih_interp.types import Batch, Layout, expect, integer
+from ih_interp.types import Batch, Layout, as_indices, expect, integer
 
 Split: TypeAlias = Literal["train", "test_exemplars", "test_relabel", "other_exemplars"]
 """`train`; `test_exemplars`: unseen classes (the paper's "test (exemplars)"); `test_relabel`: label
@@ -307,8 +307,7 @@ def _indices(name: str, index: object, items: int, size: int) -> Int[Tensor, "ba
     """The indices as int64, in which no token overflows; refused unless they are indices."""
     if not isinstance(index, Tensor):
         raise TypeError(f"{name} is {type(index).__name__}; pass a tensor, torch.tensor(...).")
-    if index.dtype == torch.bool or index.is_floating_point() or index.is_complex():
-        raise ValueError(f"{name} is {index.dtype}; integers such as torch.int64 were expected.")
+    index = as_indices(index, name)
     if index.ndim != 2 or index.shape[1] != items:
         raise ValueError(
             f"{name} has shape {tuple(index.shape)}; [batch, {items}] was expected: "
@@ -319,7 +318,7 @@ def _indices(name: str, index: object, items: int, size: int) -> Int[Tensor, "ba
             f"{name} runs from {int(index.min())} to {int(index.max())}; "
             f"it must lie in [0, {size})."
         )
-    return index.long()
+    return index
 
 
 def features_by_token(exemplars: Exemplars) -> Float[Tensor, "row feature"]:

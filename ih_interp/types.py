@@ -136,7 +136,7 @@ HeadField: TypeAlias = Annotated[Head, BeforeValidator(Head.parse), PlainSeriali
 def as_indices(values: Tensor, what: str) -> Int[Tensor, "..."]:
     """Return whole numbers as int64; ValueError for floats, complex numbers and booleans."""
     if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
-        raise ValueError(f"{what} are {values.dtype}: expected integers, as torch.int64.")
+        raise ValueError(f"{what}: expected integers, as torch.int64, got {values.dtype}.")
     return values.long()
 
 

@@ -75,6 +75,7 @@ def label_copying_of_values(
 
     def read(values: PerHead, layer: int, rows: slice) -> Float[Tensor, "batch head label d_head"]:
         del layer
+        values = values.repeat_interleave(model.cfg.n_heads // values.shape[2], dim=2)  # grouped
         return torch.einsum("bphr,bpl->bhlr", values[:, positions], shown[rows].to(values))
 
     chunks = each_chunk(model, batch.tokens, "attn.hook_v", read)
