@@ -33,7 +33,6 @@ else:
     ModelMetaclass = type(BaseModel)  # pydantic has no public name for it
 
 Value = TypeVar("Value", bound=BaseModel)
-Made = TypeVar("Made", bound="Frozen")
 
 LIMITS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 """Of numbers, in words, in the order in which they are said."""
@@ -69,10 +68,10 @@ class Frozen(BaseModel, metaclass=Readable):
         own = inspect.cleandoc(cls.__dict__.get("__doc__") or cls.__name__)
         cls.__doc__ = f"{own}\n\n{_told(cls.model_fields)}".rstrip()
 
-    def __new__(cls: type[Made], *given: object, **fields: object) -> Made:
-        """TypeError in words for values that came without the name of their field."""
-        del fields
+    def __init__(self, *given: object, **fields: Any) -> None:
+        """Take the fields by name; TypeError in words for values that came without one."""
         if given:
+            cls = type(self)
             names = [name for name in cls.model_fields if name not in ("kind", "schedule")]
             needed = [name for name in names if cls.model_fields[name].is_required()]
             first = (needed or names or ["schedule"])[0]
@@ -80,7 +79,10 @@ class Frozen(BaseModel, metaclass=Readable):
                 f"{cls.__name__} takes its fields by name and {given[0]!r} came without one; "
                 f"write {cls.__name__}({first}=...)."
             )
-        return object.__new__(cls)
+        super().__init__(**fields)
+
+    # As of pydantic's own: values that are read from JSON are made without a call of it.
+    setattr(__init__, "__pydantic_base_init__", True)  # noqa: B010  a function has no such name
 
     @model_validator(mode="before")
     @classmethod

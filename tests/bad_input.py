@@ -163,7 +163,7 @@ def callables() -> dict[str, Callable[..., Any]]:
     ours |= {f"clamps.{name}": getattr(ih.clamps, name) for name in (*makers, "ramp", "parse")}
     ours |= {"clamped": _clamped}
     ours |= {f"Exemplars.{n}": getattr(ih.Exemplars, n) for n in ("gaussian", "load")}
-    ours |= {f"FewShotTask.{n}": getattr(TASK, n) for n in ("sample", "enumerate")}
+    ours |= {f"FewShotTask.{n}": getattr(TASK, n) for n in ("sample", "enumerate", "n_sequences")}
     ours |= {"Run.model": RUN.model}
     ours |= {f"clamps.{n}": _of_one_head(getattr(ih.clamps, n)) for n in ("match", "c_alone")}
     ours |= {f"toy.{n}": getattr(ih.toy, n) for n in ("train_toy", "plateau_loss")}

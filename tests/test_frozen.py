@@ -150,6 +150,17 @@ def test_help_and_signature_are_in_words(value):
         assert internal not in told
 
 
+def test_a_notebooks_question_mark_shows_nothing_of_pydantic():
+    shell = pytest.importorskip("IPython.core.interactiveshell").InteractiveShell()
+    shell.user_ns["RunConfig"] = RunConfig
+    shown = shell.object_inspect("RunConfig")
+    told = " ".join(shown[key] or "" for key in ("init_definition", "docstring", "init_docstring"))
+    assert "sequences: int = 1000000" in told
+    assert "How many sequences are seen" in told
+    assert "pydantic" not in told
+    assert "ValidationError" not in told
+
+
 def test_there_are_values_to_look_at():
     assert {RunConfig, AblateHeads, Grid, ToyConfig, GaussianSource} <= set(EVERY_VALUE)
     assert sum(issubclass(value, AbstractClamp) for value in EVERY_VALUE) > 14
