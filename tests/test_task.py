@@ -302,7 +302,7 @@ def test_small_integers_make_no_other_tokens(paper, dtype):
 def test_an_unknown_split_is_refused_with_those_there_are():
     # Past the type checker, which only tests have.
     with pytest.raises(ValueError, match=r"'test' is no split; choose from train, test_exemplars"):
-        inspect.unwrap(TWO_PAIRS._split)(TWO_PAIRS, "test")
+        inspect.unwrap(FewShotTask._split)(TWO_PAIRS, "test")
 
 
 @pytest.mark.parametrize(
