@@ -1,9 +1,14 @@
 """The base of every value that is written to JSON: frozen, keyword-only, strict about fields."""
 
 import json
-from typing import Any, TypeVar
+import reprlib
+from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 120
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = _SHORT.maxset = 12
 
 Value = TypeVar("Value", bound=BaseModel)
 Made = TypeVar("Made", bound="Frozen")
@@ -44,4 +49,13 @@ def explain(error: ValidationError) -> str:
         (".".join(map(str, problem["loc"])) or "value", problem["msg"], problem["input"])
         for problem in error.errors()
     )
-    return "; ".join(f"{field}: {message} (got {value!r})" for field, message, value in problems)
+    return "; ".join(
+        f"{field}: {message} (got {short(value)})" for field, message, value in problems
+    )
+
+
+def short(value: object) -> str:
+    """Return `repr` for a message: the first 12 of many names, and how many there are."""
+    told = _SHORT.repr(value)
+    size = len(cast(list[object], value)) if isinstance(value, list) else 0
+    return f"{told} ({size:,} in all)" if size > _SHORT.maxlist else told

@@ -14,7 +14,9 @@ LAYERS = (
     "types",
     "threefry",
     "frozen",
+    "systems",
     "files",
+    "arrays",
     "launch",
     "omniglot",
     "exemplars",
@@ -32,6 +34,7 @@ LAYERS = (
 """Each may import those before it, and itself."""
 
 MAY_ALSO = {
+    "clamps": {"runs"},  # a graft reads a run, when it is used
     "training": {"training"},
     "analysis": {"analysis"},
     "interop": {"interop"},

@@ -200,9 +200,9 @@ def truncate(path):
 FEATURES = np.zeros((2, 3, 4), dtype=np.float32)
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".pt", ".npy", ""])
+@pytest.mark.parametrize("suffix", [".csv", ".pt", ".npyz", ""])
 def test_other_suffixes_are_refused(tmp_path, suffix):
-    with pytest.raises(ValueError, match=r"is neither \.h5 nor \.npz"):
+    with pytest.raises(ValueError, match=r"is no \.h5, \.npz or \.npy"):
         Exemplars.load(tmp_path / f"features{suffix}")
     with pytest.raises(ValueError, match=r"saved as \.npz"):
         Exemplars(torch.zeros(1, 1, 1)).save(tmp_path / f"features{suffix}")
@@ -242,8 +242,8 @@ def test_a_missing_array_is_named_with_those_there_are(tmp_path):
     write_h5(tmp_path / "f.h5", feats=FEATURES)
     with pytest.raises(ValueError, match=r"f\.h5 has no dataset 'resnet18/224/feat'.*\['feats'\]"):
         Exemplars.load(tmp_path / "f.h5")
-    np.savez(tmp_path / "f.npz", feats=FEATURES)
-    with pytest.raises(ValueError, match=r"f\.npz has no array 'features'.*\['feats'\]"):
+    np.savez(tmp_path / "f.npz", feats=FEATURES, labels=FEATURES)
+    with pytest.raises(ValueError, match=r"f\.npz has no array 'features'.*\['feats', 'labels'\]"):
         Exemplars.load(tmp_path / "f.npz")
 
 
@@ -261,7 +261,7 @@ def test_arrays_of_another_kind_are_refused(tmp_path, array):
     write_h5(tmp_path / "f.h5", features=array)
     np.savez(tmp_path / "f.npz", features=array)
     for name in ("f.h5", "f.npz"):
-        with pytest.raises(ValueError, match=r"numbers of shape class x exemplar x feature"):
+        with pytest.raises(ValueError, match=rf"{array.dtype} of shape .* numbers .*were expected"):
             Exemplars.load(tmp_path / name, dataset="features")
 
 
@@ -295,12 +295,14 @@ def test_nothing_is_unpickled(tmp_path):
 def test_omniglot_comes_from_its_module(monkeypatch, tmp_path):
     asked = {}
 
-    def features(root, **options):
-        asked.update(root=root, **options)
+    def features(root, network, **options):
+        asked.update(root=root, network=network, **options)
         return torch.ones(3, options["n_exemplars"], 4)
 
-    monkeypatch.setattr("ih_interp.omniglot.resnet18_features", features)
+    monkeypatch.setattr("ih_interp.omniglot.omniglot_features", features)
     exemplars = Exemplars.omniglot(str(tmp_path), n_exemplars=2, seed=7)
     assert exemplars.features.shape == (3, 2, 4)
     assert exemplars.source is None
-    assert asked == {"root": tmp_path, "n_exemplars": 2, "seed": 7}
+    assert asked == {"root": tmp_path, "network": "resnet18", "n_exemplars": 2, "seed": 7}
+    Exemplars.omniglot(tmp_path, network="squeezenet1_1")
+    assert asked["network"] == "squeezenet1_1"
