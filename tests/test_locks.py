@@ -81,7 +81,7 @@ def test_a_worker_that_outlives_its_parent_still_holds(held_elsewhere, monkeypat
     process.kill()
     process.join()
     monkeypatch.setattr(lock, "WAIT_SECONDS", 0.2)
-    with pytest.raises(ValueError, match="is being trained by process"), claimed([folder]):
+    with pytest.raises(ValueError, match="is being trained by another process"), claimed([folder]):
         pass
     monkeypatch.setattr(lock, "WAIT_SECONDS", 20.0)
     worker.kill()  # and who waits for it gets in

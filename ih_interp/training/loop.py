@@ -172,7 +172,8 @@ def measure(fleet: Fleet, on_metrics: OnMetrics | None, interrupted: Interrupts)
             with failing_alone(run):
                 run.close(fleet.state, place)
         elif run.step in run.checkpoints:
-            run.save_checkpoint(fleet.state, place)
+            with failing_alone(run):
+                run.save_checkpoint(fleet.state, place)
 
 
 def in_words(runs: Sequence[Run], error: OSError) -> str:

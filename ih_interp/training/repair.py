@@ -22,21 +22,20 @@ def repair(folder: Path, config: RunConfig) -> None:
     names what was removed. Raises ValueError where the folder holds another run. Nobody else may be
     writing to the folder.
     """
-    found = [path for path in (folder / store.CHECKPOINTS, *folder.glob("*.*")) if path.exists()]
-    if not found:
+    if not any(path.exists() for path in (folder / store.CHECKPOINTS, *folder.glob("*.*"))):
         return
     removed = _unsound_checkpoints(folder, config) + _unsound_states(folder, config)
     run = _open(folder, config)
     if run is None:
         _refuse_other_checkpoints(folder, config)
         removed += [folder / store.CONFIG, folder / store.METRICS, *store.saved_states(folder)]
-        removed += (folder / store.CHECKPOINTS).glob("*.safetensors")
+        removed += [store.checkpoint_path(folder, n) for n in store.checkpoint_steps(folder)]
     else:
         try:
             run.rows(before=0)
         except DamagedFileError as error:
             removed.append(error.path)
-    removed = sorted({path for path in removed if path.exists()})
+    removed = sorted({path for path in removed if path.is_file()})
     for path in removed:
         path.unlink()
     if run is None:
@@ -110,7 +109,7 @@ def _rewind(run: Run) -> list[Path]:
     """Remove the newest states until all that is due before the one left is there."""
     removed: list[Path] = []
     for path in store.saved_states(run.folder):
-        step = int(load_state(path, run.config)[1]["step"])
+        step = load_state(path, run.config)[1]
         if not run.lost(step):
             break
         path.unlink()
