@@ -15,14 +15,18 @@ from pathlib import Path
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-def write_atomic(path: Path, content: bytes, *, sync_name: bool = True) -> None:
+def write_atomic(
+    path: Path, content: bytes, *, sync_name: bool = True, new_folders: bool = True
+) -> None:
     """Replace a file whole or not at all: temporary file beside it, flush, fsync, rename.
 
     `sync_name=False` leaves the rename to a later `sync_folder`: a power failure in between may
-    bring the file that was there before back, but never half of one. Raises OSError, in words
+    bring the file that was there before back, but never half of one. `new_folders=False` refuses
+    to make the folder where it is missing. Raises OSError, in words
     where the disk is full or a folder has the file's name; what was there before is still there.
     """
-    _make_folders(path.parent)
+    if new_folders:
+        make_folders(path.parent)
     # Not tempfile's, which nobody else may read: the run folder may be shared.
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -75,7 +79,8 @@ def sweep(folder: Path, names: Sequence[str]) -> None:
             path.unlink(missing_ok=True)
 
 
-def _make_folders(folder: Path) -> None:
+def make_folders(folder: Path) -> None:
+    """Make a folder and those above it where they are missing, their names on the disk."""
     missing = [each for each in (folder, *folder.parents) if not each.is_dir()]
     folder.mkdir(parents=True, exist_ok=True)
     for made in missing:

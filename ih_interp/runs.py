@@ -278,8 +278,9 @@ def _recorded_run(recorded: dict[str, Any]) -> RunConfig:
 def refuse_other_run(folder: Path, config: RunConfig) -> None:
     """Raise ValueError if the folder holds a run of another configuration, or part of one."""
     if not (folder / store.CONFIG).is_file():
-        parts = (store.METRICS, store.STATE, store.STATE_BEFORE, store.CHECKPOINTS)
-        left = [name for name in parts if (folder / name).exists()]
+        files = (store.METRICS, store.STATE, store.STATE_BEFORE)
+        left = [name for name in files if (folder / name).exists()]
+        left += [store.CHECKPOINTS] if store.checkpoint_steps(folder) else []
         if left:
             raise ValueError(
                 f"{folder} holds {', '.join(left)} and no {store.CONFIG} that says of which run. "

@@ -402,6 +402,41 @@ class TestRefusals:
         words = "has format 99; this version reads 1"
         self.refused(kind(run=run, step=STEP, layer=0), model, batch, words)
 
+    @pytest.mark.parametrize(
+        ("old", "new"),
+        [("1e-05", "1e-06"), ('"n_heads": 8', '"n_heads": 4'), ('"clamps": []', '"clamps": null')],
+    )
+    def test_a_changed_configuration(self, kind, model, batch, run, old, new):
+        path = Path(run) / store.CONFIG
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new))
+        words = r"config\.json was changed after it was written"
+        self.refused(kind(run=run, step=STEP, layer=0), model, batch, words)
+
+    @pytest.mark.parametrize("field", ["fingerprint", "features_sha256", "run", "versions"])
+    def test_a_configuration_without_a_field(self, kind, model, batch, run, field):
+        path = Path(run) / store.CONFIG
+        recorded = store.read_json(path)
+        del recorded[field]
+        store.write_json(path, store.sealed(recorded))
+        words = rf"config\.json cannot be read here: it lacks {field}"
+        self.refused(kind(run=run, step=STEP, layer=0), model, batch, words)
+
+    def test_other_metrics(self, kind, model, batch, run):
+        """A gate of the source's own clamps may depend on them."""
+        row = {"step": 0, "split": "train", "loss": 0.1}
+        store.write_metrics(Path(run), [row], "0123456789ab")
+        words = r"metrics\.jsonl belongs to run 0123456789ab, not to"
+        self.refused(kind(run=run, step=STEP, layer=0), model, batch, words)
+
+    def test_weights_of_another_shape(self, kind, model, batch, run):
+        path = store.checkpoint_path(Path(run), STEP)
+        weights, facts = store.load_tensors(path)
+        weights["blocks.1.attn.W_Q"] = weights["blocks.1.attn.W_Q"][:4].clone()
+        store.save_tensors(path, weights, facts)
+        words = r"other shapes of \['blocks\.1\.attn\.W_Q'\]"
+        self.refused(kind(run=run, step=STEP, layer=0), model, batch, words)
+
     def test_a_model_that_does_not_know_its_exemplars(self, kind, model, batch, run):
         model.embed.exemplars = None
         words = "this model does not say which it embeds: make it with build_model"

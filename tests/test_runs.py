@@ -311,3 +311,26 @@ def test_what_is_left_of_another_run_is_not_taken_over(run, left, tmp_path):
         ValueError, match=rf"holds {left} and no config\.json that says of which run"
     ):
         ih.train(CONFIG, tmp_path, progress=False)
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_a_runs_features_changed_in_place_are_refused(run, given):
+    """The network was trained on what they were."""
+    exemplars = ih.Exemplars.from_source(CONFIG.exemplars)
+    again = ih.Run(run.folder, exemplars if given else None)
+    expected = again.model()
+    array = again.task.exemplars.features.numpy()
+    array *= 2
+    with pytest.raises(ValueError, match="was trained on other features than"):
+        again.model()
+    array /= 2
+    assert torch.equal(again.model().embed.features, expected.embed.features)
+
+
+def test_the_checkpoints_there_are_are_not_all_told(run):
+    for step in range(100, 400):
+        store.checkpoint_path(run.folder, step).touch()
+    with pytest.raises(
+        ValueError, match=r"no checkpoint at step 3; it has \[0, 2, 4, .*303 in all"
+    ):
+        run.model(3)

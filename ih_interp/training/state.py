@@ -13,7 +13,7 @@ from ih_interp.clamps import in_order
 from ih_interp.clamps.schedules import FromLevel
 from ih_interp.config import RunConfig
 from ih_interp.evaluation import evaluation_sets
-from ih_interp.files import write_atomic
+from ih_interp.files import make_folders, write_atomic
 from ih_interp.model import build_model, trained_parameters
 from ih_interp.runs import Run, rewrite_config
 from ih_interp.task import FewShotTask
@@ -115,6 +115,7 @@ class RunState:
         facts = {"run": self.config.fingerprint, "step": self.step}
         path = store.checkpoint_path(self.run.folder, self.step)
         expect_held(self.run.folder)
+        make_folders(path.parent)
         self.writer.write(path, store.packed(weights, facts))
 
     def close(self, state: FleetState, place: int) -> None:
