@@ -7,6 +7,10 @@ below in the order of the work.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ih_interp.systems import refuse_other_systems
+
+refuse_other_systems()
+
 if TYPE_CHECKING:
     from ih_interp import clamps as clamps, hooks as hooks, plots as plots, toy as toy
     from ih_interp.analysis.additivity import (

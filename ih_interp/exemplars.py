@@ -1,27 +1,22 @@
 """Exemplar features: synthetic ones with the geometry of real ones, and real ones from a file."""
 
+import functools
 import hashlib
 import io
-import math
-import warnings
-import zipfile
-import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from tokenize import TokenError
 from typing import Annotated, Literal, TypeAlias
 
-import h5py
 import numpy as np
 import torch
 from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from ih_interp.arrays import read_h5, read_npy_file, read_npz
 from ih_interp.files import PathLike, as_path, write_atomic
 from ih_interp.frozen import Frozen
+from ih_interp.omniglot import Network
 from ih_interp.reprs import short_repr
 from ih_interp.torch_state import plain_torch
 from ih_interp.types import expect
@@ -30,17 +25,6 @@ GRAIN = 2**-12  # synthetic features are multiples of it: every machine gets the
 OMNIGLOT_DATASET = "resnet18/224/feat"  # where the published code's feature file keeps them
 
 MAX_VALUES = 2**31  # of one table of features: 8 GiB
-PLAIN_BYTES = 2**26  # a file may always hold so many; beyond, no more than a sum that it can:
-MAX_RATIO = 100  # features hardly compress, so bytes that unpack to more than this are a trap
-
-H5_FILTERS = frozenset({1, 2, 3, 4, 5, 6, 32_000})
-"""HDF5's own, and h5py's lzf: for others a library that the file names would be looked for."""
-
-UNREADABLE = (
-    *(ValueError, SyntaxError, TokenError, EOFError, OSError, MemoryError, OverflowError),
-    *(RuntimeError, TypeError, LookupError, zipfile.BadZipFile, zlib.error),
-)
-"""What readers of numpy, zip and HDF5 raise for bytes that they do not understand."""
 
 
 class GaussianSource(Frozen):
@@ -100,7 +84,7 @@ class Exemplars:
     """How to get them again; None for an array that only this process has."""
 
     def __post_init__(self) -> None:
-        expect(self.features, Tensor, "Exemplar features", "use torch.from_numpy(array)")
+        expect(self.features, Tensor, "Exemplar features", "use ih.Exemplars.from_array(array)")
         if self.features.ndim != 3 or 0 in self.features.shape:
             raise ValueError(
                 f"Exemplar features have shape {tuple(self.features.shape)}; "
@@ -108,7 +92,8 @@ class Exemplars:
             )
         if self.features.dtype != torch.float32:
             raise ValueError(
-                f"Exemplar features are {self.features.dtype}; convert them to torch.float32."
+                f"Exemplar features are {self.features.dtype}; convert them to torch.float32, as "
+                "ih.Exemplars.from_array(features) does."
             )
         bad = (~torch.isfinite(self.features)).nonzero()
         if len(bad):
@@ -129,12 +114,32 @@ class Exemplars:
     def n_features(self) -> int:
         return self.features.shape[2]
 
-    @cached_property
-    def sha256(self) -> str:
-        """Digest of shape and bytes; equal digests are equal features."""
-        return features_digest(self.features)
+    @property
+    def settled(self) -> Float[Tensor, "class exemplar feature"]:
+        """The features as they are now, in memory of our own: models embed these.
 
-    @cached_property
+        `features` can be changed in place, also by way of a NumPy array that shares their memory,
+        which no counter of torch's notices; so they are compared bit by bit with the copy, which
+        is made anew where they differ. Raises ValueError where a change left NaN or infinity.
+        """
+        kept: Tensor | None = vars(self).get("_kept")
+        if kept is None or not _same_bits(kept, self.features):
+            self.__post_init__()
+            kept = self.features.detach().clone()
+            vars(self)["_kept"] = kept
+        return kept
+
+    @property
+    def sha256(self) -> str:
+        """Digest of shape and bytes, as they are now; equal digests are equal features."""
+        settled = self.settled
+        of_what, digest = vars(self).get("_digest", (None, ""))
+        if of_what is not settled:
+            digest = features_digest(settled)
+            vars(self)["_digest"] = (settled, digest)
+        return digest
+
+    @property
     def recorded_source(self) -> GaussianSource | FileSource:
         """The source, for a run to record; ValueError if these features do not come from it."""
         if self.source is None:
@@ -145,7 +150,7 @@ class Exemplars:
         if isinstance(self.source, FileSource):
             expected = self.source.sha256
         else:
-            expected = features_digest(_gaussian_features(self.source))
+            expected = _gaussian_digest(self.source.model_dump_json())
         if self.sha256 != expected:
             raise ValueError(
                 f"These exemplars are not those of their source, {self.source!r}: they were "
@@ -173,48 +178,49 @@ class Exemplars:
         return cls(_gaussian_features(source), source)
 
     @classmethod
+    def from_array(cls, array: "np.ndarray | Tensor", path: PathLike | None = None) -> "Exemplars":
+        """Take features `[class, exemplar, feature]` from a NumPy array or a tensor, as a copy.
+
+        Real numbers of any type become float32. With `path` they are saved there, as `.npz`, and a
+        `RunConfig` takes them; without, it asks for `exemplars.save(path)` first. Raises TypeError
+        for what is no array, ValueError for other shapes, other types, NaN and infinity.
+        """
+        expect(array, (np.ndarray, Tensor), "The features", "give a NumPy array or a tensor")
+        if isinstance(array, np.ma.MaskedArray):
+            raise ValueError("The features are a masked array; fill it first, array.filled(value).")
+        exemplars = cls(_as_float32(array))
+        return exemplars if path is None else exemplars.save(path)
+
+    @classmethod
     def load(cls, path: PathLike, dataset: str | None = None) -> "Exemplars":
-        """Read features `[class, exemplar, feature]` from `.h5` or `.npz`.
+        """Read features `[class, exemplar, feature]` from `.h5`, `.npz` or `.npy`.
 
         `dataset` names the array: by default "resnet18/224/feat" in `.h5`, as the published code's
-        file, and "features" in `.npz`. Nothing is unpickled. Raises FileNotFoundError for a missing
-        file, ValueError for one that cannot be read, lacks the array, holds bad values, points to
-        other files, or unpacks to far more than it is.
+        file, and in `.npz` "features", or the only array that there is. Nothing is unpickled.
+        Raises FileNotFoundError for a missing file, ValueError for one that cannot be read, lacks
+        the array, holds bad values, points to other files, or unpacks to far more than it is.
         """
         path = as_path(path, "The path of a feature file")
         if dataset is not None:
             expect(dataset, str, "dataset, the name of the array,")
-        readers: dict[str, tuple[Callable[[Path, str], np.ndarray], str]] = {
-            ".h5": (_read_h5, OMNIGLOT_DATASET),
-            ".npz": (_read_npz, "features"),
-        }
-        if path.suffix not in readers:
-            raise ValueError(f"{path} is neither .h5 nor .npz; save the features as one of them.")
+        if path.suffix not in (".h5", ".npz", ".npy"):
+            raise ValueError(f"{path} is no .h5, .npz or .npy; save the features as one of them.")
         if not path.is_file():
             raise FileNotFoundError(f"There is no feature file at {path}.")
-        read, default = readers[path.suffix]
-        name = default if dataset is None else dataset
-        array = read(path, name)
-        if array.ndim != 3 or array.dtype.kind not in "fiu":
-            raise ValueError(
-                f"{path}: {name!r} is {array.dtype} of shape {array.shape}; "
-                "numbers of shape class x exemplar x feature were expected."
-            )
-        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and so refused
-            features = torch.from_numpy(array.astype(np.float32))
-        digest = features_digest(features)
-        source = FileSource(path=str(path.resolve()), dataset=name, sha256=digest)
+        name, array = _read(path, dataset)
         try:
-            return cls(features, source)
+            features = cls(_as_float32(array)).features
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+            raise ValueError(f"{path}: {name!r}: {error}") from error
+        digest = features_digest(features)
+        return cls(features, FileSource(path=str(path.resolve()), dataset=name, sha256=digest))
 
     @classmethod
     def from_source(cls, source: GaussianSource | FileSource) -> "Exemplars":
-        """The features that a run recorded; ValueError if the file holds others by now."""
+        """Return the features that a run recorded; ValueError if the file holds others by now."""
         if isinstance(source, GaussianSource):
             return cls(_gaussian_features(source), source)
-        exemplars = cls.load(source.path, source.dataset)
+        exemplars = cls.load(source.path, source.dataset or None)
         if exemplars.sha256 != source.sha256:
             raise ValueError(
                 f"{source.path} holds other features than when the run was made "
@@ -223,14 +229,25 @@ class Exemplars:
         return cls(exemplars.features, source)
 
     @classmethod
-    def omniglot(cls, root: PathLike, n_exemplars: int = 5, seed: int = 0) -> "Exemplars":
-        """ResNet18 features of Omniglot's 1,623 characters, by torchvision (`[omniglot]` extra).
+    def omniglot(
+        cls,
+        root: PathLike,
+        n_exemplars: int = 5,
+        seed: int = 0,
+        *,
+        network: Network = "resnet18",
+    ) -> "Exemplars":
+        """Make features of Omniglot's 1,623 characters, by torchvision (`[omniglot]` extra).
 
-        See `ih_interp.omniglot`; downloads images and weights into `root` where they are missing.
+        `network`, an ImageNet classifier of torchvision's, is "resnet18", as in the paper, or
+        "squeezenet1_1"; `ih_interp.omniglot` says what is taken from each. Both give 512 features.
+        Images and weights are downloaded into `root` where they are missing.
         """
-        from ih_interp.omniglot import resnet18_features
+        from ih_interp.omniglot import omniglot_features
 
-        return cls(resnet18_features(as_path(root, "root"), n_exemplars=n_exemplars, seed=seed))
+        return cls(
+            omniglot_features(as_path(root, "root"), network, n_exemplars=n_exemplars, seed=seed)
+        )
 
     def save(self, path: PathLike) -> "Exemplars":
         """Write `.npz`, whole or not at all; the same exemplars with that file as their source."""
@@ -238,7 +255,7 @@ class Exemplars:
         if path.suffix != ".npz":
             raise ValueError(f"Exemplars are saved as .npz; got {path}.")
         file = io.BytesIO()
-        np.savez(file, features=self.features.detach().cpu().numpy())
+        np.savez(file, features=self.settled.cpu().numpy())
         write_atomic(path, file.getvalue())
         return Exemplars.load(path)
 
@@ -246,8 +263,53 @@ class Exemplars:
 def features_digest(features: Tensor) -> str:
     """SHA-256 of shape and float32 bytes."""
     digest = hashlib.sha256(str(tuple(features.shape)).encode())
-    digest.update(features.detach().cpu().contiguous().numpy().tobytes())
+    digest.update(features.detach().cpu().contiguous().numpy().data)
     return digest.hexdigest()
+
+
+def _same_bits(kept: Tensor, features: Tensor) -> bool:
+    alike = (kept.shape, kept.dtype, kept.device) == (
+        features.shape,
+        features.dtype,
+        features.device,
+    )
+    return alike and torch.equal(kept.view(torch.int32), features.detach().view(torch.int32))
+
+
+def _as_float32(array: "np.ndarray | Tensor") -> Float[Tensor, "class exemplar feature"]:
+    """Real numbers as float32, in memory of their own; ValueError for what is none."""
+    is_real = (
+        array.dtype.kind in "fiu"
+        if isinstance(array, np.ndarray)
+        else not (array.is_complex() or array.dtype == torch.bool)
+    )
+    if array.ndim != 3 or not is_real:
+        raise ValueError(
+            f"the array is {array.dtype} of shape {tuple(array.shape)}; "
+            "numbers of shape class x exemplar x feature were expected."
+        )
+    if isinstance(array, Tensor):
+        return array.detach().to("cpu", torch.float32, copy=True)
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and so refused
+        return torch.from_numpy(array.astype(np.float32, order="C"))
+
+
+def _read(path: Path, dataset: str | None) -> tuple[str, np.ndarray]:
+    """The array of a file, and its name there."""
+    if path.suffix == ".h5":
+        name = OMNIGLOT_DATASET if dataset is None else dataset
+        return name, read_h5(path, name)
+    if path.suffix == ".npz":
+        return read_npz(path, dataset)
+    if dataset is not None:
+        raise ValueError(f"{path} holds one array without a name; leave dataset={dataset!r} out.")
+    return "", read_npy_file(path)
+
+
+@functools.lru_cache(maxsize=16)
+def _gaussian_digest(recipe: str) -> str:
+    """Of a source as JSON."""
+    return features_digest(_gaussian_features(GaussianSource.model_validate_json(recipe)))
 
 
 @plain_torch()
@@ -267,90 +329,3 @@ def _gaussian_features(source: GaussianSource) -> Float[Tensor, "class exemplar 
     of_exemplar = draw(source.n_classes, source.n_exemplars, n) * spread * (1 - within) ** 0.5
     features = norm * (mean + (of_class + of_exemplar) @ basis.T)
     return ((features / GRAIN).round() * GRAIN).float()
-
-
-def read_npy(file: io.BufferedIOBase, n_bytes: int) -> np.ndarray:
-    """The next array of a stream with `n_bytes` left, in numpy's format; nothing is unpickled.
-
-    The header is not believed. Raises ValueError, or another of `UNREADABLE`, for what is no array.
-    """
-    start = file.tell()
-    version = np.lib.format.read_magic(file)
-    readers = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
-    if version not in readers:
-        raise ValueError(f"numpy's format {version} is not read, only 1.0 and 2.0")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Python's own, of a damaged header that it parses
-        shape, fortran_order, dtype = readers[version](file)
-    if dtype.hasobject:
-        raise ValueError("Object arrays cannot be loaded when allow_pickle=False")
-    left, due = n_bytes - (file.tell() - start), math.prod(shape) * dtype.itemsize
-    if min(shape, default=0) < 0 or dtype.itemsize == 0 or due > left:
-        raise ValueError(f"an array of {dtype} {shape} does not fit into the {left} bytes left")
-    array = np.frombuffer(file.read(due), dtype)
-    return array.reshape(shape, order="F" if fortran_order else "C")
-
-
-def _refuse_trap(path: Path, n_bytes: int) -> None:
-    """Refuse a file that says it unpacks to far more than it is."""
-    size = path.stat().st_size
-    if n_bytes > max(PLAIN_BYTES, MAX_RATIO * size):
-        raise ValueError(
-            f"it says that its {size:,} bytes hold {n_bytes:,} of features; save them uncompressed"
-        )
-
-
-def _read_h5(path: Path, dataset: str) -> np.ndarray:
-    try:
-        with h5py.File(path, "r") as file:
-            found = _own_dataset(file, dataset)
-            if found is not None:
-                _refuse_foreign_parts(found)
-                chunk = math.prod(found.chunks or ()) * found.dtype.itemsize
-                _refuse_trap(path, max(found.nbytes, chunk))
-                # What is no number is refused by its dtype, without its values being read.
-                return found[()] if found.dtype.kind in "fiu" else np.empty(found.shape, "V1")
-            names = list(file)
-    except UNREADABLE as error:
-        raise ValueError(f"{path} cannot be read as HDF5, it may be cut short: {error}") from error
-    raise ValueError(f"{path} has no dataset {dataset!r}; it holds {names}.")
-
-
-def _own_dataset(file: h5py.File, dataset: str) -> h5py.Dataset | None:
-    """The dataset by hard links alone: soft and external ones may lead out of the file."""
-    parts = [part for part in dataset.split("/") if part]
-    for end in range(1, len(parts) + 1):
-        link = file.get("/".join(parts[:end]), getlink=True)
-        if link is not None and not isinstance(link, h5py.HardLink):
-            raise ValueError(f"{dataset!r} is a link to elsewhere; copy the features into the file")
-    found = file.get(dataset)
-    return found if isinstance(found, h5py.Dataset) else None
-
-
-def _refuse_foreign_parts(found: h5py.Dataset) -> None:
-    """Refuse features that lie in other files, or that need code which HDF5 does not bring."""
-    if found.is_virtual or found.external:
-        raise ValueError(f"{found.name} lies in other files; copy the features into this one")
-    recipe = found.id.get_create_plist()
-    filters = {recipe.get_filter(number)[0] for number in range(recipe.get_nfilters())}
-    if not filters <= H5_FILTERS:
-        raise ValueError(
-            f"{found.name} needs the filters {filters - H5_FILTERS}; save it with gzip"
-        )
-
-
-def _read_npz(path: Path, dataset: str) -> np.ndarray:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = sorted(name.removesuffix(".npy") for name in archive.namelist())
-            if dataset in names:
-                member = archive.getinfo(f"{dataset}.npy")
-                _refuse_trap(path, member.file_size)
-                content = archive.read(member)
-                return read_npy(io.BytesIO(content), len(content))
-    except UNREADABLE as error:
-        raise ValueError(f"{path} cannot be read as .npz, it may be cut short: {error}") from error
-    raise ValueError(f"{path} has no array {dataset!r}; it holds {names}.")

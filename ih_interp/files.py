@@ -1,12 +1,14 @@
 """Writing files whole or not at all, so that neither a kill nor a power failure leaves half of one.
 
 What `write_atomic` has returned from is on the disk, under its name. A kill may leave a temporary
-file beside it, which `sweep` removes.
+file beside it, which `sweep` removes. No link is followed: what a link names stays as it is.
 """
 
 import errno
 import os
 import re
+import stat
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeAlias, cast
@@ -31,18 +33,23 @@ def as_path(path: object, what: str) -> Path:
         raise ValueError(f"{what}: {error} Write the whole path instead of ~.") from None
 
 
-def write_atomic(path: Path, content: bytes, *, sync_name: bool = True) -> None:
+def write_atomic(
+    path: Path, content: bytes, *, sync_name: bool = True, new_folders: bool = True
+) -> None:
     """Replace a file whole or not at all: temporary file beside it, flush, fsync, rename.
 
     `sync_name=False` leaves the rename to a later `sync_folder`: a power failure in between may
-    bring the file that was there before back, but never half of one. Raises OSError, in words
-    where the disk is full; what was there before is then still there.
+    bring the file that was there before back, but never half of one. `new_folders=False` refuses
+    to make the folder where it is missing. Raises OSError, in words
+    where the disk is full or a folder has the file's name; what was there before is still there.
     """
-    _make_folders(path.parent)
+    if new_folders:
+        make_folders(path.parent)
     # Not tempfile's, which nobody else may read: the run folder may be shared.
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("wb") as file:
+        temporary.unlink(missing_ok=True)  # of a killed process that had our number
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -52,6 +59,12 @@ def write_atomic(path: Path, content: bytes, *, sync_name: bool = True) -> None:
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+        if isinstance(error, IsADirectoryError):
+            raise IsADirectoryError(
+                error.errno,
+                f"A folder has the name of the file {path.name}; move it away",
+                str(path),
+            ) from error
         if isinstance(error, OSError) and error.errno in FULL:
             raise OSError(
                 error.errno, f"The disk is full, {path.name} was not written", str(path)
@@ -71,15 +84,21 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def sweep(folder: Path) -> None:
-    """Remove temporary files that kills left of `write_atomic`; nobody may be writing."""
-    if folder.is_dir():
-        for path in folder.iterdir():
-            if re.fullmatch(r"\..+\.\d+", path.name):
-                path.unlink(missing_ok=True)
+def sweep(folder: Path, names: Sequence[str]) -> None:
+    """Remove temporary files that kills left of `write_atomic`; nobody may be writing.
+
+    Of files with one of these names only, each a regular expression; never through a link.
+    """
+    if folder.is_symlink() or not folder.is_dir():
+        return
+    temporary = re.compile(rf"\.({'|'.join(names)})\.\d+")
+    for path in folder.iterdir():
+        if temporary.fullmatch(path.name) and stat.S_ISREG(path.lstat().st_mode):
+            path.unlink(missing_ok=True)
 
 
-def _make_folders(folder: Path) -> None:
+def make_folders(folder: Path) -> None:
+    """Make a folder and those above it where they are missing, their names on the disk."""
     missing = [each for each in (folder, *folder.parents) if not each.is_dir()]
     folder.mkdir(parents=True, exist_ok=True)
     for made in missing:

@@ -6,6 +6,7 @@ stands under each field, and nothing of pydantic.
 
 import inspect
 import json
+import reprlib
 import textwrap
 from collections.abc import Mapping
 from types import NoneType, UnionType
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
     from pydantic._internal._model_construction import ModelMetaclass
 else:
     ModelMetaclass = type(BaseModel)  # pydantic has no public name for it
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 120
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = _SHORT.maxset = 12
 
 Value = TypeVar("Value", bound=BaseModel)
 
@@ -133,7 +138,9 @@ def explain(error: ValidationError) -> str:
         (".".join(map(str, problem["loc"])) or "value", problem["msg"], problem["input"])
         for problem in error.errors()
     )
-    return "; ".join(f"{field}: {message} (got {value!r})" for field, message, value in problems)
+    return "; ".join(
+        f"{field}: {message} (got {short(value)})" for field, message, value in problems
+    )
 
 
 class _Words(str):
@@ -231,3 +238,10 @@ def _told_one(name: str, field: FieldInfo) -> str:
     what = ", ".join([_type(field.annotation), *limits])
     text = f"{name} ({what}): {' '.join((field.description or '').split())}"
     return textwrap.fill(text, 96, initial_indent=" " * 4, subsequent_indent=" " * 8)
+
+
+def short(value: object) -> str:
+    """Return `repr` for a message: the first 12 of many names, and how many there are."""
+    told = _SHORT.repr(value)
+    size = len(cast(list[object], value)) if isinstance(value, list) else 0
+    return f"{told} ({size:,} in all)" if size > _SHORT.maxlist else told

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from ih_interp import store
@@ -16,14 +17,25 @@ from ih_interp.config import RunConfig
 from ih_interp.evaluation import METRICS
 from ih_interp.exemplars import Exemplars
 from ih_interp.files import PathLike, as_path
+from ih_interp.frozen import short
 from ih_interp.model import ATTENTION_BIASES, build_model
 from ih_interp.task import FewShotTask
 from ih_interp.torch_state import plain_torch
 from ih_interp.types import integer
 
 COLUMNS = ["step", "sequences", "split", *METRICS]
-RECORDED = ("run", "fingerprint", "features_sha256", "engine", "versions")
-RESTORE = "restore it, or train again with repair=True, which begins the run anew"
+RECORDED: dict[str, type] = {
+    "run": dict,
+    "fingerprint": str,
+    "features_sha256": str,
+    "engine": str,
+    "versions": dict,
+}
+"""What `config.json` has to have, and of which kind."""
+
+RESTORE = (
+    "restore it, or train again with repair=True, which removes the run's files and begins it anew"
+)
 
 
 class Run:
@@ -47,7 +59,7 @@ class Run:
         recorded, self.config = _read_config(self.folder / store.CONFIG)
         self.versions: dict[str, str] = recorded["versions"]
         self.engine: str = recorded["engine"]
-        self._features_sha256: str = recorded["features_sha256"]
+        self.features_sha256: str = recorded["features_sha256"]
         self._sealed = "sha256" in recorded  # as the first runs of format 1 were not
         self._exemplars = None if exemplars is None else self._checked(exemplars)
 
@@ -176,6 +188,7 @@ class Run:
             raise ValueError(f"{self.folder} has no checkpoints yet; train it first.")
         step = steps[-1] if step is None else step
         step = self.checkpoint_step(step)
+        self._checked(self.task.exemplars)  # which may have been changed in place
         model = build_model(self.task, self.config.model, seed=self.config.seeds.init)
         self.load_weights(model, step)
         return model
@@ -185,13 +198,27 @@ class Run:
         wanted = integer(step, f"step={step!r}", "give one of run.steps, which are updates")
         if wanted not in self.steps:
             raise ValueError(
-                f"{self.folder} has no checkpoint at step {step}; it has {self.steps}."
+                f"{self.folder} has no checkpoint at step {step}; it has {short(self.steps)}."
             )
         return wanted
 
     @plain_torch()
     def load_weights(self, model: HookedTransformer, step: int) -> None:
         """Write a checkpoint's weights into a model of this run; ValueError where they differ."""
+        path, (weights, _) = store.checkpoint_path(self.folder, step), self.read_weights(step)
+        parameters = dict(model.named_parameters())
+        trained = {n: tuple(p.shape) for n, p in parameters.items() if not _is_zero_bias(n)}
+        if trained != {name: tuple(weight.shape) for name, weight in weights.items()}:
+            raise ValueError(f"{path} holds the weights of another model than the one given.")
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(weights.get(name, torch.zeros(())))
+
+    def read_weights(self, step: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Read a checkpoint's weights by name, and what it says of itself.
+
+        Raises ValueError where there is none, or for one that is damaged or another run's.
+        """
         step = self.checkpoint_step(step)
         path = store.checkpoint_path(self.folder, step)
         weights, facts = store.load_tensors(path)
@@ -202,19 +229,17 @@ class Run:
                 f"belongs to run {belongs[0]} at step {belongs[1]}, not to {expected[0]} "
                 f"at step {expected[1]}; it was copied from elsewhere; {store.REPAIR}.",
             )
-        parameters = dict(model.named_parameters())
-        trained = {n: tuple(p.shape) for n, p in parameters.items() if not _is_zero_bias(n)}
-        if trained != {name: tuple(weight.shape) for name, weight in weights.items()}:
-            raise ValueError(f"{path} holds the weights of another model than the one given.")
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(weights.get(name, torch.zeros(())))
+        if {weight.dtype for weight in weights.values()} != {torch.float32}:
+            raise store.DamagedFileError(
+                path, f"holds tensors that are no float32, as all weights are; {store.REPAIR}."
+            )
+        return weights, facts
 
     def _checked(self, exemplars: Exemplars) -> Exemplars:
-        if exemplars.sha256 != self._features_sha256:
+        if exemplars.sha256 != self.features_sha256:
             raise ValueError(
                 f"{self.folder} was trained on other features than {exemplars.source!r} gives here "
-                f"(sha256 {self._features_sha256[:12]} against {exemplars.sha256[:12]}); "
+                f"(sha256 {self.features_sha256[:12]} against {exemplars.sha256[:12]}); "
                 "pass those it was trained on: Run(folder, exemplars=...)."
             )
         return exemplars
@@ -225,59 +250,75 @@ def _is_zero_bias(name: str) -> bool:
 
 
 def _read_config(path: Path) -> tuple[dict[str, Any], RunConfig]:
-    """What `create_run` recorded; FileNotFoundError or ValueError say what is wrong with it."""
+    """What `create_run` recorded; FileNotFoundError or ValueError say what is wrong with it.
+
+    A DamagedFileError, for which repair begins a run anew, is raised for damage beyond doubt alone:
+    for what is no JSON, or has another digest than it says.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"There is no run at {path.parent}: {path.name} is missing.")
     try:
         recorded = store.read_json(path)
     except store.DamagedFileError as error:
         raise store.DamagedFileError(path, f"cannot be read: {error}; {RESTORE}.") from error
-    altered = "sha256" in recorded and store.sealed(recorded) != recorded
-    if recorded.get("format") != store.FORMAT and not altered:
+    if recorded.get("format") != store.FORMAT:
         raise ValueError(
-            f"{path} has format {recorded.get('format')!r}; this version reads {store.FORMAT}. "
-            "Read it with the version that wrote it."
+            f"{path} has format {short(recorded.get('format'))}; this version reads "
+            f"{store.FORMAT}. Read it with the version that wrote it, or restore it if it was "
+            "changed."
         )
-    missing = [name for name in RECORDED if name not in recorded]
-    if missing:
-        raise store.DamagedFileError(
-            path, f"cannot be read: it lacks {', '.join(missing)}; {RESTORE}."
-        )
-    unknown = set(recorded) - {*RECORDED, "format", "threads", "sha256"}
-    if altered or unknown:
+    if "sha256" in recorded and store.sealed(recorded) != recorded:
         raise store.DamagedFileError(
             path, f"was changed after it was written: its digest differs; {RESTORE}."
         )
     try:
-        config = RunConfig.load(recorded["run"])
+        return recorded, _recorded_run(recorded)
     except ValueError as error:
-        raise store.DamagedFileError(path, f"cannot be read: {error}; {RESTORE}.") from error
+        state = "is as it was written" if "sha256" in recorded else "has no digest"
+        raise ValueError(
+            f"{path} cannot be read here: {error}. The file {state}: leave the run as it is, and "
+            "read it with the version of ih_interp, or beside the clamps, that it was trained with "
+            f"({short(recorded.get('versions'))})."
+        ) from error
+
+
+def _recorded_run(recorded: dict[str, Any]) -> RunConfig:
+    """The run in a `config.json` that nobody changed; ValueError for what is not read here."""
+    missing = [name for name in RECORDED if name not in recorded]
+    if missing:
+        raise ValueError(f"it lacks {', '.join(missing)}")
+    unknown = sorted(set(recorded) - {*RECORDED, "format", "threads", "sha256"})
+    if unknown:
+        raise ValueError(f"it has fields that are not known here, {short(unknown)}")
+    strange = [name for name, kind in RECORDED.items() if not isinstance(recorded[name], kind)]
+    if strange or recorded["engine"] not in ("compiled", "eager"):
+        raise ValueError(f"{', '.join(strange) or 'engine'} has a value that is not read here")
+    config = RunConfig.load(recorded["run"])
     if recorded["fingerprint"] != config.fingerprint:
-        raise store.DamagedFileError(
-            path,
-            f"was changed after it was written: the run in it is {config.fingerprint}, "
-            f"and {recorded['fingerprint']} was recorded; {RESTORE}.",
+        raise ValueError(
+            f"the run in it is {config.fingerprint}, and {recorded['fingerprint']} was recorded"
         )
-    return recorded, config
+    return config
 
 
 def refuse_other_run(folder: Path, config: RunConfig) -> None:
     """Raise ValueError if the folder holds a run of another configuration, or part of one."""
     if not (folder / store.CONFIG).is_file():
-        parts = (store.METRICS, store.STATE, store.STATE_BEFORE, store.CHECKPOINTS)
-        left = [name for name in parts if (folder / name).exists()]
+        files = (store.METRICS, store.STATE, store.STATE_BEFORE)
+        left = [name for name in files if (folder / name).exists()]
+        left += [store.CHECKPOINTS] if store.checkpoint_steps(folder) else []
         if left:
             raise ValueError(
                 f"{folder} holds {', '.join(left)} and no {store.CONFIG} that says of which run. "
-                "Restore it, delete the folder, give this run another name or root, or train with "
-                "repair=True, which begins the run anew."
+                "Restore it, give this run another name or root, or train with repair=True, which "
+                "removes them and begins the run anew."
             )
     else:
         there = Run(folder).config
         if there.fingerprint != config.fingerprint:
             raise ValueError(
                 f"{folder} holds another run: {_difference(there, config)}. "
-                "Give this one another name or root, or delete the folder."
+                "Give this one another name or root."
             )
 
 

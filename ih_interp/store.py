@@ -10,6 +10,8 @@ configuration and metrics; they are read all the same.
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from torch import Tensor
 
-from ih_interp.files import write_atomic
+from ih_interp.files import sweep, write_atomic
+from ih_interp.frozen import short
 
 FORMAT = 1
 """Of the run folder; another number is refused."""
@@ -30,6 +33,14 @@ STATE = "state.safetensors"
 STATE_BEFORE = "state-before.safetensors"
 STOPPED = "stopped.json"
 CHECKPOINTS = "checkpoints"
+CHECKPOINT = r"[0-9]{8,}\.safetensors"
+"""Names of checkpoints: the step in eight digits or more."""
+
+NO_TENSORS = (
+    *(SafetensorError, OSError, LookupError, TypeError, ValueError),
+    *(RuntimeError, OverflowError, MemoryError),
+)
+"""What reading raises for a file that is no checkpoint: of sizes or types that nobody has, too."""
 
 REPAIR = "train again with repair=True, which removes it: the same numbers come back"
 
@@ -48,12 +59,21 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 
 
 def checkpoint_steps(folder: Path) -> list[int]:
-    """The steps that have a checkpoint, ascending; files of other names are nobody's business."""
-    numbered = (folder / CHECKPOINTS).glob("*.safetensors")
-    found = {path.name: int(path.stem) for path in numbered if path.stem.isdecimal()}
+    """The steps that have a checkpoint, ascending; what has another name is left alone."""
+    if not (folder / CHECKPOINTS).is_dir():
+        return []
+    with os.scandir(folder / CHECKPOINTS) as entries:
+        files = [entry.name for entry in entries if entry.is_file()]
+    found = {name: int(name.split(".")[0]) for name in files if re.fullmatch(CHECKPOINT, name)}
     return sorted(
         step for name, step in found.items() if name == checkpoint_path(folder, step).name
     )
+
+
+def sweep_run(folder: Path) -> None:
+    """Remove the temporary files that kills left of a run's; nobody may be writing to it."""
+    sweep(folder, [re.escape(name) for name in (CONFIG, METRICS, STATE)])
+    sweep(folder / CHECKPOINTS, [CHECKPOINT])
 
 
 def saved_states(folder: Path) -> list[Path]:
@@ -84,17 +104,19 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"There is no checkpoint at {path}.")
+    path.open("rb").close()  # one that we may not read is not damaged
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         header = json.loads(metadata["ih_interp"])
         facts, expected = dict(header["facts"]), header["sha256"]
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+        found = digest_of(tensors, facts)  # which numpy has no types for raises TypeError
+    except NO_TENSORS as error:
         raise DamagedFileError(
             path, f"is no checkpoint of ih_interp, or it is cut short ({error!r}); {REPAIR}."
         ) from error
-    if digest_of(tensors, facts) != expected:
+    if found != expected:
         raise DamagedFileError(
             path, f"was altered after it was written: its digest differs; {REPAIR}."
         )
@@ -155,12 +177,24 @@ def read_metrics(
         raise DamagedFileError(
             path, f"is not JSON lines, it may be cut short: {error}; {REPAIR}."
         ) from error
-    strange = [row for row in rows if not (isinstance(row, dict) and {"step", "split"} <= set(row))]
+    strange = [row for row in rows if not _is_row(row)]
     if strange:
         raise DamagedFileError(
-            path, f"holds {strange[0]!r}, which is no row of metrics: it lacks step and split."
+            path,
+            f"holds {short(strange[0])}, which is no row of metrics: it lacks step and split, or "
+            f"they and numbers are not all that it has; {REPAIR}.",
         )
     return rows
+
+
+def _is_row(row: object) -> bool:
+    """Whether a line of metrics is a step, a split, and numbers."""
+    if not isinstance(row, dict) or not isinstance(row.get("split"), str):
+        return False
+    step = row.get("step")
+    numbers = [value for name, value in row.items() if name != "split"]
+    is_step = type(step) is int and step >= 0
+    return is_step and all(type(value) in (int, float) for value in numbers)
 
 
 def write_metrics(folder: Path, rows: list[dict[str, Any]], fingerprint: str | None = None) -> None:

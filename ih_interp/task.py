@@ -323,4 +323,4 @@ def _indices(name: str, index: object, items: int, size: int) -> Int[Tensor, "ba
 
 def features_by_token(exemplars: Exemplars) -> Float[Tensor, "row feature"]:
     """Features in token order: row `i` belongs to token `n_labels + i`."""
-    return exemplars.features.flatten(end_dim=1)
+    return exemplars.settled.flatten(end_dim=1)

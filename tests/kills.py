@@ -4,7 +4,8 @@ python tests/kills.py --kills 50 [--engine compiled] [--workers 2] [--seed 1]
 
 Every attempt is a process of its own, forked so that nothing is imported again, and SIGKILL comes
 at a random moment of it, during start, compiling, training, evaluation or writing. With workers,
-half of the kills hit one of the processes that train.
+half of the kills hit one of the processes that train. Compiled, one tiny run is trained, of few
+operations; a training in five begins with an empty cache, so that kills come as it compiles, too.
 """
 
 import argparse
@@ -60,6 +61,26 @@ def small_fleet(sequences: int = 8 * 40) -> list[RunConfig]:
     ]
 
 
+def tiny_run(sequences: int = 4 * 400) -> list[RunConfig]:
+    """One run of a single layer and head without norms, which compiles fast."""
+    return [
+        RunConfig(
+            name="tiny",
+            exemplars=GaussianSource(n_classes=12, n_exemplars=1, n_features=4),
+            task=ih.TaskConfig(n_train_classes=8, n_labels=3),
+            model=ih.ModelConfig(
+                n_layers=1, d_model=4, n_heads=1, d_head=4, normalization_type=None
+            ),
+            optimiser=AdamConfig(learning_rate=1e-2),
+            sequences=sequences,
+            batch_size=4,
+            evaluations=Grid(every=4 * 50),
+            evaluation_size=8,
+            checkpoints=Grid(every=4 * 30),
+        )
+    ]
+
+
 def folder_bytes(root: Path) -> dict[str, bytes]:
     """Every file of every run, by its place; the lock that a kill leaves is none of them."""
     paths = [path for path in root.rglob("*") if path.is_file() and path.name != ".lock"]
@@ -87,13 +108,15 @@ def waited(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def train_in(root: Path, engine: str, workers: int) -> Callable[[], object]:
-    """The training that is killed."""
+def train_in(root: Path, engine: str, workers: int, cache: Path) -> Callable[[], object]:
+    """The training that is killed; what it compiles lies in `cache`."""
 
     def work() -> None:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
         loop.SAVE_SECONDS = SAVE_SECONDS
         torch.set_num_threads(1)
-        ih.train(small_fleet(), root, engine=engine, workers=workers, progress=False)
+        runs = tiny_run() if engine == "compiled" else small_fleet()
+        ih.train(runs, root, engine=engine, workers=workers, progress=False)
 
     return work
 
@@ -116,42 +139,53 @@ class Killer:
         self.random = random.Random(seed)
         self.survived = self.trainings = 0
         self.moments: list[float] = []
-        begun = time.monotonic()
-        self._expect_end(forked(train_in(root / "straight", engine, workers)))
-        self.seconds = time.monotonic() - begun
-        self.expected = folder_bytes(root / "straight")
+        self.seconds = {True: self._straight("cold")}
+        self.expected = folder_bytes(root / "cold")
         assert self.expected
+        # Eager trainings take the same time again, those whose graphs are in the cache less.
+        self.seconds[False] = self._straight("warm") if engine == "compiled" else self.seconds[True]
 
     def kill(self, kills: int) -> list[str]:
         """The files that differ after as many kills, over as many trainings as it takes."""
-        differing: list[str] = []
+        differing = self._differing("warm") if self.engine == "compiled" else []
         while self.survived < kills:
             self.trainings += 1
-            target = self.root / f"killed-{self.trainings}"
-            work = train_in(target, self.engine, self.workers)
-            # A few kills a training: the more, the less of it each can see.
+            target, cold = self.root / f"killed-{self.trainings}", self.trainings % 5 == 1
+            cache = self.root / (f"cache-{self.trainings}" if cold else "cache")
+            work = train_in(target, self.engine, self.workers, cache)
+            # A few kills per training: the more, the less of it each can see.
             for _ in range(min(5, kills - self.survived)):
-                if not self._killed(work):
+                if not self._killed(work, self.seconds[cold]):
                     break
             self._expect_end(forked(work))
-            found = folder_bytes(target)
-            names = sorted({*found} | {*self.expected})
-            differing += [
-                f"{target.name}/{name}"
-                for name in names
-                if found.get(name) != self.expected.get(name)
-            ]
+            differing += self._differing(target.name)
         return differing
 
-    def _killed(self, work: Callable[[], object]) -> bool:
-        """Whether the kill came before the end."""
-        moment = self.random.uniform(0, 0.5 * self.seconds)
+    def _straight(self, name: str) -> float:
+        """Seconds of a training that nobody kills."""
+        begun = time.monotonic()
+        work = train_in(self.root / name, self.engine, self.workers, self.root / "cache")
+        self._expect_end(forked(work))
+        return time.monotonic() - begun
+
+    def _differing(self, name: str) -> list[str]:
+        """Files of a training that are not as they should be."""
+        found = folder_bytes(self.root / name)
+        return [
+            f"{name}/{file}"
+            for file in sorted({*found} | {*self.expected})
+            if found.get(file) != self.expected.get(file)
+        ]
+
+    def _killed(self, work: Callable[[], object], seconds: float) -> bool:
+        """Whether the kill came before the end of a training of so many seconds."""
+        moment = self.random.uniform(0, 0.5 * seconds)
         pid = forked(work)
         time.sleep(moment)
         children = children_of(pid)
         if children and self.random.random() < 0.5:
             os.kill(self.random.choice(children), signal.SIGKILL)  # it is replaced
-            time.sleep(self.random.uniform(0, 0.2 * self.seconds))
+            time.sleep(self.random.uniform(0, 0.2 * seconds))
             self.survived += 1
             self.moments.append(moment)
         os.kill(pid, signal.SIGKILL)
@@ -177,10 +211,9 @@ def main() -> int:
     say = functools.partial(print, flush=True)
     say(f"seed {given.seed}")
     with tempfile.TemporaryDirectory() as root:
-        # Compiled anew, so that kills come while it compiles, too.
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{root}-cache")
         killer = Killer(Path(root), engine=given.engine, workers=given.workers, seed=given.seed)
-        say(f"one training: {killer.seconds:.1f} s, {len(killer.expected)} files")
+        seconds = f"{killer.seconds[True]:.1f} s, then {killer.seconds[False]:.1f} s"
+        say(f"one training: {seconds}, {len(killer.expected)} files")
         differing = killer.kill(given.kills)
     say(
         f"{killer.survived} kills survived in {killer.trainings} trainings, "

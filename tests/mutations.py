@@ -24,12 +24,14 @@ from typing import Any
 
 import h5py
 import numpy as np
+import pandas as pd
 import torch
 
 import ih_interp as ih
 from ih_interp import store
 from ih_interp.config import Grid
 from ih_interp.exemplars import GaussianSource
+from ih_interp.interop.icl_dynamics import read_icl_dynamics_log
 
 REFUSALS = (ValueError, TypeError, OSError)
 SECONDS = 5.0  # a load takes milliseconds
@@ -129,6 +131,8 @@ def in_json(content: bytearray, rng: random.Random) -> None:
 def _changed(value: Any, rng: random.Random) -> Any:
     """The value with one place of it replaced, dropped, renamed or doubled."""
     places = list(_places(value))
+    if not places:  # a number, or what has been emptied
+        return rng.choice(NUMBERS)
     container, key = rng.choice(places)
     how = rng.choice(("number", "number", "near", "drop", "rename", "exchange"))
     if how == "near" and isinstance(container[key], int | float):
@@ -153,11 +157,12 @@ def _untied(value: Any) -> Any:
 
 
 def _places(value: Any) -> Any:
+    if not isinstance(value, dict | list):
+        return
     keys = value if isinstance(value, dict) else range(len(value))
     for key in keys:
         yield value, key
-        if isinstance(value[key], dict | list) and value[key]:
-            yield from _places(value[key])
+        yield from _places(value[key])
 
 
 # Subjects
@@ -173,10 +178,12 @@ def feature_files(folder: Path) -> list[Subject]:
         file.create_dataset("a/features", data=array.astype(np.float64), **options)
     np.savez(folder / "plain.npz", features=array)
     np.savez_compressed(folder / "packed.npz", features=array)
-    names = {"plain.h5": "features", "packed.h5": "a/features", "plain.npz": None}
+    np.save(folder / "plain.npy", array)
+    names = {"plain.h5": "features", "packed.h5": "a/features"}
+    names |= dict.fromkeys(("plain.npz", "packed.npz", "plain.npy"))
     return [
         Subject(path, lambda path=path, name=name: ih.Exemplars.load(path, name), _valid_exemplars)
-        for path, name in [(folder / n, d) for n, d in {**names, "packed.npz": None}.items()]
+        for path, name in [(folder / n, d) for n, d in names.items()]
     ]
 
 
@@ -252,9 +259,20 @@ def published_files(folder: Path) -> list[Subject]:
             bool(torch.isfinite(p).all()) for p in parameters
         )
 
+    log = folder / "log.h5"
+    with h5py.File(log, "w") as file:
+        file["eval_iter"] = np.arange(3)
+        file["fsl_train/loss"] = np.ones((3, 4))
+
+    def is_table(value: Any) -> bool:
+        return isinstance(value, pd.DataFrame) and {"sequences", "split"} <= set(value)
+
     return [
-        Subject(path, lambda: ih.load_icl_dynamics(checkpoint, config, task), fits)
-        for path in (checkpoint, config)
+        *(
+            Subject(path, lambda: ih.load_icl_dynamics(checkpoint, config, task), fits)
+            for path in (checkpoint, config)
+        ),
+        Subject(log, lambda: read_icl_dynamics_log(log), is_table),
     ]
 
 
@@ -271,8 +289,8 @@ def mutated(subject: Subject, rng: random.Random) -> bytes:
             choices = [in_json]
         try:
             rng.choice(choices)(content, rng)
-        except (ValueError, IndexError):  # nothing is left to mutate, or it is JSON no longer
-            break
+        except (ValueError, IndexError, OverflowError, RecursionError):
+            break  # nothing is left to mutate, or it is JSON no longer
     return bytes(content)
 
 

@@ -17,7 +17,9 @@ LAYERS = (
     "columns",
     "threefry",
     "frozen",
+    "systems",
     "files",
+    "arrays",
     "launch",
     "omniglot",
     "exemplars",
@@ -36,6 +38,7 @@ LAYERS = (
 """Each may import those before it, and itself."""
 
 MAY_ALSO = {
+    "clamps": {"runs"},  # a graft reads a run, when it is used
     "training": {"training"},
     "analysis": {"analysis"},
     "interop": {"interop"},

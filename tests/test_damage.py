@@ -3,7 +3,9 @@
 import shutil
 
 import pytest
+import torch
 from kills import folder_bytes, small_fleet
+from safetensors.torch import save_file
 
 import ih_interp as ih
 from ih_interp import store
@@ -137,3 +139,124 @@ def test_a_damaged_run_does_not_hold_up_the_others(made, tmp_path):
     with pytest.raises(TrainingFailedError, match=r"state\.safetensors"):
         ih.train([CONFIG, other], tmp_path, progress=False)
     assert ih.Run(tmp_path / "sound").whole
+
+
+def resealed(path, **changes):
+    """A configuration with other fields, and the digest that belongs to them."""
+    recorded = {**store.read_json(path), **changes}
+    store.write_json(path, store.sealed(recorded))
+
+
+STRANGE = {"kind": "sink_attention", "heads": ["L0H3"]}
+OF_ANOTHER_VERSION = {
+    "one more field": lambda path, run: resealed(path, colour="blue"),
+    "clamps not known here": lambda path, run: resealed(path, run={**run, "clamps": [STRANGE]}),
+    "a field of the run not known here": lambda path, run: resealed(path, run={**run, "x": 1}),
+    "another engine": lambda path, run: resealed(path, engine="gpu"),
+    "versions that are a list": lambda path, run: resealed(path, versions=["2.0"]),
+    "another format": lambda path, run: resealed(path, format=2),
+    "another format, sealed otherwise": lambda path, run: store.write_json(
+        path, {**store.read_json(path), "format": 2}
+    ),
+    "another fingerprint": lambda path, run: resealed(path, fingerprint="0" * 12),
+}
+
+
+@pytest.mark.parametrize("kind", OF_ANOTHER_VERSION)
+def test_what_another_version_wrote_is_left_alone_by_all_advice_and_by_repair(kind, made, tmp_path):
+    root, _ = made
+    folder = tmp_path / CONFIG.name
+    shutil.copytree(root / "begun" / CONFIG.name, folder)
+    path = folder / store.CONFIG
+    OF_ANOTHER_VERSION[kind](path, store.read_json(path)["run"])
+    before = folder_bytes(tmp_path)
+    for read in (
+        lambda: ih.Run(folder),
+        lambda: ih.train(CONFIG, tmp_path, progress=False),
+        lambda: ih.train(CONFIG, tmp_path, progress=False, repair=True),
+    ):
+        with pytest.raises(ValueError, match=r"config\.json") as refusal:
+            read()
+        assert not isinstance(refusal.value, store.DamagedFileError)
+        assert "repair" not in str(refusal.value)
+        assert "delete" not in str(refusal.value)
+    assert folder_bytes(tmp_path) == before
+
+
+def test_repair_removes_only_what_we_wrote(made, tmp_path):
+    """Though it begins the run anew."""
+    root, expected = made
+    folder = tmp_path / CONFIG.name
+    shutil.copytree(root / "begun" / CONFIG.name, folder)
+    cut(folder / store.CONFIG, None)
+    kept = [
+        folder / "checkpoints" / "best.safetensors",
+        folder / "checkpoints" / "00000009.safetensors.bak",
+        folder / "notes.json",
+    ]
+    for path in kept:
+        path.write_bytes(b"mine")
+    with pytest.warns(UserWarning, match="removed .*; trained again"):
+        ih.train(CONFIG, tmp_path, progress=False, repair=True)
+    assert all(path.read_bytes() == b"mine" for path in kept)
+    for path in kept:
+        path.unlink()
+    assert folder_bytes(tmp_path) == expected
+
+
+def as_bfloat16(path):
+    tensors = {"w": torch.zeros(3, dtype=torch.bfloat16)}
+    save_file(tensors, path, metadata={"ih_interp": '{"facts": {}, "sha256": ""}'})
+
+
+def of_other_tensors(path):
+    """Of wrong types, under this run's name and a right digest."""
+    tensors, facts = store.load_tensors(path)
+    store.save_tensors(path, {name: tensor.double() for name, tensor in tensors.items()}, facts)
+
+
+def at_another_step(path):
+    tensors, facts = store.load_tensors(path)
+    store.save_tensors(path, tensors, {**facts, "step": "14"})
+
+
+@pytest.mark.parametrize("name", [store.STATE, "checkpoints/00000009.safetensors"])
+@pytest.mark.parametrize("damage", [as_bfloat16, of_other_tensors, at_another_step])
+def test_tensors_of_other_kinds_are_refused_and_mended(damage, name, made, tmp_path):
+    root, expected = made
+    shutil.copytree(root / "begun" / CONFIG.name, tmp_path / CONFIG.name)
+    damage(tmp_path / CONFIG.name / name)
+    read = ih.Run(tmp_path / CONFIG.name).model
+    if name == store.STATE:
+        read = lambda _: ih.train(CONFIG, tmp_path, progress=False)  # noqa: E731
+    with pytest.raises((ValueError, TrainingFailedError), match=r"\.safetensors .*repair=True"):
+        read(9)
+    with pytest.warns(UserWarning, match="removed .*; trained again"):
+        ih.train(CONFIG, tmp_path, progress=False, repair=True)
+    assert folder_bytes(tmp_path) == expected
+
+
+def test_a_state_of_another_model_is_refused(made, tmp_path):
+    root, _ = made
+    path = tmp_path / CONFIG.name / store.STATE
+    shutil.copytree(root / "begun" / CONFIG.name, path.parent)
+    tensors, facts = store.load_tensors(path)
+    store.save_tensors(path, {name: tensor[:1] for name, tensor in tensors.items()}, facts)
+    with pytest.raises(TrainingFailedError, match=r"state\.safetensors holds the state of another"):
+        ih.train(CONFIG, tmp_path, progress=False)
+
+
+@pytest.mark.parametrize("name", [store.CONFIG, store.METRICS, "checkpoints/00000009.safetensors"])
+def test_a_folder_with_a_files_name_is_told_of(name, made, tmp_path):
+    root, _ = made
+    path = tmp_path / CONFIG.name / name
+    shutil.copytree(root / "begun" / CONFIG.name, tmp_path / CONFIG.name)
+    path.unlink()
+    path.mkdir()
+    before = folder_bytes(tmp_path)
+    for repair in (False, True):
+        with pytest.raises((ValueError, OSError, TrainingFailedError)) as told:
+            ih.train(CONFIG, tmp_path, progress=False, repair=repair)
+        assert path.name in str(told.value) or path.parent.name in str(told.value)
+    assert path.is_dir()
+    assert folder_bytes(tmp_path) == before

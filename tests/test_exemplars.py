@@ -9,7 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from ih_interp.config import RunConfig
 from ih_interp.exemplars import Exemplars, FileSource, GaussianSource
+from ih_interp.model import build_model
+from ih_interp.task import FewShotTask, TaskConfig
 
 
 def geometry(features: Tensor) -> dict[str, float]:
@@ -200,9 +203,9 @@ def truncate(path):
 FEATURES = np.zeros((2, 3, 4), dtype=np.float32)
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".pt", ".npy", ""])
+@pytest.mark.parametrize("suffix", [".csv", ".pt", ".npyz", ""])
 def test_other_suffixes_are_refused(tmp_path, suffix):
-    with pytest.raises(ValueError, match=r"is neither \.h5 nor \.npz"):
+    with pytest.raises(ValueError, match=r"is no \.h5, \.npz or \.npy"):
         Exemplars.load(tmp_path / f"features{suffix}")
     with pytest.raises(ValueError, match=r"saved as \.npz"):
         Exemplars(torch.zeros(1, 1, 1)).save(tmp_path / f"features{suffix}")
@@ -242,8 +245,8 @@ def test_a_missing_array_is_named_with_those_there_are(tmp_path):
     write_h5(tmp_path / "f.h5", feats=FEATURES)
     with pytest.raises(ValueError, match=r"f\.h5 has no dataset 'resnet18/224/feat'.*\['feats'\]"):
         Exemplars.load(tmp_path / "f.h5")
-    np.savez(tmp_path / "f.npz", feats=FEATURES)
-    with pytest.raises(ValueError, match=r"f\.npz has no array 'features'.*\['feats'\]"):
+    np.savez(tmp_path / "f.npz", feats=FEATURES, labels=FEATURES)
+    with pytest.raises(ValueError, match=r"f\.npz has no array 'features'.*\['feats', 'labels'\]"):
         Exemplars.load(tmp_path / "f.npz")
 
 
@@ -261,7 +264,7 @@ def test_arrays_of_another_kind_are_refused(tmp_path, array):
     write_h5(tmp_path / "f.h5", features=array)
     np.savez(tmp_path / "f.npz", features=array)
     for name in ("f.h5", "f.npz"):
-        with pytest.raises(ValueError, match=r"numbers of shape class x exemplar x feature"):
+        with pytest.raises(ValueError, match=rf"{array.dtype} of shape .* numbers .*were expected"):
             Exemplars.load(tmp_path / name, dataset="features")
 
 
@@ -295,12 +298,219 @@ def test_nothing_is_unpickled(tmp_path):
 def test_omniglot_comes_from_its_module(monkeypatch, tmp_path):
     asked = {}
 
-    def features(root, **options):
-        asked.update(root=root, **options)
+    def features(root, network, **options):
+        asked.update(root=root, network=network, **options)
         return torch.ones(3, options["n_exemplars"], 4)
 
-    monkeypatch.setattr("ih_interp.omniglot.resnet18_features", features)
+    monkeypatch.setattr("ih_interp.omniglot.omniglot_features", features)
     exemplars = Exemplars.omniglot(str(tmp_path), n_exemplars=2, seed=7)
     assert exemplars.features.shape == (3, 2, 4)
     assert exemplars.source is None
-    assert asked == {"root": tmp_path, "n_exemplars": 2, "seed": 7}
+    assert asked == {"root": tmp_path, "network": "resnet18", "n_exemplars": 2, "seed": 7}
+    Exemplars.omniglot(tmp_path, network="squeezenet1_1")
+    assert asked["network"] == "squeezenet1_1"
+
+
+# Features that are changed in place
+
+
+def by_torch(exemplars):
+    exemplars.features.mul_(2)
+
+
+def by_numpy(exemplars):
+    """Which no counter of torch's notices."""
+    array = exemplars.features.numpy()
+    array *= 2
+
+
+def by_data(exemplars):
+    exemplars.features.data[0, 0, 0] += 1
+
+
+def by_sign(exemplars):
+    """To zeros of the other sign, which are equal and have other bytes."""
+    exemplars.features.neg_()
+
+
+CHANGES = [by_torch, by_numpy, by_data]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("kind", ["gaussian", "file"])
+def test_features_changed_in_place_are_not_recorded_as_their_source(change, kind, tmp_path):
+    exemplars = Exemplars.gaussian(n_classes=12, n_exemplars=2, n_features=8)
+    exemplars = exemplars if kind == "gaussian" else exemplars.save(tmp_path / "f.npz")
+    before = exemplars.sha256
+    RunConfig(exemplars=exemplars)
+    change(exemplars)
+    assert exemplars.sha256 == Exemplars(exemplars.features.clone()).sha256 != before
+    with pytest.raises(ValueError, match=r"not those of their source, .* were changed; save them"):
+        RunConfig(exemplars=exemplars)
+    saved = exemplars.save(tmp_path / "new.npz")
+    assert torch.equal(saved.features, exemplars.features)
+    assert RunConfig(exemplars=saved).exemplars.sha256 == exemplars.sha256
+
+
+def test_an_array_that_shares_its_memory_is_seen_to_change():
+    array = np.ones((4, 2, 3), dtype=np.float32)
+    exemplars = Exemplars(torch.from_numpy(array))
+    before = exemplars.sha256
+    array *= 2
+    assert exemplars.sha256 != before
+    array /= 2
+    assert exemplars.sha256 == before
+    taken = Exemplars.from_array(array)
+    array *= 2
+    assert taken.sha256 == before  # a copy
+
+
+def test_zeros_of_the_other_sign_are_other_bytes():
+    exemplars = Exemplars(torch.zeros(2, 1, 3))
+    before = exemplars.sha256
+    by_sign(exemplars)
+    assert exemplars.sha256 != before
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_model_keeps_the_features_that_it_was_made_with(change):
+    exemplars = Exemplars.gaussian(n_classes=12, n_exemplars=2, n_features=8)
+    task = FewShotTask(exemplars, TaskConfig(n_train_classes=8))
+    model = build_model(task)
+    batch = task.sample("train", 20, generator=torch.Generator().manual_seed(0))
+    features, logits = model.embed.features.clone(), model(batch.tokens)
+    change(exemplars)
+    assert torch.equal(model.embed.features, features)
+    assert torch.equal(model(batch.tokens), logits)
+    new = build_model(task)  # as they are now
+    assert torch.equal(new.embed.features, exemplars.features.flatten(end_dim=1))
+    assert not torch.equal(new(batch.tokens), logits)
+
+
+def test_what_a_change_in_place_broke_is_refused():
+    exemplars = Exemplars.gaussian(n_classes=12, n_exemplars=2, n_features=8)
+    exemplars.features[3, 1, 2] = torch.nan
+    for use in (lambda: exemplars.sha256, lambda: build_model(FewShotTask(exemplars))):
+        exemplars.features[3, 1, 2] = torch.nan
+        with pytest.raises(
+            ValueError, match=r"NaN or infinite, the first at .* \(3, 1, 2\)|classes"
+        ):
+            use()
+
+
+# Arrays
+
+
+REAL = ["float16", "float32", "float64", "longdouble", ">f4", "int8", "int64", "uint16"]
+
+
+@pytest.mark.parametrize("dtype", REAL)
+def test_from_array_takes_real_numbers_of_any_type(dtype):
+    array = (np.arange(24) - (0 if dtype.startswith("u") else 12)).reshape(2, 3, 4).astype(dtype)
+    for given in (array, np.asfortranarray(array), array[::-1][::-1]):
+        features = Exemplars.from_array(given).features
+        assert features.dtype == torch.float32
+        assert features.tolist() == array.tolist()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int32])
+def test_from_array_takes_tensors_as_copies(dtype):
+    tensor = torch.arange(24).reshape(2, 3, 4).to(dtype)
+    exemplars = Exemplars.from_array(tensor)
+    assert exemplars.features.tolist() == tensor.tolist()
+    tensor.zero_()
+    assert float(exemplars.features.sum()) == 276
+    with_gradient = torch.ones(2, 1, 3, requires_grad=True)
+    assert not Exemplars.from_array(with_gradient).features.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (np.ones((2, 2, 2), dtype=bool), "is bool of shape"),
+        (np.ones((2, 2, 2), dtype=complex), "is complex128 of shape"),
+        (torch.ones(2, 2, 2, dtype=torch.bool), r"is torch\.bool of shape"),
+        (torch.ones(2, 2, 2, dtype=torch.complex64), r"is torch\.complex64 of shape"),
+        (np.array([[["a"]]]), "is <U1 of shape"),
+        (np.empty((1, 1, 1), dtype=object), "is object of shape"),
+        (np.ones((2, 2)), r"of shape \(2, 2\)"),
+        (np.ones((2, 0, 2)), "none of them empty"),
+        (np.full((1, 1, 1), 1e300), "NaN or infinite"),
+        (np.ma.masked_array(np.ones((1, 1, 1))), "masked array; fill it"),
+    ],
+)
+def test_from_array_refuses_what_is_no_table_of_features(array, words):
+    with pytest.raises(ValueError, match=words):
+        Exemplars.from_array(array)
+
+
+def test_from_array_refuses_lists():
+    with pytest.raises(TypeError, match="is a list; give a NumPy array or a tensor"):
+        Exemplars.from_array([[[1.0]]])
+
+
+def test_from_array_with_a_path_gives_what_a_run_records(tmp_path):
+    array = np.random.default_rng(0).normal(size=(60, 3, 8))
+    exemplars = Exemplars.from_array(array, path=tmp_path / "x.npz")
+    source = RunConfig(exemplars=exemplars).exemplars
+    assert Exemplars.from_source(source).features.tolist() == array.astype(np.float32).tolist()
+    with pytest.raises(ValueError, match=r"save them first with exemplars = exemplars\.save\(path"):
+        RunConfig(exemplars=Exemplars.from_array(array))
+
+
+def test_the_only_array_of_a_file_needs_no_name(tmp_path):
+    array = np.arange(24.0).reshape(2, 3, 4)
+    np.savez(tmp_path / "x.npz", array)
+    np.save(tmp_path / "x.npy", array)
+    for name, dataset in (("x.npz", "arr_0"), ("x.npy", "")):
+        loaded = Exemplars.load(tmp_path / name)
+        assert loaded.features.tolist() == array.tolist()
+        assert loaded.source.dataset == dataset
+        assert Exemplars.from_source(loaded.source).sha256 == loaded.sha256
+        assert RunConfig.load(RunConfig(exemplars=loaded).save()).exemplars == loaded.source
+    with pytest.raises(ValueError, match="holds one array without a name; leave dataset='a' out"):
+        Exemplars.load(tmp_path / "x.npy", "a")
+
+
+H5_KINDS = {
+    "bool": (np.ones((2, 2, 2), dtype=bool), "is bool of shape"),
+    "complex": (np.ones((2, 2, 2), dtype=complex), "is complex128 of shape"),
+    "text": (["a", "b"], "is text of shape"),
+    "bytes": (np.array([[[b"ab"]]]), "is text of shape"),
+    "records": (np.zeros((2, 2, 2), [("a", "f4"), ("b", "i4")]), r"fields \['a', 'b'\]"),
+    "null": (h5py.Empty("f4"), "is empty: a type, float32, and no values"),
+    "null text": (h5py.Empty("S3"), "is empty"),
+    "zero": (np.zeros((0, 2, 2)), "none of them empty"),
+    "scalar": (1.0, r"float64 of shape \(\)"),
+}
+
+
+@pytest.mark.parametrize("kind", H5_KINDS)
+def test_other_types_of_h5_are_refused_by_their_names(kind, tmp_path):
+    value, words = H5_KINDS[kind]
+    write_h5(tmp_path / "f.h5", x=value)
+    with pytest.raises(ValueError, match=rf"f\.h5.*{words}"):
+        Exemplars.load(tmp_path / "f.h5", "x")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64", ">f8", "int64", "uint8", "longdouble"])
+def test_numbers_of_any_type_in_h5_become_float32(dtype, tmp_path):
+    array = np.arange(24).reshape(2, 3, 4).astype(dtype)
+    write_h5(tmp_path / "f.h5", x=array)
+    assert Exemplars.load(tmp_path / "f.h5", "x").features.tolist() == array.tolist()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"compression": "gzip", "shuffle": True, "fletcher32": True},
+        {"compression": "lzf", "chunks": (3, 5, 7)},
+        {"fletcher32": True, "chunks": (10, 1, 1)},
+    ],
+    ids=str,
+)
+def test_compressed_features_are_read(options, tmp_path):
+    array = np.random.default_rng(0).normal(size=(20, 5, 8)).astype(np.float32)
+    with h5py.File(tmp_path / "f.h5", "w") as file:
+        file.create_dataset("x", data=array, **options)
+    assert Exemplars.load(tmp_path / "f.h5", "x").features.tolist() == array.tolist()

@@ -45,3 +45,22 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         write_atomic(tmp_path / "file", b"new")
     assert names_in(tmp_path) == []
+
+
+def test_no_link_is_written_through(tmp_path):
+    """Neither at the file's place nor at that of its temporary file, which can be foreseen."""
+    other = tmp_path / "thesis.tex"
+    other.write_bytes(b"mine")
+    for place in ("file", f".file.{os.getpid()}"):
+        (tmp_path / place).symlink_to(other)
+        write_atomic(tmp_path / "file", b"new")
+        assert other.read_bytes() == b"mine"
+        assert (tmp_path / "file").read_bytes() == b"new"
+        assert names_in(tmp_path) == ["file", "thesis.tex"]
+
+
+def test_a_folder_with_the_name_of_a_file_is_told_of(tmp_path):
+    (tmp_path / "file").mkdir()
+    with pytest.raises(IsADirectoryError, match="folder has the name of the file file; move it"):
+        write_atomic(tmp_path / "file", b"new")
+    assert names_in(tmp_path) == ["file"]

@@ -290,12 +290,19 @@ def test_a_source_that_was_grafted_itself_keeps_to_its_weights(tmp_path, task, m
         logits_under(model, [GraftIn(run=second, step=STEP, layer=1)], batch)
 
 
-def test_exemplars_are_hashed_for_a_graft_only(run, batch):
-    exemplars = Exemplars.gaussian(n_classes=30, n_exemplars=3, n_features=16)
-    model = build_model(FewShotTask(exemplars, TaskConfig(n_train_classes=12)))
-    assert "sha256" not in vars(exemplars)
-    logits_under(model, [GraftIn(run=run, step=STEP, layer=0)], batch)
-    assert "sha256" in vars(exemplars)
+def test_a_graft_compares_the_features_that_the_model_has(run, model, batch, monkeypatch):
+    """Not those that its exemplars have by now: a model keeps what it was made with."""
+    graft = GraftIn(run=run, step=STEP, layer=0)
+    expected = logits_under(model, [graft], batch)
+    model.embed.exemplars = Exemplars(
+        model.embed.exemplars.features.clone(), model.embed.exemplars.source
+    )
+    model.embed.exemplars.features.mul_(2)
+    batch = Batch(batch.tokens, batch.target)
+    assert torch.equal(logits_under(model, [graft], batch), expected)
+    model.embed.features.mul_(2)
+    with pytest.raises(ValueError, match="was trained on other exemplar features"):
+        logits_under(model, [graft], batch)
 
 
 def test_a_deeper_source_lends_its_lower_layers(tmp_path, task, model, batch):
@@ -386,13 +393,48 @@ class TestRefusals:
             weights["blocks.1.attn.b_Q"] = torch.ones(8, 8)
         store.save_tensors(path, weights, facts)
         name = "blocks.1.ln1.b" if change == "missing" else "blocks.1.attn.b_Q"
-        words = f"do not have the same weights: {name} are in one of them only"
+        words = rf"do not have the same weights: \['{name}'\] are in one of them only"
         self.refused(kind(run=run, step=STEP, layer=0), model, batch, words)
 
     def test_a_folder_of_another_format(self, kind, model, batch, run):
         path = Path(run) / store.CONFIG
         path.write_text(path.read_text().replace('"format": 1', '"format": 99'))
-        words = "has format 99; this version grafts 1"
+        words = "has format 99; this version reads 1"
+        self.refused(kind(run=run, step=STEP, layer=0), model, batch, words)
+
+    @pytest.mark.parametrize(
+        ("old", "new"),
+        [("1e-05", "1e-06"), ('"n_heads": 8', '"n_heads": 4'), ('"clamps": []', '"clamps": null')],
+    )
+    def test_a_changed_configuration(self, kind, model, batch, run, old, new):
+        path = Path(run) / store.CONFIG
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new))
+        words = r"config\.json was changed after it was written"
+        self.refused(kind(run=run, step=STEP, layer=0), model, batch, words)
+
+    @pytest.mark.parametrize("field", ["fingerprint", "features_sha256", "run", "versions"])
+    def test_a_configuration_without_a_field(self, kind, model, batch, run, field):
+        path = Path(run) / store.CONFIG
+        recorded = store.read_json(path)
+        del recorded[field]
+        store.write_json(path, store.sealed(recorded))
+        words = rf"config\.json cannot be read here: it lacks {field}"
+        self.refused(kind(run=run, step=STEP, layer=0), model, batch, words)
+
+    def test_other_metrics(self, kind, model, batch, run):
+        """A gate of the source's own clamps may depend on them."""
+        row = {"step": 0, "split": "train", "loss": 0.1}
+        store.write_metrics(Path(run), [row], "0123456789ab")
+        words = r"metrics\.jsonl belongs to run 0123456789ab, not to"
+        self.refused(kind(run=run, step=STEP, layer=0), model, batch, words)
+
+    def test_weights_of_another_shape(self, kind, model, batch, run):
+        path = store.checkpoint_path(Path(run), STEP)
+        weights, facts = store.load_tensors(path)
+        weights["blocks.1.attn.W_Q"] = weights["blocks.1.attn.W_Q"][:4].clone()
+        store.save_tensors(path, weights, facts)
+        words = r"other shapes of \['blocks\.1\.attn\.W_Q'\]"
         self.refused(kind(run=run, step=STEP, layer=0), model, batch, words)
 
     def test_a_model_that_does_not_know_its_exemplars(self, kind, model, batch, run):

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from kills import children_of, small_fleet
 import ih_interp as ih
 from ih_interp.training import lock
 from ih_interp.training.lock import LOCK, claimed, shared
+from ih_interp.training.state import TrainingFailedError
 
 FORK = multiprocessing.get_context("fork")  # without importing torch again
 
@@ -81,7 +83,7 @@ def test_a_worker_that_outlives_its_parent_still_holds(held_elsewhere, monkeypat
     process.kill()
     process.join()
     monkeypatch.setattr(lock, "WAIT_SECONDS", 0.2)
-    with pytest.raises(ValueError, match="is being trained by process"), claimed([folder]):
+    with pytest.raises(ValueError, match="is being trained by another process"), claimed([folder]):
         pass
     monkeypatch.setattr(lock, "WAIT_SECONDS", 20.0)
     worker.kill()  # and who waits for it gets in
@@ -182,3 +184,108 @@ def test_orphaned_workers_die_at_once(tmp_path):
     begun = time.monotonic()
     with claimed([path for path in tmp_path.iterdir() if path.is_dir()]):
         assert time.monotonic() - begun < 5
+
+
+NOT_OURS = {
+    "a link": lambda path, other: path.symlink_to(other),
+    "a link to nothing": lambda path, other: path.symlink_to(other.with_name("gone")),
+    "a hard link": lambda path, other: path.hardlink_to(other),
+    "a pipe": lambda path, other: os.mkfifo(path),
+    "a folder": lambda path, other: path.mkdir(),
+    "a socket": lambda path, other: socket.socket(socket.AF_UNIX).bind(str(path)),
+    "somebody's file": lambda path, other: path.write_text("door: 12-34-56\n"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("kind", NOT_OURS)
+def test_what_is_no_lock_of_ours_is_refused_and_left(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # names of sockets are short
+    Path("run").mkdir()
+    path, other = Path("run", LOCK), Path("thesis.tex")
+    other.write_text("42 years")
+    NOT_OURS[kind](path, other.absolute() if "hard" not in kind else other)
+    before = path.lstat()
+    with (
+        pytest.raises(ValueError, match=r"\.lock is no lock of ih_interp's"),
+        claimed([Path("run")]),
+    ):
+        pass
+    assert path.lstat().st_mode == before.st_mode
+    assert other.read_text() == "42 years"
+    assert not other.with_name("gone").exists()
+    if kind == "somebody's file":
+        assert path.read_text() == "door: 12-34-56\n"
+
+
+def test_who_has_the_number_of_a_dead_process_by_now_is_not_named(held_elsewhere, monkeypatch):
+    folder, _ = held_elsewhere
+    monkeypatch.setattr(lock, "WAIT_SECONDS", 0.2)
+    start = lock._start_of(os.getpid())
+    for began, named in ((start, f"process {os.getpid()} on"), ("1", "another process, and")):
+        (folder / LOCK).write_text(f"{os.getpid()} {socket.gethostname()} {began}\n")
+        with pytest.raises(ValueError, match=f"is being trained by {named}"), claimed([folder]):
+            pass
+
+
+def test_only_our_temporary_files_are_swept_and_never_through_a_link(tmp_path):
+    folder, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    (folder / "notes").mkdir(parents=True)
+    elsewhere.mkdir()
+    (folder / "checkpoints").symlink_to(elsewhere)
+    (folder / ".cache.3").mkdir()
+    kept = [
+        folder / ".bash_history.1",
+        folder / ".config.json.bak.1",
+        folder / ".00000008.safetensors.77",
+        folder / "notes" / ".config.json.77",
+        elsewhere / ".bash_history.1",
+        elsewhere / ".00000008.safetensors.77",
+    ]
+    for path in kept:
+        path.touch()
+    (folder / ".metrics.jsonl.5").symlink_to(elsewhere / "thesis.tex")
+    with claimed([folder]):
+        pass
+    assert all(path.exists() for path in (*kept, folder / ".cache.3"))
+    assert (folder / ".metrics.jsonl.5").is_symlink()
+
+
+def replace_by_a_run(folder):
+    """As a second writer: a folder with a lock of its own where the first is training."""
+    folder.rename(folder.with_name("moved"))
+    folder.mkdir()
+    (folder / LOCK).write_text("1 elsewhere\n")
+
+
+GONE = {
+    "renamed": lambda folder: folder.rename(folder.with_name("moved")),
+    "removed": shutil.rmtree,
+    "replaced": replace_by_a_run,
+}
+
+
+@pytest.mark.parametrize("how", GONE)
+def test_a_folder_that_goes_while_it_is_trained_in_is_not_made_anew(how, tmp_path):
+    plain, mate, _ = small_fleet()
+    folder = tmp_path / plain.name
+
+    def take_away(run, row):
+        if (run.config.name, row["step"], row["split"]) == (plain.name, 10, "train"):
+            GONE[how](folder)
+
+    with pytest.raises(TrainingFailedError, match=r"plain: .* moved or removed while"):
+        ih.train([plain, mate], tmp_path, progress=False, on_metrics=take_away)
+    left = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    assert left == ([LOCK] if how == "replaced" else [])  # the other's, which nobody removes
+    assert ih.Run(tmp_path / mate.name).whole
+
+
+def test_a_link_to_nothing_or_a_file_is_no_run_folder(tmp_path):
+    (config,) = small_fleet()[:1]
+    folder = tmp_path / config.name
+    for make in (lambda: folder.symlink_to("gone"), lambda: folder.write_text("")):
+        make()
+        with pytest.raises(ValueError, match="plain is no folder, and a run lies in one"):
+            ih.train(config, tmp_path, progress=False)
+        folder.unlink()

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ih_interp.omniglot import resnet18_features
+from ih_interp.omniglot import omniglot_features
 
 # Set, character, grey of its first drawing; out of order, as a file system may list them.
 CHARACTERS = [
@@ -38,6 +38,19 @@ class FakeOmniglot:
                 for drawing in (3, 1, 2):
                     image = Image.new("L", (2, 2), grey + drawing - 1)
                     image.save(folder / f"0900_{drawing:02}.png")
+
+
+class FakeSqueezeNet(nn.Module):
+    """Its last block gives the image, over 2 x 2 places; its classifier a convolution of that."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Identity()
+        self.classifier = nn.Sequential(nn.Conv2d(3, 7, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        assert not self.training
+        return torch.flatten(self.classifier(self.features(images)), 1)
 
 
 class FakeResNet(nn.Module):
@@ -81,8 +94,17 @@ def vision(monkeypatch):
         assert weights is fake.models.ResNet18_Weights.IMAGENET1K_V1
         return network
 
+    of_squeezenet = SimpleNamespace(transforms=to_tensor)
+
+    def squeezenet1_1(weights):
+        assert weights is of_squeezenet
+        return FakeSqueezeNet()
+
     fake.models = SimpleNamespace(
-        resnet18=resnet18, ResNet18_Weights=SimpleNamespace(IMAGENET1K_V1=weights)
+        resnet18=resnet18,
+        ResNet18_Weights=SimpleNamespace(IMAGENET1K_V1=weights),
+        squeezenet1_1=squeezenet1_1,
+        SqueezeNet1_1_Weights=SimpleNamespace(IMAGENET1K_V1=of_squeezenet),
     )
     fake.network = network
     monkeypatch.setitem(sys.modules, "torchvision", fake)
@@ -90,7 +112,7 @@ def vision(monkeypatch):
 
 
 def test_features_stand_in_a_fixed_random_order(vision, tmp_path):
-    features = resnet18_features(tmp_path, n_exemplars=2, seed=3)
+    features = omniglot_features(tmp_path, "resnet18", n_exemplars=2, seed=3)
     assert features.shape == (4, 2, 12)
     assert features.dtype == torch.float32
     order = np.random.default_rng(3).permutation(4)
@@ -103,9 +125,24 @@ def test_features_stand_in_a_fixed_random_order(vision, tmp_path):
     assert isinstance(vision.network.fc, nn.Identity)
 
 
+@pytest.mark.usefixtures("vision")
+def test_squeezenet_is_pooled_before_its_classifier_and_scaled(tmp_path):
+    features = omniglot_features(tmp_path, "squeezenet1_1", n_exemplars=2, seed=3)
+    assert features.shape == (4, 2, 3)  # a channel each
+    for row, character in enumerate(np.random.default_rng(3).permutation(4)):
+        grey = FIRST_GREYS[character]
+        assert features[row, 1].tolist() == pytest.approx([(grey + 1) * 27 / 69.5] * 3, rel=1e-6)
+
+
+@pytest.mark.usefixtures("vision")
+def test_another_network_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="network='vgg16': choose from resnet18, squeezenet1_1"):
+        omniglot_features.__wrapped__(tmp_path, "vgg16", n_exemplars=2, seed=0)
+
+
 def test_batches_do_not_matter(vision, tmp_path):
-    whole = resnet18_features(tmp_path / "a", n_exemplars=3, seed=0)
-    parts = resnet18_features(tmp_path / "b", n_exemplars=3, seed=0, batch_size=5)
+    whole = omniglot_features(tmp_path / "a", "resnet18", n_exemplars=3, seed=0)
+    parts = omniglot_features(tmp_path / "b", "resnet18", n_exemplars=3, seed=0, batch_size=5)
     assert torch.equal(whole, parts)
     assert vision.network.sizes == [12, 5, 5, 2]
 
@@ -113,16 +150,16 @@ def test_batches_do_not_matter(vision, tmp_path):
 @pytest.mark.usefixtures("vision")
 def test_a_character_without_its_drawings_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"character01 holds 3 drawings; remove it"):
-        resnet18_features(tmp_path, n_exemplars=4, seed=0)
+        omniglot_features(tmp_path, "resnet18", n_exemplars=4, seed=0)
 
 
 @pytest.mark.parametrize("n_exemplars", [0, 21])
 def test_more_drawings_than_there_are_is_refused(tmp_path, n_exemplars):
     with pytest.raises(ValueError, match=rf"n_exemplars={n_exemplars}: Omniglot has 20 drawings"):
-        resnet18_features(tmp_path, n_exemplars=n_exemplars, seed=0)
+        omniglot_features(tmp_path, "resnet18", n_exemplars=n_exemplars, seed=0)
 
 
 def test_without_torchvision_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "torchvision", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'ih-interp\[omniglot\]'.*load"):
-        resnet18_features(tmp_path, n_exemplars=5, seed=0)
+        omniglot_features(tmp_path, "resnet18", n_exemplars=5, seed=0)

@@ -98,11 +98,11 @@ def test_the_first_runs_without_digests_are_read(run, tmp_path):
         (lambda text: "[1, 2]", "a JSON object was expected"),
         (
             lambda text: '{"format": 1}',
-            "cannot be read: it lacks run, fingerprint, features_sha256",
+            "cannot be read here: it lacks run, fingerprint, features_sha256",
         ),
         (
             lambda text: unsealed(text).replace('"batch_size": 8', '"batch_size": 16'),
-            "was changed after it was written: the run in it is",
+            "cannot be read here: the run in it is",
         ),
         (
             lambda text: text.replace('"engine": "eager"', '"engine": "eages"'),
@@ -110,7 +110,7 @@ def test_the_first_runs_without_digests_are_read(run, tmp_path):
         ),
         (
             lambda text: text.replace('"format": 1', '"format": 3'),
-            "was changed after it was written: its digest differs; restore it, or train again",
+            "has format 3; this version reads 1",
         ),
     ],
 )
@@ -312,3 +312,26 @@ def test_what_is_left_of_another_run_is_not_taken_over(run, left, tmp_path):
         ValueError, match=rf"holds {left} and no config\.json that says of which run"
     ):
         ih.train(CONFIG, tmp_path, progress=False)
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_a_runs_features_changed_in_place_are_refused(run, given):
+    """The network was trained on what they were."""
+    exemplars = ih.Exemplars.from_source(CONFIG.exemplars)
+    again = ih.Run(run.folder, exemplars if given else None)
+    expected = again.model()
+    array = again.task.exemplars.features.numpy()
+    array *= 2
+    with pytest.raises(ValueError, match="was trained on other features than"):
+        again.model()
+    array /= 2
+    assert torch.equal(again.model().embed.features, expected.embed.features)
+
+
+def test_the_checkpoints_there_are_are_not_all_told(run):
+    for step in range(100, 400):
+        store.checkpoint_path(run.folder, step).touch()
+    with pytest.raises(
+        ValueError, match=r"no checkpoint at step 3; it has \[0, 2, 4, .*303 in all"
+    ):
+        run.model(3)

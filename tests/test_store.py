@@ -1,5 +1,6 @@
 """What lies in a run folder: whole or not at all, and nothing altered in silence."""
 
+import json
 import stat
 import subprocess
 import sys
@@ -214,3 +215,66 @@ def test_a_seal_holds_for_any_order_of_fields_and_breaks_with_any_value():
     assert store.sealed({**value}) == value
     assert store.sealed(dict(reversed(value.items()))) == value
     assert store.sealed({**value, "b": [1, 2.6]})["sha256"] != value["sha256"]
+
+
+def of_type(name, shape):
+    """A checkpoint's bytes with one empty tensor of this type and shape."""
+    header = json.dumps(
+        {
+            "__metadata__": {"ih_interp": '{"facts": {}, "sha256": ""}'},
+            "w": {"dtype": name, "shape": shape, "data_offsets": [0, 0]},
+        }
+    ).encode()
+    return len(header).to_bytes(8, "little") + header
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        *((name, [0]) for name in ("F32", "BF16", "F8_E4M3", "F8_E5M2", "U64")),
+        *(("F32", shape) for shape in ([0, 2**62], [2**62, 0], [0, 2**63], [0, -1])),
+    ],
+)
+def test_types_and_shapes_that_nobody_has_are_no_checkpoint(name, shape, path):
+    path.parent.mkdir(parents=True)
+    path.write_bytes(of_type(name, shape))
+    with pytest.raises(store.DamagedFileError, match=r"00000003\.safetensors"):
+        store.load_tensors(path)
+
+
+def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged(path, monkeypatch):
+    """Repair would remove it."""
+    store.save_tensors(path, {"w": torch.zeros(1)}, {})
+
+    def forbid(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", forbid)
+    with pytest.raises(PermissionError):
+        store.load_tensors(path)
+
+
+def test_folders_are_no_checkpoints(path):
+    path.mkdir(parents=True)
+    assert store.checkpoint_steps(path.parents[1]) == []
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"step": True, "split": "train"},
+        {"step": -1, "split": "train"},
+        {"step": 0.5, "split": "train"},
+        {"step": [0], "split": "train"},
+        {"step": 0, "split": None},
+        {"step": 0, "split": "train", "loss": "0.5"},
+        {"step": 0, "split": "train", "loss": None},
+        {"step": 0, "split": "train", "loss": [0.5]},
+        {"step": 0, "split": "train", "loss": True},
+    ],
+    ids=str,
+)
+def test_rows_of_other_kinds_are_refused_though_their_seal_is_right(row, tmp_path):
+    store.write_metrics(tmp_path, [{"step": 0, "split": "train", "loss": 0.5}, row], "abc")
+    with pytest.raises(store.DamagedFileError, match=r"metrics\.jsonl holds .* no row of metrics"):
+        store.read_metrics(tmp_path, "abc", seal_due=True)

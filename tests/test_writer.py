@@ -34,11 +34,11 @@ def test_writing_does_not_hold_up_who_asks(tmp_path, monkeypatch):
 
 def test_what_went_wrong_is_raised_where_it_is_waited_for(tmp_path):
     (tmp_path / "taken").write_text("a file where a folder is needed")
-    with pytest.raises(FileExistsError), Writer() as writer:
+    with pytest.raises(NotADirectoryError), Writer() as writer:
         writer.write(tmp_path / "taken" / "file", b"content")
     with Writer() as writer:
         writer.write(tmp_path / "taken" / "file", b"content")
-        with pytest.raises(FileExistsError):
+        with pytest.raises(NotADirectoryError):
             writer.settle()
         writer.settle()  # told once
 
@@ -53,4 +53,4 @@ def test_an_interrupt_stays_one_where_the_disk_fails_too(tmp_path):
 
     with pytest.raises(KeyboardInterrupt) as raised:
         write_and_be_interrupted()
-    assert "files could not be written: [Errno 17]" in raised.value.__notes__[0]
+    assert "files could not be written: [Errno 20]" in raised.value.__notes__[0]

@@ -23,11 +23,11 @@ from ih_interp.clamps.sources import (
     Source,
     Target,
     frozen_model,
+    opened,
     read_source,
     read_weights,
-    recorded_clamps,
-    recorded_run,
 )
+from ih_interp.exemplars import features_digest
 from ih_interp.files import as_path
 from ih_interp.types import Batch, Logits, Residual
 
@@ -48,13 +48,15 @@ class Graft(AbstractClamp):
     def prepare(self, model: HookedTransformer) -> None:
         """Read the checkpoint; ValueError where it does not fit the model."""
         source = self.model_for(model)
-        exemplars = few_shot_embed(model).exemplars
-        if exemplars is None:
+        embed = few_shot_embed(model)
+        if embed.exemplars is None:
             raise ValueError(
                 "A graft compares exemplars, and this model does not say which it embeds: "
                 "make it with build_model, or set model.embed.exemplars to the task's."
             )
-        if exemplars.sha256 != recorded_run(as_path(self.run, "run")).get("features_sha256"):
+        # The model's own: the exemplars may have been changed in place since it was made.
+        features = embed.features.view(embed.exemplars.features.shape)
+        if features_digest(features.float()) != opened(as_path(self.run, "run")).features_sha256:
             raise ValueError(
                 f"{self.run} was trained on other exemplar features than this model; "
                 "a graft needs the same ones."
@@ -127,7 +129,7 @@ class GraftIn(Graft):
         return range(EMBEDDING, self.layer + 1)
 
     def refuse_batch(self, batch: Batch) -> None:
-        for clamp in recorded_clamps(as_path(self.run, "run")):
+        for clamp in opened(as_path(self.run, "run")).clamps:
             clamp.refuse_batch(batch)
 
     def tensors(self, shape: Shape) -> dict[str, Tensor]:

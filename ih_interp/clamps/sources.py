@@ -2,7 +2,7 @@
 
 import functools
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,9 +12,13 @@ from ih_interp import store
 from ih_interp.clamps.applied import in_order
 from ih_interp.clamps.base import AbstractClamp, few_shot_embed
 from ih_interp.files import as_path
+from ih_interp.frozen import short
 from ih_interp.model import ModelConfig, empty_model, trained_parameters
 from ih_interp.reprs import short_repr
 from ih_interp.torch_state import plain_torch
+
+if TYPE_CHECKING:
+    from ih_interp.runs import Run
 
 
 @short_repr
@@ -44,45 +48,28 @@ class Target(NamedTuple):
         return cls(cfg.d_vocab_out, cfg.n_ctx, cfg.d_vocab, len(weights), weights.device)
 
 
-def recorded_run(folder: Path) -> dict[str, Any]:
-    """What a run's `config.json` says."""
-    path = folder / store.CONFIG
-    if not path.is_file():
+def opened(folder: Path) -> "Run":
+    """The run that layers are taken from, after every check that `Run` makes of its files."""
+    # Runs have clamps, and these clamps have runs: here the circle is closed, when both are there.
+    from ih_interp.runs import Run
+
+    try:
+        return Run(folder)
+    except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"There is no run at {folder}: {store.CONFIG} is missing. A graft "
-            "needs the run that it takes layers from, named by a path that holds in this folder, "
-            f"{Path.cwd()}."
-        )
-    recorded = store.read_json(path)
-    if recorded.get("format") != store.FORMAT:
-        raise ValueError(
-            f"{path} has format {recorded.get('format')!r}; this version grafts {store.FORMAT}. "
-            "Train that run again with this version."
-        )
-    return recorded
-
-
-def recorded_clamps(folder: Path) -> tuple[AbstractClamp, ...]:
-    """The clamps a run was trained under, in the order of their hooks."""
-    from ih_interp.clamps import parse
-
-    return in_order(parse(recorded_run(folder)["run"]["clamps"]))
+            f"{error} A graft needs the run that it takes layers from, named by a path that holds "
+            f"in this folder, {Path.cwd()}."
+        ) from error
 
 
 def read_weights(folder: Path, step: int) -> tuple[dict[str, Tensor], str]:
     """A checkpoint's weights and digest; ValueError for one that is not this run's."""
-    recorded, path = recorded_run(folder), store.checkpoint_path(folder, step)
-    if not path.is_file():
+    if not store.checkpoint_path(folder, step).is_file():
+        steps = store.checkpoint_steps(folder)
         raise FileNotFoundError(
-            f"{folder} has no checkpoint at step {step}; it has {store.checkpoint_steps(folder)}."
+            f"{folder} has no checkpoint at step {step}; it has {short(steps)}."
         )
-    weights, facts = store.load_tensors(path)
-    belongs, expected = (facts.get("run"), facts.get("step")), (recorded["fingerprint"], step)
-    if belongs != expected:
-        raise ValueError(
-            f"{path} belongs to run {belongs[0]} at step {belongs[1]}, not to {expected[0]} at "
-            f"step {step}; it was copied from elsewhere."
-        )
+    weights, facts = opened(folder).read_weights(step)
     return weights, store.digest_of(weights, facts)
 
 
@@ -108,14 +95,11 @@ def _written(folder: Path, step: int) -> tuple[int, ...]:
 @plain_torch()
 def _read_source(folder: Path, step: int, written: tuple[int, ...]) -> Source:
     del written
-    weights, sha256 = read_weights(folder, step)
-    recorded, metrics = recorded_run(folder), None
-    if (folder / store.METRICS).is_file():
-        metrics = store.read_metrics(folder, seal_due="sha256" in recorded)
-    clamps = recorded_clamps(folder)
-    gates = tuple(clamp.schedule.gate(step, metrics) for clamp in clamps)
-    config = ModelConfig.model_validate(recorded["run"]["model"])
-    return Source(weights, config, clamps, gates, sha256)
+    run, (weights, sha256) = opened(folder), read_weights(folder, step)
+    clamps = in_order(run.clamps)
+    rows = run.rows(before=0) if (folder / store.METRICS).is_file() else None
+    gates = tuple(clamp.schedule.gate(step, rows) for clamp in clamps)
+    return Source(weights, run.config.model, clamps, gates, sha256)
 
 
 @functools.lru_cache(maxsize=16)
@@ -127,13 +111,20 @@ def _frozen_model(
     weights, config = source.weights, source.config
     features = torch.zeros(target.rows - target.n_labels, target.n_features)
     model = empty_model(features, config, n_labels=target.n_labels, n_ctx=target.n_ctx)
-    differing = sorted(set(weights) ^ set(trained_parameters(model)))
+    trained = trained_parameters(model)
+    differing = sorted(set(weights) ^ set(trained))
     if differing:
         raise ValueError(
             f"The checkpoint in {folder} and the model in its {store.CONFIG} do not have the same "
-            f"weights: {', '.join(differing)} are in one of them only."
+            f"weights: {short(differing)} are in one of them only."
         )
     _refuse_other_sizes(folder, weights, target)
+    wrong = [name for name, weight in weights.items() if weight.shape != trained[name].shape]
+    if wrong:
+        raise ValueError(
+            f"The checkpoint in {folder} and the model in its {store.CONFIG} have other shapes of "
+            f"{short(wrong)}."
+        )
     # Not strict: what a checkpoint lacks are the attention's biases, which are never trained and
     # which the empty model has at zero, and buffers. The names of all else were compared above.
     model.load_state_dict(weights, strict=False)

@@ -19,8 +19,9 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from ih_interp import store
-from ih_interp.exemplars import UNREADABLE, read_npy
+from ih_interp.arrays import UNREADABLE, RefusedError, h5_item, h5_numbers, opened_h5, read_npy
 from ih_interp.files import PathLike, as_path
+from ih_interp.frozen import short
 from ih_interp.model import FewShotEmbed, ModelConfig, empty_model
 from ih_interp.task import FewShotTask, features_by_token
 from ih_interp.torch_state import plain_torch
@@ -83,42 +84,41 @@ def load_icl_dynamics(
 
 
 def read_icl_dynamics_log(path: PathLike) -> pd.DataFrame:
-    """The means over sequences of the published code's `log.h5`, one row an evaluation and split.
+    """Return the means over sequences of the published code's `log.h5`, by evaluation and split.
 
-    Columns: `sequences` (its "eval_iter"), `split` as it is named there, one column a metric.
-    Raises FileNotFoundError for a missing file, ValueError for one of another layout.
+    Columns: `sequences` (its "eval_iter"), `split` as it is named there, one column per metric.
+    Raises FileNotFoundError for a missing file, ValueError for one of another layout; as in
+    `Exemplars.load` no link is followed and no size is believed.
     """
     path = as_path(path, "The path of a log")
     if not path.is_file():
         raise FileNotFoundError(f"There is no log at {path}.")
-    try:
-        with h5py.File(path, "r") as file:
-            if "eval_iter" not in file:
-                raise ValueError(f"{path} has no 'eval_iter'; it holds {list(file)}.")
-            sequences = np.asarray(file["eval_iter"])
-            return pd.concat(
-                [_log_table(name, group, sequences) for name, group in _groups(file)],
-                ignore_index=True,
-            )
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read as HDF5, it may be cut short: {error}") from error
-
-
-def _groups(file: h5py.File) -> list[tuple[str, h5py.Group]]:
-    groups = [(name, item) for name, item in file.items() if isinstance(item, h5py.Group)]
-    if not groups:
-        raise ValueError(f"{file.filename} holds no evaluator's group.")
-    return groups
+    with opened_h5(path) as file:
+        iterations = h5_item(file, "eval_iter")
+        if not isinstance(iterations, h5py.Dataset):
+            raise RefusedError(f"has no 'eval_iter'; it holds {short(list(file))}")
+        sequences = h5_numbers(iterations)
+        if sequences.ndim != 1:
+            raise RefusedError(f"has 'eval_iter' of shape {sequences.shape}; one axis was expected")
+        items = {name: h5_item(file, name) for name in map(str, file)}
+        groups = {name: item for name, item in items.items() if isinstance(item, h5py.Group)}
+        if not groups:
+            raise RefusedError("holds no evaluator's group")
+        tables = [_log_table(name, group, sequences) for name, group in groups.items()]
+        return pd.concat(tables, ignore_index=True)
 
 
 def _log_table(name: str, group: h5py.Group, sequences: np.ndarray) -> pd.DataFrame:
     means: dict[str, np.ndarray] = {}
-    for metric, item in group.items():
-        values = np.asarray(item)
-        if len(values) != len(sequences):
-            raise ValueError(
-                f"{group.file.filename}: {name}/{metric} has {len(values)} rows for "
-                f"{len(sequences)} evaluations; it may be cut short."
+    for metric in map(str, group):
+        item = h5_item(group.file, f"{name}/{metric}")
+        if not isinstance(item, h5py.Dataset):
+            raise RefusedError(f"has {name}/{metric}, which is no dataset; numbers were expected")
+        values = h5_numbers(item, "fiub")
+        if values.shape[:1] != sequences.shape or values.size == 0:
+            raise RefusedError(
+                f"has {name}/{metric} of shape {values.shape} for {len(sequences)} evaluations; "
+                "it may be cut short"
             )
         means[metric] = values.reshape(len(values), -1).mean(axis=1, dtype=np.float64)
     return pd.DataFrame({"sequences": sequences, "split": name, **means})

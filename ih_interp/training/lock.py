@@ -2,26 +2,32 @@
 
 Whoever trains a run holds `.lock` in its folder, shared with the worker processes that train it.
 Taking it needs it exclusively, so that neither the process nor a worker that outlives it is
-overtaken. The file is removed at the end; one that a killed process left refuses nobody.
+overtaken. The file is removed at the end; one that a killed process left refuses nobody. What has
+its name and is no lock of ours, such as a link, is refused and left as it is.
 """
 
 import errno
 import fcntl
 import os
+import re
 import resource
 import socket
+import stat
 import time
 import warnings
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from ih_interp.files import sweep
+from ih_interp.store import sweep_run
 
 LOCK = ".lock"
+OURS = rb"(\d+ \S+( \d+)?\n?)?"  # process, machine and, where it can be had, the process's start
 WAIT_SECONDS = 10.0  # for the workers of a dead process, which end when they notice
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 SPARE_FILES = 256  # beside one lock a run, that a process may have open
+
+_HELD: dict[Path, int] = {}  # folders that this process trains in, and their open locks
 
 
 @contextmanager
@@ -55,26 +61,62 @@ def shared(folders: Sequence[Path]) -> Generator[None]:
                     raise
                 continue
             held.callback(os.close, descriptor)
+            held.enter_context(_known(folder, descriptor))
         yield
+
+
+def expect_held(folder: Path) -> None:
+    """Raise FileNotFoundError unless the folder is still the one whose lock this process holds.
+
+    Of a folder that was moved or removed meanwhile another may be in its place, with a writer of
+    its own. Folders whose lock this process does not hold pass.
+    """
+    descriptor = _HELD.get(folder.absolute())
+    if descriptor is not None and not _is_at(folder / LOCK, descriptor):
+        raise FileNotFoundError(
+            errno.ENOENT, "The run folder was moved or removed while it was trained in", str(folder)
+        )
+
+
+@contextmanager
+def _known(folder: Path, descriptor: int) -> Generator[None]:
+    path = folder.absolute()
+    before = _HELD.get(path)
+    _HELD[path] = descriptor
+    try:
+        yield
+    finally:
+        del _HELD[path]
+        if before is not None:
+            _HELD[path] = before
 
 
 @contextmanager
 def _claimed(folder: Path) -> Generator[None]:
+    if not folder.is_dir() and (folder.exists() or folder.is_symlink()):
+        raise ValueError(
+            f"{folder} is no folder, and a run lies in one: move away what is there (a file, or a "
+            "link to what is gone), or give the run another name or root."
+        )
     made = [each for each in (folder, *folder.parents) if not each.is_dir()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
         descriptor = _claim(folder)
-        try:
-            for place in (folder, *filter(Path.is_dir, folder.iterdir())):
-                sweep(place)
+        if descriptor is None:
+            sweep_run(folder)
             yield
+            return
+        try:
+            with _known(folder, descriptor):
+                sweep_run(folder)
+                yield
         finally:
-            if descriptor is not None:
-                # Before the lock is let go of: whoever waits for it finds out that the file is
-                # another one, and begins anew.
-                with suppress(OSError):
+            # Before the lock is let go of: whoever waits for it finds out that the file is
+            # another one, and begins anew.
+            with suppress(OSError):
+                if _is_at(folder / LOCK, descriptor):
                     (folder / LOCK).unlink(missing_ok=True)
-                os.close(descriptor)
+            os.close(descriptor)
     finally:
         for each in made:  # where nothing came of it
             with suppress(OSError):
@@ -116,7 +158,8 @@ def _signed(descriptor: int) -> bool:
     """
     try:
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
+        us = [str(os.getpid()), socket.gethostname(), _start_of(os.getpid())]
+        os.pwrite(descriptor, (" ".join(filter(None, us)) + "\n").encode(), 0)
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
@@ -132,28 +175,59 @@ def _locked(path: Path, kind: int) -> int:
     # Only who claims makes the file: a worker whose parent is gone must not.
     create = os.O_CREAT if kind == fcntl.LOCK_EX else 0
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | create, 0o666)
+        descriptor = _opened(path, create)
         try:
             fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-            with suppress(FileNotFoundError):
-                if os.path.samestat(path.stat(), os.fstat(descriptor)):
-                    return descriptor
+            if _is_at(path, descriptor):
+                return descriptor
         except BaseException:
             os.close(descriptor)
             raise
         os.close(descriptor)  # removed by its last holder meanwhile
 
 
-def _recorded(folder: Path) -> tuple[int, str] | None:
+def _opened(path: Path, create: int) -> int:
+    """The lock's file, open; ValueError for anything else that has its name."""
+    refusal = ValueError(
+        f"{path} is no lock of ih_interp's, and may be somebody's: move it away, and train again."
+    )
+    how = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | create
+    try:
+        descriptor = os.open(path, how, 0o666)
+    except OSError as error:
+        with suppress(FileNotFoundError):
+            if not stat.S_ISREG(path.lstat().st_mode):
+                raise refusal from error
+        raise
+    found = os.fstat(descriptor)
+    is_ours = stat.S_ISREG(found.st_mode) and found.st_nlink <= 1
+    if not is_ours or not re.fullmatch(OURS, os.pread(descriptor, 1_000, 0)):
+        os.close(descriptor)
+        raise refusal
+    return descriptor
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Whether an open file is the one that has this name now."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return os.path.samestat(path.lstat(), os.fstat(descriptor))
+    return False
+
+
+def _recorded(folder: Path) -> tuple[int, str, str | None] | None:
+    """Process, machine and start of who claimed the folder, as its lock says."""
     with suppress(OSError, ValueError):
-        pid, host = (folder / LOCK).read_text().split()
-        return int(pid), host
+        pid, host, *start = (folder / LOCK).read_text().split()
+        return int(pid), host, start[0] if start else None
     return None
 
 
 def _holder(folder: Path) -> str:
+    """Who holds the lock, in words; nobody is named who may only have a dead process's number."""
     recorded = _recorded(folder)
-    return "another process" if recorded is None else "process {} on {}".format(*recorded)
+    if recorded is None or _holder_is_dead(folder):
+        return "another process"
+    return f"process {recorded[0]} on {recorded[1]}"
 
 
 def _holder_is_dead(folder: Path) -> bool:
@@ -161,13 +235,22 @@ def _holder_is_dead(folder: Path) -> bool:
     recorded = _recorded(folder)
     if recorded is None or recorded[1] != socket.gethostname():
         return False
+    pid, _, start = recorded
     try:
-        os.kill(recorded[0], 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
         return True
-    except PermissionError:
+    except (PermissionError, OverflowError):
         pass
-    return False
+    now = _start_of(pid)
+    return start is not None and now is not None and now != start  # its number is another's by now
+
+
+def _start_of(pid: int) -> str | None:
+    """When a process of this machine began, in ticks since its start; None where nobody says."""
+    with suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    return None
 
 
 def _allow_open_files(n: int) -> None:

@@ -173,7 +173,8 @@ def measure(fleet: Fleet, on_metrics: OnMetrics | None, interrupted: Interrupts)
             with failing_alone(run):
                 run.close(fleet.state, place)
         elif run.step in run.checkpoints:
-            run.save_checkpoint(fleet.state, place)
+            with failing_alone(run):
+                run.save_checkpoint(fleet.state, place)
         if rows and on_metrics is not None:
             tell(fleet, place, rows, on_metrics)
 

@@ -7,8 +7,11 @@ import warnings
 from contextlib import suppress
 from pathlib import Path
 
+import torch
+
 from ih_interp import store
 from ih_interp.config import RunConfig
+from ih_interp.frozen import short
 from ih_interp.runs import Run, refuse_other_run
 from ih_interp.store import DamagedFileError
 from ih_interp.training.state import load_state, remove_states
@@ -19,24 +22,22 @@ def repair(folder: Path, config: RunConfig) -> None:
 
     It then goes on from the newest sound state before the first loss, or from its beginning. Where
     `config.json` is damaged it is begun anew, since nothing says how it was trained. A warning
-    names what was removed. Raises ValueError where the folder holds another run. Nobody else may be
-    writing to the folder.
+    names what was removed. Raises ValueError where the folder holds another run, or folders with
+    the names of a run's files. Nobody else may be writing to the folder.
     """
-    found = [path for path in (folder / store.CHECKPOINTS, *folder.glob("*.*")) if path.exists()]
-    if not found:
-        return
+    _refuse_folders(folder)
     removed = _unsound_checkpoints(folder, config) + _unsound_states(folder, config)
     run = _open(folder, config)
     if run is None:
         _refuse_other_checkpoints(folder, config)
         removed += [folder / store.CONFIG, folder / store.METRICS, *store.saved_states(folder)]
-        removed += (folder / store.CHECKPOINTS).glob("*.safetensors")
+        removed += [store.checkpoint_path(folder, n) for n in store.checkpoint_steps(folder)]
     else:
         try:
             run.rows(before=0)
         except DamagedFileError as error:
             removed.append(error.path)
-    removed = sorted({path for path in removed if path.exists()})
+    removed = sorted({path for path in removed if path.is_file()})
     for path in removed:
         path.unlink()
     if run is None:
@@ -60,7 +61,19 @@ def is_sound_checkpoint(path: Path, config: RunConfig) -> bool:
     except DamagedFileError:
         return False
     belongs = (facts.get("run"), facts.get("step")) == (config.fingerprint, int(path.stem))
-    return belongs and not any(":" in name for name in tensors)
+    are_weights = all(
+        ":" not in name and tensor.dtype == torch.float32 for name, tensor in tensors.items()
+    )
+    return belongs and are_weights
+
+
+def _refuse_folders(folder: Path) -> None:
+    """Raise ValueError for folders in the places of files, whose content may be anybody's."""
+    names = (store.CONFIG, store.METRICS, store.STATE, store.STATE_BEFORE)
+    paths = [folder / name for name in names]
+    paths += (folder / store.CHECKPOINTS).glob("[0-9]*.safetensors")
+    if strange := [str(path) for path in paths if path.is_dir()]:
+        raise ValueError(f"{short(strange)} are folders where a run has files; move them away.")
 
 
 def _unsound_checkpoints(folder: Path, config: RunConfig) -> list[Path]:
@@ -110,7 +123,7 @@ def _rewind(run: Run) -> list[Path]:
     """Remove the newest states until all that is due before the one left is there."""
     removed: list[Path] = []
     for path in store.saved_states(run.folder):
-        step = int(load_state(path, run.config)[1]["step"])
+        step = load_state(path, run.config)[1]
         if not run.lost(step):
             break
         path.unlink()

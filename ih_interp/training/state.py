@@ -13,12 +13,13 @@ from ih_interp.clamps import in_order
 from ih_interp.clamps.schedules import FromLevel
 from ih_interp.config import RunConfig
 from ih_interp.evaluation import evaluation_sets
-from ih_interp.files import write_atomic
+from ih_interp.files import make_folders, write_atomic
 from ih_interp.model import build_model, trained_parameters
 from ih_interp.runs import Run, rewrite_config
 from ih_interp.task import FewShotTask
 from ih_interp.tracing.rows import Rows
 from ih_interp.training.data import TrainingData
+from ih_interp.training.lock import expect_held
 from ih_interp.training.step import FleetState
 from ih_interp.training.writer import Writer
 
@@ -82,14 +83,18 @@ class RunState:
     def _resume(self) -> tuple[FleetState, int]:
         """The saved state and its step, or the beginning."""
         saved = store.saved_states(self.run.folder)
+        begun = initial_state(self.task, self.config)
         if not saved:
-            return initial_state(self.task, self.config), 0
-        tensors, facts = load_state(saved[0], self.config)
+            return begun, 0
+        tensors, step = load_state(saved[0], self.config)
+        if {name: tensor.shape for name, tensor in tensors.items()} != {
+            name: tensor.shape for name, tensor in as_tensors(begun, 0).items()
+        }:
+            raise ValueError(f"{saved[0]} holds the state of another model; delete that file.")
         groups: list[dict[str, Tensor]] = [{}, {}, {}]
         for name, tensor in tensors.items():
             group, parameter = name.split(":", 1)
             groups[int(group)][parameter] = tensor[None].clone()
-        step = int(facts["step"])
         return FleetState(*groups, count=torch.tensor([float(step)])), step
 
     def save_state(self, state: FleetState, place: int) -> None:
@@ -98,15 +103,10 @@ class RunState:
         The state before it is kept, for `repair`.
         """
         self.writer.settle()
-        groups = (state.parameters, state.first_moments, state.second_moments)
-        tensors = {
-            f"{number}:{name}": tensor[place]
-            for number, group in enumerate(groups)
-            for name, tensor in group.items()
-        }
+        expect_held(self.run.folder)
         self._write_metrics()
         facts = {"run": self.config.fingerprint, "step": self.step}
-        content = store.packed(tensors, facts)
+        content = store.packed(as_tensors(state, place), facts)
         newest, before = (self.run.folder / name for name in (store.STATE, store.STATE_BEFORE))
         if newest.is_file() and self.step != self._saved_step:
             newest.replace(before)  # killed after this, a run goes on from there
@@ -118,11 +118,14 @@ class RunState:
         weights = {name: tensor[place] for name, tensor in state.parameters.items()}
         facts = {"run": self.config.fingerprint, "step": self.step}
         path = store.checkpoint_path(self.run.folder, self.step)
+        expect_held(self.run.folder)
+        make_folders(path.parent)
         self.writer.write(path, store.packed(weights, facts))
 
     def close(self, state: FleetState, place: int) -> None:
         """Write the end of the run; its last checkpoint says that it is finished."""
         self.writer.settle()
+        expect_held(self.run.folder)
         self._write_metrics()
         self.save_checkpoint(state, place)
         self.writer.settle()
@@ -153,6 +156,7 @@ class RunState:
     def fail(self, what: str) -> None:
         """Stop this run; what was measured before is kept, if it can be written."""
         with suppress(OSError):
+            expect_held(self.run.folder)
             self._write_metrics()
         saved = bool(store.saved_states(self.run.folder))
         kept = "its last saved state is kept" if saved else "it had saved none yet"
@@ -161,16 +165,32 @@ class RunState:
         )
 
 
-def load_state(path: Path, config: RunConfig) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A saved state of this run; DamagedFileError (a ValueError) where it is none."""
+def as_tensors(state: FleetState, place: int) -> dict[str, Tensor]:
+    """What a saved state holds of the run at this place of its fleet: weights and moments."""
+    groups = (state.parameters, state.first_moments, state.second_moments)
+    return {
+        f"{number}:{name}": tensor[place]
+        for number, group in enumerate(groups)
+        for name, tensor in group.items()
+    }
+
+
+def load_state(path: Path, config: RunConfig) -> tuple[dict[str, Tensor], int]:
+    """A saved state of this run and its step; DamagedFileError (a ValueError) where it is none."""
     tensors, facts = store.load_tensors(path)
     if facts.get("run") != config.fingerprint:
         raise store.DamagedFileError(path, f"belongs to another run; {store.REPAIR}.")
-    if not all(":" in name for name in tensors):
+    step = facts.get("step", -1)
+    is_step = type(step) is int and 0 <= step <= config.n_steps
+    is_state = all(
+        name[:2] in ("0:", "1:", "2:") and tensor.dtype == torch.float32
+        for name, tensor in tensors.items()
+    )
+    if not (is_step and is_state):
         raise store.DamagedFileError(
-            path, f"is a checkpoint, no state to go on from; {store.REPAIR}."
+            path, f"is no state to go on from, such as a checkpoint; {store.REPAIR}."
         )
-    return tensors, facts
+    return tensors, step
 
 
 def remove_states(folder: Path) -> None:
@@ -182,7 +202,7 @@ def remove_states(folder: Path) -> None:
 def refuse_unsound(run: Run) -> None:
     """Raise ValueError, with the remedy, if the run cannot go on from what was saved of it."""
     saved = store.saved_states(run.folder)
-    step = int(load_state(saved[0], run.config)[1]["step"]) if saved else 0
+    step = load_state(saved[0], run.config)[1] if saved else 0
     if lost := run.lost(step):
         raise ValueError(
             f"{'; '.join(lost)}, although {saved[0].name} goes on from step {step}: restore it, or "

@@ -12,9 +12,8 @@ from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
 
-from ih_interp.files import sweep
 from ih_interp.runs import Run
-from ih_interp.store import CHECKPOINTS
+from ih_interp.store import sweep_run
 from ih_interp.training.lock import shared
 from ih_interp.training.loop import in_words, train_fleet
 from ih_interp.training.state import StopRun, TrainingFailedError, remove_states, saved_step
@@ -92,8 +91,7 @@ def _as_left(runs: Sequence[Run]) -> tuple[list[Run], int]:
     unfinished: list[Run] = []
     done = 0
     for run in runs:
-        sweep(run.folder)
-        sweep(run.folder / CHECKPOINTS)
+        sweep_run(run.folder)
         if run.whole:
             remove_states(run.folder)
             done += run.config.n_steps

@@ -1,6 +1,7 @@
 """Checkpoints written beside the training: a disk that takes its time does not hold it up."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from ih_interp.files import sync_folder, write_atomic
@@ -18,8 +19,9 @@ class Writer:
         self._begun: list[tuple[Path, Future[None]]] = []
 
     def write(self, path: Path, content: bytes) -> None:
-        """Begin to replace a file whole (`files.write_atomic`)."""
-        written = self._thread.submit(write_atomic, path, content, sync_name=False)
+        """Begin to replace a file whole (`files.write_atomic`), in a folder that is there."""
+        how = {"sync_name": False, "new_folders": False}
+        written = self._thread.submit(write_atomic, path, content, **how)
         self._begun.append((path, written))
 
     def settle(self) -> None:
@@ -28,7 +30,8 @@ class Writer:
         for _, written in begun:
             written.result()
         for folder in sorted({path.parent for path, _ in begun}):  # once for many files
-            sync_folder(folder)
+            with suppress(FileNotFoundError):  # moved meanwhile, as the next save finds out
+                sync_folder(folder)
 
     def __enter__(self) -> "Writer":
         return self
