@@ -7,7 +7,9 @@ from small_runs import folder_bytes
 import ih_interp as ih
 from ih_interp.config import Grid
 
-CONFIG = SMALL.replace(name="c", sequences=64, evaluations=Grid(every=16), checkpoints=Grid(every=16))
+CONFIG = SMALL.replace(
+    name="c", sequences=64, evaluations=Grid(every=16), checkpoints=Grid(every=16)
+)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
