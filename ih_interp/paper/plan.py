@@ -14,8 +14,10 @@ from ih_interp.model import build_model
 from ih_interp.runs import Run
 from ih_interp.store import CONFIG
 from ih_interp.task import FewShotTask
+from ih_interp.torch_state import plain_torch
 from ih_interp.tracing.forward import compiler_found
 from ih_interp.training.fleet import trace_key
+from ih_interp.training.state import saved_step
 from ih_interp.training.train import WORTH_COMPILING, cores, one_thread
 
 FLEET_SPEED = 7.0  # times an eager update, a fleet of 8 on one core: figures/bench.csv
@@ -52,6 +54,13 @@ class Plan(NamedTuple):
         return f"{text}; about {_in_words(self.seconds)} to train here"
 
 
+def updates_done(folder: Path) -> int:
+    """How far the run in a folder has come; 0 where there is none."""
+    if not (folder / CONFIG).is_file():
+        return 0
+    return Run(folder).config.n_steps if is_finished(folder) else saved_step(folder)
+
+
 def is_finished(folder: Path) -> bool:
     """Whether a folder holds a run that is at its end."""
     if not (folder / CONFIG).is_file():
@@ -78,6 +87,7 @@ def _estimate(configs: Sequence[RunConfig]) -> float:
     return total / min(cores(), len(configs))
 
 
+@plain_torch(gradient=True)
 def _calibrate(config: RunConfig) -> tuple[float, float]:
     """Seconds of one eager update without clamps, and of one evaluation of all sets."""
     task = FewShotTask(Exemplars.from_source(config.exemplars), config.task)

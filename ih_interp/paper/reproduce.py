@@ -16,6 +16,7 @@ from ih_interp.paper.presets import PRESETS, Preset, PresetName
 from ih_interp.paper.study import Claim, Figure, Study
 from ih_interp.paper.training import Networks, train_study
 from ih_interp.plots.style import save, style
+from ih_interp.torch_state import plain_torch
 from ih_interp.training.train import Engine
 
 SAMPLED = 2_000  # sequences that measures are averaged over, but for the paper preset: every one
@@ -40,6 +41,7 @@ class Request(NamedTuple):
         return f"ih-interp reproduce {figure.word}{self.options}"
 
 
+@plain_torch(gradient=None)
 def reproduce(
     figures: Sequence[str] = (),
     *,
@@ -88,6 +90,7 @@ def reproduce(
     return claims
 
 
+@plain_torch(gradient=None)
 def prepare(
     figures: Sequence[str] = (),
     *,

@@ -6,7 +6,7 @@ from pathlib import Path
 from ih_interp.config import RunConfig, run_folder
 from ih_interp.exemplars import ExemplarSource
 from ih_interp.paper.circuit import Circuit, choose_circuit
-from ih_interp.paper.plan import Plan, is_finished
+from ih_interp.paper.plan import Plan, is_finished, updates_done
 from ih_interp.paper.presets import Preset
 from ih_interp.paper.recipes import (
     FIRST_SEED,
@@ -18,6 +18,7 @@ from ih_interp.paper.recipes import (
 )
 from ih_interp.paper.study import Figure, Study
 from ih_interp.runs import Run
+from ih_interp.training.bar import one_bar
 from ih_interp.training.train import Engine, train
 from ih_interp.types import Head
 
@@ -122,12 +123,14 @@ def train_study(
     root = networks.root
     circuits = networks.known_circuits()
     say(str(Plan.of(networks.every(circuits), root)))
-    found = _trained(networks.before_circuits(), root, engine)
-    for seed in networks.seeds:
-        if seed not in circuits:
-            circuits[seed] = choose_circuit(found["main"][seed]["main"])
-        say(f"seed {seed}: {circuits[seed]}")
-    found |= _trained(networks.after_circuits(circuits), root, engine)
+    every = networks.every(circuits)
+    with one_bar(every, sum(updates_done(run_folder(root, config)) for config in every)):
+        found = _trained(networks.before_circuits(), root, engine)
+        for seed in networks.seeds:
+            if seed not in circuits:
+                circuits[seed] = choose_circuit(found["main"][seed]["main"])
+            say(f"seed {seed}: {circuits[seed]}")
+        found |= _trained(networks.after_circuits(circuits), root, engine)
     return Study(found, circuits, sequences)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from ih_interp.files import FULL
 from ih_interp.runs import Run
 from ih_interp.torch_state import plain_torch
+from ih_interp.training.bar import OnProgress
 from ih_interp.training.fleet import Fleet
 from ih_interp.training.signals import Interrupts, deferred_interrupts
 from ih_interp.training.state import RunState, StopRun, TrainingFailedError
@@ -21,9 +22,6 @@ LOSSES_EVERY = 64  # updates between looks at the losses
 
 OnMetrics: TypeAlias = Callable[[Run, Mapping[str, Any]], None]
 """Called with every new row of a run's metrics, once that update's checkpoint is on the disk."""
-
-OnProgress: TypeAlias = Callable[[int, float], None]
-"""Told of updates done since the last call, over a fleet's runs, and of their mean loss."""
 
 
 class CallbackError(Exception):

@@ -50,7 +50,8 @@ class RunState:
         self._saved_step = self.step
         self.failure: str | None = None
         self.closed = False
-        self._gates: dict[int, tuple[tuple[int, int], float]] = {}
+        self._levels: dict[int, tuple[int, float]] = {}
+        """Of clamps that wait for a level: rows that were looked at, and the gate."""
 
     @property
     def active(self) -> bool:
@@ -70,14 +71,13 @@ class RunState:
         return [self._gate(number, clamp.schedule) for number, clamp in enumerate(scheduled)]
 
     def _gate(self, number: int, schedule: Any) -> float:
-        # A level can only be crossed by a new row: the history is not read again at every update.
-        seen = sum(row["step"] < self.step for row in self.rows[-len(self.sets) :])
-        now = (len(self.rows), seen)
-        known = self._gates.get(number)
-        if isinstance(schedule, FromLevel) and known is not None and known[0] == now:
-            return known[1]
-        gate = schedule.gate(self.step, self.rows)
-        self._gates[number] = (now, gate)
+        if not isinstance(schedule, FromLevel):
+            return schedule.gate(self.step, self.rows)
+        seen, gate = self._levels.get(number, (0, 0.0))
+        if not gate:  # a level stays crossed, and no row is looked at twice
+            new = [row for row in self.rows[seen:] if row["step"] < self.step]
+            gate = schedule.gate(self.step, new)
+            self._levels[number] = (seen + len(new), gate)
         return gate
 
     def _resume(self) -> tuple[FleetState, int]:

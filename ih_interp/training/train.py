@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast, get_args
 
 import torch
-from tqdm import tqdm
 
 from ih_interp.clamps import check
 from ih_interp.clamps.schedules import FromLevel
@@ -22,16 +21,16 @@ from ih_interp.store import CONFIG, saved_states
 from ih_interp.task import FewShotTask
 from ih_interp.torch_state import plain_torch
 from ih_interp.tracing.forward import compiler_found
+from ih_interp.training.bar import OnProgress, bar_over
 from ih_interp.training.fleet import fleets
 from ih_interp.training.lock import claimed
-from ih_interp.training.loop import CallbackError, OnMetrics, OnProgress, in_words, train_fleet
+from ih_interp.training.loop import CallbackError, OnMetrics, in_words, train_fleet
 from ih_interp.training.repair import repair as repair_run
 from ih_interp.training.signals import terminate_as_interrupt
 from ih_interp.training.state import (
     TrainingFailedError,
     refuse_unsound,
     remove_states,
-    saved_step,
 )
 from ih_interp.training.workers import train_in_workers
 from ih_interp.types import expect, integer
@@ -100,7 +99,7 @@ def train(
             unfinished, failures = _to_train(found)
             n_workers = 1 if device != "cpu" else _n_workers(unfinished, workers)
             jobs = make_jobs(unfinished, n_workers)
-            with _bar(unfinished, shown=progress) as on_progress:
+            with bar_over(unfinished, shown=progress) as on_progress:
                 if n_workers > 1 and len(jobs) > 1:
                     failures += train_in_workers(jobs, n_workers, on_metrics, on_progress)
                 else:
@@ -324,17 +323,3 @@ def _train_here(
             folders = ", ".join(str(run.folder) for run in job)
             failures.append(f"{folders}: {type(error).__name__}: {error}")
     return failures
-
-
-@contextmanager
-def _bar(runs: Sequence[Run], *, shown: bool) -> Generator[OnProgress]:
-    """A progress bar over updates, with the loss of the fleet that last told of itself."""
-    total = sum(run.config.n_steps for run in runs)
-    done = sum(saved_step(run.folder) for run in runs)
-    with tqdm(total=total, initial=done, unit="update", disable=not (shown and runs)) as bar:
-
-        def on_progress(updates: int, loss: float) -> None:
-            bar.update(updates)
-            bar.set_postfix_str(f"loss {loss:.3f}")
-
-        yield on_progress

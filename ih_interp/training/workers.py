@@ -16,7 +16,8 @@ from typing import Any, TypeAlias
 
 from ih_interp.launch import command
 from ih_interp.runs import Run
-from ih_interp.training.loop import OnMetrics, OnProgress
+from ih_interp.training.bar import OnProgress
+from ih_interp.training.loop import OnMetrics
 from ih_interp.training.signals import terminate_as_interrupt
 from ih_interp.training.state import StopRun
 

@@ -1,0 +1,76 @@
+"""One progress bar over the updates of runs, whichever calls train them."""
+
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from typing import TypeAlias
+
+from tqdm import tqdm
+
+from ih_interp.config import RunConfig
+from ih_interp.runs import Run
+from ih_interp.training.state import saved_step
+
+OnProgress: TypeAlias = Callable[[int, float], None]
+"""Told of updates done since the last call, over a fleet's runs, and of their mean loss."""
+
+_SHARED: list["Bar"] = []
+
+
+class Bar:
+    """A bar whose clock starts with the first updates: what is compiled before is no measure."""
+
+    def __init__(self, total: int, done: int, *, shown: bool) -> None:
+        self._tqdm = tqdm(total=total, initial=done, unit="update", disable=not shown)
+        self._begun = self._ticks = False
+
+    def tell(self, updates: int, loss: float) -> None:
+        """Count updates."""
+        bar = self._tqdm
+        bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+        if self._ticks or bar.disable:
+            bar.update(updates)
+            return
+        self._ticks = True
+        bar.n = bar.last_print_n = bar.n + updates
+        bar.last_print_t = time.time()
+        if not self._begun:
+            self._begun, bar.start_t, bar.initial = True, bar.last_print_t, bar.n
+        bar.refresh()
+
+    def name(self, runs: Sequence[Run]) -> None:
+        """Say which engines train."""
+        self._ticks = False  # another call may compile first
+        self._tqdm.set_description_str("+".join(sorted({run.engine for run in runs})))
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        self._tqdm.close()
+
+
+@contextmanager
+def bar_over(runs: Sequence[Run], *, shown: bool) -> Generator[OnProgress]:
+    """Show what is done of these runs, in the bar that is shown already if there is one."""
+    total = sum(run.config.n_steps for run in runs)
+    done = sum(saved_step(run.folder) for run in runs)
+    bar = _SHARED[-1] if _SHARED else Bar(total, done, shown=shown and bool(runs))
+    if runs:
+        bar.name(runs)
+    try:
+        yield bar.tell
+    finally:
+        if not _SHARED:
+            bar.close()
+
+
+@contextmanager
+def one_bar(configs: Sequence[RunConfig], done: int) -> Generator[None]:
+    """Have all training in the block share a bar over these runs, of which so many updates are."""
+    total = sum(config.n_steps for config in configs)
+    bar = Bar(total, done, shown=done < total)
+    _SHARED.append(bar)
+    try:
+        yield
+    finally:
+        _SHARED.remove(bar)
+        bar.close()
