@@ -1,8 +1,6 @@
 """A run on disk: its configuration, metrics and checkpoints."""
 
-import platform
-from functools import cache, cached_property
-from importlib.metadata import version
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +17,12 @@ from ih_interp.exemplars import Exemplars
 from ih_interp.files import PathLike, as_path
 from ih_interp.frozen import short
 from ih_interp.model import ATTENTION_BIASES, build_model
+from ih_interp.recorded import read_config, rewrite_config, write_config
 from ih_interp.task import FewShotTask
 from ih_interp.torch_state import plain_torch
 from ih_interp.types import integer
 
 COLUMNS = ["step", "sequences", "split", *METRICS]
-RECORDED: dict[str, type] = {
-    "run": dict,
-    "fingerprint": str,
-    "features_sha256": str,
-    "engine": str,
-    "versions": dict,
-}
-"""What `config.json` has to have, and of which kind."""
-
-RESTORE = (
-    "restore it, or train again with repair=True, which removes the run's files and begins it anew"
-)
 
 
 class Run:
@@ -56,7 +43,7 @@ class Run:
 
     def __init__(self, folder: PathLike, exemplars: Exemplars | None = None) -> None:
         self.folder = as_path(folder, "The folder of a run").absolute()
-        recorded, self.config = _read_config(self.folder / store.CONFIG)
+        recorded, self.config = read_config(self.folder / store.CONFIG)
         self.versions: dict[str, str] = recorded["versions"]
         self.engine: str = recorded["engine"]
         self.features_sha256: str = recorded["features_sha256"]
@@ -249,58 +236,6 @@ def _is_zero_bias(name: str) -> bool:
     return ".attn." in name and name.endswith(ATTENTION_BIASES)
 
 
-def _read_config(path: Path) -> tuple[dict[str, Any], RunConfig]:
-    """What `create_run` recorded; FileNotFoundError or ValueError say what is wrong with it.
-
-    A DamagedFileError, for which repair begins a run anew, is raised for damage beyond doubt alone:
-    for what is no JSON, or has another digest than it says.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no run at {path.parent}: {path.name} is missing.")
-    try:
-        recorded = store.read_json(path)
-    except store.DamagedFileError as error:
-        raise store.DamagedFileError(path, f"cannot be read: {error}; {RESTORE}.") from error
-    if recorded.get("format") != store.FORMAT:
-        raise ValueError(
-            f"{path} has format {short(recorded.get('format'))}; this version reads "
-            f"{store.FORMAT}. Read it with the version that wrote it, or restore it if it was "
-            "changed."
-        )
-    if "sha256" in recorded and store.sealed(recorded) != recorded:
-        raise store.DamagedFileError(
-            path, f"was changed after it was written: its digest differs; {RESTORE}."
-        )
-    try:
-        return recorded, _recorded_run(recorded)
-    except ValueError as error:
-        state = "is as it was written" if "sha256" in recorded else "has no digest"
-        raise ValueError(
-            f"{path} cannot be read here: {error}. The file {state}: leave the run as it is, and "
-            "read it with the version of ih_interp, or beside the clamps, that it was trained with "
-            f"({short(recorded.get('versions'))})."
-        ) from error
-
-
-def _recorded_run(recorded: dict[str, Any]) -> RunConfig:
-    """The run in a `config.json` that nobody changed; ValueError for what is not read here."""
-    missing = [name for name in RECORDED if name not in recorded]
-    if missing:
-        raise ValueError(f"it lacks {', '.join(missing)}")
-    unknown = sorted(set(recorded) - {*RECORDED, "format", "threads", "sha256"})
-    if unknown:
-        raise ValueError(f"it has fields that are not known here, {short(unknown)}")
-    strange = [name for name, kind in RECORDED.items() if not isinstance(recorded[name], kind)]
-    if strange or recorded["engine"] not in ("compiled", "eager"):
-        raise ValueError(f"{', '.join(strange) or 'engine'} has a value that is not read here")
-    config = RunConfig.load(recorded["run"])
-    if recorded["fingerprint"] != config.fingerprint:
-        raise ValueError(
-            f"the run in it is {config.fingerprint}, and {recorded['fingerprint']} was recorded"
-        )
-    return config
-
-
 def refuse_other_run(folder: Path, config: RunConfig) -> None:
     """Raise ValueError if the folder holds a run of another configuration, or part of one."""
     if not (folder / store.CONFIG).is_file():
@@ -338,31 +273,8 @@ def create_run(folder: Path, config: RunConfig, task: FewShotTask, *, engine: st
             run.config = config
         return run
     (folder / store.STOPPED).unlink(missing_ok=True)  # of a run that is begun anew
-    recorded: dict[str, Any] = {
-        "format": store.FORMAT,
-        "run": config.save(),
-        "fingerprint": config.fingerprint,
-        "features_sha256": task.exemplars.sha256,
-        "engine": engine,
-        "threads": torch.get_num_threads(),
-        "versions": versions(),
-    }
-    store.write_json(path, store.sealed(recorded))
+    write_config(path, config, features_sha256=task.exemplars.sha256, engine=engine)
     return Run(folder, task.exemplars)
-
-
-def rewrite_config(path: Path, changes: dict[str, Any]) -> None:
-    """Change what `config.json` records, and its digest if it has one."""
-    recorded = store.read_json(path)
-    changed = {**recorded, **changes}
-    store.write_json(path, store.sealed(changed) if "sha256" in recorded else changed)
-
-
-@cache
-def versions() -> dict[str, str]:
-    """What the numbers may depend on beside the configuration."""
-    packages = {name: version(name) for name in ("ih-interp", "torch", "transformer-lens")}
-    return {**packages, "python": platform.python_version(), "machine": platform.machine()}
 
 
 def _difference(there: RunConfig, here: RunConfig) -> str:

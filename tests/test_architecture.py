@@ -33,6 +33,7 @@ LAYERS = (
     "tracing",
     "config",
     "evaluation",
+    "recorded",
     "runs",
 )
 """Each may import those before it, and itself."""

@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
 
 from ih_interp.analysis.emergence import Crossing, half_of_end, logistic_midpoint
 from ih_interp.analysis.survival import (
@@ -14,7 +13,6 @@ from ih_interp.analysis.survival import (
     emergence_summary,
     emergence_table,
     kaplan_meier,
-    logrank,
     median_time,
     paired_times,
     restricted_mean,
@@ -51,12 +49,6 @@ def test_a_textbooks_curve():
     assert curve.low[place] == pytest.approx(0.503, abs=1e-3)
     assert curve.high[place] == pytest.approx(0.889, abs=1e-3)
     assert np.isnan(curve.low[0])
-
-
-def test_a_textbooks_log_rank():
-    """Chi squared 16.79 with one degree of freedom."""
-    assert logrank(TREATED, PLACEBO) == pytest.approx(stats.chi2.sf(16.79, 1), rel=0.01)
-    assert logrank(PLACEBO, PLACEBO) == pytest.approx(1)
 
 
 def test_by_hand():
@@ -364,8 +356,6 @@ def test_times_that_are_none_are_refused_by_all(bad, observed, place):
         lambda: kaplan_meier(runs),
         lambda: restricted_mean(runs, 1.0),
         lambda: bootstrap_over_seeds(runs),
-        lambda: logrank(runs, crossings([1])),
-        lambda: logrank(crossings([1]), runs),
         lambda: paired_times(seeds, dict(enumerate(crossings([1, 2, 3])))),
         lambda: paired_times(dict(enumerate(crossings([1, 2, 3]))), seeds),
         lambda: emergence_summary(table),

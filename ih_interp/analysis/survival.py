@@ -191,13 +191,6 @@ def paired_times(
     )
 
 
-def logrank(first: Sequence[Crossing], second: Sequence[Crossing]) -> float:
-    """Two-sided p of equal survival for unpaired runs (Mantel 1966), for many seeds; from scipy."""
-    for crossings in (first, second):
-        refuse_wrong(crossings=crossings)
-    return float(stats.logrank(_censored_data(first), _censored_data(second)).pvalue)
-
-
 def emergence_table(
     curves: pd.DataFrame,
     criterion: Criterion = learned,

@@ -15,7 +15,8 @@ from ih_interp.config import RunConfig
 from ih_interp.evaluation import evaluation_sets
 from ih_interp.files import make_folders, write_atomic
 from ih_interp.model import build_model, trained_parameters
-from ih_interp.runs import Run, rewrite_config
+from ih_interp.recorded import rewrite_config
+from ih_interp.runs import Run
 from ih_interp.task import FewShotTask
 from ih_interp.tracing.rows import Rows
 from ih_interp.training.data import TrainingData
