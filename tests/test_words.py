@@ -4,6 +4,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+import ih_interp as ih
 
 SCRIPT = """
 import warnings
