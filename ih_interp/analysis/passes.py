@@ -168,7 +168,7 @@ def reading(model: HookedTransformer, tokens: Int[Tensor, "batch pos"]) -> Gener
         del module, inputs, output
         return embedded
 
-    handle = model.embed.register_forward_hook(replace)
+    handle = model.embed.register_forward_hook(replace, prepend=True)  # others' hooks come after
     try:
         yield
     finally:
