@@ -96,9 +96,10 @@ def path_patch(
         normalise: divide by the whole difference between the two runs.
 
     Active clamps and hooks act in every run as in a pass of the model; those made for a batch must
-    be made for `clean`, and act in the corrupted run as they do there. Raises ValueError for heads
-    that no edge connects, clamps that replace the stream between them, sequences of other shapes,
-    and models in which an edge is not defined.
+    be made for `clean`, and act in the corrupted run as they do there. Attention of another class
+    computes as it does. Raises ValueError for heads that no edge connects, clamps that replace the
+    stream between them, sequences of other shapes, and models in which an edge is not defined:
+    those where code or hooks make what attention adds other than the sum of its heads' z W_O.
     """
     refuse_wrong(
         model=model,
