@@ -100,7 +100,7 @@ def test_a_link_among_temporary_files_is_not_followed(home, monkeypatch):
 @pytest.mark.skipif(not compiler_found(), reason="no C++ compiler")
 @pytest.mark.parametrize("kept", [0.0, 0.5])
 @pytest.mark.parametrize("suffixes", [(".so",), (".py", ".cpp", ".h")])
-@pytest.mark.filterwarnings("ignore:Compiled graphs that were kept")
+@pytest.mark.filterwarnings("ignore:Compiled graphs kept")
 def test_damaged_entries_are_made_anew(kept, suffixes, home):
     def doubled(x):
         return (x * torch.arange(3.0)).exp().sum(0)

@@ -61,7 +61,7 @@ WORDS = (
     "TypeError: A run has to be a RunConfig and is a str",
     "TypeError: workers='2' has to be a int and is a str",
     "TypeError: device=None has to be a str and is a NoneType",
-    "TypeError: root=5 has to be a str or Path and is a int",
+    "TypeError: root=5 has to be a str or PathLike and is a int",
     "is a file; give a folder",
     "TypeError: on_metrics=5 cannot be called; give a function(run, row)",
     "TypeError: progress='no' has to be a bool and is a str",
