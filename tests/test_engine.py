@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -76,35 +74,6 @@ def test_one_thread_leaves_nothing_behind(monkeypatch):
     with training_module.one_thread():
         assert torch.get_num_threads() == 1
     assert (torch.get_num_threads(), dict(os.environ)) == before
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ({}, "/home/user/.cache/ih_interp"),
-        ({"XDG_CACHE_HOME": "/x"}, "/x/ih_interp"),
-        ({"TORCHINDUCTOR_CACHE_DIR": "/mine"}, "/mine"),
-    ],
-)
-def test_compiled_graphs_are_kept_where_they_last(given, expected):
-    """Torch names a folder for temporary files in the variable as soon as it is imported."""
-    script = (
-        "import torch._inductor.config, ih_interp.tracing.forward as forward\n"
-        "from torch._inductor.runtime.cache_dir_utils import cache_dir\n"
-        "from unittest.mock import patch\n"
-        "with patch('os.makedirs'):\n"
-        "    forward.use_lasting_cache(); print(cache_dir())"
-    )
-    kept = {
-        n: v
-        for n, v in os.environ.items()
-        if n not in ("TORCHINDUCTOR_CACHE_DIR", "XDG_CACHE_HOME")
-    }
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script],
-        env={**kept, "HOME": "/home/user", **given}, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert done.stdout.strip() == expected
 
 
 @pytest.mark.skipif(not compiler_found(), reason="no C++ compiler")

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from conftest import SMALL
 from torch.testing import assert_close
 
 import ih_interp as ih
@@ -335,3 +336,45 @@ def test_the_checkpoints_there_are_are_not_all_told(run):
         ValueError, match=r"no checkpoint at step 3; it has \[0, 2, 4, .*303 in all"
     ):
         run.model(3)
+
+
+class Place:
+    """An `os.PathLike` of somebody else's."""
+
+    def __init__(self, path):
+        self._path = str(path)
+
+    def __fspath__(self):
+        return self._path
+
+
+def test_a_run_stays_where_it_was_opened_wherever_the_process_works(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (run,) = ih.train(SMALL, "runs", progress=False)
+    seen = (len(run.metrics), run.steps)
+    (tmp_path / "link").symlink_to("runs/small")
+    opened = ih.Run(Place("link"))
+    monkeypatch.chdir("/")
+    assert (len(run.metrics), run.steps) == seen == (len(opened.metrics), opened.steps)
+
+
+def test_the_home_folder_is_meant_by_its_sign(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    (run,) = ih.train(SMALL, Place("~/runs"), progress=False)
+    assert run.folder == tmp_path / "home" / "runs" / "small"
+    assert ih.Run("~/runs/small").steps == run.steps
+    ih.Exemplars.gaussian(4, 2, 8).save("~/features.npz")
+    assert ih.Exemplars.load("~/features.npz").n_classes == 4
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+    with pytest.raises(ValueError, match="instead of ~"):
+        ih.Run("~nobody-of-this-name/runs")
+
+
+def test_a_run_that_is_no_longer_there_is_refused_in_words(tmp_path):
+    (run,) = ih.train(SMALL, tmp_path, progress=False)
+    run.folder.rename(tmp_path / "elsewhere")
+    for read in (lambda: run.metrics, lambda: run.steps, lambda: run.finished, run.model):
+        with pytest.raises(FileNotFoundError, match=r"no run at .*small any more"):
+            read()
+    assert "no longer there" in repr(run)

@@ -47,7 +47,7 @@ STATES = {
     "numpy raises": lambda: np.errstate(all="raise"),
     "global seed": lambda: contextlib.nullcontext(torch.manual_seed(77)),
 }
-CALLS = {name: call for name, call in bad_input.callables().items() if name != "clamped"}
+CALLS = {n: call for n, call in bad_input.callables().items() if not n.startswith("clamp")}
 """Everything public that computes; `clamped` leaves the state to its block."""
 
 
@@ -105,8 +105,10 @@ def usual():
 
 @pytest.mark.parametrize("name", STATES)
 def test_whatever_the_state_results_are_the_same(name, usual):
-    with STATES[name]():
-        found = outcomes()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of anomaly mode, which is slow
+        with STATES[name]():
+            found = outcomes()
     differing = [call for call in CALLS if bytes_of(found[call]) != usual[call]]
     assert not differing
 

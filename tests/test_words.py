@@ -64,7 +64,7 @@ WORDS = (
     "TypeError: A run has to be a RunConfig and is a str",
     "TypeError: workers='2': expected an integer, got a str",
     "TypeError: device=None has to be a str and is a NoneType",
-    "TypeError: root=5 has to be a str or Path and is an int",
+    "TypeError: root=5 has to be a str or PathLike and is an int",
     "is a file; give a folder",
     "TypeError: on_metrics=5 cannot be called; give a function(run, row)",
     "TypeError: progress='no' has to be a bool and is a str",

@@ -87,7 +87,7 @@ def _place() -> Path | None:
         if PLAIN.fullmatch(str(place)) is None:
             continue
         with suppress(OSError):
-            place.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make(place)
             if (fault := _fault(place)) is None:
                 place.chmod(0o700)
                 return place
@@ -104,6 +104,12 @@ def _of_this_process() -> Path:
     place = tempfile.mkdtemp(prefix="ih_interp-")
     atexit.register(shutil.rmtree, place, ignore_errors=True)
     return Path(place)
+
+
+def _make(place: Path) -> None:
+    """Make a folder and those above it, private whatever the umask is."""
+    for folder in reversed([place, *place.parents]):
+        folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def _candidates() -> Iterator[Path]:
