@@ -217,6 +217,7 @@ class FewShotTask:
         orders = len(label_sets) * math.factorial(k) * math.comb(config.n_pairs, config.n_copies)
         return math.perm(len(classes), k) * orders * len(exemplars) ** items
 
+    @plain_torch()
     def enumerate(self, split: Split = "train") -> Batch:
         """Every sequence of the split once, `n_sequences` of them.
 
