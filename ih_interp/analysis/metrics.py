@@ -94,9 +94,8 @@ def measured(
             return logits.gather(-1, target)[..., 0] - mean
         logits = torch.where(shown, logits, -torch.inf)
     if metric.endswith("accuracy"):
-        chosen = logits.argmax(dim=-1, keepdim=True)
-        best = logits.gather(-1, chosen)[..., 0]
-        right = (chosen[..., 0] == batch.target).to(logits)
+        best, chosen = logits.max(dim=-1)
+        right = (chosen == batch.target).to(logits)
         return torch.where(best.isfinite(), right, torch.nan)  # the argmax of NaN is no choice
     log_p = logits.log_softmax(dim=-1).gather(-1, target)[..., 0]
     return -log_p if metric.endswith("loss") else log_p.exp()
