@@ -37,7 +37,7 @@ def mask(heads: Sequence[int], n_heads: int) -> Bool[Tensor, " head"]:
 
     A negative number would count from the end, and True be 1, in silence.
     """
-    chosen = torch.zeros(n_heads, dtype=torch.bool)
+    chosen = torch.zeros(n_heads, dtype=torch.bool, device="cpu")
     for head in heads:
         if isinstance(head, bool) or not 0 <= operator.index(head) < n_heads:
             raise ValueError(f"{list(heads)}: expected numbers from 0 to {n_heads - 1}.")
@@ -98,9 +98,9 @@ def previous_token_pattern(n_positions: int, strength: Strength) -> Float[Tensor
     >>> previous_token_pattern(3, 0.75).tolist()
     [[1.0, 0.0, 0.0], [0.75, 0.25, 0.0], [0.0, 0.75, 0.25]]
     """
-    own = torch.eye(n_positions, dtype=torch.float32)
+    own = torch.eye(n_positions, dtype=torch.float32, device="cpu")
     previous = own.roll(-1, dims=1).tril(-1)
-    first = torch.zeros(n_positions, n_positions, dtype=torch.float32)
+    first = torch.zeros(n_positions, n_positions, dtype=torch.float32, device="cpu")
     first[0, 0] = 1.0
     if isinstance(strength, Tensor):
         own, previous, first = (part.to(strength.device) for part in (own, previous, first))
@@ -146,7 +146,7 @@ def forbid_previous_token(
     A gate g below 1 multiplies that entry's odds by 1 - g instead.
     """
     del hook
-    previous = torch.eye(scores.shape[-1], dtype=torch.bool).roll(-1, dims=1).tril(-1)
+    previous = torch.eye(scores.shape[-1], dtype=torch.bool, device="cpu").roll(-1, dims=1).tril(-1)
     chosen = _chosen(heads, scores) & _last(previous, scores).to(scores.device)
     return _mask_scores(scores, chosen & _rows(rows, scores), gate)
 
@@ -188,7 +188,7 @@ def attention_temperature(
     factor = torch.where(chosen, blend(one, inverse, gate), one)
     if wide is scores:
         return scores * factor
-    shown = torch.where(scores.isinf(), torch.full((), lowest(scores)).to(wide), wide)
+    shown = torch.where(scores.isinf(), torch.full((), lowest(scores), device="cpu").to(wide), wide)
     below = (wide - shown.amax(dim=-1, keepdim=True)) * factor
     return torch.where(chosen, below.to(scores), scores)
 
@@ -257,7 +257,9 @@ def copied_logits(
     With each label once in the context that is the score itself.
     """
     shown = labels[..., None] == torch.arange(n_labels, device=labels.device)
-    each = torch.where(shown, scores[..., None], torch.full((), lowest(scores)).to(scores))
+    each = torch.where(
+        shown, scores[..., None], torch.full((), lowest(scores), device="cpu").to(scores)
+    )
     return each.logsumexp(dim=-2)
 
 
@@ -332,7 +334,7 @@ def _rows(
 
 def _mask_scores(scores: Scores, chosen: Tensor, gate: Gate) -> Scores:
     if gate is None:
-        return torch.where(chosen, torch.full((), lowest(scores)).to(scores), scores)
+        return torch.where(chosen, torch.full((), lowest(scores), device="cpu").to(scores), scores)
     return torch.where(chosen, _lower_odds(scores, gate), scores)
 
 
@@ -343,4 +345,4 @@ def _lower_odds(
     g = torch.as_tensor(gate, dtype=free.dtype, device=free.device)
     # The logarithm is never taken of 0, where a gradient would be no number.
     lowered = free + torch.log1p(-torch.where(g < 1, g, torch.zeros_like(g)))
-    return torch.where(g < 1, lowered, torch.full((), lowest(free)).to(free))
+    return torch.where(g < 1, lowered, torch.full((), lowest(free), device="cpu").to(free))

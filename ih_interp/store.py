@@ -72,7 +72,7 @@ def checkpoint_steps(folder: Path) -> list[int]:
 
 def sweep_run(folder: Path) -> None:
     """Remove the temporary files that kills left of a run's; nobody may be writing to it."""
-    sweep(folder, [re.escape(name) for name in (CONFIG, METRICS, STATE)])
+    sweep(folder, [re.escape(name) for name in (CONFIG, METRICS, STATE, STOPPED)])
     sweep(folder / CHECKPOINTS, [CHECKPOINT])
 
 

@@ -64,7 +64,7 @@ class PreviousTokenAttention(PreviousTokenClamp):
 
     def tensors(self, shape: Shape) -> dict[str, Tensor]:
         return super().tensors(shape) | {
-            "strength": torch.tensor(self.strength, dtype=torch.float32)
+            "strength": torch.tensor(self.strength, dtype=torch.float32, device="cpu")
         }
 
     def hooks(self, setting: Setting) -> list[Hook]:
@@ -122,7 +122,7 @@ class InductionAttention(QueryClamp):
 
     def tensors(self, shape: Shape) -> dict[str, Tensor]:
         return super().tensors(shape) | {
-            "strength": torch.tensor(self.strength, dtype=torch.float32)
+            "strength": torch.tensor(self.strength, dtype=torch.float32, device="cpu")
         }
 
     def refuse_batch(self, batch: Batch) -> None:
@@ -150,7 +150,7 @@ class MatchAttention(QueryClamp):
     """By which cosines are divided before the softmax; 0 takes the most alike alone."""
 
     def tensors(self, shape: Shape) -> dict[str, Tensor]:
-        temperature = torch.tensor(self.temperature, dtype=torch.float32)
+        temperature = torch.tensor(self.temperature, dtype=torch.float32, device="cpu")
         return super().tensors(shape) | {"temperature": temperature}
 
     def structure(self) -> Any:
@@ -176,7 +176,7 @@ class AttentionTemperature(HeadClamp):
         return self.head_sites("scores:temperature", ROLES)
 
     def tensors(self, shape: Shape) -> dict[str, Tensor]:
-        temperature = torch.tensor(self.temperature, dtype=torch.float32)
+        temperature = torch.tensor(self.temperature, dtype=torch.float32, device="cpu")
         return super().tensors(shape) | {"temperature": temperature}
 
     def structure(self) -> Any:

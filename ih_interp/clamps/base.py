@@ -232,7 +232,7 @@ class HeadClamp(AbstractClamp):
 
 def head_mask(heads: Sequence[Head], shape: Shape) -> Bool[Tensor, "layer head"]:
     """Which heads are meant; ValueError for one that the model does not have."""
-    chosen = torch.zeros(shape.n_layers, shape.n_heads, dtype=torch.bool)
+    chosen = torch.zeros(shape.n_layers, shape.n_heads, dtype=torch.bool, device="cpu")
     for head in heads:
         if head.layer >= shape.n_layers or head.head >= shape.n_heads:
             raise ValueError(
