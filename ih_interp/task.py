@@ -296,10 +296,10 @@ def _generator(generator: torch.Generator | None, seed: int | None) -> torch.Gen
             "generator=torch.Generator().manual_seed(0)."
         )
     if seed is not None:
-        expect(seed, int, f"seed={seed!r}")
+        seed = integer(seed, f"seed={seed!r}")
         if not 0 <= seed < 2**63:
             raise ValueError(f"seed={seed}: a whole number from 0 to 2^63 - 1 was expected.")
-        return torch.Generator().manual_seed(int(seed))
+        return torch.Generator().manual_seed(seed)
     expect(generator, torch.Generator, "generator", "use torch.Generator().manual_seed(0)")
     return generator  # pyright: ignore[reportReturnType]  # expect has refused None
 
