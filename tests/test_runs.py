@@ -334,3 +334,11 @@ def test_the_checkpoints_there_are_are_not_all_told(run):
         ValueError, match=r"no checkpoint at step 3; it has \[0, 2, 4, .*303 in all"
     ):
         run.model(3)
+
+
+def test_features_changed_before_they_are_given_to_a_run_are_refused(run):
+    exemplars = ih.Exemplars.from_source(CONFIG.exemplars)
+    ih.Run(run.folder, exemplars)  # which has looked at them
+    exemplars.features.mul_(2)
+    with pytest.raises(ValueError, match="was trained on other features than"):
+        ih.Run(run.folder, exemplars)
