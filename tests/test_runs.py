@@ -189,7 +189,7 @@ def test_features_that_moved_can_be_handed_in(of_file, tmp_path):
     opened = ih.Run(run.folder, exemplars=ih.Exemplars.load(moved))
     assert torch.equal(opened.model().W_E, run.model().W_E)
     others = ih.Exemplars(exemplars.features + 1)
-    with pytest.raises(ValueError, match="was trained on other features than None"):
+    with pytest.raises(ValueError, match="was trained on other features than it is given"):
         ih.Run(run.folder, exemplars=others)
 
 
