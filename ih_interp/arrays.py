@@ -17,6 +17,7 @@ from ih_interp.frozen import short
 
 PLAIN_BYTES = 2**26  # a file may always hold so many; beyond, no more than a sum that it can:
 MAX_RATIO = 100  # numbers hardly compress, so bytes that unpack to more than this are a trap
+DEFLATE_RATIO = 1032  # the most that gzip can
 MAX_PARTS = 32  # of a dataset's name: groups can hold each other, and names then have no end
 MAX_CHUNKS = 100_000  # of a compressed dataset, each of which is looked at
 
@@ -159,10 +160,13 @@ def _refuse_overfull_chunks(found: h5py.Dataset, n_bytes: int) -> None:
             f"has {found.name!r}, in {n_chunks:,} chunks with the filters {filters}; save it with "
             f"gzip as the last of them, in up to {MAX_CHUNKS:,} chunks"
         )
-    chunks: list[tuple[tuple[int, ...], int]] = []
-    found.id.chunk_iter(lambda chunk: chunks.append((chunk.chunk_offset, chunk.filter_mask)))
-    for offset, left_out in chunks:
-        if not left_out >> place & 1:
+    chunks: list[tuple[tuple[int, ...], int, int]] = []
+    found.id.chunk_iter(
+        lambda chunk: chunks.append((chunk.chunk_offset, chunk.filter_mask, chunk.size))
+    )
+    room = max(PLAIN_BYTES, MAX_RATIO * Path(found.file.filename).stat().st_size)
+    for offset, left_out, size in chunks:
+        if size * DEFLATE_RATIO > room and not left_out >> place & 1:
             packed = found.id.read_direct_chunk(offset)[1]
             checksum = 4  # bytes, where it was taken before
             unpacked = zlib.decompressobj().decompress(packed, n_bytes + checksum + 1)

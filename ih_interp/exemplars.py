@@ -132,7 +132,15 @@ class Exemplars:
     @property
     def sha256(self) -> str:
         """Digest of shape and bytes, as they are now; equal digests are equal features."""
-        settled = self.settled
+        return self._digest_of(self.settled)
+
+    @property
+    def last_sha256(self) -> str:
+        """The digest when somebody last looked, which costs nothing: of what models embed."""
+        kept: Tensor | None = vars(self).get("_kept")
+        return self.sha256 if kept is None else self._digest_of(kept)
+
+    def _digest_of(self, settled: Tensor) -> str:
         of_what, digest = vars(self).get("_digest", (None, ""))
         if of_what is not settled:
             digest = features_digest(settled)

@@ -273,7 +273,7 @@ def refuse_other_exemplars(model: HookedTransformer, batch: Batch) -> None:
     own, theirs = getattr(model.embed, "exemplars", None), batch.exemplars
     if own is theirs or not (isinstance(own, Exemplars) and isinstance(theirs, Exemplars)):
         return
-    if own.sha256 != theirs.sha256:
+    if own.last_sha256 != theirs.last_sha256:
         raise ValueError(
             "The sequences show other exemplars than the model embeds, and the same tokens mean "
             "other drawings to it: draw them from the model's own task, run.task.sample(...)."

@@ -175,8 +175,8 @@ class Run:
             raise ValueError(f"{self.folder} has no checkpoints yet; train it first.")
         step = steps[-1] if step is None else step
         step = self.checkpoint_step(step)
-        self._checked(self.task.exemplars)  # which may have been changed in place
         model = build_model(self.task, self.config.model, seed=self.config.seeds.init)
+        self._refuse_other(self.task.exemplars.last_sha256)  # they may have been changed in place
         self.load_weights(model, step)
         return model
 
@@ -223,13 +223,16 @@ class Run:
         return weights, facts
 
     def _checked(self, exemplars: Exemplars) -> Exemplars:
-        if exemplars.sha256 != self.features_sha256:
+        self._refuse_other(exemplars.sha256)
+        return exemplars
+
+    def _refuse_other(self, sha256: str) -> None:
+        if sha256 != self.features_sha256:
             raise ValueError(
-                f"{self.folder} was trained on other features than {exemplars.source!r} gives here "
-                f"(sha256 {self.features_sha256[:12]} against {exemplars.sha256[:12]}); "
+                f"{self.folder} was trained on other features than it is given here "
+                f"(sha256 {self.features_sha256[:12]} against {sha256[:12]}); "
                 "pass those it was trained on: Run(folder, exemplars=...)."
             )
-        return exemplars
 
 
 def _is_zero_bias(name: str) -> bool:

@@ -191,7 +191,7 @@ def test_features_that_moved_can_be_handed_in(of_file, tmp_path):
     opened = ih.Run(run.folder, exemplars=ih.Exemplars.load(moved))
     assert torch.equal(opened.model().W_E, run.model().W_E)
     others = ih.Exemplars(exemplars.features + 1)
-    with pytest.raises(ValueError, match="was trained on other features than None"):
+    with pytest.raises(ValueError, match="was trained on other features than it is given"):
         ih.Run(run.folder, exemplars=others)
 
 
@@ -378,3 +378,11 @@ def test_a_run_that_is_no_longer_there_is_refused_in_words(tmp_path):
         with pytest.raises(FileNotFoundError, match=r"no run at .*small any more"):
             read()
     assert "no longer there" in repr(run)
+
+
+def test_features_changed_before_they_are_given_to_a_run_are_refused(run):
+    exemplars = ih.Exemplars.from_source(CONFIG.exemplars)
+    ih.Run(run.folder, exemplars)  # which has looked at them
+    exemplars.features.mul_(2)
+    with pytest.raises(ValueError, match="was trained on other features than"):
+        ih.Run(run.folder, exemplars)
