@@ -16,6 +16,7 @@ from ih_interp.clamps.schedules import Metrics
 from ih_interp.config import RunConfig
 from ih_interp.model import refuse_other_exemplars
 from ih_interp.reprs import short_repr
+from ih_interp.stock import refuse_unfit_weights
 from ih_interp.task import SPLITS, FewShotTask, Split
 from ih_interp.torch_state import plain_torch
 from ih_interp.types import Batch, MetricName, expect, integer
@@ -110,6 +111,7 @@ def evaluate(
     expect(batch, Batch, "The batch", "give the Batch itself, not its tokens")
     if integer(chunk, f"chunk={chunk!r}") < 1:
         raise ValueError(f"chunk={chunk}; at least one sequence a pass was expected.")
+    refuse_unfit_weights(model)
     _refuse_other_tokens(model, batch)
     refuse_other_exemplars(model, batch)
     parts: list[QueryMetrics] = []

@@ -10,7 +10,7 @@ default dtype. `not_plain` answers for all of them, and elsewhere the model itse
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from types import FunctionType
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformer_lens
@@ -154,6 +154,41 @@ def starts_late(model: HookedTransformer) -> bool:
     """Whether a pass from what a layer is given goes on as one from the tokens does."""
     hooked = bool(vars(model)["_forward_pre_hooks"]) or _MODULE._has_any_global_hook()
     return not hooked and other_module(model, model) is None
+
+
+def refuse_unfit_weights(model: HookedTransformer) -> None:
+    """Refuse weights that are none, or of another precision than `cfg` says (ValueError)."""
+    first, cfg = next(model.parameters()), cast(Any, model.cfg)
+    if first.is_meta:
+        raise ValueError("The model is on the device 'meta', without weights: load some first.")
+    if first.dtype in (torch.float16, torch.bfloat16) and cfg.dtype != first.dtype:
+        raise ValueError(
+            f"The model's weights are {first.dtype} and cfg.dtype is {cfg.dtype}, as after "
+            f"model.half(): expected the same; write model.to({first.dtype}), which changes both."
+        )
+
+
+def refuse_other_names(model: HookedTransformer) -> None:
+    """Refuse a model whose hook points are others than `hook_dict` names (ValueError).
+
+    TransformerLens puts hooks by that table. It is stale where a module was replaced, moved or
+    taken out, and then hooks act elsewhere, or nowhere, in silence.
+    """
+    cfg: Any = model.cfg
+    if len(model.blocks) != cfg.n_layers or len({*model.blocks}) < cfg.n_layers:
+        raise ValueError(
+            f"The model has {len({*model.blocks})} different blocks and cfg.n_layers="
+            f"{cfg.n_layers}: expected as many, each its own; make a model of that shape."
+        )
+    for name, point in model.hook_dict.items():
+        here: Any = model
+        for part in name.split("."):
+            here = None if here is None else vars(here)["_modules"].get(part)
+        if here is not point:
+            raise ValueError(
+                f"model.hook_dict names another {name} than the model has, as after a module was "
+                "replaced: hooks would miss it. Call model.setup()."
+            )
 
 
 def parts_of(*modules: nn.Module) -> list[nn.Module]:

@@ -478,7 +478,7 @@ def test_ones_own_clamp_follows_a_schedule_that_it_does_not_know_of(model, batch
         (Double(head=9), "expected layers and heads"),
         (Louder(heads=["L0H9"]), "no head L0H9"),
         (Wrong(), "'hook_embedding'"),
-        (Narrow(), r"gives shape \(1, 5, 64\)"),
+        (Narrow(), r"of shape \(1, 5, 64\)"),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -505,3 +505,63 @@ def test_no_file_names_ones_own_clamp(clamp):
         RunConfig(clamps=[clamp])
     with pytest.raises(ValueError, match="a clamp of your own"):
         clamps.dump([clamp])
+
+
+def own(hooks, sites=frozenset()):
+    class Own(Double):
+        kind: str = "own"
+
+        def sites(self, shape):
+            return sites
+
+        def hooks(self, setting):
+            return hooks() if callable(hooks) else hooks
+
+    return Own()
+
+
+def halve(activation, hook):
+    return activation * 0.5
+
+
+POINT = "blocks.1.attn.hook_z"
+
+
+@pytest.mark.parametrize(
+    ("clamp", "words"),
+    [
+        (own([(POINT, lambda z, hook: z.numpy())]), "expected None, or a floating-point tensor"),
+        (own([(POINT, lambda z, hook: 0.5)]), "expected None, or a floating-point tensor"),
+        (own([(POINT, lambda z, hook: z.int())]), "expected None, or a floating-point tensor"),
+        (own([(POINT, lambda z, hook: z.to("meta"))]), "expected None, or a floating-point tensor"),
+        (own([(POINT, lambda z: z)]), "expected pairs of a hook point's name"),
+        (own([(POINT, 0.5)]), "expected pairs of a hook point's name"),
+        (own((POINT, halve)), "expected pairs of a hook point's name"),
+        (own(None), "expected pairs of a hook point's name"),
+        (own([], sites={"z"}), "expected a set of"),
+        (own([], sites=None), "expected a set of"),
+    ],
+)
+def test_what_ones_own_clamp_gives_wrongly_is_said(clamp, words, model, batch):
+    with pytest.raises((TypeError, ValueError), match=words):
+        evaluate(model, batch, [clamp])
+
+
+@pytest.mark.parametrize("kind", [list, tuple, iter])
+def test_hooks_of_ones_own_clamp_may_come_one_by_one(kind, model, batch):
+    found = evaluate(model, batch, [own(lambda: kind([(POINT, halve)]))]).loss
+    logits = model.run_with_hooks(batch.tokens, fwd_hooks=[(POINT, halve)])[:, -1]
+    expected = -logits.log_softmax(-1).gather(1, batch.target[:, None])[:, 0]
+    torch.testing.assert_close(found, expected.detach())
+
+
+def test_blocks_may_be_left_in_another_order_than_they_were_entered(model, batch):
+    blocks = [clamped(model, [AblateHeads(heads=[head])], batch) for head in ("L1H0", "L1H1")]
+    for block in blocks:
+        block.__enter__()
+    model(batch.tokens)
+    blocks[0].__exit__(None, None, None)
+    second = evaluate(model, batch).loss
+    blocks[1].__exit__(None, None, None)
+    expected = evaluate(model, batch, [AblateHeads(heads=["L1H1"])]).loss
+    torch.testing.assert_close(second, expected)

@@ -477,3 +477,117 @@ def test_weights_in_half_precision_compose(dtype, task):
 def test_an_array_in_bfloat16_is_one_in_double_precision():
     use = torch.rand(4, 4, generator=torch.Generator().manual_seed(0)).bfloat16()
     assert ih.many_to_many(use).value == ih.many_to_many(use.double()).value
+
+
+def stale(model):
+    new = Attention(model.cfg, "global", 0)
+    new.load_state_dict(model.blocks[0].attn.state_dict())
+    model.blocks[0].attn = new
+
+
+def swapped(model):
+    model.blocks[0], model.blocks[1] = model.blocks[1], model.blocks[0]
+
+
+def twice(model):
+    model.blocks[1] = model.blocks[0]
+    model.setup()
+
+
+def shorter(model):
+    model.blocks = model.blocks[:1]
+    model.setup()
+
+
+UNFIT = {
+    stale: "Call model.setup",
+    swapped: "Call model.setup",
+    twice: "expected as many, each its own",
+    shorter: "expected as many, each its own",
+    HookedTransformer.half: r"write model.to\(torch.float16\)",
+    lambda model: model.to_empty(device="meta"): "without weights",
+}
+
+
+@pytest.mark.parametrize("change", UNFIT)
+def test_a_model_that_is_not_what_its_cfg_and_hook_points_say_is_refused(change, task, clean):
+    with made(task, PLAIN["as it is"]) as model:
+        change(model)
+        for measure in (
+            lambda: ih.coalitions(model, clean, ["L0H1"]),
+            lambda: ih.induction_strength(model, clean),
+            lambda: ih.preserving_ablation(model, clean, ["L0H1"], preserve="values"),
+            lambda: ih.self_repair(model, clean, ["L0H1"]),
+        ):
+            with pytest.raises(ValueError, match=UNFIT[change]):
+                measure()
+
+
+@pytest.mark.parametrize("weight", ["W_V", "W_Q", "W_K"])
+@pytest.mark.parametrize("layer", [0, 1])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_head_of_no_numbers_spoils_only_subsets_that_have_it(weight, layer, value, task, clean):
+    heads = ["L0H1", "L1H0", "L1H1"]
+    with made(task, PLAIN["as it is"]) as model:
+        getattr(model.blocks[layer].attn, weight).data[1] = value
+        found = ih.coalitions(model, clean, heads).values
+        for subset in range(8):
+            off = [ih.Head.parse(head) for i, head in enumerate(heads) if not subset >> i & 1]
+            hooks = [(f"blocks.{h.layer}.attn.hook_z", silence(h.head)) for h in off]
+            expected = loss(run(model, clean.tokens, *hooks), clean).mean().item()
+            assert found[subset] == pytest.approx(expected, abs=1e-5, nan_ok=True)
+        corrupted = swap_exemplars(clean)
+        edges = ih.wiring_map(model, clean, corrupted, metric="loss", per_sequence=True)
+        for sender, receiver in ((0, 0), (1, 1)):
+            expected = edge_by_hand(model, clean, corrupted, sender, receiver, "v")
+            assert_close(
+                edges.through("v")[:, sender, receiver].double(),
+                expected.double(),
+                rtol=0,
+                atol=2e-5,
+                equal_nan=True,
+            )
+
+
+def silence(head):
+    def hook(z, hook):
+        z = z.clone()
+        z[:, :, head] = 0
+        return z
+
+    return hook
+
+
+def test_a_head_that_writes_much_leaves_no_rounding_where_it_is_off(task, clean):
+    with made(task, PLAIN["as it is"]) as model:
+        model.blocks[1].attn.W_V.data[1] *= 1e7
+        found = ih.coalitions(model, clean, ["L1H0", "L1H1"]).values[1]
+        expected = loss(run(model, clean.tokens, ("blocks.1.attn.hook_z", silence(1))), clean)
+        assert found == pytest.approx(expected.mean().item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_hooks_that_write_into_what_a_layer_is_given_act_once_a_pass(in_place, task, clean):
+    def halve(block, given):
+        return (given[0].mul_(0.5) if in_place else given[0] * 0.5,)
+
+    with made(task, PLAIN["as it is"]) as model:
+        handle = model.blocks[1].register_forward_pre_hook(halve)
+        found = ih.coalitions(model, clean, ["L1H0", "L1H1"]).values
+        both = [("blocks.1.attn.hook_z", silence(head)) for head in (0, 1)]
+        for subset, hooks in enumerate((both, both[1:], both[:1], [])):
+            expected = loss(run(model, clean.tokens, *hooks), clean).mean().item()
+            assert found[subset] == pytest.approx(expected, abs=1e-5)
+        handle.remove()
+        point = model.blocks[1].hook_resid_pre
+        point.register_forward_hook(lambda _, __, out: out.mul_(0.5) if in_place else out * 0.5)
+        corrupted = swap_exemplars(clean)
+        edges = ih.wiring_map(model, clean, corrupted, metric="loss", per_sequence=True)
+        expected = edge_by_hand(model, clean, corrupted, 1, 1, "k")
+        assert_close(edges.through("k")[:, 1, 1], expected.float(), rtol=0, atol=2e-5)
+
+
+def test_effects_behind_a_hook_that_is_not_linear_are_refused(task, clean):
+    change = hooked("unembed", lambda *given: given[-1].clamp(-0.1, 0.1))
+    with made(task, change) as model, pytest.raises(ValueError, match="do not add up"):
+        ih.self_repair(model, clean, ["L0H1"])

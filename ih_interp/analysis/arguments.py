@@ -16,6 +16,7 @@ from transformer_lens import HookedTransformer
 
 from ih_interp.columns import finite, flags
 from ih_interp.model import refuse_other_exemplars
+from ih_interp.stock import refuse_other_names, refuse_unfit_weights
 from ih_interp.task import FewShotTask
 from ih_interp.types import Batch, expect
 
@@ -165,6 +166,9 @@ def refuse_wrong(**given: Any) -> None:
             expect(value, (bool, np.bool_), f"{name}={_shown(value)}")
         else:
             _refuse_kind(name, value, WANTED[name])
+    if given.get("model") is not None:
+        refuse_unfit_weights(given["model"])
+        refuse_other_names(given["model"])
     for name in ("crossings", "first", "second"):
         crossings = given.get(name, ())
         for one in crossings.values() if isinstance(crossings, Mapping) else crossings:

@@ -4,6 +4,7 @@ The model's own norms, weights, rotation and unembedding, with axes in front for
 once. It is the whole truth only where `stands_alone`; elsewhere the model itself has to run.
 """
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformer_lens import HookedTransformer
@@ -58,8 +59,12 @@ class LastRow:
         return self._heads(read, "V")
 
     def pattern(self, q: Tensor, k: Tensor) -> Float[Tensor, "*any pos head"]:
-        """The last row of the pattern; axes in front of `q` and `k` are broadcast."""
-        return ((q * k).sum(dim=-1) / self.attn.attn_scale).softmax(dim=-2)
+        """The last row of the pattern; axes in front of `q` and `k` are broadcast.
+
+        As in TransformerLens, where it is no number it is 0.
+        """
+        pattern = ((q * k).sum(dim=-1) / self.attn.attn_scale).softmax(dim=-2)
+        return torch.where(pattern.isnan(), torch.zeros((), device="cpu").to(pattern), pattern)
 
     def z(self, pattern: Tensor, v: Tensor) -> Float[Tensor, "*any head d_head"]:
         """Values mixed by the pattern."""

@@ -71,7 +71,7 @@ class Readout(NamedTuple):
         if self.gram is None:
             return None
         i, j = _pairs(on.shape[1])
-        squares = (on[:, i] * on[:, j]) @ self.gram
+        squares = times(on[:, i] * on[:, j], self.gram)
         return (squares.clamp(min=0) + self.eps).sqrt()  # no rounding below 0
 
     def logits(
@@ -79,29 +79,47 @@ class Readout(NamedTuple):
     ) -> Float[Tensor, "subset batch label"]:
         """Logits of every subset, by their own scale or a given one."""
         n_parts, n_sequences, n_labels = self.unnormalised.shape
-        total = (on @ self.unnormalised.reshape(n_parts, -1)).reshape(-1, n_sequences, n_labels)
+        total = times(on, self.unnormalised.reshape(n_parts, -1))
+        total = total.reshape(-1, n_sequences, n_labels)
         scale = self.scale(on) if scale is None else scale
         return (total if scale is None else total / scale[..., None]) + self.bias
+
+
+def times(
+    on: Float[Tensor, "subset part"], parts: Float[Tensor, "part any"]
+) -> Float[Tensor, "subset any"]:
+    """Return `on @ parts`, where a part that is off adds 0 though it is infinite or no number."""
+    finite = parts.isfinite()
+    if bool(finite.all()):
+        return on @ parts
+    added = on @ torch.where(finite, parts, torch.zeros_like(parts))
+    return added.masked_fill(on.abs() @ (~finite).to(on) > 0, torch.nan)
 
 
 def readout(
     model: HookedTransformer,
     heads: Sequence[int],
-    written: Float[Tensor, "batch head d_head"],
+    z: Float[Tensor, "batch head d_head"],
+    ablated: Float[Tensor, "#batch chosen d_head"],
     resid: Float[Tensor, "batch d_model"],
 ) -> Readout:
     """The parts of the logits where `is_linear`.
 
     Args:
         model: whose last layer, final norm and unembedding are read.
-        heads: heads of the last layer, in the order of `written`.
-        written: each head's `hook_z` at the last position, minus what stands there if it is
-            ablated.
-        resid: the residual stream after the last layer, with every head on.
+        heads: heads of the last layer, in the order of `ablated`.
+        z: `hook_z` of all its heads at the last position.
+        ablated: what stands in place of a chosen head's if it is ablated.
+        resid: the residual stream before the last layer.
     """
-    w_o = model.blocks[-1].attn.W_O[list(heads)].double()
-    of_heads = torch.einsum("bhk,hkd->hbd", written.double(), w_o)
-    parts = torch.cat([(resid.double() - of_heads.sum(dim=0))[None], of_heads])
+    attn = model.blocks[-1].attn
+    w_o, z = attn.W_O.double(), z.double()
+    off = z.clone()
+    off[:, list(heads)] = ablated.to(z)
+    # A sum of what stays, not all minus the heads: one that writes much would leave its rounding.
+    rest = resid.double() + attn.b_O.double() + torch.einsum("bhk,hkd->bd", off, w_o)
+    changed = (z - off)[:, list(heads)]
+    parts = torch.cat([rest[None], torch.einsum("bhk,hkd->hbd", changed, w_o[list(heads)])])
     w_u, bias = model.unembed.W_U.double(), model.unembed.b_U.double()
     if model.cfg.normalization_type is None:
         return Readout(parts @ w_u, None, bias, 0.0)

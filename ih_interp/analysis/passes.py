@@ -209,9 +209,10 @@ def entering(model: HookedTransformer, layer: int) -> Generator[list[Entered]]:
     entered: list[Entered] = []
 
     def keep(block: Any, inputs: tuple[Tensor], keywords: dict[str, Any]) -> None:
-        del block
         others = {n: keywords.get(n) for n in ("shortformer_pos_embed", "attention_mask")}
-        entered.append(Entered(inputs[0], others))
+        # A hook may write into it afterwards.
+        hooked = is_hooked(block) or is_hooked(block.hook_resid_pre)
+        entered.append(Entered(inputs[0].clone() if hooked else inputs[0], others))
 
     handle = model.blocks[layer].register_forward_pre_hook(keep, with_kwargs=True, prepend=True)
     try:

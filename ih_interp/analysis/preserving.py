@@ -18,6 +18,7 @@ from transformer_lens import HookedTransformer
 
 from ih_interp.analysis.arguments import refuse_no_heads, refuse_wrong
 from ih_interp.analysis.last_row import LastRow
+from ih_interp.analysis.linear_readout import times
 from ih_interp.analysis.metrics import measured
 from ih_interp.analysis.passes import (
     HeadName,
@@ -211,7 +212,9 @@ def _cells_by_linearity(
     written = into_stream(model, 0, heads, kept[point])
     chosen = torch.tensor([[float(h in senders) for h in heads] for senders in left]).to(written)
     # The first column has every sender, and is the clean pass.
-    resid = kept[below] + model.blocks[0].attn.b_O + torch.einsum("ch,bphm->cbpm", chosen, written)
+    by_head = written.movedim(2, 0)
+    added = times(chosen, by_head.flatten(start_dim=1)).view(-1, *by_head.shape[1:])
+    resid = kept[below] + model.blocks[0].attn.b_O + added
     read = last.read(resid)
     if preserve == "patterns":
         pattern = last.pattern(last.queries(read[:1]), last.keys(read[:1]))

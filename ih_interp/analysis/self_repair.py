@@ -140,11 +140,14 @@ def _part(pair: Pair, chosen: HeadsOf, means: Means, scale: LinearScale) -> Self
 
     before, now = (measured(scale, run.logits, clean) for run in (whole, ablated))
     same_scale, start = frozen(after), frozen(resid)
+    direct, heads, of_mlps = (frozen(resid + part) - start for part in (own, others, mlps))
+    what = "The effects of heads and MLPs on the logits do not add up"
+    refuse_unequal(start + direct + heads + of_mlps, same_scale, what)
     return SelfRepair(
         total=now - before,
-        direct=frozen(resid + own) - start,
-        heads=frozen(resid + others) - start,
-        mlps=frozen(resid + mlps) - start,
+        direct=direct,
+        heads=heads,
+        mlps=of_mlps,
         norm=(now - before) - (same_scale - start),
     )
 

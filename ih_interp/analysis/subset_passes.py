@@ -48,6 +48,7 @@ class _Pass(NamedTuple):
     z: Float[Tensor, "batch head d_head"]
     """Of the last layer."""
     resid: Float[Tensor, "batch d_model"]
+    """Before it."""
     scale: Float[Tensor, "batch pos 1"] | None
     """The final norm's."""
     start: Entered
@@ -151,7 +152,7 @@ def _readout(
     heads = [head.head for head in plan.heads if head.layer == plan.last]
     ablated = given[:, -1, np.flatnonzero(of_last)]
     ablated = ablated if len(ablated) == 1 else ablated[rows]
-    return readout(plan.model, heads, found.z[rows][:, heads] - ablated, found.resid[rows])
+    return readout(plan.model, heads, found.z[rows], ablated, found.resid[rows])
 
 
 def _run(
@@ -169,7 +170,7 @@ def _run(
     def keep(activation: Tensor, hook: Any) -> None:
         kept[hook.name] = activation
 
-    z, resid = f"blocks.{plan.last}.attn.hook_z", f"blocks.{plan.last}.hook_resid_post"
+    z, resid = f"blocks.{plan.last}.attn.hook_z", f"blocks.{plan.last}.hook_resid_pre"
     scale = "ln_final.hook_scale"
     names = [z, resid] + [scale] * (scale in plan.model.hook_dict)
     ablate: list[Hook] = []
@@ -181,7 +182,8 @@ def _run(
     with plan.model.hooks(fwd_hooks=added), entering(plan.model, plan.lowest) as entered:
         if full is not None and plan.may_start_late:
             start = full.start
-            logits = plan.model(start.resid, start_at_layer=plan.lowest, **start.others)
+            entering_it = start.resid.clone()  # a hook may write into it
+            logits = plan.model(entering_it, start_at_layer=plan.lowest, **start.others)
         else:
             logits = plan.model(tokens)
     return _Pass(logits[:, -1], kept[z][:, -1], kept[resid][:, -1], kept.get(scale), entered[-1])

@@ -10,6 +10,7 @@ from torch.utils.hooks import RemovableHandle
 from transformer_lens import HookedTransformer
 
 from ih_interp.clamps.base import AbstractClamp, GradientMode
+from ih_interp.stock import refuse_other_names
 
 
 class Placed(NamedTuple):
@@ -70,12 +71,12 @@ def refuse_removed(model: HookedTransformer) -> None:
 @contextmanager
 def activated(model: HookedTransformer, added: Sequence[Active]) -> Generator[None]:
     """Inside, these clamps are on the model too."""
-    before = active(model)
-    _ACTIVE[model] = (*before, *added)
+    _ACTIVE[model] = (*active(model), *added)
     try:
         yield
-    finally:
-        _ACTIVE[model] = before
+    finally:  # blocks that are left in another order than they were entered keep their own
+        own = {*map(id, added)}
+        _ACTIVE[model] = tuple(one for one in active(model) if id(one) not in own)
 
 
 def is_paused(model: HookedTransformer) -> bool:
@@ -102,6 +103,7 @@ def unclamped(
     **forward: Any,
 ) -> dict[str, Tensor]:
     """Activations of a pass without clamps, attached to the graph unless gradient is "block"."""
+    refuse_other_names(model)
     kept: dict[str, Tensor] = {}
 
     def keep(activation: Tensor, hook: Any) -> None:

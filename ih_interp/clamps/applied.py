@@ -2,7 +2,7 @@
 
 import itertools
 import warnings
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from transformer_lens import HookedTransformer
 
 from ih_interp.clamps.active import Active, Placed, activated, active, is_paused, refuse_removed
-from ih_interp.clamps.base import EMBEDDING, AbstractClamp, Hook, Setting, Shape
+from ih_interp.clamps.base import (
+    EMBEDDING,
+    AbstractClamp,
+    Hook,
+    Setting,
+    Shape,
+    Site,
+    hooks_of,
+)
 from ih_interp.clamps.conflicts import refuse_conflicts
 from ih_interp.clamps.schedules import Metrics
 from ih_interp.model import refuse_other_exemplars
@@ -65,7 +73,13 @@ def check(model: HookedTransformer, clamps: Sequence[AbstractClamp]) -> None:
 
 
 def _refuse_sites(clamp: AbstractClamp, shape: Shape) -> None:
-    for site in sorted(clamp.sites(shape), key=str):
+    sites: Any = clamp.sites(shape)
+    if not isinstance(sites, Iterable) or not all(isinstance(site, Site) for site in sites):
+        raise TypeError(
+            f"sites() of {clamp} gives {sites!r}: expected a set of ih.clamps.Site(what, layer, "
+            "head), or an empty one."
+        )
+    for site in sorted(sites, key=str):
         is_layer = EMBEDDING <= site.layer <= shape.n_layers
         if not (is_layer and (site.head is None or 0 <= site.head < shape.n_heads)):
             raise ValueError(
@@ -145,7 +159,7 @@ def _watch(
             "a clamp of your own blends by it; use during, pulses or from_level."
         )
     tensors = {n: t.to(model.W_U.device) for n, t in clamp.tensors(Shape.of(model)).items()}
-    watch = _Watch(model, clamp, clamp.hooks(Setting(model, batch, tensors, gate)))
+    watch = _Watch(model, clamp, hooks_of(clamp, Setting(model, batch, tensors, gate)))
     watch.is_off = clamp.is_own and gate == 0
     return watch
 
@@ -256,16 +270,29 @@ class _Watched(_OurHook):
             watch.changed = True
         if result is None:
             return None
-        if result.shape != output.shape:
+        if not _is_like(result, output):
+            shape = getattr(result, "shape", ())
             raise ValueError(
-                f"{watch.clamp} gives shape {tuple(result.shape)} at {name}: expected that of the "
-                f"activation, {tuple(output.shape)}."
+                f"{watch.clamp} gives {getattr(result, 'dtype', type(result).__name__)} of shape "
+                f"{tuple(shape)} at {name}: expected None, or a floating-point tensor like the "
+                f"activation, of shape {tuple(output.shape)} on {output.device}."
             )
         if not watch.changed:
             watch.changed = not values_are_known() or not torch.equal(
                 result.detach(), output.detach()
             )
         return result
+
+
+def _is_like(result: object, output: Tensor) -> bool:
+    """Whether a hook's result may stand in the place of an activation."""
+    return (
+        isinstance(result, Tensor)
+        and result.shape == output.shape
+        and result.is_floating_point()
+        and result.device == output.device
+        and result.layout == output.layout
+    )
 
 
 def _version(tensor: Tensor) -> int:

@@ -1,7 +1,8 @@
 """What a clamp is: a named intervention, as data; hook functions once it meets model and batch."""
 
+import inspect
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, cast
@@ -166,6 +167,27 @@ class AbstractClamp(Frozen):
         """Kind and the fields that differ from their defaults."""
         fields = self.model_dump(mode="json", exclude_defaults=True, exclude={"kind"})
         return f"{self.kind}({', '.join(f'{name}={value}' for name, value in fields.items())})"
+
+
+def hooks_of(clamp: AbstractClamp, setting: Setting) -> list[Hook]:
+    """What a clamp's `hooks` gives; of a user's own kind, TypeError unless it is that."""
+    given: Any = clamp.hooks(setting)
+    if not clamp.is_own:
+        return given
+    pairs = list(given) if isinstance(given, Iterable) else [given]
+    for pair in pairs:
+        try:
+            name, function = pair
+            inspect.signature(function).bind(None, hook=None)
+            is_hook = isinstance(name, str)
+        except (TypeError, ValueError):
+            is_hook = False
+        if not is_hook:
+            raise TypeError(
+                f"hooks() of {clamp} gives {pair!r}: expected pairs of a hook point's name and a "
+                'function of (activation, hook), [("blocks.1.attn.hook_z", halve)].'
+            )
+    return pairs
 
 
 def refuse_no_clamps(clamps: object) -> None:
