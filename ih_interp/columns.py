@@ -14,16 +14,20 @@ from numpy import ndarray
 
 
 def numbers(values: Any, what: str) -> Float[ndarray, "*shape"]:
-    """Return real numbers of any type in double precision; what is missing is NaN.
+    """Return real numbers of any type in double precision; what is missing or masked is NaN.
 
     `values` is a list, an array, a column or a torch tensor: whole numbers, truth values and
     numbers of any precision. Raises TypeError, with the name `what`, for words, dates, complex
     numbers and lists of unequal length.
     """
-    if hasattr(values, "detach"):  # a tensor, whose bfloat16 NumPy does not know
-        values = values.detach().cpu()
-        values = (values if values.is_complex() else values.double()).numpy()
+    if type(values) is ndarray and values.dtype == np.float64:
+        return values
     try:
+        if hasattr(values, "detach"):  # a tensor, whose bfloat16 NumPy does not know
+            values = values.detach().cpu().to_dense()
+            values = (values if values.is_complex() else values.double()).numpy()
+        if isinstance(values, np.ma.MaskedArray):
+            values = values.astype(object).filled(None)
         array = np.asarray(values)
         if array.dtype.kind == "O":
             flat = [_number(value) for value in array.ravel()]
@@ -99,7 +103,12 @@ def ordered(column: "pd.Series[Any]") -> list[Any]:
 
 def groups(table: pd.DataFrame, by: Sequence[str]) -> list[tuple[dict[str, Any], pd.DataFrame]]:
     """Rows by their keys in these columns, in order of appearance; a missing key is a key."""
-    found = table.groupby(list(by), sort=False, dropna=False, observed=True)
+    table = table.reset_index(drop=True)  # whose name may be that of a column
+    try:
+        found = table.groupby(list(by), sort=False, dropna=False, observed=True)
+        len(found)
+    except TypeError as error:
+        raise TypeError(f"Words and numbers were expected in {list(by)}: {error}.") from error
     return [({column: rows[column].iloc[0] for column in by}, rows) for _, rows in found]
 
 
@@ -126,6 +135,14 @@ def refuse_columns(table: pd.DataFrame, columns: Sequence[str]) -> None:
     twice = [column for column in columns if names.count(column) > 1]
     if twice:
         raise ValueError(f"The table has more than one column {twice}; drop or rename the others.")
+
+
+def refuse_seeds(seeds: Sequence[object]) -> None:
+    """Runs are paired by their seed, so none may be missing, or be of another kind than others."""
+    if any(missing(seed) for seed in seeds):
+        raise ValueError("A seed is missing (None or NaN) where runs are paired by their seeds.")
+    if len({isinstance(seed, str) for seed in seeds}) > 1:
+        raise ValueError(f"Seeds are words and numbers, {seeds[:12]}: one kind was expected.")
 
 
 def _number(value: Any) -> float:

@@ -6,7 +6,7 @@ from typing import NamedTuple, get_args
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
@@ -55,24 +55,37 @@ class QueryMetrics(NamedTuple):
         return pd.DataFrame({name: v.tolist() for name, v in self._asdict().items()})
 
 
+def is_right(
+    logits: Float[Tensor, "*any batch label"], target: Int[Tensor, " batch"]
+) -> Float[Tensor, "*any batch"]:
+    """Return 1 where the largest logit is the target's, else 0; NaN where it is no finite number.
+
+    The place of a NaN among logits would be a guess.
+    """
+    best, chosen = logits.max(dim=-1)
+    return (chosen == target).to(logits) + (best - best)  # 0 but for NaN and infinities
+
+
 def query_metrics(logits: Float[Tensor, "batch label"], batch: Batch) -> QueryMetrics:
     """Metrics of the query's logits; the definitions stand at `QueryMetrics`."""
+    expect(logits, Tensor, "The logits", "give model(batch.tokens)[:, -1]")
+    expect(batch, Batch, "The batch", "give the Batch itself, not its tokens")
+    if logits.ndim != 2 or len(logits) != len(batch):
+        raise ValueError(
+            f"The logits have shape {tuple(logits.shape)} for {len(batch)} sequences: expected "
+            "[batch, label], the query's, logits[:, -1]."
+        )
     shown = torch.zeros_like(logits, dtype=torch.bool).scatter(1, batch.context_labels, True)
     log_p = logits.log_softmax(dim=-1)
     log_p_context = torch.where(shown, logits, -torch.inf).log_softmax(dim=-1)
     target = batch.target[:, None]
-    loss, loss_context = (-p.gather(1, target)[:, 0] for p in (log_p, log_p_context))
-
-    def accuracy(log_p: Tensor, loss: Tensor) -> Tensor:
-        right = (log_p.argmax(dim=-1) == batch.target).float()
-        return torch.where(loss.isnan(), loss, right)  # the argmax of NaN would be a guess
-
+    of_target, of_target_in_context = (p.gather(1, target)[:, 0] for p in (log_p, log_p_context))
     return QueryMetrics(
-        loss=loss,
-        accuracy=accuracy(logits, loss),
-        in_context_accuracy=accuracy(log_p_context, loss_context),
-        probability=log_p.gather(1, target)[:, 0].exp(),
-        in_context_probability=log_p_context.gather(1, target)[:, 0].exp(),
+        loss=-of_target,
+        accuracy=is_right(logits, batch.target).float(),
+        in_context_accuracy=is_right(log_p_context, batch.target).float(),
+        probability=of_target.exp(),
+        in_context_probability=of_target_in_context.exp(),
         context_probability=(log_p.exp() * shown).sum(dim=-1),
     )
 

@@ -232,10 +232,18 @@ class Batch:
         return len(self.target)
 
     def __getitem__(self, rows: "slice | Tensor") -> "Batch":
-        return replace(self, tokens=self.tokens[rows], target=self.target[rows])
+        try:
+            return replace(self, tokens=self.tokens[rows], target=self.target[rows])
+        except IndexError as error:
+            raise IndexError(
+                f"batch[rows]: a slice, or rows of {len(self)} as int64 or bool, were expected: "
+                f"{error}."
+            ) from error
 
     def split(self, size: int) -> "list[Batch]":
         """Consecutive batches of at most `size` sequences; ValueError where there are none."""
+        if integer(size, "size") < 1:
+            raise ValueError(f"size={size}: at least one sequence was expected.")
         if len(self) == 0:
             raise ValueError("There are no sequences in this batch; give at least one.")
         return [self[start : start + size] for start in range(0, len(self), size)]

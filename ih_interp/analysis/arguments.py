@@ -189,9 +189,10 @@ def _refuse_kind(name: str, value: Any, wanted: Wanted) -> None:
     is_number = wanted.kinds in (INTEGER, NUMBER)
     if isinstance(value, bool) and is_number:  # an int to Python
         raise TypeError(f"{name}={value} has to be a number.")
-    large = name in ("model", "batch")  # whose value nobody wants to read
-    what = f"The {name}" if large else f"{name}={_shown(value)}"
-    expect(value, wanted.kinds, what, wanted.remedy)
+    if not isinstance(value, wanted.kinds):  # else not shown: a list's words take long to write
+        large = name in ("model", "batch")  # whose value nobody wants to read
+        what = f"The {name}" if large else f"{name}={_shown(value)}"
+        expect(value, wanted.kinds, what, wanted.remedy)
     if isinstance(value, Tensor) and name in ("tokens", "vocabulary"):
         _refuse_narrow(name, value)
     if is_number and not wanted.low <= value <= wanted.high:

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from scipy.optimize import curve_fit
 from scipy.special import expit
 
-from ih_interp.analysis.arguments import refuse_wrong
+from ih_interp.analysis.arguments import NUMBER, refuse_wrong
 from ih_interp.columns import finite, numbers
 
 LEARNED = 0.4 * math.log(2)
@@ -141,6 +141,8 @@ def fit_logistic(sequences: ArrayLike, curve: ArrayLike) -> Logistic:
     if len(x) < 5:
         raise ValueError(f"{len(x)} points do not fix four parameters; give five or more.")
     spread = float(np.ptp(y))
+    if not spread * spread * len(y) < math.inf:
+        raise ValueError(f"The curve spans {spread:g}, whose square is no number: divide it first.")
     fits = _fits(x, y, spread) if spread > 0 else []
     if not fits or fits[0].r_squared < 0.5:
         best = fits[0].r_squared if fits else 0.0
@@ -197,6 +199,8 @@ def steepest_descent(
     ValueError where fewer points are left, or the curve falls nowhere.
     """
     refuse_wrong(n_points=n_points, after=after, scale=scale)
+    if scale not in ("sequences", "log"):
+        raise ValueError(f'scale={scale!r}: "sequences" or "log" was expected.')
     x, y = _checked(sequences, curve)
     there = (x >= after) & ((x > 0) | (scale == "sequences"))
     if not 2 <= n_points <= there.sum():
@@ -223,8 +227,7 @@ def plateau_length(
     length is what it spent there so far, 0 where it never got there.
     """
     refuse_wrong(band=band)
-    numbers = [isinstance(end, int | float) for end in band]  # pyright: ignore[reportUnnecessaryIsInstance]
-    if numbers != [True, True]:
+    if [isinstance(end, NUMBER) for end in band] != [True, True]:
         raise ValueError(f"band={band!r}; two losses were expected, (0.6, 0.8).")
     low, high = band
     if not low < high:

@@ -16,6 +16,8 @@ Values may be numbers of any type: all is computed in double precision. A NaN ma
 goes into. Infinite values, of which differences are none, are refused with ValueError.
 """
 
+import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
@@ -62,7 +64,7 @@ def sizes(n_players: int) -> Int[ndarray, " subset"]:
     >>> sizes(2).tolist()
     [0, 1, 1, 2]
     """
-    return members(n_players).sum(axis=1)
+    return _sizes(n_players).copy()
 
 
 def members(n_players: int) -> Int[ndarray, "subset player"]:
@@ -103,14 +105,13 @@ def walsh(values: AnyGame) -> Game:
 def first_in(values: AnyGame) -> PerPlayer:
     """v(i) - v(empty): what a player does alone."""
     values = _game(values)
-    single = 1 << np.arange(n_players(values))
-    return values[..., single] - values[..., :1]
+    return values[..., _singles(n_players(values))] - values[..., :1]
 
 
 def last_in(values: AnyGame) -> PerPlayer:
     """v(all) - v(all but i): what is lost without a player. Additive games have it = `first_in`."""
     values = _game(values)
-    all_but = 2 ** (n := n_players(values)) - 1 - (1 << np.arange(n))
+    all_but = 2 ** (n := n_players(values)) - 1 - _singles(n)
     return values[..., -1:] - values[..., all_but]
 
 
@@ -121,7 +122,7 @@ def shapley(values: AnyGame) -> PerPlayer:
     their sum is v(all) - v(empty) (Shapley 1953).
     """
     n = n_players(values)
-    return (moebius(values) / np.maximum(sizes(n), 1)) @ members(n)
+    return (moebius(values) / np.maximum(_sizes(n), 1)) @ members(n)
 
 
 def banzhaf(values: AnyGame) -> PerPlayer:
@@ -129,7 +130,7 @@ def banzhaf(values: AnyGame) -> PerPlayer:
 
     They are the slopes of the best additive fit (Banzhaf 1965; Hammer and Holzman 1992).
     """
-    return -2 * walsh(values)[..., 1 << np.arange(n_players(values))]
+    return -2 * walsh(values)[..., _singles(n_players(values))]
 
 
 def synergy(values: AnyGame) -> PerPair:
@@ -169,12 +170,16 @@ def banzhaf_interaction(values: AnyGame) -> PerPair:
 def spectrum_by_order(values: AnyGame) -> Spectrum:
     """Walsh variance, and Moebius mass, by the size of the set, from 1 to n."""
     n = n_players(values)
-    of_order = (sizes(n)[:, None] == np.arange(1, n + 1)).astype(float)
+    of_order = (_sizes(n)[:, None] == np.arange(1, n + 1)).astype(float)
     return Spectrum(walsh(values) ** 2 @ of_order, np.abs(moebius(values)) @ of_order)
 
 
 def variance_shares(values: AnyGame) -> Float[ndarray, "*game order"]:
     """Share of the variance over subsets by order, in [0, 1], summing to 1; NaN for a constant."""
+    values = _game(values)
+    # Squares of very large or small values are no numbers. Powers of two change no digit.
+    _, exponent = np.frexp(np.abs(values).max(axis=-1, keepdims=True))
+    values = np.ldexp(values, -exponent)
     return spectrum_by_order(values).variance / variance(values)[..., None]
 
 
@@ -208,7 +213,8 @@ def additive_fit(values: AnyGame) -> AdditiveFit:
 
 def n_players(values: AnyGame) -> int:
     """How many players a game has; ValueError where its length is no power of two above 1."""
-    length = np.shape(values)[-1] if np.ndim(values) else 0
+    shape = values.shape if isinstance(values, ndarray) else numbers(values, "The game").shape
+    length = shape[-1] if shape else 0
     n = length.bit_length() - 1
     if n < 1 or length != 2**n:
         raise ValueError(
@@ -217,10 +223,27 @@ def n_players(values: AnyGame) -> int:
     return n
 
 
+@functools.lru_cache(maxsize=8)
+def _sizes(n_players: int) -> Int[ndarray, " subset"]:
+    """`sizes`, to be read alone."""
+    found = members(n_players).sum(axis=1)
+    found.setflags(write=False)
+    return found
+
+
+@functools.lru_cache(maxsize=8)
+def _singles(n_players: int) -> Int[ndarray, " player"]:
+    """Indices of the subsets of one player, to be read alone."""
+    found = 1 << np.arange(n_players)
+    found.setflags(write=False)
+    return found
+
+
 def _game(values: AnyGame) -> Game:
     """Double precision, so that no difference leaves the caller's type."""
     game = numbers(values, "The game")
-    if np.isinf(game).any():
+    total = float(np.add.reduce(game, axis=None))  # NaN or infinite wherever a value is: quicker
+    if not math.isfinite(total) and np.isinf(game).any():
         raise ValueError(
             f"{int(np.isinf(game).sum())} values of the game are infinite, and differences of them "
             "are no numbers; leave out the sequences with an infinite metric."
@@ -249,7 +272,7 @@ def _of_pairs(
     """Of each pair, sum over R with both of m(R) weight(|R|); on the diagonal what is given."""
     n = n_players(values)
     within = members(n).astype(float)
-    weighted = moebius(values) * weight(sizes(n))
+    weighted = moebius(values) * weight(_sizes(n))
     pairs = (within.T * weighted[..., None, :]) @ within
     own = np.asarray(first_in(values) if diagonal is None else diagonal)
     return np.where(np.eye(n, dtype=bool), own[..., None], pairs)

@@ -1,13 +1,15 @@
 """What heads are judged by: one number a sequence, read from the query's logits."""
 
+import math
 from collections.abc import Callable
 from typing import Literal, TypeAlias, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ih_interp.analysis.arguments import given_copies
+from ih_interp.evaluation import is_right
 from ih_interp.types import Batch, expect
 
 Scale: TypeAlias = Literal[
@@ -53,6 +55,8 @@ def measured(
     that gives something else than `[batch]`, or a logit difference where a context has no other
     label.
     """
+    expect(logits, Tensor, "The logits", "give model(batch.tokens)[:, -1]")
+    expect(batch, Batch, "The batch", "give the Batch itself, not its tokens")
     if logits.ndim < 2 or logits.shape[-2] != len(batch):
         raise ValueError(
             f"The logits have shape {tuple(logits.shape)} for {len(batch)} sequences; "
@@ -89,13 +93,17 @@ def measured(
                     "A context holds no label but the target, so there is no difference to take; "
                     "use the logit."
                 )
-            # Not by a product: a masked logit of another label, -inf, counts for nothing.
-            mean = torch.where(others, logits, 0).sum(-1) / others.sum(-1)
-            return logits.gather(-1, target)[..., 0] - mean
+            return logits.gather(-1, target)[..., 0] - _mean_where(others, logits)
         logits = torch.where(shown, logits, -torch.inf)
     if metric.endswith("accuracy"):
-        best, chosen = logits.max(dim=-1)
-        right = (chosen == batch.target).to(logits)
-        return torch.where(best.isfinite(), right, torch.nan)  # the argmax of NaN is no choice
+        return is_right(logits, batch.target)
     log_p = logits.log_softmax(dim=-1).gather(-1, target)[..., 0]
     return -log_p if metric.endswith("loss") else log_p.exp()
+
+
+def _mean_where(shown: Bool[Tensor, "batch label"], logits: Tensor) -> Tensor:
+    """The mean of the logits that are shown; the others count for nothing, also -inf or NaN."""
+    kept = logits * shown  # quicker, and right for numbers
+    if not math.isfinite(float(logits.sum())):
+        kept = torch.where(shown, logits, 0)
+    return kept.sum(-1) / shown.sum(-1)

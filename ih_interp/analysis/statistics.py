@@ -1,7 +1,7 @@
 """How sure a number is: bootstrap intervals, sign-flip tests, false discoveries."""
 
 from collections.abc import Callable, Generator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Shaped
@@ -10,6 +10,7 @@ from scipy.stats import false_discovery_control
 
 from ih_interp.columns import numbers
 from ih_interp.reprs import short_repr
+from ih_interp.types import expect, integer
 
 BLOCK = 64  # resamples at once: their weights are [resample, batch]
 
@@ -21,6 +22,14 @@ class Estimate(NamedTuple):
     value: Float[ndarray, "*out"]
     low: Float[ndarray, "*out"]
     high: Float[ndarray, "*out"]
+
+
+def random_numbers(seed: Any) -> np.random.Generator:
+    """Return NumPy's generator from a seed; ValueError for what is none, as -1 or 1.5."""
+    try:
+        return np.random.default_rng(seed)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"seed={seed!r}: a whole number of at least 0 was expected.") from error
 
 
 def _mean(means: ndarray) -> ndarray:
@@ -42,20 +51,33 @@ def bootstrap(
     (1 - level) / 2 and (1 + level) / 2 of the resampled statistic (Efron 1979). It says how much
     the number would vary with other sequences, not with other networks. The same seed gives the
     same interval. NaN and infinite values have NaN for ends. Raises ValueError for fewer than two
-    sequences, or a level outside (0, 1), and TypeError for what is no real number.
+    sequences, a level outside (0, 1) or a statistic of another shape for every draw, and TypeError
+    for what is no real number.
     """
     values = numbers(values, "The values")
     _refuse(values, level, n_resamples)
+    expect(statistic, Callable, "The statistic", "give a function of the mean")  # pyright: ignore
     flat = values.reshape(len(values), -1)
     with np.errstate(invalid="ignore"):  # of infinities; NaN says so
         drawn = [
-            np.asarray(statistic(mean.reshape(values.shape[1:])), dtype=np.float64)
-            for weights in _resampled(len(values), n_resamples, np.random.default_rng(seed))
+            _given_by(statistic, mean.reshape(values.shape[1:]))
+            for weights in _resampled(len(values), n_resamples, random_numbers(seed))
             for mean in weights @ flat
         ]
+        value = _given_by(statistic, values.mean(axis=0))
+    shapes = {found.shape for found in (value, *drawn)}
+    if len(shapes) > 1:
+        raise ValueError(f"The statistic gave the shapes {sorted(shapes)}: one was expected.")
+    with np.errstate(invalid="ignore"):
         low, high = np.quantile(np.stack(drawn), [(1 - level) / 2, (1 + level) / 2], axis=0)
-        value = np.asarray(statistic(values.mean(axis=0)), dtype=np.float64)
     return Estimate(value, np.asarray(low), np.asarray(high))
+
+
+def _given_by(statistic: Callable[[ndarray], ndarray], mean: ndarray) -> ndarray:
+    found: Any = statistic(mean)
+    if found is None:
+        raise TypeError("The statistic gave None: numbers were expected, return them.")
+    return numbers(found, "What the statistic gives")
 
 
 def _resampled(
@@ -90,7 +112,7 @@ def sign_flip_test(
     effects = np.where(np.isfinite(effects), effects, np.nan)
     reach = np.abs(effects.sum(axis=0)) - 1e-12 * np.abs(effects).sum(axis=0)
     reached, tried = np.zeros(effects.shape[1]), 0
-    for signs in _flips(len(effects), n_permutations, np.random.default_rng(seed)):
+    for signs in _flips(len(effects), n_permutations, random_numbers(seed)):
         reached += (np.abs(signs @ effects) >= reach).sum(axis=0)
         tried += len(signs)
     return np.where(np.isnan(reach), np.nan, (1 + reached) / (1 + tried))
@@ -118,6 +140,9 @@ def adjusted_for_discoveries(p: Shaped[ndarray, "*test"]) -> Float[ndarray, "*te
     expectation, for independent or positively dependent tests. Raises ValueError outside [0, 1].
     """
     p = numbers(p, "p")
+    if ((p < 0) | (p > 1)).any():
+        low, high = np.nanmin(p), np.nanmax(p)
+        raise ValueError(f"p runs from {low:g} to {high:g}: numbers between 0 and 1 were expected.")
     adjusted = np.full(p.shape, np.nan)
     there = ~np.isnan(p)
     if there.any():
@@ -130,7 +155,8 @@ def _refuse(values: ndarray, level: float, n: int) -> None:
         raise ValueError(
             f"{len(np.atleast_1d(values))} sequences have no spread; give two or more."
         )
+    expect(level, (int, float, np.number), f"level={level!r}")
     if not 0 < level < 1:
         raise ValueError(f"level={level}; a share such as 0.95 was expected.")
-    if n < 1:
+    if integer(n, f"{n!r} resamples") < 1:
         raise ValueError(f"{n} resamples are too few; give one or more.")

@@ -24,11 +24,18 @@ from scipy import stats
 from ih_interp import columns
 from ih_interp.analysis.arguments import refuse_wrong
 from ih_interp.analysis.emergence import Criterion, Crossing, learned
-from ih_interp.analysis.statistics import Estimate, bootstrap, sign_flip_test
+from ih_interp.analysis.statistics import Estimate, bootstrap, random_numbers, sign_flip_test
 from ih_interp.reprs import short_repr
-from ih_interp.types import expect
+from ih_interp.types import expect, integer
 
 NOWHERE = Estimate(*(np.asarray(math.nan),) * 3)
+
+STATISTICS = ("median", "restricted_mean")
+SUMMARY = (
+    *("time", "observed", "n_seeds", "n_observed", "horizon", "widest_coverage"),
+    *(f"{name}{end}" for name in STATISTICS for end in ("", "_low", "_high")),
+)
+"""Columns of `emergence_summary`, and those that it reads: no condition may have their names."""
 
 
 @short_repr
@@ -52,7 +59,8 @@ def kaplan_meier(crossings: Sequence[Crossing], *, level: float = 0.95) -> Survi
     `scipy.stats.ecdf`: right for many seeds, rough for few. Raises ValueError without runs.
     """
     refuse_wrong(crossings=crossings, confidence=level)
-    sf = stats.ecdf(_censored_data(crossings)).sf
+    times, ended = [float(c.time) for c in crossings], [not c.observed for c in crossings]
+    sf = stats.ecdf(stats.CensoredData.right_censored(times, ended)).sf
     with warnings.catch_warnings():  # where share is 1 or 0; NaN says so
         warnings.filterwarnings("ignore", "The confidence interval is undefined", RuntimeWarning)
         interval = sf.confidence_interval(level, method="log-log")
@@ -114,12 +122,16 @@ def bootstrap_over_seeds(
     refuse_wrong(crossings=crossings, confidence=level, n_resamples=n_resamples)
     if len(crossings) < 2:
         raise ValueError(f"{len(crossings)} seeds have no spread; give two or more.")
-    crossings = sorted(crossings)  # a draw is of places: in one order whatever that of the rows
-    rng = np.random.default_rng(seed)
+    # A draw is of places: in one order whatever that of the rows.
+    crossings = sorted(crossings, key=lambda crossing: (crossing.time, crossing.observed))
+    rng = random_numbers(seed)
     drawn = [
         statistic([crossings[i] for i in rng.integers(len(crossings), size=len(crossings))])
         for _ in range(n_resamples)
     ]
+    if any(value is None or np.ndim(value) for value in drawn):
+        raise TypeError(f"The statistic gave {drawn[0]!r}: a number was expected, return one.")
+    drawn = columns.numbers(drawn, "What the statistic gives")
     # Of the values themselves: between a number and infinity there is nothing to interpolate.
     ends = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
     return Estimate(np.asarray(statistic(crossings)), np.asarray(ends[0]), np.asarray(ends[1]))
@@ -131,9 +143,13 @@ def widest_coverage(n_seeds: int) -> float:
     `1 - 2^(1 - n)`, whatever the distribution: no interval between observed times covers more, so
     below six seeds none reaches 95%.
 
+    Raises ValueError below one seed.
+
     >>> [widest_coverage(n) for n in (1, 3, 5, 6)]
     [0.0, 0.75, 0.9375, 0.96875]
     """
+    if integer(n_seeds, "n_seeds") < 1:
+        raise ValueError(f"n_seeds={n_seeds}: at least one was expected.")
     return 1 - 2.0 ** (1 - n_seeds)
 
 
@@ -168,7 +184,7 @@ def paired_times(
     ValueError unless the seeds are the same, or for a time of 0, which has no ratio.
     """
     refuse_wrong(first=first, second=second, confidence=level)
-    _refuse_seeds([*first, *second])
+    columns.refuse_seeds([*first, *second])
     if set(first) != set(second) or not first:
         raise ValueError(
             f"Pairs need the same seeds: {sorted(first)} and {sorted(second)}; drop the others."
@@ -211,9 +227,9 @@ def emergence_table(
     curves = curves.assign(**{"sequences": x, value: y})
     rows: list[dict[str, object]] = []
     for run, curve in columns.groups(curves, keys):
-        curve = curve.sort_values("sequences")
+        x, y = curve.sort_values("sequences")[["sequences", value]].to_numpy(copy=True).T
         try:
-            crossing = criterion(curve["sequences"].to_numpy(), curve[value].to_numpy())
+            crossing = criterion(x, y)
             expect(crossing, Crossing, "What the criterion gives", "return a Crossing")
             refuse_wrong(crossings=[crossing])
         except ValueError as error:
@@ -239,7 +255,7 @@ def emergence_summary(
     the earliest end of a censored run, or the latest time where none is. NaN for one seed.
     """
     refuse_wrong(times=times, horizon=horizon, confidence=level, n_resamples=n_resamples, by=by)
-    keys = columns.key_columns(by, "time", "observed", "n_seeds", "median", "horizon")
+    keys = columns.key_columns(by, *SUMMARY)
     every = _crossings(times, keys)
     ended = [c.time for c in every if not c.observed]
     limit = min(ended) if ended else max(c.time for c in every)
@@ -294,7 +310,7 @@ def crossings_by_seed(times: pd.DataFrame) -> dict[int, Crossing]:
     """
     refuse_wrong(times=times)
     found = _crossings(times, ["seed"])
-    _refuse_seeds(times["seed"].tolist())
+    columns.refuse_seeds(times["seed"].tolist())
     seeds = columns.finite(times["seed"], "The column 'seed'")
     if (seeds % 1 > 0).any():
         raise ValueError(f"The column 'seed' holds {seeds.tolist()}: whole numbers were expected.")
@@ -310,21 +326,13 @@ def _crossings(times: pd.DataFrame, keys: Sequence[str]) -> list[Crossing]:
     return [Crossing(*run) for run in zip(time.tolist(), observed.tolist(), strict=True)]
 
 
-def _refuse_seeds(seeds: Sequence[object]) -> None:
-    """Runs are paired by their seed, so none may be missing, or be of another kind than others."""
-    if any(columns.missing(seed) for seed in seeds):
-        raise ValueError("A seed is missing (None or NaN) where runs are paired by their seeds.")
-    if len({isinstance(seed, str) for seed in seeds}) > 1:
-        raise ValueError(f"Seeds are words and numbers, {seeds[:12]}: one kind was expected.")
-
-
 def _steps(crossings: Sequence[Crossing]) -> tuple[ndarray, ndarray]:
     """Kaplan-Meier's steps, by the formula in `kaplan_meier`; quicker than scipy a thousand times.
 
     One step a run: ties one after the other, those who got there first, make the same product.
     """
     ordered = sorted(crossings, key=lambda crossing: (crossing.time, not crossing.observed))
-    time = np.array([crossing.time for crossing in ordered])
+    time = np.array([float(crossing.time) for crossing in ordered])
     observed = np.array([crossing.observed for crossing in ordered])
     share = np.cumprod(1 - observed / np.arange(len(ordered), 0, -1))
     return np.append(0.0, time), np.append(1.0, share)
@@ -339,8 +347,3 @@ def _median(time: ndarray, share: ndarray) -> float:
     if share[first] > 0.5 - 1e-9 and len(after):
         return float(time[first] + time[after[0]]) / 2
     return float(time[first])
-
-
-def _censored_data(crossings: Sequence[Crossing]) -> stats.CensoredData:
-    times = [crossing.time for crossing in crossings]
-    return stats.CensoredData.right_censored(times, [not c.observed for c in crossings])

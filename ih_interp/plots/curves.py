@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from ih_interp.columns import equal, shown
+from ih_interp.columns import equal, finite, shown
 from ih_interp.plots.palettes import Palette, looking
 from ih_interp.plots.seeds import plot_curve, plot_over_seeds
 from ih_interp.plots.style import (
@@ -24,7 +24,15 @@ from ih_interp.plots.style import (
     legend_off_curves,
     start_at_zero,
 )
-from ih_interp.plots.tables import ONE_NETWORK, distinct, expect_once, expect_table, with_seed
+from ih_interp.plots.tables import (
+    ONE_NETWORK,
+    distinct,
+    expect_numbers,
+    expect_once,
+    expect_table,
+    with_seed,
+)
+from ih_interp.types import integer
 
 
 @drawing
@@ -75,7 +83,7 @@ def plot_strengths(
     expect_once(table, "sequences", "name", remedy=ONE_NETWORK)
     heads = sorted(distinct(table["name"]), key=head_place)
     layers = sorted({head_place(name)[0] for name in heads})
-    layer = layers[-1] if layer is None else layer
+    layer = layers[-1] if layer is None else integer(layer, "layer")
     if layer not in layers:
         raise ValueError(f"No head of layer {layer} is in the table; it has layers {layers}.")
     heads = [name for name in heads if head_place(name)[0] == layer]
@@ -143,6 +151,8 @@ def plot_clamped_losses(
     """
     table = with_seed(table)
     expect_table(table, "sequences", "clamp", "loss")
+    last = table["sequences"] if end is None else [end]
+    last = float(finite(last, "end" if end is not None else "The column 'sequences'", low=0).max())
     clamps = known_first(distinct(table["clamp"]), CLAMP_LINES)
     papers = any(shown(clamp) in LEFT_TO_LEARN and shown(clamp) != "none" for clamp in clamps)
     lines: dict[str, Line2D] = {}
@@ -152,7 +162,7 @@ def plot_clamped_losses(
         lines[told] = plot_over_seeds(rows, ax, name, line, **look)
     guess_line(ax)
     count_sequences(ax)
-    start_at_zero(ax, float(table["sequences"].max() if end is None else end))
+    start_at_zero(ax, last)
     ax.set(ylabel="training loss (nats)", title="Training under clamps")
     if papers:
         _explain_subcircuits(ax)
@@ -201,7 +211,10 @@ def plot_toy(table: pd.DataFrame, ax: Axes, *, palette: Palette | None = None, *
         told = f"{name}: {VECTORS_LEFT[name]}" if name in VECTORS_LEFT else name
         lines[told] = plot_curve(rows, ax, x="iteration", y="loss", **own)
     if "plateau" in table:
+        expect_numbers(table, "plateau")
         height = float(table["plateau"].iloc[0])
+        if (table["plateau"] != height).any():
+            raise ValueError("The column 'plateau' holds several values; one was expected.")
         ax.axhline(height, color="0.6", linewidth=0.8, linestyle=":")
         ax.annotate(
             "a product of zero",

@@ -25,12 +25,14 @@ from ih_interp.plots.style import (
 )
 from ih_interp.plots.tables import (
     distinct,
+    expect_known,
     expect_numbers,
     expect_once,
     expect_table,
     rows_where,
     with_seed,
 )
+from ih_interp.types import expect
 
 WHEN = {"training": "clamped in training", "inference": "perfected at inference"}
 """Panels of Figure 10."""
@@ -98,7 +100,11 @@ def plot_survival(
     else the steps have.
     """
     expect_table(table, by, "sequences", "share", "censored", *(("low", "high") if band else ()))
-    expect_numbers(table, "sequences", "share", "censored")
+    finite(table["sequences"], "The column 'sequences'", low=0)
+    expect_numbers(table, "share", "censored")
+    expect_numbers(table, *(("low", "high") if band else ()), gaps=True)
+    if not table["share"].between(0, 1).all():
+        raise ValueError(f"The column 'share' goes to {table['share'].max():g}: expected [0, 1].")
     for condition, line in condition_lines(distinct(table[by]), CLAMP_LINES, palette).items():
         curve = table[equal(table[by], condition)].sort_values("sequences", kind="stable")
         own = looking(look, color=line.colour, linestyle=line.dash, label=shown(condition))
@@ -142,6 +148,7 @@ def plot_progress(
         raise ValueError("Two axes are drawn on; give those of figure.subplots(1, 2).")
     table = with_seed(table)
     expect_table(table, "sequences", "clamp", "when", "loss")
+    expect_known(table, "when", WHEN)
     left, right = axes
     panels: tuple[Axes, Axes] = (left, right)
     lines = condition_lines(distinct(table["clamp"]), CLAMP_LINES, palette)
@@ -181,7 +188,9 @@ def plot_transition(
     """
     expect_table(curve, "sequences", value)
     expect_once(curve, "sequences", remedy="give one network's curve, on one split")
+    expect(marks, Mapping, "marks", 'write {"learned": 40_000}')
     for name, time in marks.items():
+        expect(time, (int, float, np.number), f"The mark {name!r}", "of a Crossing give .time")
         if not time >= 0:
             raise ValueError(f"The mark {name!r} is at {time}; a time of at least 0 was expected.")
     curve = curve.sort_values("sequences")
@@ -189,8 +198,8 @@ def plot_transition(
     there = curve[curve[value].notna()]
     x, y = (there[column].to_numpy(dtype=float) for column in ("sequences", value))
     if plateau is not None:
-        if not 0 <= plateau[0] < math.inf:
-            raise ValueError(f"plateau={plateau} has no beginning; leave it out.")
+        if not 0 <= plateau[0] < math.inf or not plateau[0] <= plateau[1]:
+            raise ValueError(f"plateau={plateau} has no beginning, or no end after; leave it out.")
         start, end = plateau[0], min(plateau[1], float(x[-1]))
         left = math.isfinite(plateau[1])
         label = f"plateau: {short_count(plateau[1] - plateau[0])}" if left else "plateau, not left"

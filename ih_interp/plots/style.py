@@ -21,6 +21,7 @@ from matplotlib.ticker import FuncFormatter
 from ih_interp.columns import shown
 from ih_interp.plots.palettes import Palette, palette_colours
 from ih_interp.plots.tables import expect_table
+from ih_interp.types import expect
 
 HEAD_COLOURS = (
     "#000000",
@@ -130,7 +131,8 @@ def drawing(
 ) -> Drawing[Given, Drawn_co]:
     """Let a drawing do without its second argument: it then makes axes, and looks as the house's.
 
-    One called `axes` is two beside each other.
+    One called `axes` is two beside each other. A table's index counts for nothing, even where it
+    has the name of a column.
     """
     signature = inspect.signature(plot)
     parameters = list(signature.parameters.values())
@@ -141,7 +143,12 @@ def drawing(
     @wraps(plot)
     def drawn(*args: Any, **kwargs: Any) -> Drawn_co:
         given = signature.bind(*args, **kwargs)
+        for key, value in given.arguments.items():
+            if isinstance(value, pd.DataFrame):
+                given.arguments[key] = value.reset_index(drop=True)
         if given.arguments.get(name) is not None:
+            if name == "ax":
+                expect(given.arguments[name], Axes, "ax", "give figure.subplots(), or none")
             return plot(*given.args, **given.kwargs)
         # Only here: importing pyplot chooses a window system.
         from matplotlib import pyplot as plt
@@ -307,19 +314,21 @@ def start_at_zero(ax: Axes, end: float) -> None:
 def save(figure: Figure, folder: str | PathLike[str], name: str, table: pd.DataFrame) -> list[Path]:
     """Write `name.pdf`, `name.png` and the numbers as `name.csv`; equal input, equal bytes.
 
-    `folder` is made where it is not there, and may begin with `~`. Numbers keep every digit.
+    `folder` is made where it is not there, and may begin with `~`. Numbers keep every digit, and
+    a table's index is written where it has a name.
     """
     if not isinstance(figure, Figure):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"A Figure is saved, ax.figure, and a {type(figure).__name__} came.")
     is_word = isinstance(name, str)  # pyright: ignore[reportUnnecessaryIsInstance]
-    if not is_word or name != Path(name).name or not name.strip(". "):
+    if not is_word or name != Path(name).name or not name.strip(". ") or "\0" in name:
         raise ValueError(f"name={name!r}: a file's name was expected, without a folder.")
     expect_table(table)
+    expect(folder, (str, PathLike), "folder", 'write "figures"')
     folder = Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.{kind}" for kind in ("pdf", "png", "csv")]
     with style():
         figure.savefig(paths[0], metadata={"CreationDate": None}, bbox_inches="tight")
         figure.savefig(paths[1], metadata={"Software": None}, bbox_inches="tight")
-    table.to_csv(paths[2], index=False)
+    table.to_csv(paths[2], index=any(part is not None for part in table.index.names))
     return paths

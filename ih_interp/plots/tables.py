@@ -18,13 +18,13 @@ def expect_table(table: object, *columns: str) -> None:
         hint = ": give its .table()" if callable(getattr(table, "table", None)) else ""
         hint = ": give its .metrics" if hasattr(table, "metrics") else hint
         raise TypeError(f"A DataFrame is drawn and a {type(table).__name__} came{hint}.")
-    missing = [column for column in columns if column not in table]
-    if missing:
+    names = list(table.columns)
+    lacking = [column for column in columns if column not in names]
+    if lacking:
         raise ValueError(
-            f"The table has no column {_told(missing)} and needs one; it has "
-            f"{_told(list(table.columns))}."
+            f"The table has no column {_told(lacking)} and needs one; it has {_told(names)}."
         )
-    twice = [column for column in columns if list(table.columns).count(column) > 1]
+    twice = [column for column in columns if names.count(column) > 1]
     if twice:
         raise ValueError(f"The table has more than one column {_told(twice)}; rename the others.")
     if table.empty:
