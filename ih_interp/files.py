@@ -24,9 +24,17 @@ PathLike: TypeAlias = str | os.PathLike[str]
 def as_path(path: object, what: str) -> Path:
     """Return the path that a user gave, a leading `~` or `~name` expanded.
 
-    Raises TypeError for what is no path, ValueError where there is no such home folder.
+    Raises TypeError for what is no path, ValueError where there is no such home folder, or for the
+    names of variables, which a shell would have replaced.
     """
     expect(path, (str, os.PathLike), what)
+    text = os.fspath(cast(PathLike, path))
+    if "\0" in text:
+        raise ValueError(f"{what}: {text!r} has a null character, which no path may have.")
+    if text != os.path.expandvars(text):
+        raise ValueError(
+            f"{what}: {text!r} has the name of a variable in it; write os.path.expandvars(path)."
+        )
     try:
         return Path(cast(PathLike, path)).expanduser()
     except RuntimeError as error:

@@ -97,7 +97,17 @@ class Run:
         """
         self._expect_there()
         path = self.folder / store.STOPPED
-        return int(store.read_json(path)["step"]) if path.is_file() else None
+        if not path.is_file():
+            return None
+        facts = store.read_json(path)
+        run, step = facts.get("run"), facts.get("step")
+        if run != self.config.fingerprint or type(step) is not int or step < 0:
+            raise store.DamagedFileError(
+                path,
+                f"does not say where this run was ended (run {short(run)}, step "
+                f"{short(step)}); delete it, and training goes on to the run's end.",
+            )
+        return step
 
     @property
     def whole(self) -> bool:

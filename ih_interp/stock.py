@@ -15,6 +15,8 @@ from typing import Any, cast
 import torch
 import transformer_lens
 from torch import Tensor, nn
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.components.attention import Attention
 from transformer_lens.components.embed import Embed
@@ -83,8 +85,9 @@ def unusual_process(cfg: HookedTransformerConfig) -> Reason | None:
         return f"torch's default dtype is {torch.get_default_dtype()}"
     if torch.is_autocast_enabled(str(cfg.device or "cpu").split(":")[0]):
         return "autocast is on"
-    modes = _C._len_torch_function_stack() + _C._len_torch_dispatch_stack()
-    if modes or _C._functorch.maybe_current_level() is not None:
+    # A default device, ours included, changes where tensors are made and no number.
+    modes = [m for m in _get_current_function_mode_stack() if not isinstance(m, DeviceContext)]
+    if modes or _C._len_torch_dispatch_stack() or _C._functorch.maybe_current_level() is not None:
         return "a mode or transform of torch is on"
     return None
 

@@ -7,8 +7,8 @@ autocast: each would give other numbers, or none, for the same call.
 # pyright: reportPrivateUsage=false
 
 import warnings
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
@@ -80,6 +80,24 @@ class plain_torch:
         trace: TracebackType | None,
     ) -> None:
         self._leaving.__exit__(kind, error, trace)
+
+
+@contextmanager
+def users_code() -> Generator[None]:
+    """A user's code in the midst of a `plain_torch` block, which what it switches would end."""
+    n_threads = torch.get_num_threads()
+    with (
+        torch.set_grad_enabled(torch.is_grad_enabled()),
+        torch.autocast("cpu", enabled=False),
+        np.errstate(),
+    ):
+        try:
+            yield
+        finally:
+            torch.set_num_threads(n_threads)
+            torch.set_default_dtype(torch.float32)
+            if not _multiplies_exactly():
+                _multiply_exactly(ExitStack())
 
 
 def _without_autocast(stack: ExitStack) -> None:

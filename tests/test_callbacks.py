@@ -1,6 +1,10 @@
 """What callbacks of training get, and how they end one run."""
 
+import signal
+import sys
+
 import pytest
+import torch
 from conftest import SMALL
 from small_runs import folder_bytes
 
@@ -70,3 +74,87 @@ def test_stop_run_at_the_last_update_changes_nothing(tmp_path):
     (run,) = ih.train(CONFIG, tmp_path, progress=False, on_metrics=stop)
     assert run.finished
     assert run.stopped is None
+
+
+def test_a_stopped_run_gets_back_what_it_lost_and_no_more(tmp_path):
+    def stop(run, row):
+        if row["step"] == 4:
+            raise ih.StopRun
+
+    (run,) = ih.train(CONFIG, tmp_path, progress=False, on_metrics=stop)
+    before = folder_bytes(run.folder)
+    (run.folder / "checkpoints" / "00000002.safetensors").write_bytes(b"damaged")
+    with pytest.warns(UserWarning, match="removed"):
+        ih.train(CONFIG, tmp_path, progress=False, repair=True)
+    assert (run.stopped, run.steps) == (4, [0, 2, 4])
+    assert folder_bytes(run.folder) == before
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"run": "another", "step": 4}', '{"step": "4"}'])
+def test_a_damaged_note_of_where_a_run_was_stopped_is_named(content, tmp_path):
+    (run,) = ih.train(CONFIG, tmp_path, progress=False, on_metrics=lambda run, row: None)
+    (run.folder / "stopped.json").write_text(content)
+    with pytest.raises(ValueError, match=r"stopped\.json"):
+        _ = run.stopped
+    with pytest.warns(UserWarning, match=r"removed stopped\.json"):
+        ih.train(CONFIG, tmp_path, progress=False, repair=True)
+    assert run.stopped is None
+
+
+LEFT_ON = {
+    "gradient": (lambda: torch.set_grad_enabled(False), lambda: torch.set_grad_enabled(True)),
+    "autocast": (
+        lambda: torch.set_autocast_enabled("cpu", True),
+        lambda: torch.set_autocast_enabled("cpu", False),
+    ),
+    "precision": (
+        lambda: torch.set_float32_matmul_precision("medium"),
+        lambda: torch.set_float32_matmul_precision("highest"),
+    ),
+    "dtype": (
+        lambda: torch.set_default_dtype(torch.float64),
+        lambda: torch.set_default_dtype(torch.float32),
+    ),
+}
+
+
+@pytest.mark.parametrize("state", LEFT_ON)
+def test_what_a_callback_leaves_switched_changes_no_number(state, small_run, tmp_path):
+    switch, back = LEFT_ON[state]
+    try:
+        (run,) = ih.train(SMALL, tmp_path, progress=False, on_metrics=lambda *_: switch())
+    finally:
+        back()
+    assert folder_bytes(run.folder) == folder_bytes(small_run.folder)
+
+
+async def never_awaited(run, row):
+    raise AssertionError
+
+
+def never_begun(run, row):
+    yield AssertionError
+
+
+@pytest.mark.parametrize("callback", [3, never_awaited, never_begun, lambda row: None])
+def test_a_callback_that_would_not_run_is_refused_before_anything_is_written(callback, tmp_path):
+    with pytest.raises(TypeError, match=r"give a function\(run, row\)"):
+        ih.train(CONFIG, tmp_path / "runs", progress=False, on_metrics=callback)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_the_process_ignores_ends_no_training(number, small_run, tmp_path):
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        (run,) = ih.train(
+            SMALL, tmp_path, progress=False, on_metrics=lambda *_: signal.raise_signal(number)
+        )
+    finally:
+        signal.signal(number, before)
+    assert folder_bytes(run.folder) == folder_bytes(small_run.folder)
+
+
+def test_without_a_console_there_is_no_bar(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "stderr", None)
+    assert ih.train(CONFIG, tmp_path)[0].finished

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ih_interp.files import write_atomic
+from ih_interp.files import as_path, write_atomic
+from ih_interp.training.train import train
 
 
 def names_in(folder: Path) -> list[str]:
@@ -64,3 +65,22 @@ def test_a_folder_with_the_name_of_a_file_is_told_of(tmp_path):
     with pytest.raises(IsADirectoryError, match="folder has the name of the file file; move it"):
         write_atomic(tmp_path / "file", b"new")
     assert names_in(tmp_path) == ["file"]
+
+
+def test_a_path_with_what_a_shell_would_replace_is_refused(monkeypatch):
+    monkeypatch.setenv("SCRATCH", "/scratch")
+    for path in ("$SCRATCH/runs", Path("${SCRATCH}/runs")):
+        with pytest.raises(
+            ValueError, match=r"name of a variable in it; write os\.path\.expandvars"
+        ):
+            as_path(path, "root")
+    assert as_path("$no_such_variable", "root") == Path("$no_such_variable")
+    with pytest.raises(ValueError, match="null character"):
+        as_path("a\0b", "root")
+
+
+@pytest.mark.parametrize("root", ["file", "file/below", "x" * 300, "a\0b"])
+def test_a_root_that_cannot_be_is_refused_in_words(root, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"is a file; give a folder|no place for runs|null char"):
+        train([], f"{tmp_path}/{root}")

@@ -1,5 +1,6 @@
 """One progress bar over the updates of runs, whichever calls train them."""
 
+import sys
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ class Bar:
     """A bar whose clock starts with the first updates: what is compiled before is no measure."""
 
     def __init__(self, total: int, done: int, *, shown: bool) -> None:
+        shown = shown and sys.stderr is not None  # as it is in a process without a console
         self._tqdm = tqdm(total=total, initial=done, unit="update", disable=not shown)
         self._begun = self._ticks = False
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ih_interp.files import FULL
 from ih_interp.runs import Run
-from ih_interp.torch_state import plain_torch
+from ih_interp.torch_state import plain_torch, users_code
 from ih_interp.training.bar import OnProgress
 from ih_interp.training.fleet import Fleet
 from ih_interp.training.signals import Interrupts, deferred_interrupts
@@ -175,6 +175,9 @@ def measure(fleet: Fleet, on_metrics: OnMetrics | None, interrupted: Interrupts)
                 run.save_checkpoint(fleet.state, place)
         if rows and on_metrics is not None:
             tell(fleet, place, rows, on_metrics)
+        if run.step == run.stops_at and run.failure is None:
+            with failing_alone(run):
+                run.stop(fleet.state, place)
 
 
 def tell(
@@ -187,7 +190,7 @@ def tell(
     if run.failure is not None:
         return
     try:
-        with saved_first(fleet):
+        with saved_first(fleet), users_code():
             for row in rows:
                 on_metrics(run.run, dict(row))  # theirs to change
     except StopRun:

@@ -33,10 +33,11 @@ def repair(folder: Path, config: RunConfig) -> None:
         removed += [folder / store.CONFIG, folder / store.METRICS, *store.saved_states(folder)]
         removed += [store.checkpoint_path(folder, n) for n in store.checkpoint_steps(folder)]
     else:
-        try:
-            run.rows(before=0)
-        except DamagedFileError as error:
-            removed.append(error.path)
+        for read in (lambda: run.rows(before=0), lambda: run.stopped):
+            try:
+                read()
+            except DamagedFileError as error:
+                removed.append(error.path)
     removed = sorted({path for path in removed if path.is_file()})
     for path in removed:
         path.unlink()

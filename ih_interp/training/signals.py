@@ -58,10 +58,14 @@ def terminate_as_interrupt() -> Generator[None]:
 
 @contextmanager
 def _handling(numbers: Sequence[int], handle: Callable[[int], Any]) -> Generator[None]:
-    """Handlers for the block; only a main thread may set any, others leave signals alone."""
+    """Handlers for the block; only a main thread may set any, others leave signals alone.
+
+    A signal that the process ignores, as one started in the background does SIGINT, it ignores on.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    numbers = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
     before = [signal.signal(number, lambda got, _: handle(got)) for number in numbers]
     try:
         yield

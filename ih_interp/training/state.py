@@ -51,6 +51,7 @@ class RunState:
         self._saved_step = self.step
         self.failure: str | None = None
         self.closed = False
+        self.stops_at = run.stopped  # files before it were lost since
         self._levels: dict[int, tuple[int, float]] = {}
         """Of clamps that wait for a level: rows that were looked at, and the gate."""
 

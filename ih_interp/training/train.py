@@ -4,6 +4,7 @@ import os
 import traceback
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
+from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction, signature
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast, get_args
 
@@ -136,7 +137,7 @@ def _to_train(found: Sequence[Run]) -> tuple[list[Run], list[str]]:
         try:
             if run.whole:
                 remove_states(run.folder)  # where it was killed as it ended
-            elif run.stopped is None:
+            elif run.stopped is None or run.lost(run.stopped + 1):
                 refuse_unsound(run)
                 unfinished.append(run)
         except ValueError as error:
@@ -182,16 +183,39 @@ def _refuse_options(engine: Engine, workers: int | None, device: str) -> None:
 def _root(root: PathLike) -> Path:
     """Where runs lie, wherever the process works by the end of them."""
     folder = as_path(root, f"root={root!r}").absolute()
-    if folder.is_file():
-        raise ValueError(f"root={str(root)!r} is a file; give a folder, or one to be made.")
+    try:
+        nearest = next(each for each in (folder, *folder.parents) if each.exists())
+    except OSError as error:
+        raise ValueError(f"root={str(root)!r} is no place for runs: {error.strerror}.") from None
+    if not nearest.is_dir():
+        raise ValueError(f"{nearest} is a file; give a folder, or one to be made, as root.")
     return folder
 
 
 def _refuse_other_arguments(on_metrics: object, **switches: object) -> None:
-    if on_metrics is not None and not callable(on_metrics):
-        raise TypeError(f"on_metrics={on_metrics!r} cannot be called; give a function(run, row).")
+    if on_metrics is not None and not _takes_run_and_row(on_metrics):
+        raise TypeError(
+            f"on_metrics={on_metrics!r} cannot be called with a run and a row of its metrics; give "
+            "a function(run, row), neither async nor with yield."
+        )
     for name, value in switches.items():
         expect(value, bool, f"{name}={value!r}")
+
+
+def _takes_run_and_row(function: object) -> bool:
+    """Whether a call with two arguments runs the function's body."""
+    if not callable(function):
+        return False
+    kinds = (iscoroutinefunction, isgeneratorfunction, isasyncgenfunction)
+    if any(is_kind(body) for is_kind in kinds for body in (function, type(function).__call__)):
+        return False
+    try:
+        signature(function).bind(None, None)
+    except TypeError:
+        return False
+    except ValueError:  # of a built-in function nobody knows
+        pass
+    return True
 
 
 def _checked(configs: Sequence[RunConfig], root: Path, *, repair: bool) -> list[FewShotTask]:

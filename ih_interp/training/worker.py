@@ -24,6 +24,7 @@ PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 
 def main() -> int:
     """Train what is ordered until there are no more orders; 130 after an interrupt."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # what the parent ignores, we would too
     die_with_parent(int(sys.argv[1]))
     # Whatever prints goes to standard error: standard output carries messages only.
     out = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
@@ -97,7 +98,7 @@ def _as_left(runs: Sequence[Run]) -> tuple[list[Run], int]:
             done += run.config.n_steps
         else:
             done += saved_step(run.folder)
-            if run.stopped is None:
+            if run.stopped is None or run.lost(run.stopped + 1):
                 unfinished.append(run)
     return unfinished, done
 
