@@ -131,7 +131,7 @@ class Exemplars:
 
     @property
     def sha256(self) -> str:
-        """Digest of shape and bytes, as they are now; equal digests are equal features."""
+        """The digest of shape and bytes, as they are now; equal digests are equal features."""
         settled = self.settled
         of_what, digest = vars(self).get("_digest", (None, ""))
         if of_what is not settled:
@@ -166,7 +166,7 @@ class Exemplars:
 
         `x = mean + class + exemplar`, each Gaussian. Directions share one random basis in which the
         variances fall as `k^-1.16`; scalar products are expected to be 0.73 of the mean square norm
-        between classes and 0.88 within one, that norm 27: as of SqueezeNet v1.1's features of
+        between classes and 0.88 within one, that norm 27: as those of SqueezeNet v1.1's features of
         Omniglot. On both kinds training pauses near ln 2 before the phase change.
 
         Shape `[n_classes, n_exemplars, n_features]`. Raises ValueError for fewer than 2

@@ -124,7 +124,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 def given_copies(function: Function) -> Function:
     """Return a user's function so that it gets copies of tensors, batches and arrays.
 
-    It may then write into them, as `logits -= ...` does, and nobody else's numbers change. The
+    It may then write into them, as `logits -= ...` does, and no other numbers change. The
     package's own functions, which write into nothing, are returned as they are.
     """
     if str(getattr(function, "__module__", "")).startswith("ih_interp."):

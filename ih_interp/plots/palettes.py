@@ -15,7 +15,7 @@ Palette: TypeAlias = Mapping[Any, Any] | Sequence[Any] | str
 
 
 def palette_colours(palette: Palette | None, names: Iterable[Any]) -> dict[Any, Any]:
-    """What a palette says of these names; a mapping may leave some out, and they keep their own.
+    """Return what a palette says of these names; a mapping may leave out some, which keep theirs.
 
     >>> palette_colours({"match": "red"}, ["none", "match"])
     {'match': 'red'}
@@ -33,5 +33,5 @@ def palette_colours(palette: Palette | None, names: Iterable[Any]) -> dict[Any, 
 
 
 def looking(given: Mapping[str, Any], kind: type = Line2D, /, **own: Any) -> dict[str, Any]:
-    """How an artist looks: what the caller gave (`lw` is `linewidth`), and else its own."""
+    """Return how an artist looks: what the caller gave (`lw` is `linewidth`), and else its own."""
     return own | cbook.normalize_kwargs(dict(given), kind)  # pyright: ignore[reportArgumentType]
