@@ -84,7 +84,7 @@ class Exemplars:
     """How to get them again; None for an array that only this process has."""
 
     def __post_init__(self) -> None:
-        expect(self.features, Tensor, "Exemplar features", "use ih.Exemplars.from_array(array)")
+        expect(self.features, Tensor, "The array of features", "use ih.Exemplars.from_array(array)")
         if self.features.ndim != 3 or 0 in self.features.shape:
             raise ValueError(
                 f"Exemplar features have shape {tuple(self.features.shape)}; "
@@ -185,7 +185,9 @@ class Exemplars:
         `RunConfig` takes them; without, it asks for `exemplars.save(path)` first. Raises TypeError
         for what is no array, ValueError for other shapes, other types, NaN and infinity.
         """
-        expect(array, (np.ndarray, Tensor), "The features", "give a NumPy array or a tensor")
+        expect(
+            array, (np.ndarray, Tensor), "The array of features", "give a NumPy array or a tensor"
+        )
         if isinstance(array, np.ma.MaskedArray):
             raise ValueError("The features are a masked array; fill it first, array.filled(value).")
         exemplars = cls(_as_float32(array))

@@ -243,7 +243,8 @@ def _refuse_targets(name: str, batch: Batch, given: Mapping[str, Any]) -> None:
 
 
 def _shown(value: object) -> str:
-    text = " ".join(repr(value).split())
+    is_module = isinstance(value, torch.nn.Module)  # whose repr is all its parts
+    text = f"{type(value).__name__}(...)" if is_module else " ".join(repr(value).split())
     return text if len(text) < 60 else f"{text[:57]}..."
 
 
