@@ -64,13 +64,13 @@ def _refuse_trap(path: Path, n_bytes: int) -> None:
 
 @contextmanager
 def opened_h5(path: Path) -> Generator[h5py.File]:
-    """An HDF5 file to read; all that goes wrong in the block is a ValueError that names it."""
+    """Open an HDF5 file to read; all that goes wrong in the block is a ValueError that names it."""
     with _reading(path, "HDF5"), h5py.File(path, "r") as file:
         yield file
 
 
 def read_h5(path: Path, dataset: str) -> np.ndarray:
-    """The numbers of a dataset; ValueError where there are none, or for what is no HDF5."""
+    """Read the numbers of a dataset; ValueError where there are none, or for what is no HDF5."""
     with opened_h5(path) as file:
         found = h5_item(file, dataset)
         if not isinstance(found, h5py.Dataset):
@@ -79,9 +79,10 @@ def read_h5(path: Path, dataset: str) -> np.ndarray:
 
 
 def h5_item(file: h5py.Group, name: str) -> object:
-    """What the file itself holds under a name, or None.
+    """Return what the file itself holds under a name, or None.
 
-    By hard links alone: soft and external ones may lead out of the file, and raise ValueError.
+    Only hard links are followed: soft and external ones may lead out of the file, and raise
+    ValueError.
     """
     parts = [part for part in name.split("/") if part]
     if len(parts) > MAX_PARTS:
@@ -101,7 +102,7 @@ def h5_item(file: h5py.Group, name: str) -> object:
 
 
 def h5_numbers(found: h5py.Dataset, kinds: str = "fiu") -> np.ndarray:
-    """A dataset's values; ValueError unless they are numbers that lie in this very file.
+    """Return a dataset's values; ValueError unless they are numbers that lie in this very file.
 
     `kinds` are those of NumPy's types that are taken. What is no number is refused by its type,
     without its values being read.
@@ -180,7 +181,7 @@ def _refuse_overfull_chunks(found: h5py.Dataset, n_bytes: int) -> None:
 
 
 def read_npz(path: Path, name: str | None) -> tuple[str, np.ndarray]:
-    """An array and its name: the given one, or "features", or the only one there is."""
+    """Read an array and its name: the given one, or "features", or the only one there is."""
     with _reading(path, ".npz"), zipfile.ZipFile(path) as archive:
         members = [member for member in archive.namelist() if member.endswith(".npy")]
         names = sorted(member.removesuffix(".npy") for member in members)
@@ -201,13 +202,13 @@ def read_npz(path: Path, name: str | None) -> tuple[str, np.ndarray]:
 
 
 def read_npy_file(path: Path) -> np.ndarray:
-    """The array of a `.npy` file; ValueError for what is none."""
+    """Read the array of a `.npy` file; ValueError for what is none."""
     with _reading(path, ".npy"), path.open("rb") as file:
         return read_npy(file, path.stat().st_size)
 
 
 def read_npy(file: io.BufferedIOBase, n_bytes: int) -> np.ndarray:
-    """The next array of a stream with `n_bytes` left, in numpy's format; nothing is unpickled.
+    """Read the next array of a stream with `n_bytes` left, in numpy's format; nothing is unpickled.
 
     The header is not believed. Raises ValueError, or another of `UNREADABLE`, for what is no array.
     """

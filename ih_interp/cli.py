@@ -132,14 +132,14 @@ def _sizes(text: str) -> list[int]:
 
 
 def claims_text(claims: "Sequence[Claim]") -> str:
-    """Claims as text, as wide as the terminal: claim, paper, ours, whether it holds.
+    """Return claims as text, as wide as the terminal: claim, paper, ours, whether it holds.
 
-    Of runs that cannot tell, as the smoke preset's, it says only that.
+    Of runs that cannot tell, as those of the smoke preset, it says only that.
     """
     if not all(claim.judged for claim in claims):
         return (
-            "\nEverything ran. The smoke preset learns nothing, so that it is not judged which "
-            "claims hold; --preset quick or paper tells."
+            "\nEverything ran. The smoke preset learns nothing, so no claim is judged; "
+            "--preset quick or --preset paper does that."
         )
     width = max(60, min(110, shutil.get_terminal_size().columns)) - 12
 

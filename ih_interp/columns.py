@@ -40,7 +40,7 @@ def numbers(values: Any, what: str) -> Float[ndarray, "*shape"]:
 
 
 def finite(values: Any, what: str, *, low: float | int = -np.inf) -> Float[ndarray, "*shape"]:
-    """`numbers` without NaN or infinity, and none below `low`; ValueError with the first other."""
+    """Return `numbers` without NaN or infinity, none below `low`; ValueError names another."""
     array = numbers(values, what)
     bad = array[~(np.isfinite(array) & (array >= low))]
     if bad.size:
@@ -64,17 +64,17 @@ def flags(values: Iterable[object], what: str) -> Bool[ndarray, " row"]:
 
 
 def missing(value: object) -> bool:
-    """Whether a value is None, NaN, NA or NaT."""
+    """Return whether a value is None, NaN, NA or NaT."""
     return bool(pd.api.types.is_scalar(value) and pd.isna(value))  # pyright: ignore
 
 
 def shown(key: object) -> str:
-    """A key in words; a missing one is "none"."""
+    """Return a key in words; a missing one is "none"."""
     return "none" if missing(key) else str(key)
 
 
 def equal(column: "pd.Series[Any]", value: object) -> Bool[ndarray, " row"]:
-    """Which rows have this value; a missing value is that of every missing row."""
+    """Return which rows have this value; a missing value is that of every missing row."""
     if missing(value):
         return column.isna().to_numpy(dtype=bool)
     if not pd.api.types.is_scalar(value):
@@ -83,14 +83,14 @@ def equal(column: "pd.Series[Any]", value: object) -> Bool[ndarray, " row"]:
 
 
 def distinct(column: "pd.Series[Any]") -> list[Any]:
-    """Each value once, in order of appearance; what is missing counts as one value."""
+    """Return each value once, in order of appearance; what is missing counts as one value."""
     values = column.drop_duplicates().tolist()
     first = next((place for place, value in enumerate(values) if missing(value)), 0)
     return [v for place, v in enumerate(values) if place == first or not missing(v)]
 
 
 def ordered(column: "pd.Series[Any]") -> list[Any]:
-    """Each value once, numbers in order, then words in theirs, and what is missing last."""
+    """Return each value once, numbers in order, then words in theirs, and what is missing last."""
 
     def place(value: Any) -> tuple[bool, bool, Any]:
         if missing(value):
@@ -102,7 +102,7 @@ def ordered(column: "pd.Series[Any]") -> list[Any]:
 
 
 def groups(table: pd.DataFrame, by: Sequence[str]) -> list[tuple[dict[str, Any], pd.DataFrame]]:
-    """Rows by their keys in these columns, in order of appearance; a missing key is a key."""
+    """Return rows by their keys in these columns, as they appear; a missing key is a key."""
     table = table.reset_index(drop=True)  # whose name may be that of a column
     try:
         found = table.groupby(list(by), sort=False, dropna=False, observed=True)

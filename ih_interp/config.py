@@ -33,7 +33,7 @@ class AdamConfig(Frozen):
 
 
 class Seeds(Frozen):
-    """One seed a source of chance; each can vary alone. 5, 0 and 1 are the paper's."""
+    """One seed per source of chance; each can vary alone. 5, 0 and 1 are the paper's."""
 
     init: int = Field(default=5, ge=0, lt=2**32)
     """Draws the weights before training."""
@@ -96,7 +96,7 @@ class RunConfig(Frozen):
     optimiser: AdamConfig = AdamConfig()
     """Adam's learning rate and moments."""
     seeds: Seeds = Seeds()
-    """One seed for each source of chance."""
+    """One seed per source of chance."""
     sequences: int = Field(default=1_000_000, ge=1, le=10**12)
     """How many sequences are seen, a whole number of batches."""
     batch_size: int = Field(default=32, ge=1)

@@ -26,7 +26,7 @@ METRICS: tuple[MetricName, ...] = get_args(MetricName)
 
 @short_repr
 class QueryMetrics(NamedTuple):
-    """One value a sequence, all at the query. L labels, n of them in the context.
+    """One value per sequence, all at the query. L labels, n of them in the context.
 
     All are NaN where the logits that they are made from are NaN or infinite, as in a network that
     diverged: an accuracy is then no guess.
@@ -47,11 +47,11 @@ class QueryMetrics(NamedTuple):
     `use_context_prob`."""
 
     def mean(self) -> dict[str, float]:
-        """The mean over sequences of every metric, summed in float64."""
+        """Return the mean over sequences of every metric, summed in float64."""
         return {name: float(values.double().mean()) for name, values in self._asdict().items()}
 
     def table(self) -> pd.DataFrame:
-        """One row a sequence, in the batch's order, and one column a metric."""
+        """Return one row per sequence, in the batch's order, and one column per metric."""
         return pd.DataFrame({name: v.tolist() for name, v in self._asdict().items()})
 
 
@@ -118,7 +118,7 @@ def evaluate(
     At most `chunk` sequences go through a pass, or all of them inside a `clamped` block that was
     made for them.
 
-    `evaluate(model, batch).mean()` gives their means, `.table()` a table of one row a sequence.
+    `evaluate(model, batch).mean()` gives their means, `.table()` a table of one row per sequence.
     """
     expect(model, HookedTransformer, "The model", "a run's is run.model(step)")
     expect(batch, Batch, "The batch", "give the Batch itself, not its tokens")
@@ -149,7 +149,7 @@ def _refuse_other_tokens(model: HookedTransformer, batch: Batch) -> None:
 
 @plain_torch()
 def evaluation_sets(task: FewShotTask, config: RunConfig) -> dict[str, Batch]:
-    """The fixed sequences that a run is evaluated on: one set a split, drawn from its own seed.
+    """The fixed sequences that a run is evaluated on: one set per split, drawn from its own seed.
 
     A split has the same set whichever other splits its task has.
     """

@@ -84,7 +84,7 @@ class Exemplars:
     """How to get them again; None for an array that only this process has."""
 
     def __post_init__(self) -> None:
-        expect(self.features, Tensor, "Exemplar features", "use ih.Exemplars.from_array(array)")
+        expect(self.features, Tensor, "The array of features", "use ih.Exemplars.from_array(array)")
         if self.features.ndim != 3 or 0 in self.features.shape:
             raise ValueError(
                 f"Exemplar features have shape {tuple(self.features.shape)}; "
@@ -131,7 +131,7 @@ class Exemplars:
 
     @property
     def sha256(self) -> str:
-        """Digest of shape and bytes, as they are now; equal digests are equal features."""
+        """The digest of shape and bytes, as they are now; equal digests are equal features."""
         return self._digest_of(self.settled)
 
     @property
@@ -174,7 +174,7 @@ class Exemplars:
 
         `x = mean + class + exemplar`, each Gaussian. Directions share one random basis in which the
         variances fall as `k^-1.16`; scalar products are expected to be 0.73 of the mean square norm
-        between classes and 0.88 within one, that norm 27: as of SqueezeNet v1.1's features of
+        between classes and 0.88 within one, that norm 27: as those of SqueezeNet v1.1's features of
         Omniglot. On both kinds training pauses near ln 2 before the phase change.
 
         Shape `[n_classes, n_exemplars, n_features]`. Raises ValueError for fewer than 2
@@ -193,7 +193,9 @@ class Exemplars:
         `RunConfig` takes them; without, it asks for `exemplars.save(path)` first. Raises TypeError
         for what is no array, ValueError for other shapes, other types, NaN and infinity.
         """
-        expect(array, (np.ndarray, Tensor), "The features", "give a NumPy array or a tensor")
+        expect(
+            array, (np.ndarray, Tensor), "The array of features", "give a NumPy array or a tensor"
+        )
         if isinstance(array, np.ma.MaskedArray):
             raise ValueError("The features are a masked array; fill it first, array.filled(value).")
         exemplars = cls(_as_float32(array))

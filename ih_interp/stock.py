@@ -131,7 +131,7 @@ def other_module(model: HookedTransformer, module: nn.Module) -> Reason | None:
 
 def _other_class(kind: type[nn.Module]) -> Reason | None:
     if kind not in _METHODS:
-        return f"is a {kind.__name__}, which is no module of TransformerLens's own"
+        return f"has the type {kind.__name__}, which is no module of TransformerLens's own"
     for name, function in _METHODS[kind]:
         if getattr(kind, name, None) is not function:
             return f"has another {kind.__name__}.{name} than TransformerLens's"
@@ -154,7 +154,7 @@ def _other_instance(model: HookedTransformer, module: nn.Module) -> Reason | Non
 
 
 def starts_late(model: HookedTransformer) -> bool:
-    """Whether a pass from what a layer is given goes on as one from the tokens does."""
+    """Return whether a pass from what a layer is given goes on as one from the tokens does."""
     hooked = bool(vars(model)["_forward_pre_hooks"]) or _MODULE._has_any_global_hook()
     return not hooked and other_module(model, model) is None
 
@@ -195,7 +195,7 @@ def refuse_other_names(model: HookedTransformer) -> None:
 
 
 def parts_of(*modules: nn.Module) -> list[nn.Module]:
-    """These modules and all that they hold; `modules()` of torch takes five times as long."""
+    """Return these modules and all in them; `modules()` of torch takes five times as long."""
     found = list(modules)
     for module in found:
         found += [part for part in vars(module)["_modules"].values() if part is not None]
@@ -203,7 +203,7 @@ def parts_of(*modules: nn.Module) -> list[nn.Module]:
 
 
 def is_hooked(module: nn.Module) -> bool:
-    """Whether anybody's hook, of TransformerLens or of PyTorch, is on this module."""
+    """Return whether anybody's hook, of TransformerLens or of PyTorch, is on this module."""
     own = vars(module)
     return bool(
         own["_forward_hooks"]
@@ -214,20 +214,20 @@ def is_hooked(module: nn.Module) -> bool:
 
 
 def n_hooks(module: nn.Module) -> int:
-    """How many there are."""
+    """Return how many hooks are on it."""
     own = vars(module)
     forward = len(own["_forward_hooks"]) + len(own["_forward_pre_hooks"])
     return forward + len(own["_backward_hooks"]) + len(own["_backward_pre_hooks"])
 
 
 def runs_own_code(module: nn.Module, *methods: str) -> bool:
-    """Whether these methods of a module are TransformerLens's, on its instance and its class."""
+    """Return whether these methods are TransformerLens's, on the module's instance and class."""
     found = (getattr(module, method) for method in methods)
     return all(_is_of_library(getattr(method, "__func__", method)) for method in found)
 
 
 def wrong_norm(norm: nn.Module | None, cfg: HookedTransformerConfig) -> bool:
-    """Whether a norm is another than `cfg.normalization_type` says."""
+    """Return whether a norm is another than `cfg.normalization_type` says."""
     return norm is not None and type(norm) is not NORMS.get(cfg.normalization_type)
 
 

@@ -59,7 +59,7 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 
 
 def checkpoint_steps(folder: Path) -> list[int]:
-    """The steps that have a checkpoint, ascending; what has another name is left alone."""
+    """Return the steps that have a checkpoint, ascending; what has another name is left alone."""
     if not (folder / CHECKPOINTS).is_dir():
         return []
     with os.scandir(folder / CHECKPOINTS) as entries:

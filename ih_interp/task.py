@@ -206,7 +206,7 @@ class FewShotTask:
         )
 
     def n_sequences(self, split: Split = "train") -> int:
-        """How many different sequences the split has: 78,400 for the paper's task.
+        """Return how many different sequences the split has: 78,400 for the paper's task.
 
         Ordered choices of classes x ordered label sets x places of the query's class in the context
         x drawings.
@@ -219,7 +219,7 @@ class FewShotTask:
 
     @plain_torch()
     def enumerate(self, split: Split = "train") -> Batch:
-        """Every sequence of the split once, `n_sequences` of them.
+        """Return every sequence of the split once, `n_sequences` of them.
 
         Raises ValueError above 10 million sequences; `sample` those.
         """
@@ -284,7 +284,7 @@ class FewShotTask:
 
 
 def number(count: int) -> str:
-    """A count in words; Python refuses to write one of thousands of digits."""
+    """Return a count in words; Python refuses to write one of thousands of digits."""
     return f"{count:,}" if count < 10**15 else f"10^{math.log10(count):.1f}"
 
 

@@ -31,7 +31,7 @@ SMALLEST = 5e-324  # 0 where the processor takes denormal numbers for 0
 
 
 class plain_torch:
-    """A block, or as a decorator a function or generator, with torch as it is when imported.
+    """Run a block, or as a decorator a function or generator, with torch as it is when imported.
 
     That is without autocast, outside inference mode, with float32 as the default dtype, the CPU as
     the default device, products of float32 in full precision, denormal numbers, and NumPy's own

@@ -86,7 +86,8 @@ def integer(value: object, what: str, remedy: str = "") -> int:
 
 
 def _with_article(name: str) -> str:
-    return f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}"
+    vowel = name[0] in "AEIOUaeiou" or name.startswith("ndarray")
+    return f"{'an' if vowel else 'a'} {name}"
 
 
 def values_are_known() -> bool:

@@ -31,7 +31,7 @@ def test_the_smoke_preset_runs_in_an_empty_folder(tmp_path, monkeypatch):
     assert result.exit_code == 0, result.output
     assert (tmp_path / "figures" / "fig3a.png").is_file()
     assert (tmp_path / "runs" / "smoke-synthetic" / "main-5" / "config.json").is_file()
-    assert "not judged which claims hold" in result.output
+    assert "no claim is judged" in result.output
     assert "DOES NOT HOLD" not in result.output
     claims = pd.read_csv(tmp_path / "figures" / "claims.csv")
     assert set(claims["holds"]) == {"not judged"}

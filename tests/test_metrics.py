@@ -109,7 +109,9 @@ def test_a_function_of_ones_own():
 def test_what_is_no_metric_is_refused():
     with pytest.raises(ValueError, match=r"'nll' is no metric; choose from logit, logit_diff"):
         inspect.unwrap(measured)("nll", LOGITS, BATCH)
-    with pytest.raises(ValueError, match=r"gave shape \(\) for 2 sequences; one number a sequence"):
+    with pytest.raises(
+        ValueError, match=r"gave shape \(\) for 2 sequences; one number per sequence"
+    ):
         measured(lambda logits, batch: logits.mean(), LOGITS, BATCH)
     with pytest.raises(ValueError, match=r"shape \(2, 3\) for 1 sequences; \[\.\.\., batch, label"):
         measured("logit", LOGITS, BATCH[:1])

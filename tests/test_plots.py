@@ -296,7 +296,7 @@ def test_saving_takes_words_for_a_folder_and_a_name_without_one(tmp_path, monkey
             save(figure, tmp_path / "other", name, table)
     unchecked = inspect.unwrap(save)
     for args in ((Figure().subplots(), tmp_path, "x", table), (figure, tmp_path, "x", [1])):
-        with pytest.raises(TypeError, match=r"is saved, ax\.figure|A DataFrame is drawn"):
+        with pytest.raises(TypeError, match=r"expected a (Figure, ax\.figure|DataFrame)"):
             unchecked(*args)
     assert not (tmp_path / "other").exists()
 

@@ -102,7 +102,7 @@ def test_wrong_tables_are_refused_in_words(name):
     with pytest.raises(ValueError, match=r"The table has no column .* it has "):
         draw(name, pd.DataFrame({"nothing": [1]}))
     for wrong in ({"a": 1}, None, [1, 2]):
-        with pytest.raises(TypeError, match=f"a {type(wrong).__name__} came"):
+        with pytest.raises(TypeError, match=f"expected a DataFrame, got {type(wrong).__name__}"):
             draw(name, wrong)
 
 
@@ -163,7 +163,7 @@ def test_a_wiring_is_told_to_give_its_table():
         def table(self):
             return GOOD["plot_wiring"]
 
-    with pytest.raises(TypeError, match=r"a Wiring came: give its \.table\(\)"):
+    with pytest.raises(TypeError, match=r"got Wiring: give its \.table\(\)"):
         draw("plot_wiring", Wiring())
 
 
@@ -240,8 +240,12 @@ def test_a_drawing_makes_its_own_axes_in_the_houses_look(name):
 def test_settings_reach_the_artists(name):
     key = {"alpha": 0.123}
     assert 0.123 in [artist.get_alpha() for artist in artists(draw(name, GOOD[name], **key))]
-    with pytest.raises((AttributeError, TypeError), match="nosuch"):
-        draw(name, GOOD[name], nosuch=1)
+    drawing = partial(getattr(plots, name), GOOD[name], **SETTINGS.get(name, {}))
+    figure = Figure()
+    for axes in (None, figure.subplots(1, 2) if name == "plot_progress" else figure.subplots()):
+        with pytest.raises(TypeError, match=rf"{name}: expected settings.*'figsize'"):
+            drawing(axes, figsize=(8, 4))
+    assert not plt.get_fignums()
 
 
 def colours_of(axes):

@@ -41,6 +41,8 @@ calls = [
     lambda: ih.train([], progress="no"),
     lambda: ih.train([], repair=1),
     lambda: ih.FewShotTask("features.npz"),
+    lambda: ih.head_table(model, batch),
+    lambda: ih.Exemplars(exemplars.features.numpy()),
 ]
 for call in calls:
     try:
@@ -70,6 +72,8 @@ WORDS = (
     "TypeError: progress='no' has to be a bool and is a str",
     "TypeError: repair=1 has to be a bool and is an int",
     "TypeError: Exemplars has to be an Exemplars and is a str; load a file",
+    "TypeError: scores=FewShotTransformer(...) has to be a Mapping and is a FewShotTransformer;",
+    "TypeError: The array of features has to be a Tensor and is an ndarray; use ih.Exemplars.from",
 )
 
 

@@ -125,7 +125,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 def given_copies(function: Function) -> Function:
     """Return a user's function so that it gets copies of tensors, batches and arrays.
 
-    It may then write into them, as `logits -= ...` does, and nobody else's numbers change. The
+    It may then write into them, as `logits -= ...` does, and no other numbers change. The
     package's own functions, which write into nothing, are returned as they are.
     """
     if str(getattr(function, "__module__", "")).startswith("ih_interp."):
@@ -248,7 +248,8 @@ def _refuse_targets(name: str, batch: Batch, given: Mapping[str, Any]) -> None:
 
 
 def _shown(value: object) -> str:
-    text = " ".join(repr(value).split())
+    is_module = isinstance(value, torch.nn.Module)  # whose repr is all its parts
+    text = f"{type(value).__name__}(...)" if is_module else " ".join(repr(value).split())
     return text if len(text) < 60 else f"{text[:57]}..."
 
 

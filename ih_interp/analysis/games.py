@@ -184,7 +184,7 @@ def variance_shares(values: AnyGame) -> Float[ndarray, "*game order"]:
 
 
 def variance(values: AnyGame) -> Float[ndarray, "*game"]:
-    """The variance over subsets; NaN where it is but rounding, below 1e-12 of the largest value."""
+    """Return the variance over subsets; NaN where it is rounding, below 1e-12 of the largest."""
     values = _game(values)
     found = np.asarray(values.var(axis=-1))
     rounding = (ROUNDING * np.abs(values).max(axis=-1)) ** 2

@@ -13,14 +13,14 @@ from ih_interp.stock import not_plain, parts_of
 
 
 def stands_alone(model: HookedTransformer, layer: int) -> bool:
-    """Whether a layer is the last, without MLP, and computes what `LastRow` does by hand."""
+    """Return whether a layer is the last, without MLP, and computes what `LastRow` does by hand."""
     if layer != model.cfg.n_layers - 1 or not model.cfg.attn_only:
         return False
     return not_plain(model, from_layer(model, layer)) is None
 
 
 def from_layer(model: HookedTransformer, layer: int) -> list[nn.Module]:
-    """The modules of a pass from a layer on."""
+    """Return the modules of a pass from a layer on."""
     return parts_of(*model.blocks[layer:], *final_norm(model), model.unembed)
 
 

@@ -1,4 +1,4 @@
-"""What heads are judged by: one number a sequence, read from the query's logits."""
+"""What heads are judged by: one number per sequence, read from the query's logits."""
 
 import math
 from collections.abc import Callable
@@ -34,7 +34,7 @@ LOWER_IS_BETTER: tuple[Scale, ...] = ("loss", "in_context_loss")
 def measured(
     metric: Metric, logits: Float[Tensor, "*any batch label"], batch: Batch
 ) -> Float[Tensor, "*any batch"]:
-    """One number a sequence, from the logits at the last position.
+    """One number per sequence, from the logits at the last position.
 
     With logits z, target t, L labels, n of them different ones in the context:
 
@@ -70,12 +70,12 @@ def measured(
             else [metric(logits, batch)]
         )
         for value in flat:
-            expect(value, Tensor, "What the metric gives", "return one number a sequence, [batch]")
+            expect(value, Tensor, "What the metric gives", "return one number per sequence")
         wrong = [tuple(value.shape) for value in flat if value.shape != logits.shape[-2:-1]]
         if wrong:
             raise ValueError(
                 f"The metric gave shape {wrong[0]} for {len(batch)} sequences; "
-                "one number a sequence, [batch], was expected."
+                "one number per sequence, [batch], was expected."
             )
         return torch.stack(flat).reshape(logits.shape[:-1])
     if metric not in SCALES:

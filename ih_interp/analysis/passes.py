@@ -116,9 +116,9 @@ def _may_not_add_up(model: HookedTransformer, layer: int) -> bool:
 def written_by(
     model: HookedTransformer, kept: Mapping[str, Tensor], heads: HeadsOf
 ) -> dict[int, Written]:
-    """What the heads wrote in a pass that kept `written_points`, by layer.
+    """Return what the heads wrote in a pass that kept `written_points`, by layer.
 
-    ValueError where what attention adds to the stream is not the sum of it, and so no head's part.
+    Raises ValueError where what attention adds to the stream is not the sum of it.
     """
     for layer in heads:
         added = kept.get(f"blocks.{layer}.hook_attn_out")
@@ -135,7 +135,7 @@ def written_by(
 
 
 def refuse_unequal(expected: Tensor, found: Tensor, what: str) -> None:
-    """ValueError, beginning with `what`, where two tensors differ by more than rounding."""
+    """Raise ValueError, beginning with `what`, where two tensors differ by more than rounding."""
     coarse = max(torch.finfo(expected.dtype).eps, torch.finfo(found.dtype).eps)
     expected, found = expected.double(), found.double()
     allowed = coarse**0.7 * max(float(expected.abs().max()), float(found.abs().max()))
@@ -205,7 +205,7 @@ class Entered(NamedTuple):
 
 @contextmanager
 def entering(model: HookedTransformer, layer: int) -> Generator[list[Entered]]:
-    """Inside, passes append what they give a layer, before anybody's hooks on it."""
+    """In the block, passes append what they give a layer, before anybody's hooks on it."""
     entered: list[Entered] = []
 
     def keep(block: Any, inputs: tuple[Tensor], keywords: dict[str, Any]) -> None:
@@ -223,9 +223,9 @@ def entering(model: HookedTransformer, layer: int) -> Generator[list[Entered]]:
 
 @contextmanager
 def whole_blocks(model: HookedTransformer, first: int, last: int) -> Generator[None]:
-    """Inside, passes in which the stream is other than what blocks write to it are refused.
+    """In the block, refuse passes in which the stream is other than what blocks write to it.
 
-    Of the blocks from `first` on up to `last`, where receivers read.
+    It is checked at the blocks from `first` up to `last`, where receivers read.
     """
     with ExitStack() as stack:
         for number in range(first, min(last + 1, model.cfg.n_layers)):

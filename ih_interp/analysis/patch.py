@@ -50,7 +50,7 @@ class Patch:
 
     @contextmanager
     def applied(self) -> Generator[None]:
-        """Inside, passes of the model are patched."""
+        """Patch the passes of the model in the block."""
         edges, seen = self.edges, dict[str, Tensor]()
         hooks: list[Any] = []
         with ExitStack() as stack:
@@ -179,7 +179,7 @@ def projected(
             attention(**inputs)
     if len(found) < len(via):
         raise ValueError(
-            f"Paths cannot be patched: a {type(attention).__name__} does not pass its queries, "
+            f"Paths cannot be patched: {type(attention).__name__} does not pass its queries, "
             "keys and values through hook_q, hook_k and hook_v."
         )
     return found

@@ -92,7 +92,7 @@ def path_patch(
             ones, with what senders write set to 0, or to its mean over the corrupted sequences,
             for all who read it.
         metric: a scale of `metrics.SCALES`, or a function of logits `[batch, label]` and a batch.
-        per_sequence: one effect a sequence.
+        per_sequence: one effect per sequence.
         normalise: divide by the whole difference between the two runs.
 
     Active clamps and hooks act in every run as in a pass of the model; those made for a batch must
@@ -217,7 +217,7 @@ class Pair:
         return {layer: (heads[layer], scale * total[layer]) for layer in heads}
 
     def run(self, batch: Batch, names: Iterable[str] = (), layer: int | None = None) -> Seen:
-        """A pass of these sequences that keeps the named activations, and a layer's input."""
+        """Run these sequences, and keep the named activations and a layer's input."""
         entered: Sequence[Entered] = ()
         with ExitStack() as stack:
             kept = stack.enter_context(self.kept(batch, names))
@@ -245,7 +245,7 @@ class Pair:
 
 
 def values_of(pair: Pair, edges: Edges, metric: Metric, means: Means, normalise: bool) -> Values:
-    """The metric with these edges patched, in the base run, and in the source run if asked for."""
+    """Return the metric with these edges patched, in the base run and, if asked, the source run."""
     model, clean = pair.model, pair.clean
     names = written_points(model, {*edges.senders, *edges.middle})
     clean_run = pair.run(clean, names)

@@ -159,7 +159,7 @@ def direct_path_removed(model: HookedTransformer, batch: Batch, *, layer: int = 
     """What the heads of a layer do for the output directly: Figure 12 of the paper.
 
     All of them are ablated while patterns and values of every layer are forced clean, so that only
-    what they add to the final residual stream is gone. By name, one number a sequence: `accuracy`
+    what they add to the final residual stream is gone. By name, one number per sequence: `accuracy`
     and `loss` without it, and `accuracy_change`, `loss_change` against the model as it is (0 for a
     layer that writes nothing to the output). For `ih.trace`, too.
     """

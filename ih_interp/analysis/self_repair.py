@@ -161,7 +161,7 @@ def _names(model: HookedTransformer) -> list[str]:
 
 
 def refuse_other_logits(model: HookedTransformer) -> None:
-    """ValueError where logits are no sum of direct effects, whatever the final norm's scale."""
+    """Raise ValueError where logits are no sum of direct effects, whatever the norm's scale."""
     if model.cfg.output_logits_soft_cap > 0:
         raise ValueError(
             f"output_logits_soft_cap={model.cfg.output_logits_soft_cap}: capped logits are no sum "

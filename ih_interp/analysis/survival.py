@@ -214,7 +214,7 @@ def emergence_table(
     by: str | Sequence[str] = "clamp",
     value: str = "loss",
 ) -> pd.DataFrame:
-    """When each run got there: one row a run, columns `by`, `seed`, `time`, `observed`.
+    """When each run got there: one row per run, columns `by`, `seed`, `time`, `observed`.
 
     `curves` has columns `sequences`, `seed`, those of `by`, and the `value` that the criterion
     reads. Raises ValueError for missing columns, or with the run's name what the criterion refuses.
@@ -247,7 +247,7 @@ def emergence_summary(
     level: float = 0.95,
     n_resamples: int = 1_000,
 ) -> pd.DataFrame:
-    """One row a condition: Kaplan-Meier median and restricted mean, with intervals over seeds.
+    """One row per condition: Kaplan-Meier median and restricted mean, with intervals over seeds.
 
     Columns: `by`, `n_seeds`, `n_observed`, `median`, `median_low`, `median_high` (inf: not
     reached), `restricted_mean`, its `_low` and `_high`, `horizon`, and `widest_coverage`, what

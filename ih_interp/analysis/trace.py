@@ -30,7 +30,7 @@ from ih_interp.types import Batch, Head, expect
 Measure: TypeAlias = Callable[[HookedTransformer, Batch], Any]
 """From a model and sequences to a number, `[layer, head]`, or numbers by name; all means over them.
 
-By name (a mapping, a NamedTuple such as `QueryMetrics`) a tensor `[batch]` of one value a sequence
+By name (a mapping, a NamedTuple such as `QueryMetrics`) a tensor `[batch]`, one value per sequence
 may stand for its mean.
 """
 
@@ -51,7 +51,7 @@ def trace(
     steps: Sequence[int] | None = None,
     progress: bool = False,
 ) -> pd.DataFrame:
-    """Apply a measure to a run's checkpoints; a tidy table, one row a checkpoint and number.
+    """Apply a measure to a run's checkpoints; a tidy table, one row per checkpoint and number.
 
     Without `batch` the measure is averaged over a fixed sample of at most 4,096 training sequences;
     `table.attrs["batch"]` says how many of how many, and so does a line on the first such call.
@@ -115,7 +115,7 @@ def trace(
 def some_sequences(
     task: FewShotTask, split: Split = "train", most: int = MOST_SEQUENCES
 ) -> tuple[Batch, str]:
-    """Sequences for a measure where none were given, and what they are in words.
+    """Return sequences for a measure where none were given, and what they are in words.
 
     Every one of the split where there are no more than `most`; else the same sample every time,
     which is said, once each, through `logging`, as a warning would stop a program that has made

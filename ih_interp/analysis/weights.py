@@ -33,7 +33,7 @@ def refuse_other_models(model: HookedTransformer) -> None:
     for number, block in enumerate(model.blocks):
         if not runs_own_code(block.attn, "forward", "calculate_qkv_matrices"):
             raise ValueError(
-                f"Attention in layer {number} (a {type(block.attn).__name__}) makes queries, keys "
+                f"Attention in layer {number} ({type(block.attn).__name__}) makes queries, keys "
                 "or values by code of its own: its weights alone do not say what its heads read "
                 "and write. Use scores of patterns, or path_patch."
             )
@@ -41,7 +41,7 @@ def refuse_other_models(model: HookedTransformer) -> None:
     wrong = [norm for norm in norms if wrong_norm(norm, model.cfg)]
     if wrong:
         raise ValueError(
-            f"A norm is a {type(wrong[0]).__name__}, which is not what normalization_type="
+            f"A norm has the type {type(wrong[0]).__name__}, which is not what normalization_type="
             f"{model.cfg.normalization_type!r} says; weights cannot be read through it."
         )
     if len({parameter.dtype for parameter in model.parameters()}) > 1:
@@ -103,7 +103,7 @@ def unembedding(
     """`W_U`, with `layer_norm` the final norm's centring and gain counted in.
 
     Its division is left out: it depends on the whole sequence, and scales all logits alike.
-    ValueError where a soft cap stands behind it, through which logits are no sum.
+    Raises ValueError where a soft cap stands behind it, through which logits are no sum.
     """
     if model.cfg.output_logits_soft_cap > 0:
         raise ValueError(

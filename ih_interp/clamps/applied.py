@@ -155,7 +155,7 @@ def _watch(
         gate = clamp.schedule.gate(step, metrics)
     if clamp.is_own and gate not in (None, 0.0, 1.0):
         raise ValueError(
-            f"{clamp} has the gate {gate} at step {step}: expected 0 or 1, as nobody knows whether "
+            f"{clamp} has the gate {gate} at step {step}: expected 0 or 1, as nothing says whether "
             "a clamp of your own blends by it; use during, pulses or from_level."
         )
     tensors = {n: t.to(model.W_U.device) for n, t in clamp.tensors(Shape.of(model)).items()}
@@ -313,7 +313,7 @@ class _Watch:
     """Whether a clamp of the user's own is off now, by its schedule."""
 
     def place(self, stack: ExitStack, batch: Batch | None) -> tuple[bool, tuple[Placed, ...]]:
-        """Put the hooks on the model; whether the clamp is bound to the batch, and what is placed.
+        """Put the hooks on; return whether the clamp is bound to the batch, and what is placed.
 
         A clamp of the user's own may have read the batch without saying so.
         """

@@ -11,7 +11,7 @@ from ih_interp.task import Split
 from ih_interp.types import MetricName
 
 Metrics: TypeAlias = Sequence[Mapping[str, Any]]
-"""Rows of a run's metrics: `step`, `split`, and one column a metric."""
+"""Rows of a run's metrics: `step`, `split`, and one column per metric."""
 
 
 class Always(Frozen):

@@ -49,7 +49,7 @@ class Target(NamedTuple):
 
 
 def opened(folder: Path) -> "Run":
-    """The run that layers are taken from, after every check that `Run` makes of its files."""
+    """Open the run that layers are taken from, after every check that `Run` makes of its files."""
     # Runs have clamps, and these clamps have runs: here the circle is closed, when both are there.
     from ih_interp.runs import Run
 

@@ -55,7 +55,7 @@ class Plan(NamedTuple):
 
 
 def updates_done(folder: Path) -> int:
-    """How far the run in a folder has come; 0 where there is none."""
+    """Return how far the run in a folder has come; 0 where there is none."""
     if not (folder / CONFIG).is_file():
         return 0
     return Run(folder).config.n_steps if is_finished(folder) else saved_step(folder)

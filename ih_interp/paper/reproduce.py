@@ -136,7 +136,7 @@ def draw(figure: str | Figure, table: pd.DataFrame, *, caption: str = "") -> Can
 
 def _trained(asked: Request, engine: Engine, say: Callable[[str], None]) -> Study:
     if asked.preset == "smoke":
-        say("smoke preset: everything runs, nothing is learned, so that claims are not judged")
+        say("smoke preset: everything runs, nothing is learned, no claim is judged")
     networks = Networks(
         asked.figures, PRESETS[asked.preset], asked.source, seeds=asked.seeds, root=asked.root
     )

@@ -47,7 +47,7 @@ ORDER_HATCHES = ("", "//", "xx", "..")
 def plot_spectrum(
     table: pd.DataFrame, ax: Axes, *, palette: Palette | None = None, **look: Any
 ) -> Axes:
-    """Share of the variance over subsets by interaction order, one group of bars a metric.
+    """Share of the variance over subsets by interaction order, one group of bars per metric.
 
     Rows of `additivity_test` with quantity "share": `metric`, `part`, `order`, `value`. Each metric
     has two bars, as the model is and with the final norm's scale frozen; order 1 is additive.
@@ -207,4 +207,4 @@ def _few_orders(rows: pd.DataFrame) -> Sequence[float]:
 
 def _in_lines(name: str) -> str:
     """A metric's name without its unit, a word a line."""
-    return metric_name(name).split(" (")[0].replace(" ", "\n")
+    return metric_name(name).split(" (")[0].replace("_", " ").replace(" ", "\n")

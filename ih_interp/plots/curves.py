@@ -108,7 +108,7 @@ def draw_heads(
     palette: Palette | None,
     look: dict[str, Any],
 ) -> None:
-    """A curve of each head, with its colour and marker, over a line at 0."""
+    """Draw a curve of each head, with its colour and marker, over a line at 0."""
     for name, colour in head_colours(heads, palette).items():
         of_head = table[equal(table[by], name)]
         own: dict[str, Any] = {

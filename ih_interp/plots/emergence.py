@@ -51,7 +51,7 @@ def plot_emergence(
     palette: Palette | None = None,
     **look: Any,
 ) -> Axes:
-    """When each network got there: a dot a seed, open with an arrow where its run ended before.
+    """When each network got there: one dot per seed, open with an arrow where its run ended before.
 
     Columns of `times` (an `emergence_table`): `by`, `seed`, `time`, `observed`; of `summary` (an
     `emergence_summary`): `by`, `median`, `median_low`, `median_high`, drawn as a bar and a line

@@ -195,7 +195,7 @@ def plot_corrected(table: pd.DataFrame, ax: Axes, **look: Any) -> Axes:
 def plot_additive_fits(
     table: pd.DataFrame, ax: Axes, *, names: Sequence[str] = (), **look: Any
 ) -> Axes:
-    """R squared of the best additive fit to all subsets of heads, by scale; one mark a network.
+    """R squared of the best additive fit to all subsets of heads, by scale; one mark per network.
 
     Columns `metric`, `part` ("total", the model as it is, or "frozen", with the final norm's scale
     kept), `value`, and of several networks `seed`. `names` are the metrics in the words of the

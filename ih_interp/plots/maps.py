@@ -53,7 +53,7 @@ def draw_map(
 
 
 def heads_by_heads(table: pd.DataFrame, index: str, columns: str, value: str) -> pd.DataFrame:
-    """A cell of each pair of heads that has a value, in the order of heads.
+    """Return a cell for each pair of heads that has a value, in the order of heads.
 
     Raises ValueError for what is no head, for infinite values, and where no pair has one.
     """

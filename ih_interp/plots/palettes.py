@@ -18,7 +18,7 @@ Palette: TypeAlias = Mapping[Any, Any] | Sequence[Any] | str
 
 
 def palette_colours(palette: Palette | None, names: Iterable[Any]) -> dict[Any, Any]:
-    """What a palette says of these names; a mapping may leave some out, and they keep their own.
+    """Return what a palette says of these names; a mapping may leave out some, which keep theirs.
 
     >>> palette_colours({"match": "red"}, ["none", "match"])
     {'match': 'red'}
@@ -50,15 +50,12 @@ def _colours_called(palette: str, n: int) -> Sequence[Any]:
 
 
 def looking(given: Mapping[str, Any], kind: type = Line2D, /, **own: Any) -> dict[str, Any]:
-    """How an artist looks: what the caller gave (`lw` is `linewidth`), and else its own.
+    """Return how an artist looks: what the caller gave (`lw` is `linewidth`), and else its own.
 
-    Raises TypeError for a setting that the artist does not have, or that comes under two names.
+    Raises TypeError for a setting that comes under two names.
     """
     try:
         found = cbook.normalize_kwargs(dict(given), kind)  # pyright: ignore[reportArgumentType]
     except TypeError as error:
         raise TypeError(f"How it looks was said twice: {error}.") from error
-    unknown = [name for name in found if name not in own and not hasattr(kind, f"set_{name}")]
-    if unknown and kind is Line2D:
-        raise TypeError(f"A line has no {unknown[0]!r}: expected color, linewidth, alpha, ....")
     return own | found

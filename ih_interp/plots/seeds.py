@@ -17,7 +17,7 @@ from ih_interp.plots.tables import A_SEED_EACH, expect_numbers, expect_once
 
 
 def plot_curve(table: pd.DataFrame, ax: Axes, *, x: str, y: str, **look: Any) -> Line2D:
-    """One curve by its rows, in the order of `x`; a point without neighbours is a dot.
+    """Draw one curve by its rows, in the order of `x`; a point without neighbours is a dot.
 
     Where `y` is NaN there is a gap. Raises ValueError for infinite values, for `x` that is not
     finite or below 0, and where all of `y` is NaN.
@@ -43,7 +43,7 @@ def plot_over_seeds(
     y: str = "loss",
     **look: Any,
 ) -> Line2D:
-    """One curve for several networks: each thin, their median thick, a band from least to most.
+    """Draw several networks as one curve: each thin, their median thick, a band from least to most.
 
     Columns: `seed`, `x` and `y`. Every network is drawn at its own places. Median and band stand
     where all networks have values, each straight between its own points; where they have no place
@@ -69,7 +69,7 @@ def plot_over_seeds(
 
 
 def common_values(curves: list[tuple[ndarray, ndarray]]) -> tuple[ndarray, ndarray]:
-    """Every place at which all curves have a value, and their values there, `[curve, place]`.
+    """Return the places where all curves have a value, and their values there, `[curve, place]`.
 
     Between its points a curve is straight; next to a NaN it has no value.
     """

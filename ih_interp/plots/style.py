@@ -129,10 +129,10 @@ class Drawing(Protocol[Given, Drawn_co]):
 def drawing(
     plot: Callable[Concatenate[Any, Any, Given], Drawn_co],
 ) -> Drawing[Given, Drawn_co]:
-    """Let a drawing do without its second argument: it then makes axes, and looks as the house's.
+    """Let a drawing do without its second argument: it then makes axes, in the house's look.
 
-    One called `axes` is two beside each other. A table's index counts for nothing, even where it
-    has the name of a column.
+    Where the argument is called `axes`, these are two beside each other. A table's index counts for
+    nothing, even where it has the name of a column.
     """
     signature = inspect.signature(plot)
     parameters = list(signature.parameters.values())
@@ -149,7 +149,8 @@ def drawing(
         if given.arguments.get(name) is not None:
             if name == "ax":
                 expect(given.arguments[name], Axes, "ax", "give figure.subplots(), or none")
-            return plot(*given.args, **given.kwargs)
+            with _unknown_settings(plot.__name__):
+                return plot(*given.args, **given.kwargs)
         # Only here: importing pyplot chooses a window system.
         from matplotlib import pyplot as plt
 
@@ -157,13 +158,28 @@ def drawing(
             n_axes = 2 if name == "axes" else 1
             figure, given.arguments[name] = plt.subplots(1, n_axes, layout="constrained")
             try:
-                return plot(*given.args, **given.kwargs)
+                with _unknown_settings(plot.__name__):
+                    return plot(*given.args, **given.kwargs)
             except Exception:
                 plt.close(figure)  # nothing was drawn, and a notebook would show it
                 raise
 
     drawn.__signature__ = signature  # pyright: ignore[reportAttributeAccessIssue]
     return drawn
+
+
+@contextmanager
+def _unknown_settings(name: str) -> Generator[None]:
+    """Refuse in words a setting, such as `figsize`, that what is drawn does not have."""
+    try:
+        yield
+    except AttributeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        raise TypeError(
+            f"{name}: expected settings of what it draws, and {error}. The size is that of the "
+            "axes: give plt.subplots(figsize=(8, 4))[1]."
+        ) from error
 
 
 def condition_lines(
@@ -222,7 +238,7 @@ def head_colour(name: str) -> str:
 
 
 def head_colours(names: Iterable[str], palette: Palette | None = None) -> dict[str, Any]:
-    """The colour of each head: a palette's, or its own."""
+    """Return the colour of each head: a palette's, or its own."""
     names = list(names)
     return {name: head_colour(name) for name in names} | palette_colours(palette, names)
 
@@ -318,7 +334,7 @@ def save(figure: Figure, folder: str | PathLike[str], name: str, table: pd.DataF
     a table's index is written where it has a name.
     """
     if not isinstance(figure, Figure):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(f"A Figure is saved, ax.figure, and a {type(figure).__name__} came.")
+        raise TypeError(f"figure: expected a Figure, ax.figure, got {type(figure).__name__}.")
     is_word = isinstance(name, str)  # pyright: ignore[reportUnnecessaryIsInstance]
     if not is_word or name != Path(name).name or not name.strip(". ") or "\0" in name:
         raise ValueError(f"name={name!r}: a file's name was expected, without a folder.")

@@ -17,7 +17,7 @@ def expect_table(table: object, *columns: str) -> None:
     if not isinstance(table, pd.DataFrame):
         hint = ": give its .table()" if callable(getattr(table, "table", None)) else ""
         hint = ": give its .metrics" if hasattr(table, "metrics") else hint
-        raise TypeError(f"A DataFrame is drawn and a {type(table).__name__} came{hint}.")
+        raise TypeError(f"table: expected a DataFrame, got {type(table).__name__}{hint}.")
     names = list(table.columns)
     lacking = [column for column in columns if column not in names]
     if lacking:
@@ -63,7 +63,7 @@ def with_seed(table: Any) -> pd.DataFrame:
 
 
 def expect_once(table: pd.DataFrame, *columns: str, remedy: str) -> None:
-    """ValueError where two rows are the same in these columns: one would hide the other.
+    """Raise ValueError where two rows are the same in these columns: one would hide the other.
 
     It names a column of words in which they differ, such as `split`: one of its values is meant.
     """
@@ -83,7 +83,7 @@ def expect_once(table: pd.DataFrame, *columns: str, remedy: str) -> None:
 
 
 def expect_numbers(table: pd.DataFrame, *columns: str, gaps: bool = False) -> None:
-    """ValueError where a column holds what has no place in a picture: infinities, and NaN.
+    """Raise ValueError where a column holds what has no place in a picture: infinities, and NaN.
 
     With `gaps` it may be NaN, which then is left out.
     """
@@ -100,7 +100,7 @@ def expect_numbers(table: pd.DataFrame, *columns: str, gaps: bool = False) -> No
 
 
 def expect_known(table: pd.DataFrame, column: str, known: Iterable[str]) -> None:
-    """ValueError for values of a column that a picture has no line for: it would leave them out."""
+    """Raise ValueError for values of a column that a picture has no line for."""
     others = [value for value in distinct(table[column]) if value not in set(known)]
     if others:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""One writer a run folder: a lock that the kernel lets go of when its process ends, even by a kill.
+"""One writer per run folder: a lock that the kernel releases when its process ends, even by a kill.
 
 Whoever trains a run holds `.lock` in its folder, shared with the worker processes that train it.
 Taking it needs it exclusively, so that neither the process nor a worker that outlives it is

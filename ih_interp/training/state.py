@@ -30,7 +30,7 @@ class TrainingFailedError(RuntimeError):
 
 
 class StopRun(Exception):
-    """Raised in `on_metrics`, it ends the run that this was called with; the others go on."""
+    """An exception that ends the run for which `on_metrics` was called; the others go on."""
 
 
 class RunState:
@@ -168,7 +168,7 @@ class RunState:
 
 
 def as_tensors(state: FleetState, place: int) -> dict[str, Tensor]:
-    """What a saved state holds of the run at this place of its fleet: weights and moments."""
+    """Return what a saved state holds of the run at this place of its fleet."""
     groups = (state.parameters, state.first_moments, state.second_moments)
     return {
         f"{number}:{name}": tensor[place]
@@ -178,7 +178,7 @@ def as_tensors(state: FleetState, place: int) -> dict[str, Tensor]:
 
 
 def load_state(path: Path, config: RunConfig) -> tuple[dict[str, Tensor], int]:
-    """A saved state of this run and its step; DamagedFileError (a ValueError) where it is none."""
+    """Read a saved state of this run, and its step; DamagedFileError where it is none."""
     tensors, facts = store.load_tensors(path)
     if facts.get("run") != config.fingerprint:
         raise store.DamagedFileError(path, f"belongs to another run; {store.REPAIR}.")

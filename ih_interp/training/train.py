@@ -68,7 +68,7 @@ def train(
             both take the same step up to rounding, which grows over a run: at high learning rates
             whole runs part. "auto" compiles runs of 4,000 updates and more if there is a C++
             compiler. A run that was begun keeps its engine, which `run.engine` tells.
-        workers: processes of one thread each; by default one a core when there is enough to do.
+        workers: processes of one thread each, by default one per core when there is enough to do.
         device: "cpu", or "cuda", which trains in this process.
         progress: show a bar with the mean loss and the time left.
         on_metrics: called with the run and every new row of its metrics, once that update's
