@@ -22,13 +22,14 @@ def numbers(values: Any, what: str) -> Float[ndarray, "*shape"]:
     """
     if type(values) is ndarray and values.dtype == np.float64:
         return values
+    given: Any = values
     try:
-        if hasattr(values, "detach"):  # a tensor, whose bfloat16 NumPy does not know
-            values = values.detach().cpu().to_dense()
-            values = (values if values.is_complex() else values.double()).numpy()
-        if isinstance(values, np.ma.MaskedArray):
-            values = values.astype(object).filled(None)
-        array = np.asarray(values)
+        if hasattr(given, "detach"):  # a tensor, whose bfloat16 NumPy does not know
+            given = given.detach().cpu().to_dense()
+            given = (given if given.is_complex() else given.double()).numpy()
+        if isinstance(given, np.ma.MaskedArray):
+            given = given.astype(object).filled(None)
+        array = np.asarray(given)
         if array.dtype.kind == "O":
             flat = [_number(value) for value in array.ravel()]
             array = np.array(flat, dtype=np.float64).reshape(array.shape)
