@@ -28,7 +28,7 @@ def numbers(values: Any, what: str) -> Float[ndarray, "*shape"]:
             given = given.detach().cpu().to_dense()
             given = (given if given.is_complex() else given.double()).numpy()
         if isinstance(given, np.ma.MaskedArray):
-            given = given.astype(object).filled(None)
+            given = np.ma.filled(given.astype(object), None)
         array = np.asarray(given)
         if array.dtype.kind == "O":
             flat = [_number(value) for value in array.ravel()]

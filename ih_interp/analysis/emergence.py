@@ -7,7 +7,7 @@ ended too early to show is told apart from what it shows: see `Crossing`; across
 
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Float

@@ -19,7 +19,7 @@ goes into. Infinite values, of which differences are none, are refused with Valu
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
