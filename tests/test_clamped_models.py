@@ -565,3 +565,27 @@ def test_blocks_may_be_left_in_another_order_than_they_were_entered(model, batch
     blocks[1].__exit__(None, None, None)
     expected = evaluate(model, batch, [AblateHeads(heads=["L1H1"])]).loss
     torch.testing.assert_close(second, expected)
+
+
+def stepped(model, batch):
+    with torch.no_grad():
+        model.blocks[0].attn.W_Q.mul_(2)
+    model(batch.tokens)
+
+
+def substituted(model, batch):
+    weights = {name: 2 * p.detach() for name, p in model.named_parameters()}
+    functional_call(model, weights, (batch.tokens,))
+
+
+@pytest.mark.parametrize("change", [stepped, substituted])
+@pytest.mark.parametrize(
+    "clamp", [Preserve(what=("patterns",)), clamps.layer_one()], ids=lambda clamp: clamp.kind
+)
+def test_other_weights_than_those_of_the_pass_that_was_read_are_refused(
+    change, clamp, model, batch
+):
+    with clamped(model, [clamp, AblateHeads(heads=["L1H3"])], batch):
+        model(batch.tokens)
+        with pytest.raises(ValueError, match="enter clamped"):
+            change(model, batch)

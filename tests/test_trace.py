@@ -378,3 +378,18 @@ def test_what_a_measure_leaves_on_the_model_is_refused(leave, small_run):
 
     with pytest.raises(ValueError, match="The measure left"):
         ih.trace(small_run, measure, batch=batch)
+
+
+@pytest.mark.parametrize("name", ["attn_scale", "eps", "cfg"])
+def test_a_measure_that_leaves_other_settings_is_refused(name, small_run):
+    def measure(model, batch):
+        if name == "attn_scale":
+            model.blocks[1].attn.attn_scale = 1.0
+        elif name == "eps":
+            model.ln_final.eps = 1.0
+        else:
+            model.cfg.output_logits_soft_cap = 1.0
+        return 0.0
+
+    with pytest.raises(ValueError, match="other modules, settings"):
+        ih.trace(small_run, measure, batch=small_run.task.sample("train", 8, seed=0))

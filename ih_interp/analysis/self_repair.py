@@ -169,7 +169,7 @@ def refuse_other_logits(model: HookedTransformer) -> None:
         )
     reasons = [other_module(model, module) for module in (*final_norm(model), model.unembed)]
     wrong = any(wrong_norm(norm, model.cfg) for norm in final_norm(model))
-    reason = next(filter(None, reasons), "another final norm than cfg says" if wrong else None)
+    reason = next(filter(None, reasons), "is another norm than cfg says" if wrong else None)
     if reason:
         raise ValueError(f"Direct effects are not known: the final norm or unembedding {reason}.")
 

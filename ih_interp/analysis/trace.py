@@ -82,8 +82,8 @@ def trace(
         progress: show a bar.
 
     Raises ValueError for a step without checkpoint, a measure of another kind, a measure that
-    leaves the model changed (hooks, modules or weights), or a clamp that waits for a level in
-    metrics which are not saved up to the last step.
+    leaves the model changed (hooks, modules, settings or weights), or a clamp that waits for a
+    level in metrics which are not saved up to the last step.
     """
     expect(run, Run, "The run", "open its folder with ih.Run(folder)")
     refuse_other_function(measure, "The measure", "model", "batch")
@@ -181,6 +181,10 @@ def refuse_other_function(function: object, what: str, *names: str) -> None:
         ) from error
 
 
+SETTING = (int, float, str)
+"""What of a module's attributes is one of its settings, as a norm's eps."""
+
+
 class _AsItCame:
     """A model that a measure has to leave as it is: the next checkpoint is measured on it."""
 
@@ -197,23 +201,25 @@ class _AsItCame:
         """Raise ValueError where weights, modules or hooks are others than before."""
         same = all(torch.equal(now, before) for now, before in self._weights)
         if not same or self._parts_now() != self._parts:
-            what = "modules, buffers or hooks" if same else "weights"
+            what = "modules, settings, buffers or hooks" if same else "weights"
             raise ValueError(
                 f"The measure left the model with other {what}: expected it as it came; change "
                 "copy.deepcopy(model), or take hooks off with `with model.hooks(...)`."
             )
 
-    def _parts_now(self) -> list[tuple[object, ...]]:
-        return [
+    def _parts_now(self) -> tuple[object, ...]:
+        parts = [
             (
                 id(module),
                 len(vars(module)),
+                [v for n, v in vars(module).items() if n != "training" and isinstance(v, SETTING)],
                 n_hooks(module),
                 *map(id, module.parameters(recurse=False)),
                 *((id(b), b._version) for b in module.buffers(recurse=False)),
             )
             for module in parts_of(self._model)
         ]
+        return dict(vars(self._model.cfg)), parts
 
 
 def _means(

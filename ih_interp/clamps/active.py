@@ -10,7 +10,7 @@ from torch.utils.hooks import RemovableHandle
 from transformer_lens import HookedTransformer
 
 from ih_interp.clamps.base import AbstractClamp, GradientMode
-from ih_interp.stock import refuse_other_names
+from ih_interp.stock import parts_of, refuse_other_names
 
 
 class Placed(NamedTuple):
@@ -112,3 +112,34 @@ def unclamped(
     with paused(model), model.hooks(fwd_hooks=[(name, keep) for name in names]):
         model(inputs, **forward)
     return kept
+
+
+def weights_of(model: HookedTransformer) -> list[tuple[Tensor, int]]:
+    """A model's weights, and how often each was written into."""
+    modules = map(vars, parts_of(model))
+    found = [p for own in modules for p in own["_parameters"].values() if p is not None]
+    return [(p, version(p)) for p in found]
+
+
+def are_same(before: Sequence[tuple[Tensor, int]], now: Sequence[tuple[Tensor, int]]) -> bool:
+    """Whether these are the same tensors, and nobody wrote into them in between."""
+    return len(before) == len(now) and all(
+        one is other and version == later
+        for (one, version), (other, later) in zip(before, now, strict=True)
+    )
+
+
+def version(tensor: Tensor) -> int:
+    """How often a tensor was written into, as far as torch counts."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def is_like(result: object, output: Tensor) -> bool:
+    """Whether a hook's result may stand in the place of an activation."""
+    return (
+        isinstance(result, Tensor)
+        and result.shape == output.shape
+        and result.is_floating_point()
+        and result.device == output.device
+        and result.layout == output.layout
+    )

@@ -11,7 +11,18 @@ import torch
 from torch import Tensor, nn
 from transformer_lens import HookedTransformer
 
-from ih_interp.clamps.active import Active, Placed, activated, active, is_paused, refuse_removed
+from ih_interp.clamps.active import (
+    Active,
+    Placed,
+    activated,
+    active,
+    are_same,
+    is_like,
+    is_paused,
+    refuse_removed,
+    version,
+    weights_of,
+)
 from ih_interp.clamps.base import (
     EMBEDDING,
     AbstractClamp,
@@ -225,9 +236,12 @@ class _OurHook:
 
 @dataclass(eq=False)
 class _SameTokens(_OurHook):
-    """Refuses other sequences than the batch's at the embedding."""
+    """Refuses other sequences than the batch's at the embedding, and other weights."""
 
     batch: Batch
+    weights: Sequence[tuple[Tensor, int]] | None
+    """Those of the pass that the clamp has read, where it reads one."""
+    model: HookedTransformer
 
     def register(self) -> Any:
         return self.module.register_forward_pre_hook(self)
@@ -237,6 +251,11 @@ class _SameTokens(_OurHook):
         (tokens,), own = inputs, self.batch.tokens
         if module is not self.module:
             return
+        if self.weights is not None and not are_same(self.weights, weights_of(self.model)):
+            raise ValueError(
+                "A clamp has read a pass with the weights that the model had when clamped() was "
+                "entered, and now it has others: enter clamped() anew after every change."
+            )
         if torch._C._functorch.is_functorch_wrapped_tensor(tokens):  # pyright: ignore
             raise ValueError(
                 "These clamps were made for a batch, and inside vmap its tokens cannot be compared "
@@ -264,13 +283,13 @@ class _Watched(_OurHook):
         watch.fired.add(name)
         if watch.is_off:
             return None
-        before = _version(output)
+        before = version(output)
         result = function(output, hook=module)
-        if _version(output) != before:
+        if version(output) != before:
             watch.changed = True
         if result is None:
             return None
-        if not _is_like(result, output):
+        if not is_like(result, output):
             shape = getattr(result, "shape", ())
             raise ValueError(
                 f"{watch.clamp} gives {getattr(result, 'dtype', type(result).__name__)} of shape "
@@ -282,22 +301,6 @@ class _Watched(_OurHook):
                 result.detach(), output.detach()
             )
         return result
-
-
-def _is_like(result: object, output: Tensor) -> bool:
-    """Whether a hook's result may stand in the place of an activation."""
-    return (
-        isinstance(result, Tensor)
-        and result.shape == output.shape
-        and result.is_floating_point()
-        and result.device == output.device
-        and result.layout == output.layout
-    )
-
-
-def _version(tensor: Tensor) -> int:
-    """How often a tensor was written into, as far as torch counts."""
-    return 0 if tensor.is_inference() else tensor._version
 
 
 @dataclass
@@ -321,7 +324,9 @@ class _Watch:
         hooks = [(name, _Watched(self, (name, function))) for name, function in self.given]
         placed = [hook.place(stack, self.model, name) for name, hook in hooks]
         if batch is not None and is_bound:
-            placed.append(_SameTokens(batch).place(stack, self.model, "embed"))
+            weights = weights_of(self.model) if self.clamp.reads_pass else None
+            guard = _SameTokens(batch, weights, self.model)
+            placed.append(guard.place(stack, self.model, "embed"))
         return is_bound, tuple(placed)
 
     def report(self) -> None:

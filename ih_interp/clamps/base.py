@@ -89,6 +89,8 @@ class AbstractClamp(Frozen):
     """A named intervention. Fields are JSON; `hooks` says what it does."""
 
     needs_batch: ClassVar[bool] = False
+    reads_pass: ClassVar[bool] = False
+    """Whether `hooks` runs a pass without clamps: it holds for the weights of that moment."""
 
     kind: str
     """Which clamp it is, in JSON."""

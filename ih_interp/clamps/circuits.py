@@ -88,6 +88,7 @@ class PerfectLayerOne(AbstractClamp):
     """
 
     needs_batch: ClassVar[bool] = True
+    reads_pass: ClassVar[bool] = True
     kind: Literal["perfect_layer_one"] = "perfect_layer_one"
     gradient: GradientMode = "flow"
     """Whether gradient flows into the embedding that layer 1 then reads; "flow" in the paper."""

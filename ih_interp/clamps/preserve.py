@@ -31,6 +31,7 @@ class Preserve(AbstractClamp):
     """
 
     needs_batch: ClassVar[bool] = True
+    reads_pass: ClassVar[bool] = True
     kind: Literal["preserve"] = "preserve"
     what: tuple[Preserved, ...]
     """Which activations are kept."""
