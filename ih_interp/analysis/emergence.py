@@ -227,7 +227,8 @@ def plateau_length(
     length is what it spent there so far, 0 where it never got there.
     """
     refuse_wrong(band=band)
-    if [isinstance(end, NUMBER) for end in band] != [True, True]:
+    numbers = [isinstance(end, NUMBER) for end in band]  # pyright: ignore[reportUnnecessaryIsInstance]
+    if numbers != [True, True]:
         raise ValueError(f"band={band!r}; two losses were expected, (0.6, 0.8).")
     low, high = band
     if not low < high:

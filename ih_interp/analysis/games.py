@@ -213,7 +213,7 @@ def additive_fit(values: AnyGame) -> AdditiveFit:
 
 def n_players(values: AnyGame) -> int:
     """How many players a game has; ValueError where its length is no power of two above 1."""
-    shape = values.shape if isinstance(values, ndarray) else numbers(values, "The game").shape
+    shape = numbers(values, "The game").shape
     length = shape[-1] if shape else 0
     n = length.bit_length() - 1
     if n < 1 or length != 2**n:

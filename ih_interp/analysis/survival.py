@@ -13,7 +13,7 @@ any other.
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -125,7 +125,7 @@ def bootstrap_over_seeds(
     # A draw is of places: in one order whatever that of the rows.
     crossings = sorted(crossings, key=lambda crossing: (crossing.time, crossing.observed))
     rng = random_numbers(seed)
-    drawn = [
+    drawn: list[Any] = [
         statistic([crossings[i] for i in rng.integers(len(crossings), size=len(crossings))])
         for _ in range(n_resamples)
     ]
