@@ -145,7 +145,9 @@ def _plain(values: Any) -> Any:
     if hasattr(values, "detach"):
         values = values.detach().cpu().to_dense()
         return (values if values.is_complex() else values.double()).numpy()
-    return values.astype(object).filled(None) if isinstance(values, np.ma.MaskedArray) else values
+    if isinstance(values, np.ma.MaskedArray):
+        return np.ma.filled(values.astype(object), None)
+    return values
 
 
 def _number(value: Any) -> float:

@@ -271,7 +271,9 @@ def test_a_size_of_no_sequences_is_refused(size):
         batch.split(size)
 
 
-@pytest.mark.parametrize("rows", [[99], torch.tensor([0.0]), torch.ones(3, dtype=torch.bool)])
+@pytest.mark.parametrize(
+    "rows", [torch.tensor([99]), torch.tensor([0.0]), torch.ones(3, dtype=torch.bool)]
+)
 def test_rows_that_are_none_are_refused_in_words(rows):
     batch = Batch(torch.zeros(4, 5, dtype=torch.int64), torch.zeros(4, dtype=torch.int64))
     with pytest.raises(IndexError, match="rows of 4"):

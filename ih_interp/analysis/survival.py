@@ -131,9 +131,9 @@ def bootstrap_over_seeds(
     ]
     if any(value is None or np.ndim(value) for value in drawn):
         raise TypeError(f"The statistic gave {drawn[0]!r}: a number was expected, return one.")
-    drawn = columns.numbers(drawn, "What the statistic gives")
+    values = columns.numbers(drawn, "What the statistic gives")
     # Of the values themselves: between a number and infinity there is nothing to interpolate.
-    ends = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
+    ends = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
     return Estimate(np.asarray(statistic(crossings)), np.asarray(ends[0]), np.asarray(ends[1]))
 
 
