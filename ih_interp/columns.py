@@ -146,7 +146,7 @@ def _plain(values: Any) -> Any:
         values = values.detach().cpu().to_dense()
         return (values if values.is_complex() else values.double()).numpy()
     if isinstance(values, np.ma.MaskedArray):
-        return np.ma.filled(values.astype(object), None)
+        return np.where(np.ma.getmaskarray(values), np.nan, values.data)
     return values
 
 
