@@ -22,14 +22,8 @@ def numbers(values: Any, what: str) -> Float[ndarray, "*shape"]:
     """
     if type(values) is ndarray and values.dtype == np.float64:
         return values
-    given: Any = values
     try:
-        if hasattr(given, "detach"):  # a tensor, whose bfloat16 NumPy does not know
-            given = given.detach().cpu().to_dense()
-            given = (given if given.is_complex() else given.double()).numpy()
-        if isinstance(given, np.ma.MaskedArray):
-            given = np.ma.filled(given.astype(object), None)
-        array = np.asarray(given)
+        array = np.asarray(_plain(values))
         if array.dtype.kind == "O":
             flat = [_number(value) for value in array.ravel()]
             array = np.array(flat, dtype=np.float64).reshape(array.shape)
@@ -144,6 +138,16 @@ def refuse_seeds(seeds: Sequence[object]) -> None:
         raise ValueError("A seed is missing (None or NaN) where runs are paired by their seeds.")
     if len({isinstance(seed, str) for seed in seeds}) > 1:
         raise ValueError(f"Seeds are words and numbers, {seeds[:12]}: one kind was expected.")
+
+
+def _plain(values: Any) -> Any:
+    """What NumPy would misread: tensors, whose bfloat16 it does not know, and masked arrays."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu().to_dense()
+        return (values if values.is_complex() else values.double()).numpy()
+    if isinstance(values, np.ma.MaskedArray):
+        return np.where(np.ma.getmaskarray(values), np.nan, values.data)
+    return values
 
 
 def _number(value: Any) -> float:

@@ -121,3 +121,15 @@ def test_columns_there_are_are_there_once():
     for by in ([], ["a", "a"], "time"):
         with pytest.raises(ValueError, match="Rows are told apart by"):
             columns.key_columns(by, "time")
+
+
+def test_masked_numbers_are_missing_and_sparse_ones_are_read():
+    masked = np.ma.masked_array([1.0, 99.0], mask=[False, True])
+    np.testing.assert_array_equal(columns.numbers(masked, "x"), [1, np.nan])
+    sparse = torch.tensor([0.0, 3.0]).to_sparse()
+    np.testing.assert_array_equal(columns.numbers(sparse, "x"), [0, 3])
+
+
+def test_keys_that_are_lists_are_refused_in_words():
+    with pytest.raises(TypeError, match="Words and numbers were expected in"):
+        columns.groups(pd.DataFrame({"clamp": [["a"]]}), ["clamp"])

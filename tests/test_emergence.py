@@ -260,3 +260,13 @@ def test_columns_of_any_type_are_curves():
     assert first_below([0, 10], nullable, 1.5) == 5
     with pytest.raises(ValueError, match="1 values of the curve are NaN"):
         first_below([0, 10], pd.Series([3, None], dtype="Float32"), 1.5)
+
+
+def test_a_scale_is_one_of_two():
+    with pytest.raises((ValueError, TypeError), match="Log"):
+        steepest_descent(np.arange(1.0, 9), -np.arange(8.0), scale="Log")
+
+
+def test_a_curve_whose_squares_are_no_numbers_is_refused_in_words():
+    with pytest.raises(ValueError, match="divide it first"):
+        fit_logistic(np.arange(6.0), 1e200 * np.arange(6.0))

@@ -337,3 +337,15 @@ def test_what_is_no_number_has_no_game(values):
     for function in EVERY:
         with pytest.raises(TypeError, match=r"The game: .*numbers were expected"):
             function(values)
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e-160, 1e160, 1e300])
+def test_shares_do_not_depend_on_the_unit(scale):
+    game = np.array([0.0, 1.0, 1.0, 1.0])
+    np.testing.assert_allclose(games.variance_shares(game * scale), [2 / 3, 1 / 3])
+    assert games.additive_fit(game * scale).r_squared == pytest.approx(2 / 3)
+
+
+def test_sizes_are_the_callers_own():
+    games.sizes(2)[:] = 7
+    np.testing.assert_array_equal(games.shapley(np.array([0.0, 1, 2, 3])), [1, 2])

@@ -1,6 +1,7 @@
 """No drawing is empty or partial in silence: every public one refuses a wrong table in words."""
 
 import inspect
+import math
 from functools import partial
 
 import numpy as np
@@ -397,3 +398,36 @@ def test_orders_of_heads_are_drawn_in_order_and_on_an_axis_that_holds_them():
     assert ax.get_yscale() == "linear"
     assert (ax.lines[0].get_linewidth(), ax.lines[0].get_color()) == (4, "red")
     plt.close("all")
+
+
+CURVE = pd.DataFrame({"sequences": [0, 1, 2], "clamp": "a", "seed": 0, "loss": [2.0, 1.0, 0.5]})
+
+
+@pytest.mark.parametrize(
+    ("look", "words"),
+    [
+        ({"end": math.nan}, "end"),
+        ({"end": -5}, "end"),
+        ({"end": "5"}, "end"),
+        ({"palette": "nope"}, "colour map"),
+        ({"palette": {"a": "notacolour"}}, "a colour was expected"),
+        ({"palette": 3}, "palette"),
+        ({"colour": "red"}, "A line has no 'colour'"),
+        ({"lw": 1, "linewidth": 2}, "said twice"),
+        ({"ax": Figure()}, "ax has to be an Axes"),
+    ],
+)
+def test_looks_that_are_none_are_refused_in_words(look, words):
+    with pytest.raises((ValueError, TypeError), match=words):
+        plots.plot_clamped_losses(CURVE, **look)
+
+
+def test_an_index_with_the_name_of_a_column_does_not_show():
+    ax = plots.plot_transition(CURVE.set_index("sequences", drop=False), marks={})
+    np.testing.assert_array_equal(ax.lines[0].get_xdata(), [0, 1, 2])
+
+
+def test_a_saved_table_keeps_its_named_index(tmp_path):
+    table = pd.DataFrame({"value": [1.0]}, index=pd.Index(["a"], name="clamp"))
+    plots.save(Figure(), tmp_path, "x", table)
+    assert (tmp_path / "x.csv").read_text() == "clamp,value\na,1.0\n"

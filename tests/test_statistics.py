@@ -210,3 +210,16 @@ def test_complex_values_and_words_are_refused():
         for function in (bootstrap, sign_flip_test):
             with pytest.raises(TypeError, match="numbers were expected"):
                 function(values)
+
+
+@pytest.mark.parametrize("seed", [-1, -7])
+def test_what_is_no_seed_is_refused_in_words(seed):
+    with pytest.raises(ValueError, match="whole number of at least 0 was expected"):
+        bootstrap(np.arange(3.0), seed=seed)
+    with pytest.raises(ValueError, match="whole number of at least 0 was expected"):
+        sign_flip_test(np.ones((3, 1)), n_permutations=2, seed=seed)
+
+
+def test_what_a_statistic_gives_has_to_be_numbers_of_one_shape():
+    with pytest.raises(ValueError, match="shapes"):
+        bootstrap(np.arange(3.0), lambda mean: np.zeros(int(3 * mean) % 2))

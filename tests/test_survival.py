@@ -1,10 +1,13 @@
 """Kaplan-Meier against a textbook and simulations; what is censored counts as longer, not as is."""
 
 import math
+from decimal import Decimal
+from fractions import Fraction
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from ih_interp.analysis.emergence import Crossing, half_of_end, logistic_midpoint
 from ih_interp.analysis.survival import (
@@ -420,3 +423,35 @@ def test_a_condition_is_told_by_columns_that_are_not_made():
     for by in ("median", "observed"):
         with pytest.raises(ValueError, match="Rows are told apart by"):
             emergence_summary(times.assign(median=1), by=by)
+
+
+def test_times_of_any_number_type_are_as_good():
+    times = [Fraction(1, 2), Decimal("1.5"), np.float16(2), torch.tensor(3.0)]
+    crossings = [Crossing(time, True) for time in times]
+    assert median_time(crossings) == 1.75
+    np.testing.assert_allclose(kaplan_meier(crossings).time, [0, 0.5, 1.5, 2, 3])
+
+
+@pytest.mark.parametrize("given", [None, Crossing(1.0, True), "soon"])
+def test_a_statistic_that_is_no_number_is_refused(given):
+    with pytest.raises(TypeError, match="number"):
+        bootstrap_over_seeds([Crossing(1.0, True)] * 2, lambda _: given, n_resamples=3)
+
+
+@pytest.mark.parametrize("name", ["median_low", "restricted_mean", "widest_coverage", "n_observed"])
+def test_a_condition_has_no_name_of_the_summarys_columns(name):
+    times = pd.DataFrame({name: ["a"], "seed": [0], "time": [1.0], "observed": [True]})
+    with pytest.raises(ValueError, match="different columns"):
+        emergence_summary(times, by=name)
+
+
+def test_an_index_with_the_name_of_a_column_does_not_matter():
+    times = pd.DataFrame({"clamp": ["a", "b"], "seed": 0, "time": [1.0, 2.0], "observed": True})
+    named = times.set_index("clamp", drop=False)
+    pd.testing.assert_frame_equal(survival_table(named), survival_table(times))
+
+
+@pytest.mark.parametrize("n", [0, -1, 2.5])
+def test_no_seeds_cover_nothing(n):
+    with pytest.raises((ValueError, TypeError), match="n_seeds"):
+        widest_coverage(n)

@@ -262,3 +262,19 @@ for narrow in tokens, batch.tokens > 5:
 
 def test_numbers_of_numpy_serve_where_no_type_checker_runs():
     subprocess.run([sys.executable, "-c", NUMPYS_NUMBERS], check=True)
+
+
+@pytest.mark.parametrize("size", [0, -1, True, 2.5, "3"])
+def test_a_size_of_no_sequences_is_refused(size):
+    batch = Batch(torch.zeros(4, 5, dtype=torch.int64), torch.zeros(4, dtype=torch.int64))
+    with pytest.raises((ValueError, TypeError), match="size"):
+        batch.split(size)
+
+
+@pytest.mark.parametrize(
+    "rows", [torch.tensor([99]), torch.tensor([0.0]), torch.ones(3, dtype=torch.bool)]
+)
+def test_rows_that_are_none_are_refused_in_words(rows):
+    batch = Batch(torch.zeros(4, 5, dtype=torch.int64), torch.zeros(4, dtype=torch.int64))
+    with pytest.raises(IndexError, match="rows of 4"):
+        batch[rows]

@@ -7,7 +7,7 @@ ended too early to show is told apart from what it shows: see `Crossing`; across
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
@@ -227,8 +227,8 @@ def plateau_length(
     length is what it spent there so far, 0 where it never got there.
     """
     refuse_wrong(band=band)
-    ends: Any = band
-    if [isinstance(end, NUMBER) for end in ends] != [True, True]:
+    numbers = [isinstance(end, NUMBER) for end in band]  # pyright: ignore[reportUnnecessaryIsInstance]
+    if numbers != [True, True]:
         raise ValueError(f"band={band!r}; two losses were expected, (0.6, 0.8).")
     low, high = band
     if not low < high:

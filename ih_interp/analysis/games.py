@@ -19,7 +19,7 @@ goes into. Infinite values, of which differences are none, are refused with Valu
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
@@ -213,8 +213,7 @@ def additive_fit(values: AnyGame) -> AdditiveFit:
 
 def n_players(values: AnyGame) -> int:
     """How many players a game has; ValueError where its length is no power of two above 1."""
-    game: Any = values
-    shape = game.shape if isinstance(game, ndarray) else numbers(game, "The game").shape
+    shape = numbers(values, "The game").shape
     length = shape[-1] if shape else 0
     n = length.bit_length() - 1
     if n < 1 or length != 2**n:

@@ -73,8 +73,8 @@ def bootstrap(
     return Estimate(value, np.asarray(low), np.asarray(high))
 
 
-def _given_by(statistic: Callable[[ndarray], ndarray], mean: ndarray) -> ndarray:
-    found: Any = statistic(mean)
+def _given_by(statistic: Callable[[Any], Any], mean: Any) -> ndarray:
+    found = statistic(mean)
     if found is None:
         raise TypeError("The statistic gave None: numbers were expected, return them.")
     return numbers(found, "What the statistic gives")

@@ -125,15 +125,15 @@ def bootstrap_over_seeds(
     # A draw is of places: in one order whatever that of the rows.
     crossings = sorted(crossings, key=lambda crossing: (crossing.time, crossing.observed))
     rng = random_numbers(seed)
-    drawn: Any = [
+    drawn: list[Any] = [
         statistic([crossings[i] for i in rng.integers(len(crossings), size=len(crossings))])
         for _ in range(n_resamples)
     ]
     if any(value is None or np.ndim(value) for value in drawn):
         raise TypeError(f"The statistic gave {drawn[0]!r}: a number was expected, return one.")
-    drawn = columns.numbers(drawn, "What the statistic gives")
+    values = columns.numbers(drawn, "What the statistic gives")
     # Of the values themselves: between a number and infinity there is nothing to interpolate.
-    ends = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
+    ends = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
     return Estimate(np.asarray(statistic(crossings)), np.asarray(ends[0]), np.asarray(ends[1]))
 
 
