@@ -68,7 +68,7 @@ WORDS = (
     "TypeError: device=None has to be a str and is a NoneType",
     "TypeError: root=5 has to be a str or PathLike and is an int",
     "is a file; give a folder",
-    "TypeError: on_metrics=5 cannot be called; give a function(run, row)",
+    "TypeError: on_metrics=5 cannot be called with a run and a row of its metrics",
     "TypeError: progress='no' has to be a bool and is a str",
     "TypeError: repair=1 has to be a bool and is an int",
     "TypeError: Exemplars has to be an Exemplars and is a str; load a file",
