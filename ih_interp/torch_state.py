@@ -39,6 +39,9 @@ class plain_torch:
     scores and measures, run in it too.
 
     `gradient` says whether gradients are recorded; None leaves that to the caller.
+
+    The default dtype and the precision belong to the process: threads that compute at once, while
+    another is set, see each other switch. Set float32 first, or let one thread compute at a time.
     """
 
     def __init__(self, *, gradient: bool | None = False) -> None:

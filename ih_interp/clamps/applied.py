@@ -2,6 +2,7 @@
 
 import itertools
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -203,7 +204,7 @@ class _Off:
         del called
 
 
-class _OurHook:
+class _OurHook(ABC):
     """A hook of PyTorch's on one module; not on copies of it, pickled or not.
 
     It is none of TransformerLens's, which `model.reset_hooks` would take off, and which act on
@@ -227,8 +228,9 @@ class _OurHook:
     def register(self) -> Any:
         return self.module.register_forward_hook(self)
 
+    @abstractmethod
     def __call__(self, module: nn.Module, inputs: Any, output: Any) -> Any:
-        raise NotImplementedError
+        """What PyTorch calls it with."""
 
     def __reduce__(self) -> tuple[type[_Off], tuple[()]]:
         return (_Off, ())
