@@ -1,5 +1,6 @@
 """Fixtures that every test may use: a task so small that the whole suite stays quick."""
 
+import signal
 from collections.abc import Generator
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from ih_interp.task import FewShotTask, TaskConfig
 from ih_interp.training import measure
 from ih_interp.training.train import train
 from ih_interp.types import Batch
+
+# A shell that starts tests in the background has them ignore interrupts, as training then does.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SMALL = RunConfig(
     name="small",

@@ -1,5 +1,6 @@
 """Omniglot's features, with a torchvision of our own in place of the real one."""
 
+import inspect
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -137,7 +138,7 @@ def test_squeezenet_is_pooled_before_its_classifier_and_scaled(tmp_path):
 @pytest.mark.usefixtures("vision")
 def test_another_network_is_refused(tmp_path):
     with pytest.raises(ValueError, match="network='vgg16': choose from resnet18, squeezenet1_1"):
-        omniglot_features.__wrapped__(tmp_path, "vgg16", n_exemplars=2, seed=0)
+        inspect.unwrap(omniglot_features)(tmp_path, "vgg16", n_exemplars=2, seed=0)
 
 
 def test_batches_do_not_matter(vision, tmp_path):

@@ -104,6 +104,6 @@ def measured(
 def _mean_where(shown: Bool[Tensor, "batch label"], logits: Tensor) -> Tensor:
     """The mean of the logits that are shown; the others count for nothing, also -inf or NaN."""
     kept = logits * shown  # quicker, and right for numbers
-    if not math.isfinite(float(logits.sum())):
+    if not math.isfinite(float(logits.detach().sum())):
         kept = torch.where(shown, logits, 0)
     return kept.sum(-1) / shown.sum(-1)
