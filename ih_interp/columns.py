@@ -155,4 +155,7 @@ def _number(value: Any) -> float:
         return np.nan
     if isinstance(value, str | bytes | complex | np.complexfloating):
         raise TypeError(f"{value!r} came")
-    return float(value)
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"a value of type {type(value).__name__} came") from None

@@ -412,7 +412,7 @@ CURVE = pd.DataFrame({"sequences": [0, 1, 2], "clamp": "a", "seed": 0, "loss": [
         ({"palette": "nope"}, "colour map"),
         ({"palette": {"a": "notacolour"}}, "a colour was expected"),
         ({"palette": 3}, "palette"),
-        ({"colour": "red"}, "A line has no 'colour'"),
+        ({"colour": "red"}, "expected settings.*'colour'"),
         ({"lw": 1, "linewidth": 2}, "said twice"),
         ({"ax": Figure()}, "ax has to be an Axes"),
     ],
