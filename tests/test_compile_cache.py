@@ -17,6 +17,7 @@ from ih_interp.tracing.forward import compile_graph, compiler_found, traced
 def home(tmp_path, monkeypatch):
     """A user whose home, and temporary folder, are empty."""
     tmp_path.chmod(0o700)
+    (tmp_path / "temporary").mkdir(mode=0o700)
     for name in (VARIABLE, "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))

@@ -239,7 +239,7 @@ for given in heads, pairs, torch.from_numpy(heads):
     assert (found.values == expected.values).all()
 later = ih.clamps.AblateHeads(heads=heads, schedule=ih.clamps.during(np.int64(5), np.int64(9)))
 loss = ih.evaluate(model, batch, [later], step=np.int64(5), chunk=np.int64(4)).loss
-assert torch.equal(loss, ih.evaluate(model, batch, [later], step=5).loss)
+assert torch.equal(loss, ih.evaluate(model, batch, [later], step=5, chunk=4).loss)
 with ih.clamped(model, [later], step=torch.tensor(4)):
     assert torch.equal(model(batch.tokens), same(batch.tokens))
 kept = ih.clamps.keep_only(heads[0], n_heads=np.int64(3))
