@@ -91,7 +91,6 @@ def test_what_belongs_to_another_is_left_aside(home):
 def test_a_link_among_temporary_files_is_not_followed(home, monkeypatch):
     monkeypatch.setenv("HOME", str(home / "a b"))
     temporary = home.parent / "temporary"
-    temporary.mkdir()
     home.mkdir()
     (temporary / f"ih_interp-{os.getuid()}").symlink_to(home)
     with pytest.warns(UserWarning, match="is a link"):
