@@ -10,15 +10,19 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from ih_interp._reprs import short_repr
+from ih_interp._stock import refuse_unfit_weights
+from ih_interp._torch_state import plain_torch
 from ih_interp.clamps import AbstractClamp, clamped
-from ih_interp.clamps.active import pass_size
+from ih_interp.clamps._active import pass_size
 from ih_interp.clamps.schedules import Metrics
 from ih_interp.config import RunConfig
 from ih_interp.model import refuse_other_exemplars
-from ih_interp.reprs import short_repr
-from ih_interp.stock import refuse_unfit_weights
-from ih_interp.task import SPLITS, FewShotTask, Split
-from ih_interp.torch_state import plain_torch
+from ih_interp.tasks.few_shot import (
+    SPLITS,
+    FewShotTask,
+    Split,
+)
 from ih_interp.types import Batch, MetricName, expect, integer
 
 METRICS: tuple[MetricName, ...] = get_args(MetricName)

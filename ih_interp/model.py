@@ -14,11 +14,14 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.components.unembed import Unembed
 from transformer_lens.hook_points import HookPoint
 
-from ih_interp import threefry
-from ih_interp.exemplars import Exemplars
-from ih_interp.frozen import Frozen
-from ih_interp.task import FewShotTask, features_by_token
-from ih_interp.torch_state import plain_torch
+from ih_interp import _jax_random as jax_random
+from ih_interp._config_base import Frozen
+from ih_interp._torch_state import plain_torch
+from ih_interp.tasks.exemplars import Exemplars
+from ih_interp.tasks.few_shot import (
+    FewShotTask,
+    features_by_token,
+)
 from ih_interp.types import Batch, as_indices, expect, integer, values_are_known
 
 ATTENTION_BIASES = ("b_Q", "b_K", "b_V", "b_O")  # the paper's model has none: zero, never trained
@@ -291,25 +294,25 @@ def _initialise(model: HookedTransformer, seed: int) -> None:
     for name, parameter in model.named_parameters():
         if name.endswith((".w", "ln_final.w")):
             parameter.fill_(1.0)
-    embed_key, label_key, transformer_key, unembed_key = threefry.split(threefry.key(seed), 4)
+    embed_key, label_key, transformer_key, unembed_key = jax_random.split(jax_random.key(seed), 4)
     embed, cfg = model.embed, model.cfg
     assert isinstance(embed, FewShotEmbed)
     embed.W_in.copy_(_lecun(embed_key, *embed.W_in.T.shape).T)
     embed.W_label.copy_(_small(label_key, *embed.W_label.T.shape).T)
     model.unembed.W_U.copy_(_lecun(unembed_key, *model.unembed.W_U.T.shape).T)
-    keys = threefry.split(transformer_key, cfg.n_layers + 3)
+    keys = jax_random.split(transformer_key, cfg.n_layers + 3)
     if cfg.positional_embedding_type == "standard":
         model.pos_embed.W_pos.copy_(_small(keys[0], *model.pos_embed.W_pos.shape))
     for block, key in zip(model.blocks, keys[2:], strict=False):
-        attention_key, mlp_key = threefry.split(key)
-        _initialise_attention(block.attn, *threefry.split(attention_key))
+        attention_key, mlp_key = jax_random.split(key)
+        _initialise_attention(block.attn, *jax_random.split(attention_key))
         if not cfg.attn_only:
-            in_key, out_key = threefry.split(mlp_key)
+            in_key, out_key = jax_random.split(mlp_key)
             block.mlp.W_in.copy_(_lecun(in_key, *block.mlp.W_in.T.shape).T)
             block.mlp.W_out.copy_(_lecun(out_key, *block.mlp.W_out.T.shape).T)
 
 
-def _initialise_attention(attention: Any, qkv_key: threefry.Key, out_key: threefry.Key) -> None:
+def _initialise_attention(attention: Any, qkv_key: jax_random.Key, out_key: jax_random.Key) -> None:
     n_heads, d_model, d_head = attention.W_Q.shape
     qkv = _lecun(qkv_key, 3 * n_heads * d_head, d_model)
     w_q, w_k, w_v = einops.rearrange(
@@ -324,13 +327,13 @@ def _initialise_attention(attention: Any, qkv_key: threefry.Key, out_key: threef
     )
 
 
-def _lecun(key: threefry.Key, fan_out: int, fan_in: int) -> Float[Tensor, "fan_out fan_in"]:
+def _lecun(key: jax_random.Key, fan_out: int, fan_in: int) -> Float[Tensor, "fan_out fan_in"]:
     """Normal cut at two sigma, rescaled to variance 1/fan_in."""
-    weights = threefry.truncated_normal(threefry.split(key)[0], (fan_out, fan_in))
+    weights = jax_random.truncated_normal(jax_random.split(key)[0], (fan_out, fan_in))
     return torch.from_numpy(weights) / (TRUNCATION * math.sqrt(fan_in))
 
 
-def _small(key: threefry.Key, fan_out: int, fan_in: int) -> Float[Tensor, "fan_out fan_in"]:
+def _small(key: jax_random.Key, fan_out: int, fan_in: int) -> Float[Tensor, "fan_out fan_in"]:
     """0.02 times a normal cut at two sigma: standard deviation 0.0176."""
-    weights = threefry.truncated_normal(threefry.split(key)[0], (fan_out, fan_in))
+    weights = jax_random.truncated_normal(jax_random.split(key)[0], (fan_out, fan_in))
     return 0.02 * torch.from_numpy(weights)

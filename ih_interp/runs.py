@@ -9,17 +9,24 @@ import torch
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from ih_interp import store
+from ih_interp._config_base import short
+from ih_interp._recorded import (
+    read_config,
+    rewrite_config,
+    write_config,
+)
+from ih_interp._torch_state import plain_torch
 from ih_interp.clamps import AbstractClamp
 from ih_interp.config import RunConfig
 from ih_interp.evaluation import METRICS
-from ih_interp.exemplars import Exemplars
-from ih_interp.files import PathLike, as_path
-from ih_interp.frozen import short
 from ih_interp.model import ATTENTION_BIASES, build_model
-from ih_interp.recorded import read_config, rewrite_config, write_config
-from ih_interp.task import FewShotTask
-from ih_interp.torch_state import plain_torch
+from ih_interp.storage import run_files
+from ih_interp.storage.atomic import (
+    PathLike,
+    as_path,
+)
+from ih_interp.tasks.exemplars import Exemplars
+from ih_interp.tasks.few_shot import FewShotTask
 from ih_interp.types import integer
 
 COLUMNS = ["step", "sequences", "split", *METRICS]
@@ -43,7 +50,7 @@ class Run:
 
     def __init__(self, folder: PathLike, exemplars: Exemplars | None = None) -> None:
         self.folder = as_path(folder, "The folder of a run").absolute()
-        recorded, self.config = read_config(self.folder / store.CONFIG)
+        recorded, self.config = read_config(self.folder / run_files.CONFIG)
         self.versions: dict[str, str] = recorded["versions"]
         self.engine: str = recorded["engine"]
         self.features_sha256: str = recorded["features_sha256"]
@@ -81,13 +88,13 @@ class Run:
     def steps(self) -> list[int]:
         """Updates that have a checkpoint, ascending; sequences are `step * batch_size`."""
         self._expect_there()
-        return store.checkpoint_steps(self.folder)
+        return run_files.checkpoint_steps(self.folder)
 
     @property
     def finished(self) -> bool:
         """Whether the last checkpoint is there."""
         self._expect_there()
-        return store.checkpoint_path(self.folder, self.config.n_steps).is_file()
+        return run_files.checkpoint_path(self.folder, self.config.n_steps).is_file()
 
     @property
     def stopped(self) -> int | None:
@@ -96,13 +103,13 @@ class Run:
         `ih.train` leaves such a run alone; without the file `stopped.json` it goes on from there.
         """
         self._expect_there()
-        path = self.folder / store.STOPPED
+        path = self.folder / run_files.STOPPED
         if not path.is_file():
             return None
-        facts = store.read_json(path)
+        facts = run_files.read_json(path)
         run, step = facts.get("run"), facts.get("step")
         if run != self.config.fingerprint or type(step) is not int or step < 0:
-            raise store.DamagedFileError(
+            raise run_files.DamagedFileError(
                 path,
                 f"does not say where this run was ended (run {short(run)}, step "
                 f"{short(step)}); delete it, and training goes on to the run's end.",
@@ -122,7 +129,7 @@ class Run:
         config = self.config
         due, there = config.checkpoints.steps(config.n_steps, config.batch_size), set(self.steps)
         missing = [step for step in due if step < before and step not in there]
-        files = [f"{store.checkpoint_path(self.folder, step)} is missing" for step in missing]
+        files = [f"{run_files.checkpoint_path(self.folder, step)} is missing" for step in missing]
         return files + self._unmeasured(self._saved_rows(), before)
 
     @property
@@ -158,21 +165,21 @@ class Run:
         if not missing:
             return []
         return [
-            f"{self.folder / store.METRICS} lacks {len(missing)} of {len(due)} evaluations, "
+            f"{self.folder / run_files.METRICS} lacks {len(missing)} of {len(due)} evaluations, "
             f"the first at step {missing[0]}"
         ]
 
     def _expect_there(self) -> None:
         """Refuse a folder that was moved or removed since: it would read as a run of nothing."""
-        if not (self.folder / store.CONFIG).is_file():
+        if not (self.folder / run_files.CONFIG).is_file():
             raise FileNotFoundError(
-                f"There is no run at {self.folder} any more: {store.CONFIG} is missing. Open it "
-                "where it is now, or train it again."
+                f"There is no run at {self.folder} any more: {run_files.CONFIG} is missing. Open "
+                "it where it is now, or train it again."
             )
 
     def _saved_rows(self) -> list[dict[str, Any]]:
         self._expect_there()
-        return store.read_metrics(self.folder, self.config.fingerprint, seal_due=self._sealed)
+        return run_files.read_metrics(self.folder, self.config.fingerprint, seal_due=self._sealed)
 
     @plain_torch()
     def model(self, step: int | None = None) -> HookedTransformer:
@@ -202,7 +209,7 @@ class Run:
     @plain_torch()
     def load_weights(self, model: HookedTransformer, step: int) -> None:
         """Write a checkpoint's weights into a model of this run; ValueError where they differ."""
-        path, (weights, _) = store.checkpoint_path(self.folder, step), self.read_weights(step)
+        path, (weights, _) = run_files.checkpoint_path(self.folder, step), self.read_weights(step)
         parameters = dict(model.named_parameters())
         trained = {n: tuple(p.shape) for n, p in parameters.items() if not _is_zero_bias(n)}
         if trained != {name: tuple(weight.shape) for name, weight in weights.items()}:
@@ -217,18 +224,18 @@ class Run:
         Raises ValueError where there is none, or for one that is damaged or another run's.
         """
         step = self.checkpoint_step(step)
-        path = store.checkpoint_path(self.folder, step)
-        weights, facts = store.load_tensors(path)
+        path = run_files.checkpoint_path(self.folder, step)
+        weights, facts = run_files.load_tensors(path)
         belongs, expected = (facts.get("run"), facts.get("step")), (self.config.fingerprint, step)
         if belongs != expected:
-            raise store.DamagedFileError(
+            raise run_files.DamagedFileError(
                 path,
                 f"belongs to run {belongs[0]} at step {belongs[1]}, not to {expected[0]} "
-                f"at step {expected[1]}; it was copied from elsewhere; {store.REPAIR}.",
+                f"at step {expected[1]}; it was copied from elsewhere; {run_files.REPAIR}.",
             )
         if {weight.dtype for weight in weights.values()} != {torch.float32}:
-            raise store.DamagedFileError(
-                path, f"holds tensors that are no float32, as all weights are; {store.REPAIR}."
+            raise run_files.DamagedFileError(
+                path, f"holds tensors that are no float32, as all weights are; {run_files.REPAIR}."
             )
         return weights, facts
 
@@ -251,15 +258,15 @@ def _is_zero_bias(name: str) -> bool:
 
 def refuse_other_run(folder: Path, config: RunConfig) -> None:
     """Raise ValueError if the folder holds a run of another configuration, or part of one."""
-    if not (folder / store.CONFIG).is_file():
-        files = (store.METRICS, store.STATE, store.STATE_BEFORE)
+    if not (folder / run_files.CONFIG).is_file():
+        files = (run_files.METRICS, run_files.STATE, run_files.STATE_BEFORE)
         left = [name for name in files if (folder / name).exists()]
-        left += [store.CHECKPOINTS] if store.checkpoint_steps(folder) else []
+        left += [run_files.CHECKPOINTS] if run_files.checkpoint_steps(folder) else []
         if left:
             raise ValueError(
-                f"{folder} holds {', '.join(left)} and no {store.CONFIG} that says of which run. "
-                "Restore it, give this run another name or root, or train with repair=True, which "
-                "removes them and begins the run anew."
+                f"{folder} holds {', '.join(left)} and no {run_files.CONFIG} that "
+                "says of which run. Restore it, give this run another name or root, or train "
+                "with repair=True, which removes them and begins the run anew."
             )
     else:
         there = Run(folder).config
@@ -278,14 +285,14 @@ def create_run(folder: Path, config: RunConfig, task: FewShotTask, *, engine: st
     to one.
     """
     refuse_other_run(folder, config)
-    path = folder / store.CONFIG
+    path = folder / run_files.CONFIG
     if path.is_file():
         run = Run(folder, task.exemplars)
         if run.config != config:
             rewrite_config(path, {"run": config.save()})
             run.config = config
         return run
-    (folder / store.STOPPED).unlink(missing_ok=True)  # of a run that is begun anew
+    (folder / run_files.STOPPED).unlink(missing_ok=True)  # of a run that is begun anew
     write_config(path, config, features_sha256=task.exemplars.sha256, engine=engine)
     return Run(folder, task.exemplars)
 

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, model_validator
 
-from ih_interp import threefry
-from ih_interp.frozen import Frozen
+from ih_interp import _jax_random as jax_random
+from ih_interp._config_base import Frozen
 
 Name: TypeAlias = Literal["a", "b", "c"]
 Vectors: TypeAlias = dict[str, np.ndarray]
@@ -52,9 +52,9 @@ class ToyConfig(Frozen):
 
 def draw_vectors(config: ToyConfig) -> tuple[Vectors, Vectors]:
     """The true vectors and the initial ones before any clamp, standard normal, from one seed."""
-    keys = threefry.split(threefry.key(config.seed), 6)
+    keys = jax_random.split(jax_random.key(config.seed), 6)
     draws = [
-        threefry.normal(key, (size,)).astype(np.float64)
+        jax_random.normal(key, (size,)).astype(np.float64)
         for key, size in zip(keys, config.sizes * 2, strict=True)
     ]
     return dict(zip(NAMES, draws[:3], strict=True)), dict(zip(NAMES, draws[3:], strict=True))

@@ -23,7 +23,7 @@ from pydantic import BeforeValidator, PlainSerializer
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-from ih_interp.reprs import short_repr
+from ih_interp._reprs import short_repr
 
 Tokens: TypeAlias = Int[Tensor, "batch pos"]
 """Token ids: the labels first, then every exemplar (`FewShotTask.token`)."""

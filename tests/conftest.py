@@ -10,11 +10,17 @@ from transformer_lens import HookedTransformer
 
 from ih_interp.clamps import InductionAttention
 from ih_interp.config import Grid, RunConfig
-from ih_interp.exemplars import Exemplars, GaussianSource
 from ih_interp.model import build_model
 from ih_interp.runs import Run
-from ih_interp.task import FewShotTask, TaskConfig
-from ih_interp.training import measure
+from ih_interp.tasks.exemplars import (
+    Exemplars,
+    GaussianSource,
+)
+from ih_interp.tasks.few_shot import (
+    FewShotTask,
+    TaskConfig,
+)
+from ih_interp.training import evaluating
 from ih_interp.training.train import train
 from ih_interp.types import Batch
 
@@ -90,6 +96,6 @@ def one_thread() -> Generator[None]:
 @pytest.fixture
 def evaluating_by_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     """However seldom, as a trace that is not compiled."""
-    monkeypatch.setattr(measure, "compile_graph", lambda graph, *example: graph)
-    monkeypatch.setattr(measure, "WORTH_COMPILING", 0)
-    monkeypatch.setattr(measure, "MIN_CHUNK", 1)
+    monkeypatch.setattr(evaluating, "compile_graph", lambda graph, *example: graph)
+    monkeypatch.setattr(evaluating, "WORTH_COMPILING", 0)
+    monkeypatch.setattr(evaluating, "MIN_CHUNK", 1)

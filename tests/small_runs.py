@@ -6,10 +6,10 @@ import signal
 import pytest
 
 import ih_interp as ih
-from ih_interp import store
 from ih_interp.config import AdamConfig, Grid, RunConfig
-from ih_interp.exemplars import GaussianSource
 from ih_interp.runs import create_run
+from ih_interp.storage import run_files
+from ih_interp.tasks.exemplars import GaussianSource
 from ih_interp.training.fleet import Fleet
 
 SMALL = RunConfig(
@@ -35,7 +35,10 @@ def make_fleet(tmp_path, configs):
 
 def folder_bytes(folder):
     """Everything of a run that must not depend on how it came about."""
-    names = [store.METRICS, *(f"checkpoints/{p.name}" for p in (folder / "checkpoints").iterdir())]
+    names = [
+        run_files.METRICS,
+        *(f"checkpoints/{p.name}" for p in (folder / "checkpoints").iterdir()),
+    ]
     return {name: (folder / name).read_bytes() for name in sorted(names)}
 
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from ih_interp import columns
+from ih_interp import _columns as columns
 
 GAPS = (None, np.nan, pd.NA, pd.NaT)
 

@@ -15,10 +15,10 @@ import torch
 from torch.testing import assert_close
 from transformer_lens import HookedTransformer
 
-from ih_interp.exemplars import Exemplars
 from ih_interp.interop.icl_dynamics import load_icl_dynamics, read_icl_dynamics_log
 from ih_interp.model import ModelConfig, build_model
-from ih_interp.task import FewShotTask
+from ih_interp.tasks.exemplars import Exemplars
+from ih_interp.tasks.few_shot import FewShotTask
 
 SHAPE = ModelConfig(n_layers=2, d_model=8, n_heads=2, d_head=4)
 OPTIONS: dict[str, Any] = {

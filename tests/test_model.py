@@ -11,7 +11,6 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing import assert_close
 
 import ih_interp as ih
-from ih_interp.exemplars import Exemplars
 from ih_interp.interop.icl_dynamics import load_icl_dynamics
 from ih_interp.model import (
     ATTENTION_BIASES,
@@ -20,7 +19,11 @@ from ih_interp.model import (
     build_model,
     trained_parameters,
 )
-from ih_interp.task import FewShotTask, TaskConfig
+from ih_interp.tasks.exemplars import Exemplars
+from ih_interp.tasks.few_shot import (
+    FewShotTask,
+    TaskConfig,
+)
 
 VARIANTS = {
     "paper": {},

@@ -13,7 +13,11 @@ from pydantic import TypeAdapter
 import ih_interp as ih
 from ih_interp.clamps import Clamp, dump, parse
 from ih_interp.clamps.schedules import Schedule
-from ih_interp.exemplars import ExemplarSource, FileSource, GaussianSource
+from ih_interp.tasks.exemplars import (
+    ExemplarSource,
+    FileSource,
+    GaussianSource,
+)
 from ih_interp.toy import ToyConfig
 
 settings.register_profile(
@@ -143,7 +147,12 @@ def test_nothing_is_written_before_validation(runs, options, tmp_path):
 def test_bad_arguments_of_every_public_function():
     """In a process of its own, where no checks of shapes refuse before the package does."""
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("bad_input.py")), "--examples", "16"],
+        [
+            sys.executable,
+            str(Path(__file__).parent / "stress" / "bad_input.py"),
+            "--examples",
+            "16",
+        ],
         capture_output=True,
         text=True,
         timeout=300,

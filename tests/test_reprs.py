@@ -11,9 +11,12 @@ import pytest
 import torch
 
 import ih_interp as ih
-from ih_interp.analysis import copying, games, statistics, survival
-from ih_interp.analysis.emergence import Crossing
-from ih_interp.reprs import short_repr
+from ih_interp._reprs import short_repr
+from ih_interp.analysis import statistics
+from ih_interp.analysis.ablation import interactions
+from ih_interp.analysis.dynamics import survival
+from ih_interp.analysis.dynamics.emergence import Crossing
+from ih_interp.analysis.heads import copying
 
 HEADS = ["L1H0", "L1H1"]
 
@@ -85,8 +88,8 @@ def results(task):
         wiring,
         ih.many_to_many(wiring.through("k")),
         ih.effective_senders(wiring.through("k")),
-        games.spectrum_by_order(games_of_heads.values),
-        games.additive_fit(games_of_heads.values),
+        interactions.spectrum_by_order(games_of_heads.values),
+        interactions.additive_fit(games_of_heads.values),
         survival.kaplan_meier(list(times.values())),
         survival.paired_times(times, times),
         ih.copying_score_diag(model),
@@ -127,7 +130,7 @@ def classes_of(annotation):
 
 
 def test_every_class_that_a_public_function_returns_is_short(results):
-    modules = [ih, ih.clamps, copying, games, statistics, survival]
+    modules = [ih, ih.clamps, copying, interactions, statistics, survival]
     public = [getattr(module, name) for module in modules for name in dir(module) if name[0] != "_"]
     functions = [value for value in public if inspect.isfunction(value)]
     returned = [inspect.signature(function).return_annotation for function in functions]

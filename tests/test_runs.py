@@ -8,10 +8,13 @@ from conftest import SMALL
 from torch.testing import assert_close
 
 import ih_interp as ih
-from ih_interp import store
 from ih_interp.config import Grid, RunConfig
-from ih_interp.exemplars import FileSource, GaussianSource
 from ih_interp.runs import create_run
+from ih_interp.storage import run_files
+from ih_interp.tasks.exemplars import (
+    FileSource,
+    GaussianSource,
+)
 
 CONFIG = RunConfig(
     name="run",
@@ -73,13 +76,13 @@ def unsealed(text):
 
 def test_the_first_runs_without_digests_are_read(run, tmp_path):
     """And trained on: they have no digest in their configuration, and no seal on their metrics."""
-    sealed, path = run.metrics, run.folder / store.CONFIG
+    sealed, path = run.metrics, run.folder / run_files.CONFIG
     path.write_text(unsealed(path.read_text()))
-    lines = (run.folder / store.METRICS).read_text().splitlines(keepends=True)
-    (run.folder / store.METRICS).write_text("".join(lines[1:]))
+    lines = (run.folder / run_files.METRICS).read_text().splitlines(keepends=True)
+    (run.folder / run_files.METRICS).write_text("".join(lines[1:]))
     assert ih.Run(run.folder).metrics.equals(sealed)
     assert ih.Run(run.folder).whole
-    store.checkpoint_path(run.folder, 2).unlink()
+    run_files.checkpoint_path(run.folder, 2).unlink()
     (again,) = ih.train(CONFIG, tmp_path, progress=False)
     assert again.metrics.equals(sealed)
 
@@ -116,14 +119,14 @@ def test_the_first_runs_without_digests_are_read(run, tmp_path):
     ],
 )
 def test_a_damaged_configuration_is_named(run, damage, words):
-    path = run.folder / store.CONFIG
+    path = run.folder / run_files.CONFIG
     path.write_text(damage(path.read_text()))
     with pytest.raises(ValueError, match=words):
         ih.Run(run.folder)
 
 
 def test_a_damaged_checkpoint_is_named(run):
-    path = store.checkpoint_path(run.folder, 4)
+    path = run_files.checkpoint_path(run.folder, 4)
     content = bytearray(path.read_bytes())
     content[-5] ^= 1
     path.write_bytes(bytes(content))
@@ -137,8 +140,8 @@ def test_a_damaged_checkpoint_is_named(run):
 def test_a_checkpoint_from_another_run_is_refused(run, tmp_path):
     other = CONFIG.replace(seeds=ih.RunConfig().seeds.model_copy(update={"init": 6}))
     (stranger,) = ih.train(other, tmp_path / "other", progress=False)
-    path = store.checkpoint_path(run.folder, 4)
-    path.write_bytes(store.checkpoint_path(stranger.folder, 4).read_bytes())
+    path = run_files.checkpoint_path(run.folder, 4)
+    path.write_bytes(run_files.checkpoint_path(stranger.folder, 4).read_bytes())
     with pytest.raises(ValueError, match=r"belongs to run .* copied from elsewhere"):
         run.model(4)
 
@@ -155,9 +158,9 @@ def test_features_that_changed_are_refused(tmp_path):
     with pytest.raises(ValueError, match="holds other features than when the run was made"):
         ih.Run(run.folder).task  # noqa: B018
     (again,) = ih.train(CONFIG, tmp_path / "others", progress=False)
-    path = again.folder / store.CONFIG
-    recorded = store.read_json(path)
-    store.write_json(path, store.sealed({**recorded, "features_sha256": "0" * 64}))
+    path = again.folder / run_files.CONFIG
+    recorded = run_files.read_json(path)
+    run_files.write_json(path, run_files.sealed({**recorded, "features_sha256": "0" * 64}))
     # As where another version of torch draws other features from the same seed.
     with pytest.raises(ValueError, match=r"was trained on other features than .* against .*pass"):
         ih.Run(again.folder).task  # noqa: B018
@@ -197,7 +200,7 @@ def test_features_that_moved_can_be_handed_in(of_file, tmp_path):
 
 def test_training_again_records_where_the_features_are_now(of_file, tmp_path):
     run, exemplars = of_file
-    before = (run.folder / store.CONFIG).read_text()
+    before = (run.folder / run_files.CONFIG).read_text()
     moved = tmp_path / "new" / "place.npz"
     moved.parent.mkdir()
     (tmp_path / "features.npz").rename(moved)
@@ -207,7 +210,7 @@ def test_training_again_records_where_the_features_are_now(of_file, tmp_path):
     opened = ih.Run(run.folder)
     assert opened.task.exemplars.sha256 == exemplars.sha256
     assert opened.finished
-    after = (run.folder / store.CONFIG).read_text()
+    after = (run.folder / run_files.CONFIG).read_text()
     old, new = str((tmp_path / "features.npz").resolve()), str(moved.resolve())
     assert unsealed(after) == unsealed(before).replace(old, new)
 
@@ -237,7 +240,7 @@ def test_only_the_place_of_features_may_differ(of_file, tmp_path):
 
 
 def test_a_run_records_what_its_numbers_may_depend_on(run):
-    recorded = json.loads((run.folder / store.CONFIG).read_text())
+    recorded = json.loads((run.folder / run_files.CONFIG).read_text())
     assert recorded["threads"] == 1
     assert recorded["engine"] == "eager"
     assert {"torch", "transformer-lens", "python"} <= set(recorded["versions"])
@@ -245,9 +248,9 @@ def test_a_run_records_what_its_numbers_may_depend_on(run):
 
 
 def test_metrics_that_are_gone_or_cut_are_refused(run):
-    path = run.folder / store.METRICS
-    rows = store.read_metrics(run.folder)
-    store.write_metrics(run.folder, [row for row in rows if row["step"] != 2])
+    path = run.folder / run_files.METRICS
+    rows = run_files.read_metrics(run.folder)
+    run_files.write_metrics(run.folder, [row for row in rows if row["step"] != 2])
     with pytest.raises(
         ValueError, match=r"lacks 1 of 3 evaluations, the first at step 2: train the run"
     ):
@@ -273,7 +276,7 @@ def test_an_empty_table_of_metrics_has_the_columns_of_a_full_one(run, tmp_path, 
 
 
 def test_a_checkpoint_of_another_step_is_refused(run):
-    first, last = (store.checkpoint_path(run.folder, step) for step in (2, 4))
+    first, last = (run_files.checkpoint_path(run.folder, step) for step in (2, 4))
     last.write_bytes(first.read_bytes())
     with pytest.raises(ValueError, match=r"belongs to run .* at step 2, not to .* at step 4"):
         run.model(4)
@@ -281,7 +284,8 @@ def test_a_checkpoint_of_another_step_is_refused(run):
 
 def test_files_that_are_no_checkpoints_are_no_steps(run):
     shutil.copy(
-        store.checkpoint_path(run.folder, 4), run.folder / store.CHECKPOINTS / "3.safetensors"
+        run_files.checkpoint_path(run.folder, 4),
+        run.folder / run_files.CHECKPOINTS / "3.safetensors",
     )
     assert run.steps == [0, 2, 4]
 
@@ -302,11 +306,11 @@ def test_loading_weights_leaves_nothing_of_the_model_before(run):
         assert torch.equal(parameter, expected[name]), name
 
 
-@pytest.mark.parametrize("left", [store.METRICS, store.CHECKPOINTS])
+@pytest.mark.parametrize("left", [run_files.METRICS, run_files.CHECKPOINTS])
 def test_what_is_left_of_another_run_is_not_taken_over(run, left, tmp_path):
     """The checkpoints would have counted as this run's, and its metrics been read as its own."""
-    (run.folder / store.CONFIG).unlink()
-    for name in {store.METRICS, store.CHECKPOINTS} - {left}:
+    (run.folder / run_files.CONFIG).unlink()
+    for name in {run_files.METRICS, run_files.CHECKPOINTS} - {left}:
         path = run.folder / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     with pytest.raises(
@@ -331,7 +335,7 @@ def test_a_runs_features_changed_in_place_are_refused(run, given):
 
 def test_the_checkpoints_there_are_are_not_all_told(run):
     for step in range(100, 400):
-        store.checkpoint_path(run.folder, step).touch()
+        run_files.checkpoint_path(run.folder, step).touch()
     with pytest.raises(
         ValueError, match=r"no checkpoint at step 3; it has \[0, 2, 4, .*303 in all"
     ):

@@ -16,7 +16,9 @@ except ImportError as error:
 
 
 @pytest.mark.parametrize("missing", ["fcntl", "resource"])
-@pytest.mark.parametrize("module", ["ih_interp", "ih_interp.training.lock", "ih_interp.exemplars"])
+@pytest.mark.parametrize(
+    "module", ["ih_interp", "ih_interp.storage.lock", "ih_interp.tasks.exemplars"]
+)
 def test_without_what_posix_has_importing_names_the_systems(missing, module):
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT.format(missing=missing, module=module)],

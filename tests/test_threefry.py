@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ih_interp import threefry
-from ih_interp.draws import label_split
+from ih_interp import _jax_random as jax_random
+from ih_interp.tasks.sampling import label_split
 from ih_interp.toy import NAMES, ToyConfig, draw_vectors
 
 TRUNCATED_SD = 0.87962566103423978  # of a normal cut at two sigma, as JAX writes it
@@ -21,13 +21,13 @@ TRUNCATED_SD = 0.87962566103423978  # of a normal cut at two sigma, as JAX write
 )
 def test_known_answers_of_the_cipher(counter, key, answer):
     left, right = np.array(counter, dtype=np.uint32)[:, None]
-    words = threefry._encipher(np.array(key, dtype=np.uint32), left, right)
+    words = jax_random._encipher(np.array(key, dtype=np.uint32), left, right)
     assert [int(word[0]) for word in words] == list(answer)
 
 
 def test_split_as_jax_documents_it():
     """`jax.random.split(jax.random.PRNGKey(0))` of JAX's documentation."""
-    first, second = threefry.split(threefry.key(0))
+    first, second = jax_random.split(jax_random.key(0))
     assert first.tolist() == [4146024105, 967050713]
     assert second.tolist() == [2718843009, 1272950319]
 
@@ -36,7 +36,7 @@ def test_normal_as_jax_documents_it():
     """`jax.random.normal(jax.random.PRNGKey(0), (10,))` of JAX's quickstart."""
     printed = [-0.3721109, 0.26423115, -0.18252768, -0.7368197, -0.44030377]
     printed += [-0.1521442, -0.67135346, -0.5908641, 0.73168886, 0.5673026]
-    draws = threefry.normal(threefry.key(0), (10,))
+    draws = jax_random.normal(jax_random.key(0), (10,))
     assert draws.dtype == np.float32
     np.testing.assert_allclose(
         draws, printed, rtol=1e-6
@@ -82,20 +82,20 @@ def test_initial_weights_of_the_published_code(shared):
         while file.tell() < path.stat().st_size:
             arrays.append(np.lib.format.read_array(file))
     weights = iter([array for array in arrays if array.ndim == 2])
-    exemplar, label, transformer, unembed = threefry.split(threefry.key(5), 4)
+    exemplar, label, transformer, unembed = jax_random.split(jax_random.key(5), 4)
 
     def drawn(key, scale: float) -> np.ndarray:
         """The next weight of the checkpoint, drawn again."""
         found = next(weights)
-        expected = scale * threefry.truncated_normal(threefry.split(key)[0], found.shape)
+        expected = scale * jax_random.truncated_normal(jax_random.split(key)[0], found.shape)
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
         return found
 
     lecun = 1 / TRUNCATED_SD
     assert drawn(exemplar, lecun / np.sqrt(32)).shape == (64, 32)
     assert drawn(label, 40 * 0.02).shape == (64, 5)
-    for block in threefry.split(transformer, 5)[2:4]:
-        qkv, out = threefry.split(threefry.split(block)[0])
+    for block in jax_random.split(transformer, 5)[2:4]:
+        qkv, out = jax_random.split(jax_random.split(block)[0])
         assert drawn(qkv, 3 * lecun / 8).shape == (192, 64)
         assert drawn(out, lecun / 8).shape == (64, 64)
     assert drawn(unembed, lecun / 8).shape == (5, 64)
@@ -103,21 +103,23 @@ def test_initial_weights_of_the_published_code(shared):
 
 @pytest.mark.parametrize("n", [0, 1, 2, 7, 100, 2_000])
 def test_permutation_is_one(n):
-    order = threefry.permutation(threefry.key(3), n)
+    order = jax_random.permutation(jax_random.key(3), n)
     assert sorted(order.tolist()) == list(range(n))
     if n > 2:
         assert order.tolist() != list(range(n))
 
 
 def test_every_order_is_as_likely():
-    orders = [tuple(threefry.permutation(key, 3)) for key in threefry.split(threefry.key(0), 600)]
+    orders = [
+        tuple(jax_random.permutation(key, 3)) for key in jax_random.split(jax_random.key(0), 600)
+    ]
     _, counts = np.unique(orders, axis=0, return_counts=True)
     assert len(counts) == 6
     assert ((counts - 100) ** 2 / 100).sum() < 20.5  # chi-squared of 5 degrees, one in a thousand
 
 
 def test_truncated_normal_has_its_moments():
-    draws = threefry.truncated_normal(threefry.key(1), (200, 500))
+    draws = jax_random.truncated_normal(jax_random.key(1), (200, 500))
     assert draws.dtype == np.float32
     assert np.abs(draws).max() < 2
     error = TRUNCATED_SD / np.sqrt(draws.size)
@@ -126,12 +128,14 @@ def test_truncated_normal_has_its_moments():
 
 
 def test_draws_depend_on_the_key_alone():
-    key = threefry.key(7)
-    np.testing.assert_array_equal(threefry.normal(key, (6,)), threefry.normal(key, (2, 3)).ravel())
-    assert not (threefry.normal(key, (6,)) == threefry.normal(threefry.key(8), (6,))).any()
+    key = jax_random.key(7)
+    np.testing.assert_array_equal(
+        jax_random.normal(key, (6,)), jax_random.normal(key, (2, 3)).ravel()
+    )
+    assert not (jax_random.normal(key, (6,)) == jax_random.normal(jax_random.key(8), (6,))).any()
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32])
 def test_refuses_seeds_that_do_not_fit(seed):
     with pytest.raises(ValueError, match=rf"seed={seed} must lie in \[0, 2\*\*32\)"):
-        threefry.key(seed)
+        jax_random.key(seed)

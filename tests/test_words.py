@@ -104,7 +104,7 @@ def test_other_arguments_than_a_function_takes_are_told_what_it_takes(model, bat
 
 
 def test_a_whole_vocabulary_that_takes_hours_is_refused(model, monkeypatch):
-    monkeypatch.setattr("ih_interp.analysis.copying.LARGE", 10)
+    monkeypatch.setattr("ih_interp.analysis.heads.copying.LARGE", 10)
     with pytest.raises(ValueError, match="tokens="):
         ih.copying_score_diag(model)
     assert ih.copying_score_diag(model, tokens=torch.arange(3)).top.shape == (2, 8)

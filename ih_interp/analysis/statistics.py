@@ -8,8 +8,8 @@ from jaxtyping import Float, Shaped
 from numpy import ndarray
 from scipy.stats import false_discovery_control
 
-from ih_interp.columns import numbers
-from ih_interp.reprs import short_repr
+from ih_interp._columns import numbers
+from ih_interp._reprs import short_repr
 from ih_interp.types import expect, integer
 
 BLOCK = 64  # resamples at once: their weights are [resample, batch]

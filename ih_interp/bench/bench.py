@@ -15,9 +15,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ih_interp.bench.contender import PERIOD
-from ih_interp.launch import command
 from ih_interp.plots import plot_speeds
-from ih_interp.plots.style import save, style
+from ih_interp.plots._style import (
+    save,
+    style,
+)
+from ih_interp.training._launch import command
 from ih_interp.training.train import cores
 
 SIZES = (2, 4, 8, 16, 32)

@@ -10,11 +10,10 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from ih_interp.clamps.applied import (
-    ClampUnchangedWarning as ClampUnchangedWarning,
-    check as check,
-    clamped as clamped,
-    in_order as in_order,
+from ih_interp._config_base import explain
+from ih_interp.clamps.ablation import (
+    AblateEmbedding as AblateEmbedding,
+    AblateHeads as AblateHeads,
 )
 from ih_interp.clamps.attention import (
     AttendLabelsOnly as AttendLabelsOnly,
@@ -31,16 +30,11 @@ from ih_interp.clamps.base import (
     Site as Site,
     keep_only as keep_only,
 )
-from ih_interp.clamps.circuits import (
-    CopyFromAttention as CopyFromAttention,
-    PerfectLayerOne as PerfectLayerOne,
-    PerfectMatchAndCopy as PerfectMatchAndCopy,
-    a_alone as a_alone,
-    b_alone as b_alone,
-    c_alone as c_alone,
-    copy as copy,
-    layer_one as layer_one,
-    match as match,
+from ih_interp.clamps.context import (
+    ClampUnchangedWarning as ClampUnchangedWarning,
+    check as check,
+    clamped as clamped,
+    in_order as in_order,
 )
 from ih_interp.clamps.grafts import GraftIn as GraftIn, GraftOut as GraftOut
 from ih_interp.clamps.preserve import Preserve as Preserve
@@ -52,11 +46,17 @@ from ih_interp.clamps.schedules import (
     pulses as pulses,
     ramp as ramp,
 )
-from ih_interp.clamps.values import (
-    AblateEmbedding as AblateEmbedding,
-    AblateHeads as AblateHeads,
+from ih_interp.clamps.subcircuits import (
+    CopyFromAttention as CopyFromAttention,
+    PerfectLayerOne as PerfectLayerOne,
+    PerfectMatchAndCopy as PerfectMatchAndCopy,
+    a_alone as a_alone,
+    b_alone as b_alone,
+    c_alone as c_alone,
+    copy as copy,
+    layer_one as layer_one,
+    match as match,
 )
-from ih_interp.frozen import explain
 from ih_interp.types import expect
 
 Clamp: TypeAlias = Annotated[

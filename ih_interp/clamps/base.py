@@ -13,10 +13,10 @@ from pydantic import field_validator
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from ih_interp._config_base import Frozen
+from ih_interp._reprs import short_repr
 from ih_interp.clamps.schedules import Always, Schedule
-from ih_interp.frozen import Frozen
 from ih_interp.model import FewShotEmbed
-from ih_interp.reprs import short_repr
 from ih_interp.types import Batch, Head, HeadField, expect
 
 HookFunction: TypeAlias = Callable[..., Tensor | None]

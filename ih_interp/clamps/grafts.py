@@ -10,6 +10,14 @@ from torch.func import functional_call
 from transformer_lens import HookedTransformer
 
 from ih_interp import hooks
+from ih_interp.clamps._graft_sources import (
+    Source,
+    Target,
+    frozen_model,
+    opened,
+    read_source,
+    read_weights,
+)
 from ih_interp.clamps.base import (
     EMBEDDING,
     AbstractClamp,
@@ -19,16 +27,8 @@ from ih_interp.clamps.base import (
     Site,
     few_shot_embed,
 )
-from ih_interp.clamps.sources import (
-    Source,
-    Target,
-    frozen_model,
-    opened,
-    read_source,
-    read_weights,
-)
-from ih_interp.exemplars import features_digest
-from ih_interp.files import as_path
+from ih_interp.storage.atomic import as_path
+from ih_interp.tasks.exemplars import features_digest
 from ih_interp.types import Batch, Logits, Residual
 
 

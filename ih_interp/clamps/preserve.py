@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, TypeAlias
 from pydantic import field_validator
 
 from ih_interp import hooks
-from ih_interp.clamps.active import unclamped
+from ih_interp.clamps._active import unclamped
 from ih_interp.clamps.base import (
     AbstractClamp,
     GradientMode,

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from ih_interp.frozen import Frozen
-from ih_interp.task import Split
+from ih_interp._config_base import Frozen
+from ih_interp.tasks.few_shot import Split
 from ih_interp.types import MetricName
 
 Metrics: TypeAlias = Sequence[Mapping[str, Any]]

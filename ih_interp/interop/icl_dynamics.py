@@ -18,13 +18,26 @@ import torch
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from ih_interp import store
-from ih_interp.arrays import UNREADABLE, RefusedError, h5_item, h5_numbers, opened_h5, read_npy
-from ih_interp.files import PathLike, as_path
-from ih_interp.frozen import short
+from ih_interp._config_base import short
+from ih_interp._torch_state import plain_torch
 from ih_interp.model import FewShotEmbed, ModelConfig, empty_model
-from ih_interp.task import FewShotTask, features_by_token
-from ih_interp.torch_state import plain_torch
+from ih_interp.storage import run_files
+from ih_interp.storage.atomic import (
+    PathLike,
+    as_path,
+)
+from ih_interp.storage.feature_files import (
+    UNREADABLE,
+    RefusedError,
+    h5_item,
+    h5_numbers,
+    opened_h5,
+    read_npy,
+)
+from ih_interp.tasks.few_shot import (
+    FewShotTask,
+    features_by_token,
+)
 from ih_interp.types import expect
 
 UNSUPPORTED = {"not_causal": False, "data_type": "file"}
@@ -127,7 +140,7 @@ def _log_table(name: str, group: h5py.Group, sequences: np.ndarray) -> pd.DataFr
 def _read_options(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"There is no configuration at {path}.")
-    options = store.read_json(path)
+    options = run_files.read_json(path)
     missing = [name for name in WANTED if name not in options]
     if missing:
         raise ValueError(

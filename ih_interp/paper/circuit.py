@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from ih_interp.analysis.attention import (
+from ih_interp.analysis.heads.attention import (
     induction_strength,
     previous_token_chance,
     previous_token_score,

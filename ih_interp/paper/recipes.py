@@ -19,10 +19,10 @@ from ih_interp.clamps import (
     match,
 )
 from ih_interp.config import AdamConfig, Grid, RunConfig, Seeds
-from ih_interp.exemplars import ExemplarSource
 from ih_interp.model import ModelConfig
 from ih_interp.paper.circuit import Circuit
 from ih_interp.paper.presets import Preset
+from ih_interp.tasks.exemplars import ExemplarSource
 from ih_interp.types import Head
 
 FIRST_SEED = 5  # the paper's main text; its other networks are 6 to 9

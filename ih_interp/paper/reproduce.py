@@ -8,15 +8,27 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
-from ih_interp.exemplars import Exemplars, ExemplarSource
-from ih_interp.files import PathLike, as_path
+from ih_interp._torch_state import plain_torch
 from ih_interp.paper.claims import merge_claims
 from ih_interp.paper.figures import FIGURES
+from ih_interp.paper.networks import (
+    Networks,
+    train_study,
+)
 from ih_interp.paper.presets import PRESETS, Preset, PresetName
 from ih_interp.paper.study import Claim, Figure, Study
-from ih_interp.paper.training import Networks, train_study
-from ih_interp.plots.style import save, style
-from ih_interp.torch_state import plain_torch
+from ih_interp.plots._style import (
+    save,
+    style,
+)
+from ih_interp.storage.atomic import (
+    PathLike,
+    as_path,
+)
+from ih_interp.tasks.exemplars import (
+    Exemplars,
+    ExemplarSource,
+)
 from ih_interp.training.train import Engine
 
 SAMPLED = 2_000  # sequences that measures are averaged over, but for the paper preset: every one

@@ -11,11 +11,15 @@ import torch
 from matplotlib.figure import Figure as Canvas
 from transformer_lens import HookedTransformer
 
-from ih_interp.analysis.emergence import LEARNED, Crossing, learned
+from ih_interp._reprs import short_repr
+from ih_interp.analysis.dynamics.emergence import (
+    LEARNED,
+    Crossing,
+    learned,
+)
 from ih_interp.paper.circuit import Circuit
 from ih_interp.paper.recipes import RunSet
-from ih_interp.plots.style import short_count
-from ih_interp.reprs import short_repr
+from ih_interp.plots._style import short_count
 from ih_interp.runs import Run
 from ih_interp.types import Batch
 

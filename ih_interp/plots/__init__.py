@@ -7,6 +7,10 @@ The house's look, and a file that has the legends beside the axes in it (`save` 
         ax.figure.savefig("strengths.png", bbox_inches="tight")
 """
 
+from ih_interp.plots._style import (
+    save as save,
+    style as style,
+)
 from ih_interp.plots.additivity import (
     plot_first_last as plot_first_last,
     plot_interactions as plot_interactions,
@@ -31,7 +35,7 @@ from ih_interp.plots.heads import (
     plot_head_scores as plot_head_scores,
     plot_matches as plot_matches,
 )
-from ih_interp.plots.only_heads import (
+from ih_interp.plots.single_heads import (
     plot_add_back as plot_add_back,
     plot_label_accuracy as plot_label_accuracy,
     plot_only_and_without as plot_only_and_without,
@@ -39,7 +43,6 @@ from ih_interp.plots.only_heads import (
 from ih_interp.plots.speed import (
     plot_speeds as plot_speeds,
 )
-from ih_interp.plots.style import save as save, style as style
 from ih_interp.plots.wiring import (
     plot_preserving as plot_preserving,
     plot_redundancy_over_training as plot_redundancy_over_training,

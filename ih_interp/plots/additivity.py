@@ -12,11 +12,17 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import PercentFormatter
 
-from ih_interp.columns import shown
-from ih_interp.plots.maps import DIVERGING, draw_map
-from ih_interp.plots.palettes import Palette, looking, palette_colours
-from ih_interp.plots.style import HEAD_COLOURS, drawing
-from ih_interp.plots.tables import (
+from ih_interp._columns import shown
+from ih_interp.plots._palettes import (
+    Palette,
+    looking,
+    palette_colours,
+)
+from ih_interp.plots._style import (
+    HEAD_COLOURS,
+    drawing,
+)
+from ih_interp.plots._tables import (
     ONE_NETWORK,
     distinct,
     expect_numbers,
@@ -25,6 +31,7 @@ from ih_interp.plots.tables import (
     of_quantity,
     rows_where,
 )
+from ih_interp.plots.maps import DIVERGING, draw_map
 
 METRIC_NAMES = {
     "logit": "logit",

@@ -7,10 +7,16 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from ih_interp.columns import equal, finite, shown
-from ih_interp.plots.palettes import Palette, looking
-from ih_interp.plots.seeds import plot_curve, plot_over_seeds
-from ih_interp.plots.style import (
+from ih_interp._columns import (
+    equal,
+    finite,
+    shown,
+)
+from ih_interp.plots._palettes import (
+    Palette,
+    looking,
+)
+from ih_interp.plots._style import (
     CLAMP_LINES,
     CLAMPED_VECTORS,
     SPLIT_LINES,
@@ -24,7 +30,7 @@ from ih_interp.plots.style import (
     legend_off_curves,
     start_at_zero,
 )
-from ih_interp.plots.tables import (
+from ih_interp.plots._tables import (
     ONE_NETWORK,
     distinct,
     expect_numbers,
@@ -32,6 +38,7 @@ from ih_interp.plots.tables import (
     expect_table,
     with_seed,
 )
+from ih_interp.plots.seeds import plot_curve, plot_over_seeds
 from ih_interp.types import integer
 
 

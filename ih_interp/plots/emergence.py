@@ -8,11 +8,18 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from ih_interp.columns import equal, finite, flags, shown
-from ih_interp.plots.curves import guess_line
-from ih_interp.plots.palettes import Palette, looking, palette_colours
-from ih_interp.plots.seeds import plot_curve, plot_over_seeds
-from ih_interp.plots.style import (
+from ih_interp._columns import (
+    equal,
+    finite,
+    flags,
+    shown,
+)
+from ih_interp.plots._palettes import (
+    Palette,
+    looking,
+    palette_colours,
+)
+from ih_interp.plots._style import (
     CLAMP_LINES,
     DASHES,
     HEAD_COLOURS,
@@ -23,7 +30,7 @@ from ih_interp.plots.style import (
     legend_off_curves,
     short_count,
 )
-from ih_interp.plots.tables import (
+from ih_interp.plots._tables import (
     distinct,
     expect_known,
     expect_numbers,
@@ -32,6 +39,8 @@ from ih_interp.plots.tables import (
     rows_where,
     with_seed,
 )
+from ih_interp.plots.curves import guess_line
+from ih_interp.plots.seeds import plot_curve, plot_over_seeds
 from ih_interp.types import expect
 
 WHEN = {"training": "clamped in training", "inference": "perfected at inference"}

@@ -11,10 +11,18 @@ from matplotlib.colors import Colormap, Normalize
 from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 
-from ih_interp.columns import equal, groups, ordered, shown
-from ih_interp.plots.maps import DIVERGING, draw_map, heads_by_heads
-from ih_interp.plots.palettes import Palette, looking, palette_colours
-from ih_interp.plots.style import (
+from ih_interp._columns import (
+    equal,
+    groups,
+    ordered,
+    shown,
+)
+from ih_interp.plots._palettes import (
+    Palette,
+    looking,
+    palette_colours,
+)
+from ih_interp.plots._style import (
     HEAD_COLOURS,
     HEAD_MARKERS,
     drawing,
@@ -23,7 +31,7 @@ from ih_interp.plots.style import (
     name_points,
     short_head,
 )
-from ih_interp.plots.tables import (
+from ih_interp.plots._tables import (
     A_SEED_EACH,
     ONE_NETWORK,
     distinct,
@@ -34,6 +42,7 @@ from ih_interp.plots.tables import (
     rows_where,
     with_seed,
 )
+from ih_interp.plots.maps import DIVERGING, draw_map, heads_by_heads
 
 HATCHES = ("", "////", "....", "xxxx")
 """Scores in one drawing, told apart in grey."""

@@ -7,12 +7,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, Normalize
 
-from ih_interp.columns import equal, shown
-from ih_interp.plots.curves import draw_heads
-from ih_interp.plots.maps import DIVERGING, draw_map, heads_by_heads
-from ih_interp.plots.palettes import Palette, looking
-from ih_interp.plots.seeds import plot_curve
-from ih_interp.plots.style import (
+from ih_interp._columns import (
+    equal,
+    shown,
+)
+from ih_interp.plots._palettes import (
+    Palette,
+    looking,
+)
+from ih_interp.plots._style import (
     Line,
     condition_lines,
     count_sequences,
@@ -20,7 +23,7 @@ from ih_interp.plots.style import (
     head_place,
     known_first,
 )
-from ih_interp.plots.tables import (
+from ih_interp.plots._tables import (
     ONE_NETWORK,
     ONE_NETWORK_AND_TIME,
     distinct,
@@ -29,6 +32,9 @@ from ih_interp.plots.tables import (
     expect_table,
     rows_where,
 )
+from ih_interp.plots.curves import draw_heads
+from ih_interp.plots.maps import DIVERGING, draw_map, heads_by_heads
+from ih_interp.plots.seeds import plot_curve
 
 VIA_LINES: dict[str, tuple[str, Line]] = {
     "q": ("queries", Line("#0072B2", (0, (5, 1)))),

@@ -14,21 +14,21 @@ from torch import Tensor
 
 from ih_interp.clamps import Shape, check, in_order
 from ih_interp.config import RunConfig
-from ih_interp.model import build_model
-from ih_interp.runs import Run
-from ih_interp.task import FewShotTask
-from ih_interp.tracing.forward import Tensors
-from ih_interp.tracing.rows import Rows
-from ih_interp.training.measure import Evaluator
-from ih_interp.training.state import RunState, TrainingFailedError, record_engine
-from ih_interp.training.step import (
+from ih_interp.engine.compiled_forward import Tensors
+from ih_interp.engine.feature_table import Rows
+from ih_interp.engine.update import (
     FleetInputs,
     FleetState,
     Step,
     eager_step,
     traced_step,
 )
-from ih_interp.training.writer import Writer
+from ih_interp.model import build_model
+from ih_interp.runs import Run
+from ih_interp.storage.writer import Writer
+from ih_interp.tasks.few_shot import FewShotTask
+from ih_interp.training.evaluating import Evaluator
+from ih_interp.training.state import RunState, TrainingFailedError, record_engine
 
 
 def fleets(configs: Sequence[RunConfig], size: int) -> list[list[RunConfig]]:

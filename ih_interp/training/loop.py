@@ -9,12 +9,18 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from ih_interp.files import FULL
+from ih_interp._torch_state import (
+    plain_torch,
+    users_code,
+)
 from ih_interp.runs import Run
-from ih_interp.torch_state import plain_torch, users_code
-from ih_interp.training.bar import OnProgress
+from ih_interp.storage.atomic import FULL
+from ih_interp.training._bar import OnProgress
+from ih_interp.training._signals import (
+    Interrupts,
+    deferred_interrupts,
+)
 from ih_interp.training.fleet import Fleet
-from ih_interp.training.signals import Interrupts, deferred_interrupts
 from ih_interp.training.state import RunState, StopRun, TrainingFailedError
 
 SAVE_SECONDS = 20.0  # of training that a kill can cost

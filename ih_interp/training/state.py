@@ -8,21 +8,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ih_interp import store
+from ih_interp._recorded import rewrite_config
 from ih_interp.clamps import in_order
 from ih_interp.clamps.schedules import FromLevel
 from ih_interp.config import RunConfig
+from ih_interp.engine.feature_table import Rows
+from ih_interp.engine.update import FleetState
 from ih_interp.evaluation import evaluation_sets
-from ih_interp.files import make_folders, write_atomic
 from ih_interp.model import build_model, trained_parameters
-from ih_interp.recorded import rewrite_config
 from ih_interp.runs import Run
-from ih_interp.task import FewShotTask
-from ih_interp.tracing.rows import Rows
-from ih_interp.training.data import TrainingData
-from ih_interp.training.lock import expect_held
-from ih_interp.training.step import FleetState
-from ih_interp.training.writer import Writer
+from ih_interp.storage import run_files
+from ih_interp.storage.atomic import (
+    make_folders,
+    write_atomic,
+)
+from ih_interp.storage.lock import expect_held
+from ih_interp.storage.writer import Writer
+from ih_interp.tasks.few_shot import FewShotTask
+from ih_interp.training._data import TrainingData
 
 
 class TrainingFailedError(RuntimeError):
@@ -84,7 +87,7 @@ class RunState:
 
     def _resume(self) -> tuple[FleetState, int]:
         """The saved state and its step, or the beginning."""
-        saved = store.saved_states(self.run.folder)
+        saved = run_files.saved_states(self.run.folder)
         begun = initial_state(self.task, self.config)
         if not saved:
             return begun, 0
@@ -108,8 +111,10 @@ class RunState:
         expect_held(self.run.folder)
         self._write_metrics()
         facts = {"run": self.config.fingerprint, "step": self.step}
-        content = store.packed(as_tensors(state, place), facts)
-        newest, before = (self.run.folder / name for name in (store.STATE, store.STATE_BEFORE))
+        content = run_files.packed(as_tensors(state, place), facts)
+        newest, before = (
+            self.run.folder / name for name in (run_files.STATE, run_files.STATE_BEFORE)
+        )
         if newest.is_file() and self.step != self._saved_step:
             newest.replace(before)  # killed after this, a run goes on from there
         write_atomic(newest, content)
@@ -119,10 +124,10 @@ class RunState:
         """Begin to write the weights after this many updates."""
         weights = {name: tensor[place] for name, tensor in state.parameters.items()}
         facts = {"run": self.config.fingerprint, "step": self.step}
-        path = store.checkpoint_path(self.run.folder, self.step)
+        path = run_files.checkpoint_path(self.run.folder, self.step)
         expect_held(self.run.folder)
         make_folders(path.parent)
-        self.writer.write(path, store.packed(weights, facts))
+        self.writer.write(path, run_files.packed(weights, facts))
 
     def close(self, state: FleetState, place: int) -> None:
         """Write the end of the run; its last checkpoint says that it is finished."""
@@ -142,7 +147,7 @@ class RunState:
         self.save_checkpoint(state, place)
         self.writer.settle()
         facts = {"run": self.config.fingerprint, "step": self.step}
-        store.write_json(self.run.folder / store.STOPPED, facts)
+        run_files.write_json(self.run.folder / run_files.STOPPED, facts)
         self.closed = True
 
     def record(self, measured: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
@@ -153,14 +158,14 @@ class RunState:
         return new
 
     def _write_metrics(self) -> None:
-        store.write_metrics(self.run.folder, self.rows, self.config.fingerprint)
+        run_files.write_metrics(self.run.folder, self.rows, self.config.fingerprint)
 
     def fail(self, what: str) -> None:
         """Stop this run; what was measured before is kept, if it can be written."""
         with suppress(OSError):
             expect_held(self.run.folder)
             self._write_metrics()
-        saved = bool(store.saved_states(self.run.folder))
+        saved = bool(run_files.saved_states(self.run.folder))
         kept = "its last saved state is kept" if saved else "it had saved none yet"
         self.failure = (
             f"{self.run.folder}: {what}; lower the learning rate or look at the features ({kept})"
@@ -179,9 +184,9 @@ def as_tensors(state: FleetState, place: int) -> dict[str, Tensor]:
 
 def load_state(path: Path, config: RunConfig) -> tuple[dict[str, Tensor], int]:
     """Read a saved state of this run, and its step; DamagedFileError where it is none."""
-    tensors, facts = store.load_tensors(path)
+    tensors, facts = run_files.load_tensors(path)
     if facts.get("run") != config.fingerprint:
-        raise store.DamagedFileError(path, f"belongs to another run; {store.REPAIR}.")
+        raise run_files.DamagedFileError(path, f"belongs to another run; {run_files.REPAIR}.")
     step = facts.get("step", -1)
     is_step = type(step) is int and 0 <= step <= config.n_steps
     is_state = all(
@@ -189,21 +194,21 @@ def load_state(path: Path, config: RunConfig) -> tuple[dict[str, Tensor], int]:
         for name, tensor in tensors.items()
     )
     if not (is_step and is_state):
-        raise store.DamagedFileError(
-            path, f"is no state to go on from, such as a checkpoint; {store.REPAIR}."
+        raise run_files.DamagedFileError(
+            path, f"is no state to go on from, such as a checkpoint; {run_files.REPAIR}."
         )
     return tensors, step
 
 
 def remove_states(folder: Path) -> None:
     """Remove the saved states, the older one first."""
-    for path in reversed(store.saved_states(folder)):
+    for path in reversed(run_files.saved_states(folder)):
         path.unlink(missing_ok=True)
 
 
 def refuse_unsound(run: Run) -> None:
     """Raise ValueError, with the remedy, if the run cannot go on from what was saved of it."""
-    saved = store.saved_states(run.folder)
+    saved = run_files.saved_states(run.folder)
     step = load_state(saved[0], run.config)[1] if saved else 0
     if lost := run.lost(step):
         raise ValueError(
@@ -215,13 +220,13 @@ def refuse_unsound(run: Run) -> None:
 def record_engine(run: Run, engine: str) -> None:
     """Write into `config.json` how the run is trained after all."""
     run.engine = engine
-    rewrite_config(run.folder / store.CONFIG, {"engine": engine})
+    rewrite_config(run.folder / run_files.CONFIG, {"engine": engine})
 
 
 def saved_step(folder: Path) -> int:
     """The update from which a run in this folder goes on; 0 where nothing was saved."""
-    saved = store.saved_states(folder)
-    return int(store.load_tensors(saved[0])[1]["step"]) if saved else 0
+    saved = run_files.saved_states(folder)
+    return int(run_files.load_tensors(saved[0])[1]["step"]) if saved else 0
 
 
 def initial_state(task: FewShotTask, config: RunConfig) -> FleetState:

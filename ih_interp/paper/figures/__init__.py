@@ -3,37 +3,37 @@
 from collections.abc import Mapping
 
 from ih_interp.paper.figures import (
-    added_heads,
     additivity,
-    branches,
-    copied_labels,
-    data,
-    emergence,
-    mistakes,
-    single_heads,
-    strength_alone,
-    subcircuits,
-    toy_model,
-    trained_apart,
-    wiring,
+    fig03,
+    fig04a_13,
+    fig04b_17,
+    fig05a_09,
+    fig05b_10,
+    fig06,
+    fig11,
+    fig14,
+    fig15,
+    fig16,
+    fig18,
+    tables2_3,
 )
 from ih_interp.paper.study import Figure
 
 FIGURES: Mapping[str, Figure] = {
     figure.name: figure
     for module in (
-        emergence,
-        single_heads,
-        trained_apart,
-        strength_alone,
-        toy_model,
-        subcircuits,
-        data,
-        branches,
-        wiring,
-        added_heads,
-        copied_labels,
-        mistakes,
+        fig03,
+        fig04a_13,
+        fig04b_17,
+        fig18,
+        fig05a_09,
+        fig05b_10,
+        fig06,
+        fig15,
+        fig11,
+        fig14,
+        fig16,
+        tables2_3,
         additivity,
     )
     for figure in module.FIGURES

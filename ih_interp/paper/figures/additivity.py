@@ -9,7 +9,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure as Canvas
 from torch import Tensor
 
-from ih_interp.analysis.additivity import additivity_test
+from ih_interp.analysis.ablation.additivity import additivity_test
 from ih_interp.paper.recipes import last_layer_heads
 from ih_interp.paper.study import Claim, Figure, Study, decimals, judged, over_seeds
 from ih_interp.plots.additivity import METRIC_NAMES

@@ -1,0 +1,283 @@
+"""Passes of a model: of other sequences, with heads set, and what heads write in them.
+
+The model's own modules and hooks do the work, and what cannot be told apart by them is refused.
+"""
+
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens import HookedTransformer
+from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
+
+from ih_interp._stock import (
+    is_hooked,
+    other_module,
+)
+from ih_interp.analysis.heads.pattern_scores import CHUNK
+from ih_interp.clamps._active import (
+    active,
+    pass_size,
+)
+from ih_interp.clamps.base import Shape, head_mask
+from ih_interp.types import Head, Residual
+
+Input: TypeAlias = Literal["q", "k", "v"]
+"""Through which of its inputs a head is reached."""
+
+HeadName: TypeAlias = str | tuple[int, int] | Head
+Written: TypeAlias = Float[Tensor, "batch pos _head d"]
+"""What heads write: z, d_head wide, or where `use_attn_result` is on the result, d_model wide."""
+
+HeadsOf: TypeAlias = Mapping[int, Sequence[int]]
+"""Heads by layer."""
+
+CUTS = ("attn_out", "resid_mid", "resid_post", "resid_pre")
+"""Points at which a clamp that replaces the stream cuts every path through it."""
+
+
+def chunk_size(model: HookedTransformer, n_sequences: int) -> int:
+    """Return how many sequences go through a pass of the analysis."""
+    return pass_size(model, n_sequences, CHUNK)
+
+
+def inputs_named(via: str | Sequence[str]) -> tuple[Input, ...]:
+    """`"k"` or `("q", "k")`, checked."""
+    names = tuple(via)
+    wrong = [name for name in names if name not in get_args(Input)]
+    if wrong or not names or len(set(names)) < len(names):
+        raise ValueError(f"via={via!r}; name some of q, k and v, each once.")
+    return names  # pyright: ignore[reportReturnType]
+
+
+def by_layer(heads: Iterable[HeadName], model: HookedTransformer) -> dict[int, list[int]]:
+    """Heads by layer, in order; ValueError for one the model lacks or that is named twice."""
+    parsed = [Head.parse(head) for head in heads]
+    if len(set(parsed)) < len(parsed):
+        raise ValueError(f"{', '.join(map(str, parsed))} names a head twice.")
+    chosen = head_mask(parsed, Shape.of(model))
+    return {
+        layer: row.nonzero()[:, 0].tolist() for layer, row in enumerate(chosen) if bool(row.any())
+    }
+
+
+def refuse_shape(model: HookedTransformer) -> None:
+    """Refuse models in which an edge is no sum of head outputs (ValueError)."""
+    cfg = model.cfg
+    reasons = {
+        "shares keys and values among heads (grouped-query attention), which have no edge of "
+        "their own": cfg.n_key_value_heads is not None,
+        "normalises what attention writes, so that heads do not add up": bool(
+            cfg.use_normalization_before_and_after
+        )
+        or cfg.original_architecture in POST_NORM_ARCHITECTURES,
+        "has use_split_qkv_input or use_attn_in on; set them to False, edges need neither": bool(
+            cfg.use_split_qkv_input or cfg.use_attn_in
+        ),
+        "has weights in 4 bits": bool(cfg.load_in_4bit),
+    }
+    for reason, applies in reasons.items():
+        if applies:
+            raise ValueError(f"Paths cannot be patched: the model {reason}.")
+
+
+def refuse_cuts(model: HookedTransformer, first: int, last: int) -> None:
+    """Refuse clamps that replace the stream above layer `first` and up to layer `last`."""
+    for clamp, points, *_ in active(model):
+        for point in points:
+            parts = point.split(".")
+            kind = parts[-1].removeprefix("hook_")
+            if len(parts) != 3 or kind not in CUTS:
+                continue
+            if first + (kind == "resid_pre") <= int(parts[1]) < last + (kind == "resid_pre"):
+                raise ValueError(
+                    f"{clamp} replaces {point}, which every path from layer {first} to layer "
+                    f"{last} crosses: there is no edge to patch. Take the clamp off."
+                )
+
+
+def written_at(model: HookedTransformer, layer: int) -> str:
+    """The hook point that holds what each head of a layer writes."""
+    return f"blocks.{layer}.attn.hook_{'result' if model.cfg.use_attn_result else 'z'}"
+
+
+def written_points(model: HookedTransformer, layers: Iterable[int]) -> list[str]:
+    """Those of several layers, and where it is not known to be their sum what attention adds."""
+    points = [written_at(model, layer) for layer in layers]
+    return points + [
+        f"blocks.{layer}.hook_attn_out" for layer in layers if _may_not_add_up(model, layer)
+    ]
+
+
+def _may_not_add_up(model: HookedTransformer, layer: int) -> bool:
+    block = model.blocks[layer]
+    hooked = is_hooked(block.attn) or is_hooked(block.hook_attn_out)
+    return hooked or other_module(model, block.attn) is not None
+
+
+def written_by(
+    model: HookedTransformer, kept: Mapping[str, Tensor], heads: HeadsOf
+) -> dict[int, Written]:
+    """Return what the heads wrote in a pass that kept `written_points`, by layer.
+
+    Raises ValueError where what attention adds to the stream is not the sum of it.
+    """
+    for layer in heads:
+        added = kept.get(f"blocks.{layer}.hook_attn_out")
+        if added is not None:
+            written = kept[written_at(model, layer)]
+            each = into_stream(model, layer, range(model.cfg.n_heads), written)
+            refuse_unequal(
+                each.sum(dim=2) + model.blocks[layer].attn.b_O,
+                added,
+                f"What attention in layer {layer} adds to the residual stream is not the sum of "
+                "what its heads write, z W_O",
+            )
+    return {layer: kept[written_at(model, layer)][:, :, list(heads[layer])] for layer in heads}
+
+
+def refuse_unequal(expected: Tensor, found: Tensor, what: str) -> None:
+    """Raise ValueError, beginning with `what`, where two tensors differ by more than rounding."""
+    coarse = max(torch.finfo(expected.dtype).eps, torch.finfo(found.dtype).eps)
+    expected, found = expected.double(), found.double()
+    allowed = coarse**0.7 * max(float(expected.abs().max()), float(found.abs().max()))
+    if not bool(((expected - found).abs() <= allowed).all()):
+        raise ValueError(
+            f"{what}: code or hooks of somebody's own stand between, and their part cannot be told "
+            "apart. Take them off, or run the model itself under hooks."
+        )
+
+
+def into_stream(
+    model: HookedTransformer, layer: int, heads: Sequence[int], written: Written
+) -> Float[Tensor, "batch pos head d_model"]:
+    """What the heads add to the residual stream, each."""
+    if model.cfg.use_attn_result:
+        return written
+    w_o = model.blocks[layer].attn.W_O[list(heads)]
+    return torch.einsum("bphd,hdm->bphm", written.to(w_o.dtype), w_o)
+
+
+@contextmanager
+def reading(model: HookedTransformer, tokens: Int[Tensor, "batch pos"]) -> Generator[None]:
+    """Inside, a pass reads these tokens' embedding, whichever tokens it is given.
+
+    So clamps made for a batch are in force as they were made, though the sequences are others.
+    """
+    embedded = model.embed.forward(tokens)
+
+    def replace(module: Any, inputs: Any, output: Any) -> Tensor:
+        del module, inputs, output
+        return embedded
+
+    handle = model.embed.register_forward_hook(replace, prepend=True)  # others' hooks come after
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def set_heads(
+    model: HookedTransformer, values: Mapping[int, tuple[Sequence[int], Tensor]]
+) -> Generator[None]:
+    """Inside, heads write given values `[pos, head, d]`, at every edge that leaves them."""
+
+    def replace(written: Tensor, hook: Any, heads: Sequence[int], value: Tensor) -> Tensor:
+        del hook
+        changed = written.clone()
+        changed[:, :, list(heads)] = value.to(written)
+        return changed
+
+    hooks: list[Any] = [
+        (written_at(model, layer), partial(replace, heads=heads, value=value))
+        for layer, (heads, value) in values.items()
+    ]
+    with model.hooks(fwd_hooks=hooks):
+        yield
+
+
+class Entered(NamedTuple):
+    """What a pass gave a layer."""
+
+    resid: Residual
+    others: dict[str, Any]
+    """Keywords for a pass that starts there: positions of a shortformer, the mask of padding."""
+
+
+@contextmanager
+def entering(model: HookedTransformer, layer: int) -> Generator[list[Entered]]:
+    """In the block, passes append what they give a layer, before anybody's hooks on it."""
+    entered: list[Entered] = []
+
+    def keep(block: Any, inputs: tuple[Tensor], keywords: dict[str, Any]) -> None:
+        others = {n: keywords.get(n) for n in ("shortformer_pos_embed", "attention_mask")}
+        # A hook may write into it afterwards.
+        hooked = is_hooked(block) or is_hooked(block.hook_resid_pre)
+        entered.append(Entered(inputs[0].clone() if hooked else inputs[0], others))
+
+    handle = model.blocks[layer].register_forward_pre_hook(keep, with_kwargs=True, prepend=True)
+    try:
+        yield entered
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def whole_blocks(model: HookedTransformer, first: int, last: int) -> Generator[None]:
+    """In the block, refuse passes in which the stream is other than what blocks write to it.
+
+    It is checked at the blocks from `first` up to `last`, where receivers read.
+    """
+    with ExitStack() as stack:
+        for number in range(first, min(last + 1, model.cfg.n_layers)):
+            block: Any = model.blocks[number]
+            reason = other_module(model, block)
+            if reason:
+                raise ValueError(
+                    f"Paths cannot be patched: blocks.{number} {reason}, and what its heads read "
+                    "and write is not known."
+                )
+            if is_hooked(block) and number < last:
+                stack.enter_context(_unchanged(block, number))
+        yield
+
+
+@contextmanager
+def _unchanged(block: Any, number: int) -> Generator[None]:
+    written: list[Tensor] = []
+
+    def note(module: Any, inputs: Any, output: Tensor) -> None:
+        del module, inputs
+        written[:] = [output]
+
+    def compare(module: Any, inputs: Any, output: Tensor) -> None:
+        del module, inputs
+        what = f"A hook on blocks.{number} changes what it gives the next layer"
+        refuse_unequal(written[0], output, what)
+
+    handles = [
+        block.hook_resid_post.register_forward_hook(note),
+        block.register_forward_hook(compare),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def recording(model: HookedTransformer, names: Iterable[str]) -> Generator[dict[str, Tensor]]:
+    """Inside, passes write the named activations, as hooks have left them, into the result."""
+    kept: dict[str, Tensor] = {}
+
+    def keep(activation: Tensor, hook: Any) -> None:
+        kept[hook.name] = activation
+
+    with model.hooks(fwd_hooks=[(name, keep) for name in dict.fromkeys(names)]):
+        yield kept

@@ -1,0 +1,1 @@
+"""What heads do alone, together, and for each other, by ablating them."""

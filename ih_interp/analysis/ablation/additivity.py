@@ -1,0 +1,276 @@
+"""Do heads add up? How far a set of heads is from additive, on which scale, and how sure that is.
+
+The game is `coalitions`: every subset of the heads on, the others ablated. Whether it is additive
+depends on the scale: heads of the last layer add up in the logits but for the final LayerNorm (the
+tautology told in `coalitions`), and then not in the probability or the loss, which saturate. Each
+metric is therefore tested twice: as it is, and with the final norm's scale frozen.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+from numpy import ndarray
+from transformer_lens import HookedTransformer
+
+from ih_interp._reprs import short_repr
+from ih_interp._torch_state import plain_torch
+from ih_interp.analysis._metrics import (
+    LOWER_IS_BETTER,
+    Metric,
+)
+from ih_interp.analysis._passes import HeadName
+from ih_interp.analysis.ablation import interactions
+from ih_interp.analysis.ablation._subset_passes import Ablation
+from ih_interp.analysis.ablation.coalitions import (
+    coalitions,
+    metric_name,
+    parse_heads,
+    parse_metrics,
+)
+from ih_interp.analysis.ablation.interactions import Game
+from ih_interp.analysis.checks import (
+    refuse_no_heads,
+    refuse_wrong,
+)
+from ih_interp.analysis.statistics import (
+    Estimate,
+    adjusted_for_discoveries,
+    bootstrap,
+    sign_flip_test,
+)
+from ih_interp.types import Batch, Head
+
+Part: TypeAlias = Literal["total", "frozen", "rest"]
+"""The model as it is; with the final norm's scale frozen; what the scale does, their difference."""
+
+PARTS: tuple[Part, ...] = get_args(Part)
+MEASURED: tuple[Part, ...] = PARTS[:2]
+
+VALUES = 2**16  # at once, so that they stay in the processor's cache
+ROUNDING = 1e-6  # of the largest value: what float32 cannot tell from 0
+
+
+@short_repr
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AdditivityReport:
+    """What `additivity_test` found; the numbers stand in one tidy table."""
+
+    heads: tuple[Head, ...]
+    ablation: Ablation
+    n_sequences: int
+    level: float
+    numbers: pd.DataFrame
+
+    def table(self, *quantities: str) -> pd.DataFrame:
+        """Rows of the named quantities, by default of all, without columns that are empty."""
+        known = list(self.numbers["quantity"].unique())
+        wrong = [name for name in quantities if name not in known]
+        if wrong:
+            raise ValueError(f"{wrong[0]!r} is no quantity here; choose from {', '.join(known)}.")
+        chosen = self.numbers["quantity"].isin(quantities or known)
+        return self.numbers[chosen].dropna(axis="columns", how="all").reset_index(drop=True)
+
+
+@plain_torch()
+def additivity_test(
+    model: HookedTransformer,
+    batch: Batch,
+    heads: Iterable[HeadName],
+    *,
+    metrics: Metric | Sequence[Metric] = ("logit_difference", "loss", "probability"),
+    ablation: Ablation = "zero",
+    reference: Batch | None = None,
+    level: float = 0.95,
+    n_resamples: int = 500,
+    n_permutations: int = 999,
+    seed: int = 0,
+) -> AdditivityReport:
+    """How additive the heads are on every scale, with intervals over sequences.
+
+    The table has one row for each `metric`, `part` and `quantity`, with `value`, and the ends `low`
+    and `high` of its percentile bootstrap interval over sequences. v is the mean over sequences of
+    the metric with a subset of the heads on, n the number of heads; formulas stand in `games`:
+
+        r_squared      of the best additive fit to v, all subsets alike, in [0, 1]; 1 is additive,
+                       n / (2^n - 1) a random game, NaN a constant one
+        r_squared_per_sequence
+                       the same for each sequence's own v, their variances pooled; lower than the
+                       above where departures cancel in the mean
+        share          of v's variance over subsets, by `order`: Walsh terms of that many heads
+        moebius        sum of |Moebius terms| by `order`, in the metric's unit
+        first_in       v(head) - v(none), by `head`;     last_in     v(all) - v(all but head)
+        redundancy     first_in - last_in, its sign turned where lower is better: above 0 the head
+                       can do more alone than is missed without it; 0 if additive
+        shapley        a head's average contribution; they sum to v(all) - v(none)
+        interaction    Shapley interaction index of `head` and `other`, in the metric's unit; 0 if
+                       additive. `p` is the two-sided sign-flip p-value that it is symmetric about 0
+                       over sequences, `q` the same adjusted for false discoveries over the pairs of
+                       that metric and part. Where higher is better, below 0 is redundant and above
+                       complementary; where lower is better (`metrics.LOWER_IS_BETTER`), turned
+
+    `part` is "total", the model as it is; "frozen", with the final norm's scale of every sequence
+    kept as with all heads on; for quantities by head or pair also "rest", total - frozen: what the
+    one shared scale does. Departures below a millionth of the largest v are rounding, and 0. The
+    intervals speak of other sequences, not of other networks.
+
+    Raises ValueError as `coalitions` does, which also explains heads, ablation and reference, and
+    for fewer than two heads or sequences.
+    """
+    refuse_no_heads(heads)
+    refuse_wrong(
+        model=model,
+        batch=batch,
+        heads=heads,
+        ablation=ablation,
+        reference=reference,
+        confidence=level,
+        n_resamples=n_resamples,
+        n_permutations=n_permutations,
+        seed=seed,
+        metrics=metrics,
+    )
+    heads = parse_heads(heads)
+    if len(heads) < 2:
+        raise ValueError(
+            f"{len(heads)} head{'' if len(heads) == 1 else 's'} came, and there is nothing to add "
+            "up; give two heads or more."
+        )
+    metrics = parse_metrics(metrics)
+    given: dict[str, Any] = {"ablation": ablation, "reference": reference, "seed": seed}
+    total = coalitions(model, batch, heads, metric=metrics, per_sequence=True, **given)
+    frozen = total
+    if model.cfg.normalization_type is not None:
+        frozen = coalitions(
+            model, batch, total.heads, metric=metrics, per_sequence=True, freeze_ln=True, **given
+        )
+    assert total.per_sequence is not None
+    assert frozen.per_sequence is not None
+    draws = {"level": level, "n_resamples": n_resamples, "seed": seed}
+    rows: list[dict[str, Any]] = []
+    for number, metric in enumerate(metrics):
+        both = np.stack([total.per_sequence[number], frozen.per_sequence[number]], axis=1)
+        both = both.astype(np.float64)
+        found = _rows(both, total.heads, -1 if metric in LOWER_IS_BETTER else 1, draws)
+        effects = _interactions(both).reshape(len(both), -1)
+        p = sign_flip_test(effects, n_permutations=n_permutations, seed=seed)
+        found = _with_p(found, p.reshape(len(PARTS), -1))
+        rows += [{"metric": metric_name(metric), **row} for row in found]
+    return AdditivityReport(
+        heads=total.heads,
+        ablation=ablation,
+        n_sequences=len(batch),
+        level=level,
+        numbers=pd.DataFrame(rows),
+    )
+
+
+class _Label(NamedTuple):
+    """What a number is of."""
+
+    quantity: str
+    head: str | None = None
+    other: str | None = None
+    order: int | None = None
+
+
+def _labels(heads: Sequence[Head]) -> tuple[list[_Label], list[_Label]]:
+    """Of `_shape` and of `_effects`, in their order."""
+    names, orders = [str(head) for head in heads], range(1, len(heads) + 1)
+    shape = [_Label("r_squared")]
+    shape += [_Label(name, order=k) for name in ("share", "moebius") for k in orders]
+    by_head = ("first_in", "last_in", "redundancy", "shapley")
+    effects = [_Label(quantity, head) for quantity in by_head for head in names]
+    effects += [_Label("interaction", names[i], names[j]) for i, j in _pairs(len(heads))]
+    return shape, effects
+
+
+def _shape(values: Game) -> Float[ndarray, "*game number"]:
+    """How additive games are: R squared, shares by order, Moebius mass by order."""
+    shares = _rounded(interactions.variance_shares(values), ROUNDING**2)
+    moebius = interactions.spectrum_by_order(values).moebius
+    return np.concatenate([shares[..., :1], shares, moebius], axis=-1)
+
+
+def _effects(values: Game, sign: int, rounding: float) -> Float[ndarray, "*game number"]:
+    """By head first in, last in, redundancy and Shapley value; by pair the interaction."""
+    first, last = interactions.first_in(values), interactions.last_in(values)
+    i, j = _pairs(interactions.n_players(values)).T
+    pairs = interactions.shapley_interaction(values)[..., i, j]
+    redundancy, pairs = (_rounded(x, rounding) for x in (sign * (first - last), pairs))
+    return np.concatenate([first, last, redundancy, interactions.shapley(values), pairs], axis=-1)
+
+
+def _rows(
+    both: Float[ndarray, "batch part subset"], heads: Sequence[Head], sign: int, draws: Any
+) -> list[dict[str, Any]]:
+    """One row a number and part, with its interval; `both` is total and frozen."""
+    shape, effects = _labels(heads)
+    rounding = ROUNDING * float(np.abs(both).max())
+
+    def numbers(mean: Float[ndarray, "part subset"]) -> Float[ndarray, " number"]:
+        total, frozen = _effects(mean, sign, rounding)
+        rest = _rounded(total - frozen, rounding)
+        return np.concatenate([_shape(mean).ravel(), total, frozen, rest])
+
+    labels = [(part, label) for part in MEASURED for label in shape]
+    labels += [(part, label) for part in PARTS for label in effects]
+    rows = _with_intervals(labels, bootstrap(both, numbers, **draws))
+    pooled = bootstrap(_variances(both), _first_over_second, **draws)
+    labels = [(part, _Label("r_squared_per_sequence")) for part in MEASURED]
+    return rows + _with_intervals(labels, pooled)
+
+
+def _with_intervals(labels: Sequence[tuple[str, _Label]], found: Estimate) -> list[dict[str, Any]]:
+    return [
+        {"part": part, **label._asdict(), "value": value, "low": low, "high": high}
+        for (part, label), value, low, high in zip(labels, *found, strict=True)
+    ]
+
+
+def _variances(both: Float[ndarray, "batch part subset"]) -> Float[ndarray, "batch part two"]:
+    """Of every sequence's own game: the variance of its additive part, and all of it."""
+    n = interactions.n_players(both)
+    slopes = both @ (2.0 * interactions.members(n) - 1) / 2**n
+    constant = np.isnan(interactions.variance(both)) & ~np.isnan(both).any(axis=-1)
+    found = np.stack([(slopes**2).sum(axis=-1), both.var(axis=-1)], axis=-1)
+    return np.where(constant[..., None], 0.0, found)  # and not what is rounding of both
+
+
+def _first_over_second(mean: Float[ndarray, "part two"]) -> Float[ndarray, " part"]:
+    return mean[:, 0] / np.where(mean[:, 1] > 0, mean[:, 1], np.nan)
+
+
+def _interactions(both: Float[ndarray, "batch two subset"]) -> Float[ndarray, "batch part pair"]:
+    """Shapley interactions of every sequence's own game: total, frozen, rest."""
+    i, j = _pairs(interactions.n_players(both)).T
+    size = max(1, VALUES // both[0].size)
+    chunks = [both[start : start + size] for start in range(0, len(both), size)]
+    found = np.concatenate([interactions.shapley_interaction(chunk)[..., i, j] for chunk in chunks])
+    found = np.concatenate([found, found[:, :1] - found[:, 1:]], axis=1)
+    # What is rounding in every sequence is no effect, and no sequence's sign speaks for one.
+    small = np.abs(found).max(axis=0) <= ROUNDING * np.abs(both).max()
+    return np.where(small, 0.0, found)
+
+
+def _with_p(rows: list[dict[str, Any]], p: Float[ndarray, "part pair"]) -> list[dict[str, Any]]:
+    """The same rows; those of interactions with p-values and relations."""
+    q = np.stack([adjusted_for_discoveries(of_part) for of_part in p])
+    each = iter(zip(p.ravel(), q.ravel(), strict=True))
+    return [
+        row | dict(zip(("p", "q"), next(each), strict=True))
+        if row["quantity"] == "interaction"
+        else row
+        for row in rows
+    ]
+
+
+def _rounded(x: Float[ndarray, "*shape"], rounding: float) -> Float[ndarray, "*shape"]:
+    return np.where(np.abs(x) <= rounding, 0.0, x)
+
+
+def _pairs(n: int) -> Int[ndarray, "pair two"]:
+    return np.stack(np.triu_indices(n, k=1), axis=1)

@@ -1,0 +1,220 @@
+"""What every subset of some heads achieves: the game that additivity is a property of.
+
+**A tautology to know.** The heads of the last layer of an attention-only model do not feed each
+other. Without a final LayerNorm the logits are therefore *exactly* additive over them, whatever was
+learned; with one, all that is not additive in the logits is its one shared scale. Additivity of
+such heads says something about the model on the scales of loss, probability and accuracy only, and
+of heads in other layers on any scale. `freeze_ln=True` takes the shared scale away.
+
+**Which passes are run.** Where `linear_readout.is_linear`, every subset of the last layer's heads
+comes from one pass, and heads of lower layers cost one pass for each subset of *theirs*. Where it
+is not (MLPs, or somebody's hook after the last `hook_z`, such as a clamp on the logits), one pass a
+subset is run. The numbers are the same, the speed is not.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+from numpy import ndarray
+from transformer_lens import HookedTransformer
+
+from ih_interp._reprs import short_repr
+from ih_interp._torch_state import plain_torch
+from ih_interp.analysis._metrics import Metric
+from ih_interp.analysis._passes import HeadName
+from ih_interp.analysis.ablation import interactions
+from ih_interp.analysis.ablation._subset_passes import (
+    Ablation,
+    measured_subsets,
+)
+from ih_interp.analysis.checks import (
+    refuse_no_heads,
+    refuse_wrong,
+)
+from ih_interp.types import Batch, Head
+
+MOST_HEADS = 16  # 65,536 subsets
+MOST_BYTES = 2 * 2**30
+
+
+@short_repr
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Coalitions:
+    """The value of every subset of heads: `values[..., subset]`, a game of `analysis.games`.
+
+    Bit i of a subset's index says whether `heads[i]` is on; the last subset is the whole model.
+    """
+
+    heads: tuple[Head, ...]
+    metrics: tuple[Metric, ...]
+    values: Float[ndarray, "*metric subset"]
+    """Mean over sequences; the axis of metrics is there if several were asked for."""
+    per_sequence: Float[ndarray, "*metric batch subset"] | None
+    ablation: Ablation
+    freeze_ln: bool
+    n_sequences: int
+
+    def of(self, on: Iterable[HeadName]) -> Float[ndarray, "*metric"]:
+        """The value with these of the heads on and the others ablated; ValueError for others."""
+        chosen = parse_heads(on)
+        strangers = [str(head) for head in chosen if head not in self.heads]
+        if strangers:
+            raise ValueError(f"{', '.join(strangers)} is not among the heads of these coalitions.")
+        return np.asarray(self.values[..., sum(1 << self.heads.index(head) for head in chosen)])
+
+
+@plain_torch()
+def coalitions(
+    model: HookedTransformer,
+    batch: Batch,
+    heads: Iterable[HeadName],
+    *,
+    metric: Metric | Sequence[Metric] = "loss",
+    ablation: Ablation = "zero",
+    reference: Batch | None = None,
+    freeze_ln: bool = False,
+    per_sequence: bool = False,
+    seed: int = 0,
+) -> Coalitions:
+    """Mean metric of every subset of heads on, the others of them ablated; all else stays on.
+
+    `v(S) = mean over sequences of the metric, with z of the heads not in S replaced`. Chance levels
+    are the metric's. Works under clamps and other people's hooks: an ablation comes last, so that
+    it also silences a clamped head.
+
+    Args:
+        model: any HookedTransformer.
+        batch: sequences; the metric reads the logits of the last position.
+        heads: of any layers, such as `["L1H0", "L1H3"]`, at most 16.
+        metric: one, or several for little more time; see `metrics.measured`.
+        ablation: what replaces z (`hook_z`) of an ablated head, at every position: "zero", as the
+            paper does; "mean", its mean over `reference`, position by position; "resample", its z
+            in another sequence, row by row of `reference`.
+        reference: sequences as long as the batch's, where the model runs with every head on. By
+            default the batch itself; resampling then gives every sequence the z of another one,
+            along one random cycle through all of them.
+        freeze_ln: divide every subset's logits by the final norm's scale with every head on, each
+            sequence its own, so that they are exactly linear in what the last layer's heads write.
+        per_sequence: keep the value of every sequence too, in float32.
+        seed: of the random cycle.
+
+    Returns values in float64, `[subset]` or `[metric, subset]`.
+
+    Raises ValueError for heads that the model lacks, that are named twice or none, for a reference
+    that does not fit, and for values by sequence that would need more than 2 GiB.
+    """
+    refuse_no_heads(heads)
+    refuse_wrong(
+        model=model,
+        batch=batch,
+        heads=heads,
+        ablation=ablation,
+        reference=reference,
+        freeze_ln=freeze_ln,
+        per_sequence=per_sequence,
+        seed=seed,
+        metric=metric,
+    )
+    chosen = parse_heads(heads)
+    if not 1 <= len(chosen) <= MOST_HEADS:
+        raise ValueError(
+            f"{len(chosen)} heads have 2^{len(chosen)} subsets; from 1 to {MOST_HEADS} were "
+            "expected."
+        )
+    metrics = parse_metrics(metric)
+    on = interactions.members(len(chosen)).astype(bool)
+    kept = _room(len(metrics), len(batch), len(on)) if per_sequence else None
+    total = np.zeros((len(metrics), len(on)))
+    for rows, columns, values in measured_subsets(
+        model,
+        batch,
+        chosen,
+        on,
+        metrics=metrics,
+        ablation=ablation,
+        reference=reference,
+        freeze_ln=freeze_ln,
+        seed=seed,
+    ):
+        total[:, columns] += values.sum(dim=-1).cpu().numpy()
+        if kept is not None:
+            kept[:, rows, columns] = values.transpose(1, 2).cpu().numpy()
+    several = not (isinstance(metric, str) or callable(metric))
+    return Coalitions(
+        heads=chosen,
+        metrics=metrics,
+        values=(total if several else total[0]) / len(batch),
+        per_sequence=kept if several or kept is None else kept[0],
+        ablation=ablation,
+        freeze_ln=freeze_ln,
+        n_sequences=len(batch),
+    )
+
+
+@plain_torch()
+def subset_values(
+    model: HookedTransformer,
+    batch: Batch,
+    heads: Sequence[Head],
+    on: Bool[ndarray, "subset head"],
+    *,
+    metrics: Sequence[Metric],
+    ablation: Ablation = "zero",
+    reference: Batch | None = None,
+    seed: int = 0,
+) -> Float[ndarray, "metric batch subset"]:
+    """Metrics of every sequence for chosen subsets only, as `coalitions` has them for all."""
+    kept = _room(len(metrics), len(batch), len(on))
+    for rows, columns, values in measured_subsets(
+        model,
+        batch,
+        heads,
+        on,
+        metrics=metrics,
+        ablation=ablation,
+        reference=reference,
+        freeze_ln=False,
+        seed=seed,
+    ):
+        kept[:, rows, columns] = values.transpose(1, 2).cpu().numpy()
+    return kept
+
+
+def parse_heads(heads: Iterable[HeadName]) -> tuple[Head, ...]:
+    """Heads in the order given; ValueError for what is no list of heads, or names one twice."""
+    if isinstance(heads, str | Head):
+        raise ValueError(f'Heads come as a list, ["{heads}"].')
+    chosen = tuple(Head.parse(head) for head in heads)
+    if len(set(chosen)) < len(chosen):
+        raise ValueError(f"{', '.join(map(str, chosen))} names a head twice.")
+    return chosen
+
+
+def parse_metrics(metric: Metric | Sequence[Metric]) -> tuple[Metric, ...]:
+    """One metric or several, as several; ValueError for none."""
+    if isinstance(metric, str):
+        return (metric,)  # pyright: ignore[reportReturnType]
+    metrics = (metric,) if callable(metric) else tuple(metric)
+    if not metrics:
+        raise ValueError("No metric was named; give one, such as 'loss'.")
+    return metrics
+
+
+def metric_name(metric: Metric) -> str:
+    """A metric's name in tables: of a function, its own."""
+    return metric if isinstance(metric, str) else getattr(metric, "__name__", repr(metric))
+
+
+def _room(
+    n_metrics: int, n_sequences: int, n_subsets: int
+) -> Float[ndarray, "metric batch subset"]:
+    needed = 4 * n_metrics * n_sequences * n_subsets
+    if needed > MOST_BYTES:
+        raise ValueError(
+            f"{n_metrics} metrics x {n_sequences:,} sequences x {n_subsets:,} subsets need "
+            f"{needed / 2**30:.1f} GiB, and at most {MOST_BYTES // 2**30} are allowed: take fewer "
+            "sequences, heads or metrics."
+        )
+    return np.empty((n_metrics, n_sequences, n_subsets), dtype=np.float32)

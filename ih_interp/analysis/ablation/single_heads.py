@@ -1,0 +1,316 @@
+"""What single heads of the last layer achieve: alone, missed, added back, and label by label.
+
+The measures of Singh et al. (2024), arXiv:2404.07129, Figures 4a, 13, 14 and 16 and Tables 2 and 3:
+heads are ablated by zero, as there, and every table has percentile bootstrap intervals (`low`,
+`high`) over sequences. With `perfect_match=True` the heads attend to the correct label alone (the
+clamp `InductionAttention`, strength 1), so that only what they copy is left to differ.
+
+Subsets come from one pass where `coalitions` says so. All work under clamps and other people's
+hooks. Heads are chosen by rule, the strongest first by `induction_strength`, or given.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
+from numpy import ndarray
+from transformer_lens import HookedTransformer
+
+from ih_interp._torch_state import plain_torch
+from ih_interp.analysis._metrics import Metric
+from ih_interp.analysis._passes import (
+    HeadName,
+    chunk_size,
+)
+from ih_interp.analysis.ablation.coalitions import (
+    metric_name,
+    parse_heads,
+    parse_metrics,
+    subset_values,
+)
+from ih_interp.analysis.checks import refuse_wrong
+from ih_interp.analysis.heads.attention import induction_strength
+from ih_interp.analysis.statistics import Estimate, bootstrap
+from ih_interp.clamps import Shape, clamped
+from ih_interp.clamps.base import head_mask
+from ih_interp.clamps.subcircuits import match
+from ih_interp.types import Batch, Head
+
+N_RESAMPLES = 500
+
+
+@plain_torch()
+def only_and_without(
+    model: HookedTransformer,
+    batch: Batch,
+    heads: Iterable[HeadName] | None = None,
+    *,
+    metrics: Metric | Sequence[Metric] = ("accuracy", "loss"),
+    perfect_match: bool = False,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Metrics with only one of the heads on, and with all but it, beside its induction strength.
+
+    Figures 4a and 13 of the paper; with `perfect_match` also 16a. `heads` are those of the last
+    layer by default; what is not among them stays on. Columns: `head`, `strength` (as the model is,
+    `induction_strength`; NaN for sequences that are not few-shot ones, as plain tokens), `kept`,
+    `metric`, `value`, `low`, `high`. `kept` is "only" or "without" the head, and for no head "all"
+    of them or "none". Chance, with L labels of which n are in the context: strength 0; accuracy
+    1/L, a guess within the context 1/n; loss ln L and ln n nats; others as
+    `evaluation.QueryMetrics` says. "none" is what the rest of the model gets without the heads,
+    about chance where only they carry the answer.
+    """
+    refuse_wrong(
+        model=model,
+        batch=batch,
+        heads=heads,
+        perfect_match=perfect_match,
+        seed=seed,
+        metrics=metrics,
+    )
+    chosen, metrics = _heads(model, heads), parse_metrics(metrics)
+    n = len(chosen)
+    alone = np.eye(n, dtype=bool)
+    whole = np.stack([np.ones(n, dtype=bool), np.zeros(n, dtype=bool)])
+    values = _values(
+        model,
+        batch,
+        chosen,
+        np.concatenate([alone, ~alone, whole]),
+        metrics=metrics,
+        perfect_match=perfect_match,
+    )
+    strength = _strengths(model, batch, chosen) if _is_few_shot(batch) else np.full(n, np.nan)
+    names = [str(head) for head in chosen]
+    places = [
+        {"head": name, "strength": of_head, "kept": kept}
+        for kept in ("only", "without")
+        for name, of_head in zip(names, strength, strict=True)
+    ]
+    places += [{"head": None, "strength": np.nan, "kept": kept} for kept in ("all", "none")]
+    return _table(values, places, metrics, seed)
+
+
+@plain_torch()
+def add_back(
+    model: HookedTransformer,
+    batch: Batch,
+    order: Iterable[HeadName] | None = None,
+    *,
+    metrics: Metric | Sequence[Metric] = ("loss", "accuracy"),
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Metrics as heads of the last layer are added one by one, starting with all of them ablated.
+
+    Figure 14 of the paper. `order` is that of falling induction strength by default; heads of the
+    last layer that are not in it stay ablated. Columns: `n_heads` that are on, `head` (the one just
+    added; none in the first row), `metric`, `value`, `low`, `high`.
+    """
+    refuse_wrong(model=model, batch=batch, order=order, seed=seed, metrics=metrics)
+    every, metrics = _heads(model, None), parse_metrics(metrics)
+    added = by_strength(model, batch, every) if order is None else parse_heads(order)
+    chosen = (*added, *(head for head in every if head not in added))
+    on = np.arange(len(chosen)) < np.arange(len(added) + 1)[:, None]
+    values = _values(model, batch, chosen, on, metrics=metrics, perfect_match=False)
+    names = [None, *map(str, added)]
+    places = [{"n_heads": n, "head": name} for n, name in enumerate(names)]
+    return _table(values, places, metrics, seed)
+
+
+@plain_torch()
+def mistakes_corrected(
+    model: HookedTransformer,
+    batch: Batch,
+    base: HeadName | None = None,
+    *,
+    heads: Iterable[HeadName] | None = None,
+    perfect_match: bool = False,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Of the sequences that only the base head gets wrong, the share that another alone gets right.
+
+    `sum of wrong(base) right(head) / sum of wrong(base)`, in [0, 1]; Table 2 of the paper, and with
+    `perfect_match` Table 3. If mistakes were independent it would be the head's `accuracy`, which
+    is given beside it. `base` is the strongest head by default, `heads` all of the last layer.
+    Columns: `base`, `mistakes` (their number), `head`, `accuracy`, `value`, `low`, `high`; NaN
+    where the base makes no mistake. An end of an interval is NaN where a resample has none, as is
+    likely where the base makes only a few.
+    """
+    refuse_wrong(model=model, batch=batch, heads=heads, perfect_match=perfect_match, seed=seed)
+    chosen = _heads(model, heads)
+    head_mask(chosen, Shape.of(model))  # refuses heads that the model lacks
+    first = by_strength(model, batch, chosen)[0] if base is None else Head.parse(base)
+    others = [head for head in chosen if head != first]
+    chosen = (first, *others)
+    right = _right(model, batch, chosen, perfect_match=perfect_match)
+    wrong = 1 - right[:, :1]
+    found = bootstrap(
+        np.concatenate([wrong * right[:, 1:], wrong], axis=1),
+        lambda mean: _ratio(mean[:-1], mean[-1:]),
+        n_resamples=N_RESAMPLES,
+        seed=seed,
+    )
+    return pd.DataFrame(
+        {
+            "base": str(first),
+            "mistakes": int(wrong.sum()),
+            "head": [str(head) for head in others],
+            "accuracy": right[:, 1:].mean(axis=0, dtype=np.float64),
+            **found._asdict(),
+        }
+    )
+
+
+@plain_torch()
+def label_specific_accuracy(
+    model: HookedTransformer,
+    batch: Batch,
+    heads: Iterable[HeadName] | None = None,
+    *,
+    perfect_match: bool = True,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """By true label, the accuracy of each head alone, and its share of that head's mistakes.
+
+    Figure 16, c and b, of the paper, whose heads have a perfect match. Columns: `head`, `label`,
+    `quantity`, `value`, `low`, `high`, `sequences` and `mistakes` of that label. `quantity` is
+    "accuracy", of the sequences with that label (chance 1/L for L labels), or "mistake_share", of
+    the head's mistakes, which sums to 1 over labels (even: 1/L) and is NaN for a head without any.
+    `heads` are those of the last layer by default. An
+    end of an interval is NaN where a resample lacks the label, or the mistakes.
+    """
+    refuse_wrong(model=model, batch=batch, heads=heads, perfect_match=perfect_match, seed=seed)
+    chosen = _heads(model, heads)
+    right = _right(model, batch, chosen, perfect_match=perfect_match)
+    target = batch.target.cpu().numpy()
+    labels = np.unique(target)
+    shown = (target[:, None] == labels).astype(np.float64)
+    correct = right[:, :, None] * shown[:, None]
+
+    def by_label(mean: Float[ndarray, "head_and_all label"]) -> Float[ndarray, "two head label"]:
+        mistakes = mean[-1] - mean[:-1]
+        shares = _ratio(mistakes, mistakes.sum(axis=-1, keepdims=True))
+        return np.stack([_ratio(mean[:-1], mean[-1]), shares])
+
+    both = np.concatenate([correct, shown[:, None]], axis=1)
+    found = bootstrap(both, by_label, n_resamples=N_RESAMPLES, seed=seed)
+    total, n_correct = shown.sum(axis=0).astype(int), correct.sum(axis=0).astype(int)
+    rows = [
+        {
+            "head": str(head),
+            "label": int(label),
+            "quantity": quantity,
+            **{name: part[q, h, l] for name, part in found._asdict().items()},
+            "sequences": total[l],
+            "mistakes": total[l] - n_correct[h, l],
+        }
+        for q, quantity in enumerate(("accuracy", "mistake_share"))
+        for h, head in enumerate(chosen)
+        for l, label in enumerate(labels)  # noqa: E741
+    ]
+    return pd.DataFrame(rows)
+
+
+def by_strength(model: HookedTransformer, batch: Batch, heads: Sequence[Head]) -> tuple[Head, ...]:
+    """Heads in the order of falling induction strength, as the model is.
+
+    Raises ValueError where a strength is NaN, as in a network that diverged: it has no place.
+    """
+    strengths = _strengths(model, batch, heads)
+    if np.isnan(strengths).any():
+        raise ValueError(
+            f"The induction strengths are NaN, {strengths.tolist()}, and so have no order; look at "
+            "the model's weights, or name the heads in their order."
+        )
+    order = np.argsort(-strengths, kind="stable")
+    return tuple(heads[place] for place in order)
+
+
+def _is_few_shot(batch: Batch) -> bool:
+    """Whether every context holds the target and another label, which the strength compares."""
+    if batch.tokens.shape[1] < 3 or batch.tokens.shape[1] % 2 == 0:
+        return False
+    return bool((batch.correct.any(dim=1) & ~batch.correct.all(dim=1)).all())
+
+
+def _strengths(
+    model: HookedTransformer, batch: Batch, heads: Sequence[Head]
+) -> Float[ndarray, " head"]:
+    strength = induction_strength(model, batch)
+    return np.array([float(strength[head.layer, head.head]) for head in heads])
+
+
+def _heads(model: HookedTransformer, heads: Iterable[HeadName] | None) -> tuple[Head, ...]:
+    """The heads given, or all of the last layer."""
+    if heads is None:
+        return tuple(Head(model.cfg.n_layers - 1, head) for head in range(model.cfg.n_heads))
+    chosen = parse_heads(heads)
+    if not chosen:
+        raise ValueError("No head was named; leave heads out for all of the last layer.")
+    return chosen
+
+
+def _right(
+    model: HookedTransformer, batch: Batch, heads: Sequence[Head], *, perfect_match: bool
+) -> Float[ndarray, "batch head"]:
+    """1 where only that head is on and right, else 0; ValueError where it gives no answer."""
+    alone = np.eye(len(heads), dtype=bool)
+    (right,) = _values(
+        model, batch, heads, alone, metrics=["accuracy"], perfect_match=perfect_match
+    )
+    unknown = np.isnan(right).any(axis=0)
+    if unknown.any():
+        names = ", ".join(str(head) for head, bad in zip(heads, unknown, strict=True) if bad)
+        raise ValueError(
+            f"With only {names} on, logits are NaN or infinite, so its answers are neither right "
+            "nor wrong; look at the model's weights."
+        )
+    return right
+
+
+def _values(
+    model: HookedTransformer,
+    batch: Batch,
+    heads: Sequence[Head],
+    on: Bool[ndarray, "subset head"],
+    *,
+    metrics: Sequence[Metric],
+    perfect_match: bool,
+) -> Float[ndarray, "metric batch subset"]:
+    if not perfect_match:
+        return subset_values(model, batch, heads, on, metrics=metrics)
+    parts: list[ndarray] = []
+    for part in batch.split(chunk_size(model, len(batch))):
+        with clamped(model, [match(*heads)], part):
+            parts.append(subset_values(model, part, heads, on, metrics=metrics))
+    return np.concatenate(parts, axis=1)
+
+
+def _table(
+    values: Float[ndarray, "metric batch subset"],
+    places: Sequence[dict[str, Any]],
+    metrics: Sequence[Metric],
+    seed: int,
+) -> pd.DataFrame:
+    """One row a subset and metric; `places` says what the subsets are."""
+    found: Estimate = bootstrap(values.transpose(1, 0, 2), n_resamples=N_RESAMPLES, seed=seed)
+    return pd.DataFrame(
+        [
+            {
+                **place,
+                "metric": metric_name(metric),
+                **{name: part[m, s] for name, part in found._asdict().items()},
+            }
+            for m, metric in enumerate(metrics)
+            for s, place in enumerate(places)
+        ]
+    )
+
+
+def _ratio(
+    part: Float[ndarray, "*shape"], whole: Float[ndarray, "*other"]
+) -> Float[ndarray, "*shape"]:
+    """NaN where there is nothing to take a part of."""
+    return part / np.where(whole > 0, whole, np.nan)

@@ -1,0 +1,1 @@
+"""Measures over checkpoints, and when a network learned."""

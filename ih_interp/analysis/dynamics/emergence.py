@@ -1,0 +1,312 @@
+"""When a curve of one run changes: crossings, midpoints, the steepest place, plateaus.
+
+A curve is `sequences` and values, `[point]` each. Times are in sequences seen. What a run's curve
+ended too early to show is told apart from what it shows: see `Crossing`; across runs, see
+`survival`.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Literal, NamedTuple, TypeAlias
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+from numpy.typing import ArrayLike
+from scipy.optimize import curve_fit
+from scipy.special import expit
+
+from ih_interp._columns import (
+    finite,
+    numbers,
+)
+from ih_interp.analysis.checks import (
+    NUMBER,
+    refuse_wrong,
+)
+
+LEARNED = 0.4 * math.log(2)
+"""Training loss below which the paper calls the task learned: 0.277 nats."""
+
+PLATEAU = (0.6, 0.8)
+"""Losses around ln 2 = 0.693, where a model knows the two labels of the context and not which."""
+
+GOOD_FIT = 0.9
+"""Share of a curve's variance that a logistic has to explain for its midpoint to be a time."""
+
+Curve: TypeAlias = Float[ndarray, " point"]
+
+
+class Crossing(NamedTuple):
+    """When something happened in a run, or how long the run lasted without it."""
+
+    time: float
+    """Sequences, finite and at least 0. Not observed, it happened later or never (censored)."""
+    observed: bool
+
+    @classmethod
+    def before_end(cls, sequences: ArrayLike, time: float) -> "Crossing":
+        """A time within a curve, or that it was not reached by the curve's end (infinity)."""
+        return cls(time, True) if math.isfinite(time) else cls(_end(sequences), False)
+
+
+Criterion: TypeAlias = Callable[[ArrayLike, ArrayLike], Crossing]
+"""From sequences and a curve to when the run got there: `learned`, `half_of_end`, or one's own."""
+
+
+def first_below(
+    sequences: ArrayLike, curve: ArrayLike, level: float, *, for_at_least: int = 1
+) -> float:
+    """Sequences at which a curve first falls below a level, interpolated linearly; inf if never.
+
+    `sequences` and `curve` are `[point]` each. The crossing counts where at least `for_at_least`
+    points in a row are below; what is below from the start crosses at the first point. Between two
+    points the curve is taken to be straight, so the time is right within their distance. Raises
+    ValueError unless they are as many, the sequences ascend and every value is a number.
+
+    >>> first_below(np.array([0.0, 10.0, 20.0]), np.array([3.0, 2.0, 0.0]), 1.0)
+    15.0
+    """
+    refuse_wrong(level=level, for_at_least=for_at_least)
+    x, y = _checked(sequences, curve)
+    if not 1 <= for_at_least <= len(x):
+        raise ValueError(
+            f"for_at_least={for_at_least} of {len(x)} points; a number from 1 to that was expected."
+        )
+    stays = np.lib.stride_tricks.sliding_window_view(y < level, for_at_least).all(axis=1)
+    if not stays.any():
+        return math.inf
+    after = int(stays.argmax())
+    if after == 0:
+        return float(x[0])
+    share = (y[after - 1] - level) / (y[after - 1] - y[after])
+    return float(x[after - 1] + share * (x[after] - x[after - 1]))
+
+
+def first_above(
+    sequences: ArrayLike, curve: ArrayLike, level: float, *, for_at_least: int = 1
+) -> float:
+    """Sequences at which a curve first rises above a level; otherwise as `first_below`."""
+    refuse_wrong(level=level, for_at_least=for_at_least)
+    x, y = _checked(sequences, curve)
+    return first_below(x, -y, -level, for_at_least=for_at_least)
+
+
+def learned(
+    sequences: ArrayLike, loss: ArrayLike, *, level: float = LEARNED, for_at_least: int = 1
+) -> Crossing:
+    """When the loss first falls below 0.4 ln 2, the paper's time of learning; censored if never.
+
+    The published code takes the first evaluation below and the run's length where there is none;
+    this one interpolates, and says which it is. Source: Singh et al. (2024), arXiv:2404.07129.
+    """
+    refuse_wrong(level=level, for_at_least=for_at_least)
+    time = first_below(sequences, loss, level, for_at_least=for_at_least)
+    return Crossing.before_end(sequences, time)
+
+
+def half_of_end(
+    sequences: ArrayLike, strength: ArrayLike, *, at_least: float = 0.1, for_at_least: int = 1
+) -> Crossing:
+    """When a strength first rises above half of its last value; censored where that is too small.
+
+    A head that ends below `at_least` never emerged: half of nothing is crossed by noise. The time
+    depends on where the run ends, so compare runs of one length. Raises ValueError for a curve that
+    falls by `at_least`, such as a loss.
+    """
+    refuse_wrong(at_least=at_least, for_at_least=for_at_least)
+    x, y = _checked(sequences, strength)
+    _refuse_fall(y, at_least)
+    if y[-1] < at_least:
+        return Crossing(_end(x), False)
+    time = first_above(x, y, float(y[-1]) / 2, for_at_least=for_at_least)
+    return Crossing.before_end(x, time)
+
+
+class Logistic(NamedTuple):
+    """A rise `low + (high - low) / (1 + exp(-rate (ln t - ln midpoint)))`, fitted to a curve."""
+
+    low: float
+    high: float
+    rate: float
+    """Slope against ln t: from 12% to 88% of the rise takes a factor exp(4 / rate)."""
+    midpoint: float
+    """Sequences at which half of the rise is done."""
+    r_squared: float
+    """Share of the curve's variance that the fit explains, at most 1; poor below `GOOD_FIT`."""
+
+
+def fit_logistic(sequences: ArrayLike, curve: ArrayLike) -> Logistic:
+    """The logistic in ln(sequences) with the least squared error, every point counting alike.
+
+    For a loss give its negative. The midpoint of a curve that has not levelled off may lie beyond
+    its end. Raises ValueError for fewer than five points and for curves that do not rise: of which
+    the best rising logistic explains less than half.
+    """
+    x, y = _checked(sequences, curve)
+    if len(x) < 5:
+        raise ValueError(f"{len(x)} points do not fix four parameters; give five or more.")
+    spread = float(np.ptp(y))
+    if not spread * spread * len(y) < math.inf:
+        raise ValueError(f"The curve spans {spread:g}, whose square is no number: divide it first.")
+    fits = _fits(x, y, spread) if spread > 0 else []
+    if not fits or fits[0].r_squared < 0.5:
+        best = fits[0].r_squared if fits else 0.0
+        raise ValueError(
+            f"The curve does not rise: a rising logistic explains {best:.2f} of its variance. "
+            "Of a loss give the negative; for levels use first_above."
+        )
+    return fits[0]
+
+
+def logistic_midpoint(sequences: ArrayLike, curve: ArrayLike, *, at_least: float = 0.1) -> Crossing:
+    """When half of a logistic rise is done; censored where it rises by less than `at_least`.
+
+    The rise is the last value less the first. Also censored: a midpoint beyond the curve's end.
+    Raises ValueError for a curve that falls by `at_least`, such as a loss, and for one that rises
+    but not as a logistic (R squared below `GOOD_FIT`): its midpoint would be no time.
+    """
+    refuse_wrong(at_least=at_least)
+    x, y = _checked(sequences, curve)
+    _refuse_fall(y, at_least)
+    if y[-1] - y[0] < at_least:
+        return Crossing(_end(x), False)
+    fit = fit_logistic(x, y)
+    if fit.r_squared < GOOD_FIT:
+        raise ValueError(
+            f"A logistic fits the curve poorly (R squared {fit.r_squared:.2f}, {GOOD_FIT} is "
+            "asked); look at it, and use first_above or half_of_end."
+        )
+    return Crossing.before_end(x, fit.midpoint if fit.midpoint <= x[-1] else math.inf)
+
+
+class Steepest(NamedTuple):
+    """Where a curve falls fastest."""
+
+    crossing: Crossing
+    """Not observed where it falls fastest at its end, as it may fall faster yet."""
+    slope: float
+    """Below 0: nats (or whatever the curve is in) a sequence, or a factor e of sequences."""
+
+
+def steepest_descent(
+    sequences: ArrayLike,
+    curve: ArrayLike,
+    *,
+    n_points: int = 5,
+    after: float = 0.0,
+    scale: Literal["sequences", "log"] = "sequences",
+) -> Steepest:
+    """Where the straight line through `n_points` neighbouring points falls fastest.
+
+    The slope is by least squares against sequences, or against their logarithm (`scale="log"`, the
+    geometric mean is the time), and its place the mean of the points. A loss falls fastest at its
+    very start: look from the plateau on with `after=first_below(sequences, loss, 0.8)`. Raises
+    ValueError where fewer points are left, or the curve falls nowhere.
+    """
+    refuse_wrong(n_points=n_points, after=after, scale=scale)
+    if scale not in ("sequences", "log"):
+        raise ValueError(f'scale={scale!r}: "sequences" or "log" was expected.')
+    x, y = _checked(sequences, curve)
+    there = (x >= after) & ((x > 0) | (scale == "sequences"))
+    if not 2 <= n_points <= there.sum():
+        raise ValueError(f"n_points={n_points} of the {there.sum()} points that are left.")
+    place = np.log(x[there]) if scale == "log" else x[there]
+    windows = np.lib.stride_tricks.sliding_window_view
+    xs, ys = windows(place, n_points), windows(y[there], n_points)
+    centred = xs - xs.mean(axis=1, keepdims=True)
+    slopes = (centred * ys).sum(axis=1) / (centred**2).sum(axis=1)
+    best = int(slopes.argmin())
+    if slopes[best] >= 0:
+        raise ValueError("The curve falls nowhere; of a rising one give the negative.")
+    time = float(xs[best].mean())
+    time = math.exp(time) if scale == "log" else time
+    return Steepest(Crossing(time, best < len(slopes) - 1), float(slopes[best]))
+
+
+def plateau_length(
+    sequences: ArrayLike, loss: ArrayLike, *, band: tuple[float, float] = PLATEAU
+) -> Crossing:
+    """Sequences from the first loss below a band's upper end to the first below its lower.
+
+    By default the band around ln 2. A run that ends before it leaves the band is censored: the
+    length is what it spent there so far, 0 where it never got there.
+    """
+    refuse_wrong(band=band)
+    numbers = [isinstance(end, NUMBER) for end in band]  # pyright: ignore[reportUnnecessaryIsInstance]
+    if numbers != [True, True]:
+        raise ValueError(f"band={band!r}; two losses were expected, (0.6, 0.8).")
+    low, high = band
+    if not low < high:
+        raise ValueError(f"band={band}; the lower end comes first.")
+    start, end = (first_below(sequences, loss, level) for level in (high, low))
+    left = Crossing.before_end(sequences, end)
+    return Crossing(left.time - min(start, left.time), left.observed)
+
+
+def time_on_plateau(sequences: ArrayLike, loss: ArrayLike) -> float:
+    """`plateau_length` as a number: inf where the loss never falls below 0.6."""
+    length = plateau_length(sequences, loss)
+    return length.time if length.observed else math.inf
+
+
+def _fits(x: Curve, y: Curve, spread: float) -> list[Logistic]:
+    """Logistics from gentle and steep beginnings that converged, the best first."""
+    with np.errstate(divide="ignore"):
+        log_x = np.log(x)  # -inf at no sequences, where a rise is at its low end
+    first, last = log_x[np.isfinite(log_x)][[0, -1]]
+    middle = first_above(x, y, float(y.min()) + spread / 2)
+    start = min(max(math.log(middle), first), last) if 0 < middle < math.inf else first
+    below, above = float(y.min()) - spread, float(y.max()) + spread
+    bounds = ([below, below, 1e-3, first - 1], [above, above, 1e3, last + 1])
+    found: list[Logistic] = []
+    for steepness in (2.0, 32.0):
+        guess = (float(y.min()), float(y.max()), steepness, start)
+        try:
+            fit, _ = curve_fit(
+                _rise, log_x, y, p0=guess, bounds=bounds, max_nfev=2_000, check_finite=False
+            )
+        except RuntimeError:  # no convergence from this beginning
+            continue
+        error = float(((_rise(log_x, *fit) - y) ** 2).sum() / ((y - y.mean()) ** 2).sum())
+        low, high, rate, log_midpoint = map(float, fit)
+        if high > low:
+            found.append(Logistic(low, high, rate, math.exp(log_midpoint), 1 - error))
+    return sorted(found, key=lambda fit: -fit.r_squared)
+
+
+def _rise(log_x: Curve, low: float, high: float, rate: float, log_midpoint: float) -> Curve:
+    return low + (high - low) * expit(rate * (log_x - log_midpoint))
+
+
+def _refuse_fall(curve: Curve, amount: float) -> None:
+    if curve[0] - curve[-1] >= amount:
+        raise ValueError(
+            f"The curve falls from {curve[0]:.3g} to {curve[-1]:.3g} and was expected to rise; "
+            "of a loss give the negative, or use learned or first_below."
+        )
+
+
+def _end(sequences: ArrayLike) -> float:
+    return float(numbers(sequences, "sequences")[-1])
+
+
+def _checked(sequences: ArrayLike, curve: ArrayLike) -> tuple[ndarray, ndarray]:
+    # Plain arrays: a column cut from a table is indexed by its row numbers, not by its places.
+    x, y = numbers(sequences, "sequences"), numbers(curve, "The curve")
+    if x.shape == y.shape == (0,):
+        raise ValueError(
+            "The curve has no points; a run that is not finished may have no metrics saved yet: "
+            "train it to its end."
+        )
+    if x.ndim != 1 or x.shape != y.shape:
+        raise ValueError(
+            f"sequences have shape {x.shape} and the curve {y.shape}; [point] each was expected."
+        )
+    finite(x, "sequences", low=0)
+    if not (np.diff(x) > 0).all():
+        raise ValueError("sequences do not ascend; sort the curve, and give one run's at a time.")
+    bad = int((~np.isfinite(y)).sum())
+    if bad:
+        raise ValueError(f"{bad} values of the curve are NaN or infinite; remove them.")
+    return x, y

@@ -1,0 +1,139 @@
+"""Progress measures: parts of the circuit made perfect in the checkpoints of a run without them.
+
+A clamp in training asks how the rest is learned where a part is perfect from the start; the same
+clamp on checkpoints of a free run asks how much the rest has learned there, beside the part as it
+was. The two are not the same (Singh et al. 2024, arXiv:2404.07129, Figure 10): the progress measure
+keeps the plateau and the sudden drop of the free run.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from ih_interp._torch_state import plain_torch
+from ih_interp.analysis.dynamics.trace import (
+    Measure,
+    some_sequences,
+    trace,
+    warn_unfinished,
+)
+from ih_interp.clamps import AbstractClamp
+from ih_interp.clamps.base import refuse_no_clamps
+from ih_interp.evaluation import evaluate
+from ih_interp.runs import Run
+from ih_interp.tasks.few_shot import Split
+from ih_interp.types import Batch, expect
+
+COMPARED = ("exemplars", "task", "model", "optimiser", "seeds", "batch_size")
+"""What two runs share where they differ in clamps alone."""
+
+
+@plain_torch(gradient=None)
+def progress(
+    run: Run,
+    clamps: Sequence[AbstractClamp],
+    *,
+    name: str | None = None,
+    measure: Measure = evaluate,
+    batch: Batch | None = None,
+    steps: Sequence[int] | None = None,
+) -> pd.DataFrame:
+    """A measure at every checkpoint of a run under clamps that it was not trained under.
+
+        match = [ih.clamps.match("L1H3"), *run.clamps]
+        table = progress(run, match, name="match", batch=batch).query("name == 'loss'")
+
+    Columns: `clamp`, and those of `trace`: `step`, `sequences`, `name`, `value`, by default the
+    means of `evaluation.QueryMetrics`, whose ranges and chance levels hold.
+
+    Args:
+        run: whose checkpoints, each as it is.
+        clamps: exactly those in force. The run's own are left out: name them again to keep them, as
+            an ablation of the other heads in the paper's runs.
+        name: what the table calls them; by default the clamps as they print, "none" without any.
+        measure: as in `trace`.
+        batch: the sequences; by default, as in `trace`, a fixed sample of at most 4,096 of the
+            training split.
+        steps: which checkpoints; by default all that are there, with a warning if the run is not
+            finished.
+
+    A clamp with a schedule is on as at the checkpoint's step. Raises ValueError as `trace` does,
+    also for clamps that cannot act together.
+    """
+    refuse_no_clamps(clamps)
+    if name is None:
+        name = " + ".join(map(str, clamps)) or "none"
+    expect(name, str, f"name={name!r}")
+    table = trace(run, measure, batch=batch, clamps=clamps, steps=steps)
+    return table[["step", "sequences", "name", "value"]].assign(clamp=name)
+
+
+@plain_torch(gradient=None)
+def progress_beside_training(
+    free: Run,
+    clamped: Mapping[str, Run],
+    *,
+    split: Split = "train",
+    batch: Batch | None = None,
+    steps: Sequence[int] | None = None,
+) -> pd.DataFrame:
+    """Figure 10: the loss under clamps in training, and the progress measures of the free run.
+
+        table = progress_beside_training(runs["none"], {"match": runs["match"]})
+
+    Columns: `sequences`, `clamp` (the key), `when`, `loss` (nats), `seed` (of the weights). Rows
+    "training" are the clamped run's own evaluations on `split`; rows "inference" the free run's
+    checkpoints under the clamped run's clamps, all of them, with its ablations, over `batch`, by
+    default, as in `trace`, a fixed sample of at most 4,096 sequences of the split. Name the free
+    run itself to have its curve in both.
+
+    Raises ValueError for a run that differs from the free one in more than clamps, lengths and
+    grids, as its curve would be another network's, and for one without metrics on the split. Warns
+    of runs that are not finished.
+    """
+    expect(free, Run, "The free run", "open its folder with ih.Run(folder)")
+    expect(clamped, Mapping, "clamped", 'give runs by name, {"match": run}')
+    expect(split, str, f"split={split!r}")
+    for name, run in clamped.items():
+        expect(run, Run, f"The run {name!r}", "open its folder with ih.Run(folder)")
+        _refuse_other_network(free, run, name)
+    batch, said = some_sequences(free.task, split) if batch is None else (batch, "")
+    parts: list[pd.DataFrame] = []
+    for name, run in clamped.items():
+        trained = _evaluations(run, name, split)
+        table = progress(free, run.clamps, name=name, batch=batch, steps=steps)
+        perfected = table[table["name"] == "loss"].rename(columns={"value": "loss"})
+        for when, rows in (("training", trained), ("inference", perfected)):
+            parts.append(rows[["sequences", "loss"]].assign(clamp=name, when=when))
+    if not parts:
+        raise ValueError('There are no clamped runs; give them by name, {"match": run}.')
+    table = pd.concat(parts, ignore_index=True).assign(seed=free.config.seeds.init)
+    table.attrs = {"batch": said} if said else {}
+    return table[["sequences", "clamp", "when", "loss", "seed"]]
+
+
+def _evaluations(run: Run, name: str, split: Split) -> pd.DataFrame:
+    """A run's own metrics on a split, as many as are saved."""
+    metrics = run.metrics
+    if metrics.empty:
+        raise ValueError(
+            f"The run {name!r} has no metrics saved, so no curve in training; train it to its end, "
+            "or name finished runs only."
+        )
+    found = metrics[metrics["split"] == split]
+    if found.empty:
+        measured = ", ".join(sorted(metrics["split"].unique()))
+        raise ValueError(f"The run {name!r} has no metrics on {split!r}; choose from {measured}.")
+    warn_unfinished(run, stacklevel=4)
+    return found
+
+
+def _refuse_other_network(free: Run, other: Run, name: str) -> None:
+    # `identity` knows features by their digest, wherever their file lies.
+    one, two = free.config.identity, other.config.identity
+    differ = [field for field in COMPARED if getattr(one, field) != getattr(two, field)]
+    if differ:
+        raise ValueError(
+            f"The run {name!r} differs from the free run in {', '.join(differ)}; only clamps, "
+            "lengths and grids may differ."
+        )

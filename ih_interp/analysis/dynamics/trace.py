@@ -1,0 +1,286 @@
+"""One measure over every checkpoint of a run: the only loop over checkpoints."""
+
+import functools
+import inspect
+import logging
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from numbers import Real
+from typing import Any, TypeAlias
+
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from transformer_lens import HookedTransformer
+
+from ih_interp._stock import (
+    n_hooks,
+    parts_of,
+)
+from ih_interp._torch_state import plain_torch
+from ih_interp.analysis.checks import (
+    FUNCTION,
+    given_copies,
+    refuse_wrong,
+)
+from ih_interp.analysis.heads.pattern_scores import CHUNK
+from ih_interp.clamps import AbstractClamp, clamped
+from ih_interp.clamps.base import refuse_no_clamps
+from ih_interp.engine.compiled_scores import compiled_reading
+from ih_interp.runs import Run
+from ih_interp.tasks.few_shot import (
+    FewShotTask,
+    Split,
+    number,
+)
+from ih_interp.types import Batch, Head, expect
+
+Measure: TypeAlias = Callable[[HookedTransformer, Batch], Any]
+"""From a model and sequences to a number, `[layer, head]`, or numbers by name; all means over them.
+
+By name (a mapping, a NamedTuple such as `QueryMetrics`) a tensor `[batch]`, one value per sequence
+may stand for its mean.
+"""
+
+MOST_SEQUENCES = 4_096
+"""How many a measure is averaged over where none are given: a mean's error is then 1/64 of the
+spread over sequences."""
+
+WORTH_COMPILING = 2_000_000  # sequences over all checkpoints from which compiling is repaid
+
+
+@plain_torch(gradient=None)
+def trace(
+    run: Run,
+    measure: Measure,
+    *,
+    batch: Batch | None = None,
+    clamps: Sequence[AbstractClamp] | None = None,
+    steps: Sequence[int] | None = None,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Apply a measure to a run's checkpoints; a tidy table, one row per checkpoint and number.
+
+    Without `batch` the measure is averaged over a fixed sample of at most 4,096 training sequences;
+    `table.attrs["batch"]` says how many of how many, and so does a line on the first such call.
+    For every one give `batch=run.task.enumerate("train")`.
+
+    Columns: `step`, `sequences`, `name`, `value`. `name` is the head ("L1H3") for `[layer, head]`
+    measures, the key for mappings, the field for NamedTuples, "value" for single numbers.
+
+        strengths = ih.trace(run, ih.induction_strength, batch=batch)
+        losses = ih.trace(run, ih.evaluate, batch=batch).query("name == 'loss'")
+        copying = ih.trace(  # what does not take (model, batch) is wrapped
+            run, lambda model, batch: ih.label_copying_score(ih.label_copying(model))
+        )
+
+    Scores of heads of a run without clamps are read from compiled passes where there are two
+    million sequences and more over all checkpoints, and a C++ compiler: the same to rounding.
+
+    Args:
+        run: whose checkpoints.
+        measure: called with (model, batch); must be a mean over sequences, as long batches are
+            measured in chunks and averaged.
+        batch: the sequences; by default every one of the training split where there are no more
+            than 4,096, else so many drawn from it with `task.sample("train", 4_096, seed=0)`.
+        clamps: applied to every checkpoint, by default those it was trained under, at its step;
+            others than those of training give the paper's progress measures.
+        steps: which checkpoints, in updates, of `run.steps`; by default all that are there, with a
+            warning where the run is not finished.
+        progress: show a bar.
+
+    Raises ValueError for a step without checkpoint, a measure of another kind, a measure that
+    leaves the model changed (hooks, modules, settings or weights), or a clamp that waits for a
+    level in metrics which are not saved up to the last step.
+    """
+    expect(run, Run, "The run", "open its folder with ih.Run(folder)")
+    refuse_other_function(measure, "The measure", "model", "batch")
+    batch, said = some_sequences(run.task) if batch is None else (batch, "")
+    clamps = run.clamps if clamps is None else clamps
+    refuse_no_clamps(clamps)
+    chosen = _chosen(run, steps)
+    waiting = any(clamp.schedule.kind == "from_level" for clamp in clamps)
+    metrics = run.rows(before=max(chosen)) if waiting else None
+    model = run.model(chosen[0])
+    refuse_wrong(model=model, batch=batch)
+    measure, as_it_came = given_copies(measure), _AsItCame(model)
+    rows: list[dict[str, Any]] = []
+    worth_it = len(batch) * len(chosen) >= WORTH_COMPILING
+    with compiled_reading(model, batch.tokens) if worth_it else nullcontext():
+        for step in tqdm(chosen, disable=not progress, unit="checkpoint"):
+            run.load_weights(model, step)
+            as_it_came.note_weights()
+            place = {"step": step, "sequences": step * run.config.batch_size}
+            apply = partial(clamped, model, clamps, step=step, metrics=metrics)
+            values = _means(model, measure, batch, apply)
+            as_it_came.refuse_changed()
+            rows += [{**place, "name": name, "value": value} for name, value in values.items()]
+    table = pd.DataFrame(rows)
+    table.attrs |= {"batch": said} if said else {}
+    return table
+
+
+def some_sequences(
+    task: FewShotTask, split: Split = "train", most: int = MOST_SEQUENCES
+) -> tuple[Batch, str]:
+    """Return sequences for a measure where none were given, and what they are in words.
+
+    Every one of the split where there are no more than `most`; else the same sample every time,
+    which is said, once each, through `logging`, as a warning would stop a program that has made
+    warnings errors.
+    """
+    size = task.n_sequences(split)
+    if size <= most:
+        return task.enumerate(split), f"all {size:,} sequences of {split!r}"
+    said = f"a fixed sample of {most:,} of the {number(size)} sequences of {split!r}"
+    _say_once(f"Measured over {said}; give batch= for others.")
+    return task.sample(split, most, seed=0), said
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    logging.getLogger("ih_interp").warning(text)
+
+
+def warn_unfinished(run: Run, *, stacklevel: int = 3) -> None:
+    """Warn that a run's last checkpoint is not yet its end; silent for a finished run."""
+    if not run.finished:
+        last, end = max(run.steps, default=0), run.config.n_steps
+        warnings.warn(
+            f"{run.folder} is not finished: its last checkpoint is at update {last:,} and its end "
+            f"at {end:,}; what is given ends there. Train it again to go on.",
+            stacklevel=stacklevel,
+        )
+
+
+def _chosen(run: Run, steps: Any) -> list[int]:
+    """The steps, each of which has a checkpoint; of an unfinished run not without a warning."""
+    if not run.steps:
+        raise ValueError(f"{run.folder} has no checkpoints yet; train it first.")
+    if steps is None:
+        warn_unfinished(run, stacklevel=4)
+        return run.steps
+    expect(steps, Iterable, f"steps={steps!r}", f"write steps=[{steps!r}]")
+    chosen = [run.checkpoint_step(step) for step in steps]
+    if not chosen:
+        raise ValueError("steps is empty; leave it out for every checkpoint.")
+    return chosen
+
+
+def refuse_other_function(function: object, what: str, *names: str) -> None:
+    """Refuse what cannot be called with arguments of these names, and say how it can be."""
+    called = ", ".join(names)
+    expect(function, FUNCTION, what, f"give a function of ({called})")
+    assert callable(function)
+    name = getattr(function, "__name__", "it")
+    try:
+        signature = inspect.signature(function)
+    except ValueError as error:  # of some builtins nothing is known
+        raise TypeError(f"{what} cannot be {name}; wrap it: lambda {called}: ...") from error
+    try:
+        signature.bind(*names)
+    except TypeError as error:
+        parameters = signature.parameters
+        needed = [p.name for p in parameters.values() if p.default is p.empty]
+        given = [p if p in names else f"{p}=..." for p in needed]
+        raise TypeError(
+            f"{what} is called with ({called}), and {name} takes ({', '.join(parameters)}); "
+            f"wrap it: lambda {called}: {name}({', '.join(given)})."
+        ) from error
+
+
+SETTING = (int, float, str)
+"""What of a module's attributes is one of its settings, as a norm's eps."""
+
+
+class _AsItCame:
+    """A model that a measure has to leave as it is: the next checkpoint is measured on it."""
+
+    def __init__(self, model: HookedTransformer) -> None:
+        self._model = model
+        self._parts = self._parts_now()
+        self._weights: list[tuple[Tensor, Tensor]] = []
+
+    def note_weights(self) -> None:
+        """Keep what the weights are now."""
+        self._weights = [(p, p.detach().clone()) for p in self._model.parameters()]
+
+    def refuse_changed(self) -> None:
+        """Raise ValueError where weights, modules or hooks are others than before."""
+        same = all(torch.equal(now, before) for now, before in self._weights)
+        if not same or self._parts_now() != self._parts:
+            what = "modules, settings, buffers or hooks" if same else "weights"
+            raise ValueError(
+                f"The measure left the model with other {what}: expected it as it came; change "
+                "copy.deepcopy(model), or take hooks off with `with model.hooks(...)`."
+            )
+
+    def _parts_now(self) -> tuple[object, ...]:
+        parts = [
+            (
+                id(module),
+                len(vars(module)),
+                [v for n, v in vars(module).items() if n != "training" and isinstance(v, SETTING)],
+                n_hooks(module),
+                *map(id, module.parameters(recurse=False)),
+                *((id(b), b._version) for b in module.buffers(recurse=False)),
+            )
+            for module in parts_of(self._model)
+        ]
+        return dict(vars(self._model.cfg)), parts
+
+
+def _means(
+    model: HookedTransformer,
+    measure: Measure,
+    batch: Batch,
+    apply: Callable[..., AbstractContextManager[Any]],
+) -> dict[str, float]:
+    """The measure's numbers by name, under what `apply` puts on the model, chunk by chunk."""
+    total: dict[str, float] = {}
+    for part in batch.split(CHUNK):
+        with apply(batch=part):
+            values = _named(measure(model, part), len(part))
+        if total and values.keys() != total.keys():
+            raise ValueError(
+                f"The measure named {list(values)} in one chunk and {list(total)} in another; "
+                "the same names for any sequences were expected."
+            )
+        for name, value in values.items():
+            total[name] = total.get(name, 0.0) + value * len(part) / len(batch)
+    return total
+
+
+def _named(value: Any, n_sequences: int) -> dict[str, float]:
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        value = value._asdict()  # pyright: ignore
+    if isinstance(value, Mapping):
+        return {str(name): _number(part, n_sequences) for name, part in value.items()}
+    if isinstance(value, Tensor):
+        value = value.detach()
+    if isinstance(value, Tensor) and value.ndim == 2:
+        layers, heads = value.shape
+        return {
+            str(Head(layer, head)): float(value[layer, head])
+            for layer in range(layers)
+            for head in range(heads)
+        }
+    return {"value": _number(value, None)}
+
+
+def _number(value: Any, n_sequences: int | None) -> float:
+    """A number, or the mean of one a sequence where `n_sequences` is given."""
+    if isinstance(value, Tensor):
+        value = value.detach()
+        if value.shape == (n_sequences,):
+            value = value.double().mean()
+    if isinstance(value, Real) or (isinstance(value, Tensor) and value.ndim == 0):
+        return float(value)
+    shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+    raise ValueError(
+        f"The measure gave {shape}; a number, [layer, head], or by name numbers or tensors "
+        "[batch] were expected."
+    )

@@ -1,0 +1,1 @@
+"""Scores of single heads, from attention patterns and from weights."""

@@ -1,0 +1,1 @@
+"""Who feeds whom: path patching, wiring, preserving, redundancy, self-repair."""

@@ -1,0 +1,97 @@
+"""The last layer of an attention-only model, at the one position that is measured.
+
+The model's own norms, weights, rotation and unembedding, with axes in front for many inputs at
+once. It is the whole truth only where `stands_alone`; elsewhere the model itself has to run.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformer_lens import HookedTransformer
+
+from ih_interp._stock import (
+    not_plain,
+    parts_of,
+)
+
+
+def stands_alone(model: HookedTransformer, layer: int) -> bool:
+    """Return whether a layer is the last, without MLP, and computes what `LastRow` does by hand."""
+    if layer != model.cfg.n_layers - 1 or not model.cfg.attn_only:
+        return False
+    return not_plain(model, from_layer(model, layer)) is None
+
+
+def from_layer(model: HookedTransformer, layer: int) -> list[nn.Module]:
+    """Return the modules of a pass from a layer on."""
+    return parts_of(*model.blocks[layer:], *final_norm(model), model.unembed)
+
+
+def final_norm(model: HookedTransformer) -> tuple[nn.Module, ...]:
+    """The final norm, if the model has one."""
+    return () if model.cfg.normalization_type is None else (model.ln_final,)
+
+
+class LastRow:
+    """Layer, final norm and unembedding of one model; `...` are any axes in front."""
+
+    def __init__(self, model: HookedTransformer) -> None:
+        self.model = model
+        self.block = model.blocks[-1]
+        self.attn = self.block.attn
+
+    def read(self, resid: Float[Tensor, "*any pos d_model"]) -> Float[Tensor, "*any pos d_model"]:
+        """What queries, keys and values read: the stream after LN1."""
+        return self.block.ln1(resid.flatten(end_dim=-3)).view(resid.shape)
+
+    def queries(
+        self, read: Float[Tensor, "*any pos d_model"]
+    ) -> Float[Tensor, "*any 1 head d_head"]:
+        """Rotated queries of the last position."""
+        return self._rotated(self._heads(read[..., -1:, :], "Q"), offset=read.shape[-2] - 1)
+
+    def keys(
+        self, read: Float[Tensor, "*any pos d_model"]
+    ) -> Float[Tensor, "*any pos head d_head"]:
+        """Rotated keys of all positions."""
+        return self._rotated(self._heads(read, "K"), offset=0)
+
+    def values(
+        self, read: Float[Tensor, "*any pos d_model"]
+    ) -> Float[Tensor, "*any pos head d_head"]:
+        return self._heads(read, "V")
+
+    def pattern(self, q: Tensor, k: Tensor) -> Float[Tensor, "*any pos head"]:
+        """The last row of the pattern; axes in front of `q` and `k` are broadcast.
+
+        As in TransformerLens, where it is no number it is 0.
+        """
+        pattern = ((q * k).sum(dim=-1) / self.attn.attn_scale).softmax(dim=-2)
+        return torch.where(pattern.isnan(), torch.zeros((), device="cpu").to(pattern), pattern)
+
+    def z(self, pattern: Tensor, v: Tensor) -> Float[Tensor, "*any head d_head"]:
+        """Values mixed by the pattern."""
+        return (pattern[..., None] * v).sum(dim=-3)
+
+    def written(self, z: Float[Tensor, "*any head d_head"]) -> Float[Tensor, "head *any d_model"]:
+        """What each head adds to the stream; heads come first."""
+        by_head = z.movedim(-2, 0)
+        flat = by_head.reshape(len(by_head), -1, z.shape[-1]) @ self.attn.W_O
+        return flat.view(*by_head.shape[:-1], -1)
+
+    def logits(self, resid: Float[Tensor, "*any d_model"]) -> Float[Tensor, "*any label"]:
+        """Final norm and unembedding of the last position's stream."""
+        flat = resid.reshape(-1, 1, resid.shape[-1])
+        for norm in final_norm(self.model):
+            flat = norm(flat)
+        return self.model.unembed(flat).view(*resid.shape[:-1], -1)
+
+    def _heads(self, read: Tensor, letter: str) -> Tensor:
+        weight, bias = (getattr(self.attn, f"{kind}_{letter}") for kind in "Wb")
+        flat = read.reshape(-1, read.shape[-1]) @ weight.movedim(0, 1).flatten(start_dim=1)
+        return (flat + bias.flatten()).view(*read.shape[:-1], *bias.shape)
+
+    def _rotated(self, heads: Tensor, *, offset: int) -> Tensor:
+        if self.model.cfg.positional_embedding_type != "rotary":
+            return heads
+        return self.attn.apply_rotary(heads.flatten(end_dim=-4), offset).view(heads.shape)

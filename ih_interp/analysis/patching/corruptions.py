@@ -1,0 +1,161 @@
+"""Corruptions of few-shot sequences: what path patching exchanges clean activations for.
+
+Each keeps shapes and positions, and takes away one piece of information. A corrupted batch is again
+a batch: its target is what a perfect induction circuit would now say, or the clean one where the
+context no longer says. Effects are measured against the clean batch's target and context.
+"""
+
+from dataclasses import replace
+from typing import Literal, TypeAlias, get_args
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from ih_interp._torch_state import plain_torch
+from ih_interp.analysis.checks import refuse_wrong
+from ih_interp.tasks.few_shot import (
+    FewShotTask,
+    Split,
+)
+from ih_interp.types import Batch
+
+Resampled: TypeAlias = Literal["query", "other"]
+"""Whose class is replaced: the query's copies in the context, or one of the other pairs'."""
+
+MAX_DRAWS = 1_000  # rounds of drawing anew what stands in the context already
+
+
+@plain_torch()
+def swap_exemplars(batch: Batch) -> Batch:
+    """The exemplars of the context move to the pair before; labels and the query stay.
+
+    Destroys which label the query's copy stands with, and where it stands; keeps which exemplars
+    and labels are shown. With two pairs, `x1 l1 x2 l2 x1` becomes `x2 l1 x1 l2 x1`. In general, a
+    label gets the exemplar of the next different label of the context, in cyclic order of first
+    appearance, so that no copy of the query stays with its label however many there are; a class
+    then stands as often as the label did, with its first drawing. The target becomes the label that
+    the query's class now stands with. Raises ValueError for a context with one label only.
+    """
+    refuse_wrong(batch=batch)
+    labels = batch.context_labels
+    following = _next_pair(labels)
+    places = list(batch.layout.exemplars)
+    tokens = batch.tokens.clone()
+    tokens[:, places] = batch.tokens[:, places].gather(1, following)
+    moved = labels.gather(1, following)
+    target = _label_where(moved == batch.target[:, None], labels, batch.target)
+    return replace(batch, tokens=tokens, target=target)
+
+
+@plain_torch()
+def swap_labels(batch: Batch) -> Batch:
+    """The labels of the context move to the pair before; exemplars and the query stay.
+
+    Destroys which label the query's copy stands with; keeps where every exemplar stands, and which
+    labels are shown. With two pairs, `x1 l1 x2 l2 x1` becomes `x1 l2 x2 l1 x1`. In general every
+    label becomes the next different one of the context, in cyclic order of first appearance, so
+    that all copies of a class still share one. The target becomes the label that the query's class
+    now stands with. Raises ValueError for a context with one label only.
+    """
+    refuse_wrong(batch=batch)
+    labels = batch.context_labels
+    renamed = labels.gather(1, _next_pair(labels))
+    tokens = batch.tokens.clone()
+    tokens[:, list(batch.layout.labels)] = renamed
+    target = _label_where(batch.correct, renamed, batch.target)
+    return replace(batch, tokens=tokens, target=target)
+
+
+@plain_torch()
+def resample_class(
+    task: FewShotTask,
+    batch: Batch,
+    generator: torch.Generator,
+    *,
+    which: Resampled = "query",
+    split: Split = "train",
+) -> Batch:
+    """A class of the context replaced by one of the split that is not in it, drawn uniformly.
+
+    `which="query"` replaces every copy of the query's class: destroys that anything in the context
+    matches the query; keeps labels, positions and the other exemplars. `which="other"` replaces one
+    of the other pairs, drawn uniformly: the control, which destroys only whom the query must be
+    told apart from. Drawings are the split's. The target stays the clean one.
+
+    Raises ValueError for a split with no further class, a batch of another task's length, or
+    another `which`.
+    """
+    refuse_wrong(task=task, batch=batch, generator=generator, which=which, split=split)
+    if which not in get_args(Resampled):
+        raise ValueError(f"which={which!r}; choose from {', '.join(get_args(Resampled))}.")
+    if batch.layout.n_pairs != task.config.n_pairs:
+        raise ValueError(
+            f"The batch has {batch.layout.n_pairs} pairs and the task {task.config.n_pairs}; "
+            "give the task that made the batch."
+        )
+    chosen = batch.correct if which == "query" else _one_of(~batch.correct, generator)
+    drawn = _unseen(task, batch, split, generator)
+    # The n-th copy gets the n-th of the new class's exemplars.
+    exemplar = drawn.gather(1, (chosen.cumsum(dim=1) - 1).clamp(min=0))
+    places = list(batch.layout.exemplars)
+    tokens = batch.tokens.clone()
+    tokens[:, places] = torch.where(chosen, exemplar, tokens[:, places])
+    return replace(batch, tokens=tokens)
+
+
+def _next_pair(labels: Int[Tensor, "batch pair"]) -> Int[Tensor, "batch pair"]:
+    """For every pair, the first pair that has the next different label."""
+    if bool((labels == labels[:, :1]).all(dim=1).any()):
+        raise ValueError(
+            "A context with one label only has nothing to swap; two different ones are needed."
+        )
+    pairs = torch.arange(labels.shape[1], device=labels.device)
+    same = labels[:, :, None] == labels[:, None, :]
+    first = same.int().argmax(dim=-1)  # where a pair's label appears first
+    later = (first == pairs)[:, None, :] & (pairs > first[:, :, None])
+    wraps = ~later.any(dim=-1)
+    return torch.where(wraps, torch.zeros_like(first), later.int().argmax(dim=-1))
+
+
+def _label_where(chosen: Tensor, labels: Tensor, target: Tensor) -> Int[Tensor, " batch"]:
+    """The label of the first pair chosen; the target where there is none."""
+    first = labels.gather(1, chosen.int().argmax(dim=1, keepdim=True))[:, 0]
+    return torch.where(chosen.any(dim=1), first, target)
+
+
+def _one_of(allowed: Tensor, generator: torch.Generator) -> Tensor:
+    """One pair a sequence, uniform over those allowed."""
+    draws = torch.rand(allowed.shape, generator=generator).to(allowed.device)
+    best = torch.where(allowed, draws, -1.0).argmax(dim=1, keepdim=True)
+    return torch.zeros_like(allowed).scatter(1, best, True) & allowed
+
+
+def _unseen(
+    task: FewShotTask, batch: Batch, split: Split, generator: torch.Generator
+) -> Int[Tensor, "batch copy"]:
+    """Exemplar tokens `[batch, copy]` of one class a sequence that its context lacks."""
+    unseen = split == "test_exemplars"
+    n_classes = task.n_test_classes if unseen else task.config.n_train_classes
+    if n_classes <= task.config.n_context_classes:
+        raise ValueError(
+            f"{split!r} has {n_classes} classes and a context shows {task.config.n_context_classes}"
+            "; none is left to put in."
+        )
+
+    def class_of(tokens: Tensor) -> Tensor:
+        return (tokens - task.n_labels) // task.exemplars.n_exemplars
+
+    shown = class_of(batch.tokens[:, list(batch.layout.exemplars)])
+    found = torch.zeros(len(batch), task.config.n_copies, dtype=batch.tokens.dtype)
+    open_rows = torch.arange(len(batch))
+    for _ in range(MAX_DRAWS):
+        other = task.sample(split, len(open_rows), generator=generator)
+        exemplars = other.tokens[:, list(other.layout.exemplars)]
+        copies = exemplars[other.correct].reshape(len(open_rows), -1)
+        clash = (class_of(copies[:, :1]) == shown[open_rows.to(shown.device)].cpu()).any(dim=1)
+        found[open_rows[~clash]] = copies[~clash]
+        open_rows = open_rows[clash]
+        if len(open_rows) == 0:
+            return found.to(batch.tokens.device)
+    raise ValueError(f"No class of {split!r} was found that {len(open_rows)} contexts lack.")

@@ -1,0 +1,218 @@
+"""How redundant a wiring is, from the effects of its edges.
+
+Edges come as `use`, `[sender, receiver]` or one a sequence `[batch, sender, receiver]`: positive
+where the edge serves the behaviour (`Wiring.through`). Measures are of the mean over sequences;
+its negative entries, edges that work against the behaviour, count as no wire. Given sequences, they
+have bootstrap intervals over them; without, the ends are NaN.
+
+Effects that are nothing but noise look spread over many edges: read these numbers beside the
+effects themselves. Resamples are noisier than the mean and cut off at 0, so that a value may stand
+at one end of its interval where effects are small.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Shaped
+from numpy import ndarray
+from scipy.special import entr
+from transformer_lens import HookedTransformer
+
+from ih_interp._columns import numbers
+from ih_interp._torch_state import plain_torch
+from ih_interp.analysis.checks import (
+    called_with,
+    given_copies,
+    refuse_wrong,
+)
+from ih_interp.analysis.dynamics.trace import (
+    refuse_other_function,
+    some_sequences,
+    trace,
+)
+from ih_interp.analysis.heads.pattern_scores import CHUNK
+from ih_interp.analysis.patching.wiring import wiring_map
+from ih_interp.analysis.statistics import Estimate, bootstrap
+from ih_interp.runs import Run
+from ih_interp.types import Batch, Head, expect
+
+Values: TypeAlias = Shaped[ndarray, "..."] | Shaped[torch.Tensor, "..."]
+"""Numbers of any shape, from NumPy or torch."""
+
+Statistic: TypeAlias = Callable[[ndarray], ndarray | float]
+
+
+EFFECTS = "give effects of edges, ih.wiring_map(model, clean, corrupted).through('k')"
+
+
+@called_with(EFFECTS)
+def effective_senders(use: Values, **options: Any) -> Estimate:
+    """How many senders feed each receiver, `[receiver]`, in [1, n senders].
+
+    exp of the entropy of a receiver's shares, `p_s = max(use[s, r], 0) / sum over senders`: 1 where
+    one sender does all, n where n do equally much (Hill number of order 1). NaN for a receiver that
+    nobody feeds. `options` are those of `bootstrap`.
+    """
+    refuse_wrong(use=use)
+    return estimated(use, 2, lambda wires: _effective(wires, 0), options)
+
+
+@called_with(EFFECTS)
+def effective_receivers(use: Values, **options: Any) -> Estimate:
+    """How many receivers each sender serves, `[sender]`, in [1, n receivers]; as the one above."""
+    refuse_wrong(use=use)
+    return estimated(use, 2, lambda wires: _effective(wires, 1), options)
+
+
+@called_with(EFFECTS)
+def fan_in(use: Values, **options: Any) -> Estimate:
+    """How evenly receivers draw on senders, in [0, 1]: `H(sender | receiver) / ln n senders`.
+
+    The edges' shares of all positive use are taken as a joint distribution. 0 where every receiver
+    has one sender, 1 where all senders feed each equally; receivers count by what they receive. NaN
+    without any positive use. Raises ValueError for fewer than two senders.
+    """
+    return estimated(use, 2, lambda wires: _conditional(wires)[0] / _log(wires, 0), options)
+
+
+@called_with(EFFECTS)
+def fan_out(use: Values, **options: Any) -> Estimate:
+    """How evenly senders serve receivers, in [0, 1]: `H(receiver | sender) / ln n receivers`."""
+    return estimated(use, 2, lambda wires: _conditional(wires)[1] / _log(wires, 1), options)
+
+
+@called_with(EFFECTS)
+def many_to_many(use: Values, **options: Any) -> Estimate:
+    """How far a wiring is from one to one, in [0, 1].
+
+    `(H(sender | receiver) + H(receiver | sender)) / (ln n senders + ln n receivers)`: the variation
+    of information between who sends and who receives, over its largest value. 0 exactly for one to
+    one, whatever the strengths; 1 exactly for all to all, equally; one sender for n receivers, or n
+    for one, give 1/2 of n x n; blocks of k x k in n x n give ln k / ln n. It does not depend on the
+    scale of effects. NaN without any positive use. Raises ValueError for fewer than two heads.
+    """
+    refuse_wrong(use=use)
+
+    def index(wires: ndarray) -> float:
+        given_receiver, given_sender = _conditional(wires)
+        return (given_receiver + given_sender) / (_log(wires, 0) + _log(wires, 1))
+
+    return estimated(use, 2, index, options)
+
+
+@plain_torch()
+def redundancy_over_training(
+    run: Run,
+    corrupt: Callable[[Batch], Batch],
+    *,
+    batch: Batch | None = None,
+    via: str | Sequence[str] = ("q", "k", "v"),
+    steps: Sequence[int] | None = None,
+    progress: bool = False,
+    bootstrap_options: dict[str, Any] | None = None,
+    **options: Any,
+) -> pd.DataFrame:
+    """Redundancy of the wiring at every checkpoint, with intervals over sequences.
+
+    Columns: `step`, `sequences`, `via`, `name`, `value`, `low`, `high`. Names are "many_to_many",
+    "fan_in", "fan_out", "effective_senders L1H3" of every receiver and "effective_receivers L0H2"
+    of every sender. `options` are those of `wiring_map`. `batch` is by default, as in `trace`, a
+    fixed sample of the training split, here of at most 1,024. Raises ValueError for more sequences
+    than one pass takes (1,024), over which intervals would be averaged.
+    """
+    expect(run, Run, "The run", "open its folder with ih.Run(folder)")
+    batch, said = some_sequences(run.task, most=CHUNK) if batch is None else (batch, "")
+    refuse_wrong(batch=batch)
+    refuse_other_function(corrupt, "corrupt", "batch")
+    if len(batch) > CHUNK:
+        raise ValueError(f"{len(batch)} sequences are more than a pass of {CHUNK}; give fewer.")
+    if bootstrap_options is None:
+        bootstrap_options = {}
+    expect(bootstrap_options, Mapping, "bootstrap_options", 'write {"n_resamples": 200}')
+    given = {"n_resamples": 200, **bootstrap_options}
+
+    corrupt = given_copies(corrupt)
+
+    def measure(model: HookedTransformer, part: Batch) -> dict[str, float]:
+        wiring = wiring_map(model, part, corrupt(part), via=via, per_sequence=True, **options)
+        layers = (wiring.sender_layer, wiring.receiver_layer)
+        return {
+            f"{name}|{letter}|{end}": float(value)
+            for letter in wiring.via
+            for name, estimate in _named(wiring.through(letter), layers, given).items()
+            for end, value in estimate._asdict().items()
+        }
+
+    rows = trace(run, measure, batch=batch, steps=steps, progress=progress)
+    rows[["name", "via", "end"]] = rows["name"].str.split("|", expand=True)
+    index = ["step", "sequences", "via", "name"]
+    wide = rows.set_index([*index, "end"])["value"].unstack("end").reset_index()
+    wide.attrs = {"batch": said} if said else {}
+    return wide[[*index, "value", "low", "high"]].rename_axis(columns=None)
+
+
+def _named(
+    use: torch.Tensor, layers: tuple[int, int], options: dict[str, Any]
+) -> dict[str, Estimate]:
+    found = {
+        "many_to_many": many_to_many(use, **options),
+        "fan_in": fan_in(use, **options),
+        "fan_out": fan_out(use, **options),
+    }
+    for layer, name, measure in (
+        (layers[1], "effective_senders", effective_senders),
+        (layers[0], "effective_receivers", effective_receivers),
+    ):
+        columns = zip(*measure(use, **options), strict=True)
+        found |= {f"{name} {Head(layer, h)}": Estimate(*ends) for h, ends in enumerate(columns)}
+    return found
+
+
+@plain_torch()
+def estimated(
+    values: Values,
+    ndim: int,
+    statistic: Callable[[ndarray], ndarray | float],
+    options: dict[str, Any],
+) -> Estimate:
+    """A statistic of `ndim` axes, or of the mean over sequences in front, with its interval."""
+    array = numbers(values, "The values")
+    if array.ndim == ndim + 1:
+        return bootstrap(array, lambda mean: np.asarray(statistic(mean)), **options)
+    if array.ndim != ndim:
+        raise ValueError(
+            f"Shape {array.shape} was given; {ndim} axes, or a batch and {ndim}, were expected."
+        )
+    value = np.asarray(statistic(array), dtype=np.float64)
+    return Estimate(value, np.full_like(value, np.nan), np.full_like(value, np.nan))
+
+
+def _effective(wires: ndarray, axis: int) -> ndarray:
+    positive = np.maximum(wires, 0)
+    total = positive.sum(axis=axis, keepdims=True)
+    shares = np.divide(positive, total, out=np.full_like(positive, np.nan), where=total > 0)
+    return np.exp(entr(shares).sum(axis=axis))
+
+
+def _conditional(wires: ndarray) -> tuple[float, float]:
+    """H(sender | receiver) and H(receiver | sender) of the positive entries, in nats."""
+    positive = np.maximum(wires, 0)
+    if positive.sum() == 0:
+        return math.nan, math.nan
+    joint = positive / positive.sum()
+    together = float(entr(joint).sum())
+    receivers, senders = (float(entr(joint.sum(axis=axis)).sum()) for axis in (0, 1))
+    # The differences of entropies are rounded; one to one has to be 0, not nearly.
+    return tuple(  # pyright: ignore[reportReturnType]
+        0.0 if math.isclose(together, one) else together - one for one in (receivers, senders)
+    )
+
+
+def _log(wires: ndarray, axis: int) -> float:
+    if wires.shape[axis] < 2:
+        raise ValueError(f"Wires are {wires.shape}; two senders and two receivers are the fewest.")
+    return float(np.log(wires.shape[axis]))

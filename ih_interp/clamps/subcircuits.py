@@ -1,0 +1,225 @@
+"""Clamps that make whole subcircuits perfect, and the paper's names for them.
+
+The induction circuit has three (Singh et al. 2024, section 4): A, layer 1 of the paper (attend to
+the previous token and copy it); B, match (the query finds its copy); C, copy (write the label's
+logit). Making others perfect leaves one alone to learn.
+"""
+
+from functools import partial
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+from transformer_lens import HookedTransformer
+
+from ih_interp import hooks
+from ih_interp.clamps._active import (
+    paused,
+    unclamped,
+)
+from ih_interp.clamps.attention import InductionAttention, Temperature
+from ih_interp.clamps.base import (
+    EMBEDDING,
+    AbstractClamp,
+    GradientMode,
+    Hook,
+    Setting,
+    Shape,
+    Site,
+    head_mask,
+)
+from ih_interp.clamps.schedules import ALWAYS, Schedule
+from ih_interp.types import Head, HeadField, Logits, Residual, Scores
+
+
+class CopyFromAttention(AbstractClamp):
+    """The query's logit of each context label is one head's score at that label; others masked.
+
+    Scaled scores, before the softmax, under whatever else is clamped below that head: the loss asks
+    for the match alone, and other heads of that layer, ablated or not, do not matter, nor does any
+    pattern of that layer. Labels shown several times take the log of their summed exp.
+    """
+
+    needs_batch: ClassVar[bool] = True
+    kind: Literal["copy_from_attention"] = "copy_from_attention"
+    head: HeadField
+    """Whose scores the logits are, as `"L1H3"`."""
+    gradient: GradientMode = "flow"
+    """Whether gradient flows through the scores to what made them; "flow" in the paper."""
+
+    def sites(self, shape: Shape) -> frozenset[Site]:
+        read = Site("scores read", self.head.layer, self.head.head)
+        return frozenset({Site("logits", shape.n_layers), read})
+
+    def voids(self, shape: Shape) -> range:
+        return range(self.head.layer + 1, shape.n_layers)
+
+    def tensors(self, shape: Shape) -> dict[str, Tensor]:
+        return {"heads": head_mask([self.head], shape)}
+
+    def structure(self) -> Any:
+        return {"kind": self.kind, "layer": self.head.layer, "gradient": self.gradient}
+
+    def hooks(self, setting: Setting) -> list[Hook]:
+        batch, layer, n_labels = setting.sequences, self.head.layer, setting.embed.n_labels
+        chosen = setting.tensors["heads"][layer]
+        seen: dict[str, Float[Tensor, "batch pair"]] = {}
+
+        def keep(scores: Scores, hook: Any) -> None:
+            del hook
+            at_labels = scores[:, :, batch.layout.query, list(batch.layout.labels)]
+            picked = torch.where(chosen[:, None].to(scores.device), at_labels, 0.0).sum(dim=1)
+            seen["scores"] = picked.detach() if self.gradient == "block" else picked
+
+        def write(logits: Logits, hook: Any) -> Logits:
+            value = hooks.copied_logits(seen["scores"], batch.context_labels, n_labels)
+            return hooks.query_logits(logits, hook, value=value, gate=setting.gate)
+
+        return [(f"blocks.{layer}.attn.hook_attn_scores", keep), ("unembed.hook_logits", write)]
+
+
+class PerfectLayerOne(AbstractClamp):
+    """The input of layer 1 is what perfect previous-token heads in layer 0 would give it.
+
+    Keys and queries read the embedding of the previous token at all positions but the first and the
+    query, and their own there; values and the residual stream read the raw embedding. Learned
+    positions belong to the embedding: who copies the previous token copies its position too. (The
+    published code's docstring says that exemplars' slots are emptied; its code does this.)
+    """
+
+    needs_batch: ClassVar[bool] = True
+    reads_pass: ClassVar[bool] = True
+    kind: Literal["perfect_layer_one"] = "perfect_layer_one"
+    gradient: GradientMode = "flow"
+    """Whether gradient flows into the embedding that layer 1 then reads; "flow" in the paper."""
+
+    def sites(self, shape: Shape) -> frozenset[Site]:
+        del shape
+        what = ("resid_pre", "preserved q", "preserved k", "preserved v", "scores:from layer 0")
+        return frozenset(Site(name, 1) for name in what)
+
+    def voids(self, shape: Shape) -> range:
+        del shape
+        return range(EMBEDDING, 1)  # it reads the embedding of an unclamped pass
+
+    def prepare(self, model: HookedTransformer) -> None:
+        if model.cfg.n_layers < 2:
+            raise ValueError(
+                "perfect_layer_one sets the input of layer 1; this model has no layer 1."
+            )
+
+    def hooks(self, setting: Setting) -> list[Hook]:
+        raw = self._input(setting)
+        names = ["blocks.1.attn.hook_q", "blocks.1.attn.hook_k"]
+        read = unclamped(
+            setting.model,
+            hooks.previous_token_input(raw),
+            names,
+            gradient=self.gradient,
+            start_at_layer=1,
+            stop_at_layer=2,
+        )
+        values = {"blocks.1.hook_resid_pre": raw, **read}
+        return [
+            (name, partial(hooks.replace, value=value, gate=setting.gate))
+            for name, value in values.items()
+        ]
+
+    def _input(self, setting: Setting) -> Residual:
+        """The raw embedding, with positions where they are learned."""
+        with paused(setting.model):
+            raw: Residual = setting.model(setting.sequences.tokens, stop_at_layer=0)
+        return raw.detach() if self.gradient == "block" else raw
+
+
+class PerfectMatchAndCopy(AbstractClamp):
+    """B and C perfect, so that A learns alone (not in the paper, which had no such clamp).
+
+    The query's logit of a context label is the cosine between what layer 0's heads wrote at that
+    label and the query's embedding, divided by `temperature`; other labels are masked. Only layer 0
+    and the embeddings get gradient.
+    """
+
+    needs_batch: ClassVar[bool] = True
+    kind: Literal["perfect_match_and_copy"] = "perfect_match_and_copy"
+    temperature: Temperature = Field(default=0.1, gt=0)
+    """By which cosines are divided to become logits."""
+
+    def sites(self, shape: Shape) -> frozenset[Site]:
+        return frozenset({Site("logits", shape.n_layers)})
+
+    def voids(self, shape: Shape) -> range:
+        return range(1, shape.n_layers)
+
+    def prepare(self, model: HookedTransformer) -> None:
+        most = -hooks.lowest(model.W_U) / 2  # beyond it, a bad match would pass for no match
+        if 1 / self.temperature > most:
+            raise ValueError(
+                f"temperature={self.temperature:g} gives logits up to {1 / self.temperature:g} in "
+                f"a model of {model.W_U.dtype}: expected at least {1 / most:.2g}."
+            )
+
+    def hooks(self, setting: Setting) -> list[Hook]:
+        batch, n_labels = setting.sequences, setting.embed.n_labels
+        seen: dict[str, Tensor] = {}
+
+        def keep_query(resid: Residual, hook: Any) -> None:
+            del hook
+            seen["query"] = resid[:, batch.layout.query]
+
+        def keep_written(written: Residual, hook: Any) -> None:
+            del hook
+            seen["written"] = written[:, list(batch.layout.labels)]
+
+        def write(logits: Logits, hook: Any) -> Logits:
+            written, query = (hooks.widened(seen[name]) for name in ("written", "query"))
+            match = cosine_similarity(written, query[:, None], dim=-1)
+            scores = (match / self.temperature).to(logits)
+            value = hooks.copied_logits(scores, batch.context_labels, n_labels)
+            return hooks.query_logits(logits, hook, value=value, gate=setting.gate)
+
+        return [
+            ("blocks.0.hook_resid_pre", keep_query),
+            ("blocks.0.hook_attn_out", keep_written),
+            ("unembed.hook_logits", write),
+        ]
+
+
+def layer_one(*, schedule: Schedule = ALWAYS) -> PerfectLayerOne:
+    """Subcircuit A perfect: the paper's clamp "1,2"."""
+    return PerfectLayerOne(schedule=schedule)
+
+
+def match(*heads: str | tuple[int, int] | Head, schedule: Schedule = ALWAYS) -> InductionAttention:
+    """A and B perfect: the paper's clamp "1,2,3qk,4"; the heads attend to the correct label.
+
+    A match by how alike exemplars are, which can be wrong, is `MatchAttention`.
+    """
+    return InductionAttention(heads=tuple(map(Head.parse, heads)), schedule=schedule)
+
+
+def copy(head: str | tuple[int, int] | Head, *, schedule: Schedule = ALWAYS) -> CopyFromAttention:
+    """Subcircuit C perfect: the paper's clamp "3v,5"."""
+    return CopyFromAttention(head=Head.parse(head), schedule=schedule)
+
+
+def a_alone(*, schedule: Schedule = ALWAYS) -> tuple[AbstractClamp, ...]:
+    """Only layer 0 learns."""
+    return (PerfectMatchAndCopy(schedule=schedule),)
+
+
+def b_alone(
+    head: str | tuple[int, int] | Head, *, schedule: Schedule = ALWAYS
+) -> tuple[AbstractClamp, ...]:
+    """Only the match learns: the paper's "1,2,3v,5"."""
+    return (layer_one(schedule=schedule), copy(head, schedule=schedule))
+
+
+def c_alone(
+    *heads: str | tuple[int, int] | Head, schedule: Schedule = ALWAYS
+) -> tuple[AbstractClamp, ...]:
+    """Only copying to the output learns, and what layer 0 adds: the paper's "1,2,3qk,4"."""
+    return (match(*heads, schedule=schedule),)

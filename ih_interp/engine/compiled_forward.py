@@ -1,0 +1,140 @@
+"""The model's own forward pass as a graph: traced under clamps, narrowed to what is read, compiled.
+
+The model is defined once, by `HookedTransformer.forward` with hooks. `torch.compile` alone would
+skip TransformerLens's hook frames, so the pass is traced first.
+"""
+
+import shutil
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from typing import Any, TypeAlias
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch._guards import TracingContext, tracing
+from torch._subclasses import FakeTensorMode
+from torch.func import functional_call, functionalize
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from transformer_lens import HookedTransformer
+
+from ih_interp.clamps import AbstractClamp, Setting
+from ih_interp.engine.compile_cache import with_lasting_cache
+from ih_interp.engine.fast_layers import substituted
+from ih_interp.engine.graph_passes import (
+    drop_zero_biases,
+    loosen_views,
+    spell_out_tiny_products,
+)
+from ih_interp.engine.query_only import narrow
+from ih_interp.types import Batch, Residual
+
+Tensors: TypeAlias = dict[str, Tensor]
+"""Tensors by name."""
+
+
+class ClampedModel(nn.Module):
+    """The query's logits under clamps; `functional_call` gives it weights and features."""
+
+    def __init__(self, model: HookedTransformer, clamps: Sequence[AbstractClamp]) -> None:
+        super().__init__()
+        self.model = model
+        self.clamps = clamps
+
+    def forward(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        target: Int[Tensor, " batch"],
+        tensors: Sequence[Tensors],
+        gates: Sequence[Tensor],
+    ) -> Float[Tensor, "batch label"]:
+        batch = Batch(tokens, target)
+        scheduled = iter(gates)
+        hooks = [
+            hook
+            for clamp, given in zip(self.clamps, tensors, strict=True)
+            for hook in clamp.hooks(
+                Setting(self.model, batch, given, next(scheduled) if clamp.is_scheduled else None)
+            )
+        ]
+        last = f"blocks.{self.model.cfg.n_layers - 1}.hook_resid_post"
+        with self.model.hooks(fwd_hooks=[*hooks, (last, _query_row)]):
+            return self.model(tokens)[:, -1]
+
+
+def _query_row(resid: Residual, hook: Any) -> Float[Tensor, "batch 1 d_model"]:
+    """Only the query is read out: spares the other rows' final LayerNorm and unembedding."""
+    del hook
+    return resid[:, -1:]
+
+
+def trace_forward(
+    model: HookedTransformer,
+    clamps: Sequence[AbstractClamp],
+    weights: Tensors,
+    features: Float[Tensor, "row feature"],
+    *given: Any,
+    gradient: bool = False,
+) -> GraphModule:
+    """One run's forward pass as a graph of (weights, features, tokens, target, clamps, gates).
+
+    It gives the query's logits `[batch, label]`, and computes nothing that they do not depend on.
+    With `gradient` it is made to be differentiated and mapped over runs.
+    """
+    clamped = ClampedModel(model, clamps)
+
+    def forward(weights: Tensors, features: Tensor, *given: Any) -> Tensor:
+        return functional_call(clamped, named_for_model(weights, features), given)
+
+    with substituted(model, gradient=gradient), torch.no_grad():
+        graph = traced(functionalize(forward), weights, features, *given)
+    narrow(graph)
+    drop_zero_biases(graph)
+    return graph
+
+
+def traced(function: Callable[..., Any], *example: Any) -> GraphModule:
+    """The function as a graph, by running it on an example.
+
+    The values of a trace share one mode of fake tensors: a mode for each takes as long as all else.
+    """
+    with tracing(TracingContext(FakeTensorMode())):
+        return make_fx(function)(*example)
+
+
+def compile_graph(graph: GraphModule, *example: Tensor) -> Callable[..., Any]:
+    """The graph compiled for tensors of these shapes and strides; it is run on them once.
+
+    The compiler takes the graph as it is: `torch.compile` would read it as Python first, which
+    takes longer than all that is left to do where it has been compiled before. Its options are left
+    alone: with some, a run alone and the same run in a fleet no longer have the same bytes.
+    """
+    from torch._inductor import compile as compile_as_it_is  # 2 s that eager training spares
+
+    spell_out_tiny_products(graph)
+    loosen_views(graph)
+    fake = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+    shapes: list[Any] = [fake.from_tensor(tensor, static_shapes=True) for tensor in example]
+
+    def compile_it() -> Callable[..., Any]:
+        compiled: Any = compile_as_it_is(deepcopy(graph), shapes)  # which it changes
+        compiled(*example)
+        return compiled
+
+    with torch.no_grad():
+        return with_lasting_cache(compile_it)
+
+
+def named_for_model(weights: Tensors, features: Tensor) -> Tensors:
+    """Weights and features under the names that `ClampedModel` has for them."""
+    named = {f"model.{name}": tensor for name, tensor in weights.items()}
+    return {**named, "model.embed.features": features}
+
+
+def compiler_found() -> bool:
+    """Whether there is a C++ compiler, without which graphs cannot be compiled."""
+    from torch._inductor import config
+
+    return any(name and shutil.which(name) for name in config.cpp.cxx)

@@ -1,0 +1,74 @@
+"""Passes over traced graphs that replace what compilers do badly."""
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from ih_interp.engine.query_only import VIEWS
+
+TINY = 16  # sides of a matrix below which a batched product is faster as a multiply and a sum
+
+
+def spell_out_tiny_products(graph: GraphModule) -> None:
+    """Batched products of matrices with sides of at most 16 become a multiply and a sum.
+
+    Attention over 5 positions with heads 8 wide is thousands of such products; a library call for
+    each reaches 1.5 GFLOP/s, while the compiler fuses the sum with its neighbours.
+    """
+    for node in list(graph.graph.nodes):
+        if node.target is torch.ops.aten.bmm.default and _is_tiny(node):
+            left, right = node.args
+            with graph.graph.inserting_before(node):
+                wide = graph.graph.call_function(torch.ops.aten.unsqueeze.default, (left, 3))
+                tall = graph.graph.call_function(torch.ops.aten.unsqueeze.default, (right, 1))
+                product = graph.graph.call_function(torch.ops.aten.mul.Tensor, (wide, tall))
+                total = graph.graph.call_function(torch.ops.aten.sum.dim_IntList, (product, [2]))
+            node.replace_all_uses_with(total)
+            graph.graph.erase_node(node)
+    graph.graph.lint()
+    graph.recompile()
+
+
+def loosen_views(graph: GraphModule) -> None:
+    """Views become reshapes: what a pass or the compiler changed may lie otherwise in memory."""
+    for node in graph.graph.nodes:
+        if node.target in VIEWS:
+            node.target = torch.ops.aten.reshape.default
+    graph.recompile()
+
+
+def drop_zero_biases(graph: GraphModule) -> None:
+    """A matrix product plus a constant of zeros becomes the product: attention has no biases here.
+
+    The library would copy the zeros into every row before it multiplies.
+    """
+    for node in list(graph.graph.nodes):
+        if node.target is torch.ops.aten.addmm.default and _is_zero(graph, node.args[0]):
+            with graph.graph.inserting_before(node):
+                product = graph.graph.call_function(torch.ops.aten.mm.default, node.args[1:3])
+            product.meta = node.meta
+            node.replace_all_uses_with(product)
+            graph.graph.erase_node(node)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+
+
+def _is_zero(graph: GraphModule, bias: object) -> bool:
+    """Whether this is a constant of zeros, seen through changes of shape."""
+    node = bias
+    while isinstance(node, Node) and node.target in VIEWS:
+        node = node.all_input_nodes[0]
+    if not isinstance(node, Node) or node.op != "get_attr":
+        return False
+    return not bool(getattr(graph, str(node.target)).any())
+
+
+def _is_tiny(node: Node) -> bool:
+    shapes = [_value(argument).shape for argument in node.args if isinstance(argument, Node)]
+    return len(shapes) == 2 and all(max(shape[1:]) <= TINY for shape in shapes)
+
+
+def _value(node: Node) -> Tensor:
+    value = node.meta.get("val", node.meta.get("tensor_meta"))
+    assert value is not None, f"{node} was traced without its shape"
+    return value

@@ -1,0 +1,176 @@
+"""Figures 5b and 10: clamps on the three subcircuits, in training and at inference."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure as Canvas
+
+from ih_interp.analysis.dynamics.emergence import plateau_length
+from ih_interp.analysis.dynamics.progress import progress_beside_training
+from ih_interp.paper.study import (
+    UNTIL_LEARNED,
+    Claim,
+    Figure,
+    Study,
+    curves,
+    judged,
+    some_steps,
+    surely_longer,
+    times_of,
+    told,
+    when,
+)
+from ih_interp.plots import plot_clamped_losses, plot_progress
+from ih_interp.plots._style import CLAMP_LINES
+
+PERFECTED = ("previous token", "match")
+"""Clamps of Figure 10."""
+
+ORDER = (
+    ("layer 1 + copy", "copy"),
+    ("match", "copy"),
+    ("copy", "layer 1"),
+    ("layer 1", "previous token"),
+    ("layer 1", "none"),
+)
+"""Clamps of Figure 5b of which the first learns earlier in every network of the paper."""
+
+
+def clamped_table(study: Study) -> pd.DataFrame:
+    """Training losses under each clamp: `seed`, `clamp`, `run`, `sequences`, `loss`.
+
+    Loss as in `Study.losses`.
+    """
+    table = study.losses("clamped").rename(columns={"condition": "clamp"})
+    return table[["seed", "clamp", "run", "sequences", "loss"]]
+
+
+def clamped_claims(table: pd.DataFrame) -> list[Claim]:
+    """Clamping subcircuits moves the phase change; two of them at once remove it."""
+    learned = times_of(table, "clamp")
+    plateau = [
+        {clamp: plateau_length(*curve) for clamp, curve in network.items()}
+        for network in curves(table, "clamp").values()
+    ]
+    by_time = sorted(CLAMP_LINES, key=lambda c: float(np.median([when(t[c]) for t in learned])))
+    return [
+        judged(
+            "5b",
+            f"{UNTIL_LEARNED}, in order",
+            paper="layer 1 + copy 28k, match 33k, copy 41k, layer 1 79k, previous token 216k, "
+            "none 310k",
+            ours=told(learned, by_time),
+            holds=[all(surely_longer(t[late], t[early]) for early, late in ORDER) for t in learned],
+        ),
+        judged(
+            "5b",
+            "no plateau under match and layer 1 + copy, less than an eighth of that of none: "
+            "sequences from loss 0.8 to 0.6",
+            paper="match 9k, layer 1 + copy 11k, none 166k",
+            ours=told(plateau, ["match", "layer 1 + copy", "none"]),
+            holds=[
+                all(surely_longer(t["none"], t[c], factor=8) for c in ("match", "layer 1 + copy"))
+                for t in plateau
+            ],
+        ),
+        judged(
+            "5b",
+            "a perfect previous-token pattern alone brings the phase change forward: "
+            f"{UNTIL_LEARNED}",
+            paper="previous token 216k, none 310k; not in one of its eight series",
+            ours=told(learned, ["previous token", "none"]),
+            holds=[surely_longer(t["none"], t["previous token"]) for t in learned],
+            varies=True,
+        ),
+    ]
+
+
+def progress_table(study: Study) -> pd.DataFrame:
+    """Clamps in training beside progress measures of the run without them.
+
+    Columns: `seed`, `run`, `clamp`, `when` ("training", or "inference": perfected in checkpoints of
+    the free run), `sequences`, `loss` as in `Study.losses`: over the runs' evaluations, but at
+    inference over `curve_batch`. "none" is the free run as it was evaluated, in both.
+    """
+    parts: list[pd.DataFrame] = []
+    for seed in study.seeds:
+        runs = study.runs["clamped"][seed]
+        free, clamped = runs["none"], {name: runs[name] for name in PERFECTED}
+        table = progress_beside_training(
+            free, clamped, batch=study.curve_batch(free), steps=some_steps(free)
+        )
+        trained = table["when"] == "training"
+        names = table["clamp"].map({name: run.config.name for name, run in clamped.items()})
+        parts.append(table.assign(run=names.where(trained, free.config.name)))
+    none = (
+        study.losses("clamped").query("condition == 'none'").rename(columns={"condition": "clamp"})
+    )
+    parts = [*(none.assign(when=when) for when in ("training", "inference")), *parts]
+    columns = ["seed", "run", "clamp", "when", "sequences", "loss"]
+    return pd.concat(parts, ignore_index=True)[columns].reset_index(drop=True)
+
+
+def progress_claims(table: pd.DataFrame) -> list[Claim]:
+    """Perfected at inference is not clamped in training: the free run's drop stays."""
+    perfected = times_of(table[table["when"] == "inference"], "clamp")
+    trained = times_of(table[table["when"] == "training"], "clamp")
+    match = [
+        {"at inference": late["match"], "in training": early["match"], "none": early["none"]}
+        for late, early in zip(perfected, trained, strict=True)
+    ]
+    previous = [
+        {"at inference": late["previous token"], "none": early["none"]}
+        for late, early in zip(perfected, trained, strict=True)
+    ]
+    return [
+        judged(
+            "10",
+            "the match perfected in checkpoints of the free run is no clamp: it takes over half as "
+            f"long as the free run, and the clamp in training under half: {UNTIL_LEARNED}",
+            paper="at inference 247k, in training 33k, none 310k",
+            ours=told(match, match[0]),
+            holds=[
+                surely_longer(t["at inference"], t["none"], factor=1 / 2)
+                and surely_longer(t["none"], t["in training"], factor=2)
+                for t in match
+            ],
+        ),
+        judged(
+            "10",
+            "the previous-token pattern perfected there leaves the free run's drop where it is, "
+            f"within a quarter of its time: {UNTIL_LEARNED}",
+            paper="at inference between 300k and 400k, none 310k",
+            ours=told(previous, previous[0]),
+            holds=[
+                surely_longer(t["at inference"], t["none"], factor=3 / 4)
+                and surely_longer(t["none"], t["at inference"], factor=4 / 5)
+                for t in previous
+            ],
+            varies=True,
+        ),
+    ]
+
+
+def draw_clamped(table: pd.DataFrame, canvas: Canvas) -> None:
+    """Figure 5b: the first two thirds of the runs, by when all but the slowest have learned."""
+    plot_clamped_losses(table, canvas.subplots(), end=float(table["sequences"].max()) * 2 / 3)
+
+
+FIGURES = (
+    Figure(
+        "5b",
+        ("clamped",),
+        clamped_table,
+        draw_clamped,
+        clamped_claims,
+        size=(5.8, 3.9),
+        main_text=True,
+    ),
+    Figure(
+        "10",
+        ("clamped",),
+        progress_table,
+        lambda table, canvas: plot_progress(table, canvas.subplots(1, 2, sharey=True)),
+        progress_claims,
+        size=(8.4, 3.4),
+    ),
+)

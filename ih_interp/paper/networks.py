@@ -1,0 +1,151 @@
+"""From figures to a study: networks first, then, with their heads known, the other runs."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from ih_interp.config import RunConfig, run_folder
+from ih_interp.paper.circuit import Circuit, choose_circuit
+from ih_interp.paper.estimate import (
+    Plan,
+    is_finished,
+    updates_done,
+)
+from ih_interp.paper.presets import Preset
+from ih_interp.paper.recipes import (
+    FIRST_SEED,
+    NEED_NO_CIRCUIT,
+    RECIPES,
+    Context,
+    RunSet,
+    main_run,
+)
+from ih_interp.paper.study import Figure, Study
+from ih_interp.runs import Run
+from ih_interp.tasks.exemplars import ExemplarSource
+from ih_interp.training._bar import one_bar
+from ih_interp.training.train import Engine, train
+from ih_interp.types import Head
+
+N_DONORS = 3  # networks whose first layers Figure 7 grafts onto one
+UNKNOWN = Circuit(Head(1, 0), (Head(0, 0),), Head(0, 1))
+"""Stands for a circuit that is not known yet, so that runs can be counted."""
+
+Configs = dict[RunSet, dict[int, dict[str, RunConfig]]]
+
+
+class Networks:
+    """The runs behind some figures, of networks `seeds`, under a root folder."""
+
+    def __init__(
+        self,
+        figures: Sequence[Figure],
+        preset: Preset,
+        exemplars: ExemplarSource,
+        *,
+        seeds: int,
+        root: Path,
+    ) -> None:
+        self.seeds = list(range(FIRST_SEED, FIRST_SEED + seeds))
+        self.sets: list[RunSet] = [
+            name for name in RECIPES if any(name in figure.needs for figure in figures)
+        ]
+        if self.sets and "main" not in self.sets:
+            self.sets.insert(0, "main")  # whose heads the others are about
+        self.root = root
+        self._donors = any(figure.needs_donors for figure in figures)
+        self._preset, self._exemplars = preset, exemplars
+
+    @property
+    def trained(self) -> list[int]:
+        """Seeds of the networks with all heads: those shown, and those that only donate."""
+        last = max(self.seeds[-1], FIRST_SEED + N_DONORS - 1) if self._donors else self.seeds[-1]
+        return list(range(FIRST_SEED, last + 1))
+
+    def before_circuits(self) -> Configs:
+        """Runs that need no heads chosen."""
+        return {
+            name: {
+                seed: RECIPES[name](self._context(seed))
+                for seed in (self.trained if name == "main" else self.seeds)
+            }
+            for name in self.sets
+            if name in NEED_NO_CIRCUIT
+        }
+
+    def after_circuits(self, circuits: Mapping[int, Circuit]) -> Configs:
+        """Runs about chosen heads."""
+        return {
+            name: {seed: RECIPES[name](self._context(seed, circuits[seed])) for seed in self.seeds}
+            for name in self.sets
+            if name not in NEED_NO_CIRCUIT
+        }
+
+    def every(self, circuits: Mapping[int, Circuit]) -> list[RunConfig]:
+        """All runs, for counting; where a circuit is not known yet, theirs have other names."""
+        later = self.after_circuits({**dict.fromkeys(self.seeds, UNKNOWN), **circuits})
+        return flat(self.before_circuits()) + flat(later)
+
+    def known_circuits(self) -> dict[int, Circuit]:
+        """Of networks that are trained already."""
+        found: dict[int, Circuit] = {}
+        for seed in self.seeds:
+            folder = self._main(seed)
+            if is_finished(folder):
+                found[seed] = choose_circuit(Run(folder))
+        return found
+
+    def _main(self, seed: int) -> Path:
+        """The folder of a network with all heads."""
+        return run_folder(self.root, main_run(self._preset, self._exemplars, seed))
+
+    def _context(self, seed: int, circuit: Circuit | None = None) -> Context:
+        others = [donor for donor in self.trained if donor != seed]
+        donors = {donor: str(self._main(donor)) for donor in [seed, *others][:N_DONORS]}
+        return Context(self._preset, self._exemplars, seed, circuit, donors)
+
+
+def flat(configs: Configs) -> list[RunConfig]:
+    """The runs of all sets in a row."""
+    return [
+        config
+        for by_seed in configs.values()
+        for by_condition in by_seed.values()
+        for config in by_condition.values()
+    ]
+
+
+def train_study(
+    networks: Networks,
+    *,
+    sequences: int | None,
+    engine: Engine,
+    say: Callable[[str], None],
+) -> Study:
+    """Train what is missing, in two parts, and gather it; `sequences` as in `Study`."""
+    if not networks.sets:
+        return Study({}, {}, sequences)
+    root = networks.root
+    circuits = networks.known_circuits()
+    say(str(Plan.of(networks.every(circuits), root)))
+    every = networks.every(circuits)
+    with one_bar(every, sum(updates_done(run_folder(root, config)) for config in every)):
+        found = _trained(networks.before_circuits(), root, engine)
+        for seed in networks.seeds:
+            if seed not in circuits:
+                circuits[seed] = choose_circuit(found["main"][seed]["main"])
+            say(f"seed {seed}: {circuits[seed]}")
+        found |= _trained(networks.after_circuits(circuits), root, engine)
+    return Study(found, circuits, sequences)
+
+
+def _trained(
+    configs: Configs, root: Path, engine: Engine
+) -> dict[RunSet, dict[int, dict[str, Run]]]:
+    train(flat(configs), root, engine=engine)
+    return {
+        name: {
+            seed: {condition: Run(run_folder(root, config)) for condition, config in runs.items()}
+            for seed, runs in by_seed.items()
+        }
+        for name, by_seed in configs.items()
+    }

@@ -1,0 +1,1 @@
+"""Files of a run on disk: written whole or not at all, and read with suspicion. Knows no model."""

@@ -1,0 +1,1 @@
+"""What models are trained on: tasks, their exemplars and how sequences are sampled."""

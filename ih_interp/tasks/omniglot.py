@@ -1,0 +1,103 @@
+"""Omniglot's drawings as features of an ImageNet classifier (extra `[omniglot]`).
+
+Images are resized to 224, made three-channel grey and normalised as ImageNet's; classes stand in a
+fixed random order. A network gives what its last convolution does, averaged over the image:
+
+    resnet18        as the paper made them: the average pool before the classifier
+    squeezenet1_1   of the last block, times 27/69.5: the norm is then about ResNet18's, 27
+"""
+
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ih_interp._torch_state import plain_torch
+
+Network: TypeAlias = Literal["resnet18", "squeezenet1_1"]
+
+SCALE = {"resnet18": 1.0, "squeezenet1_1": 27 / 69.5}
+"""Times the average pool: 69.5 is the mean norm of SqueezeNet's, 27 that of ResNet18's."""
+
+
+@plain_torch()
+def omniglot_features(
+    root: Path, network: Network, *, n_exemplars: int, seed: int, batch_size: int = 64
+) -> Float[Tensor, "class exemplar feature"]:
+    """Compute features of the first `n_exemplars` drawings of every character, float32, 512 wide.
+
+    Raises ModuleNotFoundError without torchvision, ValueError for more than 20 drawings and for
+    another network.
+    """
+    if network not in get_args(Network):
+        raise ValueError(f"network={network!r}: choose from {', '.join(get_args(Network))}.")
+    if not 1 <= n_exemplars <= 20:
+        raise ValueError(f"n_exemplars={n_exemplars}: Omniglot has 20 drawings of a character.")
+    try:
+        import torchvision  # pyright: ignore[reportMissingImports]
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "Omniglot images need torchvision: pip install 'ih-interp[omniglot]'. "
+            "Or load ready features with Exemplars.load."
+        ) from error
+    vision: Any = torchvision
+    pool, weights = _network(vision, network)
+    prepare = vision.transforms.Compose(
+        [vision.transforms.Grayscale(num_output_channels=3), weights.transforms(resize_size=224)]
+    )
+    drawings = _first_drawings(vision, root, n_exemplars)
+    order = np.random.default_rng(seed).permutation(len(drawings))
+    paths = [path for row in order for path in drawings[row]]
+    with torch.no_grad():
+        pooled = [  # a few images at a time: all of them would fill 5 GB
+            pool(torch.stack([prepare(_image(path)) for path in part]))
+            for part in _chunks(paths, batch_size)
+        ]
+    features = torch.cat(pooled) * SCALE[network]
+    return features.reshape(len(drawings), n_exemplars, -1).float()
+
+
+def _network(vision: Any, name: Network) -> tuple[torch.nn.Module, Any]:
+    """The network up to its average pool, with ImageNet's weights, and these."""
+    if name == "resnet18":
+        weights = vision.models.ResNet18_Weights.IMAGENET1K_V1
+        network = vision.models.resnet18(weights=weights).eval()
+        network.fc = torch.nn.Identity()  # the average pool is the last thing left
+    else:
+        weights = vision.models.SqueezeNet1_1_Weights.IMAGENET1K_V1
+        network = vision.models.squeezenet1_1(weights=weights).eval()
+        # Its classifier is a convolution, which comes before its own average pool.
+        network.classifier = torch.nn.AdaptiveAvgPool2d(1)
+    return network, weights
+
+
+def _first_drawings(vision: Any, root: Path, n_exemplars: int) -> list[list[Path]]:
+    """Files of every character, sorted: the background set's characters, then the evaluation set's.
+
+    torchvision itself numbers characters as the file system happens to list them.
+    """
+    drawings: list[list[Path]] = []
+    for background in (True, False):
+        dataset = vision.datasets.Omniglot(str(root), background=background, download=True)
+        for character in sorted(Path(dataset.target_folder).glob("*/*")):
+            files = sorted(character.glob("*.png"))[:n_exemplars]
+            if len(files) < n_exemplars:
+                raise ValueError(
+                    f"{character} holds {len(files)} drawings; remove it to download again."
+                )
+            drawings.append(files)
+    return drawings
+
+
+def _image(path: Path) -> Any:
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return image.convert("L")
+
+
+def _chunks(items: list[Path], size: int) -> list[list[Path]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]

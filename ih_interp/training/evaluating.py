@@ -1,0 +1,147 @@
+"""Evaluating runs while they train: by the model as it is, or often enough that compiling pays."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from ih_interp.clamps import Shape, in_order
+from ih_interp.config import RunConfig
+from ih_interp.engine.compiled_forward import (
+    Tensors,
+    compile_graph,
+    trace_forward,
+    traced,
+)
+from ih_interp.engine.feature_table import Rows
+from ih_interp.evaluation import METRICS, evaluate, query_metrics
+from ih_interp.tasks.few_shot import FewShotTask
+from ih_interp.training.state import RunState
+from ih_interp.types import Batch
+
+WORTH_COMPILING = 250_000  # sequences a run evaluates in all from which compiling is repaid
+MAX_CHUNK = 2_000  # sequences a call: their activations stay in the processor's cache
+MIN_CHUNK = 100  # below it, calls cost more than what they compute
+
+
+class Evaluator:
+    """Measures the evaluation sets of runs that share a trace (`fleet.trace_key`)."""
+
+    def __init__(self, model: HookedTransformer, *, compiled: bool) -> None:
+        self._model = model
+        self.compiled = compiled
+        self._graphs: dict[tuple[int, int], EvaluationGraph] = {}
+
+    def prepare(self, run: RunState, weights: Tensors) -> None:
+        """Compile what measures this run, if it pays; raises whatever a compiler may."""
+        if self.compiled and is_worth_compiling(run.config, run.task):
+            self._graph(run, weights)
+
+    def measure(self, run: RunState, weights: Tensors) -> Mapping[str, Mapping[str, float]]:
+        """The means of every metric on every set, as the run's clamps are at its step."""
+        if self.compiled and is_worth_compiling(run.config, run.task):
+            return self._graph(run, weights).measure(run, weights)
+        with torch.no_grad():
+            for name, parameter in self._model.named_parameters():
+                if name in weights:
+                    parameter.copy_(weights[name])
+        return {
+            split: evaluate(
+                self._model, batch, run.config.clamps, step=run.step, metrics=tuple(run.rows)
+            ).mean()
+            for split, batch in run.sets.items()
+        }
+
+    def _graph(self, run: RunState, weights: Tensors) -> "EvaluationGraph":
+        """The graph for sets of this size and exemplars."""
+        key = (run.task.n_test_classes, run.config.evaluation_size)
+        if key not in self._graphs:
+            self._graphs[key] = EvaluationGraph(self._model, run, weights)
+        return self._graphs[key]
+
+
+class EvaluationGraph:
+    """Every metric on a run's evaluation sets, compiled; for all runs of one fleet."""
+
+    def __init__(self, model: HookedTransformer, run: RunState, weights: Tensors) -> None:
+        self._rows = Rows.of_splits(run.task, run.task.splits)
+        self._size = chunk_size(len(run.sets) * run.config.evaluation_size)
+        self._shape = Shape.of(model)
+        self._compiled = self._compile(model, run, weights, self._chunks(run)[0])
+
+    def measure(self, run: RunState, weights: Tensors) -> Mapping[str, Mapping[str, float]]:
+        """Means under the run's own clamps at its step, by split and metric."""
+        given = [t for of_clamp in self._tensors(run) for t in of_clamp.values()]
+        given += [torch.tensor(gate) for gate in run.gates()]
+        with torch.no_grad():
+            parts = [
+                self._compiled(*weights.values(), chunk.tokens, chunk.target, *given)
+                for chunk in self._chunks(run)
+            ]
+        n_sets, size = len(run.sets), run.config.evaluation_size
+        found = torch.cat(parts, dim=1)[:, : n_sets * size]
+        values = found.double().unflatten(1, (n_sets, size)).mean(dim=-1)
+        return {
+            split: dict(zip(METRICS, of_split, strict=True))
+            for split, of_split in zip(run.sets, values.T.tolist(), strict=True)
+        }
+
+    def _chunks(self, run: RunState) -> list[Batch]:
+        """All sets one after the other, in pieces of one size: the last is filled up."""
+        together = Batch(
+            torch.cat([batch.tokens for batch in run.sets.values()]),
+            torch.cat([batch.target for batch in run.sets.values()]),
+        )
+        rows = self._rows.of(together)
+        n_chunks = -(-len(rows) // self._size)
+        return rows[torch.arange(n_chunks * self._size) % len(rows)].split(self._size)
+
+    def _tensors(self, run: RunState) -> list[Tensors]:
+        return [clamp.tensors(self._shape) for clamp in in_order(run.config.clamps)]
+
+    def _compile(
+        self, model: HookedTransformer, run: RunState, weights: Tensors, batch: Batch
+    ) -> Callable[..., Float[Tensor, "metric batch"]]:
+        features, names, tensors = self._rows.features, list(weights), self._tensors(run)
+        gates = [torch.tensor(gate) for gate in run.gates()]
+        flat = [t for of_clamp in tensors for t in of_clamp.values()]
+        example = [*weights.values(), batch.tokens, batch.target, *flat, *gates]
+
+        def arguments(inputs: Sequence[Tensor]) -> tuple[Any, ...]:
+            named = dict(zip(names, inputs[: len(names)], strict=True))
+            tokens, target, *rest = inputs[len(names) :]
+            remaining = iter(rest)
+            of_clamps = [{name: next(remaining) for name in given} for given in tensors]
+            return named, features, tokens, target, of_clamps, list(remaining)
+
+        logits = trace_forward(model, in_order(run.config.clamps), *arguments(example))
+
+        def measured(*inputs: Tensor) -> Float[Tensor, "metric batch"]:
+            tokens, target = inputs[len(names) : len(names) + 2]
+            return torch.stack(query_metrics(logits(*arguments(inputs)), Batch(tokens, target)))
+
+        with torch.no_grad():
+            graph = traced(measured, *example)
+        return compile_graph(graph, *example)
+
+
+def is_worth_compiling(config: RunConfig, task: FewShotTask) -> bool:
+    """Whether a run evaluates so often that compiling is repaid; whatever fleet it is in."""
+    evaluations = len(config.evaluations.steps(config.n_steps, config.batch_size))
+    size = len(task.splits) * config.evaluation_size
+    return evaluations * size >= WORTH_COMPILING and size >= MIN_CHUNK
+
+
+def chunk_size(size: int) -> int:
+    """Sequences a call, of so many: the largest number from 100 to 2,000 that divides them.
+
+    Where there is none, calls are as few and as equal as can be, and the last one is filled up.
+
+    >>> chunk_size(1_000), chunk_size(4_800), chunk_size(8_012)
+    (1000, 1600, 1603)
+    """
+    filled_up = -(-size // -(-size // MAX_CHUNK))
+    return max((n for n in range(MIN_CHUNK, MAX_CHUNK + 1) if size % n == 0), default=filled_up)
