@@ -134,10 +134,7 @@ if TYPE_CHECKING:
     from ih_interp.model import ModelConfig as ModelConfig, build_model as build_model
     from ih_interp.runs import Run as Run
     from ih_interp.tasks.exemplars import Exemplars as Exemplars
-    from ih_interp.tasks.few_shot import (
-        FewShotTask as FewShotTask,
-        TaskConfig as TaskConfig,
-    )
+    from ih_interp.tasks.few_shot import FewShotTask as FewShotTask, TaskConfig as TaskConfig
     from ih_interp.training.state import (
         StopRun as StopRun,
         TrainingFailedError as TrainingFailedError,

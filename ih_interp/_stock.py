@@ -15,9 +15,7 @@ from typing import Any, cast
 import torch
 import transformer_lens
 from torch import Tensor, nn
-from torch.overrides import (
-    _get_current_function_mode_stack,  # pyright: ignore[reportPrivateUsage]
-)
+from torch.overrides import _get_current_function_mode_stack  # pyright: ignore[reportPrivateUsage]
 from torch.utils._device import DeviceContext
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.components.attention import Attention

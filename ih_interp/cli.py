@@ -116,9 +116,7 @@ def bench(
         from ih_interp.bench.bench import bench as measure, contenders, write
 
         table = measure(
-            contenders(numbers),
-            repeats=repeats,
-            say=lambda line: typer.echo(line, err=True),
+            contenders(numbers), repeats=repeats, say=lambda line: typer.echo(line, err=True)
         )
         typer.echo(table.round(3).to_string(index=False))
         typer.echo(", ".join(map(str, write(table, figures_dir.expanduser()))))

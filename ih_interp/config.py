@@ -9,22 +9,11 @@ from typing import Any
 import numpy as np
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from ih_interp._config_base import (
-    Frozen,
-    canonical_json,
-    explain,
-)
+from ih_interp._config_base import Frozen, canonical_json, explain
 from ih_interp.clamps import AbstractClamp, Clamp
 from ih_interp.model import ModelConfig
-from ih_interp.storage.atomic import (
-    PathLike,
-    as_path,
-)
-from ih_interp.tasks.exemplars import (
-    Exemplars,
-    ExemplarSource,
-    GaussianSource,
-)
+from ih_interp.storage.atomic import PathLike, as_path
+from ih_interp.tasks.exemplars import Exemplars, ExemplarSource, GaussianSource
 from ih_interp.tasks.few_shot import TaskConfig
 
 MAX_POINTS = 10_000_000  # of a grid; more would fill the memory

@@ -18,11 +18,7 @@ from ih_interp.clamps._active import pass_size
 from ih_interp.clamps.schedules import Metrics
 from ih_interp.config import RunConfig
 from ih_interp.model import refuse_other_exemplars
-from ih_interp.tasks.few_shot import (
-    SPLITS,
-    FewShotTask,
-    Split,
-)
+from ih_interp.tasks.few_shot import SPLITS, FewShotTask, Split
 from ih_interp.types import Batch, MetricName, expect, integer
 
 METRICS: tuple[MetricName, ...] = get_args(MetricName)

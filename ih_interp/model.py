@@ -18,10 +18,7 @@ from ih_interp import _jax_random as jax_random
 from ih_interp._config_base import Frozen
 from ih_interp._torch_state import plain_torch
 from ih_interp.tasks.exemplars import Exemplars
-from ih_interp.tasks.few_shot import (
-    FewShotTask,
-    features_by_token,
-)
+from ih_interp.tasks.few_shot import FewShotTask, features_by_token
 from ih_interp.types import Batch, as_indices, expect, integer, values_are_known
 
 ATTENTION_BIASES = ("b_Q", "b_K", "b_V", "b_O")  # the paper's model has none: zero, never trained

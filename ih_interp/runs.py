@@ -10,21 +10,14 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from ih_interp._config_base import short
-from ih_interp._recorded import (
-    read_config,
-    rewrite_config,
-    write_config,
-)
+from ih_interp._recorded import read_config, rewrite_config, write_config
 from ih_interp._torch_state import plain_torch
 from ih_interp.clamps import AbstractClamp
 from ih_interp.config import RunConfig
 from ih_interp.evaluation import METRICS
 from ih_interp.model import ATTENTION_BIASES, build_model
 from ih_interp.storage import run_files
-from ih_interp.storage.atomic import (
-    PathLike,
-    as_path,
-)
+from ih_interp.storage.atomic import PathLike, as_path
 from ih_interp.tasks.exemplars import Exemplars
 from ih_interp.tasks.few_shot import FewShotTask
 from ih_interp.types import integer

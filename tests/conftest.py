@@ -12,14 +12,8 @@ from ih_interp.clamps import InductionAttention
 from ih_interp.config import Grid, RunConfig
 from ih_interp.model import build_model
 from ih_interp.runs import Run
-from ih_interp.tasks.exemplars import (
-    Exemplars,
-    GaussianSource,
-)
-from ih_interp.tasks.few_shot import (
-    FewShotTask,
-    TaskConfig,
-)
+from ih_interp.tasks.exemplars import Exemplars, GaussianSource
+from ih_interp.tasks.few_shot import FewShotTask, TaskConfig
 from ih_interp.training import evaluating
 from ih_interp.training.train import train
 from ih_interp.types import Batch

@@ -4,10 +4,7 @@ import pytest
 
 from ih_interp.clamps import AblateHeads, during, parse
 from ih_interp.config import AdamConfig, Grid, RunConfig, Seeds, run_folder
-from ih_interp.tasks.exemplars import (
-    Exemplars,
-    FileSource,
-)
+from ih_interp.tasks.exemplars import Exemplars, FileSource
 
 
 def test_the_defaults_are_the_papers():

@@ -9,10 +9,7 @@ import ih_interp as ih
 from ih_interp import clamps
 from ih_interp.config import RunConfig, Seeds
 from ih_interp.evaluation import chance, evaluate, evaluation_sets, query_metrics
-from ih_interp.tasks.few_shot import (
-    FewShotTask,
-    TaskConfig,
-)
+from ih_interp.tasks.few_shot import FewShotTask, TaskConfig
 from ih_interp.types import Batch
 
 

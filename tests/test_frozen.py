@@ -15,11 +15,7 @@ import torch
 from pydantic import Field, ValidationError
 
 import ih_interp as ih
-from ih_interp._config_base import (
-    Frozen,
-    canonical_json,
-    explain,
-)
+from ih_interp._config_base import Frozen, canonical_json, explain
 from ih_interp.clamps import AblateHeads, AbstractClamp, InductionAttention, Preserve, during
 from ih_interp.clamps.schedules import During, Ramp
 from ih_interp.config import Grid, RunConfig, Seeds

@@ -36,10 +36,7 @@ OPTIONS: dict[str, Any] = {
 WORLDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "the paper's": ({}, {}),
     "three layers": ({"n_layers": 3}, {"depth": 3}),
-    "learned positions": (
-        {"positional_embedding_type": "standard"},
-        {"pos_embedding_type": "ape"},
-    ),
+    "learned positions": ({"positional_embedding_type": "standard"}, {"pos_embedding_type": "ape"}),
     "no LayerNorm": ({"normalization_type": None}, {"no_norm": True}),
     "another rotary base": ({"rotary_base": 100}, {"sin_time": 100.0}),
     "MLPs": ({"attn_only": False, "d_mlp": 20, "act_fn": "gelu_new"}, {"mlp_ratio": 2.5}),

@@ -20,10 +20,7 @@ from ih_interp.model import (
     trained_parameters,
 )
 from ih_interp.tasks.exemplars import Exemplars
-from ih_interp.tasks.few_shot import (
-    FewShotTask,
-    TaskConfig,
-)
+from ih_interp.tasks.few_shot import FewShotTask, TaskConfig
 
 VARIANTS = {
     "paper": {},

@@ -13,11 +13,7 @@ from pydantic import TypeAdapter
 import ih_interp as ih
 from ih_interp.clamps import Clamp, dump, parse
 from ih_interp.clamps.schedules import Schedule
-from ih_interp.tasks.exemplars import (
-    ExemplarSource,
-    FileSource,
-    GaussianSource,
-)
+from ih_interp.tasks.exemplars import ExemplarSource, FileSource, GaussianSource
 from ih_interp.toy import ToyConfig
 
 settings.register_profile(

@@ -11,10 +11,7 @@ import ih_interp as ih
 from ih_interp.config import Grid, RunConfig
 from ih_interp.runs import create_run
 from ih_interp.storage import run_files
-from ih_interp.tasks.exemplars import (
-    FileSource,
-    GaussianSource,
-)
+from ih_interp.tasks.exemplars import FileSource, GaussianSource
 
 CONFIG = RunConfig(
     name="run",

@@ -15,10 +15,7 @@ from conftest import SMALL
 from small_runs import folder_bytes
 
 import ih_interp as ih
-from ih_interp._torch_state import (
-    PRECISIONS,
-    plain_torch,
-)
+from ih_interp._torch_state import PRECISIONS, plain_torch
 
 
 @contextlib.contextmanager

@@ -14,15 +14,9 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 
-from ih_interp._stock import (
-    is_hooked,
-    other_module,
-)
+from ih_interp._stock import is_hooked, other_module
 from ih_interp.analysis.heads.pattern_scores import CHUNK
-from ih_interp.clamps._active import (
-    active,
-    pass_size,
-)
+from ih_interp.clamps._active import active, pass_size
 from ih_interp.clamps.base import Shape, head_mask
 from ih_interp.types import Head, Residual
 

@@ -14,14 +14,8 @@ import torch
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from ih_interp._columns import (
-    finite,
-    flags,
-)
-from ih_interp._stock import (
-    refuse_other_names,
-    refuse_unfit_weights,
-)
+from ih_interp._columns import finite, flags
+from ih_interp._stock import refuse_other_names, refuse_unfit_weights
 from ih_interp.model import refuse_other_exemplars
 from ih_interp.tasks.few_shot import FewShotTask
 from ih_interp.types import Batch, expect
@@ -105,10 +99,7 @@ WANTED: dict[str, Wanted] = {
 """By name: an argument of one name means the same in every function."""
 
 CHOICES = frozenset(
-    {
-        *("rows", "kind", "convention", "which", "split"),
-        *("scale", "keep", "ablation", "direction"),
-    }
+    {*("rows", "kind", "convention", "which", "split"), *("scale", "keep", "ablation", "direction")}
 )
 FLAGS = frozenset(
     {

@@ -16,10 +16,7 @@ from matplotlib.figure import Figure
 
 from ih_interp.bench.contender import PERIOD
 from ih_interp.plots import plot_speeds
-from ih_interp.plots._style import (
-    save,
-    style,
-)
+from ih_interp.plots._style import save, style
 from ih_interp.training._launch import command
 from ih_interp.training.train import cores
 
@@ -106,10 +103,7 @@ def contenders(sizes: Sequence[int] = SIZES) -> list[Contender]:
 
 
 def bench(
-    entrants: Sequence[Contender],
-    *,
-    repeats: int = 5,
-    say: Callable[[str], None] | None = None,
+    entrants: Sequence[Contender], *, repeats: int = 5, say: Callable[[str], None] | None = None
 ) -> pd.DataFrame:
     """Measure training speed; one row a contender, the first of which is what ratios are to.
 
@@ -127,10 +121,7 @@ def bench(
     cores.
     """
     say = say or (lambda _: None)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        _started(entrants, Path(folder), say) as teams,
-    ):
+    with tempfile.TemporaryDirectory() as folder, _started(entrants, Path(folder), say) as teams:
         rates, overheads, peaks = _rounds(entrants, teams, repeats, say)
         rows: list[dict[str, float | str]] = []
         for number, (entrant, team) in enumerate(zip(entrants, teams, strict=True)):
@@ -192,10 +183,7 @@ def _started(
 
 
 def _rounds(
-    entrants: Sequence[Contender],
-    teams: Sequence[Team],
-    repeats: int,
-    say: Callable[[str], None],
+    entrants: Sequence[Contender], teams: Sequence[Team], repeats: int, say: Callable[[str], None]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Updates a second and overheads `[round, contender]`; the machine's peak in every round."""
     for team in teams:

@@ -18,16 +18,10 @@ from torch.utils.flop_counter import flop_registry
 
 from ih_interp.clamps import in_order
 from ih_interp.config import Grid, RunConfig, Seeds
-from ih_interp.engine.update import (
-    flat_inputs,
-    trace_update,
-)
+from ih_interp.engine.update import flat_inputs, trace_update
 from ih_interp.model import build_model
 from ih_interp.runs import create_run
-from ih_interp.tasks.exemplars import (
-    Exemplars,
-    GaussianSource,
-)
+from ih_interp.tasks.exemplars import Exemplars, GaussianSource
 from ih_interp.tasks.few_shot import FewShotTask
 from ih_interp.training._signals import deferred_interrupts
 from ih_interp.training.fleet import Fleet

@@ -11,10 +11,7 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import Field, TypeAdapter, ValidationError
 
 from ih_interp._config_base import explain
-from ih_interp.clamps.ablation import (
-    AblateEmbedding as AblateEmbedding,
-    AblateHeads as AblateHeads,
-)
+from ih_interp.clamps.ablation import AblateEmbedding as AblateEmbedding, AblateHeads as AblateHeads
 from ih_interp.clamps.attention import (
     AttendLabelsOnly as AttendLabelsOnly,
     AttentionTemperature as AttentionTemperature,

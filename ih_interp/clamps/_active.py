@@ -9,10 +9,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformer_lens import HookedTransformer
 
-from ih_interp._stock import (
-    parts_of,
-    refuse_other_names,
-)
+from ih_interp._stock import parts_of, refuse_other_names
 from ih_interp.clamps.base import AbstractClamp, GradientMode
 
 

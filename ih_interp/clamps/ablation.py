@@ -4,15 +4,7 @@ from functools import partial
 from typing import Literal
 
 from ih_interp import hooks
-from ih_interp.clamps.base import (
-    EMBEDDING,
-    AbstractClamp,
-    HeadClamp,
-    Hook,
-    Setting,
-    Shape,
-    Site,
-)
+from ih_interp.clamps.base import EMBEDDING, AbstractClamp, HeadClamp, Hook, Setting, Shape, Site
 
 
 class AblateHeads(HeadClamp):

@@ -25,15 +25,7 @@ from ih_interp.clamps._active import (
     weights_of,
 )
 from ih_interp.clamps._conflicts import refuse_conflicts
-from ih_interp.clamps.base import (
-    EMBEDDING,
-    AbstractClamp,
-    Hook,
-    Setting,
-    Shape,
-    Site,
-    hooks_of,
-)
+from ih_interp.clamps.base import EMBEDDING, AbstractClamp, Hook, Setting, Shape, Site, hooks_of
 from ih_interp.clamps.schedules import Metrics
 from ih_interp.model import refuse_other_exemplars
 from ih_interp.types import Batch, expect, integer, values_are_known

@@ -8,14 +8,7 @@ from pydantic import field_validator
 
 from ih_interp import hooks
 from ih_interp.clamps._active import unclamped
-from ih_interp.clamps.base import (
-    AbstractClamp,
-    GradientMode,
-    Hook,
-    Setting,
-    Shape,
-    Site,
-)
+from ih_interp.clamps.base import AbstractClamp, GradientMode, Hook, Setting, Shape, Site
 
 Preserved: TypeAlias = Literal["patterns", "values", "queries", "keys"]
 HOOKS: dict[str, str] = {"patterns": "pattern", "values": "v", "queries": "q", "keys": "k"}

@@ -16,10 +16,7 @@ from torch.nn.functional import cosine_similarity
 from transformer_lens import HookedTransformer
 
 from ih_interp import hooks
-from ih_interp.clamps._active import (
-    paused,
-    unclamped,
-)
+from ih_interp.clamps._active import paused, unclamped
 from ih_interp.clamps.attention import InductionAttention, Temperature
 from ih_interp.clamps.base import (
     EMBEDDING,

@@ -23,11 +23,7 @@ from transformer_lens import HookedTransformer
 from ih_interp.clamps import AbstractClamp, Setting
 from ih_interp.engine.compile_cache import with_lasting_cache
 from ih_interp.engine.fast_layers import substituted
-from ih_interp.engine.graph_passes import (
-    drop_zero_biases,
-    loosen_views,
-    spell_out_tiny_products,
-)
+from ih_interp.engine.graph_passes import drop_zero_biases, loosen_views, spell_out_tiny_products
 from ih_interp.engine.query_only import narrow
 from ih_interp.types import Batch, Residual
 

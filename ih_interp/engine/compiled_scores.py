@@ -18,10 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, functionalize
 from transformer_lens import HookedTransformer
 
-from ih_interp._stock import (
-    not_plain,
-    parts_of,
-)
+from ih_interp._stock import not_plain, parts_of
 from ih_interp.engine.compiled_forward import (
     Tensors,
     compile_graph,

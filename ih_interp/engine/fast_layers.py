@@ -7,16 +7,8 @@ from typing import Any
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from ih_interp._stock import (
-    other_code,
-    parts_of,
-)
-from ih_interp.engine.fast_attention import (
-    HeadsInnermost,
-    Known,
-    Lookup,
-    Projection,
-)
+from ih_interp._stock import other_code, parts_of
+from ih_interp.engine.fast_attention import HeadsInnermost, Known, Lookup, Projection
 from ih_interp.model import FewShotEmbed
 
 WORTH_A_TABLE = 2  # rows a token up to which reading a table is less work than token by token

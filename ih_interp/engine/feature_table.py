@@ -7,11 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ih_interp.tasks.few_shot import (
-    FewShotTask,
-    Split,
-    features_by_token,
-)
+from ih_interp.tasks.few_shot import FewShotTask, Split, features_by_token
 from ih_interp.types import Batch
 
 

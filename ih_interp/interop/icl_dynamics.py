@@ -22,10 +22,7 @@ from ih_interp._config_base import short
 from ih_interp._torch_state import plain_torch
 from ih_interp.model import FewShotEmbed, ModelConfig, empty_model
 from ih_interp.storage import run_files
-from ih_interp.storage.atomic import (
-    PathLike,
-    as_path,
-)
+from ih_interp.storage.atomic import PathLike, as_path
 from ih_interp.storage.feature_files import (
     UNREADABLE,
     RefusedError,
@@ -34,10 +31,7 @@ from ih_interp.storage.feature_files import (
     opened_h5,
     read_npy,
 )
-from ih_interp.tasks.few_shot import (
-    FewShotTask,
-    features_by_token,
-)
+from ih_interp.tasks.few_shot import FewShotTask, features_by_token
 from ih_interp.types import expect
 
 UNSUPPORTED = {"not_causal": False, "data_type": "file"}

@@ -5,20 +5,9 @@ from pathlib import Path
 
 from ih_interp.config import RunConfig, run_folder
 from ih_interp.paper.circuit import Circuit, choose_circuit
-from ih_interp.paper.estimate import (
-    Plan,
-    is_finished,
-    updates_done,
-)
+from ih_interp.paper.estimate import Plan, is_finished, updates_done
 from ih_interp.paper.presets import Preset
-from ih_interp.paper.recipes import (
-    FIRST_SEED,
-    NEED_NO_CIRCUIT,
-    RECIPES,
-    Context,
-    RunSet,
-    main_run,
-)
+from ih_interp.paper.recipes import FIRST_SEED, NEED_NO_CIRCUIT, RECIPES, Context, RunSet, main_run
 from ih_interp.paper.study import Figure, Study
 from ih_interp.runs import Run
 from ih_interp.tasks.exemplars import ExemplarSource
@@ -115,11 +104,7 @@ def flat(configs: Configs) -> list[RunConfig]:
 
 
 def train_study(
-    networks: Networks,
-    *,
-    sequences: int | None,
-    engine: Engine,
-    say: Callable[[str], None],
+    networks: Networks, *, sequences: int | None, engine: Engine, say: Callable[[str], None]
 ) -> Study:
     """Train what is missing, in two parts, and gather it; `sequences` as in `Study`."""
     if not networks.sets:

@@ -5,10 +5,7 @@ from typing import Literal, TypeAlias
 
 from ih_interp._config_base import Frozen
 from ih_interp.config import Grid
-from ih_interp.tasks.exemplars import (
-    ExemplarSource,
-    GaussianSource,
-)
+from ih_interp.tasks.exemplars import ExemplarSource, GaussianSource
 from ih_interp.tasks.few_shot import TaskConfig
 
 PresetName: TypeAlias = Literal["smoke", "quick", "paper"]

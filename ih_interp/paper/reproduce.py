@@ -11,24 +11,12 @@ from matplotlib.figure import Figure as Canvas
 from ih_interp._torch_state import plain_torch
 from ih_interp.paper.claims import merge_claims
 from ih_interp.paper.figures import FIGURES
-from ih_interp.paper.networks import (
-    Networks,
-    train_study,
-)
+from ih_interp.paper.networks import Networks, train_study
 from ih_interp.paper.presets import PRESETS, Preset, PresetName
 from ih_interp.paper.study import Claim, Figure, Study
-from ih_interp.plots._style import (
-    save,
-    style,
-)
-from ih_interp.storage.atomic import (
-    PathLike,
-    as_path,
-)
-from ih_interp.tasks.exemplars import (
-    Exemplars,
-    ExemplarSource,
-)
+from ih_interp.plots._style import save, style
+from ih_interp.storage.atomic import PathLike, as_path
+from ih_interp.tasks.exemplars import Exemplars, ExemplarSource
 from ih_interp.training.train import Engine
 
 SAMPLED = 2_000  # sequences that measures are averaged over, but for the paper preset: every one
@@ -166,11 +154,7 @@ def _source_of(figure: Figure) -> str:
 
 
 def _request(
-    figures: Sequence[str],
-    preset: str,
-    exemplars: PathLike | None,
-    seeds: int | None,
-    runs: Path,
+    figures: Sequence[str], preset: str, exemplars: PathLike | None, seeds: int | None, runs: Path
 ) -> Request:
     """Everything that can be refused is refused here."""
     name = _preset(preset)

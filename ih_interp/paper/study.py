@@ -12,11 +12,7 @@ from matplotlib.figure import Figure as Canvas
 from transformer_lens import HookedTransformer
 
 from ih_interp._reprs import short_repr
-from ih_interp.analysis.dynamics.emergence import (
-    LEARNED,
-    Crossing,
-    learned,
-)
+from ih_interp.analysis.dynamics.emergence import LEARNED, Crossing, learned
 from ih_interp.paper.circuit import Circuit
 from ih_interp.paper.recipes import RunSet
 from ih_interp.plots._style import short_count
@@ -204,10 +200,7 @@ def curves(
     for seed in sorted(table["seed"].unique()):
         of_seed = table[table["seed"] == seed].sort_values("sequences", kind="stable")
         found[int(seed)] = {
-            str(name): (
-                rows["sequences"].to_numpy(dtype=float),
-                rows[value].to_numpy(dtype=float),
-            )
+            str(name): (rows["sequences"].to_numpy(dtype=float), rows[value].to_numpy(dtype=float))
             for name, rows in of_seed.groupby(by, sort=False, dropna=False)
         }
     return found

@@ -7,10 +7,7 @@ The house's look, and a file that has the legends beside the axes in it (`save` 
         ax.figure.savefig("strengths.png", bbox_inches="tight")
 """
 
-from ih_interp.plots._style import (
-    save as save,
-    style as style,
-)
+from ih_interp.plots._style import save as save, style as style
 from ih_interp.plots.additivity import (
     plot_first_last as plot_first_last,
     plot_interactions as plot_interactions,
@@ -40,9 +37,7 @@ from ih_interp.plots.single_heads import (
     plot_label_accuracy as plot_label_accuracy,
     plot_only_and_without as plot_only_and_without,
 )
-from ih_interp.plots.speed import (
-    plot_speeds as plot_speeds,
-)
+from ih_interp.plots.speed import plot_speeds as plot_speeds
 from ih_interp.plots.wiring import (
     plot_preserving as plot_preserving,
     plot_redundancy_over_training as plot_redundancy_over_training,

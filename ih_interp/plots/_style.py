@@ -19,10 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from ih_interp._columns import shown
-from ih_interp.plots._palettes import (
-    Palette,
-    palette_colours,
-)
+from ih_interp.plots._palettes import Palette, palette_colours
 from ih_interp.plots._tables import expect_table
 from ih_interp.types import expect
 
@@ -129,9 +126,7 @@ class Drawing(Protocol[Given, Drawn_co]):
     ) -> Drawn_co: ...
 
 
-def drawing(
-    plot: Callable[Concatenate[Any, Any, Given], Drawn_co],
-) -> Drawing[Given, Drawn_co]:
+def drawing(plot: Callable[Concatenate[Any, Any, Given], Drawn_co]) -> Drawing[Given, Drawn_co]:
     """Let a drawing do without its second argument: it then makes axes, in the house's look.
 
     Where the argument is called `axes`, these are two beside each other. A table's index counts for

@@ -6,12 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ih_interp._columns import (
-    distinct as distinct,
-    equal,
-    missing,
-    numbers,
-)
+from ih_interp._columns import distinct as distinct, equal, missing, numbers
 
 MOST_TOLD = 12
 """Values that a message lists, at most."""

@@ -13,15 +13,8 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import PercentFormatter
 
 from ih_interp._columns import shown
-from ih_interp.plots._palettes import (
-    Palette,
-    looking,
-    palette_colours,
-)
-from ih_interp.plots._style import (
-    HEAD_COLOURS,
-    drawing,
-)
+from ih_interp.plots._palettes import Palette, looking, palette_colours
+from ih_interp.plots._style import HEAD_COLOURS, drawing
 from ih_interp.plots._tables import (
     ONE_NETWORK,
     distinct,
@@ -186,8 +179,7 @@ def plot_interactions(
     if figure is not None:
         figure.colorbar(ScalarMappable(shades, cmap), ax=ax, shrink=0.8, label=metric_name(metric))
     ax.set(
-        xlabel=f"dot: not told from none (q > {level:g})",
-        title=f"Interaction of pairs ({part})",
+        xlabel=f"dot: not told from none (q > {level:g})", title=f"Interaction of pairs ({part})"
     )
     return ax
 

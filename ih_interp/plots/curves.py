@@ -7,15 +7,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from ih_interp._columns import (
-    equal,
-    finite,
-    shown,
-)
-from ih_interp.plots._palettes import (
-    Palette,
-    looking,
-)
+from ih_interp._columns import equal, finite, shown
+from ih_interp.plots._palettes import Palette, looking
 from ih_interp.plots._style import (
     CLAMP_LINES,
     CLAMPED_VECTORS,
@@ -63,10 +56,7 @@ def plot_losses(
     guess_line(ax)
     count_sequences(ax)
     start_at_zero(ax, float(table["sequences"].max()))
-    ax.set(
-        ylabel="loss (nats)",
-        title="Loss over training, on what is shown and what is new",
-    )
+    ax.set(ylabel="loss (nats)", title="Loss over training, on what is shown and what is new")
     ax.legend(title=f"{n_networks} networks: median, range" if n_networks > 1 else None)
     return ax
 
@@ -191,11 +181,7 @@ def _explain_subcircuits(ax: Axes) -> None:
     )
 
 
-VECTORS_LEFT = {
-    "none": "waits, then falls",
-    "c": "waits less",
-    "b, c": "falls exponentially",
-}
+VECTORS_LEFT = {"none": "waits, then falls", "c": "waits less", "b, c": "falls exponentially"}
 """What the loss of Figure 5a does under each clamp."""
 
 

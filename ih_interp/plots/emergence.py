@@ -8,17 +8,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from ih_interp._columns import (
-    equal,
-    finite,
-    flags,
-    shown,
-)
-from ih_interp.plots._palettes import (
-    Palette,
-    looking,
-    palette_colours,
-)
+from ih_interp._columns import equal, finite, flags, shown
+from ih_interp.plots._palettes import Palette, looking, palette_colours
 from ih_interp.plots._style import (
     CLAMP_LINES,
     DASHES,

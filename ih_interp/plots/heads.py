@@ -11,17 +11,8 @@ from matplotlib.colors import Colormap, Normalize
 from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 
-from ih_interp._columns import (
-    equal,
-    groups,
-    ordered,
-    shown,
-)
-from ih_interp.plots._palettes import (
-    Palette,
-    looking,
-    palette_colours,
-)
+from ih_interp._columns import equal, groups, ordered, shown
+from ih_interp.plots._palettes import Palette, looking, palette_colours
 from ih_interp.plots._style import (
     HEAD_COLOURS,
     HEAD_MARKERS,

@@ -9,15 +9,8 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, Normalize
 
-from ih_interp.plots._style import (
-    head_order,
-    head_place,
-)
-from ih_interp.plots._tables import (
-    distinct,
-    expect_numbers,
-    expect_table,
-)
+from ih_interp.plots._style import head_order, head_place
+from ih_interp.plots._tables import distinct, expect_numbers, expect_table
 
 DIVERGING = "PuOr_r"
 """Safe for colour-blind readers; white in the middle, and the number in a cell tells its sign."""

@@ -10,18 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy import ndarray
 
-from ih_interp._columns import (
-    equal,
-    finite,
-    ordered,
-)
+from ih_interp._columns import equal, finite, ordered
 from ih_interp.plots._palettes import looking
 from ih_interp.plots._style import Line
-from ih_interp.plots._tables import (
-    A_SEED_EACH,
-    expect_numbers,
-    expect_once,
-)
+from ih_interp.plots._tables import A_SEED_EACH, expect_numbers, expect_once
 
 
 def plot_curve(table: pd.DataFrame, ax: Axes, *, x: str, y: str, **look: Any) -> Line2D:

@@ -10,11 +10,7 @@ from matplotlib.colors import Colormap, Normalize
 from matplotlib.ticker import MaxNLocator
 
 from ih_interp._columns import finite
-from ih_interp.plots._palettes import (
-    Palette,
-    looking,
-    palette_colours,
-)
+from ih_interp.plots._palettes import Palette, looking, palette_colours
 from ih_interp.plots._style import (
     HEAD_COLOURS,
     HEAD_MARKERS,

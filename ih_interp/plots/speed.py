@@ -8,14 +8,8 @@ from matplotlib.patches import Patch
 
 from ih_interp._columns import shown
 from ih_interp.plots._palettes import looking
-from ih_interp.plots._style import (
-    HEAD_COLOURS,
-    drawing,
-)
-from ih_interp.plots._tables import (
-    expect_numbers,
-    expect_table,
-)
+from ih_interp.plots._style import HEAD_COLOURS, drawing
+from ih_interp.plots._tables import expect_numbers, expect_table
 
 
 @drawing

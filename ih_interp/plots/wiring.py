@@ -7,14 +7,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, Normalize
 
-from ih_interp._columns import (
-    equal,
-    shown,
-)
-from ih_interp.plots._palettes import (
-    Palette,
-    looking,
-)
+from ih_interp._columns import equal, shown
+from ih_interp.plots._palettes import Palette, looking
 from ih_interp.plots._style import (
     Line,
     condition_lines,

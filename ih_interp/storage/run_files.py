@@ -22,10 +22,7 @@ from safetensors.numpy import save
 from torch import Tensor
 
 from ih_interp._config_base import short
-from ih_interp.storage.atomic import (
-    sweep,
-    write_atomic,
-)
+from ih_interp.storage.atomic import sweep, write_atomic
 
 FORMAT = 1
 """Of the run folder; another number is refused."""

@@ -4,10 +4,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from ih_interp.storage.atomic import (
-    sync_folder,
-    write_atomic,
-)
+from ih_interp.storage.atomic import sync_folder, write_atomic
 
 
 class Writer:

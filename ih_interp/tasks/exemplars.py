@@ -16,16 +16,8 @@ from torch import Tensor
 from ih_interp._config_base import Frozen
 from ih_interp._reprs import short_repr
 from ih_interp._torch_state import plain_torch
-from ih_interp.storage.atomic import (
-    PathLike,
-    as_path,
-    write_atomic,
-)
-from ih_interp.storage.feature_files import (
-    read_h5,
-    read_npy_file,
-    read_npz,
-)
+from ih_interp.storage.atomic import PathLike, as_path, write_atomic
+from ih_interp.storage.feature_files import read_h5, read_npy_file, read_npz
 from ih_interp.tasks.omniglot import Network
 from ih_interp.types import expect
 
@@ -248,12 +240,7 @@ class Exemplars:
 
     @classmethod
     def omniglot(
-        cls,
-        root: PathLike,
-        n_exemplars: int = 5,
-        seed: int = 0,
-        *,
-        network: Network = "resnet18",
+        cls, root: PathLike, n_exemplars: int = 5, seed: int = 0, *, network: Network = "resnet18"
     ) -> "Exemplars":
         """Make features of Omniglot's 1,623 characters, by torchvision (`[omniglot]` extra).
 

@@ -17,12 +17,7 @@ from torch import Tensor
 from ih_interp._config_base import Frozen
 from ih_interp._torch_state import plain_torch
 from ih_interp.tasks.exemplars import Exemplars
-from ih_interp.tasks.sampling import (
-    MAX_ENUMERATED,
-    label_split,
-    members_with,
-    without_repetition,
-)
+from ih_interp.tasks.sampling import MAX_ENUMERATED, label_split, members_with, without_repetition
 from ih_interp.types import Batch, Layout, as_indices, expect, integer
 
 Split: TypeAlias = Literal["train", "test_exemplars", "test_relabel", "other_exemplars"]

@@ -10,12 +10,7 @@ from transformer_lens import HookedTransformer
 
 from ih_interp.clamps import Shape, in_order
 from ih_interp.config import RunConfig
-from ih_interp.engine.compiled_forward import (
-    Tensors,
-    compile_graph,
-    trace_forward,
-    traced,
-)
+from ih_interp.engine.compiled_forward import Tensors, compile_graph, trace_forward, traced
 from ih_interp.engine.feature_table import Rows
 from ih_interp.evaluation import METRICS, evaluate, query_metrics
 from ih_interp.tasks.few_shot import FewShotTask

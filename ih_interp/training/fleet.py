@@ -16,13 +16,7 @@ from ih_interp.clamps import Shape, check, in_order
 from ih_interp.config import RunConfig
 from ih_interp.engine.compiled_forward import Tensors
 from ih_interp.engine.feature_table import Rows
-from ih_interp.engine.update import (
-    FleetInputs,
-    FleetState,
-    Step,
-    eager_step,
-    traced_step,
-)
+from ih_interp.engine.update import FleetInputs, FleetState, Step, eager_step, traced_step
 from ih_interp.model import build_model
 from ih_interp.runs import Run
 from ih_interp.storage.writer import Writer

@@ -9,17 +9,11 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from ih_interp._torch_state import (
-    plain_torch,
-    users_code,
-)
+from ih_interp._torch_state import plain_torch, users_code
 from ih_interp.runs import Run
 from ih_interp.storage.atomic import FULL
 from ih_interp.training._bar import OnProgress
-from ih_interp.training._signals import (
-    Interrupts,
-    deferred_interrupts,
-)
+from ih_interp.training._signals import Interrupts, deferred_interrupts
 from ih_interp.training.fleet import Fleet
 from ih_interp.training.state import RunState, StopRun, TrainingFailedError
 

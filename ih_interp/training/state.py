@@ -18,10 +18,7 @@ from ih_interp.evaluation import evaluation_sets
 from ih_interp.model import build_model, trained_parameters
 from ih_interp.runs import Run
 from ih_interp.storage import run_files
-from ih_interp.storage.atomic import (
-    make_folders,
-    write_atomic,
-)
+from ih_interp.storage.atomic import make_folders, write_atomic
 from ih_interp.storage.lock import expect_held
 from ih_interp.storage.writer import Writer
 from ih_interp.tasks.few_shot import FewShotTask

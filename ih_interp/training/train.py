@@ -18,31 +18,18 @@ from ih_interp.config import RunConfig, run_folder
 from ih_interp.engine.compiled_forward import compiler_found
 from ih_interp.model import build_model
 from ih_interp.runs import Run, create_run, refuse_other_run
-from ih_interp.storage.atomic import (
-    PathLike,
-    as_path,
-)
+from ih_interp.storage.atomic import PathLike, as_path
 from ih_interp.storage.lock import claimed
-from ih_interp.storage.run_files import (
-    CONFIG,
-    saved_states,
-)
+from ih_interp.storage.run_files import CONFIG, saved_states
 from ih_interp.tasks.exemplars import Exemplars
 from ih_interp.tasks.few_shot import FewShotTask
-from ih_interp.training._bar import (
-    OnProgress,
-    bar_over,
-)
+from ih_interp.training._bar import OnProgress, bar_over
 from ih_interp.training._repair import repair as repair_run
 from ih_interp.training._signals import terminate_as_interrupt
 from ih_interp.training._workers import train_in_workers
 from ih_interp.training.fleet import fleets
 from ih_interp.training.loop import CallbackError, OnMetrics, in_words, train_fleet
-from ih_interp.training.state import (
-    TrainingFailedError,
-    refuse_unsound,
-    remove_states,
-)
+from ih_interp.training.state import TrainingFailedError, refuse_unsound, remove_states
 from ih_interp.types import expect, integer
 
 Engine: TypeAlias = Literal["auto", "compiled", "eager"]

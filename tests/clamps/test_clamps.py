@@ -42,10 +42,7 @@ from ih_interp.clamps.context import ORDER
 from ih_interp.evaluation import evaluate
 from ih_interp.model import ModelConfig, build_model
 from ih_interp.tasks.exemplars import Exemplars
-from ih_interp.tasks.few_shot import (
-    FewShotTask,
-    TaskConfig,
-)
+from ih_interp.tasks.few_shot import FewShotTask, TaskConfig
 from ih_interp.types import Batch, Head
 
 EVERY_CLAMP: list[AbstractClamp] = [
@@ -86,10 +83,7 @@ def one_thread() -> Generator[None]:
 
 
 def logits_under(
-    model: HookedTransformer,
-    given: Sequence[AbstractClamp],
-    batch: Batch,
-    step: int | None = None,
+    model: HookedTransformer, given: Sequence[AbstractClamp], batch: Batch, step: int | None = None
 ) -> Tensor:
     with clamped(model, given, batch, step=step):
         return model(batch.tokens)
@@ -105,10 +99,7 @@ def patterns_under(
 
 
 def gradients_under(
-    model: HookedTransformer,
-    given: Sequence[AbstractClamp],
-    batch: Batch,
-    step: int | None = None,
+    model: HookedTransformer, given: Sequence[AbstractClamp], batch: Batch, step: int | None = None
 ) -> dict[str, Tensor]:
     """Of every trained parameter; zeros where nothing reaches it."""
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -540,10 +531,7 @@ GRADIENTS: dict[str, tuple[list[AbstractClamp], Trained]] = {
         [*clamps.b_alone("L1H3")],
         NO_LAYER_0._replace(qk1=H3, vo1=NONE, output=False, labels=False),
     ),
-    "match and copy": (
-        [*clamps.a_alone()],
-        Trained(qk1=NONE, vo1=NONE, output=False),
-    ),
+    "match and copy": ([*clamps.a_alone()], Trained(qk1=NONE, vo1=NONE, output=False)),
     "direct path removed": (
         [Preserve(what=["patterns", "values"]), AblateHeads(heads=[(0, head) for head in ALL])],
         Trained(),

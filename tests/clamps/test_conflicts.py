@@ -77,21 +77,13 @@ REFUSED: list[tuple[AbstractClamp, AbstractClamp, str]] = [
         Preserve(what=["values", "keys"]),
         "Two clamps set the preserved v of layer 0",
     ),
-    (
-        PerfectLayerOne(),
-        Preserve(what=["queries"]),
-        "Two clamps set the preserved q of layer 1",
-    ),
+    (PerfectLayerOne(), Preserve(what=["queries"]), "Two clamps set the preserved q of layer 1"),
     (
         CopyFromAttention(head="L1H3"),
         CopyFromAttention(head="L1H4"),
         "Two clamps set the logits of layer 3",
     ),
-    (
-        CopyFromAttention(head="L1H3"),
-        PerfectMatchAndCopy(),
-        "Two clamps set the logits of layer 3",
-    ),
+    (CopyFromAttention(head="L1H3"), PerfectMatchAndCopy(), "Two clamps set the logits of layer 3"),
     (graft_out(1), PerfectMatchAndCopy(), "Two clamps set the logits of layer 3"),
     (graft_in(0), PerfectLayerOne(), "Two clamps set the resid_pre of layer 1"),
     # scores that no longer reach the pattern

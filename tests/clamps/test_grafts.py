@@ -28,10 +28,7 @@ from ih_interp.model import ModelConfig, build_model
 from ih_interp.runs import create_run
 from ih_interp.storage import run_files
 from ih_interp.tasks.exemplars import Exemplars
-from ih_interp.tasks.few_shot import (
-    FewShotTask,
-    TaskConfig,
-)
+from ih_interp.tasks.few_shot import FewShotTask, TaskConfig
 from ih_interp.types import Batch
 
 STEP = 3
@@ -71,10 +68,7 @@ def residual(model: HookedTransformer, batch: Batch, layer: int) -> Tensor:
 
 
 def logits_under(
-    model: HookedTransformer,
-    given: Sequence[AbstractClamp],
-    batch: Batch,
-    step: int | None = None,
+    model: HookedTransformer, given: Sequence[AbstractClamp], batch: Batch, step: int | None = None
 ) -> Tensor:
     with clamped(model, given, batch, step=step):
         return model(batch.tokens)

@@ -9,15 +9,8 @@ import pytest
 import torch
 
 from ih_interp.engine import compile_cache
-from ih_interp.engine.compile_cache import (
-    VARIABLE,
-    with_lasting_cache,
-)
-from ih_interp.engine.compiled_forward import (
-    compile_graph,
-    compiler_found,
-    traced,
-)
+from ih_interp.engine.compile_cache import VARIABLE, with_lasting_cache
+from ih_interp.engine.compiled_forward import compile_graph, compiler_found, traced
 
 
 @pytest.fixture

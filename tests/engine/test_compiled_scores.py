@@ -8,10 +8,7 @@ import ih_interp as ih
 from ih_interp.analysis.heads.pattern_scores import pattern_scores
 from ih_interp.engine import compiled_scores
 from ih_interp.engine.compiled_forward import compiler_found
-from ih_interp.engine.compiled_scores import (
-    compiled_reading,
-    read,
-)
+from ih_interp.engine.compiled_scores import compiled_reading, read
 from ih_interp.engine.feature_table import Rows
 from ih_interp.model import ATTENTION_BIASES
 

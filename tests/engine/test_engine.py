@@ -8,17 +8,8 @@ import torch
 from small_runs import SMALL, folder_bytes, stop_after_an_update
 
 import ih_interp as ih
-from ih_interp.engine.compiled_forward import (
-    compile_graph,
-    compiler_found,
-    traced,
-)
-from ih_interp.training import (
-    evaluating,
-    fleet as fleet_module,
-    state,
-    train as training_module,
-)
+from ih_interp.engine.compiled_forward import compile_graph, compiler_found, traced
+from ih_interp.training import evaluating, fleet as fleet_module, state, train as training_module
 from ih_interp.training.state import TrainingFailedError
 
 

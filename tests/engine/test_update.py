@@ -10,10 +10,7 @@ from ih_interp import clamps
 from ih_interp.config import AdamConfig, Seeds
 from ih_interp.engine.compiled_forward import compiler_found
 from ih_interp.engine.graph_passes import spell_out_tiny_products
-from ih_interp.engine.update import (
-    flat_inputs,
-    trace_update,
-)
+from ih_interp.engine.update import flat_inputs, trace_update
 from ih_interp.tasks.exemplars import GaussianSource
 from ih_interp.training._data import training_sequences
 from ih_interp.training.fleet import fleets

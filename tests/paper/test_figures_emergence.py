@@ -9,12 +9,7 @@ from matplotlib.figure import Figure as Canvas
 
 import ih_interp as ih
 from ih_interp.analysis.dynamics.emergence import Crossing
-from ih_interp.paper.figures import (
-    fig03,
-    fig04a_13,
-    fig04b_17,
-    fig18,
-)
+from ih_interp.paper.figures import fig03, fig04a_13, fig04b_17, fig18
 from ih_interp.paper.figures._fig04b_17_drawing import (
     ALL_HEADS,
     plot_learning_of_heads,

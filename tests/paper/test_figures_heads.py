@@ -10,12 +10,7 @@ from torch.testing import assert_close
 
 import ih_interp as ih
 from ih_interp.paper.circuit import choose_circuit
-from ih_interp.paper.figures import (
-    additivity,
-    fig14,
-    fig16,
-    tables2_3,
-)
+from ih_interp.paper.figures import additivity, fig14, fig16, tables2_3
 from ih_interp.paper.reproduce import draw
 from ih_interp.paper.study import Study
 

@@ -11,10 +11,7 @@ from pandas.testing import assert_series_equal
 import ih_interp as ih
 from ih_interp.clamps import AblateHeads
 from ih_interp.paper.circuit import Circuit
-from ih_interp.paper.figures import (
-    _fig11_claims as fig11_claims,
-    fig11,
-)
+from ih_interp.paper.figures import _fig11_claims as fig11_claims, fig11
 from ih_interp.paper.study import Study
 from ih_interp.types import Head
 

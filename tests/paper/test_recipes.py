@@ -7,10 +7,7 @@ import pytest
 import ih_interp as ih
 from ih_interp.paper import recipes
 from ih_interp.paper.circuit import Circuit, choose_circuit
-from ih_interp.paper.networks import (
-    Networks,
-    flat,
-)
+from ih_interp.paper.networks import Networks, flat
 from ih_interp.paper.presets import PRESETS
 from ih_interp.paper.recipes import RECIPES, Context
 from ih_interp.paper.study import Figure
@@ -107,10 +104,7 @@ def test_figures_7_8_and_15():
     grafts = recipes.grafts(CONTEXT)
     assert {
         k: (g.clamps[0].run, g.clamps[0].step, g.clamps[0].layer) for k, g in grafts.items()
-    } == {
-        "5": ("runs/main-5", 31_250, 0),
-        "6": ("runs/main-6", 31_250, 0),
-    }
+    } == {"5": ("runs/main-5", 31_250, 0), "6": ("runs/main-6", 31_250, 0)}
     heads = {k: names(r.clamps[0].heads) for k, r in recipes.previous_token(CONTEXT).items()}
     assert heads["best"] == ["L0H2"]
     assert heads["unlike"] == ["L0H0"]

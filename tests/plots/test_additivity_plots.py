@@ -3,11 +3,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.testing import assert_allclose
 
-from ih_interp.plots.additivity import (
-    plot_first_last,
-    plot_interactions,
-    plot_spectrum,
-)
+from ih_interp.plots.additivity import plot_first_last, plot_interactions, plot_spectrum
 
 HEADS = ["L1H0", "L1H3", "L1H6"]
 

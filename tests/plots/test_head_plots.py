@@ -6,13 +6,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from ih_interp.plots._style import (
-    head_colour,
-    head_marker,
-    head_order,
-    head_place,
-    short_head,
-)
+from ih_interp.plots._style import head_colour, head_marker, head_order, head_place, short_head
 from ih_interp.plots.heads import (
     HATCHES,
     plot_additive_fits,

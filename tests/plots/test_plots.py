@@ -6,20 +6,8 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from ih_interp.plots import (
-    plot_clamped_losses,
-    plot_losses,
-    plot_strengths,
-    plot_toy,
-    save,
-    style,
-)
-from ih_interp.plots._style import (
-    CLAMP_LINES,
-    CLAMPED_VECTORS,
-    SPLIT_LINES,
-    name_points,
-)
+from ih_interp.plots import plot_clamped_losses, plot_losses, plot_strengths, plot_toy, save, style
+from ih_interp.plots._style import CLAMP_LINES, CLAMPED_VECTORS, SPLIT_LINES, name_points
 
 
 def table_of(column, names, seeds=(5,)):

@@ -5,10 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ih_interp.storage.atomic import (
-    as_path,
-    write_atomic,
-)
+from ih_interp.storage.atomic import as_path, write_atomic
 from ih_interp.training.train import train
 
 

@@ -17,11 +17,7 @@ from kills import children_of, small_fleet
 
 import ih_interp as ih
 from ih_interp.storage import lock
-from ih_interp.storage.lock import (
-    LOCK,
-    claimed,
-    shared,
-)
+from ih_interp.storage.lock import LOCK, claimed, shared
 from ih_interp.training.state import TrainingFailedError
 
 FORK = multiprocessing.get_context("fork")  # without importing torch again

@@ -24,10 +24,7 @@ from ih_interp import clamps
 from ih_interp.clamps import AbstractClamp
 from ih_interp.config import AdamConfig, Grid, RunConfig, Seeds
 from ih_interp.runs import create_run
-from ih_interp.tasks.exemplars import (
-    Exemplars,
-    GaussianSource,
-)
+from ih_interp.tasks.exemplars import Exemplars, GaussianSource
 from ih_interp.training import evaluating as evaluation
 from ih_interp.training._signals import deferred_interrupts
 from ih_interp.training.fleet import Fleet, fleets

@@ -12,15 +12,8 @@ from torch import Tensor
 
 from ih_interp.config import RunConfig
 from ih_interp.model import build_model
-from ih_interp.tasks.exemplars import (
-    Exemplars,
-    FileSource,
-    GaussianSource,
-)
-from ih_interp.tasks.few_shot import (
-    FewShotTask,
-    TaskConfig,
-)
+from ih_interp.tasks.exemplars import Exemplars, FileSource, GaussianSource
+from ih_interp.tasks.few_shot import FewShotTask, TaskConfig
 
 
 def geometry(features: Tensor) -> dict[str, float]:

@@ -23,8 +23,7 @@ def test_renumbered_rows_are_the_same_exemplars(task):
 
 
 @pytest.mark.parametrize(
-    ("size", "chunk"),
-    [(800, 800), (4_000, 2_000), (4_096, 1_024), (5_000, 1_250), (8_012, 1_603)],
+    ("size", "chunk"), [(800, 800), (4_000, 2_000), (4_096, 1_024), (5_000, 1_250), (8_012, 1_603)]
 )
 def test_chunks_divide_the_sequences_or_the_last_is_filled_up(size, chunk):
     assert evaluating.chunk_size(size) == chunk

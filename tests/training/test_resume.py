@@ -10,11 +10,7 @@ from small_runs import SMALL, folder_bytes, stop_after_an_update
 import ih_interp as ih
 from ih_interp.config import Seeds
 from ih_interp.storage import run_files
-from ih_interp.training import (
-    evaluating,
-    loop,
-    state,
-)
+from ih_interp.training import evaluating, loop, state
 from ih_interp.training.fleet import Fleet
 from ih_interp.training.state import TrainingFailedError
 

@@ -13,12 +13,7 @@ from kills import folder_bytes, small_fleet
 import ih_interp as ih
 from ih_interp.runs import create_run
 from ih_interp.storage.lock import claimed
-from ih_interp.training import (
-    _worker as worker,
-    _workers as workers,
-    fleet as fleet_module,
-    loop,
-)
+from ih_interp.training import _worker as worker, _workers as workers, fleet as fleet_module, loop
 from ih_interp.training._workers import train_in_workers
 from ih_interp.training.fleet import Fleet
 from ih_interp.training.state import TrainingFailedError, record_engine

@@ -18,10 +18,7 @@ from transformer_lens.components.layer_norm import LayerNorm
 from transformer_lens.components.layer_norm_pre import LayerNormPre
 from transformer_lens.components.rms_norm import RMSNorm
 
-from ih_interp._stock import (
-    not_plain,
-    parts_of,
-)
+from ih_interp._stock import not_plain, parts_of
 from ih_interp.analysis.patching._last_layer import final_norm
 
 BEFORE_Z = (

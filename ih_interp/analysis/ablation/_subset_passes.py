@@ -13,20 +13,9 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from ih_interp._stock import starts_late
-from ih_interp.analysis._metrics import (
-    Metric,
-    measured,
-)
-from ih_interp.analysis._passes import (
-    Entered,
-    chunk_size,
-    entering,
-)
-from ih_interp.analysis.ablation._linear_readout import (
-    Readout,
-    is_linear,
-    readout,
-)
+from ih_interp.analysis._metrics import Metric, measured
+from ih_interp.analysis._passes import Entered, chunk_size, entering
+from ih_interp.analysis.ablation._linear_readout import Readout, is_linear, readout
 from ih_interp.analysis.heads.pattern_scores import CHUNK
 from ih_interp.clamps.base import Shape, head_mask
 from ih_interp.types import Batch, Head, PerHead, Tokens
@@ -201,11 +190,7 @@ def _run(
 
 
 def _put(
-    z: PerHead,
-    hook: Any,
-    *,
-    heads: Sequence[int],
-    value: Float[Tensor, "row pos chosen d_head"],
+    z: PerHead, hook: Any, *, heads: Sequence[int], value: Float[Tensor, "row pos chosen d_head"]
 ) -> PerHead:
     del hook
     replaced = z.clone()

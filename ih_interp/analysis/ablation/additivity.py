@@ -18,10 +18,7 @@ from transformer_lens import HookedTransformer
 
 from ih_interp._reprs import short_repr
 from ih_interp._torch_state import plain_torch
-from ih_interp.analysis._metrics import (
-    LOWER_IS_BETTER,
-    Metric,
-)
+from ih_interp.analysis._metrics import LOWER_IS_BETTER, Metric
 from ih_interp.analysis._passes import HeadName
 from ih_interp.analysis.ablation import interactions
 from ih_interp.analysis.ablation._subset_passes import Ablation
@@ -32,10 +29,7 @@ from ih_interp.analysis.ablation.coalitions import (
     parse_metrics,
 )
 from ih_interp.analysis.ablation.interactions import Game
-from ih_interp.analysis.checks import (
-    refuse_no_heads,
-    refuse_wrong,
-)
+from ih_interp.analysis.checks import refuse_no_heads, refuse_wrong
 from ih_interp.analysis.statistics import (
     Estimate,
     adjusted_for_discoveries,

@@ -11,19 +11,10 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from ih_interp._columns import (
-    finite,
-    numbers,
-)
+from ih_interp._columns import finite, numbers
 from ih_interp._torch_state import plain_torch
-from ih_interp.analysis.checks import (
-    called_with,
-    refuse_wrong,
-)
-from ih_interp.analysis.patching.redundancy import (
-    Values,
-    estimated,
-)
+from ih_interp.analysis.checks import called_with, refuse_wrong
+from ih_interp.analysis.patching.redundancy import Values, estimated
 from ih_interp.analysis.statistics import Estimate
 
 VALUES = "give the value of every subset, ih.coalitions(model, batch, heads).values"

@@ -20,10 +20,7 @@ from transformer_lens import HookedTransformer
 
 from ih_interp._torch_state import plain_torch
 from ih_interp.analysis._metrics import Metric
-from ih_interp.analysis._passes import (
-    HeadName,
-    chunk_size,
-)
+from ih_interp.analysis._passes import HeadName, chunk_size
 from ih_interp.analysis.ablation.coalitions import (
     metric_name,
     parse_heads,

@@ -16,14 +16,8 @@ from numpy.typing import ArrayLike
 from scipy.optimize import curve_fit
 from scipy.special import expit
 
-from ih_interp._columns import (
-    finite,
-    numbers,
-)
-from ih_interp.analysis.checks import (
-    NUMBER,
-    refuse_wrong,
-)
+from ih_interp._columns import finite, numbers
+from ih_interp.analysis.checks import NUMBER, refuse_wrong
 
 LEARNED = 0.4 * math.log(2)
 """Training loss below which the paper calls the task learned: 0.277 nats."""

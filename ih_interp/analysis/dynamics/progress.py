@@ -11,12 +11,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from ih_interp._torch_state import plain_torch
-from ih_interp.analysis.dynamics.trace import (
-    Measure,
-    some_sequences,
-    trace,
-    warn_unfinished,
-)
+from ih_interp.analysis.dynamics.trace import Measure, some_sequences, trace, warn_unfinished
 from ih_interp.clamps import AbstractClamp
 from ih_interp.clamps.base import refuse_no_clamps
 from ih_interp.evaluation import evaluate

@@ -24,11 +24,7 @@ from scipy import stats
 from ih_interp import _columns as columns
 from ih_interp._reprs import short_repr
 from ih_interp.analysis.checks import refuse_wrong
-from ih_interp.analysis.dynamics.emergence import (
-    Criterion,
-    Crossing,
-    learned,
-)
+from ih_interp.analysis.dynamics.emergence import Criterion, Crossing, learned
 from ih_interp.analysis.statistics import Estimate, bootstrap, random_numbers, sign_flip_test
 from ih_interp.types import expect, integer
 

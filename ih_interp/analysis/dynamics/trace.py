@@ -16,26 +16,15 @@ from torch import Tensor
 from tqdm import tqdm
 from transformer_lens import HookedTransformer
 
-from ih_interp._stock import (
-    n_hooks,
-    parts_of,
-)
+from ih_interp._stock import n_hooks, parts_of
 from ih_interp._torch_state import plain_torch
-from ih_interp.analysis.checks import (
-    FUNCTION,
-    given_copies,
-    refuse_wrong,
-)
+from ih_interp.analysis.checks import FUNCTION, given_copies, refuse_wrong
 from ih_interp.analysis.heads.pattern_scores import CHUNK
 from ih_interp.clamps import AbstractClamp, clamped
 from ih_interp.clamps.base import refuse_no_clamps
 from ih_interp.engine.compiled_scores import compiled_reading
 from ih_interp.runs import Run
-from ih_interp.tasks.few_shot import (
-    FewShotTask,
-    Split,
-    number,
-)
+from ih_interp.tasks.few_shot import FewShotTask, Split, number
 from ih_interp.types import Batch, Head, expect
 
 Measure: TypeAlias = Callable[[HookedTransformer, Batch], Any]

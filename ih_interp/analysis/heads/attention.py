@@ -15,10 +15,7 @@ from transformer_lens import HookedTransformer
 
 from ih_interp._torch_state import plain_torch
 from ih_interp.analysis.checks import refuse_wrong
-from ih_interp.analysis.heads.pattern_scores import (
-    PerHeadScore,
-    pattern_scores,
-)
+from ih_interp.analysis.heads.pattern_scores import PerHeadScore, pattern_scores
 from ih_interp.hooks import at_labels
 from ih_interp.types import Batch, Layout, Pattern, Tokens
 

@@ -16,10 +16,7 @@ from transformer_lens import HookedTransformer
 
 from ih_interp._torch_state import plain_torch
 from ih_interp.analysis.checks import refuse_wrong
-from ih_interp.analysis.heads.weights import (
-    inputs,
-    refuse_other_models,
-)
+from ih_interp.analysis.heads.weights import inputs, refuse_other_models
 from ih_interp.types import Head
 
 Kind: TypeAlias = Literal["Q", "K", "V"]

@@ -16,14 +16,8 @@ from transformer_lens import HookedTransformer
 
 from ih_interp._reprs import short_repr
 from ih_interp._torch_state import plain_torch
-from ih_interp.analysis.checks import (
-    called_with,
-    refuse_wrong,
-)
-from ih_interp.analysis.heads.pattern_scores import (
-    PerHeadScore,
-    layer_scores,
-)
+from ih_interp.analysis.checks import called_with, refuse_wrong
+from ih_interp.analysis.heads.pattern_scores import PerHeadScore, layer_scores
 from ih_interp.analysis.heads.weights import (
     copied_tokens,
     embedded,

@@ -11,10 +11,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from ih_interp._torch_state import plain_torch
-from ih_interp.analysis.checks import (
-    called_with,
-    refuse_wrong,
-)
+from ih_interp.analysis.checks import called_with, refuse_wrong
 from ih_interp.analysis.heads.pattern_scores import each_chunk
 from ih_interp.analysis.heads.weights import (
     copied_tokens,

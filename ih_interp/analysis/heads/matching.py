@@ -19,12 +19,7 @@ from ih_interp._torch_state import plain_torch
 from ih_interp.analysis.checks import refuse_wrong
 from ih_interp.analysis.heads.composition import Pairs
 from ih_interp.analysis.heads.copying import eigenvalue_ratio
-from ih_interp.analysis.heads.weights import (
-    checked_tokens,
-    embedded,
-    inputs,
-    refuse_other_models,
-)
+from ih_interp.analysis.heads.weights import checked_tokens, embedded, inputs, refuse_other_models
 
 
 @plain_torch()

@@ -21,15 +21,8 @@ from transformer_lens import HookedTransformer
 from transformer_lens.hook_points import HookPoint
 
 from ih_interp._torch_state import plain_torch
-from ih_interp.analysis.checks import (
-    called_with,
-    given_copies,
-    refuse_wrong,
-)
-from ih_interp.clamps._active import (
-    active,
-    pass_size,
-)
+from ih_interp.analysis.checks import called_with, given_copies, refuse_wrong
+from ih_interp.clamps._active import active, pass_size
 from ih_interp.engine.compiled_scores import read as compiled_read
 from ih_interp.types import Head, Tokens, expect
 

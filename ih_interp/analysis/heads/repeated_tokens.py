@@ -14,14 +14,8 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from ih_interp._torch_state import plain_torch
-from ih_interp.analysis.checks import (
-    called_with,
-    refuse_wrong,
-)
-from ih_interp.analysis.heads.pattern_scores import (
-    PerHeadScore,
-    pattern_scores,
-)
+from ih_interp.analysis.checks import called_with, refuse_wrong
+from ih_interp.analysis.heads.pattern_scores import PerHeadScore, pattern_scores
 from ih_interp.types import Pattern, Tokens, expect, integer
 
 Convention: TypeAlias = Literal["matched", "diagonal", "mul"]

@@ -14,10 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from ih_interp._stock import (
-    runs_own_code,
-    wrong_norm,
-)
+from ih_interp._stock import runs_own_code, wrong_norm
 from ih_interp.analysis.patching._last_layer import final_norm
 from ih_interp.model import FewShotEmbed
 from ih_interp.types import expect
@@ -78,11 +75,7 @@ def inputs(
 
 
 def embedded(
-    model: HookedTransformer,
-    tokens: Int[Tensor, " token"],
-    layer: int,
-    *,
-    layer_norm: bool,
+    model: HookedTransformer, tokens: Int[Tensor, " token"], layer: int, *, layer_norm: bool
 ) -> Float[Tensor, "token d_model"]:
     """What heads of a layer read at a token whose residual stream is its embedding alone.
 

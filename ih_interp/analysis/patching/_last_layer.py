@@ -9,10 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformer_lens import HookedTransformer
 
-from ih_interp._stock import (
-    not_plain,
-    parts_of,
-)
+from ih_interp._stock import not_plain, parts_of
 
 
 def stands_alone(model: HookedTransformer, layer: int) -> bool:

@@ -15,18 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from ih_interp._stock import (
-    is_hooked,
-    other_module,
-    unusual_process,
-)
-from ih_interp.analysis._passes import (
-    HeadsOf,
-    Input,
-    Written,
-    into_stream,
-    written_at,
-)
+from ih_interp._stock import is_hooked, other_module, unusual_process
+from ih_interp.analysis._passes import HeadsOf, Input, Written, into_stream, written_at
 from ih_interp.types import Residual
 
 

@@ -14,10 +14,7 @@ from torch import Tensor
 
 from ih_interp._torch_state import plain_torch
 from ih_interp.analysis.checks import refuse_wrong
-from ih_interp.tasks.few_shot import (
-    FewShotTask,
-    Split,
-)
+from ih_interp.tasks.few_shot import FewShotTask, Split
 from ih_interp.types import Batch
 
 Resampled: TypeAlias = Literal["query", "other"]

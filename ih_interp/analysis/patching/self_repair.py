@@ -11,10 +11,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from ih_interp._reprs import short_repr
-from ih_interp._stock import (
-    other_module,
-    wrong_norm,
-)
+from ih_interp._stock import other_module, wrong_norm
 from ih_interp._torch_state import plain_torch
 from ih_interp.analysis._metrics import measured
 from ih_interp.analysis._passes import (
@@ -30,17 +27,9 @@ from ih_interp.analysis._passes import (
     written_by,
     written_points,
 )
-from ih_interp.analysis.checks import (
-    refuse_no_heads,
-    refuse_wrong,
-)
+from ih_interp.analysis.checks import refuse_no_heads, refuse_wrong
 from ih_interp.analysis.patching._last_layer import final_norm
-from ih_interp.analysis.patching.path_patching import (
-    Ablation,
-    Means,
-    Pair,
-    Seen,
-)
+from ih_interp.analysis.patching.path_patching import Ablation, Means, Pair, Seen
 from ih_interp.analysis.statistics import Estimate, bootstrap
 from ih_interp.clamps._active import active
 from ih_interp.types import Batch

@@ -7,10 +7,7 @@ from typing import TypeAlias
 
 import pandas as pd
 
-from ih_interp.analysis.dynamics.emergence import (
-    Crossing,
-    learned,
-)
+from ih_interp.analysis.dynamics.emergence import Crossing, learned
 from ih_interp.analysis.dynamics.survival import emergence_table
 from ih_interp.paper.figures._fig06_drawing import of_row
 from ih_interp.paper.recipes import EVOLUTIONS

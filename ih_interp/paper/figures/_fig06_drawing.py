@@ -7,14 +7,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ih_interp.plots._style import (
-    Line,
-    count_sequences,
-)
-from ih_interp.plots._tables import (
-    expect_known,
-    expect_table,
-)
+from ih_interp.plots._style import Line, count_sequences
+from ih_interp.plots._tables import expect_known, expect_table
 from ih_interp.plots.curves import guess_line
 from ih_interp.plots.seeds import plot_over_seeds
 
@@ -26,11 +20,7 @@ COLUMNS: Mapping[str, tuple[str, str]] = {
 }
 """Evolutions, in the figure's order, what they are called, and what is clamped (from layer 1)."""
 
-AMOUNT_LINES = (
-    Line("#56B4E9"),
-    Line("#0072B2", (0, (5, 1))),
-    Line("#00264D", (0, (1, 1))),
-)
+AMOUNT_LINES = (Line("#56B4E9"), Line("#0072B2", (0, (5, 1))), Line("#00264D", (0, (1, 1))))
 """From the fewest classes or labels, light, to the most, dark."""
 
 ROWS = {"classes": "labels", "labels": "classes"}

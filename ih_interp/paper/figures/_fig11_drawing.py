@@ -9,12 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure, SubFigure
 
-from ih_interp.plots._style import (
-    HEAD_COLOURS,
-    HEAD_MARKERS,
-    Line,
-    count_sequences,
-)
+from ih_interp.plots._style import HEAD_COLOURS, HEAD_MARKERS, Line, count_sequences
 from ih_interp.plots._tables import expect_known
 from ih_interp.plots.maps import DIVERGING, draw_map
 from ih_interp.plots.seeds import plot_over_seeds
@@ -141,8 +136,7 @@ def plot_composition_before(table: pd.DataFrame, figure: Figure) -> None:
             ax.plot(best["start"], best["accuracy"], "o", mfc="none", mec=colour, markersize=11)
         ax.axvline(float(panel["start"].mean()), color="0.5", linewidth=0.9, linestyle="--")
         ax.set(
-            xlabel=f"{letter}-composition before training",
-            title=f"Pairs acting through {through}",
+            xlabel=f"{letter}-composition before training", title=f"Pairs acting through {through}"
         )
     left, right = figure.axes
     left.set_ylabel("accuracy at the end, that pair alone")
@@ -162,13 +156,7 @@ def _draw_large(table: pd.DataFrame, network: pd.DataFrame, part: SubFigure) -> 
 
 
 def _draw_one(
-    table: pd.DataFrame,
-    network: pd.DataFrame,
-    ax: Axes,
-    name: str,
-    through: str,
-    *,
-    written: bool,
+    table: pd.DataFrame, network: pd.DataFrame, ax: Axes, name: str, through: str, *, written: bool
 ) -> None:
     of_map = table[table["map"] == name]
     neutral = float(of_map["neutral"].mean())

@@ -8,10 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 
-from ih_interp._columns import (
-    groups,
-    ordered,
-)
+from ih_interp._columns import groups, ordered
 from ih_interp.plots._style import (
     CLAMPED_VECTORS,
     DONOR_LINES,

@@ -7,10 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
-from ih_interp.analysis.dynamics.emergence import (
-    first_below,
-    time_on_plateau,
-)
+from ih_interp.analysis.dynamics.emergence import first_below, time_on_plateau
 from ih_interp.analysis.dynamics.trace import trace
 from ih_interp.analysis.heads.attention import induction_strength
 from ih_interp.paper.figures.fig04a_13 import correlation
@@ -158,14 +155,7 @@ def _order_kept(rows: pd.DataFrame) -> float:
 
 
 FIGURES = (
-    Figure(
-        "3a",
-        ("main",),
-        loss_table,
-        draw_losses,
-        loss_claims,
-        main_text=True,
-    ),
+    Figure("3a", ("main",), loss_table, draw_losses, loss_claims, main_text=True),
     Figure(
         "3b",
         ("main",),

@@ -3,10 +3,7 @@
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
-from ih_interp.paper.figures._fig04b_17_drawing import (
-    ALL_HEADS,
-    plot_learning_of_heads,
-)
+from ih_interp.paper.figures._fig04b_17_drawing import ALL_HEADS, plot_learning_of_heads
 from ih_interp.paper.study import (
     Claim,
     Figure,
@@ -148,11 +145,6 @@ FIGURES = (
         main_text=True,
     ),
     Figure(
-        "17",
-        ("main", "single", "pairs"),
-        pairs_table,
-        draw_pairs,
-        pairs_claims,
-        size=(8.4, 3.6),
+        "17", ("main", "single", "pairs"), pairs_table, draw_pairs, pairs_claims, size=(8.4, 3.6)
     ),
 )

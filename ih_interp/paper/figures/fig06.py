@@ -5,12 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 
-from ih_interp.paper.figures._fig06_claims import (
-    by_network,
-    data_claims,
-    factor,
-    times_of_runs,
-)
+from ih_interp.paper.figures._fig06_claims import by_network, data_claims, factor, times_of_runs
 from ih_interp.paper.figures._fig06_drawing import plot_data_dependence
 from ih_interp.paper.recipes import EVOLUTIONS
 from ih_interp.paper.study import Figure, Study

@@ -22,12 +22,7 @@ from ih_interp.analysis.heads.composition import (
     wo_composition,
     wo_composition_chance,
 )
-from ih_interp.analysis.patching.preserving import (
-    Keep,
-    Kept,
-    preserving_ablation,
-    preserving_map,
-)
+from ih_interp.analysis.patching.preserving import Keep, Kept, preserving_ablation, preserving_map
 from ih_interp.evaluation import query_metrics
 from ih_interp.paper.circuit import Circuit
 from ih_interp.paper.figures._fig11_claims import (

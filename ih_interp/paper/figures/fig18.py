@@ -10,10 +10,7 @@ from matplotlib.ticker import FuncFormatter
 from ih_interp.analysis.ablation.single_heads import only_and_without
 from ih_interp.analysis.dynamics.emergence import learned
 from ih_interp.paper.figures._fig04b_17_drawing import plot_strength_against
-from ih_interp.paper.figures.fig04a_13 import (
-    LINEAR,
-    correlation,
-)
+from ih_interp.paper.figures.fig04a_13 import LINEAR, correlation
 from ih_interp.paper.study import Claim, Figure, Study, curves, decimals, judged, over_seeds
 from ih_interp.plots._style import short_count
 
@@ -116,11 +113,6 @@ def _pooled(table: pd.DataFrame, quantity: str) -> float:
 
 FIGURES = (
     Figure(
-        "18",
-        ("main", "single"),
-        strength_table,
-        draw_strength,
-        strength_claims,
-        size=(9.6, 3.8),
+        "18", ("main", "single"), strength_table, draw_strength, strength_claims, size=(9.6, 3.8)
     ),
 )

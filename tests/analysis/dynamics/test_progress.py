@@ -7,10 +7,7 @@ import pytest
 
 import ih_interp as ih
 from ih_interp import clamps
-from ih_interp.analysis.dynamics.progress import (
-    progress,
-    progress_beside_training,
-)
+from ih_interp.analysis.dynamics.progress import progress, progress_beside_training
 from ih_interp.config import Grid, RunConfig, Seeds
 from ih_interp.evaluation import evaluate
 from ih_interp.storage import run_files

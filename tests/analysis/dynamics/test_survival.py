@@ -9,11 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from ih_interp.analysis.dynamics.emergence import (
-    Crossing,
-    half_of_end,
-    logistic_midpoint,
-)
+from ih_interp.analysis.dynamics.emergence import Crossing, half_of_end, logistic_midpoint
 from ih_interp.analysis.dynamics.survival import (
     bootstrap_over_seeds,
     crossings_by_seed,

@@ -182,10 +182,7 @@ def test_what_is_no_list_or_no_function_is_told_in_words(clamped_run):
             r"called with \(model, batch\), and induction_score takes \(model, generator, .*\); "
             r"wrap it: lambda model, batch: induction_score\(model, generator=\.\.\.\)",
         ),
-        (
-            ih.label_copying_score,
-            r"lambda model, batch: label_copying_score\(circuit=\.\.\.\)",
-        ),
+        (ih.label_copying_score, r"lambda model, batch: label_copying_score\(circuit=\.\.\.\)"),
         (int, r"The measure cannot be int; wrap it"),
         ("loss", r"The measure has to be a Callable and is a str; give a function of \(model, "),
     ],
@@ -321,8 +318,7 @@ def _other_parameter(model, batch):
 
 
 @pytest.mark.parametrize(
-    "change",
-    [_silent, _behind_torch, _bias, _features, _hook, _native_hook, _other_parameter],
+    "change", [_silent, _behind_torch, _bias, _features, _hook, _native_hook, _other_parameter]
 )
 def test_a_measure_that_leaves_the_model_changed_is_refused(change, clamped_run):
     def measure(model, batch):

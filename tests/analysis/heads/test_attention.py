@@ -20,11 +20,7 @@ from ih_interp.analysis.heads.attention import (
     previous_token_chance,
     previous_token_score,
 )
-from ih_interp.analysis.heads.pattern_scores import (
-    head_table,
-    layer_scores,
-    pattern_scores,
-)
+from ih_interp.analysis.heads.pattern_scores import head_table, layer_scores, pattern_scores
 
 
 def patterns(model, tokens):

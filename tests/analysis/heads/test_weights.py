@@ -30,10 +30,7 @@ from ih_interp.analysis.heads.label_copying import (
     label_copying_of_values,
     label_copying_score,
 )
-from ih_interp.analysis.heads.matching import (
-    induction_trace,
-    qk_matching,
-)
+from ih_interp.analysis.heads.matching import induction_trace, qk_matching
 from ih_interp.model import ModelConfig
 
 N_TOKENS = 6

@@ -7,11 +7,7 @@ import torch
 from torch import tensor
 
 import ih_interp as ih
-from ih_interp.analysis.patching.corruptions import (
-    resample_class,
-    swap_exemplars,
-    swap_labels,
-)
+from ih_interp.analysis.patching.corruptions import resample_class, swap_exemplars, swap_labels
 
 
 def batch_of(tokens, target):

@@ -28,10 +28,7 @@ from ih_interp.analysis.patching.redundancy import (
     many_to_many,
     redundancy_over_training,
 )
-from ih_interp.analysis.patching.self_repair import (
-    repaired_share,
-    self_repair,
-)
+from ih_interp.analysis.patching.self_repair import repaired_share, self_repair
 from ih_interp.analysis.patching.wiring import wiring_map
 from ih_interp.model import ModelConfig, build_model
 

@@ -12,10 +12,7 @@ from ih_interp.analysis.patching import _all_edges as all_edges
 from ih_interp.analysis.patching._last_layer import stands_alone
 from ih_interp.analysis.patching.corruptions import swap_exemplars
 from ih_interp.analysis.patching.path_patching import path_patch
-from ih_interp.analysis.patching.wiring import (
-    wiring_map,
-    wiring_over_training,
-)
+from ih_interp.analysis.patching.wiring import wiring_map, wiring_over_training
 
 N = 5
 
