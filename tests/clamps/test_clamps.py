@@ -3,11 +3,20 @@
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import pytest
 import torch
+from clamp_laws import (
+    EVERY_CLAMP,
+    every_clamp,
+    every_head_clamp,
+    gradients_under,
+    hook_counts,
+    logits_under,
+    patterns_under,
+)
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
@@ -19,15 +28,12 @@ from ih_interp.clamps import (
     AblateEmbedding,
     AblateHeads,
     AbstractClamp,
-    AttendLabelsOnly,
-    AttentionTemperature,
     ClampUnchangedWarning,
     CopyFromAttention,
     ForbidPreviousToken,
     InductionAttention,
     MatchAttention,
     PerfectLayerOne,
-    PerfectMatchAndCopy,
     Preserve,
     PreviousTokenAttention,
     always,
@@ -37,7 +43,6 @@ from ih_interp.clamps import (
     keep_only,
     ramp,
 )
-from ih_interp.clamps.base import HeadClamp
 from ih_interp.clamps.context import ORDER
 from ih_interp.evaluation import evaluate
 from ih_interp.model import ModelConfig, build_model
@@ -45,75 +50,9 @@ from ih_interp.tasks.exemplars import Exemplars
 from ih_interp.tasks.few_shot import FewShotTask, TaskConfig
 from ih_interp.types import Batch, Head
 
-EVERY_CLAMP: list[AbstractClamp] = [
-    AblateHeads(heads=["L0H1", "L1H3"]),
-    AblateEmbedding(),
-    PreviousTokenAttention(heads=["L0H2", "L0H5"], strength=0.9),
-    PreviousTokenAttention(heads=["L0H2"], queries="labels"),
-    ForbidPreviousToken(heads=["L0H2", "L1H0"]),
-    ForbidPreviousToken(heads=["L0H2"], queries="labels"),
-    InductionAttention(heads=["L1H3", "L1H6"], strength=0.9),
-    MatchAttention(heads=["L1H2"]),
-    MatchAttention(heads=["L1H2"], temperature=0.5),
-    AttentionTemperature(heads=["L1H3"], temperature=0.5),
-    AttendLabelsOnly(heads=["L1H1"]),
-    CopyFromAttention(head="L1H3"),
-    PerfectLayerOne(),
-    PerfectMatchAndCopy(),
-    Preserve(what=["patterns"]),
-    Preserve(what=["values", "keys", "queries"]),
-]
 REST = keep_only("L1H3", n_heads=8)
 ALL = frozenset(range(8))
 NONE: frozenset[int] = frozenset()
-
-every_clamp = pytest.mark.parametrize("clamp", EVERY_CLAMP, ids=str)
-every_head_clamp = pytest.mark.parametrize(
-    "clamp", [clamp for clamp in EVERY_CLAMP if isinstance(clamp, HeadClamp)], ids=str
-)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Generator[None]:
-    """Several times faster for models this small, above all on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def logits_under(
-    model: HookedTransformer, given: Sequence[AbstractClamp], batch: Batch, step: int | None = None
-) -> Tensor:
-    with clamped(model, given, batch, step=step):
-        return model(batch.tokens)
-
-
-def patterns_under(
-    model: HookedTransformer, given: Sequence[AbstractClamp], batch: Batch
-) -> Tensor:
-    """[layer, batch, head, query, key]."""
-    with clamped(model, given, batch), torch.no_grad():
-        _, cache = model.run_with_cache(batch.tokens)
-    return torch.stack([cache["pattern", layer] for layer in range(model.cfg.n_layers)])
-
-
-def gradients_under(
-    model: HookedTransformer, given: Sequence[AbstractClamp], batch: Batch, step: int | None = None
-) -> dict[str, Tensor]:
-    """Of every trained parameter; zeros where nothing reaches it."""
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    loss = cross_entropy(logits_under(model, given, batch, step)[:, -1], batch.target)
-    found = torch.autograd.grad(loss, list(trained.values()), materialize_grads=True)
-    return dict(zip(trained, found, strict=True))
-
-
-def hook_counts(model: HookedTransformer) -> list[int]:
-    return [
-        len(module._forward_hooks) + len(module._forward_pre_hooks) + len(module._backward_hooks)
-        for module in model.modules()
-    ]
-
 
 # Laws
 

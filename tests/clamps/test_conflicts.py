@@ -150,18 +150,16 @@ REFUSED: list[tuple[AbstractClamp, AbstractClamp, str]] = [
     ),
     (PerfectLayerOne(), PerfectMatchAndCopy(), "perfect_layer_one.* is void at layer 1"),
 ]
-IN_BOTH_ORDERS = [
-    pytest.param(pair, words, id=f"{pair[0].kind}, {pair[1].kind}")
-    for one, other, words in REFUSED
-    for pair in ((one, other), (other, one))
-]
 
 
-@pytest.mark.parametrize(("pair", "words"), IN_BOTH_ORDERS)
-def test_what_cannot_act_together_is_refused_in_words(pair, words):
-    with pytest.raises(ValueError, match=words) as refusal:
-        refuse_conflicts(pair, SHAPE)
-    assert str(refusal.value).lower().endswith("drop one.")
+@pytest.mark.parametrize(
+    ("one", "other", "words"), REFUSED, ids=lambda given: getattr(given, "kind", "")
+)
+def test_what_cannot_act_together_is_refused_in_words(one, other, words):
+    for pair in ((one, other), (other, one)):
+        with pytest.raises(ValueError, match=words) as refusal:
+            refuse_conflicts(pair, SHAPE)
+        assert str(refusal.value).lower().endswith("drop one.")
 
 
 def test_a_refusal_names_both_clamps():

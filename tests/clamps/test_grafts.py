@@ -1,11 +1,11 @@
 """Grafts: another, frozen model's lower or upper layers, against two explicit passes."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from clamp_laws import gradients_under, logits_under
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
@@ -65,22 +65,6 @@ def source(task: FewShotTask) -> HookedTransformer:
 
 def residual(model: HookedTransformer, batch: Batch, layer: int) -> Tensor:
     return model(batch.tokens, stop_at_layer=layer + 1)
-
-
-def logits_under(
-    model: HookedTransformer, given: Sequence[AbstractClamp], batch: Batch, step: int | None = None
-) -> Tensor:
-    with clamped(model, given, batch, step=step):
-        return model(batch.tokens)
-
-
-def gradients_under(
-    model: HookedTransformer, given: Sequence[AbstractClamp], batch: Batch
-) -> dict[str, Tensor]:
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    loss = cross_entropy(logits_under(model, given, batch)[:, -1], batch.target)
-    found = torch.autograd.grad(loss, list(trained.values()), materialize_grads=True)
-    return dict(zip(trained, found, strict=True))
 
 
 @pytest.mark.parametrize("layer", [0, 1])
