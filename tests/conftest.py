@@ -23,6 +23,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # faster for models this small; bytes depend on the number
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what needs the checker of types and shapes, or needs it off, as users have it."""
+    skipped = "untyped" if config.getoption("jaxtyping_packages") else "typed"
+    for item in items:
+        if item.get_closest_marker(skipped):
+            item.add_marker(pytest.mark.skip(reason=f"{skipped}: see markers in pyproject.toml"))
+
+
 @pytest.fixture(scope="session")
 def exemplars() -> Exemplars:
     return Exemplars.gaussian(n_classes=30, n_exemplars=3, n_features=16)
