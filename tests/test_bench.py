@@ -8,6 +8,8 @@ from ih_interp.bench.bench import Contender, Process, bench, contenders, write
 from ih_interp.bench.contender import make_fleet, matrix_flops, matrix_peak
 from ih_interp.cli import app
 
+pytestmark = pytest.mark.slow
+
 
 def test_one_contender_end_to_end(tmp_path):
     said = []

@@ -134,6 +134,7 @@ def test_nothing_is_written_before_validation(runs, options, tmp_path):
     assert list(tmp_path.rglob("*")) == []
 
 
+@pytest.mark.slow
 def test_bad_arguments_of_every_public_function():
     """In a process of its own, where no checks of shapes refuse before the package does."""
     done = subprocess.run(

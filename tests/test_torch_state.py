@@ -16,6 +16,8 @@ from small_runs import FOUR_UPDATES, folder_bytes
 import ih_interp as ih
 from ih_interp._torch_state import PRECISIONS, plain_torch
 
+pytestmark = pytest.mark.slow
+
 
 @contextlib.contextmanager
 def switched(switch, there, back):

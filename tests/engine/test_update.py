@@ -15,6 +15,8 @@ from ih_interp.tasks.exemplars import GaussianSource
 from ih_interp.training._data import training_sequences
 from ih_interp.training.fleet import fleets
 
+pytestmark = pytest.mark.slow
+
 EVERY_KIND = {
     "none": [],
     "ablate_heads": [clamps.AblateHeads(heads=["L0H1", "L1H0"])],

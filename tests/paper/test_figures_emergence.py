@@ -250,6 +250,7 @@ def tables(study):
     return {name: figure.table(study) for name, figure in FIGURES.items()}
 
 
+@pytest.mark.slow
 def test_ablations_are_those_of_the_trained_network(study, tables):
     run = study.main[5]
     direct = ih.only_and_without(run.model(), study.batch(run))

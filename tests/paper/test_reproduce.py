@@ -13,6 +13,8 @@ from ih_interp.paper.figures import FIGURES
 from ih_interp.paper.reproduce import draw, prepare, reproduce
 from ih_interp.paper.study import Claim, over_seeds
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):

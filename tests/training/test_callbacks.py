@@ -16,6 +16,7 @@ CONFIG = FOUR_UPDATES.replace(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_callback_finds_the_checkpoint_of_its_row(workers, tmp_path):
     found = {}
@@ -51,6 +52,7 @@ def test_stop_run_ends_one_run_as_far_as_it_got(tmp_path):
     assert folder_bytes(one.folder) == folder_bytes(whole.folder)
 
 
+@pytest.mark.slow
 def test_stop_run_reaches_workers(tmp_path):
     def stop(run, row):
         if run.config.name == "c":

@@ -18,6 +18,8 @@ from ih_interp.training._workers import train_in_workers
 from ih_interp.training.fleet import Fleet
 from ih_interp.training.state import TrainingFailedError, record_engine
 
+pytestmark = pytest.mark.slow
+
 SMALL = small_fleet(sequences=8 * 24)[0]
 
 

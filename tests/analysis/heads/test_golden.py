@@ -253,7 +253,9 @@ def test_the_public_measure_of_induction_is_the_published_one(trained):
     assert_close(strength, tensor(trained.measured["induction_strength"]), rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("head", range(8))
+@pytest.mark.parametrize(
+    "head", [0, 1, *(pytest.param(head, marks=pytest.mark.slow) for head in range(2, 8))]
+)
 @pytest.mark.parametrize("which", ["only_head", "without_head"])
 def test_accuracy_and_loss_with_heads_ablated(which, head, trained):
     rest = ih.clamps.keep_only((1, head), n_heads=8)
