@@ -17,8 +17,8 @@ from ih_interp.clamps.attention import (
     AttentionTemperature as AttentionTemperature,
     ForbidPreviousToken as ForbidPreviousToken,
     InductionAttention as InductionAttention,
-    MatchAttention as MatchAttention,
     PreviousTokenAttention as PreviousTokenAttention,
+    SimilarityAttention as SimilarityAttention,
 )
 from ih_interp.clamps.base import (
     AbstractClamp as AbstractClamp,
@@ -66,11 +66,11 @@ Clamp: TypeAlias = Annotated[
     | GraftIn
     | GraftOut
     | InductionAttention
-    | MatchAttention
     | PerfectLayerOne
     | PerfectMatchAndCopy
     | Preserve
-    | PreviousTokenAttention,
+    | PreviousTokenAttention
+    | SimilarityAttention,
     Field(discriminator="kind"),
 ]
 """Any clamp; `kind` says which in JSON."""

@@ -20,7 +20,6 @@ class Always(Frozen):
     kind: Literal["always"] = "always"
 
     def gate(self, step: int, metrics: Metrics | None = None) -> float:
-        del step, metrics
         return 1.0
 
 
@@ -40,7 +39,6 @@ class During(Frozen):
         return self
 
     def gate(self, step: int, metrics: Metrics | None = None) -> float:
-        del metrics
         return float(self.start <= step and (self.stop is None or step < self.stop))
 
 
@@ -58,7 +56,6 @@ class Pulses(Frozen):
     """Share of a period that is under the clamp."""
 
     def gate(self, step: int, metrics: Metrics | None = None) -> float:
-        del metrics
         return float(step % self.period < max(1, round(self.duty * self.period)))
 
 
@@ -82,7 +79,6 @@ class Ramp(Frozen):
         return self
 
     def gate(self, step: int, metrics: Metrics | None = None) -> float:
-        del metrics
         share = min(1.0, max(0.0, (step - self.start) / (self.stop - self.start)))
         return self.low + (self.high - self.low) * share
 

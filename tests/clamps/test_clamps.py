@@ -25,11 +25,11 @@ from ih_interp.clamps import (
     CopyFromAttention,
     ForbidPreviousToken,
     InductionAttention,
-    MatchAttention,
     PerfectLayerOne,
     PerfectMatchAndCopy,
     Preserve,
     PreviousTokenAttention,
+    SimilarityAttention,
     always,
     clamped,
     during,
@@ -53,8 +53,8 @@ EVERY_CLAMP: list[AbstractClamp] = [
     ForbidPreviousToken(heads=["L0H2", "L1H0"]),
     ForbidPreviousToken(heads=["L0H2"], queries="labels"),
     InductionAttention(heads=["L1H3", "L1H6"], strength=0.9),
-    MatchAttention(heads=["L1H2"]),
-    MatchAttention(heads=["L1H2"], temperature=0.5),
+    SimilarityAttention(heads=["L1H2"]),
+    SimilarityAttention(heads=["L1H2"], temperature=0.5),
     AttentionTemperature(heads=["L1H3"], temperature=0.5),
     AttendLabelsOnly(heads=["L1H1"]),
     CopyFromAttention(head="L1H3"),
@@ -339,7 +339,7 @@ def test_induction_shares_its_strength_among_correct_labels(world, exemplars):
 
 def test_a_hard_match_splits_its_attention_between_ties(exemplars):
     model, batch = made(WORLDS["two copies"], exemplars)
-    row = patterns_under(model, [MatchAttention(heads=["L1H3"])], batch)[1, :, 3, -1]
+    row = patterns_under(model, [SimilarityAttention(heads=["L1H3"])], batch)[1, :, 3, -1]
     # a class has one drawing in training: both copies are the query itself
     expected = hooks.at_labels(batch.correct / 2, batch.layout.n_positions)
     assert torch.equal(row, expected)
@@ -379,7 +379,7 @@ def test_copy_reads_the_scores_as_they_are(model, batch):
 
 
 def test_a_soft_match_is_a_softmax_of_cosines_of_raw_features(model, batch, exemplars):
-    clamp = MatchAttention(heads=["L1H2"], temperature=0.5)
+    clamp = SimilarityAttention(heads=["L1H2"], temperature=0.5)
     row = patterns_under(model, [clamp], batch)[1, :, 2, -1]
     table = exemplars.features.flatten(end_dim=1)
     for tokens, weights in zip(batch.tokens - 5, row, strict=True):
@@ -522,7 +522,7 @@ GRADIENTS: dict[str, tuple[list[AbstractClamp], Trained]] = {
     "layer one": ([PerfectLayerOne(), ONLY_H3], NO_LAYER_0._replace(qk1=H3, vo1=H3)),
     "match": ([clamps.match("L1H3"), ONLY_H3], Trained(qk1=NONE, vo1=H3)),
     "match by features": (
-        [MatchAttention(heads=["L1H3"], temperature=0.5), ONLY_H3],
+        [SimilarityAttention(heads=["L1H3"], temperature=0.5), ONLY_H3],
         Trained(qk1=NONE, vo1=H3),
     ),
     "match, others active": ([clamps.match("L1H3")], Trained(qk1=ALL - {3})),
@@ -753,7 +753,7 @@ def test_layer_one_needs_a_layer_one(task, batch):
 
 
 @pytest.mark.parametrize(
-    "clamp", [MatchAttention(heads=["L1H3"]), CopyFromAttention(head="L1H3")], ids=str
+    "clamp", [SimilarityAttention(heads=["L1H3"]), CopyFromAttention(head="L1H3")], ids=str
 )
 def test_clamps_on_features_and_labels_refuse_a_plain_model(clamp, batch):
     cfg = HookedTransformerConfig(

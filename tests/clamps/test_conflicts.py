@@ -19,13 +19,13 @@ from ih_interp.clamps import (
     GraftIn,
     GraftOut,
     InductionAttention,
-    MatchAttention,
     PerfectLayerOne,
     PerfectMatchAndCopy,
     Preserve,
     PreviousTokenAttention,
     Setting,
     Shape,
+    SimilarityAttention,
     clamped,
     during,
     keep_only,
@@ -54,7 +54,7 @@ REFUSED: list[tuple[AbstractClamp, AbstractClamp, str]] = [
     ),
     (
         InductionAttention(heads=["L1H3"]),
-        MatchAttention(heads=["L1H3"]),
+        SimilarityAttention(heads=["L1H3"]),
         "Two clamps set the pattern of L1H3, query rows",
     ),
     (
@@ -95,7 +95,7 @@ REFUSED: list[tuple[AbstractClamp, AbstractClamp, str]] = [
     ),
     (
         AttendLabelsOnly(heads=["L1H3"]),
-        MatchAttention(heads=["L1H3"]),
+        SimilarityAttention(heads=["L1H3"]),
         "attend_labels_only.* is void: match_attention.* sets the pattern of L1H3, query rows",
     ),
     (
@@ -116,7 +116,7 @@ REFUSED: list[tuple[AbstractClamp, AbstractClamp, str]] = [
         "L1H3, query rows changes",
     ),
     (
-        MatchAttention(heads=["L1H2"]),
+        SimilarityAttention(heads=["L1H2"]),
         CopyFromAttention(head="L1H3"),
         "match_attention.* is void: copy_from_attention.* reads scores, which no pattern of L1H2",
     ),
@@ -165,7 +165,7 @@ def test_what_cannot_act_together_is_refused_in_words(pair, words):
 
 
 def test_a_refusal_names_both_clamps():
-    one, other = InductionAttention(heads=["L1H3"]), MatchAttention(heads=["L1H3"])
+    one, other = InductionAttention(heads=["L1H3"]), SimilarityAttention(heads=["L1H3"])
     with pytest.raises(ValueError, match="Two clamps") as refusal:
         refuse_conflicts([one, other], SHAPE)
     assert str(one) in str(refusal.value)
@@ -220,7 +220,7 @@ TOGETHER: dict[str, list[AbstractClamp]] = {
     ],
     "previous token in label rows, match in the query's": [
         PreviousTokenAttention(heads=["L1H3"], queries="labels"),
-        MatchAttention(heads=["L1H3"]),
+        SimilarityAttention(heads=["L1H3"]),
     ],
     "copy and ablation below": [CopyFromAttention(head="L1H3"), AblateHeads(heads=["L0H2"])],
     "copy and a teacher below": [
