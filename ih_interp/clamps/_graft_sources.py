@@ -1,6 +1,7 @@
 """Checkpoints of other runs, frozen, for grafts: read once, and refused where they do not fit."""
 
 import functools
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,9 +20,11 @@ from ih_interp.storage import run_files
 
 
 @short_repr
-class Source(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Source:
     """A checkpoint, with the clamps it was trained under."""
 
+    folder: Path
     weights: dict[str, Tensor]
     config: ModelConfig
     clamps: tuple[AbstractClamp, ...]
@@ -56,51 +59,36 @@ def opened(folder: Path) -> "ih.Run":
         ) from error
 
 
-def read_weights(folder: Path, step: int) -> tuple[dict[str, Tensor], str]:
-    """Read a checkpoint's weights and digest; ValueError for one that is not this run's."""
-    if not run_files.checkpoint_path(folder, step).is_file():
-        steps = run_files.checkpoint_steps(folder)
-        raise FileNotFoundError(
-            f"{folder} has no checkpoint at step {step}; it has {short(steps)}."
-        )
-    weights, facts = opened(folder).read_weights(step)
-    return weights, run_files.digest_of(weights, facts)
-
-
 def read_source(folder: Path, step: int) -> Source:
     """Read a checkpoint once, and again where its run was written anew."""
-    return _read_source(folder.resolve(), step, _written(folder, step))
-
-
-def frozen_model(folder: Path, step: int, target: Target) -> HookedTransformer:
-    """Return a checkpoint's model over the features of the model to clamp, made once."""
-    return _frozen_model(folder.resolve(), step, target, _written(folder, step))
-
-
-def _written(folder: Path, step: int) -> tuple[int, ...]:
-    """Return when a run's files were written; it tells readings of them apart."""
     checkpoint = run_files.checkpoint_path(folder, step)
     paths = (folder / run_files.CONFIG, folder / run_files.METRICS, checkpoint)
-    return tuple(path.stat().st_mtime_ns for path in paths if path.is_file())
+    written = tuple(path.stat().st_mtime_ns for path in paths if path.is_file())
+    return _read_source(folder.resolve(), step, written)
 
 
 @functools.lru_cache(maxsize=16)
 @plain_torch()
 def _read_source(folder: Path, step: int, written: tuple[int, ...]) -> Source:
-    run, (weights, sha256) = opened(folder), read_weights(folder, step)
+    del written  # which tells readings apart
+    run = opened(folder)
+    if step not in run.steps:
+        raise FileNotFoundError(
+            f"{folder} has no checkpoint at step {step}; it has {short(run.steps)}."
+        )
+    weights, facts = run.read_weights(step)
     clamps = in_order(run.clamps)
     rows = run.rows(before=0) if (folder / run_files.METRICS).is_file() else None
     gates = tuple(clamp.schedule.gate(step, rows) for clamp in clamps)
-    return Source(weights, run.config.model, clamps, gates, sha256)
+    sha256 = run_files.digest_of(weights, facts)
+    return Source(folder, weights, run.config.model, clamps, gates, sha256)
 
 
 @functools.lru_cache(maxsize=16)
 @plain_torch()
-def _frozen_model(
-    folder: Path, step: int, target: Target, written: tuple[int, ...]
-) -> HookedTransformer:
-    source = _read_source(folder, step, written)
-    weights = source.weights
+def frozen_model(source: Source, target: Target) -> HookedTransformer:
+    """Return a checkpoint's model over the features of the model to clamp, made once."""
+    folder, weights = source.folder, source.weights
     features = torch.zeros(target.rows - target.n_labels, target.n_features)
     model = empty_model(features, source.config, n_labels=target.n_labels, n_ctx=target.n_ctx)
     trained, config = trained_parameters(model), f"the model in its {run_files.CONFIG}"

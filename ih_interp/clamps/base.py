@@ -172,10 +172,8 @@ class AbstractClamp(Frozen):
 def hooks_of(clamp: AbstractClamp, setting: Setting) -> list[Hook]:
     """Return what a clamp's `hooks` gives; TypeError where a user's own kind gives no hooks."""
     given: Any = clamp.hooks(setting)
-    if not clamp.is_own:
-        return given
     pairs = list(given) if isinstance(given, Iterable) else [given]
-    for pair in pairs:
+    for pair in pairs if clamp.is_own else ():
         try:
             name, function = pair
             inspect.signature(function).bind(None, hook=None)
@@ -264,11 +262,10 @@ class HeadClamp(AbstractClamp):
         return self.head_sites(self.sets, self.rows)
 
     def tensors(self, shape: Shape) -> dict[str, Tensor]:
-        numbers = {name: float(getattr(self, name)) for name in self.numbers}
-        return {"heads": head_mask(self.heads, shape)} | {
-            name: torch.tensor(number, dtype=torch.float32, device="cpu")
-            for name, number in numbers.items()
-        }
+        tensors = {"heads": head_mask(self.heads, shape)}
+        for name in self.numbers:
+            tensors[name] = torch.tensor(getattr(self, name), dtype=torch.float32, device="cpu")
+        return tensors
 
     def structure(self) -> Any:
         excluded = {"schedule", "heads", *self.numbers}
@@ -284,12 +281,9 @@ class HeadClamp(AbstractClamp):
         self, setting: Setting, point: str, function: HookFunction, **given: Any
     ) -> list[Hook]:
         """Return the function at an attention hook point of every layer that has such a head."""
-        heads = setting.tensors["heads"]
+        heads, function = setting.tensors["heads"], partial(function, gate=setting.gate, **given)
         return [
-            (
-                f"blocks.{layer}.attn.{point}",
-                partial(function, heads=heads[layer], gate=setting.gate, **given),
-            )
+            (f"blocks.{layer}.attn.{point}", partial(function, heads=heads[layer]))
             for layer in self.layers
         ]
 

@@ -12,14 +12,7 @@ from torch.func import functional_call
 from transformer_lens import HookedTransformer
 
 from ih_interp import hooks
-from ih_interp.clamps._graft_sources import (
-    Source,
-    Target,
-    frozen_model,
-    opened,
-    read_source,
-    read_weights,
-)
+from ih_interp.clamps._graft_sources import Source, Target, frozen_model, opened, read_source
 from ih_interp.clamps.base import (
     EMBEDDING,
     AbstractClamp,
@@ -84,22 +77,22 @@ class Graft(AbstractClamp):
         return self if self.sha256 is None else self.model_copy(update={"run": ""})
 
     def pinned(self) -> "AbstractClamp":
-        _, sha256 = read_weights(self.folder, self.step)
-        self._refuse_other(sha256)
-        return self.model_copy(update={"sha256": sha256})
+        return self.model_copy(update={"sha256": self.source.sha256})
 
     @property
     def source(self) -> Source:
         """The checkpoint; ValueError where it has another digest."""
         source = read_source(self.folder, self.step)
-        self._refuse_other(source.sha256)
+        if self.sha256 not in (None, source.sha256):
+            raise ValueError(
+                f"Step {self.step} of {self.run} has the digest {source.sha256}, and {self.sha256} "
+                "is to be grafted: restore that checkpoint, or leave sha256 out to take this one."
+            )
         return source
 
     def model_for(self, model: HookedTransformer) -> HookedTransformer:
         """Return the checkpoint's model, frozen, to be joined to this one."""
-        frozen = frozen_model(self.folder, self.step, Target.of(model))
-        _ = self.source  # which refuses another digest
-        return frozen
+        return frozen_model(self.source, Target.of(model))
 
     def tensors(self, shape: Shape) -> dict[str, Any]:
         """Return the checkpoint's weights."""
@@ -107,13 +100,6 @@ class Graft(AbstractClamp):
 
     def structure(self) -> Any:
         return {"kind": self.kind, "layer": self.layer, "model": self.source.config.model_dump()}
-
-    def _refuse_other(self, sha256: str) -> None:
-        if self.sha256 is not None and self.sha256 != sha256:
-            raise ValueError(
-                f"Step {self.step} of {self.run} has the digest {sha256}, and {self.sha256} is to "
-                "be grafted: restore that checkpoint, or leave sha256 out to take this one."
-            )
 
 
 class GraftIn(Graft):

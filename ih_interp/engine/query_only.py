@@ -82,9 +82,9 @@ def narrow(graph: GraphModule) -> None:
 
 
 def _plain(graph: Graph) -> None:
-    """Rewrite the two operations that stand for writing into a slice, so that `vmap` takes them.
+    """Rewrite the two operations that stand for writing into a slice: `vmap` does not take them.
 
-    `copy` has no rule for a batched axis, and `slice_scatter` none for an end beyond the axis.
+    A copy becomes a cast and an expansion, an open end of the slice the size of its axis.
     """
     for node in list(graph.nodes):
         if node.target is aten.copy.default:
@@ -97,12 +97,9 @@ def _plain(graph: Graph) -> None:
             wide.meta = node.meta
             node.replace_all_uses_with(wide)
         elif node.target is aten.slice_scatter.default:
-            size, end = (
-                shape_of(node)[_number(node, 2)],
-                node.args[4] if len(node.args) > 4 else None,
-            )
+            end = node.args[4] if len(node.args) > 4 else None
             if isinstance(end, int):
-                node.update_arg(4, min(size, end))
+                node.update_arg(4, min(shape_of(node)[_number(node, 2)], end))
 
 
 def _wanted(graph: Graph) -> dict[Node, Slab | None]:
@@ -117,6 +114,7 @@ def _wanted(graph: Graph) -> dict[Node, Slab | None]:
         for source, part in inputs.items():
             if part is not None and shape_of(source) == ():
                 part = None
+            # Readers of different slabs need the node whole.
             wanted[source] = part if wanted.get(source, part) == part else None
     return wanted
 
@@ -162,8 +160,9 @@ def _rewrite(node: Node, wanted: dict[Node, Slab | None]) -> None:
         return
     if slab is None:
         source = node.all_input_nodes[0]
-        if wanted[source] == inputs[source]:  # the one that it picks is all there is
-            _pick_first(node)
+        if wanted[source] == inputs[source]:  # the index that it picks is the only one left
+            place = (0, 1) if node.target is aten.slice.Tensor else (0,)
+            node.args = (*node.args[:2], *place)
         return
     for source, part in inputs.items():
         if part is not None and wanted[source] is None:
@@ -173,11 +172,6 @@ def _rewrite(node: Node, wanted: dict[Node, Slab | None]) -> None:
         node.update_arg(1, slab.of_shape(shape_of(node)))
     if node.target in VIEWS:
         node.target = aten.reshape.default  # what is left need not lie as it did
-
-
-def _pick_first(node: Node) -> None:
-    place = (0, 1) if node.target is aten.slice.Tensor else (0,)
-    node.args = (*node.args[:2], *place)
 
 
 def _slice(graph: Graph, source: Node, slab: Slab) -> Node:
