@@ -1,4 +1,4 @@
-"""Every kind of clamp that needs no file, and passes under clamps, for tests of laws."""
+"""One clamp of every kind, and what a model gives under clamps."""
 
 from collections.abc import Sequence
 
@@ -17,14 +17,13 @@ from ih_interp.clamps import (
     CopyFromAttention,
     ForbidPreviousToken,
     InductionAttention,
-    MatchAttention,
     PerfectLayerOne,
     PerfectMatchAndCopy,
     Preserve,
     PreviousTokenAttention,
+    SimilarityAttention,
     clamped,
 )
-from ih_interp.clamps.base import HeadClamp
 from ih_interp.types import Batch
 
 EVERY_CLAMP: list[AbstractClamp] = [
@@ -35,8 +34,8 @@ EVERY_CLAMP: list[AbstractClamp] = [
     ForbidPreviousToken(heads=["L0H2", "L1H0"]),
     ForbidPreviousToken(heads=["L0H2"], queries="labels"),
     InductionAttention(heads=["L1H3", "L1H6"], strength=0.9),
-    MatchAttention(heads=["L1H2"]),
-    MatchAttention(heads=["L1H2"], temperature=0.5),
+    SimilarityAttention(heads=["L1H2"]),
+    SimilarityAttention(heads=["L1H2"], temperature=0.5),
     AttentionTemperature(heads=["L1H3"], temperature=0.5),
     AttendLabelsOnly(heads=["L1H1"]),
     CopyFromAttention(head="L1H3"),
@@ -47,9 +46,6 @@ EVERY_CLAMP: list[AbstractClamp] = [
 ]
 
 every_clamp = pytest.mark.parametrize("clamp", EVERY_CLAMP, ids=str)
-every_head_clamp = pytest.mark.parametrize(
-    "clamp", [clamp for clamp in EVERY_CLAMP if isinstance(clamp, HeadClamp)], ids=str
-)
 
 
 def logits_under(
@@ -57,15 +53,6 @@ def logits_under(
 ) -> Tensor:
     with clamped(model, given, batch, step=step):
         return model(batch.tokens)
-
-
-def patterns_under(
-    model: HookedTransformer, given: Sequence[AbstractClamp], batch: Batch
-) -> Tensor:
-    """[layer, batch, head, query, key]."""
-    with clamped(model, given, batch), torch.no_grad():
-        _, cache = model.run_with_cache(batch.tokens)
-    return torch.stack([cache["pattern", layer] for layer in range(model.cfg.n_layers)])
 
 
 def gradients_under(
