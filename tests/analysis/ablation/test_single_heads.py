@@ -219,7 +219,6 @@ def trained(shared):
     return Trained(model, task.enumerate("train"), measured)
 
 
-@pytest.mark.slow
 def test_the_published_only_and_without(trained):
     table = only_and_without(trained.model, trained.batch)
     for name in ("accuracy", "loss"):
