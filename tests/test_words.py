@@ -54,8 +54,8 @@ for call in calls:
 
 WORDS = (
     "TypeError: The batch has to be a Batch and is a Tensor; give the Batch itself",
-    "TypeError: ('kind', 'induction_attention') is no clamp: clamps come as a list",
-    "is no clamp: clamps come as a list",
+    "TypeError: clamps=induction_attention",
+    "unpack several with a star",
     "TypeError: Metrics has to be a Sequence and is a dict; give rows",
     "TypeError: The batch has to be a Batch and is a Tensor",
     "TypeError: The model has to be a HookedTransformer and is a str; a run's is run.model(step)",
