@@ -215,8 +215,7 @@ def _told(fields: dict[str, FieldInfo]) -> str:
         ]
         what = ", ".join([_type(field.annotation), *limits])
         text = f"{name} ({what}): {' '.join((field.description or '').split())}"
-        indents = {"initial_indent": " " * 4, "subsequent_indent": " " * 8}
-        lines.append(textwrap.fill(text, 96, **indents))
+        lines.append(textwrap.fill(text, 96, initial_indent=" " * 4, subsequent_indent=" " * 8))
     return "\n".join(lines)
 
 
