@@ -15,7 +15,7 @@ from ih_interp._torch_state import plain_torch
 from ih_interp.clamps import AbstractClamp
 from ih_interp.config import RunConfig
 from ih_interp.evaluation import METRICS
-from ih_interp.model import ATTENTION_BIASES, build_model
+from ih_interp.model import build_model, is_zero_bias
 from ih_interp.storage import run_files
 from ih_interp.storage.atomic import PathLike, as_path
 from ih_interp.tasks.exemplars import Exemplars
@@ -204,7 +204,7 @@ class Run:
         """Write a checkpoint's weights into a model of this run; ValueError where they differ."""
         path, (weights, _) = run_files.checkpoint_path(self.folder, step), self.read_weights(step)
         parameters = dict(model.named_parameters())
-        trained = {n: tuple(p.shape) for n, p in parameters.items() if not _is_zero_bias(n)}
+        trained = {n: tuple(p.shape) for n, p in parameters.items() if not is_zero_bias(n)}
         if trained != {name: tuple(weight.shape) for name, weight in weights.items()}:
             raise ValueError(f"{path} holds the weights of another model than the one given.")
         with torch.no_grad():
@@ -243,10 +243,6 @@ class Run:
                 f"(sha256 {self.features_sha256[:12]} against {sha256[:12]}); "
                 "pass those it was trained on: Run(folder, exemplars=...)."
             )
-
-
-def _is_zero_bias(name: str) -> bool:
-    return ".attn." in name and name.endswith(ATTENTION_BIASES)
 
 
 def refuse_other_run(folder: Path, config: RunConfig) -> None:

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import flop_registry
 
 from ih_interp.clamps import in_order
 from ih_interp.config import Grid, RunConfig, Seeds
-from ih_interp.engine.update import flat_inputs, trace_update
+from ih_interp.engine.update import trace_update
 from ih_interp.model import build_model
 from ih_interp.runs import create_run
 from ih_interp.tasks.exemplars import Exemplars, GaussianSource
@@ -104,7 +104,7 @@ def matrix_flops(fleet: Fleet, *, compiled: bool) -> float:
     model, clamps = build_model(fleet.runs[0].task, config.model), in_order(config.clamps)
     graph = trace_update(model, clamps, config.optimiser, fleet.state, inputs)
     with _Operations() as counted, torch.no_grad():
-        graph(*fleet.state.clone().flat, *flat_inputs(inputs))
+        graph(*fleet.state.clone().flat, *inputs.flat)
     return float(counted.total)
 
 

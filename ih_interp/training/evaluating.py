@@ -9,6 +9,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from ih_interp.clamps import Shape, in_order
+from ih_interp.clamps.base import flat_tensors
 from ih_interp.config import RunConfig
 from ih_interp.engine.compiled_forward import Tensors, compile_graph, trace_forward, traced
 from ih_interp.engine.feature_table import Rows
@@ -69,8 +70,7 @@ class EvaluationGraph:
 
     def measure(self, run: RunState, weights: Tensors) -> Mapping[str, Mapping[str, float]]:
         """Means under the run's own clamps at its step, by split and metric."""
-        given = [t for of_clamp in self._tensors(run) for t in of_clamp.values()]
-        given += [torch.tensor(gate) for gate in run.gates()]
+        given = self._given(run)
         with torch.no_grad():
             parts = [
                 self._compiled(*weights.values(), chunk.tokens, chunk.target, *given)
@@ -94,23 +94,22 @@ class EvaluationGraph:
         n_chunks = -(-len(rows) // self._size)
         return rows[torch.arange(n_chunks * self._size) % len(rows)].split(self._size)
 
-    def _tensors(self, run: RunState) -> list[Tensors]:
-        return [clamp.tensors(self._shape) for clamp in in_order(run.config.clamps)]
+    def _given(self, run: RunState) -> list[Tensor]:
+        """The tensors of the run's clamps, and the gates of those with a schedule."""
+        tensors = flat_tensors(in_order(run.config.clamps), self._shape)
+        return tensors + [torch.tensor(gate) for gate in run.gates()]
 
     def _compile(
         self, model: HookedTransformer, run: RunState, weights: Tensors, batch: Batch
     ) -> Callable[..., Float[Tensor, "metric batch"]]:
-        features, names, tensors = self._rows.features, list(weights), self._tensors(run)
-        gates = [torch.tensor(gate) for gate in run.gates()]
-        flat = [t for of_clamp in tensors for t in of_clamp.values()]
-        example = [*weights.values(), batch.tokens, batch.target, *flat, *gates]
+        features, names, given = self._rows.features, list(weights), self._given(run)
+        n_tensors = len(given) - len(run.gates())
+        example = [*weights.values(), batch.tokens, batch.target, *given]
 
         def arguments(inputs: Sequence[Tensor]) -> tuple[Any, ...]:
             named = dict(zip(names, inputs[: len(names)], strict=True))
             tokens, target, *rest = inputs[len(names) :]
-            remaining = iter(rest)
-            of_clamps = [{name: next(remaining) for name in given} for given in tensors]
-            return named, features, tokens, target, of_clamps, list(remaining)
+            return named, features, tokens, target, rest[:n_tensors], rest[n_tensors:]
 
         logits = trace_forward(model, in_order(run.config.clamps), *arguments(example))
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ih_interp.clamps import Shape, check, in_order
+from ih_interp.clamps.base import flat_tensors
 from ih_interp.config import RunConfig
 from ih_interp.engine.compiled_forward import Tensors
 from ih_interp.engine.feature_table import Rows
@@ -72,9 +73,7 @@ class Fleet:
         self.device = device
         self._features = rows.features.to(device)
         self._rates = torch.tensor([c.optimiser.learning_rate for c in configs], device=device)
-        self._clamps = [
-            {name: t.to(device) for name, t in given.items()} for given in clamp_tensors(configs)
-        ]
+        self._clamps = [tensor.to(device) for tensor in clamp_tensors(configs)]
         n_scheduled = sum(clamp.is_scheduled for clamp in configs[0].clamps)
         self._gates = [torch.ones(len(runs), device=device) for _ in range(n_scheduled)]
         self._gate_values: list[list[float]] = []
@@ -207,14 +206,8 @@ def stack(states: Sequence[FleetState]) -> FleetState:
     )
 
 
-def clamp_tensors(configs: Sequence[RunConfig]) -> list[Tensors]:
-    """Of every clamp of a fleet's runs, what differs between them, stacked."""
-    shapes = [Shape(config.model.n_layers, config.model.n_heads) for config in configs]
-    of_runs = [
-        [clamp.tensors(shape) for clamp in in_order(config.clamps)]
-        for config, shape in zip(configs, shapes, strict=True)
-    ]
-    return [
-        {name: torch.stack([given[name] for given in same]) for name in same[0]}
-        for same in zip(*of_runs, strict=True)
-    ]
+def clamp_tensors(configs: Sequence[RunConfig]) -> list[Tensor]:
+    """Return what differs between the clamps of a fleet's runs, stacked."""
+    shape = Shape(configs[0].model.n_layers, configs[0].model.n_heads)
+    of_runs = [flat_tensors(in_order(config.clamps), shape) for config in configs]
+    return [torch.stack(same) for same in zip(*of_runs, strict=True)]

@@ -10,7 +10,7 @@ from ih_interp import clamps
 from ih_interp.config import AdamConfig, Seeds
 from ih_interp.engine.compiled_forward import compiler_found
 from ih_interp.engine.graph_passes import spell_out_tiny_products
-from ih_interp.engine.update import flat_inputs, trace_update
+from ih_interp.engine.update import trace_update
 from ih_interp.tasks.exemplars import GaussianSource
 from ih_interp.training._data import training_sequences
 from ih_interp.training.fleet import fleets
@@ -22,8 +22,8 @@ EVERY_KIND = {
     "previous_token_labels": [clamps.PreviousTokenAttention(heads=["L0H2"], queries="labels")],
     "forbid": [clamps.ForbidPreviousToken(heads=["L0H2", "L0H3"])],
     "induction": [clamps.InductionAttention(heads=["L1H3"], strength=0.9)],
-    "match": [clamps.MatchAttention(heads=["L1H3"], temperature=0.5)],
-    "match_hard": [clamps.MatchAttention(heads=["L1H3"])],
+    "match": [clamps.SimilarityAttention(heads=["L1H3"], temperature=0.5)],
+    "match_hard": [clamps.SimilarityAttention(heads=["L1H3"])],
     "temperature": [clamps.AttentionTemperature(heads=["L1H3"], temperature=0.5)],
     "labels_only": [clamps.AttendLabelsOnly(heads=["L1H3"])],
     "copy": [clamps.copy("L1H3")],
@@ -54,7 +54,7 @@ def graph_step(fleet):
         model, clamps.in_order(config.clamps), config.optimiser, fleet.state, inputs
     )
     spell_out_tiny_products(graph)
-    return lambda state, inputs: graph(*state.flat, *flat_inputs(inputs))
+    return lambda state, inputs: graph(*state.flat, *inputs.flat)
 
 
 def losses_together_and_apart(tmp_path, configs, *, updates):

@@ -52,7 +52,7 @@ def combinations(donors: Path) -> dict[str, Callable[[int], Sequence[AbstractCla
         ),
         "forbidden and matched": lambda place: (
             clamps.ForbidPreviousToken(heads=[f"L0H{place}", f"L0H{place + 1}"]),
-            clamps.MatchAttention(
+            clamps.SimilarityAttention(
                 heads=[f"L1H{place + 2}"], schedule=clamps.during(20 * place, 400)
             ),
         ),
