@@ -89,7 +89,8 @@ def overhead(fleet: Fleet, updates: int) -> float:
             if any(run.is_due for run in fleet.runs):
                 due = time.perf_counter()
                 measure(fleet, None, interrupted)
-                fleet.writer.settle()
+                for run in fleet.runs:
+                    run.writer.settle()
                 others += time.perf_counter() - due
     return others / (time.perf_counter() - start - others)
 

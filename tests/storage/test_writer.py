@@ -2,8 +2,8 @@ import threading
 
 import pytest
 
-from ih_interp.storage import writer as module
-from ih_interp.storage.writer import Writer
+from ih_interp.storage import atomic
+from ih_interp.storage.atomic import Writer
 
 
 def test_files_are_there_once_settled(tmp_path):
@@ -18,13 +18,13 @@ def test_files_are_there_once_settled(tmp_path):
 
 def test_writing_does_not_hold_up_who_asks(tmp_path, monkeypatch):
     may_write = threading.Event()
-    write_atomic = module.write_atomic
+    write_atomic = atomic.write_atomic
 
     def slow(path, content, **options):
         assert may_write.wait(timeout=30)
         write_atomic(path, content, **options)
 
-    monkeypatch.setattr(module, "write_atomic", slow)
+    monkeypatch.setattr(atomic, "write_atomic", slow)
     with Writer() as writer:
         writer.write(tmp_path / "file", b"content")
         assert not (tmp_path / "file").exists()
