@@ -69,12 +69,11 @@ def write_atomic(
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        what = None
         if isinstance(error, IsADirectoryError):
             what = f"A folder has the name of the file {path.name}; move it away"
         elif isinstance(error, OSError) and error.errno in FULL:
             what = f"The disk is full, {path.name} was not written"
-        if what is None:
+        else:
             raise
         raise OSError(error.errno, what, str(path)) from error
 

@@ -1,9 +1,9 @@
-"""Omniglot's drawings as features of an ImageNet classifier (extra `[omniglot]`).
+"""Features of Omniglot's drawings by an ImageNet classifier (extra `[omniglot]`).
 
 Images are resized to 224, made three-channel grey and normalised as ImageNet's; classes stand in a
-fixed random order. A network gives what its last convolution does, averaged over the image:
+fixed random order. Features are the activations of a last layer, averaged over the image:
 
-    resnet18        as the paper made them: the average pool before the classifier
+    resnet18        of the last convolution, as in the paper: the average pool before the classifier
     squeezenet1_1   of the last block, times 27/69.5: the norm is then about ResNet18's, 27
 """
 
@@ -20,7 +20,7 @@ from ih_interp._torch_state import plain_torch
 Network: TypeAlias = Literal["resnet18", "squeezenet1_1"]
 
 SCALE = {"resnet18": 1.0, "squeezenet1_1": 27 / 69.5}
-"""Times the average pool: 69.5 is the mean norm of SqueezeNet's, 27 that of ResNet18's."""
+"""Factors of the average pool: 69.5 is the mean norm of SqueezeNet's, 27 that of ResNet18's."""
 
 
 @plain_torch()
@@ -53,15 +53,15 @@ def omniglot_features(
     paths = [path for row in order for path in drawings[row]]
     with torch.no_grad():
         pooled = [  # a few images at a time: all of them would fill 5 GB
-            pool(torch.stack([prepare(_image(path)) for path in part]))
-            for part in _chunks(paths, batch_size)
+            pool(torch.stack([prepare(_image(path)) for path in paths[start : start + batch_size]]))
+            for start in range(0, len(paths), batch_size)
         ]
     features = torch.cat(pooled) * SCALE[network]
     return features.reshape(len(drawings), n_exemplars, -1).float()
 
 
 def _network(vision: Any, name: Network) -> tuple[torch.nn.Module, Any]:
-    """The network up to its average pool, with ImageNet's weights, and these."""
+    """Return the network up to its average pool, with ImageNet's weights, and the weights."""
     if name == "resnet18":
         weights = vision.models.ResNet18_Weights.IMAGENET1K_V1
         network = vision.models.resnet18(weights=weights).eval()
@@ -75,7 +75,7 @@ def _network(vision: Any, name: Network) -> tuple[torch.nn.Module, Any]:
 
 
 def _first_drawings(vision: Any, root: Path, n_exemplars: int) -> list[list[Path]]:
-    """Files of every character, sorted: the background set's characters, then the evaluation set's.
+    """List the files of every character, sorted: first the background set, then the evaluation's.
 
     torchvision itself numbers characters as the file system happens to list them.
     """
@@ -97,7 +97,3 @@ def _image(path: Path) -> Any:
 
     with Image.open(path) as image:
         return image.convert("L")
-
-
-def _chunks(items: list[Path], size: int) -> list[list[Path]]:
-    return [items[start : start + size] for start in range(0, len(items), size)]

@@ -204,7 +204,7 @@ def load_state(path: Path, config: RunConfig) -> tuple[dict[str, Tensor], int]:
     """Read a saved state of this run, and its step; DamagedFileError where it is none."""
     tensors, facts = run_files.load_tensors(path)
     if facts.get("run") != config.fingerprint:
-        raise run_files.DamagedFileError(path, f"belongs to another run; {run_files.REPAIR}.")
+        raise run_files.DamagedFileError(path, "belongs to another run")
     step = facts.get("step", -1)
     is_step = type(step) is int and 0 <= step <= config.n_steps
     is_state = all(
@@ -212,9 +212,7 @@ def load_state(path: Path, config: RunConfig) -> tuple[dict[str, Tensor], int]:
         for name, tensor in tensors.items()
     )
     if not (is_step and is_state):
-        raise run_files.DamagedFileError(
-            path, f"is no state to go on from, such as a checkpoint; {run_files.REPAIR}."
-        )
+        raise run_files.DamagedFileError(path, "is no state to go on from, such as a checkpoint")
     return tensors, step
 
 

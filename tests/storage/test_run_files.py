@@ -169,9 +169,7 @@ def test_metrics_come_back_and_cut_lines_are_refused(tmp_path):
 @pytest.mark.parametrize("line", ["5", "[1, 2]", '{"step": 3}', '"loss"'])
 def test_lines_that_are_no_metrics_are_refused(line, tmp_path):
     (tmp_path / run_files.METRICS).write_text(f'{{"step": 0, "split": "train"}}\n{line}\n')
-    with pytest.raises(
-        ValueError, match=r"metrics\.jsonl holds .* no row of metrics: it lacks step"
-    ):
+    with pytest.raises(ValueError, match=r"metrics\.jsonl holds .* no row of metrics"):
         run_files.read_metrics(tmp_path)
 
 

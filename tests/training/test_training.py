@@ -100,7 +100,7 @@ def test_a_clamp_can_wait_for_a_level(tmp_path):
     ("runs", "words"),
     [
         ([SMALL, SMALL], "Several runs are named small"),
-        ([SMALL.replace(task=ih.TaskConfig(n_train_classes=40))], "only 20 classes"),
+        ([SMALL.replace(task=ih.TaskConfig(n_train_classes=40))], "n_train_classes=40"),
         ([SMALL.replace(clamps=[clamps.AblateHeads(heads=["L2H0"])])], "no head L2H0"),
     ],
 )
