@@ -1,4 +1,4 @@
-"""One progress bar over the updates of runs, whichever calls train them."""
+"""A progress bar over the updates of runs, whichever calls train them."""
 
 import sys
 import time
@@ -13,13 +13,13 @@ from ih_interp.runs import Run
 from ih_interp.training.state import saved_step
 
 OnProgress: TypeAlias = Callable[[int, float], None]
-"""Told of updates done since the last call, over a fleet's runs, and of their mean loss."""
+"""A function of the updates done since the last call, over a fleet's runs, and their mean loss."""
 
 _SHARED: list["Bar"] = []
 
 
 class Bar:
-    """A bar whose clock starts with the first updates: what is compiled before is no measure."""
+    """A bar whose clock starts with the first updates, so that compiling does not count."""
 
     def __init__(self, total: int, done: int, *, shown: bool) -> None:
         shown = shown and sys.stderr is not None  # as it is in a process without a console
@@ -67,7 +67,7 @@ def bar_over(runs: Sequence[Run], *, shown: bool) -> Generator[OnProgress]:
 
 @contextmanager
 def one_bar(configs: Sequence[RunConfig], done: int) -> Generator[None]:
-    """Have all training in the block share a bar over these runs, of which so many updates are."""
+    """Share a bar over these runs in the block; `done` of their updates are done already."""
     total = sum(config.n_steps for config in configs)
     bar = Bar(total, done, shown=done < total)
     _SHARED.append(bar)

@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Interrupts:
-    """Called, it says whether SIGINT or SIGTERM came."""
+    """The SIGINT or SIGTERM that came; a call returns whether one did."""
 
     def __init__(self) -> None:
         self._came = self._raising = False
@@ -18,7 +18,7 @@ class Interrupts:
 
     @contextmanager
     def at_once(self) -> Generator[None]:
-        """Have them raise KeyboardInterrupt meanwhile: for what takes long and changes nothing."""
+        """Raise KeyboardInterrupt at once meanwhile: for work that takes long and changes nothing."""
         self._raising = True
         try:
             if self._came:
@@ -28,7 +28,7 @@ class Interrupts:
             self._raising = False
 
     def note(self, number: int) -> None:
-        """The handler of a signal."""
+        """Handle a signal."""
         del number
         self._came = True
         if self._raising:
@@ -38,7 +38,7 @@ class Interrupts:
 
 @contextmanager
 def deferred_interrupts() -> Generator[Interrupts]:
-    """SIGINT and SIGTERM wait until the update is whole; the value says whether one came."""
+    """Let SIGINT and SIGTERM wait until the update is whole; the value says whether one came."""
     interrupts = Interrupts()
     with _handling((signal.SIGINT, signal.SIGTERM), interrupts.note):
         yield interrupts
@@ -46,7 +46,7 @@ def deferred_interrupts() -> Generator[Interrupts]:
 
 @contextmanager
 def terminate_as_interrupt() -> Generator[None]:
-    """SIGTERM, which schedulers send, raises KeyboardInterrupt as Ctrl-C does."""
+    """Let SIGTERM, which schedulers send, raise KeyboardInterrupt as Ctrl-C does."""
 
     def interrupt(number: int) -> None:
         del number
@@ -58,9 +58,9 @@ def terminate_as_interrupt() -> Generator[None]:
 
 @contextmanager
 def _handling(numbers: Sequence[int], handle: Callable[[int], Any]) -> Generator[None]:
-    """Handlers for the block; only a main thread may set any, others leave signals alone.
+    """Set handlers for the block; only a main thread may set any, others leave signals alone.
 
-    A signal that the process ignores, as one started in the background does SIGINT, it ignores on.
+    A signal that the process ignores stays ignored, as SIGINT is in background processes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

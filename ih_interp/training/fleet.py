@@ -1,4 +1,4 @@
-"""Runs that train together: which can, what they share, and one update of all of them."""
+"""Fleets: which runs can train together, what they share, and one update of all of them."""
 
 import json
 import warnings
