@@ -11,6 +11,8 @@ import os
 import signal
 import sys
 from importlib import import_module
+from multiprocessing.connection import Connection
+from typing import Any
 
 START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); "
@@ -50,3 +52,11 @@ def die_with_parent(parent: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it ended before we asked
             os._exit(130)
+
+
+def received(connection: Connection) -> dict[str, Any] | None:
+    """Wait for the next message, a JSON object; return None where the other process is gone."""
+    try:
+        return json.loads(connection.recv_bytes())
+    except (EOFError, OSError):
+        return None

@@ -18,7 +18,7 @@ class Interrupts:
 
     @contextmanager
     def at_once(self) -> Generator[None]:
-        """Raise KeyboardInterrupt at once meanwhile: for work that takes long and changes nothing."""
+        """Raise KeyboardInterrupt at once in the block, which takes long and changes nothing."""
         self._raising = True
         try:
             if self._came:
@@ -27,9 +27,8 @@ class Interrupts:
         finally:
             self._raising = False
 
-    def note(self, number: int) -> None:
+    def note(self, *_: object) -> None:
         """Handle a signal."""
-        del number
         self._came = True
         if self._raising:
             self._raising = False  # once: what cleans up is left alone
@@ -47,17 +46,12 @@ def deferred_interrupts() -> Generator[Interrupts]:
 @contextmanager
 def terminate_as_interrupt() -> Generator[None]:
     """Let SIGTERM, which schedulers send, raise KeyboardInterrupt as Ctrl-C does."""
-
-    def interrupt(number: int) -> None:
-        del number
-        raise KeyboardInterrupt
-
-    with _handling((signal.SIGTERM,), interrupt):
+    with _handling((signal.SIGTERM,), signal.default_int_handler):
         yield
 
 
 @contextmanager
-def _handling(numbers: Sequence[int], handle: Callable[[int], Any]) -> Generator[None]:
+def _handling(numbers: Sequence[int], handler: Callable[[int, Any], Any]) -> Generator[None]:
     """Set handlers for the block; only a main thread may set any, others leave signals alone.
 
     A signal that the process ignores stays ignored, as SIGINT is in background processes.
@@ -66,10 +60,10 @@ def _handling(numbers: Sequence[int], handle: Callable[[int], Any]) -> Generator
         yield
         return
     numbers = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
-    before = [signal.signal(number, lambda got, _: handle(got)) for number in numbers]
+    before = [signal.signal(number, handler) for number in numbers]
     try:
         yield
     finally:
-        for number, handler in zip(numbers, before, strict=True):
-            if handler is not None:  # None: set by other than Python, which cannot be put back
-                signal.signal(number, handler)
+        for number, old in zip(numbers, before, strict=True):
+            if old is not None:  # None: set by other than Python, which cannot be put back
+                signal.signal(number, old)

@@ -1,7 +1,7 @@
 """Fleets spread over processes of one thread each.
 
 Workers are started by their module's name, so that a notebook or a script without a main guard can
-train. They are told jobs and tell what happens in lines of JSON.
+train. Jobs and what happens to them are told in JSON.
 """
 
 # Why not concurrent.futures or loky: when one process of their pools dies, every other one is ended
@@ -11,29 +11,27 @@ train. They are told jobs and tell what happens in lines of JSON.
 
 import json
 import os
-import queue
 import signal
 import subprocess
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from multiprocessing import Pipe
+from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from ih_interp.runs import Run
 from ih_interp.storage import lock
 from ih_interp.training._bar import OnProgress
-from ih_interp.training._launch import command
+from ih_interp.training._launch import command, received
 from ih_interp.training._signals import terminate_as_interrupt
 from ih_interp.training.loop import OnMetrics
 from ih_interp.training.state import StopRun
 
 Message: TypeAlias = dict[str, Any]
-Inbox: TypeAlias = "queue.SimpleQueue[tuple[Worker, Message | None]]"
 
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**28)}
-"""Settings by which glibc keeps memory for the next evaluation; fetched anew, it takes 1.3 times as
-long."""
+"""Settings by which glibc keeps memory for the next evaluation, which else takes a third longer."""
 
 STOP_SECONDS = 8.0  # schedulers kill soon after SIGTERM, which costs 20 s of training
 
@@ -112,7 +110,6 @@ class Crew:
         self.workers: list[Worker] = []
         self.failures: list[str] = []
         self._waiting = list(jobs)
-        self._inbox: Inbox = queue.SimpleQueue()
         self._on_metrics, self._on_progress = on_metrics, on_progress
 
     def train(self, n_workers: int) -> None:
@@ -120,14 +117,15 @@ class Crew:
         for _ in range(min(n_workers, len(self._waiting))):
             self._start()
         while self.workers:
-            worker, message = self._inbox.get()
-            if message is None:
-                self._replace(worker)
-            elif worker.job is not None:
-                self._hear(worker, worker.job, message)
+            for worker in cast("list[Worker]", wait(cast("list[Any]", self.workers))):
+                message = received(worker.connection)
+                if message is None:
+                    self._replace(worker)
+                elif worker.job is not None:
+                    self._hear(worker, worker.job, message)
 
     def _start(self) -> None:
-        worker = Worker(self._inbox)
+        worker = Worker()
         self.workers.append(worker)
         worker.give(self._waiting.pop(0))
 
@@ -174,44 +172,44 @@ class Crew:
 
 
 class Worker:
-    """A process that trains; its messages go to the inbox, None at its end."""
+    """A process that trains."""
 
-    def __init__(self, inbox: Inbox) -> None:
+    def __init__(self) -> None:
         self.job: Job | None = None
+        self.connection, theirs = Pipe()
         self._process = subprocess.Popen(
-            command("ih_interp.training._worker"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
+            command("ih_interp.training._worker", str(theirs.fileno())),
+            stdin=subprocess.DEVNULL,
             env=KEEP_MEMORY | os.environ,
             start_new_session=True,  # Ctrl-C reaches this process, which stops the workers
-            pass_fds=tuple(lock.HELD.values()),
+            pass_fds=(theirs.fileno(), *lock.HELD.values()),
         )
-        self._reader = threading.Thread(target=self._read, args=(inbox,), daemon=True)
-        self._reader.start()
+        theirs.close()
+
+    def fileno(self) -> int:
+        """Return the open file that `wait` looks at."""
+        return self.connection.fileno()
 
     def give(self, job: Job) -> None:
         """Send the worker a fleet to train."""
         self.job = job
         self.send({"train": {folder: lock.HELD.get(Path(folder)) for folder in job.runs}})
 
-    def send(self, order: Any) -> None:
-        """Write a line of JSON."""
-        assert self._process.stdin is not None
-        with suppress(BrokenPipeError):  # it is dead, and its end is on its way to the inbox
-            self._process.stdin.write(json.dumps(order) + "\n")
-            self._process.stdin.flush()
+    def send(self, order: dict[str, Any]) -> None:
+        """Send an order; nothing happens if the worker is dead, which `wait` tells."""
+        with suppress(OSError):
+            self.connection.send_bytes(json.dumps(order).encode())
 
     def dismiss(self) -> None:
         """Let the worker end: there are no more jobs."""
         self.job = None
-        assert self._process.stdin is not None
-        self._process.stdin.close()
+        self.send({})
 
     def stop(self) -> None:
         """Have the worker save and end, now."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
+        self.connection.close()  # a worker that waits to be heard goes on
 
     def kill(self) -> None:
         """End the worker without saving."""
@@ -220,21 +218,9 @@ class Worker:
     def wait(self) -> int:
         """Return the exit status of the ended worker; one that does not end in time is killed."""
         try:
-            status = self._process.wait(STOP_SECONDS)
+            return self._process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            status = self._process.wait()
-        self._reader.join()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                with suppress(BrokenPipeError):
-                    pipe.close()
-        return status
-
-    def _read(self, inbox: Inbox) -> None:
-        assert self._process.stdout is not None
-        try:
-            for line in self._process.stdout:
-                inbox.put((self, json.loads(line)))
+            return self._process.wait()
         finally:
-            inbox.put((self, None))
+            self.connection.close()

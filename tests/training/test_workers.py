@@ -1,11 +1,11 @@
 """Fleets in processes of their own: as in this one, and when a process dies or Ctrl-C comes."""
 
-import json
 import os
 import signal
 import sys
 import threading
 import time
+from multiprocessing import Pipe
 
 import pytest
 from kills import folder_bytes, small_fleet
@@ -14,6 +14,7 @@ import ih_interp as ih
 from ih_interp.runs import create_run
 from ih_interp.storage.lock import claimed
 from ih_interp.training import _worker as worker, _workers as workers, fleet as fleet_module, loop
+from ih_interp.training._launch import received
 from ih_interp.training._workers import train_in_workers
 from ih_interp.training.fleet import Fleet
 from ih_interp.training.state import TrainingFailedError, record_engine
@@ -33,10 +34,11 @@ def create(root, config=SMALL, engine="compiled"):
 
 def ordered(runs):
     """What a worker tells as it trains these runs, in this process."""
-    told, folders = runs[0].folder.parent / "told", [run.folder for run in runs]
-    with claimed(folders), told.open("w", buffering=1) as out:
-        report = worker.train_ordered({str(folder): None for folder in folders}, out)
-    return [json.loads(line) for line in told.read_text().splitlines()], report
+    ours, theirs = Pipe()
+    with claimed([run.folder for run in runs]):
+        report = worker.train_ordered({str(run.folder): None for run in runs}, theirs)
+    theirs.close()
+    return list(iter(lambda: received(ours), None)), report
 
 
 @pytest.fixture
@@ -48,11 +50,14 @@ def stand_in(tmp_path, monkeypatch):
         path.write_text(
             f"#!{sys.executable} -SE\n"
             "import json, os, signal, sys, time\n"
+            "from multiprocessing.connection import Connection\n"
             f"with open({str(tmp_path / 'pids')!r}, 'a+') as pids:\n"
             "    print(os.getpid(), file=pids, flush=True)\n"
             "    life = len(open(pids.name).readlines())\n"
-            "def tell(**message): print(json.dumps(message), flush=True)\n"
-            f"for line in sys.stdin:\n    (folder,) = json.loads(line)['train']\n    {script}\n"
+            "parent = Connection(int(sys.argv[-1]))\n"
+            "def tell(**message): parent.send_bytes(json.dumps(message).encode())\n"
+            "while order := json.loads(parent.recv_bytes()):\n"
+            f"    (folder,) = order['train']\n    {script}\n"
         )
         path.chmod(0o755)
         monkeypatch.setattr(sys, "executable", str(path))
