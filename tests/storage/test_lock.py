@@ -173,10 +173,7 @@ def test_what_is_no_lock_of_ours_is_refused_and_left(kind, tmp_path, monkeypatch
     other.write_text("42 years")
     NOT_OURS[kind](path, other.absolute() if "hard" not in kind else other)
     before = path.lstat()
-    with (
-        pytest.raises(ValueError, match=r"\.lock is no lock of ih_interp's"),
-        claimed([Path("run")]),
-    ):
+    with pytest.raises(ValueError, match=r"\.lock"), claimed([Path("run")]):
         pass
     assert path.lstat().st_mode == before.st_mode
     assert other.read_text() == "42 years"
@@ -231,7 +228,7 @@ def test_a_folder_that_goes_while_it_is_trained_in_is_not_made_anew(how, tmp_pat
         if (run.config.name, row["step"], row["split"]) == (plain.name, 10, "train"):
             GONE[how](folder)
 
-    with pytest.raises(TrainingFailedError, match=r"plain: .* moved or removed while"):
+    with pytest.raises(TrainingFailedError, match="plain"):
         ih.train([plain, mate], tmp_path, progress=False, on_metrics=take_away)
     left = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     assert left == ([LOCK] if how == "replaced" else [])  # the other's, which nobody removes
@@ -243,6 +240,6 @@ def test_a_link_to_nothing_or_a_file_is_no_run_folder(tmp_path):
     folder = tmp_path / config.name
     for make in (lambda: folder.symlink_to("gone"), lambda: folder.write_text("")):
         make()
-        with pytest.raises(ValueError, match="plain is no folder, and a run lies in one"):
+        with pytest.raises(ValueError, match="plain is no folder"):
             ih.train(config, tmp_path, progress=False)
         folder.unlink()

@@ -207,7 +207,7 @@ def test_held_out_share_of_the_label_sets(held_out):
 def test_a_split_that_hides_a_label_is_drawn_again():
     """Half of the 3 pairs of 3 labels is one; two thirds leave a pair, which hides a label."""
     assert len(label_split(3, 2, 0.5, seed=0)[0]) == 2
-    with pytest.raises(ValueError, match=r"leaves too few of 3 label sets to show all 3 labels"):
+    with pytest.raises(ValueError, match="held_out_labels"):
         label_split(3, 2, 0.7, seed=0)
     # Of 6 pairs of 4 labels 2 are kept; only 3 of the 15 choices show every label.
     for seed in range(10):
@@ -215,7 +215,7 @@ def test_a_split_that_hides_a_label_is_drawn_again():
 
 
 def test_endless_label_sets_are_refused():
-    with pytest.raises(ValueError, match=r"10,272,278,170 sets of 10 of 50 labels.*; lower"):
+    with pytest.raises(ValueError, match="10,272,278,170 sets"):
         label_split(50, 10, 0.2, seed=20)
 
 
@@ -240,7 +240,7 @@ def test_empty_splits_are_refused(config, split, words):
 def test_endless_listings_are_refused():
     exemplars = Exemplars.gaussian(n_classes=200, n_exemplars=5, n_features=2)
     task = FewShotTask(exemplars, TaskConfig(n_train_classes=100, n_train_exemplars=5))
-    with pytest.raises(ValueError, match=r"'train' has 39,600,000 sequences, too many .* sample"):
+    with pytest.raises(ValueError, match=r"39,600,000.* sample"):
         task.enumerate("train")
 
 
@@ -301,7 +301,7 @@ def test_small_integers_make_no_other_tokens(paper, dtype):
 
 def test_an_unknown_split_is_refused_with_those_there_are():
     # Past the type checker, which only tests have.
-    with pytest.raises(ValueError, match=r"'test' is no split; choose from train, test_exemplars"):
+    with pytest.raises(ValueError, match=r"'test'.*train, test_exemplars"):
         inspect.unwrap(FewShotTask._split)(TWO_PAIRS, "test")
 
 
