@@ -67,7 +67,7 @@ def make_fleet(n_runs: int, engine: str, folder: Path) -> Fleet:
 
 
 def seconds(fleet: Fleet, updates: int) -> float:
-    """Return the seconds of that many updates of all runs, drawing of sequences included."""
+    """Return the seconds of that many updates of all runs, sampling of sequences included."""
     start = time.perf_counter()
     for _ in range(updates):
         fleet.advance()

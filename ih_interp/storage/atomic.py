@@ -26,8 +26,8 @@ PathLike: TypeAlias = str | os.PathLike[str]
 def as_path(path: object, what: str) -> Path:
     """Return the path that a user gave, a leading `~` or `~name` expanded.
 
-    Raises TypeError for a value that is no path, ValueError for a home folder that does not exist
-    and for names of variables, which a shell would have replaced.
+    Raises TypeError for a value that is not a path, ValueError for a home folder that does not
+    exist and for names of variables, which a shell would have replaced.
     """
     expect(path, (str, os.PathLike), what)
     text = os.fspath(cast(PathLike, path))
@@ -55,7 +55,7 @@ def write_atomic(
     """
     if new_folders:
         make_folders(path.parent)
-    # Not tempfile's, which nobody else may read: the run folder may be shared.
+    # Not tempfile's, which only this user may read: the run folder may be shared.
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.unlink(missing_ok=True)  # of a killed process that had our number
@@ -91,7 +91,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def sweep(folder: Path, names: Sequence[str]) -> None:
-    """Remove the temporary files that kills left of `write_atomic`; nobody may be writing.
+    """Remove the temporary files that kills left of `write_atomic`; no process may be writing.
 
     `names` are regular expressions: only temporary files of files with such a name are removed,
     never through a link.

@@ -18,8 +18,8 @@ import numpy as np
 
 from ih_interp._config_base import short
 
-PLAIN_BYTES = 2**26  # that a file may always hold; beyond, no more than MAX_RATIO times its size:
-MAX_RATIO = 100  # numbers hardly compress, so bytes that unpack to more than this are a trap
+PLAIN_BYTES = 2**26  # arrays of up to so many bytes are always read, larger ones if they are
+MAX_RATIO = 100  # at most so many times as large as their file: numbers hardly compress
 DEFLATE_RATIO = 1032  # the most that gzip can
 MAX_PARTS = 32  # of a dataset's name: groups can hold each other, and names then have no end
 

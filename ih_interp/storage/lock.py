@@ -2,8 +2,8 @@
 
 The process that trains a run holds `.lock` in its folder. Its worker processes inherit the open
 file and the lock with it, so that a worker that outlives its parent is not overtaken. The file is
-removed at the end; one that a killed process left refuses nobody. A file with that name that is no
-lock of ours, such as a link, is refused and left as it is.
+removed at the end; one that a killed process left does not refuse anybody. A file with that name
+that is not a lock of ours, such as a link, is refused and left as it is.
 """
 
 # `filelock` (4.2) locks by the same call. It is not used, because it leaves its file in the run
@@ -66,8 +66,8 @@ def expect_held(folder: Path) -> None:
 def _claimed(folder: Path) -> Generator[None]:
     if not folder.is_dir() and (folder.exists() or folder.is_symlink()):
         raise ValueError(
-            f"{folder} is no folder, and a run lies in one: move away what is there (a file, or a "
-            "link to what is gone), or give the run another name or root."
+            f"{folder} is not a folder, and a run lies in one: move away what is there (a file, or "
+            "a link to what is gone), or give the run another name or root."
         )
     made = [each for each in (folder, *folder.parents) if not each.is_dir()]
     folder.mkdir(parents=True, exist_ok=True)
@@ -124,7 +124,7 @@ def _release(folder: Path, descriptor: int) -> None:
 
 
 def _locked(path: Path) -> int:
-    """Lock the file, write into it who holds it, and return it open; BlockingIOError if taken."""
+    """Lock the file, write this process into it, return it open; BlockingIOError if taken."""
     while True:
         descriptor = _opened(path)
         try:
@@ -141,9 +141,7 @@ def _locked(path: Path) -> int:
 
 def _opened(path: Path) -> int:
     """Open the lock's file; ValueError for anything else that has its name."""
-    refusal = ValueError(
-        f"{path} is no lock of ih_interp's, and may be somebody's: move it away, and train again."
-    )
+    refusal = ValueError(f"{path} is not a lock of ih_interp's: move it away, and train again.")
     # Neither a link is followed, nor a pipe waited for.
     how = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
@@ -169,7 +167,7 @@ def _is_at(path: Path, descriptor: int) -> bool:
 
 
 def _holder(folder: Path) -> str:
-    """Return in words who holds the lock: the process named in it, or workers that it left."""
+    """Return in words what holds the lock: the process named in it, or workers that it left."""
     with suppress(OSError, ValueError):
         pid, host = (folder / LOCK).read_text().split()[:2]
         return f"process {pid} on {host} (or by workers that outlive it)"

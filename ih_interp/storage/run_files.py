@@ -40,7 +40,7 @@ NO_TENSORS = (
     *(SafetensorError, OSError, LookupError, TypeError, ValueError),
     *(RuntimeError, OverflowError, MemoryError),
 )
-"""The errors of reading a file that is no checkpoint, or has impossible sizes or types."""
+"""The errors of reading a file that is not a checkpoint, or has impossible sizes or types."""
 
 REPAIR = "train again with repair=True, which removes it: the same numbers come back"
 
@@ -71,7 +71,7 @@ def checkpoint_steps(folder: Path) -> list[int]:
 
 
 def sweep_run(folder: Path) -> None:
-    """Remove the temporary files that kills left of a run's; nobody may be writing to it."""
+    """Remove the temporary files that kills left in a run; no process may be writing to it."""
     sweep(folder, [re.escape(name) for name in (CONFIG, METRICS, STATE, STOPPED)])
     sweep(folder / CHECKPOINTS, [CHECKPOINT])
 
@@ -114,7 +114,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         found = digest_of(tensors, facts)  # which numpy has no types for raises TypeError
     except NO_TENSORS as error:
         raise DamagedFileError(
-            path, f"is no checkpoint of ih_interp, or it is cut short ({error!r})"
+            path, f"is not a checkpoint of ih_interp, or it is cut short ({error!r})"
         ) from error
     if found != expected:
         raise DamagedFileError(path, "was altered after it was written: its digest differs")
@@ -176,8 +176,8 @@ def read_metrics(
     if strange := [row for row in rows if not _is_row(row)]:
         raise DamagedFileError(
             path,
-            f"holds {short(strange[0])}, which is no row of metrics: a step, a split and numbers "
-            "were expected",
+            f"holds {short(strange[0])}, which is not a row of metrics: a step, a split and "
+            "numbers were expected",
         )
     return rows
 

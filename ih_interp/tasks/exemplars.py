@@ -34,11 +34,11 @@ class GaussianSource(Frozen):
     n_classes: int = Field(default=200, ge=2)
     """The number of classes, such as characters."""
     n_exemplars: int = Field(default=5, ge=1)
-    """The number of drawings of each class."""
+    """The number of exemplars of each class."""
     n_features: int = Field(default=512, ge=1)
-    """The number of features of each drawing."""
+    """The number of features of each exemplar."""
     seed: int = Field(default=0, ge=0, lt=2**63)
-    """Draws all of them."""
+    """The seed of all features."""
 
     @model_validator(mode="after")
     def _fits_in_memory(self) -> "GaussianSource":
@@ -75,7 +75,7 @@ ExemplarSource: TypeAlias = Annotated[GaussianSource | FileSource, Field(discrim
 @short_repr
 @dataclass(frozen=True, eq=False)
 class Exemplars:
-    """Frozen features of a few drawings (exemplars) of each of many characters (classes)."""
+    """Frozen features of a few images (exemplars) of each of many characters (classes)."""
 
     features: Float[Tensor, "class exemplar feature"]
     """float32, finite; the model projects them and never trains them."""
@@ -212,7 +212,7 @@ class Exemplars:
         if dataset is not None:
             expect(dataset, str, "dataset, the name of the array,")
         if path.suffix not in (".h5", ".npz", ".npy"):
-            raise ValueError(f"{path} is no .h5, .npz or .npy; save the features as one of them.")
+            raise ValueError(f"{path} is not .h5, .npz or .npy; save the features as one of them.")
         if not path.is_file():
             raise FileNotFoundError(f"There is no feature file at {path}.")
         name, array = _read(path, dataset)
@@ -315,15 +315,15 @@ def _gaussian_features(source: GaussianSource) -> Float[Tensor, "class exemplar 
     between, within, norm, decay = 0.73, 0.88, 27.0, 1.16  # measured on Omniglot; see `gaussian`
     generator, n = torch.Generator().manual_seed(source.seed), source.n_features
 
-    def draw(*shape: int) -> Tensor:
+    def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-    basis = torch.linalg.qr(draw(n, n)).Q
+    basis = torch.linalg.qr(normal(n, n)).Q
     variances = torch.arange(1, n + 1, dtype=torch.float64) ** -decay
     spread = (variances / variances.sum()).sqrt()
-    mean = draw(n)
+    mean = normal(n)
     mean = mean / mean.norm() * between**0.5
-    of_class = draw(source.n_classes, 1, n) * spread * (within - between) ** 0.5
-    of_exemplar = draw(source.n_classes, source.n_exemplars, n) * spread * (1 - within) ** 0.5
+    of_class = normal(source.n_classes, 1, n) * spread * (within - between) ** 0.5
+    of_exemplar = normal(source.n_classes, source.n_exemplars, n) * spread * (1 - within) ** 0.5
     features = norm * (mean + (of_class + of_exemplar) @ basis.T)
     return ((features / GRAIN).round() * GRAIN).float()

@@ -1,7 +1,7 @@
 """The few-shot task: pairs of exemplar and label, then a query that only its context can label.
 
 A sequence is `x1 l1 x2 l2 ... xq`. The query's class stands in the context with its label; labels
-are drawn anew for every sequence, so that only an induction circuit can predict them.
+are sampled anew for every sequence, so that only an induction circuit can predict them.
 """
 
 import itertools
@@ -22,13 +22,13 @@ from ih_interp.types import Batch, Layout, as_indices, expect, integer
 
 Split: TypeAlias = Literal["train", "test_exemplars", "test_relabel", "other_exemplars"]
 """`train`; `test_exemplars`: unseen classes (the paper's "test (exemplars)"); `test_relabel`: label
-sets held out of training ("test (relabel)"); `other_exemplars`: unseen drawings of seen classes."""
+sets held out of training ("test (relabel)"); `other_exemplars`: other exemplars of seen classes."""
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 class TaskConfig(Frozen):
-    """The sequences to draw; defaults are those of Singh et al. 2024 and its published code."""
+    """The sequences to sample; defaults are those of Singh et al. 2024 and its published code."""
 
     n_train_classes: int = Field(default=50, ge=2)
     """Classes trained on, the first ones of the file."""
@@ -39,13 +39,13 @@ class TaskConfig(Frozen):
     n_copies: int = Field(default=1, ge=1)
     """How many of them show the query's class; the others show one class each."""
     n_train_exemplars: int = Field(default=1, ge=1)
-    """Drawings of a class seen in training; with 1 the query equals its copy in the context."""
+    """Exemplars of a class seen in training; with 1 the query equals its copy in the context."""
     n_test_classes: int | None = Field(default=None, ge=0)
     """Unseen classes, the last ones of the file; None takes up to 100 of those not trained on."""
     held_out_labels: float = Field(default=0.2, ge=0, lt=1)
     """Share of the label sets kept out of training."""
     label_split_seed: int = Field(default=20, ge=0, lt=2**32)
-    """Draws which label sets are held out."""
+    """The seed of the choice of label sets to hold out."""
 
     @model_validator(mode="after")
     def _fits(self) -> "TaskConfig":
@@ -113,7 +113,7 @@ class FewShotTask:
 
     @cached_property
     def splits(self) -> tuple[Split, ...]:
-        """The splits that have sequences: some need unseen classes, drawings or label sets."""
+        """The splits that have sequences: some need unseen classes, exemplars or label sets."""
         return tuple(split for split in SPLITS if self._missing(split) is None)
 
     def token(
@@ -165,18 +165,18 @@ class FewShotTask:
         generator: torch.Generator | None = None,
         seed: int | None = None,
     ) -> Batch:
-        """Draw `n` sequences with replacement, from a generator that goes on, or from a seed.
+        """Sample `n` sequences with replacement, from a generator that goes on, or from a seed.
 
         The query's class and then the others are uniform over the split's classes without
-        repetition; the labels are a uniform draw from the split's label sets, in uniform order; the
-        order of the context is uniform; drawings are uniform and independent. `seed=0` draws as a
-        new generator of seed 0 does.
+        repetition; the label set is uniform over the split's, in uniform order; the order of the
+        context is uniform; exemplars are uniform and independent. `seed=0` samples as a new
+        generator of seed 0 does.
         Raises ValueError for an empty split, TypeError unless a generator or a seed is given.
         """
         n = integer(n, f"n={n!r}")
         generator = _generator(generator, seed)
         if not 0 <= n <= MAX_ENUMERATED:
-            raise ValueError(f"n={n}; up to {MAX_ENUMERATED:,} sequences can be drawn.")
+            raise ValueError(f"n={n}; up to {MAX_ENUMERATED:,} sequences can be sampled.")
         classes, exemplars, label_sets = self._split(split)
         k = self.config.n_context_classes
 
@@ -199,7 +199,7 @@ class FewShotTask:
         """Return the number of different sequences of the split: 78,400 for the paper's task.
 
         It is the product of ordered choices of classes, ordered label sets, places of the query's
-        class in the context, and drawings.
+        class in the context, and exemplars.
         """
         classes, exemplars, label_sets = self._split(split)
         config = self.config
@@ -225,11 +225,11 @@ class FewShotTask:
         chosen = torch.tensor(list(itertools.permutations(classes.tolist(), k)))
         labels = torch.tensor([p for s in label_sets.tolist() for p in itertools.permutations(s)])
         member = torch.tensor([members_with(place, config.n_pairs) for place in places])
-        drawing = torch.tensor(list(itertools.product(exemplars.tolist(), repeat=items)))
-        axes = (len(chosen), len(labels), len(member), len(drawing))
+        images = torch.tensor(list(itertools.product(exemplars.tolist(), repeat=items)))
+        axes = (len(chosen), len(labels), len(member), len(images))
         c, l, m, d = torch.unravel_index(torch.arange(size), axes)  # noqa: E741
         members = torch.cat([member[m], torch.zeros(size, 1, dtype=torch.int64)], dim=1)
-        return self.batch(chosen[c].gather(1, members), drawing[d], labels[l].gather(1, members))
+        return self.batch(chosen[c].gather(1, members), images[d], labels[l].gather(1, members))
 
     @cached_property
     def _members(self) -> Int[Tensor, " pair"]:
@@ -237,14 +237,14 @@ class FewShotTask:
         return torch.tensor(members_with(tuple(range(self.config.n_copies)), self.config.n_pairs))
 
     def _parts(self, split: Split) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the classes, drawings and label sets of a split; any of them may be empty."""
+        """Return the classes, exemplars and label sets of a split; any of them may be empty."""
         n_classes, n_train = self.exemplars.n_classes, self.config.n_train_exemplars
-        drawings = torch.arange(self.exemplars.n_exemplars)
+        exemplars = torch.arange(self.exemplars.n_exemplars)
         return (
             torch.arange(n_classes - self.n_test_classes, n_classes)
             if split == "test_exemplars"
             else torch.arange(self.config.n_train_classes),
-            drawings[n_train:] if split == "other_exemplars" else drawings[:n_train],
+            exemplars[n_train:] if split == "other_exemplars" else exemplars[:n_train],
             torch.from_numpy(
                 self.test_label_sets if split == "test_relabel" else self.train_label_sets
             ),
@@ -252,20 +252,20 @@ class FewShotTask:
 
     def _missing(self, split: Split) -> str | None:
         """Return why a split has no sequences, or None."""
-        (classes, drawings, label_sets), k = self._parts(split), self.config.n_context_classes
+        (classes, exemplars, label_sets), k = self._parts(split), self.config.n_context_classes
         if len(classes) < k:
             return f"it needs {k} unseen classes and {len(classes)} are left"
         if len(label_sets) == 0:
             return "no label set is held out; raise n_labels or held_out_labels"
-        if len(drawings) == 0:
-            return "every drawing of a class is trained on; lower n_train_exemplars"
+        if len(exemplars) == 0:
+            return "every exemplar of a class is trained on; lower n_train_exemplars"
         return None
 
     def _split(self, split: Split) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the classes, drawings and label sets of a split; ValueError for an empty one."""
+        """Return the classes, exemplars and label sets of a split; ValueError for an empty one."""
         expect(split, str, f"split={split!r}")
         if split not in SPLITS:
-            raise ValueError(f"{split!r} is no split; choose from {', '.join(SPLITS)}.")
+            raise ValueError(f"split={split!r}: choose from {', '.join(SPLITS)}.")
         reason = self._missing(split)
         if reason is not None:
             raise ValueError(f"The split {split!r} is empty: {reason}.")
@@ -278,10 +278,10 @@ def number(count: int) -> str:
 
 
 def _generator(generator: torch.Generator | None, seed: int | None) -> torch.Generator:
-    """Return the generator to draw from; TypeError where neither came, or both."""
+    """Return the generator to sample from; TypeError where neither came, or both."""
     if (generator is None) == (seed is None):
         raise TypeError(
-            "Sequences are drawn from a seed or a generator; give seed=0, or, to go on drawing, "
+            "Sequences are sampled from a seed or a generator: give seed=0 or, to go on sampling, "
             "generator=torch.Generator().manual_seed(0)."
         )
     if generator is not None:

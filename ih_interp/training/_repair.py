@@ -55,13 +55,14 @@ def repair(folder: Path, config: RunConfig) -> None:
         names = ", ".join(str(path.relative_to(folder)) for path in removed[:5])
         names += f" and {len(removed) - 5} more" if len(removed) > 5 else ""
         warnings.warn(
-            f"{folder}: removed {names}, damaged or of no use without what is; trained again.",
+            f"{folder}: removed damaged files, and files that depend on them: {names}. They are "
+            "trained again.",
             stacklevel=2,
         )
 
 
 def _refuse_folders(folder: Path) -> None:
-    """Raise ValueError for folders in the places of files, whose content may be anybody's."""
+    """Raise ValueError for folders in the places of files; their content may be the user's."""
     names = (run_files.CONFIG, run_files.METRICS, run_files.STATE, run_files.STATE_BEFORE)
     paths = [folder / name for name in names]
     paths += (folder / run_files.CHECKPOINTS).glob("[0-9]*.safetensors")

@@ -84,7 +84,7 @@ class Job:
         self._rows: set[tuple[str, int, str]] = set()
 
     def new_updates(self, done: int) -> int:
-        """Return how many of the updates done, over all runs, nobody was told of before.
+        """Return how many of the updates done, over all runs, were not told of before.
 
         The first count is that of the saved states. A worker that takes over from another begins
         with a smaller one than was told last, and repeats some updates.

@@ -103,7 +103,7 @@ def train_fleet(
 
 
 def look_at(losses: Sequence[Tensor], fleet: Fleet, on_progress: OnProgress | None) -> None:
-    """Stop runs whose loss is no number, and tell of the progress.
+    """Stop runs whose loss is NaN or infinite, and tell of the progress.
 
     `losses` are those of the last updates, `[run]` each; the last one belongs to update `step - 1`.
     """

@@ -24,7 +24,7 @@ from ih_interp.storage.lock import expect_held
 from ih_interp.tasks.few_shot import FewShotTask
 from ih_interp.types import Batch
 
-CHUNK = 64  # updates whose sequences are drawn at once
+CHUNK = 64  # updates whose sequences are sampled at once
 
 
 class TrainingFailedError(RuntimeError):
@@ -82,8 +82,8 @@ class RunState:
         """
         number, offset = divmod(min(self.step, self.config.n_steps - 1), CHUNK)
         if self._chunk is None or self._chunk[0] != number:
-            drawn = training_sequences(self.task, self.config, number)
-            self._chunk = (number, self._shown.of(drawn))
+            sampled = training_sequences(self.task, self.config, number)
+            self._chunk = (number, self._shown.of(sampled))
         size = self.config.batch_size
         return self._chunk[1][offset * size : (offset + 1) * size]
 
@@ -125,7 +125,7 @@ class RunState:
         return {"run": self.config.fingerprint, "step": self.step}
 
     def save_state(self, state: FleetState, place: int) -> None:
-        """Write what resuming needs, after all checkpoints before it: it vouches for them.
+        """Write what resuming needs, once earlier checkpoints are on the disk: it relies on them.
 
         The state before it is kept, for `repair`.
         """
@@ -212,7 +212,7 @@ def load_state(path: Path, config: RunConfig) -> tuple[dict[str, Tensor], int]:
         for name, tensor in tensors.items()
     )
     if not (is_step and is_state):
-        raise run_files.DamagedFileError(path, "is no state to go on from, such as a checkpoint")
+        raise run_files.DamagedFileError(path, "is not a state to go on from")
     return tensors, step
 
 

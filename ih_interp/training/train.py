@@ -169,7 +169,7 @@ def _root(root: PathLike) -> Path:
     try:
         nearest = next(each for each in (folder, *folder.parents) if each.exists())
     except OSError as error:
-        raise ValueError(f"root={str(root)!r} is no place for runs: {error.strerror}.") from None
+        raise ValueError(f"root={str(root)!r} cannot hold runs: {error.strerror}.") from None
     if not nearest.is_dir():
         raise ValueError(f"{nearest} is a file; give a folder, or one to be made, as root.")
     return folder

@@ -82,7 +82,7 @@ def test_a_path_with_what_a_shell_would_replace_is_refused(monkeypatch):
 @pytest.mark.parametrize("root", ["file", "file/below", "x" * 300, "a\0b"])
 def test_a_root_that_cannot_be_is_refused_in_words(root, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match=r"is a file; give a folder|no place for runs|null char"):
+    with pytest.raises(ValueError, match=r"is a file; give a folder|cannot hold runs|null char"):
         train([], f"{tmp_path}/{root}")
 
 

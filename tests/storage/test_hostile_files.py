@@ -93,7 +93,7 @@ def test_a_pickle_is_no_checkpoint(tmp_path):
             path.write_bytes(pickle.dumps(Explosive()))
         else:
             torch.save({"w": torch.zeros(1)}, path)
-        with pytest.raises(ValueError, match=rf"{name} is no checkpoint"):
+        with pytest.raises(ValueError, match=rf"{name} is not a checkpoint"):
             run_files.load_tensors(path)
 
 
@@ -355,11 +355,11 @@ def test_safetensors_headers_are_not_believed(length, tmp_path):
     path = tmp_path / "c.safetensors"
     for body in (b"{}", b"[" * 10_000, b'{"w":{"dtype":"F32","shape":[1000000000000],'):
         path.write_bytes(length.to_bytes(8, "little") + body)
-        with pytest.raises(ValueError, match=r"c\.safetensors is no checkpoint"):
+        with pytest.raises(ValueError, match=r"c\.safetensors is not a checkpoint"):
             run_files.load_tensors(path)
     text = b'{"w":{"dtype":"F32","shape":[1000000000000],"data_offsets":[0,4000000000000]}}'
     path.write_bytes(len(text).to_bytes(8, "little") + text)
-    with pytest.raises(ValueError, match=r"c\.safetensors is no checkpoint"):
+    with pytest.raises(ValueError, match=r"c\.safetensors is not a checkpoint"):
         run_files.load_tensors(path)
 
 

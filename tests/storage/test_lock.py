@@ -240,6 +240,6 @@ def test_a_link_to_nothing_or_a_file_is_no_run_folder(tmp_path):
     folder = tmp_path / config.name
     for make in (lambda: folder.symlink_to("gone"), lambda: folder.write_text("")):
         make()
-        with pytest.raises(ValueError, match="plain is no folder"):
+        with pytest.raises(ValueError, match="plain is not a folder"):
             ih.train(config, tmp_path, progress=False)
         folder.unlink()

@@ -115,10 +115,10 @@ def test_foreign_files_are_refused(path):
     path.parent.mkdir(parents=True)
     for metadata in (None, {"format": "pt"}, {"ih_interp": "{}"}, {"ih_interp": "[1]"}):
         save_file({"weight": torch.zeros(2)}, path, metadata=metadata)
-        with pytest.raises(ValueError, match="is no checkpoint"):
+        with pytest.raises(ValueError, match="is not a checkpoint"):
             run_files.load_tensors(path)
     np.save(path.with_suffix(".npy"), np.zeros(3))
-    with pytest.raises(ValueError, match=r"00000003\.npy is no checkpoint"):
+    with pytest.raises(ValueError, match=r"00000003\.npy is not a checkpoint"):
         run_files.load_tensors(path.with_suffix(".npy"))
 
 
@@ -169,7 +169,7 @@ def test_metrics_come_back_and_cut_lines_are_refused(tmp_path):
 @pytest.mark.parametrize("line", ["5", "[1, 2]", '{"step": 3}', '"loss"'])
 def test_lines_that_are_no_metrics_are_refused(line, tmp_path):
     (tmp_path / run_files.METRICS).write_text(f'{{"step": 0, "split": "train"}}\n{line}\n')
-    with pytest.raises(ValueError, match=r"metrics\.jsonl holds .* no row of metrics"):
+    with pytest.raises(ValueError, match=r"metrics\.jsonl holds .* not a row of metrics"):
         run_files.read_metrics(tmp_path)
 
 
@@ -275,6 +275,6 @@ def test_folders_are_no_checkpoints(path):
 def test_rows_of_other_kinds_are_refused_though_their_seal_is_right(row, tmp_path):
     run_files.write_metrics(tmp_path, [{"step": 0, "split": "train", "loss": 0.5}, row], "abc")
     with pytest.raises(
-        run_files.DamagedFileError, match=r"metrics\.jsonl holds .* no row of metrics"
+        run_files.DamagedFileError, match=r"metrics\.jsonl holds .* not a row of metrics"
     ):
         run_files.read_metrics(tmp_path, "abc", seal_due=True)

@@ -202,7 +202,7 @@ FEATURES = np.zeros((2, 3, 4), dtype=np.float32)
 
 @pytest.mark.parametrize("suffix", [".csv", ".pt", ".npyz", ""])
 def test_other_suffixes_are_refused(tmp_path, suffix):
-    with pytest.raises(ValueError, match=r"is no \.h5, \.npz or \.npy"):
+    with pytest.raises(ValueError, match=r"is not \.h5, \.npz or \.npy"):
         Exemplars.load(tmp_path / f"features{suffix}")
     with pytest.raises(ValueError, match=r"saved as \.npz"):
         Exemplars(torch.zeros(1, 1, 1)).save(tmp_path / f"features{suffix}")

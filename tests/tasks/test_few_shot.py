@@ -225,7 +225,7 @@ def test_endless_label_sets_are_refused():
         ({"n_test_classes": 1}, "test_exemplars", "it needs 2 unseen classes and 1 are left"),
         ({"n_train_classes": 5}, "test_exemplars", "it needs 2 unseen classes and 0 are left"),
         ({"held_out_labels": 0}, "test_relabel", "no label set is held out; raise"),
-        ({"n_train_exemplars": 2}, "other_exemplars", "every drawing of a class is trained on"),
+        ({"n_train_exemplars": 2}, "other_exemplars", "every exemplar of a class is trained on"),
     ],
 )
 def test_empty_splits_are_refused(config, split, words):
