@@ -55,8 +55,4 @@ def looking(given: Mapping[str, Any], kind: type = Line2D, /, **own: Any) -> dic
 
     Raises TypeError for a setting that comes under two names.
     """
-    try:
-        found = cbook.normalize_kwargs(dict(given), kind)  # pyright: ignore[reportArgumentType]
-    except TypeError as error:
-        raise TypeError(f"A setting came twice: {error}; give it once.") from error
-    return own | found
+    return own | cbook.normalize_kwargs(dict(given), kind)  # pyright: ignore[reportArgumentType]

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
+from pandas import DataFrame
 
-from ih_interp._columns import distinct, equal, missing, numbers, refuse_columns
+from ih_interp._columns import distinct, equal, finite, missing, numbers, refuse_columns
 
 MOST_LISTED = 12
 """The values that a message lists, at most."""
@@ -20,7 +20,7 @@ def plotted_rows(
     finite: Sequence[str] = (),
     gaps: Sequence[str] = (),
     seed: bool = False,
-) -> pd.DataFrame:
+) -> DataFrame:
     """Return the rows that a plot shows, without the table's index; refuse a wrong table.
 
     `where` chooses rows, as `rows_where` does; no two rows may be the same in the columns `once`;
@@ -42,17 +42,17 @@ def plotted_rows(
 
 def expect_table(table: object, *columns: str) -> None:
     """Refuse what is not a table (TypeError), lacks columns or has no rows (ValueError)."""
-    if not isinstance(table, pd.DataFrame):
+    if not isinstance(table, DataFrame):
         hint = ": give its .table()" if callable(getattr(table, "table", None)) else ""
         hint = ": give its .metrics" if hasattr(table, "metrics") else hint
         raise TypeError(f"table: expected a DataFrame, got {type(table).__name__}{hint}.")
     refuse_columns(table, columns)
 
 
-def rows_where(table: pd.DataFrame, **values: object) -> pd.DataFrame:
+def rows_where(table: DataFrame, **values: object) -> DataFrame:
     """Return the rows with these values in these columns; ValueError, with what there is, for none.
 
-    >>> rows_where(pd.DataFrame({"via": ["k", "v"]}), via="q")
+    >>> rows_where(DataFrame({"via": ["k", "v"]}), via="q")
     Traceback (most recent call last):
     ValueError: via='q' is not in the table; it has ['k', 'v'].
     """
@@ -69,12 +69,12 @@ def rows_where(table: pd.DataFrame, **values: object) -> pd.DataFrame:
 
 def of_quantity(table: Any, quantity: str) -> Any:
     """Return the rows of one quantity of a report; without that column, the table itself."""
-    if isinstance(table, pd.DataFrame) and "quantity" in table:
+    if isinstance(table, DataFrame) and "quantity" in table:
         return plotted_rows(table, "quantity", where={"quantity": quantity})
     return table
 
 
-def expect_once(table: pd.DataFrame, *columns: str) -> None:
+def expect_once(table: DataFrame, *columns: str) -> None:
     """Raise ValueError where two rows are the same in these columns: one would hide the other.
 
     The message names a column of words in which they differ, such as `split`, to choose by.
@@ -97,21 +97,14 @@ def expect_once(table: pd.DataFrame, *columns: str) -> None:
     raise ValueError(f"More than one row has {place}; {remedy}.")
 
 
-def expect_numbers(table: pd.DataFrame, *columns: str, gaps: bool = False) -> None:
+def expect_numbers(table: DataFrame, *columns: str, gaps: bool = False) -> None:
     """Raise ValueError where a column holds infinities, or NaN; with `gaps` it may hold NaN."""
     for column in columns:
         values = numbers(table[column], f"The column {column!r}")
-        bad = np.isinf(values) if gaps else ~np.isfinite(values)
-        if bad.any():
-            row = table.iloc[int(bad.argmax())]
-            names = [f"{c}={v!r}" for c, v in row.items() if isinstance(v, str) or missing(v)]
-            raise ValueError(
-                f"The column {column!r} holds {values[bad][0]:g} where {', '.join(names)}: finite "
-                "numbers were expected; leave such rows out."
-            )
+        finite(values[~np.isnan(values)] if gaps else values, f"The column {column!r}")
 
 
-def expect_known(table: pd.DataFrame, column: str, known: Iterable[str]) -> None:
+def expect_known(table: DataFrame, column: str, known: Iterable[str]) -> None:
     """Raise ValueError for values of a column that a plot has no line for."""
     known = list(known)
     others = [value for value in distinct(table[column]) if value not in set(known)]

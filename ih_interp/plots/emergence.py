@@ -11,11 +11,13 @@ from pandas import DataFrame
 from ih_interp._columns import distinct, equal, finite, flags, shown
 from ih_interp.plots._palettes import Palette, looking, palette_colours
 from ih_interp.plots._style import (
+    CLAMP_LINES,
     DASHES,
     HEAD_COLOURS,
     Line,
     axes_optional,
     condition_lines,
+    conditions_of,
     count_sequences,
     legend_beside,
     legend_off_curves,
@@ -96,9 +98,9 @@ def plot_survival(
     finite(table["sequences"], "The column 'sequences'", low=0)
     if not table["share"].between(0, 1).all():
         raise ValueError(f"The column 'share' goes to {table['share'].max():g}: expected [0, 1].")
-    for condition, line in condition_lines(distinct(table[by]), palette=palette).items():
-        curve = table[equal(table[by], condition)].sort_values("sequences", kind="stable")
-        own = looking(look, color=line.colour, linestyle=line.dash, label=shown(condition))
+    for name, line, curve in conditions_of(table, by, CLAMP_LINES, palette):
+        curve = curve.sort_values("sequences", kind="stable")
+        own = looking(look, color=line.colour, linestyle=line.dash, label=name)
         ax.step(curve["sequences"], curve["share"], where="post", **own)
         if band:
             faint: dict[str, Any] = {"color": own["color"], "alpha": 0.12, "linewidth": 0}
@@ -174,20 +176,20 @@ def plot_transition(
         _shade(plateau, ax, float(x[-1]))
     chosen = palette_colours(palette, marks)
     for place, (name, time) in enumerate(marks.items()):
-        mark: dict[str, Any] = {
-            "color": chosen.get(name, HEAD_COLOURS[1 + place % 7]),
-            "marker": "osDv"[place % 4],
-            "markersize": 6,
-            "markeredgecolor": "white",
-            "linestyle": DASHES[1 + place % 3],
-            "linewidth": 1.2,
-            "label": f"{name}: {short_count(time)}",
-        }
-        if math.isfinite(time):
-            height = float(np.interp(time, x, y))
-            ax.plot([time, time], [min(0.0, float(y.min())), height], markevery=[1], **mark)
-        else:
-            ax.plot([], [], **mark)
+        ends = [min(0.0, float(y.min())), float(np.interp(time, x, y))]
+        is_seen = math.isfinite(time)
+        ax.plot(
+            [time, time] if is_seen else [],
+            ends if is_seen else [],
+            color=chosen.get(name, HEAD_COLOURS[1 + place % 7]),
+            marker="osDv"[place % 4],
+            markevery=(1, 2),  # the curve's end of the line
+            markersize=6,
+            markeredgecolor="white",
+            linestyle=DASHES[1 + place % 3],
+            linewidth=1.2,
+            label=f"{name}: {short_count(time)}",
+        )
     count_sequences(ax)
     ax.set_xlim(0, max([float(x[-1]), *(t for t in marks.values() if t < math.inf)]) or 1)
     ax.set(ylabel=value, title="One network's transition")

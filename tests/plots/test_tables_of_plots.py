@@ -413,7 +413,7 @@ CURVE = pd.DataFrame({"sequences": [0, 1, 2], "clamp": "a", "seed": 0, "loss": [
         ({"palette": {"a": "notacolour"}}, "notacolour"),
         ({"palette": 3}, "palette"),
         ({"colour": "red"}, "expected settings.*'colour'"),
-        ({"lw": 1, "linewidth": 2}, "came twice"),
+        ({"lw": 1, "linewidth": 2}, "linewidth"),
         ({"ax": Figure()}, "ax.*Axes"),
     ],
 )
