@@ -7,7 +7,7 @@ source. Only the receivers' queries, keys or values see it; all after them runs 
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 from jaxtyping import Float
@@ -216,14 +216,19 @@ class Pair:
         scale = 0.0 if self.ablation == "zero" else 1 / len(self.corrupted)
         return {layer: (heads[layer], scale * total[layer]) for layer in heads}
 
-    def run(self, batch: Batch, names: Iterable[str] = (), layer: int | None = None) -> Seen:
-        """Run these sequences, and keep the named activations and a layer's input."""
-        entered: Sequence[Entered] = ()
+    def run(
+        self, batch: Batch, names: Iterable[str] = (), layer: int | None = None, **options: Any
+    ) -> Seen:
+        """Run these sequences, and keep the named activations and a layer's input.
+
+        `options` are those of the model's `forward`.
+        """
         with ExitStack() as stack:
             kept = stack.enter_context(self.kept(batch, names))
+            entered: Sequence[Entered] = ()
             if layer is not None:
                 entered = stack.enter_context(entering(self.model, layer))
-            logits = self.model(self.clean.tokens)[:, -1]
+            logits = self.model(self.clean.tokens, **options)[:, -1]
         return Seen(logits, kept, entered)
 
     @contextmanager
