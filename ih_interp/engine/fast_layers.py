@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from ih_interp._stock import other_code, parts_of
+from ih_interp._stock import not_plain, parts_of
 from ih_interp.engine.fast_attention import HeadsInnermost, Known, Lookup, Projection
 from ih_interp.model import FewShotEmbed
 
@@ -28,7 +28,7 @@ def substituted(model: HookedTransformer, *, gradient: bool) -> Generator[None]:
 
     A model with other code than TransformerLens's own is left as it is.
     """
-    if other_code(model, parts_of(model)) is not None:
+    if not_plain(model, parts_of(model), while_tracing=True) is not None:
         yield
         return
     with _Replaced() as replaced:

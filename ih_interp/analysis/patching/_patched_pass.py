@@ -29,6 +29,10 @@ class Edges:
     to_output: bool = False
     """Whether the final residual stream is a receiver."""
 
+    def above(self, model: HookedTransformer) -> list[int]:
+        """Return the receivers' layers, of the final stream the number of layers."""
+        return [*self.receivers, *[model.cfg.n_layers] * self.to_output]
+
 
 @dataclass
 class Patch:

@@ -7,7 +7,7 @@ source. Only the receivers' queries, keys or values see it; all after them runs 
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -17,6 +17,7 @@ from transformer_lens import HookedTransformer
 from ih_interp._torch_state import plain_torch
 from ih_interp.analysis._metrics import Metric, measured
 from ih_interp.analysis._passes import (
+    Ablation,
     Entered,
     HeadName,
     HeadsOf,
@@ -33,20 +34,18 @@ from ih_interp.analysis._passes import (
     written_by,
     written_points,
 )
-from ih_interp.analysis.checks import refuse_wrong
+from ih_interp.analysis.checks import checked
 from ih_interp.analysis.patching._patched_pass import Edges, Patch
-from ih_interp.types import Batch, expect
+from ih_interp.types import Batch
 
 Direction: TypeAlias = Literal["noise", "denoise"]
 """`noise` puts corrupted activations into the clean run, `denoise` clean into the corrupted."""
-
-Ablation: TypeAlias = Literal["resample", "mean", "zero"]
-"""What the corrupted run is: other sequences, or the clean ones with the senders' outputs set."""
 
 Means: TypeAlias = Mapping[int, tuple[Sequence[int], Tensor]]
 """Heads of a layer, and what they are set to, `[pos, head, d]`."""
 
 
+@checked()
 @plain_torch()
 def path_patch(
     model: HookedTransformer,
@@ -63,7 +62,7 @@ def path_patch(
     per_sequence: bool = False,
     normalise: bool = False,
 ) -> Float[Tensor, ""] | Float[Tensor, " batch"]:
-    """Effect of all edges from senders to receivers, patched jointly (Wang et al. 2022).
+    """Return the effect of all edges from senders to receivers, patched jointly (Wang et al. 2022).
 
     `metric(patched run) - metric(base run)`, for the clean batch's target and context; its mean
     over sequences, or `[batch]` with `per_sequence=True`. 0 for an edge that carries nothing. With
@@ -90,7 +89,7 @@ def path_patch(
         direction: `noise`: base clean, source corrupted; `denoise`: the other way round.
         ablation: the corrupted run. `resample`: the corrupted sequences. `zero`, `mean`: the clean
             ones, with what senders write set to 0, or to its mean over the corrupted sequences,
-            for all who read it.
+            everywhere.
         metric: a scale of `metrics.SCALES`, or a function of logits `[batch, label]` and a batch.
         per_sequence: one effect per sequence.
         normalise: divide by the whole difference between the two runs.
@@ -101,22 +100,10 @@ def path_patch(
     stream between them, sequences of other shapes, and models in which an edge is not defined:
     those where code or hooks make what attention adds other than the sum of its heads' z W_O.
     """
-    refuse_wrong(
-        model=model,
-        clean=clean,
-        corrupted=corrupted,
-        via=via,
-        direction=direction,
-        ablation=ablation,
-        metric=metric,
-        per_sequence=per_sequence,
-        normalise=normalise,
-    )
     edges = _edges(model, senders, receivers, via, middle)
     pair = Pair.of(model, clean, corrupted, direction, ablation)
     means = pair.means(edges.senders)
-    top = max([*edges.receivers, *[model.cfg.n_layers] * edges.to_output])
-    with whole_blocks(model, min(edges.senders), top):
+    with whole_blocks(model, min(edges.senders), max(edges.above(model))):
         values = [values_of(part, edges, metric, means, normalise) for part in pair.split()]
     patched, base, source = (torch.cat(column) for column in zip(*values, strict=True))
     return share(patched - base, source - base if normalise else None, per_sequence)
@@ -125,7 +112,7 @@ def path_patch(
 def share(
     effect: Float[Tensor, "batch ..."], whole: Float[Tensor, "batch ..."] | None, per_sequence: bool
 ) -> Tensor:
-    """Effects, or their mean over sequences, over the mean of the whole difference if given.
+    """Return effects, or their mean over sequences, divided by the mean whole difference if given.
 
     Raises ValueError where that is 0: clean and corrupted runs that do not differ.
     """
@@ -141,7 +128,7 @@ def share(
 
 
 class Values(NamedTuple):
-    """The metric of every sequence in three runs; the source's is the base's where nobody asks."""
+    """The metric of every sequence in three runs; the source's is the base's unless needed."""
 
     patched: Float[Tensor, " batch"]
     base: Float[Tensor, " batch"]
@@ -173,48 +160,46 @@ class Pair:
         model: HookedTransformer,
         clean: Batch,
         corrupted: Batch | None,
-        direction: str,
-        ablation: str,
+        direction: Direction,
+        ablation: Ablation,
     ) -> "Pair":
-        """Checked; ValueError says what does not fit."""
-        expect(model, HookedTransformer, "The model", "a run's is run.model(step)")
-        expect(clean, Batch, "The clean batch", "give the Batch itself, not its tokens")
+        """Return the two runs; ValueError for what does not fit together."""
         refuse_shape(model)
-        for name, value, kind in (
-            ("direction", direction, Direction),
-            ("ablation", ablation, Ablation),
-        ):
-            if value not in get_args(kind):
-                raise ValueError(f"{name}={value!r}; choose from {', '.join(get_args(kind))}.")
         if corrupted is None:
             if ablation == "resample":
-                raise ValueError("Resampling needs corrupted sequences; see analysis.corruptions.")
+                raise ValueError(
+                    "corrupted=None: expected sequences to resample from; see analysis.corruptions."
+                )
             corrupted = clean
-        expect(corrupted, Batch, "The corrupted batch", "give the Batch itself, not its tokens")
         if clean.tokens.shape != corrupted.tokens.shape:
             raise ValueError(
-                f"Clean sequences are {tuple(clean.tokens.shape)} and corrupted ones "
-                f"{tuple(corrupted.tokens.shape)}; as many of the same length were expected."
+                f"corrupted: expected {tuple(clean.tokens.shape)} tokens, as many sequences as in "
+                f"clean and of the same length, got {tuple(corrupted.tokens.shape)}."
             )
-        return cls(model, clean, corrupted, direction, ablation)  # pyright: ignore
+        return cls(model, clean, corrupted, direction, ablation)
 
     def split(self) -> "list[Pair]":
-        """The same in chunks."""
+        """Return the same in chunks."""
         size = chunk_size(self.model, len(self.clean))
         batches = zip(self.clean.split(size), self.corrupted.split(size), strict=True)
         return [Pair(self.model, *both, self.direction, self.ablation) for both in batches]
 
     def means(self, heads: HeadsOf) -> Means:
-        """What heads are set to where the ablation sets them: 0, or means over the corrupted."""
+        """Return what the ablation sets heads to: 0, or means over `corrupted`; else nothing."""
+        cfg, n_positions = self.model.cfg, self.clean.tokens.shape[1]
         if self.ablation == "resample":
             return {}
+        if self.ablation == "zero":
+            width = cfg.d_model if cfg.use_attn_result else cfg.d_head
+            return {
+                layer: (of, torch.zeros(n_positions, len(of), width)) for layer, of in heads.items()
+            }
         total: dict[int, Tensor] = {}
         for part in self.split():
             seen = part.run(part.corrupted, written_points(self.model, heads))
             for layer, written in written_by(self.model, seen.kept, heads).items():
                 total[layer] = total.get(layer, 0.0) + written.double().sum(dim=0)
-        scale = 0.0 if self.ablation == "zero" else 1 / len(self.corrupted)
-        return {layer: (heads[layer], scale * total[layer]) for layer in heads}
+        return {layer: (of, total[layer] / len(self.corrupted)) for layer, of in heads.items()}
 
     def run(
         self, batch: Batch, names: Iterable[str] = (), layer: int | None = None, **options: Any
@@ -280,21 +265,20 @@ def _edges(
     via: str | Sequence[str],
     middle: Iterable[HeadName],
 ) -> Edges:
-    receivers = ["output"] if isinstance(receivers, str) and receivers == "output" else receivers
+    if isinstance(receivers, str) and receivers == "output":
+        receivers = [receivers]
     for name, heads in (("senders", senders), ("receivers", receivers), ("middle", middle)):
         if isinstance(heads, str):
-            raise TypeError(f'{name} are a list of heads, as ["L0H2"]; {heads!r} came.')
-        expect(heads, Iterable, name, 'write ["L0H2"]')
-    named = list(receivers)
+            raise TypeError(f'{name}={heads!r}: expected a list of heads; write ["L0H2"].')
+    given = [(isinstance(one, str) and one == "output", one) for one in receivers]
     edges = Edges(
         by_layer(senders, model),
-        by_layer([head for head in named if head != "output"], model),
+        by_layer([one for is_output, one in given if not is_output], model),
         inputs_named(via),
         by_layer(middle, model),
-        to_output="output" in named,
+        to_output=any(is_output for is_output, _ in given),
     )
-    top = [model.cfg.n_layers] if edges.to_output else []
-    below, above = list(edges.senders), [*edges.receivers, *top]
+    below, above = list(edges.senders), edges.above(model)
     if not below or not above:
         raise ValueError("An edge needs a sender and a receiver; name at least one of each.")
     if max(below) >= max(above) or min(above) <= min(below):
@@ -308,10 +292,8 @@ def _edges(
             f"Middle heads in layers {between} are not between senders in layers {below} and "
             f"receivers in layers {above}."
         )
-    shared = [
-        layer for layer in between if {*edges.middle[layer]} & {*edges.senders.get(layer, ())}
-    ]
-    if shared:
-        raise ValueError(f"A head of layer {shared[0]} is both a sender and a middle head.")
+    for layer in between:
+        if {*edges.middle[layer]} & {*edges.senders.get(layer, ())}:
+            raise ValueError(f"A head of layer {layer} is both a sender and a middle head.")
     refuse_cuts(model, min(below), max(above))
     return edges
