@@ -18,18 +18,6 @@ from torch import Tensor, nn
 from torch.overrides import _get_current_function_mode_stack  # pyright: ignore[reportPrivateUsage]
 from torch.utils._device import DeviceContext
 from transformer_lens import HookedTransformer, HookedTransformerConfig
-from transformer_lens.components.attention import Attention
-from transformer_lens.components.embed import Embed
-from transformer_lens.components.grouped_query_attention import GroupedQueryAttention
-from transformer_lens.components.layer_norm import LayerNorm
-from transformer_lens.components.layer_norm_pre import LayerNormPre
-from transformer_lens.components.mlps.gated_mlp import GatedMLP
-from transformer_lens.components.mlps.mlp import MLP
-from transformer_lens.components.pos_embed import PosEmbed
-from transformer_lens.components.rms_norm import RMSNorm
-from transformer_lens.components.rms_norm_pre import RMSNormPre
-from transformer_lens.components.transformer_block import TransformerBlock
-from transformer_lens.components.unembed import Unembed
 from transformer_lens.hook_points import HookPoint
 from transformer_lens.HookedRootModule import HookedRootModule
 from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
@@ -37,14 +25,15 @@ from transformer_lens.utilities.typed_module_list import TypedModuleList
 
 from ih_interp.model import FewShotEmbed, FewShotTransformer, FewShotUnembed
 
+_LENS: Any = transformer_lens.components
 NORMS: dict[str | None, type[nn.Module]] = {
-    "LN": LayerNorm,
-    "LNPre": LayerNormPre,
-    "RMS": RMSNorm,
-    "RMSPre": RMSNormPre,
+    "LN": _LENS.LayerNorm,
+    "LNPre": _LENS.LayerNormPre,
+    "RMS": _LENS.RMSNorm,
+    "RMSPre": _LENS.RMSNormPre,
     None: nn.Identity,
 }
-"""Which module is which `cfg.normalization_type`."""
+"""The module which each `cfg.normalization_type` names."""
 
 _C: Any = torch._C  # pyright: ignore[reportPrivateUsage]
 _MODULE: Any = torch.nn.modules.module
@@ -283,10 +272,10 @@ _CALLED: dict[type, tuple[str, ...]] = {
 """The methods which a pass calls of classes that have many more."""
 
 _STOCK: tuple[type[nn.Module], ...] = (
-    *(FewShotEmbed, FewShotUnembed, FewShotTransformer, HookedTransformer),
-    *(HookPoint, TransformerBlock, Attention, GroupedQueryAttention, MLP, GatedMLP),
-    *(Embed, PosEmbed, Unembed, LayerNorm, LayerNormPre, RMSNorm, RMSNormPre),
-    *(nn.Identity, TypedModuleList, nn.Module),
+    *(FewShotEmbed, FewShotUnembed, FewShotTransformer, HookedTransformer, HookPoint),
+    *(_LENS.TransformerBlock, _LENS.Attention, _LENS.GroupedQueryAttention, _LENS.MLP),
+    *(_LENS.GatedMLP, _LENS.Embed, _LENS.PosEmbed, _LENS.Unembed, *NORMS.values()),
+    *(TypedModuleList, nn.Module),
 )
 
 _METHODS = {kind: _methods(kind) for kind in _STOCK}

@@ -199,8 +199,8 @@ class Entered(NamedTuple):
     """The inputs that a pass gave a layer."""
 
     resid: Residual
-    others: dict[str, Any]
-    """Keywords for a pass that starts there: positions of a shortformer, the mask of padding."""
+    options: dict[str, Any]
+    """Keywords for a pass that starts there: the layer, positions of a shortformer, padding."""
 
 
 @contextmanager
@@ -209,10 +209,11 @@ def entering(model: HookedTransformer, layer: int) -> Generator[list[Entered]]:
     entered: list[Entered] = []
 
     def keep(block: Any, inputs: tuple[Tensor], keywords: dict[str, Any]) -> None:
-        others = {n: keywords.get(n) for n in ("shortformer_pos_embed", "attention_mask")}
+        options = {n: keywords.get(n) for n in ("shortformer_pos_embed", "attention_mask")}
         # A hook may write into it afterwards.
         hooked = is_hooked(block) or is_hooked(block.hook_resid_pre)
-        entered.append(Entered(inputs[0].clone() if hooked else inputs[0], others))
+        resid = inputs[0].clone() if hooked else inputs[0]
+        entered.append(Entered(resid, {"start_at_layer": layer, **options}))
 
     handle = model.blocks[layer].register_forward_pre_hook(keep, with_kwargs=True, prepend=True)
     try:
@@ -227,6 +228,17 @@ def whole_blocks(model: HookedTransformer, first: int, last: int) -> Generator[N
 
     It is checked at the blocks from `first` up to `last`, where receivers read.
     """
+    written: dict[int, Tensor] = {}
+
+    def note(module: Any, inputs: Any, output: Tensor, number: int) -> None:
+        del module, inputs
+        written[number] = output
+
+    def compare(module: Any, inputs: Any, output: Tensor, number: int) -> None:
+        del module, inputs
+        what = f"A hook on blocks.{number} changes what it gives the next layer"
+        refuse_unequal(written[number], output, what)
+
     with ExitStack() as stack:
         for number in range(first, min(last + 1, model.cfg.n_layers)):
             block: Any = model.blocks[number]
@@ -237,32 +249,10 @@ def whole_blocks(model: HookedTransformer, first: int, last: int) -> Generator[N
                     "and write is not known."
                 )
             if is_hooked(block) and number < last:
-                stack.enter_context(_unchanged(block, number))
+                for module, hook in ((block.hook_resid_post, note), (block, compare)):
+                    handle = module.register_forward_hook(partial(hook, number=number))
+                    stack.callback(handle.remove)
         yield
-
-
-@contextmanager
-def _unchanged(block: Any, number: int) -> Generator[None]:
-    written: list[Tensor] = []
-
-    def note(module: Any, inputs: Any, output: Tensor) -> None:
-        del module, inputs
-        written[:] = [output]
-
-    def compare(module: Any, inputs: Any, output: Tensor) -> None:
-        del module, inputs
-        what = f"A hook on blocks.{number} changes what it gives the next layer"
-        refuse_unequal(written[0], output, what)
-
-    handles = [
-        block.hook_resid_post.register_forward_hook(note),
-        block.register_forward_hook(compare),
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager

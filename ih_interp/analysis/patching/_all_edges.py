@@ -7,7 +7,6 @@ computed for all edges at once; elsewhere every edge is a pass of the model. For
 """
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from itertools import product
 from typing import NamedTuple
 
@@ -17,11 +16,11 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from ih_interp._stock import starts_late
-from ih_interp.analysis._metrics import Metric, measured
+from ih_interp.analysis._metrics import measured
 from ih_interp.analysis._passes import Entered, Input, into_stream, written_by, written_points
 from ih_interp.analysis.patching._last_layer import LastRow, stands_alone
 from ih_interp.analysis.patching._patched_pass import Edges, Patch
-from ih_interp.analysis.patching.path_patching import Means, Pair, Seen
+from ih_interp.analysis.patching.path_patching import Means, Pair, RunName, Seen
 
 FAST_CHUNK = 256
 """Sequences at once where only the last row is computed: 64 times as many edges fill the cache."""
@@ -33,7 +32,6 @@ class Plan(NamedTuple):
     sender_layer: int
     receiver_layer: int
     via: tuple[Input, ...]
-    metric: Metric
     normalise: bool
     done: Callable[[int], object]
     """Called with the number of edges that have been measured."""
@@ -64,44 +62,36 @@ def effects_of(pair: Pair, plan: Plan, means: Means) -> tuple[Tensor, Tensor]:
 
 
 def _start(pair: Pair, plan: Plan, means: Means) -> Start:
-    model, layer, noise = pair.model, plan.sender_layer, pair.direction == "noise"
-    heads = range(model.cfg.n_heads)
-
-    def clean_runs() -> list[Seen]:
-        return [pair.run(pair.clean, written_points(model, [layer]), plan.receiver_layer)]
-
-    def corrupted_runs() -> list[Seen]:
-        return _corrupted_runs(pair, plan, means)
-
-    first, last = (corrupted_runs, clean_runs) if noise else (clean_runs, corrupted_runs)
-    source, base = first(), last()  # base last: hooks that remember a pass remember this one
+    model, layer = pair.model, plan.sender_layer
+    # The base runs last: hooks that remember a pass remember this one.
+    source, base = (_runs(pair, plan, means, which) for which in pair.order)
     old = _written(model, layer, base)
     new = _written(model, layer, source) if source else means[layer][1].to(old)
-    before = torch.stack([measured(plan.metric, seen.logits, pair.clean) for seen in base])
+    before = torch.stack([pair.measured(seen.logits) for seen in base])
     whole = torch.zeros_like(before)
     if plan.normalise:
-        ends = [measured(plan.metric, seen.logits, pair.clean) for seen in source]
-        whole = torch.stack(ends) - before
+        whole = torch.stack([pair.measured(seen.logits) for seen in source]) - before
     return Start(
         [seen.entered[0] for seen in base],
-        into_stream(model, layer, heads, new - old).movedim(2, 0),
+        into_stream(model, layer, range(model.cfg.n_heads), new - old).movedim(2, 0),
         before,
-        whole.expand(len(heads), -1),
+        whole.expand(model.cfg.n_heads, -1),
     )
 
 
-def _corrupted_runs(pair: Pair, plan: Plan, means: Means) -> list[Seen]:
-    """Run all senders corrupted, or each alone ablated; no run where none is needed."""
-    names, layer = written_points(pair.model, [plan.sender_layer]), plan.receiver_layer
-    needed = pair.direction == "denoise" or plan.normalise
-    if pair.ablation == "resample":
-        # Without need of the rest, a pass may end where the senders have written.
-        stop = None if needed or not starts_late(pair.model) else plan.sender_layer + 1
-        return [pair.run(pair.corrupted, names, layer if needed else None, stop_at_layer=stop)]
+def _runs(pair: Pair, plan: Plan, means: Means, which: RunName) -> list[Seen]:
+    """Run it for all senders, or with each alone ablated; no run where none is needed."""
+    names = written_points(pair.model, [plan.sender_layer])
+    needed = pair.direction == "denoise" or plan.normalise or which == "clean"
+    if not needed and pair.ablation != "resample":
+        return []  # what is put in the senders' place is known
+    if not needed and starts_late(pair.model):  # a pass may end where the senders have written
+        return [pair.run(pair.corrupted, names, stop_at_layer=plan.sender_layer + 1)]
+    alone = which == "corrupted" and pair.ablation != "resample"
     runs: list[Seen] = []
-    for head in range(pair.model.cfg.n_heads) if needed else ():
-        with pair.corrupting(_alone(means, head)) as batch:
-            runs.append(pair.run(batch, names, layer))
+    for head in range(pair.model.cfg.n_heads if alone else 1):
+        with pair.being(which, _alone(means, head)) as batch:
+            runs.append(pair.run(batch, names, plan.receiver_layer))
     return runs
 
 
@@ -141,7 +131,7 @@ def _last_row(pair: Pair, plan: Plan, start: Start) -> Float[Tensor, "via sender
             else:
                 new = last.z(pattern, last.values(patched))
             logits = last.logits(at_end + last.written(new - z))
-            by_input.append(measured(plan.metric, logits, pair.clean[part]).transpose(0, 1))
+            by_input.append(measured(pair.metric, logits, pair.clean[part]).transpose(0, 1))
         found.append(torch.stack(by_input))
     plan.done(found[0][..., 0].numel())
     return torch.cat(found, dim=-1)
@@ -160,18 +150,8 @@ def _edge_by_edge(
             Edges({}, {layer: [receiver]}, (letter,)),
             changes={plan.sender_layer: start.change[sender]},
         )
-        entered = start.base[sender if len(start.base) > 1 else 0]
-        with ExitStack() as stack:
-            if from_layer:
-                stack.enter_context(patch.applied())
-                resid = entered.resid.clone()  # hooks may write into it
-                logits = model(resid, start_at_layer=layer, **entered.others)[:, -1]
-            else:
-                batch = pair.clean
-                if pair.direction == "denoise":
-                    batch = stack.enter_context(pair.corrupting(_alone(means, sender)))
-                stack.enter_context(patch.applied())
-                logits = pair.run(batch).logits
-        after[v, sender, receiver] = measured(plan.metric, logits, pair.clean)
+        entered = start.base[sender if len(start.base) > 1 else 0] if from_layer else None
+        with pair.being(pair.order[1], _alone(means, sender)) as batch, patch.applied():
+            after[v, sender, receiver] = pair.measured(pair.run(batch, start=entered).logits)
         plan.done(1)
     return after

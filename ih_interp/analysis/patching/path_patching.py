@@ -6,7 +6,7 @@ source. Only the receivers' queries, keys or values see it; all after them runs 
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
@@ -40,6 +40,8 @@ from ih_interp.types import Batch
 
 Direction: TypeAlias = Literal["noise", "denoise"]
 """`noise` puts corrupted activations into the clean run, `denoise` clean into the corrupted."""
+
+RunName: TypeAlias = Literal["clean", "corrupted"]
 
 Means: TypeAlias = Mapping[int, tuple[Sequence[int], Tensor]]
 """Heads of a layer, and what they are set to, `[pos, head, d]`."""
@@ -101,22 +103,26 @@ def path_patch(
     those where code or hooks make what attention adds other than the sum of its heads' z W_O.
     """
     edges = _edges(model, senders, receivers, via, middle)
-    pair = Pair.of(model, clean, corrupted, direction, ablation)
+    pair = Pair.of(model, clean, corrupted, direction, ablation, metric)
     means = pair.means(edges.senders)
     with whole_blocks(model, min(edges.senders), max(edges.above(model))):
-        values = [values_of(part, edges, metric, means, normalise) for part in pair.split()]
-    patched, base, source = (torch.cat(column) for column in zip(*values, strict=True))
-    return share(patched - base, source - base if normalise else None, per_sequence)
+        parts = [_effect(part, edges, means, normalise) for part in pair.split()]
+    effect, whole = (torch.cat(column) for column in zip(*parts, strict=True))
+    return share(effect, whole, normalise=normalise, per_sequence=per_sequence)
 
 
 def share(
-    effect: Float[Tensor, "batch ..."], whole: Float[Tensor, "batch ..."] | None, per_sequence: bool
+    effect: Float[Tensor, "batch ..."],
+    whole: Float[Tensor, "batch ..."],
+    *,
+    normalise: bool,
+    per_sequence: bool,
 ) -> Tensor:
-    """Return effects, or their mean over sequences, divided by the mean whole difference if given.
+    """Return effects, or their mean over sequences, if asked over the mean whole difference.
 
     Raises ValueError where that is 0: clean and corrupted runs that do not differ.
     """
-    if whole is not None:
+    if normalise:
         mean = whole.double().mean(dim=0)
         if bool((mean == 0).any()):
             raise ValueError(
@@ -127,32 +133,25 @@ def share(
     return effect if per_sequence else effect.double().mean(dim=0).to(effect)
 
 
-class Values(NamedTuple):
-    """The metric of every sequence in three runs; the source's is the base's unless needed."""
-
-    patched: Float[Tensor, " batch"]
-    base: Float[Tensor, " batch"]
-    source: Float[Tensor, " batch"]
-
-
 class Seen(NamedTuple):
-    """One run: logits of the last position, and activations by hook name."""
+    """One run: its logits at the last position, and activations by hook name."""
 
     logits: Float[Tensor, "batch label"]
     kept: dict[str, Tensor]
     entered: Sequence[Entered] = ()
-    """What the pass gave a layer, where one was named."""
+    """The inputs of a layer, where one was named."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A clean and a corrupted run of a model, and which of them is the base."""
+    """A clean and a corrupted run of a model, which of them is the base, and what is measured."""
 
     model: HookedTransformer
     clean: Batch
     corrupted: Batch
     direction: Direction
     ablation: Ablation
+    metric: Metric
 
     @classmethod
     def of(
@@ -162,6 +161,7 @@ class Pair:
         corrupted: Batch | None,
         direction: Direction,
         ablation: Ablation,
+        metric: Metric,
     ) -> "Pair":
         """Return the two runs; ValueError for what does not fit together."""
         refuse_shape(model)
@@ -176,13 +176,22 @@ class Pair:
                 f"corrupted: expected {tuple(clean.tokens.shape)} tokens, as many sequences as in "
                 f"clean and of the same length, got {tuple(corrupted.tokens.shape)}."
             )
-        return cls(model, clean, corrupted, direction, ablation)
+        return cls(model, clean, corrupted, direction, ablation, metric)
 
     def split(self) -> "list[Pair]":
         """Return the same in chunks."""
         size = chunk_size(self.model, len(self.clean))
         batches = zip(self.clean.split(size), self.corrupted.split(size), strict=True)
-        return [Pair(self.model, *both, self.direction, self.ablation) for both in batches]
+        return [replace(self, clean=clean, corrupted=corrupted) for clean, corrupted in batches]
+
+    @property
+    def order(self) -> tuple[RunName, RunName]:
+        """The names of the source run and of the base run."""
+        return ("corrupted", "clean") if self.direction == "noise" else ("clean", "corrupted")
+
+    def measured(self, logits: Float[Tensor, "batch label"]) -> Float[Tensor, " batch"]:
+        """Return the metric of every clean sequence."""
+        return measured(self.metric, logits, self.clean)
 
     def means(self, heads: HeadsOf) -> Means:
         """Return what the ablation sets heads to: 0, or means over `corrupted`; else nothing."""
@@ -201,61 +210,64 @@ class Pair:
                 total[layer] = total.get(layer, 0.0) + written.double().sum(dim=0)
         return {layer: (of, total[layer] / len(self.corrupted)) for layer, of in heads.items()}
 
-    def run(
-        self, batch: Batch, names: Iterable[str] = (), layer: int | None = None, **options: Any
-    ) -> Seen:
-        """Run these sequences, and keep the named activations and a layer's input.
-
-        `options` are those of the model's `forward`.
-        """
-        with ExitStack() as stack:
-            kept = stack.enter_context(self.kept(batch, names))
-            entered: Sequence[Entered] = ()
-            if layer is not None:
-                entered = stack.enter_context(entering(self.model, layer))
-            logits = self.model(self.clean.tokens, **options)[:, -1]
-        return Seen(logits, kept, entered)
-
     @contextmanager
-    def kept(self, batch: Batch, names: Iterable[str]) -> Generator[dict[str, Tensor]]:
-        """Inside, the model's passes of the clean tokens are passes of these sequences."""
-        with ExitStack() as stack:
-            if batch is not self.clean:
-                stack.enter_context(reading(self.model, batch.tokens))
-            yield stack.enter_context(recording(self.model, names))
-
-    @contextmanager
-    def corrupting(self, means: Means) -> Generator[Batch]:
-        """Inside, a pass of the given batch by `run` is the corrupted run."""
-        if self.ablation == "resample":
+    def being(self, which: RunName, means: Means) -> Generator[Batch]:
+        """In the block, `run` of the batch that is given is the clean or the corrupted run."""
+        if which == "clean":
+            yield self.clean
+        elif self.ablation == "resample":
             yield self.corrupted
         else:
             with set_heads(self.model, means):
                 yield self.clean
 
+    def run(
+        self,
+        batch: Batch,
+        names: Iterable[str] = (),
+        layer: int | None = None,
+        *,
+        start: Entered | None = None,
+        stop_at_layer: int | None = None,
+    ) -> Seen:
+        """Run these sequences, and keep the named activations and a layer's input.
 
-def values_of(pair: Pair, edges: Edges, metric: Metric, means: Means, normalise: bool) -> Values:
-    """Return the metric with these edges patched, in the base run and, if asked, the source run."""
-    model, clean = pair.model, pair.clean
-    names = written_points(model, {*edges.senders, *edges.middle})
-    clean_run = pair.run(clean, names)
-    with pair.corrupting(means) as batch:
-        corrupted_run = pair.run(batch, names)
-    noise = pair.direction == "noise"
-    base, source = (clean_run, corrupted_run) if noise else (corrupted_run, clean_run)
+        `start` is what another pass of them gave the layer at which this one starts.
+        """
+        given = self.clean.tokens if start is None else start.resid.clone()  # hooks may write to it
+        options: dict[str, Any] = {} if start is None else dict(start.options)
+        if stop_at_layer is not None:
+            options["stop_at_layer"] = stop_at_layer
+        with ExitStack() as stack:
+            if start is None and batch is not self.clean:
+                stack.enter_context(reading(self.model, batch.tokens))
+            kept = stack.enter_context(recording(self.model, names))
+            entered: Sequence[Entered] = ()
+            if layer is not None:
+                entered = stack.enter_context(entering(self.model, layer))
+            logits = self.model(given, **options)[:, -1]
+        return Seen(logits, kept, entered)
+
+
+def _effect(pair: Pair, edges: Edges, means: Means, normalise: bool) -> tuple[Tensor, Tensor]:
+    """Return the effect and the whole difference of every sequence; 0 for this if not asked."""
+    names = written_points(pair.model, {*edges.senders, *edges.middle})
+    runs: dict[RunName, Seen] = {}
+    for which in ("clean", "corrupted"):
+        with pair.being(which, means) as batch:
+            runs[which] = pair.run(batch, names)
+    source, base = (runs[which] for which in pair.order)
     patch = Patch(
-        model,
+        pair.model,
         edges,
-        source=written_by(model, source.kept, edges.senders),
-        frozen=written_by(model, base.kept, edges.middle),
+        source=written_by(pair.model, source.kept, edges.senders),
+        frozen=written_by(pair.model, base.kept, edges.middle),
     )
-    with ExitStack() as stack:
-        batch = clean if noise else stack.enter_context(pair.corrupting(means))
-        stack.enter_context(patch.applied())
-        logits = pair.run(batch).logits
-    patched, before = (measured(metric, seen, clean) for seen in (logits, base.logits))
-    whole = measured(metric, source.logits, clean) if normalise else before
-    return Values(patched, before, whole)
+    with pair.being(pair.order[1], means) as batch, patch.applied():
+        patched = pair.measured(pair.run(batch).logits)
+    before = pair.measured(base.logits)
+    whole = pair.measured(source.logits) if normalise else before
+    return patched - before, whole - before
 
 
 def _edges(

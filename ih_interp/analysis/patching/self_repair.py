@@ -12,7 +12,6 @@ from transformer_lens import HookedTransformer
 
 from ih_interp._reprs import short_repr
 from ih_interp._torch_state import plain_torch
-from ih_interp.analysis._metrics import measured
 from ih_interp.analysis._passes import (
     Ablation,
     HeadName,
@@ -90,14 +89,14 @@ def self_repair(
     refuse_cuts(model, min(chosen), model.cfg.n_layers)
     if any("unembed.hook_logits" in one.points for one in active(model)):
         raise ValueError("A clamp sets the logits: heads have no direct effect on them.")
-    pair = Pair.of(model, batch, corrupted, "noise", ablation)
+    pair = Pair.of(model, batch, corrupted, "noise", ablation, scale)
     means = pair.means(chosen)
     with whole_blocks(model, min(chosen), model.cfg.n_layers):
-        parts = [_part(one, chosen, means, scale) for one in pair.split()]
+        parts = [_part(one, chosen, means) for one in pair.split()]
     return SelfRepair(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def _part(pair: Pair, chosen: HeadsOf, means: Means, scale: LinearScale) -> SelfRepair:
+def _part(pair: Pair, chosen: HeadsOf, means: Means) -> SelfRepair:
     model, clean = pair.model, pair.clean
     names = _names(model)
     whole = pair.run(clean, names)
@@ -120,9 +119,9 @@ def _part(pair: Pair, chosen: HeadsOf, means: Means, scale: LinearScale) -> Self
     )
 
     def frozen(stream: Tensor) -> Tensor:
-        return measured(scale, _frozen_logits(model, whole, stream), clean)
+        return pair.measured(_frozen_logits(model, whole, stream))
 
-    before, now = (measured(scale, run.logits, clean) for run in (whole, ablated))
+    before, now = (pair.measured(run.logits) for run in (whole, ablated))
     same_scale, start = frozen(after), frozen(resid)
     direct, heads, of_mlps = (frozen(resid + part) - start for part in (own, others, mlps))
     what = "The effects of heads and MLPs on the logits do not add up"

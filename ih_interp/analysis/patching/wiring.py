@@ -99,7 +99,7 @@ def wiring_map(
             f"in a model of {model.cfg.n_layers} layers, which count from 0."
         )
     refuse_cuts(model, sender_layer, top)
-    pair = Pair.of(model, clean, corrupted, direction, ablation)
+    pair = Pair.of(model, clean, corrupted, direction, ablation, metric)
     means = pair.means({sender_layer: range(model.cfg.n_heads)})
     parts = pair.split()
     total = len(parts) * len(names) * model.cfg.n_heads**2
@@ -107,10 +107,11 @@ def wiring_map(
         whole_blocks(model, sender_layer, top),
         tqdm(total=total, disable=not progress, unit="edge") as bar,
     ):
-        plan = Plan(sender_layer, top, names, metric, normalise, bar.update)
+        plan = Plan(sender_layer, top, names, normalise, bar.update)
         found = [effects_of(part, plan, means) for part in parts]
     effect, whole = (torch.cat(column) for column in zip(*found, strict=True))
-    shares = share(effect, whole[:, None, :, None] if normalise else None, per_sequence)
+    whole = whole[:, None, :, None]
+    shares = share(effect, whole, normalise=normalise, per_sequence=per_sequence)
     lower = normalise is False and isinstance(metric, str) and metric in LOWER_IS_BETTER
     positive = normalise or (direction == "denoise") != lower
     return Wiring(shares, names, sender_layer, top, positive)
