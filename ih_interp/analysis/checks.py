@@ -5,8 +5,7 @@ import inspect
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -104,7 +103,7 @@ CHOICES = frozenset(
 FLAGS = frozenset(
     {
         *("per_sequence", "full", "layer_norm", "fold_ln", "freeze_ln", "normalise"),
-        *("perfect_match", "last_query", "bos"),
+        *("perfect_match", "bos"),
     }
 )
 OPTIONAL = frozenset(
@@ -114,33 +113,6 @@ OPTIONAL = frozenset(
     }
 )
 """Where None stands for a default."""
-
-
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-def given_copies(function: Function) -> Function:
-    """Return a user's function so that it gets copies of tensors, batches and arrays.
-
-    It may then write into them, as `logits -= ...` does, and no other numbers change. The
-    package's own functions, which write into nothing, are returned as they are.
-    """
-    if str(getattr(function, "__module__", "")).startswith("ih_interp."):
-        return function
-
-    @functools.wraps(function)
-    def called(*given: Any) -> Any:
-        return function(*(_copy(value) for value in given))
-
-    return cast(Function, called)
-
-
-def _copy(value: Any) -> Any:
-    if isinstance(value, Batch):
-        return replace(value, tokens=value.tokens.clone(), target=value.target.clone())
-    if isinstance(value, Tensor):
-        return value.clone()
-    return value.copy() if isinstance(value, np.ndarray | list) else value
 
 
 def refuse_no_heads(heads: object) -> None:

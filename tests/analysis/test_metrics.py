@@ -8,8 +8,7 @@ import torch
 from torch.testing import assert_close
 
 import ih_interp as ih
-from ih_interp.analysis._metrics import LOWER_IS_BETTER, SCALES, measured
-from ih_interp.evaluation import chance, query_metrics
+from ih_interp.evaluation import LOWER_IS_BETTER, SCALES, chance, measured, query_metrics
 
 # Two sequences of three labels; tokens from 3 are exemplars. Contexts hold labels 0, 1 and 2, 1.
 BATCH = ih.Batch(

@@ -5,7 +5,7 @@ import inspect
 import logging
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from functools import partial
 from numbers import Real
 from typing import Any, TypeAlias
@@ -18,11 +18,11 @@ from transformer_lens import HookedTransformer
 
 from ih_interp._stock import n_hooks, parts_of
 from ih_interp._torch_state import plain_torch
-from ih_interp.analysis.checks import FUNCTION, given_copies, refuse_wrong
+from ih_interp.analysis.checks import FUNCTION, refuse_wrong
 from ih_interp.analysis.heads.pattern_scores import CHUNK
 from ih_interp.clamps import AbstractClamp, clamped
 from ih_interp.clamps.base import refuse_no_clamps
-from ih_interp.engine.compiled_scores import compiled_reading
+from ih_interp.evaluation import given_copies
 from ih_interp.runs import Run
 from ih_interp.tasks.few_shot import FewShotTask, Split, number
 from ih_interp.types import Batch, Head, expect
@@ -37,8 +37,6 @@ may stand for its mean.
 MOST_SEQUENCES = 4_096
 """How many a measure is averaged over where none are given: a mean's error is then 1/64 of the
 spread over sequences."""
-
-WORTH_COMPILING = 2_000_000  # sequences over all checkpoints from which compiling is repaid
 
 
 @plain_torch(gradient=None)
@@ -65,9 +63,6 @@ def trace(
         copying = ih.trace(  # what does not take (model, batch) is wrapped
             run, lambda model, batch: ih.label_copying_score(ih.label_copying(model))
         )
-
-    Scores of heads of a run without clamps are read from compiled passes where there are two
-    million sequences and more over all checkpoints, and a C++ compiler: the same to rounding.
 
     Args:
         run: whose checkpoints.
@@ -97,16 +92,14 @@ def trace(
     refuse_wrong(model=model, batch=batch)
     measure, as_it_came = given_copies(measure), _AsItCame(model)
     rows: list[dict[str, Any]] = []
-    worth_it = len(batch) * len(chosen) >= WORTH_COMPILING
-    with compiled_reading(model, batch.tokens) if worth_it else nullcontext():
-        for step in tqdm(chosen, disable=not progress, unit="checkpoint"):
-            run.load_weights(model, step)
-            as_it_came.note_weights()
-            place = {"step": step, "sequences": step * run.config.batch_size}
-            apply = partial(clamped, model, clamps, step=step, metrics=metrics)
-            values = _means(model, measure, batch, apply)
-            as_it_came.refuse_changed()
-            rows += [{**place, "name": name, "value": value} for name, value in values.items()]
+    for step in tqdm(chosen, disable=not progress, unit="checkpoint"):
+        run.load_weights(model, step)
+        as_it_came.note_weights()
+        place = {"step": step, "sequences": step * run.config.batch_size}
+        apply = partial(clamped, model, clamps, step=step, metrics=metrics)
+        values = _means(model, measure, batch, apply)
+        as_it_came.refuse_changed()
+        rows += [{**place, "name": name, "value": value} for name, value in values.items()]
     table = pd.DataFrame(rows)
     table.attrs |= {"batch": said} if said else {}
     return table

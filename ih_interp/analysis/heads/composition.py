@@ -63,13 +63,13 @@ def composition_scores(model: HookedTransformer, kind: Kind, *, fold_ln: bool = 
 
 
 @plain_torch()
-def wo_composition(model: HookedTransformer, kind: Kind) -> Pairs:
+def output_composition(model: HookedTransformer, kind: Kind) -> Pairs:
     """`|W_O^s W_X| / (|W_O^s| |W_X|)` with X = Q, K or V, Frobenius norms, in [0, 1].
 
     The published notebook's composition (Singh et al. 2024, Figure 11): how much of the source's
     output matrix the later head's input matrix reads, whatever the source reads and the later head
-    makes of it. Weights as they are, no LayerNorm folded in. Chance: `wo_composition_chance`, about
-    1 / sqrt(d_model). Layout and NaN as the module says.
+    makes of it. Weights as they are, no LayerNorm folded in. Chance: `output_composition_chance`,
+    about 1 / sqrt(d_model). Layout and NaN as the module says.
     """
     refuse_wrong(model=model, kind=kind)
     refuse_other_models(model)
@@ -95,10 +95,10 @@ def composition_chance(
 
 
 @plain_torch()
-def wo_composition_chance(
+def output_composition_chance(
     model: HookedTransformer, *, generator: torch.Generator, n_draws: int = 1_000
 ) -> Chance:
-    """`wo_composition` of Gaussian matrices of the model's shapes, about 1 / sqrt(d_model)."""
+    """`output_composition` of Gaussian matrices of the model's shapes, about 1 / sqrt(d_model)."""
     refuse_wrong(model=model, generator=generator, n_draws=n_draws)
     d, r = model.cfg.d_model, model.cfg.d_head
     return _chance(_gaussian(generator, n_draws, r, d), _gaussian(generator, n_draws, d, r))

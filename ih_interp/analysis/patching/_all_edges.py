@@ -10,11 +10,11 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from ih_interp._stock import is_hooked, other_module, starts_late
-from ih_interp.analysis._metrics import Metric, measured
 from ih_interp.analysis._passes import Input, into_stream, written_by, written_points
 from ih_interp.analysis.patching._last_layer import LastRow, from_layer, stands_alone
 from ih_interp.analysis.patching._patched_pass import Edges, Patch
 from ih_interp.analysis.patching.path_patching import Means, Pair, Seen, values_of
+from ih_interp.evaluation import Metric, measured
 
 FAST_CHUNK = 256
 """Sequences at once where only the last row is computed: 64 edges of more leave the cache."""

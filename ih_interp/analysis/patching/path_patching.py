@@ -15,7 +15,6 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from ih_interp._torch_state import plain_torch
-from ih_interp.analysis._metrics import Metric, measured
 from ih_interp.analysis._passes import (
     Entered,
     HeadName,
@@ -35,6 +34,7 @@ from ih_interp.analysis._passes import (
 )
 from ih_interp.analysis.checks import refuse_wrong
 from ih_interp.analysis.patching._patched_pass import Edges, Patch
+from ih_interp.evaluation import Metric, measured
 from ih_interp.types import Batch, expect
 
 Direction: TypeAlias = Literal["noise", "denoise"]

@@ -24,11 +24,12 @@ from transformer_lens import HookedTransformer
 
 from ih_interp._columns import numbers
 from ih_interp._torch_state import plain_torch
-from ih_interp.analysis.checks import called_with, given_copies, refuse_wrong
+from ih_interp.analysis.checks import called_with, refuse_wrong
 from ih_interp.analysis.dynamics.trace import refuse_other_function, some_sequences, trace
 from ih_interp.analysis.heads.pattern_scores import CHUNK
 from ih_interp.analysis.patching.wiring import wiring_map
 from ih_interp.analysis.statistics import Estimate, bootstrap
+from ih_interp.evaluation import given_copies
 from ih_interp.runs import Run
 from ih_interp.types import Batch, Head, expect
 

@@ -13,7 +13,6 @@ from transformer_lens import HookedTransformer
 from ih_interp._reprs import short_repr
 from ih_interp._stock import other_module, wrong_norm
 from ih_interp._torch_state import plain_torch
-from ih_interp.analysis._metrics import measured
 from ih_interp.analysis._passes import (
     HeadName,
     HeadsOf,
@@ -32,6 +31,7 @@ from ih_interp.analysis.patching._last_layer import final_norm
 from ih_interp.analysis.patching.path_patching import Ablation, Means, Pair, Seen
 from ih_interp.analysis.statistics import Estimate, bootstrap
 from ih_interp.clamps._active import active
+from ih_interp.evaluation import measured
 from ih_interp.types import Batch
 
 LinearScale: TypeAlias = Literal["logit", "logit_difference"]

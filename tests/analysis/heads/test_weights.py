@@ -15,9 +15,9 @@ from ih_interp.analysis.heads.composition import (
     _gaussian,
     composition_chance,
     composition_scores,
+    output_composition,
+    output_composition_chance,
     pair_table,
-    wo_composition,
-    wo_composition_chance,
 )
 from ih_interp.analysis.heads.copying import (
     copying_logit_chance,
@@ -109,13 +109,13 @@ def test_composition_worked_out_by_hand():
         reader.W_O[0, 0] = torch.tensor([0.0, 5.0])
     for kind, expected in {"Q": 0.6, "K": 0.0, "V": 0.6}.items():
         assert composition_scores(model, kind)[0, 0, 1, 0] == pytest.approx(expected)
-        assert wo_composition(model, kind)[0, 0, 1, 0] == pytest.approx(expected)
+        assert output_composition(model, kind)[0, 0, 1, 0] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("kind", ["Q", "K", "V"])
 @torch.no_grad()
-def test_wo_composition_equals_the_loop(kind, model):
-    found = wo_composition(model, kind)
+def test_output_composition_equals_the_loop(kind, model):
+    found = output_composition(model, kind)
     assert found[1].isnan().all()
     assert found[0, :, 0].isnan().all()
     for source in range(8):
@@ -128,7 +128,7 @@ def test_wo_composition_equals_the_loop(kind, model):
 
 def test_a_head_without_weights_composes_with_nothing(language_model):
     language_model.blocks[0].attn.W_O.data[1] = 0
-    for found in (composition_scores(language_model, "K"), wo_composition(language_model, "K")):
+    for found in (composition_scores(language_model, "K"), output_composition(language_model, "K")):
         assert (found[0, 1, 1:] == 0).all()
         assert (found[0, 0, 1:] > 0).all()
 
@@ -145,14 +145,16 @@ def test_chance_of_composition_is_that_of_gaussian_matrices(task):
     literal = norm(ov @ qk) / (norm(ov) * norm(qk))
     assert chance == pytest.approx((float(literal.mean()), float(literal.std())))
     assert chance.mean == pytest.approx(1 / math.sqrt(64), rel=0.02)
-    assert wo_composition_chance(model, generator=seeded()).mean == pytest.approx(1 / 8, rel=0.02)
+    assert output_composition_chance(model, generator=seeded()).mean == pytest.approx(
+        1 / 8, rel=0.02
+    )
 
 
 def test_initial_weights_compose_as_chance(model):
     """64 pairs of heads: their mean within four standard errors, and not those of the diagonal."""
     for scores, chance in (
         (composition_scores, composition_chance(model, generator=seeded())),
-        (wo_composition, wo_composition_chance(model, generator=seeded())),
+        (output_composition, output_composition_chance(model, generator=seeded())),
     ):
         for kind in ("Q", "K", "V"):
             mean = float(scores(model, kind)[0, :, 1].mean())
@@ -160,7 +162,7 @@ def test_initial_weights_compose_as_chance(model):
 
 
 def test_a_table_of_pairs_leaves_out_those_that_cannot_compose(model):
-    scores = wo_composition(model, "K")
+    scores = output_composition(model, "K")
     table = pair_table(scores)
     assert len(table) == 64
     row = table[(table["source"] == "L0H2") & (table["name"] == "L1H3")].iloc[0]

@@ -10,7 +10,6 @@ from test_path_patching import made, state_of
 from torch.testing import assert_close
 
 import ih_interp as ih
-from ih_interp.analysis._metrics import measured
 from ih_interp.analysis.ablation.backups import (
     backup,
     backup_heads,
@@ -30,6 +29,7 @@ from ih_interp.analysis.patching.redundancy import (
 )
 from ih_interp.analysis.patching.self_repair import repaired_share, self_repair
 from ih_interp.analysis.patching.wiring import wiring_map
+from ih_interp.evaluation import measured
 from ih_interp.model import ModelConfig, build_model
 
 # Wirings with a known answer
