@@ -189,18 +189,19 @@ def measured(
 
 
 def given_copies(function: Function) -> Function:
-    """Return a user's function so that it gets copies of tensors, batches and arrays.
+    """Return a user's function so that it gets copies of tensors, batches, arrays and lists.
 
-    It may then write into them, as `logits -= ...` does, and no other numbers change. The
-    package's own functions, which write into nothing, are returned as they are.
+    The package's own functions, which write into nothing, are returned as they are.
     """
-    if str(getattr(function, "__module__", "")).startswith("ih_interp."):
+    module = str(getattr(function, "__module__", ""))
+    if module.startswith("ih_interp.") or getattr(function, "_gets_copies", False):
         return function
 
     @functools.wraps(function)
     def called(*given: Any) -> Any:
         return function(*map(_copy, given))
 
+    setattr(called, "_gets_copies", True)  # noqa: B010
     return cast(Function, called)
 
 

@@ -163,7 +163,8 @@ def composition_table(study: Study) -> pd.DataFrame:
 
     Columns: those of `Study.each_run`, `through` ("patterns": K-composition, "values": V),
     `sender`, `receiver`, `start` and `end` (`output_composition`, chance about 0.125), and
-    `accuracy` with that pair of heads alone left, as "one left" of Figure 11 (chance 1/L for L labels).
+    `accuracy` with that pair of heads alone left, as "one left" of Figure 11 (chance 1/L for L
+    labels).
     """
 
     def measure(run: Run, batch: Batch) -> pd.DataFrame:
