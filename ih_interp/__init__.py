@@ -78,8 +78,6 @@ if TYPE_CHECKING:
         copying_score_diag as copying_score_diag,
         copying_score_eig as copying_score_eig,
         copying_score_logit as copying_score_logit,
-    )
-    from ih_interp.analysis.heads.label_copying import (
         label_copying as label_copying,
         label_copying_of_values as label_copying_of_values,
         label_copying_score as label_copying_score,
@@ -187,9 +185,9 @@ _HOME = {
     "copying_score_diag": "analysis.heads.copying",
     "copying_score_eig": "analysis.heads.copying",
     "copying_score_logit": "analysis.heads.copying",
-    "label_copying": "analysis.heads.label_copying",
-    "label_copying_of_values": "analysis.heads.label_copying",
-    "label_copying_score": "analysis.heads.label_copying",
+    "label_copying": "analysis.heads.copying",
+    "label_copying_of_values": "analysis.heads.copying",
+    "label_copying_score": "analysis.heads.copying",
     "induction_trace": "analysis.heads.matching",
     "qk_matching": "analysis.heads.matching",
     "Coalitions": "analysis.ablation.coalitions",

@@ -284,8 +284,7 @@ def evaluate(
     if chunk < 1:
         raise ValueError(f"chunk={chunk}: expected at least one sequence per pass.")
     refuse_unfit_weights(model)
-    _refuse_other_tokens(model, batch)
-    refuse_other_exemplars(model, batch)
+    refuse_other_sequences(model, batch)
     parts: list[QueryMetrics] = []
     for part in batch.split(pass_size(model, len(batch), chunk)):
         with clamped(model, clamps, part, step=step, metrics=metrics):
@@ -293,8 +292,12 @@ def evaluate(
     return QueryMetrics(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def _refuse_other_tokens(model: HookedTransformer, batch: Batch) -> None:
-    """Refuse tokens and targets that the model does not have, which torch would name by number."""
+def refuse_other_sequences(model: HookedTransformer, batch: Batch) -> None:
+    """Refuse sequences that the model cannot be given (ValueError).
+
+    That is tokens and targets that it does not have, which torch would name by number, and
+    exemplars that it does not embed.
+    """
     for name, values, high in (
         ("tokens", batch.tokens, model.cfg.d_vocab),
         ("targets", batch.target, model.cfg.d_vocab_out),
@@ -304,6 +307,7 @@ def _refuse_other_tokens(model: HookedTransformer, batch: Batch) -> None:
                 f"The batch's {name} run from {int(values.min())} to {int(values.max())}: expected "
                 f"[0, {high}); use sequences of the model's own task."
             )
+    refuse_other_exemplars(model, batch)
 
 
 @plain_torch()

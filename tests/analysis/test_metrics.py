@@ -106,20 +106,18 @@ def test_a_function_of_ones_own():
 
 
 def test_what_is_no_metric_is_refused():
-    with pytest.raises(ValueError, match=r"'nll' is no metric; choose from logit, logit_diff"):
+    with pytest.raises(ValueError, match="metric='nll'"):
         inspect.unwrap(measured)("nll", LOGITS, BATCH)
-    with pytest.raises(
-        ValueError, match=r"gave shape \(\) for 2 sequences; one number per sequence"
-    ):
+    with pytest.raises(ValueError, match=r"shape \(\)"):
         measured(lambda logits, batch: logits.mean(), LOGITS, BATCH)
-    with pytest.raises(ValueError, match=r"shape \(2, 3\) for 1 sequences; \[\.\.\., batch, label"):
+    with pytest.raises(ValueError, match=r"shape \(2, 3\) for 1 sequences"):
         measured("logit", LOGITS, BATCH[:1])
 
 
 def test_a_context_without_another_label_has_no_difference():
     alone = ih.Batch(tokens=torch.tensor([[3, 1, 4, 1, 3]]), target=torch.tensor([1]))
     assert float(measured("in_context_probability", LOGITS[:1], alone)) == 1
-    with pytest.raises(ValueError, match="holds no label but the target"):
+    with pytest.raises(ValueError, match="logit_difference"):
         measured("logit_difference", LOGITS[:1], alone)
 
 

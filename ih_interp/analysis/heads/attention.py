@@ -6,7 +6,7 @@ stands, under clamps and other people's hooks, and leave both as they were. Scor
 random tokens are in `repeated_tokens`.
 """
 
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float
@@ -14,7 +14,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from ih_interp._torch_state import plain_torch
-from ih_interp.analysis.checks import refuse_wrong
+from ih_interp.analysis.checks import Positions, checked
 from ih_interp.analysis.heads.pattern_scores import (
     PerHeadScore,
     entry_chance,
@@ -29,6 +29,7 @@ Rows: TypeAlias = Literal["all", "labels"]
 """Query rows that a score averages: every one that has a choice, or those of the labels."""
 
 
+@checked()
 @plain_torch()
 def induction_strength(
     model: HookedTransformer, batch: Batch, *, per_sequence: bool = False
@@ -44,7 +45,6 @@ def induction_strength(
     Shape `[layer, head]`, the mean over sequences, or `[batch, layer, head]`. Raises ValueError for
     sequences whose context lacks the target, or holds nothing else.
     """
-    refuse_wrong(model=model, batch=batch, per_sequence=per_sequence)
     correct = batch.correct
     if not bool((correct.any(dim=1) & ~correct.all(dim=1)).all()):
         raise ValueError("batch: expected a correct label and another one in every context.")
@@ -58,6 +58,7 @@ def induction_strength(
     return layer_scores(model, batch.tokens, score, per_sequence=per_sequence)
 
 
+@checked()
 @plain_torch()
 def previous_token_score(
     model: HookedTransformer,
@@ -72,12 +73,12 @@ def previous_token_score(
     (Olsson et al. 2022, for any sequences); with `rows="labels"` those of the labels, which the
     induction circuit reads. Chance: `previous_token_chance`.
     """
-    refuse_wrong(model=model, sequences=batch, rows=rows, per_sequence=per_sequence)
     queries = _score_rows(tokens_of(batch).shape[1], rows)
     keys = [query - 1 for query in queries]
     return entry_score(model, batch, queries, keys, per_sequence=per_sequence)
 
 
+@checked()
 @plain_torch()
 def current_token_score(
     model: HookedTransformer,
@@ -91,13 +92,13 @@ def current_token_score(
     `mean over rows i of A[i, i]`, rows as in `previous_token_score`: the first has no choice and
     is left out. Chance: `current_token_chance`.
     """
-    refuse_wrong(model=model, sequences=batch, rows=rows, per_sequence=per_sequence)
     queries = _score_rows(tokens_of(batch).shape[1], rows)
     return entry_score(model, batch, queries, queries, per_sequence=per_sequence)
 
 
+@checked()
 @plain_torch()
-def previous_token_chance(n_positions: int, rows: Rows = "all") -> float:
+def previous_token_chance(n_positions: Positions, rows: Rows = "all") -> float:
     """Return the score of a head that attends evenly: the mean over the rows i of 1 / (i + 1).
 
     `current_token_chance` is the same number.
@@ -105,7 +106,6 @@ def previous_token_chance(n_positions: int, rows: Rows = "all") -> float:
     >>> previous_token_chance(5, "labels")
     0.375
     """
-    refuse_wrong(n_positions=n_positions, rows=rows)
     return entry_chance(_score_rows(n_positions, rows))
 
 
@@ -113,8 +113,6 @@ current_token_chance = previous_token_chance
 
 
 def _score_rows(n_positions: int, rows: Rows) -> list[int]:
-    if rows not in get_args(Rows):
-        raise ValueError(f"rows={rows!r}: expected one of {', '.join(get_args(Rows))}.")
     if rows == "labels":
         return list(Layout.of(torch.empty(n_positions)).labels)
     if n_positions < 2:
@@ -122,6 +120,7 @@ def _score_rows(n_positions: int, rows: Rows) -> list[int]:
     return list(range(1, n_positions))
 
 
+@checked()
 @plain_torch()
 def duplicate_token_score(
     model: HookedTransformer, batch: Batch | Tokens, *, per_sequence: bool = False
@@ -136,7 +135,6 @@ def duplicate_token_score(
     Raises ValueError for sequences that repeat no token, as few-shot sequences do whose query is
     another drawing than its copy in the context.
     """
-    refuse_wrong(model=model, sequences=batch, per_sequence=per_sequence)
     tokens = tokens_of(batch)
     copies = _earlier_copies(tokens)
     n_queries = copies.any(dim=2).sum(dim=1)
@@ -148,6 +146,7 @@ def duplicate_token_score(
     return layer_scores(model, tokens, score, per_sequence=per_sequence)
 
 
+@checked()
 @plain_torch()
 def duplicate_token_chance(batch: Batch | Tokens) -> float:
     """Return the score of even attention: the mean over queries i of (earlier copies) / (i + 1).
@@ -157,7 +156,6 @@ def duplicate_token_chance(batch: Batch | Tokens) -> float:
     >>> round(duplicate_token_chance(torch.tensor([[7, 8, 7, 7]])), 6)  # mean of 1/3 and 2/4
     0.416667
     """
-    refuse_wrong(sequences=batch)
     tokens = tokens_of(batch)
     copies = _earlier_copies(tokens).double()
     n_visible = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
@@ -177,6 +175,7 @@ def _earlier_copies(tokens: Tokens) -> Bool[Tensor, "batch query key"]:
     return copies
 
 
+@checked()
 @plain_torch()
 def attention_entropy(
     model: HookedTransformer, batch: Batch | Tokens, *, per_sequence: bool = False
@@ -186,7 +185,6 @@ def attention_entropy(
     `- sum over keys of A[query, key] ln A[query, key]`; 0 attends to one token. Chance, and the
     largest: `ln n_positions` (`entropy_chance`).
     """
-    refuse_wrong(model=model, sequences=batch, per_sequence=per_sequence)
 
     def score(pattern: Pattern, *_: object) -> Float[Tensor, "batch head"]:
         return torch.special.entr(pattern[:, :, -1]).sum(dim=-1)
@@ -194,8 +192,8 @@ def attention_entropy(
     return layer_scores(model, tokens_of(batch), score, per_sequence=per_sequence)
 
 
+@checked()
 @plain_torch()
-def entropy_chance(n_positions: int) -> float:
+def entropy_chance(n_positions: Positions) -> float:
     """Return the entropy of even attention from the last row: ln n_positions."""
-    refuse_wrong(n_positions=n_positions)
     return float(torch.tensor(float(n_positions)).log())

@@ -21,10 +21,9 @@ from transformer_lens import HookedTransformer
 from transformer_lens.hook_points import HookPoint
 
 from ih_interp._torch_state import plain_torch
-from ih_interp.analysis.checks import called_with, refuse_wrong
+from ih_interp.analysis.checks import checked
 from ih_interp.clamps._active import active, pass_size
-from ih_interp.evaluation import given_copies
-from ih_interp.types import Batch, Head, Pattern, Tokens, expect
+from ih_interp.types import Batch, Head, Pattern, Tokens
 
 PerHeadScore: TypeAlias = Float[Tensor, "layer head"] | Float[Tensor, "batch layer head"]
 Score: TypeAlias = Callable[[Tensor, slice], Tensor]
@@ -36,6 +35,7 @@ LayerScore: TypeAlias = Callable[[Tensor, int, slice], Tensor]
 CHUNK = 1_024  # sequences per pass: the activations of more leave the processor's cache
 
 
+@checked()
 @plain_torch()
 def pattern_scores(
     model: HookedTransformer, tokens: Tokens, score: Score, *, per_sequence: bool = False
@@ -45,11 +45,9 @@ def pattern_scores(
     `score(pattern [batch, head, query, key], rows)` gives `[batch, head]`; `rows` is the slice of
     `tokens` that the pattern belongs to. Chance is the score of `A[i, j] = 1 / (i + 1)`.
     """
-    refuse_wrong(model=model, sequences=tokens, per_sequence=per_sequence, score=score)
-    copied = given_copies(score)
 
     def of_layer(pattern: Pattern, _: int, rows: slice) -> Tensor:
-        return copied(pattern, rows)
+        return score(pattern, rows)
 
     return layer_scores(model, tokens, of_layer, per_sequence=per_sequence)
 
@@ -124,7 +122,7 @@ def each_chunk(
         yield torch.stack([found[layer] for layer in range(model.cfg.n_layers)], dim=1)
 
 
-@called_with("give scores by name, {'induction': induction_strength(...)}")
+@checked("give scores by name, {'induction': induction_strength(...)}")
 @plain_torch()
 def head_table(
     scores: Mapping[str, Float[Tensor, "layer head"]], chance: Mapping[str, float] | None = None
@@ -133,9 +131,6 @@ def head_table(
 
     Columns `score`, `name` ("L1H3"), `value`, `chance`; NaN where no chance level is given.
     """
-    refuse_wrong(scores=scores, chance=chance)
-    for score, values in scores.items():
-        expect(values, Tensor, f"The score {score!r}", "give values [layer, head]")
     return pd.DataFrame(
         [
             {

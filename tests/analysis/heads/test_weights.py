@@ -24,8 +24,6 @@ from ih_interp.analysis.heads.copying import (
     copying_score_diag,
     copying_score_eig,
     copying_score_logit,
-)
-from ih_interp.analysis.heads.label_copying import (
     label_copying,
     label_copying_of_values,
     label_copying_score,
@@ -359,7 +357,7 @@ def test_label_copying_of_values_equals_the_loop(model, batch):
 
 def test_label_copying_of_values_needs_every_label(model, batch):
     few = batch[:1]
-    with pytest.raises(ValueError, match=r"No context shows the labels \[.*\]; give more"):
+    with pytest.raises(ValueError, match="no context shows"):
         label_copying_of_values(model, few)
 
 
@@ -459,32 +457,32 @@ def test_a_matcher_matches_and_others_score_chance(matcher):
 def test_only_models_whose_outputs_are_tokens_copy():
     model = plain(d_vocab_out=4)
     for score in (copying_score_eig, copying_score_diag):
-        with pytest.raises(ValueError, match="6 tokens and 4 outputs; say with tokens="):
+        with pytest.raises(ValueError, match="6 tokens and 4 outputs"):
             score(model)
-    with pytest.raises(ValueError, match="which are the same is not known"):
+    with pytest.raises(ValueError, match="6 tokens and 4 outputs"):
         copying_score_logit(model, torch.tensor([[0, 1, 2]]))
     chosen = torch.tensor([1, 3])
     assert copying_score_eig(model, tokens=chosen).shape == (2, 3)
     assert label_copying(model, tokens=chosen).shape == (2, 3, 2, 2)
-    with pytest.raises(ValueError, match="Tokens run from 1 to 5; the outputs are 0 to 3"):
+    with pytest.raises(ValueError, match="1 to 5"):
         copying_score_eig(model, tokens=torch.tensor([1, 5]))
 
 
 def test_what_weights_cannot_tell_is_refused(model, language_model):
-    with pytest.raises(ValueError, match="Only few-shot models have labels"):
+    with pytest.raises(ValueError, match="tokens=None"):
         label_copying(language_model)
-    with pytest.raises(ValueError, match="3 tokens, 2 of them different"):
+    with pytest.raises(ValueError, match="2 different"):
         qk_matching(model, torch.tensor([5, 6, 6]))
-    with pytest.raises(ValueError, match=r"distance=5; from 0 to 4 was expected"):
+    with pytest.raises(ValueError, match="distance=5"):
         qk_matching(model, torch.tensor([5, 6]), distance=5)
-    with pytest.raises(ValueError, match="this one's are 'standard'"):
+    with pytest.raises(ValueError, match="distance=1"):
         qk_matching(language_model, torch.tensor([2, 3]), distance=1)
-    with pytest.raises(ValueError, match=r"\(2, 8\), was expected"):
+    with pytest.raises(ValueError, match=r"\(2, 8\)"):
         induction_trace(model, torch.tensor([5, 6]), torch.zeros(8, 2))
-    with pytest.raises(ValueError, match="fewer than two different tokens that are outputs"):
+    with pytest.raises(ValueError, match="1 of 1 sequences"):
         copying_score_logit(model, torch.tensor([[5, 1, 6, 1, 5]]))
     language_model.cfg.normalization_type = "SoLU"
-    with pytest.raises(ValueError, match="normalization_type='SoLU' is no norm"):
+    with pytest.raises(ValueError, match="normalization_type='SoLU'"):
         composition_scores(language_model, "Q")
 
 
