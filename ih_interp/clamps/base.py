@@ -5,7 +5,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, cast
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Bool
@@ -17,7 +17,7 @@ from ih_interp._config_base import Frozen
 from ih_interp._reprs import short_repr
 from ih_interp.clamps.schedules import Always, Schedule
 from ih_interp.model import FewShotEmbed
-from ih_interp.types import Batch, Head, HeadField, expect
+from ih_interp.types import Batch, Head, HeadField
 
 HookFunction: TypeAlias = Callable[..., Tensor | None]
 Hook: TypeAlias = tuple[str, HookFunction]
@@ -190,17 +190,6 @@ def hooks_of(clamp: AbstractClamp, setting: Setting) -> list[Hook]:
                 'function of (activation, hook), [("blocks.1.attn.hook_z", halve)].'
             )
     return pairs
-
-
-def refuse_no_clamps(clamps: object) -> None:
-    """TypeError in words where something else came than a list of clamps, as one clamp alone."""
-    if isinstance(clamps, AbstractClamp):
-        raise TypeError(f"clamps has to be a list and one clamp came, {clamps}; write [clamp].")
-    remedy = "write [ih.clamps.match('L1H3')]"
-    expect(clamps, Sequence, f"clamps={clamps!r}", remedy)
-    for clamp in cast(Sequence[object], clamps):
-        more = "; unpack several with a star" if isinstance(clamp, Sequence) else ""
-        expect(clamp, AbstractClamp, f"Each of clamps, {clamp!r} here,", f"{remedy}{more}")
 
 
 class HeadClamp(AbstractClamp):

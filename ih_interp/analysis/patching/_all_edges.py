@@ -16,11 +16,11 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from ih_interp._stock import starts_late
-from ih_interp.analysis._metrics import measured
 from ih_interp.analysis._passes import Entered, Input, into_stream, written_by, written_points
 from ih_interp.analysis.patching._last_layer import LastRow, stands_alone
 from ih_interp.analysis.patching._patched_pass import Edges, Patch
 from ih_interp.analysis.patching.path_patching import Means, Pair, RunName, Seen
+from ih_interp.evaluation import measured
 
 FAST_CHUNK = 256
 """Sequences at once where only the last row is computed: 64 times as many edges fill the cache."""

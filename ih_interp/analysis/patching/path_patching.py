@@ -15,7 +15,6 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from ih_interp._torch_state import plain_torch
-from ih_interp.analysis._metrics import Metric, measured
 from ih_interp.analysis._passes import (
     Ablation,
     Entered,
@@ -36,6 +35,7 @@ from ih_interp.analysis._passes import (
 )
 from ih_interp.analysis.checks import checked
 from ih_interp.analysis.patching._patched_pass import Edges, Patch
+from ih_interp.evaluation import Metric, measured
 from ih_interp.types import Batch
 
 Direction: TypeAlias = Literal["noise", "denoise"]

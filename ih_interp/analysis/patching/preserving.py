@@ -20,13 +20,12 @@ from transformer_lens import HookedTransformer
 from ih_interp._reprs import short_repr
 from ih_interp._stock import not_plain, parts_of
 from ih_interp._torch_state import plain_torch
-from ih_interp.analysis._metrics import measured
 from ih_interp.analysis._passes import HeadName, chunk_size, into_stream, recording
 from ih_interp.analysis.ablation._linear_readout import times
 from ih_interp.analysis.checks import Within, checked
 from ih_interp.analysis.patching._last_layer import LastRow
 from ih_interp.clamps import AblateHeads, Preserve
-from ih_interp.evaluation import QueryMetrics, evaluate
+from ih_interp.evaluation import QueryMetrics, evaluate, measured
 from ih_interp.types import Batch, Head
 
 Kept: TypeAlias = Literal["patterns", "values"]

@@ -14,12 +14,12 @@ from transformer_lens import HookedTransformer
 
 from ih_interp._reprs import short_repr
 from ih_interp._torch_state import plain_torch
-from ih_interp.analysis._metrics import LOWER_IS_BETTER, Metric
 from ih_interp.analysis._passes import Ablation, Input, inputs_named, refuse_cuts, whole_blocks
 from ih_interp.analysis.checks import checked
 from ih_interp.analysis.dynamics.trace import refuse_other_function, trace
 from ih_interp.analysis.patching._all_edges import Plan, effects_of
 from ih_interp.analysis.patching.path_patching import Direction, Pair, share
+from ih_interp.evaluation import LOWER_IS_BETTER, Metric
 from ih_interp.runs import Run
 from ih_interp.types import Batch, Head
 

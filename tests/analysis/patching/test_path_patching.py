@@ -13,9 +13,9 @@ from torch.testing import assert_close
 
 import ih_interp as ih
 from ih_interp.analysis import _passes as passes
-from ih_interp.analysis._metrics import measured
 from ih_interp.analysis.patching.corruptions import swap_exemplars, swap_labels
 from ih_interp.analysis.patching.path_patching import path_patch
+from ih_interp.evaluation import measured
 from ih_interp.types import Head
 
 N = 12

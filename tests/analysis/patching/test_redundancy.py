@@ -9,7 +9,6 @@ from made_models import made, state_of
 from torch.testing import assert_close
 
 import ih_interp as ih
-from ih_interp.analysis._metrics import measured
 from ih_interp.analysis.ablation.backups import (
     backup,
     backup_heads,
@@ -29,6 +28,7 @@ from ih_interp.analysis.patching.redundancy import (
 )
 from ih_interp.analysis.patching.self_repair import self_repair
 from ih_interp.analysis.patching.wiring import wiring_map
+from ih_interp.evaluation import measured
 from ih_interp.model import ModelConfig, build_model
 
 # Wirings with a known answer
