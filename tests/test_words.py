@@ -16,7 +16,7 @@ def enter(*arguments, **named):
 WRONG_KINDS = {
     "tokens for a batch": (lambda m, b: enter(m, [MATCH], b.tokens), ("Batch", "Tensor")),
     "a clamp for a list": (lambda m, b: enter(m, MATCH, b), ("clamps", "list")),
-    "a list in a list": (lambda m, b: enter(m, [ih.clamps.b_alone("L1H3")], b), ("clamps", "list")),
+    "a list in a list": (lambda m, b: enter(m, [ih.clamps.b_alone("L1H3")], b), ("clamps", "star")),
     "a dict for metrics": (lambda m, b: enter(m, [MATCH], b, metrics={}), ("etrics", "dict")),
     "tokens for a score": (lambda m, b: ih.induction_strength(m, b.tokens), ("Batch", "Tensor")),
     "a folder for a model": (
