@@ -33,9 +33,9 @@ from ih_interp.plots.heads import (
     plot_matches as plot_matches,
 )
 from ih_interp.plots.single_heads import (
+    plot_ablate_each_head as plot_ablate_each_head,
     plot_add_back as plot_add_back,
     plot_label_accuracy as plot_label_accuracy,
-    plot_only_and_without as plot_only_and_without,
 )
 from ih_interp.plots.speed import plot_speeds as plot_speeds
 from ih_interp.plots.wiring import (

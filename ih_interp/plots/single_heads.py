@@ -35,7 +35,7 @@ ORDER_COLOURS = (HEAD_COLOURS[0], HEAD_COLOURS[6], HEAD_COLOURS[5], HEAD_COLOURS
 
 
 @drawing
-def plot_only_and_without(
+def plot_ablate_each_head(
     table: pd.DataFrame,
     ax: Axes,
     *,
@@ -45,7 +45,7 @@ def plot_only_and_without(
 ) -> Axes:
     """Figures 4a and 13: a metric against induction strength, with only a head and all but it.
 
-    Columns of `only_and_without`: `head`, `strength`, `kept`, `metric`, `value`, `low`, `high`.
+    Columns of `ablate_each_head`: `head`, `strength`, `kept`, `metric`, `value`, `low`, `high`.
     `palette` gives colours of heads, `look` what else their marks have. Raises ValueError for a
     strength or value that is NaN.
     """

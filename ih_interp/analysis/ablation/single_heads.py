@@ -39,7 +39,7 @@ N_RESAMPLES = 500
 
 
 @plain_torch()
-def only_and_without(
+def ablate_each_head(
     model: HookedTransformer,
     batch: Batch,
     heads: Iterable[HeadName] | None = None,
