@@ -23,6 +23,9 @@ from ih_interp.types import Head, Residual
 Input: TypeAlias = Literal["q", "k", "v"]
 """Through which of its inputs a head is reached."""
 
+Ablation: TypeAlias = Literal["zero", "mean", "resample"]
+"""What replaces the output of an ablated head: zero, a mean over sequences, another sequence's."""
+
 HeadName: TypeAlias = str | tuple[int, int] | Head
 Written: TypeAlias = Float[Tensor, "batch pos _head d"]
 """What heads write: z, d_head wide, or where `use_attn_result` is on the result, d_model wide."""

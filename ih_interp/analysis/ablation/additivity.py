@@ -19,9 +19,8 @@ from transformer_lens import HookedTransformer
 from ih_interp._reprs import short_repr
 from ih_interp._torch_state import plain_torch
 from ih_interp.analysis._metrics import LOWER_IS_BETTER, Metric
-from ih_interp.analysis._passes import HeadName
+from ih_interp.analysis._passes import Ablation, HeadName
 from ih_interp.analysis.ablation import interactions
-from ih_interp.analysis.ablation._subset_passes import Ablation
 from ih_interp.analysis.ablation.coalitions import (
     coalitions,
     metric_name,

@@ -23,9 +23,9 @@ from transformer_lens import HookedTransformer
 from ih_interp._reprs import short_repr
 from ih_interp._torch_state import plain_torch
 from ih_interp.analysis._metrics import Metric
-from ih_interp.analysis._passes import HeadName
+from ih_interp.analysis._passes import Ablation, HeadName
 from ih_interp.analysis.ablation import interactions
-from ih_interp.analysis.ablation._subset_passes import Ablation, measured_subsets
+from ih_interp.analysis.ablation._subset_passes import measured_subsets
 from ih_interp.analysis.checks import refuse_no_heads, refuse_wrong
 from ih_interp.types import Batch, Head
 

@@ -17,6 +17,7 @@ from transformer_lens import HookedTransformer
 from ih_interp._torch_state import plain_torch
 from ih_interp.analysis._metrics import Metric, measured
 from ih_interp.analysis._passes import (
+    Ablation,
     Entered,
     HeadName,
     HeadsOf,
@@ -39,9 +40,6 @@ from ih_interp.types import Batch, expect
 
 Direction: TypeAlias = Literal["noise", "denoise"]
 """`noise` puts corrupted activations into the clean run, `denoise` clean into the corrupted."""
-
-Ablation: TypeAlias = Literal["resample", "mean", "zero"]
-"""What the corrupted run is: other sequences, or the clean ones with the senders' outputs set."""
 
 Means: TypeAlias = Mapping[int, tuple[Sequence[int], Tensor]]
 """Heads of a layer, and what they are set to, `[pos, head, d]`."""
