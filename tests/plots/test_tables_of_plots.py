@@ -414,7 +414,7 @@ CURVE = pd.DataFrame({"sequences": [0, 1, 2], "clamp": "a", "seed": 0, "loss": [
         ({"palette": 3}, "palette"),
         ({"colour": "red"}, "expected settings.*'colour'"),
         ({"lw": 1, "linewidth": 2}, "said twice"),
-        ({"ax": Figure()}, "ax has to be an Axes"),
+        ({"ax": Figure()}, "ax: expected an Axes"),
     ],
 )
 def test_looks_that_are_none_are_refused_in_words(look, words):

@@ -118,7 +118,7 @@ def test_another_network_is_refused(runs):
         progress_beside_training(runs["none"], {"other": runs["other"]})
     with pytest.raises(ValueError, match="no clamped runs; give them by name"):
         progress_beside_training(runs["none"], {})
-    with pytest.raises(TypeError, match="'match' has to be a Run and is a str"):
+    with pytest.raises(TypeError, match="'match': expected a Run, got a str"):
         inspect.unwrap(progress_beside_training)(runs["none"], {"match": "runs/match"})
 
 
@@ -133,7 +133,7 @@ def test_unfinished_runs_are_told(runs, tmp_path):
     (killed.folder / run_files.METRICS).unlink()
     with pytest.raises(ValueError, match="The run 'match' has no metrics saved"):
         progress_beside_training(free, {"match": killed}, batch=batch)
-    with pytest.raises(TypeError, match="clamped has to be a Mapping"):
+    with pytest.raises(TypeError, match="clamped: expected a Mapping"):
         inspect.unwrap(progress_beside_training)(free, [match])
 
 

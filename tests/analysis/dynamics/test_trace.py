@@ -162,7 +162,7 @@ def test_what_is_no_list_or_no_function_is_told_in_words(clamped_run):
     for given, words in (
         ({"clamps": match}, r"clamps has to be a list and one clamp came, .*; write \[clamp\]"),
         ({"clamps": [ih.clamps.c_alone("L1H3")]}, "unpack several with a star"),
-        ({"steps": 2}, r"steps=2 has to be an Iterable and is an int; write steps=\[2\]"),
+        ({"steps": 2}, r"steps=2: expected an Iterable, got an int; write steps=\[2\]"),
         ({"steps": [2.0]}, r"step=2\.0: expected an integer, .*give one of run\.steps"),
         ({"batch": clamped_run.task.enumerate().tokens}, "give the Batch itself, not its tokens"),
     ):
@@ -184,7 +184,7 @@ def test_what_is_no_list_or_no_function_is_told_in_words(clamped_run):
         ),
         (ih.label_copying_score, r"lambda model, batch: label_copying_score\(circuit=\.\.\.\)"),
         (int, r"The measure cannot be int; wrap it"),
-        ("loss", r"The measure has to be a Callable and is a str; give a function of \(model, "),
+        ("loss", r"The measure: expected a Callable, got a str; give a function of \(model, "),
     ],
 )
 def test_a_measure_takes_a_model_and_a_batch(clamped_run, measure, words):
