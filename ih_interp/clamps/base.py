@@ -5,11 +5,11 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, cast
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias, cast
 
 import torch
 from jaxtyping import Bool
-from pydantic import field_validator
+from pydantic import Field, field_validator
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
@@ -17,7 +17,7 @@ from ih_interp._config_base import Frozen
 from ih_interp._reprs import short_repr
 from ih_interp.clamps.schedules import Always, Schedule
 from ih_interp.model import FewShotEmbed
-from ih_interp.types import Batch, Head, HeadField, expect
+from ih_interp.types import Batch, Head, HeadField, expect, parse_heads
 
 HookFunction: TypeAlias = Callable[..., Tensor | None]
 Hook: TypeAlias = tuple[str, HookFunction]
@@ -206,22 +206,15 @@ def refuse_no_clamps(clamps: object) -> None:
 class HeadClamp(AbstractClamp):
     """A clamp on given heads."""
 
-    heads: tuple[HeadField, ...]
+    heads: Annotated[tuple[HeadField, ...], Field(min_length=1)]
     """The heads that it acts on, as `["L1H3"]` or `[(1, 3)]`; layers and heads count from 0."""
 
     @field_validator("heads", mode="before")
     @classmethod
-    def _several(cls, heads: object) -> object:
-        if isinstance(heads, str | Head) or (isinstance(heads, Sequence) and len(heads) == 0):
-            raise ValueError('heads is a list with at least one head, as ["L1H3"].')
+    def _in_order(cls, heads: object) -> object:
+        if isinstance(heads, Iterable) and not isinstance(heads, Mapping):
+            return sorted(parse_heads(cast(Iterable[object], heads)))
         return heads
-
-    @field_validator("heads", mode="after")
-    @classmethod
-    def _once_each(cls, heads: tuple[Head, ...]) -> tuple[Head, ...]:
-        if len(set(heads)) < len(heads):
-            raise ValueError(f"{', '.join(map(str, heads))} names a head twice.")
-        return tuple(sorted(heads))
 
     @property
     def layers(self) -> list[int]:

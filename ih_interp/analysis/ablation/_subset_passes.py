@@ -66,10 +66,10 @@ def measured_subsets(
     on: Bool[ndarray, "subset head"],
     *,
     metrics: Sequence[Metric],
-    ablation: Ablation,
-    reference: Batch | None,
-    freeze_ln: bool,
-    seed: int,
+    ablation: Ablation = "zero",
+    reference: Batch | None = None,
+    freeze_ln: bool = False,
+    seed: int = 0,
 ) -> Generator[tuple[slice, Int[ndarray, " subset"], Float[Tensor, "metric subset batch"]]]:
     """Yield metrics of some sequences and subsets at a time, until all of both have been."""
     head_mask(heads, Shape.of(model))  # refuses heads that the model lacks
@@ -128,7 +128,7 @@ def _read_linearly(
 
 def _parts(chunk: _Chunk, found: _Pass, rows: slice, read: Bool[ndarray, " head"]) -> Readout:
     """Return a pass's logits in parts, one for each of the heads `read`."""
-    places = np.flatnonzero(read)
+    places = np.flatnonzero(read).tolist()
     heads = [chunk.heads[place].head for place in places]
     ablated = _rows(chunk.given[:, -1, places], rows)
     return readout(chunk.model, heads, found.z[rows], ablated, found.resid[rows])

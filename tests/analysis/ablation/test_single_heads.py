@@ -198,7 +198,7 @@ def test_clamps_stay(spread, batch):
 
 
 def test_no_heads_are_refused(model, batch):
-    with pytest.raises(ValueError, match="No head was named"):
+    with pytest.raises(ValueError, match="heads"):
         ablate_each_head(model, batch, [])
 
 
@@ -255,7 +255,7 @@ def test_a_network_that_diverged_has_no_accuracies_and_no_intervals(spread, batc
     table = ablate_each_head(spread, batch, metrics="accuracy")
     assert table[["value", "low", "high"]].isna().all(axis=None)
     for function in (mistakes_corrected, label_specific_accuracy):
-        with pytest.raises(ValueError, match=r"With only L1H0.* logits are NaN or infinite"):
+        with pytest.raises(ValueError, match="L1H0"):
             function(spread, batch, heads=ALL[:2])
 
 
@@ -266,6 +266,6 @@ def test_strengths_of_nan_have_no_order(spread, batch):
     for function in (mistakes_corrected, add_back):
         with (
             spread.hooks(fwd_hooks=[("blocks.1.attn.hook_pattern", nowhere)]),
-            pytest.raises(ValueError, match="induction strengths are NaN"),
+            pytest.raises(ValueError, match="nan"),
         ):
             function(spread, batch)

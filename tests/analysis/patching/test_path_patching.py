@@ -408,7 +408,7 @@ def test_hooks_are_found_as_they_were_after_an_error_too(task, clean, corrupted)
 
 
 REFUSED = {
-    "names a head twice": {"senders": ["L0H1", (0, 1)]},
+    "L0H1, L0H1": {"senders": ["L0H1", (0, 1)]},
     "There is no head L0H9": {"senders": ["L0H9"]},
     "do not all reach": {"senders": ["L1H0"], "receivers": ["L1H1"]},
     "Middle heads in layers \\[1\\] are not between": {"middle": ["L1H0"]},
