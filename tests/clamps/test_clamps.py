@@ -654,7 +654,7 @@ def test_a_schedule_needs_the_step(model, batch):
     ids=["json", "one clamp"],
 )
 def test_clamps_come_as_a_list(given, model, batch):
-    with pytest.raises(TypeError, match="list"), clamped(model, given, batch):
+    with pytest.raises(TypeError, match="clamps"), clamped(model, given, batch):
         pass
 
 
