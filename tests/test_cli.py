@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ih_interp.cli import app, claims_text
-from ih_interp.paper.study import Claim
+from ih_interp.paper.claims import Claim
 
 
 def test_help_is_instant():

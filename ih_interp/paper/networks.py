@@ -1,17 +1,18 @@
-"""From figures to a study: networks first, then, with their heads known, the other runs."""
+"""The networks behind some figures: trained first, then, with their heads known, other runs."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ih_interp.config import RunConfig, run_folder
 from ih_interp.paper.circuit import Circuit, choose_circuit
-from ih_interp.paper.estimate import Plan, is_finished, updates_done
 from ih_interp.paper.presets import Preset
 from ih_interp.paper.recipes import FIRST_SEED, NEED_NO_CIRCUIT, RECIPES, Context, RunSet, main_run
 from ih_interp.paper.study import Figure, Study
 from ih_interp.runs import Run
+from ih_interp.storage.run_files import CONFIG
 from ih_interp.tasks.exemplars import ExemplarSource
 from ih_interp.training._bar import one_bar
+from ih_interp.training.state import saved_step
 from ih_interp.training.train import Engine, train
 from ih_interp.types import Head
 
@@ -46,12 +47,12 @@ class Networks:
 
     @property
     def trained(self) -> list[int]:
-        """Seeds of the networks with all heads: those shown, and those that only donate."""
+        """The seeds of the networks with all heads: those shown, and those that only donate."""
         last = max(self.seeds[-1], FIRST_SEED + N_DONORS - 1) if self._donors else self.seeds[-1]
         return list(range(FIRST_SEED, last + 1))
 
     def before_circuits(self) -> Configs:
-        """Runs that need no heads chosen."""
+        """Return the runs that need no heads chosen."""
         return {
             name: {
                 seed: RECIPES[name](self._context(seed))
@@ -62,7 +63,7 @@ class Networks:
         }
 
     def after_circuits(self, circuits: Mapping[int, Circuit]) -> Configs:
-        """Runs about chosen heads."""
+        """Return the runs about chosen heads."""
         return {
             name: {seed: RECIPES[name](self._context(seed, circuits[seed])) for seed in self.seeds}
             for name in self.sets
@@ -70,21 +71,21 @@ class Networks:
         }
 
     def every(self, circuits: Mapping[int, Circuit]) -> list[RunConfig]:
-        """All runs, for counting; where a circuit is not known yet, theirs have other names."""
+        """Return all runs, to be counted; where a circuit is not known, names of runs differ."""
         later = self.after_circuits({**dict.fromkeys(self.seeds, UNKNOWN), **circuits})
         return flat(self.before_circuits()) + flat(later)
 
     def known_circuits(self) -> dict[int, Circuit]:
-        """Of networks that are trained already."""
+        """Return the circuits of networks that are trained already."""
         found: dict[int, Circuit] = {}
         for seed in self.seeds:
             folder = self._main(seed)
-            if is_finished(folder):
+            if _is_finished(folder):
                 found[seed] = choose_circuit(Run(folder))
         return found
 
     def _main(self, seed: int) -> Path:
-        """The folder of a network with all heads."""
+        """Return the folder of a network with all heads."""
         return run_folder(self.root, main_run(self._preset, self._exemplars, seed))
 
     def _context(self, seed: int, circuit: Circuit | None = None) -> Context:
@@ -94,7 +95,7 @@ class Networks:
 
 
 def flat(configs: Configs) -> list[RunConfig]:
-    """The runs of all sets in a row."""
+    """Return the runs of all sets in a row."""
     return [
         config
         for by_seed in configs.values()
@@ -111,9 +112,12 @@ def train_study(
         return Study({}, {}, sequences)
     root = networks.root
     circuits = networks.known_circuits()
-    say(str(Plan.of(networks.every(circuits), root)))
     every = networks.every(circuits)
-    with one_bar(every, sum(updates_done(run_folder(root, config)) for config in every)):
+    folders = [run_folder(root, config) for config in every]
+    updates = sum(config.n_steps for config in every)
+    finished = sum(map(_is_finished, folders))
+    say(f"{root}: {len(every)} run(s), {updates:,} updates, {finished} run(s) finished already")
+    with one_bar(every, sum(map(_updates_done, folders))):
         found = _trained(networks.before_circuits(), root, engine)
         for seed in networks.seeds:
             if seed not in circuits:
@@ -134,3 +138,20 @@ def _trained(
         }
         for name, by_seed in configs.items()
     }
+
+
+def _updates_done(folder: Path) -> int:
+    """Return how far the run in a folder has come; 0 where there is none."""
+    if not (folder / CONFIG).is_file():
+        return 0
+    return Run(folder).config.n_steps if _is_finished(folder) else saved_step(folder)
+
+
+def _is_finished(folder: Path) -> bool:
+    """Return whether a folder holds a run that is at its end."""
+    if not (folder / CONFIG).is_file():
+        return False
+    try:
+        return Run(folder).finished
+    except ValueError:  # `train` will say what is wrong with it
+        return False
