@@ -52,6 +52,13 @@ def judge(figure: str, networks: Sequence[Measured], *rules: Rule) -> list[Claim
     ]
 
 
+def by_rules(
+    figure: str, measure: Callable[[pd.DataFrame], Measured], *rules: Rule
+) -> Callable[[pd.DataFrame], list[Claim]]:
+    """Return the function that judges a figure's table; `measure` takes one network's rows."""
+    return lambda table: judge(figure, [measure(rows) for rows in by_seed(table)], *rules)
+
+
 class _Words(list[Any]):
     """One value per network, written by `over_seeds` in a format string."""
 

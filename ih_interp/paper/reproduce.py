@@ -23,6 +23,9 @@ from ih_interp.training.train import Engine
 
 SAMPLED = 2_000  # sequences that measures are averaged over, but for the paper preset: every one
 
+MAIN_TEXT = ("3a", "3b", "4a", "4b", "5a", "5b", "6")
+"""Figures of the paper's main text."""
+
 SEEDS: Mapping[PresetName, int] = {"smoke": 1, "quick": 1, "paper": 5}
 """Numbers of networks where none is asked for."""
 
@@ -134,6 +137,7 @@ def redraw(
     claims: list[Claim] = []
     for figure in drawn:
         table = pd.read_csv(place / f"{figure.file_name}.csv")
+        table = table.fillna(dict.fromkeys(table.columns.intersection(["heads", "ablated"]), ""))
         seeds = table["seed"].nunique() if "seed" in table else asked.seeds
         canvas = draw(figure, table, caption=asked.command(figure, seeds))
         with TemporaryDirectory() as beside:  # the csv would be written again, with other digits
@@ -220,7 +224,9 @@ def _source_of(figure: Figure) -> str:
 
 def _wanted(names: Sequence[str], preset: PresetName) -> list[Figure]:
     if not names:
-        return [figure for figure in FIGURES.values() if preset == "paper" or figure.main_text]
+        return [
+            figure for figure in FIGURES.values() if preset == "paper" or figure.name in MAIN_TEXT
+        ]
     chosen: set[str] = set()
     for name in names:
         chosen.update(_named(name))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -111,9 +112,6 @@ class Figure:
     claims: Callable[[pd.DataFrame], list[Claim]]
     size: tuple[float, float] = (5.2, 3.4)
     """Inches."""
-    main_text: bool = False
-    needs_donors: bool = False
-    """Whether networks of three seeds must be trained, however many are shown (Figure 7)."""
 
     @property
     def word(self) -> str:
@@ -124,6 +122,13 @@ class Figure:
     def file_name(self) -> str:
         """The name of its files without ending: "fig3a", "table1"."""
         return self.word if self.word.startswith("table") else f"fig{self.word}"
+
+
+def panels(
+    plot: Callable[[pd.DataFrame, Any], object], *grid: int, **options: Any
+) -> Callable[[pd.DataFrame, Canvas], object]:
+    """Return the drawing that plots a table into axes of its own, of which `grid` says how many."""
+    return lambda table, canvas: plot(table, canvas.subplots(*grid, **options))
 
 
 def some_steps(run: Run, count: int = MAX_CHECKPOINTS) -> list[int]:

@@ -265,14 +265,14 @@ def test_a_readme_keeps_its_words_around_the_claims(tmp_path):
     merged(tmp_path, claim("3a"))
     path = write_readme(tmp_path)
     assert claims_markdown(tmp_path) in path.read_text()
-    path.write_text(f"# Mine\n\n{BEGIN}\nold\n{END}\n\nMore.\n")
+    path.write_text(f"# Mine\n\n{BEGIN}\nstale\n{END}\n\nMore.\n")
     merged(tmp_path, claim("3b"), runs="smoke-synthetic")
     for _ in range(2):  # the second time nothing changes
         write_readme(tmp_path)
         text = path.read_text()
         assert text.startswith("# Mine\n\n")
         assert text.endswith(f"{END}\n\nMore.\n")
-        assert "old" not in text
+        assert "stale" not in text
         assert text.count("| it falls |") == 2  # a table per set of runs
     path.write_text("No place for claims.")
     write_readme(tmp_path)

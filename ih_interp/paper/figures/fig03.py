@@ -11,8 +11,8 @@ from ih_interp.analysis.dynamics.emergence import first_below, plateau_length
 from ih_interp.analysis.dynamics.trace import trace
 from ih_interp.analysis.heads.attention import induction_strength
 from ih_interp.paper.claims import Claim
-from ih_interp.paper.judging import Measured, Rule, by_seed, curves, judge, rank_correlation, when
-from ih_interp.paper.study import Figure, Study, some_steps
+from ih_interp.paper.judging import Measured, Rule, by_rules, curves, judge, rank_correlation, when
+from ih_interp.paper.study import Figure, Study, panels, some_steps
 from ih_interp.plots import plot_losses, plot_strengths
 from ih_interp.plots.seeds import plot_each_network
 
@@ -82,41 +82,14 @@ def strength_table(study: Study) -> pd.DataFrame:
     )
 
 
-def strength_claims(table: pd.DataFrame) -> list[Claim]:
-    """Judge how many induction heads there are, how graded, and when their order is fixed."""
-    heads = table[table["name"].str.match("L1H")]
-    return judge(
-        "3b",
-        [_strengths(rows) for rows in by_seed(heads)],
-        Rule(
-            f"several heads become induction heads: how many of 8 end above {STRONG}",
-            "7",
-            "{several}",
-            lambda n: n["several"] >= 2,
-        ),
-        Rule(
-            "of graded strength: the strongest, the weakest",
-            "0.85, 0.10",
-            "{strongest:.2f}, {weakest:.2f}",
-            lambda n: n["strongest"] > 2 * n["weakest"] and n["strongest"] > STRONG,
-        ),
-        Rule(
-            "their order hardly changes any more: rank correlation with the end, above 0.8, when "
-            "the strongest has half of its last strength",
-            "but for two heads the order of the end",
-            "{order:.2f}",
-            lambda n: n["order"] > 0.8 and n["strongest"] > STRONG,
-        ),
-    )
-
-
 def _strengths(rows: pd.DataFrame) -> Measured:
     """Return one network's strengths at the end, and how far their order was fixed at half time.
 
     Half time is when the head that ends strongest first has half of its last strength; `order` is
     NaN where no strength is above 0.
     """
-    strengths = rows.pivot_table(index="sequences", columns="name", values="value")
+    heads = rows[rows["name"].str.match("L1H")]
+    strengths = heads.pivot_table(index="sequences", columns="name", values="value")
     last = strengths.iloc[-1]
     order = math.nan
     if last.max() > 0:
@@ -130,9 +103,29 @@ def _strengths(rows: pd.DataFrame) -> Measured:
     }
 
 
-def draw_losses(table: pd.DataFrame, canvas: Canvas) -> None:
-    """Draw Figure 3a: every network in one panel."""
-    plot_losses(table, canvas.subplots())
+strength_claims = by_rules(
+    "3b",
+    _strengths,
+    Rule(
+        f"several heads become induction heads: how many of 8 end above {STRONG}",
+        "7",
+        "{several}",
+        lambda n: n["several"] >= 2,
+    ),
+    Rule(
+        "of graded strength: the strongest, the weakest",
+        "0.85, 0.10",
+        "{strongest:.2f}, {weakest:.2f}",
+        lambda n: n["strongest"] > 2 * n["weakest"] and n["strongest"] > STRONG,
+    ),
+    Rule(
+        "their order hardly changes any more: rank correlation with the end, above 0.8, when "
+        "the strongest has half of its last strength",
+        "but for two heads the order of the end",
+        "{order:.2f}",
+        lambda n: n["order"] > 0.8 and n["strongest"] > STRONG,
+    ),
+)
 
 
 def draw_strengths(table: pd.DataFrame, canvas: Canvas) -> None:
@@ -144,14 +137,6 @@ def draw_strengths(table: pd.DataFrame, canvas: Canvas) -> None:
 
 
 FIGURES = (
-    Figure("3a", ("main",), loss_table, draw_losses, loss_claims, main_text=True),
-    Figure(
-        "3b",
-        ("main",),
-        strength_table,
-        draw_strengths,
-        strength_claims,
-        size=(8.4, 3.6),
-        main_text=True,
-    ),
+    Figure("3a", ("main",), loss_table, panels(plot_losses), loss_claims),
+    Figure("3b", ("main",), strength_table, draw_strengths, strength_claims, size=(8.4, 3.6)),
 )

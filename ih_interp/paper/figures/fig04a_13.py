@@ -5,8 +5,7 @@ from matplotlib.figure import Figure as Canvas
 
 from ih_interp.analysis._metrics import Metric
 from ih_interp.analysis.ablation.single_heads import only_and_without
-from ih_interp.paper.claims import Claim
-from ih_interp.paper.judging import Measured, Rule, by_seed, correlation, judge
+from ih_interp.paper.judging import Measured, Rule, by_rules, correlation
 from ih_interp.paper.study import Figure, Study
 from ih_interp.plots import plot_only_and_without
 from ih_interp.plots.seeds import plot_each_network
@@ -27,69 +26,6 @@ def ablation_table(study: Study, metric: Metric) -> pd.DataFrame:
     return study.each_network(lambda model, batch: only_and_without(model, batch, metrics=[metric]))
 
 
-def accuracy_claims(table: pd.DataFrame) -> list[Claim]:
-    """Judge what heads do alone, and what is missed without one.
-
-    The latter claims hold in no network that has not learned (accuracy below 0.9 with all heads):
-    nothing is needed there.
-    """
-
-    def unneeded(n: Measured, without: str) -> bool:
-        return n[without] > n["all"] - 0.02 and n["all"] > ACCURATE
-
-    return judge(
-        "4a",
-        [_measure(rows) for rows in by_seed(table)],
-        Rule(
-            f"accuracy with only a head on grows linearly with its strength: r above {LINEAR}",
-            "0.959; 0.977, 0.994, 0.965, 0.960 in its other networks",
-            "{r:.3f}",
-            lambda n: n["r"] > LINEAR,
-        ),
-        Rule(
-            "the strongest head alone is nearly enough: accuracy above 0.9 with only it",
-            "0.980; 0.992, 0.999, 0.933, 0.916 in its other networks",
-            "{only:.3f}",
-            lambda n: n["only"] > 0.9,
-        ),
-        Rule(
-            "it is not needed: accuracy without it less than 0.02 below that of all heads",
-            "0.987; 0.944, 0.886, 0.99, 0.927 in its other networks",
-            "{without:.3f}",
-            lambda n: unneeded(n, "without"),
-            varies=True,
-        ),
-        Rule(
-            "nor is any other: least accuracy without one, less than 0.02 below that of all heads",
-            "about 1.0",
-            "{others:.3f}",
-            lambda n: unneeded(n, "others"),
-        ),
-    )
-
-
-def loss_claims(table: pd.DataFrame) -> list[Claim]:
-    """Judge the losses with each head alone, and without the strongest."""
-    return judge(
-        "13",
-        [_measure(rows) for rows in by_seed(table)],
-        Rule(
-            f"loss with only a head on falls with its strength: r below {-LINEAR}",
-            "-0.97",
-            "{r:.3f}",
-            lambda n: n["r"] < -LINEAR,
-        ),
-        Rule(
-            "the others replace the strongest head better than it does them: "
-            "loss with only it, without it",
-            "0.12, 0.035",
-            "{only:.3f}, {without:.3f}",
-            lambda n: n["without"] < n["only"],
-            varies=True,
-        ),
-    )
-
-
 def _measure(rows: pd.DataFrame) -> Measured:
     """Return one network's metric with all heads, only the strongest, without it, or another."""
     heads = rows.dropna(subset=["strength"]).sort_values("strength")
@@ -105,6 +41,61 @@ def _measure(rows: pd.DataFrame) -> Measured:
         "without": float(without[strongest]),
         "others": float(without.drop(strongest).min()),
     }
+
+
+def _unneeded(n: Measured, without: str) -> bool:
+    """Return whether a network loses little; one that has not learned needs nothing anyway."""
+    return n[without] > n["all"] - 0.02 and n["all"] > ACCURATE
+
+
+accuracy_claims = by_rules(
+    "4a",
+    _measure,
+    Rule(
+        f"accuracy with only a head on grows linearly with its strength: r above {LINEAR}",
+        "0.959; 0.977, 0.994, 0.965, 0.960 in its other networks",
+        "{r:.3f}",
+        lambda n: n["r"] > LINEAR,
+    ),
+    Rule(
+        "the strongest head alone is nearly enough: accuracy above 0.9 with only it",
+        "0.980; 0.992, 0.999, 0.933, 0.916 in its other networks",
+        "{only:.3f}",
+        lambda n: n["only"] > 0.9,
+    ),
+    Rule(
+        "it is not needed: accuracy without it less than 0.02 below that of all heads",
+        "0.987; 0.944, 0.886, 0.99, 0.927 in its other networks",
+        "{without:.3f}",
+        lambda n: _unneeded(n, "without"),
+        varies=True,
+    ),
+    Rule(
+        "nor is any other: least accuracy without one, less than 0.02 below that of all heads",
+        "about 1.0",
+        "{others:.3f}",
+        lambda n: _unneeded(n, "others"),
+    ),
+)
+
+loss_claims = by_rules(
+    "13",
+    _measure,
+    Rule(
+        f"loss with only a head on falls with its strength: r below {-LINEAR}",
+        "-0.97",
+        "{r:.3f}",
+        lambda n: n["r"] < -LINEAR,
+    ),
+    Rule(
+        "the others replace the strongest head better than it does them: "
+        "loss with only it, without it",
+        "0.12, 0.035",
+        "{only:.3f}, {without:.3f}",
+        lambda n: n["without"] < n["only"],
+        varies=True,
+    ),
+)
 
 
 def draw_ablations(table: pd.DataFrame, canvas: Canvas) -> None:
@@ -129,7 +120,6 @@ FIGURES = (
         draw_ablations,
         accuracy_claims,
         size=(8.4, 3.6),
-        main_text=True,
     ),
     Figure(
         "13",

@@ -185,15 +185,7 @@ def _with_all_heads(study: Study, parts: list[pd.DataFrame]) -> pd.DataFrame:
 
 
 FIGURES = (
-    Figure(
-        "4b",
-        ("main", "single"),
-        apart_table,
-        draw_apart,
-        apart_claims,
-        size=(8.4, 3.6),
-        main_text=True,
-    ),
+    Figure("4b", ("main", "single"), apart_table, draw_apart, apart_claims, size=(8.4, 3.6)),
     Figure(
         "17", ("main", "single", "pairs"), pairs_table, draw_pairs, pairs_claims, size=(8.4, 3.6)
     ),

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from ih_interp.paper.claims import Claim
 from ih_interp.paper.judging import Measured, Rule, judge
-from ih_interp.paper.study import Figure, Study
+from ih_interp.paper.study import Figure, Study, panels
 from ih_interp.plots import plot_toy
 from ih_interp.plots._style import CLAMPED_VECTORS
 from ih_interp.plots._tables import expect_known
@@ -135,19 +135,12 @@ def _waits(measure: pd.Series, start: int) -> bool:
 
 
 FIGURES = (
-    Figure(
-        "5a",
-        (),
-        toy_table,
-        lambda table, canvas: plot_toy(table, canvas.subplots()),
-        toy_claims,
-        main_text=True,
-    ),
+    Figure("5a", (), toy_table, panels(plot_toy), toy_claims),
     Figure(
         "9",
         (),
         toy_progress_table,
-        lambda table, canvas: plot_toy_progress(table, canvas.subplots(1, 3)),
+        panels(plot_toy_progress, 1, 3),
         toy_progress_claims,
         size=(9.6, 3.0),
     ),

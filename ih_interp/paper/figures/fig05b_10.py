@@ -16,7 +16,7 @@ from ih_interp.paper.judging import (
     times_of,
     when,
 )
-from ih_interp.paper.study import Figure, Study, some_steps
+from ih_interp.paper.study import Figure, Study, panels, some_steps
 from ih_interp.plots import plot_clamped_losses, plot_progress
 from ih_interp.plots._style import CLAMP_LINES
 
@@ -150,20 +150,12 @@ def draw_clamped(table: pd.DataFrame, canvas: Canvas) -> None:
 
 
 FIGURES = (
-    Figure(
-        "5b",
-        ("clamped",),
-        clamped_table,
-        draw_clamped,
-        clamped_claims,
-        size=(5.8, 3.9),
-        main_text=True,
-    ),
+    Figure("5b", ("clamped",), clamped_table, draw_clamped, clamped_claims, size=(5.8, 3.9)),
     Figure(
         "10",
         ("clamped",),
         progress_table,
-        lambda table, canvas: plot_progress(table, canvas.subplots(1, 2, sharey=True)),
+        panels(plot_progress, 1, 2, sharey=True),
         progress_claims,
         size=(8.4, 3.4),
     ),

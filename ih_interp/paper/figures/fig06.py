@@ -228,12 +228,6 @@ def _apart(table: pd.DataFrame) -> dict[int, float]:
 
 FIGURES = (
     Figure(
-        "6",
-        ("clamped", "data"),
-        data_table,
-        plot_data_dependence,
-        data_claims,
-        size=(11.0, 5.2),
-        main_text=True,
+        "6", ("clamped", "data"), data_table, plot_data_dependence, data_claims, size=(11.0, 5.2)
     ),
 )

@@ -1,5 +1,7 @@
 """Figure 7: the rest of a network learns under a trained first layer, its own or another's."""
 
+from functools import partial
+
 import pandas as pd
 from matplotlib.axes import Axes
 
@@ -96,7 +98,7 @@ def plot_grafts(table: pd.DataFrame, ax: Axes) -> Axes:
         ylabel="training loss (nats)",
         title=f"Trained first layer grafted in, seed {table['seed'].iloc[0]}",
     )
-    legend_off_curves(ax, title="whose embedding and layer 0", fontsize=8)
+    legend_off_curves(ax, title="source of embedding and layer 0", fontsize=8)
     return ax
 
 
@@ -105,9 +107,8 @@ FIGURES = (
         "7",
         ("main", "grafts"),
         graft_table,
-        lambda table, canvas: plot_each_network(table, canvas, plot_grafts),
+        partial(plot_each_network, plot=plot_grafts),
         graft_claims,
         size=(8.4, 3.6),
-        needs_donors=True,
     ),
 )

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from ih_interp.clamps import PreviousTokenAttention
 from ih_interp.paper.claims import Claim
 from ih_interp.paper.judging import UNTIL_LEARNED, Rule, judge, surely_longer, times_of
-from ih_interp.paper.study import Figure, Study
+from ih_interp.paper.study import Figure, Study, panels
 from ih_interp.plots._style import PREVIOUS_TOKEN_LINES, count_sequences, legend_off_curves
 from ih_interp.plots._tables import expect_known
 from ih_interp.plots.curves import guess_line
@@ -112,7 +112,7 @@ FIGURES = (
         "8",
         ("single", "previous_token"),
         previous_token_table,
-        lambda table, canvas: plot_previous_token(table, canvas.subplots()),
+        panels(plot_previous_token),
         previous_token_claims,
     ),
 )

@@ -4,10 +4,14 @@ Layer 1 reads layer 0 in two ways: through its patterns, where values are preser
 values, where patterns are. Layers count from 0 here, from 1 in the paper.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from itertools import product
 
 import pandas as pd
 import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure as Canvas, SubFigure
 from transformer_lens import HookedTransformer
 
 from ih_interp.analysis.heads.composition import (
@@ -17,20 +21,31 @@ from ih_interp.analysis.heads.composition import (
     wo_composition_chance,
 )
 from ih_interp.analysis.patching.preserving import Keep, Kept, preserving_map
-from ih_interp.paper.claims import Claim
-from ih_interp.paper.figures._fig11_drawing import PATHS, plot_wiring_maps
-from ih_interp.paper.judging import Measured, Rule, by_seed, judge, rank_correlation
+from ih_interp.paper.judging import Measured, Rule, by_rules, rank_correlation
 from ih_interp.paper.study import Figure, Study
+from ih_interp.plots.maps import DIVERGING, draw_map
 from ih_interp.types import Batch
 
-THROUGH: tuple[tuple[str, Kept, Kind], ...] = (
-    ("patterns", "values", "K"),
-    ("values", "patterns", "V"),
-)
-"""What layer 1 reads with, what is preserved so that it alone is left, and its composition."""
+KEPT: Mapping[str, Kept] = {"patterns": "values", "values": "patterns"}
+"""How layer 1 reads, and what is preserved so that this way alone is left."""
 
 LEFT: dict[str, Keep] = {"one ablated": "all_but_one", "one left": "one"}
 """Heads of layer 0: the first and the second column of Figure 11."""
+
+MAPS: Mapping[str, str] = {
+    "one ablated": "change of accuracy,\none head of layer 0 ablated",
+    "one left": "accuracy,\none head of layer 0 left",
+    "composition": "-composition",
+}
+"""Columns of Figure 11, and their titles."""
+
+PATHS: Mapping[str, tuple[str, Kind]] = {
+    "patterns": ("through patterns (values preserved)", "K"),
+    "values": ("through values (patterns preserved)", "V"),
+}
+"""Rows of Figure 11: how layer 1 reads, and the kind of composition with layer 0."""
+
+SMALL = 1.55  # inches a further network takes in Figure 11
 
 GUESS = 0.5
 """Accuracy of a guess between the context's two labels."""
@@ -64,7 +79,7 @@ def map_table(study: Study) -> pd.DataFrame:
 def causal_maps(model: HookedTransformer, batch: Batch, names: Iterable[str]) -> pd.DataFrame:
     """Return the causal maps of these names, keys of `LEFT`, as rows of `map_table`."""
     parts: list[pd.DataFrame] = []
-    for through, kept, _ in THROUGH:
+    for through, kept in KEPT.items():
         for name in names:
             found = preserving_map(model, batch, preserve=kept, keep=LEFT[name]).table()
             column = "accuracy_change" if name == "one ablated" else "accuracy"
@@ -82,18 +97,37 @@ def composition_maps(model: HookedTransformer) -> pd.DataFrame:
             pair_table(wo_composition(model, kind))
             .rename(columns={"source": "sender", "name": "receiver"})
             .assign(map="composition", through=through, neutral=chance)
-            for through, _, kind in THROUGH
+            for through, (_, kind) in PATHS.items()
         ],
         ignore_index=True,
     )
 
 
-def map_claims(table: pd.DataFrame) -> list[Claim]:
-    """Judge through what heads of layer 0 work, and whether many serve many."""
-    return judge("11", [_measure(rows) for rows in by_seed(table)], *RULES)
+def _measure(network: pd.DataFrame) -> Measured:
+    """Return what one network's pairs of heads do alone, and how composition agrees with it."""
+    found: dict[str, float] = {}
+    for through in PATHS:
+        rows = network[network["through"] == through]
+        left, composition = (rows[rows["map"] == name] for name in ("one left", "composition"))
+        previous = left["previous_token"]
+        gap = left.loc[previous, "value"].mean() - left.loc[~previous, "value"].mean()
+        both = left.merge(composition, on=["sender", "receiver"])
+        agreement = rank_correlation(both["value_y"], both["value_x"])
+        found |= {f"{through} gap": float(gap), f"{through} agreement": agreement}
+        if through == "patterns":
+            works = left["value"] > GUESS
+            found |= {
+                "served": float(works[previous].groupby(left["sender"]).sum().max()),
+                "fed": float(works.groupby(left["receiver"]).sum().max()),
+                "above": float(works.sum()),
+                "best": float(left["value"].max()),
+            }
+    return found
 
 
-RULES = (
+map_claims = by_rules(
+    "11",
+    _measure,
     Rule(
         "previous-token heads act through patterns, the others through values: a pair's mean "
         "accuracy alone, with previous-token heads less with others, through each",
@@ -126,26 +160,64 @@ RULES = (
 )
 
 
-def _measure(network: pd.DataFrame) -> Measured:
-    """Return what one network's pairs of heads do alone, and how composition agrees with it."""
-    found: dict[str, float] = {}
-    for through in PATHS:
-        rows = network[network["through"] == through]
-        left, composition = (rows[rows["map"] == name] for name in ("one left", "composition"))
-        previous = left["previous_token"]
-        gap = left.loc[previous, "value"].mean() - left.loc[~previous, "value"].mean()
-        both = left.merge(composition, on=["sender", "receiver"])
-        agreement = rank_correlation(both["value_y"], both["value_x"])
-        found |= {f"{through} gap": float(gap), f"{through} agreement": agreement}
-        if through == "patterns":
-            works = left["value"] > GUESS
-            found |= {
-                "served": float(works[previous].groupby(left["sender"]).sum().max()),
-                "fed": float(works.groupby(left["receiver"]).sum().max()),
-                "above": float(works.sum()),
-                "best": float(left["value"].max()),
-            }
-    return found
+def plot_wiring_maps(table: pd.DataFrame, figure: Canvas) -> None:
+    """Draw Figure 11: six maps of the first network with their values, and others' small below.
+
+    Columns `seed`, `map` (a key of `MAPS`), `through` (of `PATHS`), `sender`, `receiver`,
+    `previous_token`, `value`, `neutral`. Names of previous-token heads are bold. All networks share
+    the colours of a map, white (or lightest) at `neutral`. The figure grows with the networks.
+    """
+    first, *others = sorted(table["seed"].unique())
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + SMALL * len(others))
+    heights = [height, *[SMALL] * len(others)]
+    parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+    _draw_large(table, table[table["seed"] == first], parts[0])
+    for seed, part in zip(others, parts[1:], strict=True):
+        axes = part.subplots(1, len(MAPS) * len(PATHS))
+        for (through, name), ax in zip(product(PATHS, MAPS), axes, strict=True):
+            _draw_one(table, table[table["seed"] == seed], ax, name, through, written=False)
+            ax.set_title(_short_title(name, through), fontsize=7)
+        axes[0].set_ylabel(f"seed {seed}\nlayer 1")
+
+
+def _draw_large(table: pd.DataFrame, network: pd.DataFrame, part: SubFigure) -> None:
+    axes = part.subplots(len(PATHS), len(MAPS))
+    for (row, through), (column, name) in product(enumerate(PATHS), enumerate(MAPS)):
+        ax = axes[row, column]
+        _draw_one(table, network, ax, name, through, written=True)
+        words, letter = PATHS[through]
+        ax.set_title(f"{letter}-composition" if name == "composition" else MAPS[name])
+        ax.set(xlabel="head of layer 0" if row else "", ylabel="")
+        if column == 0:
+            ax.set_ylabel(f"{words}\nhead of layer 1")
+
+
+def _draw_one(
+    table: pd.DataFrame, network: pd.DataFrame, ax: Axes, name: str, through: str, *, written: bool
+) -> None:
+    of_map = table[table["map"] == name]
+    neutral = float(of_map["neutral"].mean())
+    reach = float((of_map["value"] - neutral).abs().max()) or 1.0
+    one = network[(network["map"] == name) & (network["through"] == through)]
+    values = one.pivot_table(index="receiver", columns="sender", values="value")
+    is_left = name == "one left"
+    shades = Normalize(neutral if is_left else neutral - reach, neutral + reach)
+    colours = "Greys" if is_left else DIVERGING
+    draw_map(
+        values, ax, shades=shades, colours=colours, reach=min(abs(reach), 0.5), written=written
+    )
+    if not written:
+        ax.set(xticks=[], yticks=[])
+        return
+    previous = set(one.loc[one["previous_token"], "sender"])
+    for label in ax.get_xticklabels():
+        label.set_fontweight("bold" if label.get_text() in previous else "normal")
+
+
+def _short_title(name: str, through: str) -> str:
+    letter = PATHS[through][1]
+    return f"{letter}-composition" if name == "composition" else f"{name}, {through}"
 
 
 FIGURES = (Figure("11", ("main",), map_table, plot_wiring_maps, map_claims, size=(11.0, 7.2)),)

@@ -5,10 +5,8 @@ import math
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
-from ih_interp.paper.claims import Claim
-from ih_interp.paper.figures._fig11_drawing import PATHS
-from ih_interp.paper.figures.fig11 import GUESS, causal_maps, composition_maps
-from ih_interp.paper.judging import Measured, Rule, by_seed, judge, rank_correlation
+from ih_interp.paper.figures.fig11 import GUESS, PATHS, causal_maps, composition_maps
+from ih_interp.paper.judging import Measured, Rule, by_rules, rank_correlation
 from ih_interp.paper.study import Figure, Study
 from ih_interp.plots._style import HEAD_COLOURS, HEAD_MARKERS
 from ih_interp.runs import Run
@@ -41,40 +39,6 @@ def composition_table(study: Study) -> pd.DataFrame:
     return study.each_run(measure)
 
 
-def composition_claims(table: pd.DataFrame) -> list[Claim]:
-    """Judge whether composition before training tells which pairs come to work."""
-
-    def holds(n: Measured, name: str, low: float, high: float) -> bool:
-        return all(n[f"{p} best"] > GUESS and low < n[f"{p} {name}"] < high for p in PATHS)
-
-    return judge(
-        "11 init",
-        [_measure(rows) for rows in by_seed(table)],
-        Rule(
-            "composition before training does not tell which pairs work, the best above a guess: "
-            f"rank correlation with a pair's accuracy alone, K and V (both within {AGREES} of 0)",
-            "no (no number)",
-            "{patterns function:.2f}, {values function:.2f}; with composition at the end "
-            "{patterns stays:.2f}, {values stays:.2f}",
-            lambda n: holds(n, "function", -AGREES, AGREES),
-        ),
-        Rule(
-            "the pair that works best, above a guess, was not the one that composed most before "
-            "training: its rank then of 64, K and V (neither is 1)",
-            "neither is",
-            "{patterns rank:.0f}, {values rank:.0f}",
-            lambda n: holds(n, "rank", 1, math.inf),
-        ),
-        Rule(
-            "the pair that works best, above a guess, even composed less than the average pair "
-            "before training: its composition then less the mean, K and V (both below 0)",
-            "both below 0 (no number)",
-            "{patterns excess:+.3f}, {values excess:+.3f}",
-            lambda n: holds(n, "excess", -math.inf, 0),
-        ),
-    )
-
-
 def _measure(network: pd.DataFrame) -> Measured:
     """Return one network's best pair and rank correlations, through patterns and values."""
     found: dict[str, float] = {}
@@ -90,6 +54,39 @@ def _measure(network: pd.DataFrame) -> Measured:
             f"{through} excess": float(best - start.mean()),
         }
     return found
+
+
+def _holds(n: Measured, name: str, low: float, high: float) -> bool:
+    """Return whether a number is in bounds for K and for V, and the best pairs above a guess."""
+    return all(n[f"{p} best"] > GUESS and low < n[f"{p} {name}"] < high for p in PATHS)
+
+
+composition_claims = by_rules(
+    "11 init",
+    _measure,
+    Rule(
+        "composition before training does not tell which pairs work, the best above a guess: "
+        f"rank correlation with a pair's accuracy alone, K and V (both within {AGREES} of 0)",
+        "no (no number)",
+        "{patterns function:.2f}, {values function:.2f}; with composition at the end "
+        "{patterns stays:.2f}, {values stays:.2f}",
+        lambda n: _holds(n, "function", -AGREES, AGREES),
+    ),
+    Rule(
+        "the pair that works best, above a guess, was not the one that composed most before "
+        "training: its rank then of 64, K and V (neither is 1)",
+        "neither is",
+        "{patterns rank:.0f}, {values rank:.0f}",
+        lambda n: _holds(n, "rank", 1, math.inf),
+    ),
+    Rule(
+        "the pair that works best, above a guess, even composed less than the average pair "
+        "before training: its composition then less the mean, K and V (both below 0)",
+        "both below 0 (no number)",
+        "{patterns excess:+.3f}, {values excess:+.3f}",
+        lambda n: _holds(n, "excess", -math.inf, 0),
+    ),
+)
 
 
 def plot_composition_before(table: pd.DataFrame, figure: Canvas) -> None:

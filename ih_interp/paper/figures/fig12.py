@@ -10,9 +10,8 @@ from ih_interp.analysis.dynamics.trace import trace
 from ih_interp.analysis.patching.preserving import PerSequence, direct_path_removed
 from ih_interp.clamps import AblateHeads
 from ih_interp.evaluation import evaluate
-from ih_interp.paper.claims import Claim
-from ih_interp.paper.judging import Measured, Rule, by_seed, judge
-from ih_interp.paper.study import Figure, Study, some_steps
+from ih_interp.paper.judging import Measured, Rule, by_rules
+from ih_interp.paper.study import Figure, Study, panels, some_steps
 from ih_interp.plots._style import Line, count_sequences
 from ih_interp.plots._tables import expect_known
 from ih_interp.plots.seeds import plot_over_seeds
@@ -72,35 +71,6 @@ def removed_table(study: Study) -> pd.DataFrame:
     return wide[columns].rename_axis(columns=None).reset_index()
 
 
-def direct_claims(table: pd.DataFrame) -> list[Claim]:
-    """Judge that layer 0 serves the output directly while learning, and no longer at the end."""
-    return judge(
-        "12",
-        [_costs(rows) for rows in by_seed(table)],
-        Rule(
-            "at the end layer 0's direct path to the output does not matter: points of accuracy "
-            "that removing it costs (less than 0.3)",
-            "0.013; in its other networks 0.009 to 0.26",
-            "{points:.3f}",
-            lambda n: n["points"] < 100 * COSTS,
-        ),
-        Rule(
-            "while learning it matters for a time: loss that removing it costs, most after the "
-            "untrained start, and at the end (nats; a fifth or less at the end)",
-            "0.165, 0.0016",
-            "{most:.3f}, {end:.4f}",
-            lambda n: n["most"] > 0 and n["end"] <= n["most"] / 5,
-        ),
-        Rule(
-            "the heads of the last layer come to carry the answer: loss without them, less that "
-            "with them, at the end (nats; over 1)",
-            "1.89",
-            "{last layer:.2f}",
-            lambda n: n["last layer"] > 1,
-        ),
-    )
-
-
 def _costs(rows: pd.DataFrame) -> Measured:
     """Return what one network loses without each part."""
     direct, last = (rows[rows["removed"] == part].sort_values("sequences") for part in PARTS)
@@ -111,6 +81,33 @@ def _costs(rows: pd.DataFrame) -> Measured:
         "end": float(end["loss_change"]),
         "last layer": float(last["loss_change"].iloc[-1]),
     }
+
+
+direct_claims = by_rules(
+    "12",
+    _costs,
+    Rule(
+        "at the end layer 0's direct path to the output does not matter: points of accuracy "
+        "that removing it costs (less than 0.3)",
+        "0.013; in its other networks 0.009 to 0.26",
+        "{points:.3f}",
+        lambda n: n["points"] < 100 * COSTS,
+    ),
+    Rule(
+        "while learning it matters for a time: loss that removing it costs, most after the "
+        "untrained start, and at the end (nats; a fifth or less at the end)",
+        "0.165, 0.0016",
+        "{most:.3f}, {end:.4f}",
+        lambda n: n["most"] > 0 and n["end"] <= n["most"] / 5,
+    ),
+    Rule(
+        "the heads of the last layer come to carry the answer: loss without them, less that "
+        "with them, at the end (nats; over 1)",
+        "1.89",
+        "{last layer:.2f}",
+        lambda n: n["last layer"] > 1,
+    ),
+)
 
 
 def plot_removed(table: pd.DataFrame, ax: Axes) -> Axes:
@@ -133,12 +130,4 @@ def plot_removed(table: pd.DataFrame, ax: Axes) -> Axes:
     return ax
 
 
-FIGURES = (
-    Figure(
-        "12",
-        ("main",),
-        removed_table,
-        lambda table, canvas: plot_removed(table, canvas.subplots()),
-        direct_claims,
-    ),
-)
+FIGURES = (Figure("12", ("main",), removed_table, panels(plot_removed), direct_claims),)

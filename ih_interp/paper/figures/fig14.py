@@ -7,8 +7,7 @@ from matplotlib.figure import Figure as Canvas
 
 from ih_interp.analysis.ablation.single_heads import add_back
 from ih_interp.analysis.dynamics.emergence import LEARNED
-from ih_interp.paper.claims import Claim
-from ih_interp.paper.judging import Measured, Rule, by_seed, judge
+from ih_interp.paper.judging import Measured, Rule, by_rules
 from ih_interp.paper.study import Figure, Study
 from ih_interp.plots.seeds import plot_each_network
 from ih_interp.plots.single_heads import plot_add_back
@@ -49,34 +48,6 @@ def draw_added(table: pd.DataFrame, canvas: Canvas) -> None:
     plot_each_network(table, canvas, plot)
 
 
-def added_claims(table: pd.DataFrame) -> list[Claim]:
-    """Judge how much every head helps, and how far the others come without the strongest."""
-    return judge(
-        "14",
-        [_measure(rows) for rows in by_seed(table)],
-        Rule(
-            "every head added back, the strongest first, lowers the loss: with 1, 2, 4, all heads",
-            "0.117, 0.044, 0.0048, 0.0016",
-            "{with 1:.4f}, {with 2:.4f}, {with 4:.4f}, {with all:.4f}",
-            lambda n: (n["falls"] > 0).all(),
-        ),
-        Rule(
-            "with diminishing returns: the first head takes more off the loss than all after it, "
-            "and so does the second: the first, the second, the others",
-            "1.78, 0.07, 0.04",
-            "{first:.2f}, {second:.2f}, {others:.2f}",
-            lambda n: n["first"] > n["falls"][1:].sum() and n["second"] > n["others"] > 0,
-        ),
-        Rule(
-            f"no head is essential: all but the strongest get the loss below {LEARNED:.3f}",
-            "0.03 without its weakest too; in other seeds accuracy falls to 0.89",
-            "{without:.3f}",
-            lambda n: n["without"] < LEARNED,
-            varies=True,
-        ),
-    )
-
-
 def _measure(rows: pd.DataFrame) -> Measured:
     """Return one network's losses with 0, 1, 2 ... heads on, and how they fall."""
     with_it, without = (
@@ -93,6 +64,32 @@ def _measure(rows: pd.DataFrame) -> Measured:
         "others": falls[2:].sum(),
         "without": without[-1],
     }
+
+
+added_claims = by_rules(
+    "14",
+    _measure,
+    Rule(
+        "every head added back, the strongest first, lowers the loss: with 1, 2, 4, all heads",
+        "0.117, 0.044, 0.0048, 0.0016",
+        "{with 1:.4f}, {with 2:.4f}, {with 4:.4f}, {with all:.4f}",
+        lambda n: (n["falls"] > 0).all(),
+    ),
+    Rule(
+        "with diminishing returns: the first head takes more off the loss than all after it, "
+        "and so does the second: the first, the second, the others",
+        "1.78, 0.07, 0.04",
+        "{first:.2f}, {second:.2f}, {others:.2f}",
+        lambda n: n["first"] > n["falls"][1:].sum() and n["second"] > n["others"] > 0,
+    ),
+    Rule(
+        f"no head is essential: all but the strongest get the loss below {LEARNED:.3f}",
+        "0.03 without its weakest too; in other seeds accuracy falls to 0.89",
+        "{without:.3f}",
+        lambda n: n["without"] < LEARNED,
+        varies=True,
+    ),
+)
 
 
 FIGURES = (Figure("14", ("main",), added_table, draw_added, added_claims, size=(9.0, 3.8)),)

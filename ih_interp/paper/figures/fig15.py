@@ -13,7 +13,7 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from ih_interp._columns import groups, ordered
 from ih_interp.paper.claims import Claim
 from ih_interp.paper.judging import Rule, curves, judge, surely_longer, times_of
-from ih_interp.paper.study import Figure, Study
+from ih_interp.paper.study import Figure, Study, panels
 from ih_interp.plots._style import count_sequences
 from ih_interp.plots._tables import expect_known
 from ih_interp.plots.curves import guess_line
@@ -141,7 +141,7 @@ FIGURES = (
         "15",
         ("strengths",),
         strength_table,
-        lambda table, canvas: plot_match_strengths(table, canvas.subplots(1, 3, sharey=True)),
+        panels(plot_match_strengths, 1, 3, sharey=True),
         strength_claims,
         size=(9.6, 3.2),
     ),

@@ -4,8 +4,7 @@ import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
 from ih_interp.analysis.ablation.single_heads import label_specific_accuracy, only_and_without
-from ih_interp.paper.claims import Claim
-from ih_interp.paper.judging import Measured, Rule, by_seed, judge
+from ih_interp.paper.judging import Measured, Rule, by_rules
 from ih_interp.paper.study import Figure, Study
 from ih_interp.plots.heads import plot_matches
 from ih_interp.plots.single_heads import plot_label_accuracy
@@ -63,28 +62,6 @@ def draw_labels(table: pd.DataFrame, canvas: Canvas) -> None:
             ax.set_title(f"accuracy by label, seed {seed}")
 
 
-def label_claims(table: pd.DataFrame) -> list[Claim]:
-    """Judge that a perfect match helps most heads, and that copying depends on the label."""
-    return judge(
-        "16",
-        [_measure(rows) for rows in by_seed(table)],
-        Rule(
-            "a perfect match raises the accuracy of most heads alone: of 8, in the mean by",
-            "7, 0.08",
-            "{gained}, {gain:.2f}",
-            lambda n: n["share gained"] > 0.5 and n["gain"] > 0,
-        ),
-        Rule(
-            "copying is label-specific: from its worst to its best label a head's accuracy differs "
-            f"(median of heads), and in most heads it spreads over labels {BY_CHANCE:.0f} times as "
-            "much as sequences drawn from one accuracy",
-            "by 0.54",
-            "by {range:.2f}",
-            lambda n: n["share specific"] > 0.5,
-        ),
-    )
-
-
 def _measure(network: pd.DataFrame) -> Measured:
     """Return how many heads gain by a perfect match, and how accuracies spread over labels."""
     whole = network[network["quantity"] == "accuracy of all"]
@@ -105,6 +82,26 @@ def _measure(network: pd.DataFrame) -> Measured:
         "range": float((values.max(axis=1) - values.min(axis=1)).median()),
         "share specific": float((excess.fillna(0) > BY_CHANCE).mean()),
     }
+
+
+label_claims = by_rules(
+    "16",
+    _measure,
+    Rule(
+        "a perfect match raises the accuracy of most heads alone: of 8, in the mean by",
+        "7, 0.08",
+        "{gained}, {gain:.2f}",
+        lambda n: n["share gained"] > 0.5 and n["gain"] > 0,
+    ),
+    Rule(
+        "copying is label-specific: from its worst to its best label a head's accuracy differs "
+        f"(median of heads), and in most heads it spreads over labels {BY_CHANCE:.0f} times as "
+        "much as sequences drawn from one accuracy",
+        "by 0.54",
+        "by {range:.2f}",
+        lambda n: n["share specific"] > 0.5,
+    ),
+)
 
 
 FIGURES = (Figure("16", ("main",), label_table, draw_labels, label_claims, size=(11.0, 3.6)),)

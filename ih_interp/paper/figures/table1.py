@@ -10,9 +10,8 @@ from transformer_lens import HookedTransformer
 
 from ih_interp.analysis.patching.preserving import Kept, preserving_ablation
 from ih_interp.paper.circuit import Circuit
-from ih_interp.paper.claims import Claim
-from ih_interp.paper.judging import Measured, Rule, by_seed, judge
-from ih_interp.paper.study import Figure, Study
+from ih_interp.paper.judging import Measured, Rule, by_rules
+from ih_interp.paper.study import Figure, Study, panels
 from ih_interp.runs import Run
 from ih_interp.types import Batch, Head
 
@@ -51,31 +50,29 @@ def _accuracy(model: HookedTransformer, batch: Batch, heads: Sequence[Head], kep
     return float(found.accuracy.double().mean())
 
 
-def preserving_claims(table: pd.DataFrame) -> list[Claim]:
-    """Judge that each group of heads is missed where the input that it acts through is open."""
-    return judge(
-        "table 1",
-        [_accuracies(rows) for rows in by_seed(table)],
-        Rule(
-            "previous-token heads act through patterns: accuracy without them, patterns preserved, "
-            "values preserved (over twice the errors where they are missed, with values preserved)",
-            "0.9985, 0.6987",
-            "{previous-token, patterns:.4f}, {previous-token, values:.4f}",
-            lambda n: 1 - n["previous-token, values"] > 2 * (1 - n["previous-token, patterns"]),
-        ),
-        Rule(
-            "the other heads act through values: accuracy without them, patterns preserved, values "
-            "preserved (over twice the errors where they are missed, with patterns preserved)",
-            "0.3427, 0.9932",
-            "{others, patterns:.4f}, {others, values:.4f}",
-            lambda n: 1 - n["others, patterns"] > 2 * (1 - n["others, values"]),
-        ),
-    )
-
-
 def _accuracies(rows: pd.DataFrame) -> Measured:
     names = rows["group"] + ", " + rows["preserved"]
     return dict(zip(names, rows["accuracy"], strict=True))
+
+
+preserving_claims = by_rules(
+    "table 1",
+    _accuracies,
+    Rule(
+        "previous-token heads act through patterns: accuracy without them, patterns preserved, "
+        "values preserved (over twice the errors where they are missed, with values preserved)",
+        "0.9985, 0.6987",
+        "{previous-token, patterns:.4f}, {previous-token, values:.4f}",
+        lambda n: 1 - n["previous-token, values"] > 2 * (1 - n["previous-token, patterns"]),
+    ),
+    Rule(
+        "the other heads act through values: accuracy without them, patterns preserved, values "
+        "preserved (over twice the errors where they are missed, with patterns preserved)",
+        "0.3427, 0.9932",
+        "{others, patterns:.4f}, {others, values:.4f}",
+        lambda n: 1 - n["others, patterns"] > 2 * (1 - n["others, values"]),
+    ),
+)
 
 
 def plot_preserving_groups(table: pd.DataFrame, ax: Axes) -> Axes:
@@ -137,7 +134,7 @@ FIGURES = (
         "table 1",
         ("main",),
         preserving_table,
-        lambda table, canvas: plot_preserving_groups(table, canvas.subplots()),
+        panels(plot_preserving_groups),
         preserving_claims,
         size=(8.4, 3.4),
     ),

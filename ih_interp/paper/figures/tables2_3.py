@@ -3,7 +3,6 @@
 from functools import partial
 
 import pandas as pd
-from matplotlib.figure import Figure as Canvas
 
 from ih_interp.analysis.ablation.single_heads import mistakes_corrected
 from ih_interp.paper.claims import Claim
@@ -22,11 +21,6 @@ def corrected_table(study: Study, *, perfect_match: bool) -> pd.DataFrame:
     return study.each_network(
         lambda model, batch: mistakes_corrected(model, batch, perfect_match=perfect_match)
     )
-
-
-def draw_corrected(table: pd.DataFrame, canvas: Canvas) -> None:
-    """Draw the first network large, the others small."""
-    plot_each_network(table, canvas, plot_corrected)
 
 
 def corrected_claims(table: pd.DataFrame) -> list[Claim]:
@@ -95,7 +89,7 @@ FIGURES = (
         "table 2",
         ("main",),
         partial(corrected_table, perfect_match=False),
-        draw_corrected,
+        partial(plot_each_network, plot=plot_corrected),
         corrected_claims,
         size=(9.0, 3.8),
     ),
@@ -103,7 +97,7 @@ FIGURES = (
         "table 3",
         ("main",),
         partial(corrected_table, perfect_match=True),
-        draw_corrected,
+        partial(plot_each_network, plot=plot_corrected),
         perfect_claims,
         size=(9.0, 3.8),
     ),
