@@ -97,7 +97,7 @@ def plot_slowdown(
 
 
 def of_row(table: pd.DataFrame, varied: str) -> pd.DataFrame:
-    """Return rows of a table in which only `varied`, "classes" or "labels", is more than the fewest."""
+    """Return the rows of a table in which nothing but `varied` is more than the fewest."""
     kept = ROWS[varied]
     return table[table[kept] == table[kept].min()]
 
