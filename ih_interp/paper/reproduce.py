@@ -1,20 +1,20 @@
 """`ih-interp reproduce`: train what figures need, draw them, and say which claims hold."""
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
 
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
 from ih_interp._torch_state import plain_torch
+from ih_interp.paper._request import Request, named
 from ih_interp.paper.claims import Claim, merge_claims, write_readme
 from ih_interp.paper.figures import FIGURES
 from ih_interp.paper.networks import Networks, train_study
-from ih_interp.paper.presets import PRESETS, PresetName
+from ih_interp.paper.presets import PRESETS
 from ih_interp.paper.study import Figure, Study
 from ih_interp.plots._style import save, style
 from ih_interp.storage.atomic import PathLike, as_path
@@ -22,47 +22,6 @@ from ih_interp.tasks.exemplars import Exemplars
 from ih_interp.training.train import Engine
 
 SAMPLED = 2_000  # sequences that measures are averaged over, but for the paper preset: every one
-
-MAIN_TEXT = ("3a", "3b", "4a", "4b", "5a", "5b", "6")
-"""Figures of the paper's main text."""
-
-SEEDS: Mapping[PresetName, int] = {"smoke": 1, "quick": 1, "paper": 5}
-"""Numbers of networks where none is asked for."""
-
-
-class Request(NamedTuple):
-    """Figures that were asked for, and how, checked."""
-
-    figures: list[Figure]
-    preset: PresetName
-    exemplars: Path | None
-    seeds: int
-
-    @classmethod
-    def of(
-        cls, figures: Sequence[str], preset: str, exemplars: PathLike | None, seeds: int | None
-    ) -> "Request":
-        """Check names and numbers; ValueError for those that are not known."""
-        name = _preset(preset)
-        seeds = SEEDS[name] if seeds is None else seeds
-        if seeds < 1:
-            raise ValueError(f"seeds={seeds}: expected at least one network to train.")
-        source = None if exemplars is None else as_path(exemplars, "exemplars")
-        return cls(_wanted(figures, name), name, source, seeds)
-
-    @property
-    def runs(self) -> str:
-        """The name of the folder of runs, as "paper-omniglot_features"."""
-        return f"{self.preset}-{'synthetic' if self.exemplars is None else self.exemplars.stem}"
-
-    def command(self, figure: Figure, seeds: int) -> str:
-        """Return the command that draws one of the figures, of so many networks."""
-        options = "" if self.preset == "quick" else f" --preset {self.preset}"
-        if self.exemplars is not None:
-            options += f" --exemplars {self.exemplars.name}"
-        if seeds != SEEDS[self.preset]:
-            options += f" --seeds {seeds}"
-        return f"ih-interp reproduce {figure.word}{options}"
 
 
 @plain_torch(gradient=None)
@@ -185,7 +144,7 @@ def draw(figure: str | Figure, table: pd.DataFrame, *, caption: str = "") -> Can
     Raises ValueError for a name that no figure has, or several have, such as "3".
     """
     if isinstance(figure, str):
-        found = _named(figure)
+        found = named(figure)
         if len(found) > 1:
             raise ValueError(f"figure={figure!r}: expected one figure, got {', '.join(found)}.")
         figure = FIGURES[found[0]]
@@ -220,40 +179,6 @@ def _source_of(figure: Figure) -> str:
         return f"Beyond {paper}"
     is_table = figure.name.startswith("table")
     return f"{paper}, {figure.name.capitalize() if is_table else f'Figure {figure.name}'}"
-
-
-def _wanted(names: Sequence[str], preset: PresetName) -> list[Figure]:
-    if not names:
-        return [
-            figure for figure in FIGURES.values() if preset == "paper" or figure.name in MAIN_TEXT
-        ]
-    chosen: set[str] = set()
-    for name in names:
-        chosen.update(_named(name))
-    return [figure for name, figure in FIGURES.items() if name in chosen]
-
-
-def _named(name: str) -> list[str]:
-    """Return the figures that "3b", "3" or "all" asks for; ValueError for none."""
-    found = [known for known in FIGURES if _means(name, known)]
-    if not found:
-        words = ", ".join(figure.word for figure in FIGURES.values())
-        raise ValueError(f"There is no figure {name}; choose from {words}.")
-    return found
-
-
-def _means(asked: str, name: str) -> bool:
-    """Return whether "3b", "fig3b", "3", "table1" or "all" asks for a figure."""
-    asked = asked.lower().replace(" ", "").removeprefix("fig").removeprefix("ure")
-    known = name.replace(" ", "")
-    return asked in {"all", known, known.rstrip("abc") if known[0].isdigit() else known}
-
-
-def _preset(name: str) -> PresetName:
-    for known in PRESETS:
-        if known == name:
-            return known
-    raise ValueError(f"There is no preset {name!r}; choose from {', '.join(PRESETS)}.")
 
 
 def _traceable(table: pd.DataFrame, study: Study) -> pd.DataFrame:
