@@ -79,7 +79,7 @@ def plot_grafts(table: pd.DataFrame, ax: Axes) -> Axes:
     """Draw Figure 7: training losses of one network with another's embedding and layer 0.
 
     Columns `sequences`, `loss`, `seed` of the network, `donor` (its seed, or "none") and `whose` (a
-    key of `style.DONOR_LINES`). As in the paper, three quarters of the grafted runs.
+    key of `DONOR_LINES`). As in the paper, three quarters of the grafted runs.
     """
     expect_known(table, "whose", DONOR_LINES)
     for whose, (words, line) in DONOR_LINES.items():
