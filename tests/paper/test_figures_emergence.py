@@ -247,6 +247,7 @@ def tables(study):
     return {name: figure.table(study) for name, figure in FIGURES.items()}
 
 
+@pytest.mark.slow
 def test_ablations_are_those_of_the_trained_network(study, tables):
     run = study.main[5]
     direct = ih.ablate_each_head(run.model(), study.batch(run))
