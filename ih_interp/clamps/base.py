@@ -18,7 +18,7 @@ from ih_interp._config_base import Frozen
 from ih_interp._reprs import short_repr
 from ih_interp.clamps.schedules import Always, Schedule
 from ih_interp.model import FewShotEmbed
-from ih_interp.types import Batch, Head, HeadField
+from ih_interp.types import Batch, Head, HeadField, expect
 
 HookFunction: TypeAlias = Callable[..., Tensor | None]
 Hook: TypeAlias = tuple[str, HookFunction]
