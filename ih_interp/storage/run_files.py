@@ -33,8 +33,8 @@ STATE = "state.safetensors"
 STATE_BEFORE = "state-before.safetensors"
 STOPPED = "stopped.json"
 CHECKPOINTS = "checkpoints"
-CHECKPOINT = r"[0-9]{8,}\.safetensors"
-"""Names of checkpoints: the step in eight digits or more."""
+CHECKPOINT = r"(?:[0-9]{8}|[1-9][0-9]{8,})\.safetensors"
+"""Names of checkpoints: the step in eight digits, or more where it needs them."""
 
 REPAIR = "train again with repair=True, which removes it: the same numbers come back"
 
@@ -57,11 +57,8 @@ def checkpoint_steps(folder: Path) -> list[int]:
     if not (folder / CHECKPOINTS).is_dir():
         return []
     with os.scandir(folder / CHECKPOINTS) as entries:
-        files = [entry.name for entry in entries if entry.is_file()]
-    found = {name: int(name.split(".")[0]) for name in files if re.fullmatch(CHECKPOINT, name)}
-    return sorted(
-        step for name, step in found.items() if name == checkpoint_path(folder, step).name
-    )
+        names = [entry.name for entry in entries if entry.is_file()]
+    return sorted(int(name.split(".")[0]) for name in names if re.fullmatch(CHECKPOINT, name))
 
 
 def sweep_run(folder: Path) -> None:
