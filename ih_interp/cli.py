@@ -166,7 +166,7 @@ def claims_text(claims: "Sequence[Claim]") -> str:
 
 @contextmanager
 def told_in_words(after_interrupt: str = "") -> Generator[None]:
-    """Errors in the input end the command in words, without a traceback; so does Ctrl-C."""
+    """End the command in words, without a traceback, at errors in the input and at Ctrl-C."""
     try:
         yield
     except KeyboardInterrupt:
@@ -185,5 +185,5 @@ def told_in_words(after_interrupt: str = "") -> Generator[None]:
 
 
 def main() -> None:
-    """The console script."""
+    """Run the console script."""
     app()

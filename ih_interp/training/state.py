@@ -19,7 +19,7 @@ from ih_interp.evaluation import evaluation_sets
 from ih_interp.model import build_model, trained_parameters
 from ih_interp.runs import Run
 from ih_interp.storage import run_files
-from ih_interp.storage.atomic import Writer, make_folders, write_atomic
+from ih_interp.storage.atomic import Writer, make_folders
 from ih_interp.storage.lock import expect_held
 from ih_interp.tasks.few_shot import FewShotTask
 from ih_interp.types import Batch
@@ -132,12 +132,11 @@ class RunState:
         self.writer.settle()
         expect_held(self.run.folder)
         self._write_metrics()
-        content = run_files.packed(as_tensors(state, place), self._facts)
         newest = self.run.folder / run_files.STATE
         if newest.is_file() and self.step != self._saved_step:
             # A run that is killed after this goes on from the older one.
             newest.replace(self.run.folder / run_files.STATE_BEFORE)
-        write_atomic(newest, content)
+        run_files.save_tensors(newest, as_tensors(state, place), self._facts)
         self._saved_step = self.step
 
     def save_checkpoint(self, state: FleetState, place: int) -> None:

@@ -12,7 +12,7 @@ from kills import folder_bytes, small_fleet
 
 import ih_interp as ih
 from ih_interp.runs import create_run
-from ih_interp.storage.lock import claimed
+from ih_interp.storage.lock import HELD, claimed
 from ih_interp.training import _worker as worker, _workers as workers, fleet as fleet_module, loop
 from ih_interp.training._launch import received
 from ih_interp.training._workers import train_in_workers
@@ -37,7 +37,7 @@ def ordered(runs):
     """What a worker tells as it trains these runs, in this process."""
     ours, theirs = Pipe()
     with claimed([run.folder for run in runs]):
-        report = worker.train_ordered({str(run.folder): None for run in runs}, theirs)
+        report = worker.train_ordered({str(run.folder): HELD[run.folder] for run in runs}, theirs)
     theirs.close()
     return list(iter(lambda: received(ours), None)), report
 
