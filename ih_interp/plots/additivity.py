@@ -52,7 +52,8 @@ def plot_spectrum(table: DataFrame, ax: Axes, *, palette: Palette = None, **look
     that is the same for every subset.
     """
     keys = ["metric", "part", "order"]
-    table = plotted_rows(of_quantity(table, "share"), *keys, "value", once=keys, finite=["value"])
+    table = of_quantity(table, "share")
+    table = plotted_rows(table, *keys, "value", once=keys, finite=["order", "value"])
     metrics = distinct(table["metric"])
     colours = dict(zip(ORDERS, _BLUES, strict=True)) | palette_colours(palette, ORDERS)
     bars = [

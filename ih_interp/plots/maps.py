@@ -16,6 +16,7 @@ from ih_interp.plots._style import axes_optional, head_place
 from ih_interp.plots._tables import expect_numbers, expect_once, expect_table, plotted_rows
 from ih_interp.plots.additivity import metric_name
 from ih_interp.plots.curves import input_name
+from ih_interp.types import expect
 
 DIVERGING = "PuOr_r"
 """Safe for colour-blind readers; white in the middle, and the number in a cell tells its sign."""
@@ -36,7 +37,8 @@ def draw_map(
     Maps too small for their numbers are drawn with `written=False`. `look` goes to `imshow`.
     """
     cells = values.to_numpy(dtype=float)
-    own: dict[str, Any] = {"cmap": colours, "norm": shades, "aspect": "auto"} | look
+    own: dict[str, Any] = {"cmap": colours, "norm": shades, "aspect": "auto"}
+    own |= {name: setting for name, setting in look.items() if setting is not None}
     image = ax.imshow(cells, **own)
     of_value = colormaps.get_cmap(own["cmap"])
     for row, column in zip(*np.nonzero(~np.isnan(cells) & written), strict=True):
@@ -177,10 +179,13 @@ def plot_interactions(
         where={"metric": metric, "part": part, "quantity": "interaction"},
         once=["head", "other"], finite=["value"],
     )  # fmt: skip
+    expect(level, (int, float, np.number), "level", "write 0.05")
     names = distinct(pd.concat([table["head"], table["other"]]))
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError(f"The columns 'head' and 'other' hold {names}: expected names of heads.")
     matrix = DataFrame(np.nan, index=names, columns=names)
     for head, other, value in zip(table["head"], table["other"], table["value"], strict=True):
-        matrix.loc[head, other] = matrix.loc[other, head] = value
+        matrix.loc[head, other] = matrix.loc[other, head] = float(value)
     unclear = table[~(numbers(table["q"], "The column 'q'") <= level)]
     i, j = (np.array([names.index(name) for name in unclear[c]]) for c in ("head", "other"))
     corner = 0.36  # beside the number
@@ -207,9 +212,10 @@ def plot_label_accuracy(
     shares = quantity == "mistake_share"
     rows = plotted_rows(
         table, "head", "label", "quantity", "value", *(["mistakes"] if shares else []),
-        where={"quantity": quantity}, gaps=["value"], once=["head", "label"],
+        where={"quantity": quantity}, gaps=["value"],
     )  # fmt: skip
     rows["label"] = finite(rows["label"], "The column 'label'").astype(int)
+    expect_once(rows, "head", "label")
     heads = distinct(rows["head"])
     matrix = rows.set_index(["head", "label"])["value"].unstack("label").reindex(heads)
     image = draw_map(matrix, ax, shades=Normalize(0, 1), colours="Blues", reach=1.0, **look)

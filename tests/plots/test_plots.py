@@ -267,7 +267,7 @@ def test_a_curve_that_is_nan_is_refused_by_name_and_a_point_alone_is_a_dot():
 def test_losses_below_0_and_places_below_0_are_not_cut_off():
     low = table_of("split", ["train"]).assign(loss=[1.0, -2.0, 0.5])
     assert plot_losses(low, Figure().subplots()).get_ylim()[0] == -2
-    with pytest.raises(ValueError, match="'sequences' holds -5: finite numbers of at least 0"):
+    with pytest.raises(ValueError, match="'sequences' holds -5"):
         plot_losses(low.assign(sequences=[-5, 0, 5]), Figure().subplots())
 
 
