@@ -12,7 +12,7 @@ Axes, everywhere in the package:
 
 import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal, NamedTuple, TypeAlias
 
@@ -58,9 +58,9 @@ def expect(value: object, kind: type | tuple[type, ...], what: str, remedy: str 
     """Raise TypeError in words where another kind of object came than `what` has to be."""
     if not isinstance(value, kind):
         kinds = kind if isinstance(kind, tuple) else (kind,)
-        names = _with_article(" or ".join(one.__name__ for one in kinds))
-        came, hint = _with_article(type(value).__name__), f"; {remedy}" if remedy else ""
-        raise TypeError(f"{what} has to be {names} and is {came}{hint}.")
+        names = " or ".join(with_article(one.__name__) for one in kinds)
+        came, hint = with_article(type(value).__name__), f"; {remedy}" if remedy else ""
+        raise TypeError(f"{what}: expected {names}, got {came}{hint}.")
 
 
 def integer(value: object, what: str, remedy: str = "") -> int:
@@ -81,11 +81,12 @@ def integer(value: object, what: str, remedy: str = "") -> int:
     except TypeError:
         hint = f"; {remedy}" if remedy else ""
         raise TypeError(
-            f"{what}: expected an integer, got {_with_article(type(value).__name__)}{hint}."
+            f"{what}: expected an integer, got {with_article(type(value).__name__)}{hint}."
         ) from None
 
 
-def _with_article(name: str) -> str:
+def with_article(name: str) -> str:
+    """Return a name with its article, "a Batch" or "an int"."""
     vowel = name[0] in "AEIOUaeiou" or name.startswith("ndarray")
     return f"{'an' if vowel else 'a'} {name}"
 
@@ -128,6 +129,24 @@ class Head(NamedTuple):
 
     def __str__(self) -> str:
         return f"L{self.layer}H{self.head}"
+
+
+HeadName: TypeAlias = str | tuple[int, int] | Int[np.ndarray, "2"] | Int[Tensor, "2"] | Head
+"""A head as callers write it: `"L1H3"`, `(1, 3)`, or a row of `np.argwhere`."""
+
+
+def parse_heads(heads: Iterable[object]) -> tuple[Head, ...]:
+    """Return heads in the order given; ValueError for one alone, or one that is named twice.
+
+    >>> [str(head) for head in parse_heads(["L1H3", (0, 2)])]
+    ['L1H3', 'L0H2']
+    """
+    if isinstance(heads, str | Head):
+        raise ValueError(f'heads={heads}: expected a list; write ["{heads}"].')
+    parsed = tuple(map(Head.parse, heads))
+    if len(set(parsed)) < len(parsed):
+        raise ValueError(f"heads={', '.join(map(str, parsed))}: expected each head once.")
+    return parsed
 
 
 HeadField: TypeAlias = Annotated[Head, BeforeValidator(Head.parse), PlainSerializer(str)]

@@ -22,6 +22,8 @@ from ih_interp.paper.figures import FIGURES
 from ih_interp.paper.judging import over_seeds
 from ih_interp.paper.reproduce import draw, prepare, redraw, reproduce
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):

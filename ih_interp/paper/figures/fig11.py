@@ -16,9 +16,9 @@ from transformer_lens import HookedTransformer
 
 from ih_interp.analysis.heads.composition import (
     Kind,
+    output_composition,
+    output_composition_chance,
     pair_table,
-    wo_composition,
-    wo_composition_chance,
 )
 from ih_interp.analysis.patching.preserving import Keep, Kept, preserving_map
 from ih_interp.paper.judging import Measured, Rule, by_rules, rank_correlation
@@ -91,10 +91,10 @@ def causal_maps(model: HookedTransformer, batch: Batch, names: Iterable[str]) ->
 
 def composition_maps(model: HookedTransformer) -> pd.DataFrame:
     """Return the two maps of composition, as rows of `map_table`."""
-    chance = wo_composition_chance(model, generator=torch.Generator().manual_seed(0)).mean
+    chance = output_composition_chance(model, generator=torch.Generator().manual_seed(0)).mean
     return pd.concat(
         [
-            pair_table(wo_composition(model, kind))
+            pair_table(output_composition(model, kind))
             .rename(columns={"source": "sender", "name": "receiver"})
             .assign(map="composition", through=through, neutral=chance)
             for through, (_, kind) in PATHS.items()

@@ -20,8 +20,9 @@ def composition_table(study: Study) -> pd.DataFrame:
     """Return composition before training beside that at the end, and beside what pairs then do.
 
     Columns: those of `Study.each_run`, `through` ("patterns": K-composition, "values": V),
-    `sender`, `receiver`, `start` and `end` (`wo_composition`, chance about 0.125), and `accuracy`
-    with that pair of heads alone left, as "one left" of Figure 11 (chance 1/L for L labels).
+    `sender`, `receiver`, `start` and `end` (`output_composition`, chance about 0.125), and
+    `accuracy` with that pair of heads alone left, as "one left" of Figure 11 (chance 1/L for L
+    labels).
     """
 
     def measure(run: Run, batch: Batch) -> pd.DataFrame:

@@ -14,8 +14,8 @@ from ih_interp.paper.claims import Claim
 from ih_interp.paper.judging import Rule, by_seed, judge
 from ih_interp.paper.recipes import last_layer_heads
 from ih_interp.paper.study import Figure, Study
+from ih_interp.plots import plot_additive_fits
 from ih_interp.plots.additivity import METRIC_NAMES
-from ih_interp.plots.heads import plot_additive_fits
 from ih_interp.runs import Run
 from ih_interp.types import Batch
 
