@@ -59,20 +59,22 @@ class Study:
         n = CURVE_SEQUENCES if self.sequences is None else self.sequences
         return run.task.sample("train", n, generator=generator)
 
-    def losses(self, run_set: RunSet, splits: Iterable[str] = ("train",)) -> pd.DataFrame:
+    def losses(
+        self, run_set: RunSet, splits: Iterable[str] = ("train",), *, by: str = "condition"
+    ) -> pd.DataFrame:
         """Return metrics of a set's runs: means over the `evaluation_size` sequences evaluated.
 
-        Columns: `seed`, `condition`, `run`, `sequences` (seen in training), `split`, and at the
-        query `loss` in nats (ln 2 for a guess between the context's two labels, ln L for L labels
-        and no idea) and `accuracy` (chance 1/L, 1/2 for that guess).
+        Columns: `seed`, `by` (the condition), `run`, `sequences` (seen in training), `split`, and
+        at the query `loss` in nats (ln 2 for a guess between the context's two labels, ln L for L
+        labels and no idea) and `accuracy` (chance 1/L, 1/2 for that guess).
         """
         parts = [
-            run.metrics.assign(seed=seed, condition=condition, run=run.config.name)
+            run.metrics.assign(**{"seed": seed, by: condition, "run": run.config.name})
             for seed in self.seeds
             for condition, run in self.runs[run_set][seed].items()
         ]
         table = pd.concat(parts, ignore_index=True)
-        columns = ["seed", "condition", "run", "sequences", "split", "loss", "accuracy"]
+        columns = ["seed", by, "run", "sequences", "split", "loss", "accuracy"]
         return table.loc[table["split"].isin([*splits]), columns]
 
     def each_network(

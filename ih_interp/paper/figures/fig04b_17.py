@@ -28,8 +28,7 @@ def apart_table(study: Study) -> pd.DataFrame:
     Columns: `seed`, `run`, `heads` ("L1H3" or `ALL_HEADS`), `sequences`, `loss` as in
     `Study.losses`.
     """
-    singles = study.losses("single").rename(columns={"condition": "heads"})
-    return _with_all_heads(study, [singles])
+    return _with_all_heads(study, [study.losses("single", by="heads")])
 
 
 def apart_claims(table: pd.DataFrame) -> list[Claim]:
@@ -63,13 +62,10 @@ def pairs_table(study: Study) -> pd.DataFrame:
     `Study.losses`.
     """
     strongest = {seed: str(circuit.induction) for seed, circuit in study.circuits.items()}
-    singles = study.losses("single")
-    alone = singles[singles["condition"] == singles["seed"].map(strongest)]
-    pairs = study.losses("pairs")
-    names = pairs["seed"].map(strongest) + " + " + pairs["condition"]
-    return _with_all_heads(
-        study, [alone.rename(columns={"condition": "heads"}), pairs.assign(heads=names)]
-    )
+    singles, pairs = study.losses("single", by="heads"), study.losses("pairs", by="heads")
+    alone = singles[singles["heads"] == singles["seed"].map(strongest)]
+    pairs["heads"] = pairs["seed"].map(strongest) + " + " + pairs["heads"]
+    return _with_all_heads(study, [alone, pairs])
 
 
 def pairs_claims(table: pd.DataFrame) -> list[Claim]:

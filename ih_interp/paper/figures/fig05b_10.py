@@ -38,8 +38,7 @@ def clamped_table(study: Study) -> pd.DataFrame:
 
     Loss as in `Study.losses`.
     """
-    table = study.losses("clamped").rename(columns={"condition": "clamp"})
-    return table[["seed", "clamp", "run", "sequences", "loss"]]
+    return study.losses("clamped", by="clamp")[["seed", "clamp", "run", "sequences", "loss"]]
 
 
 def clamped_claims(table: pd.DataFrame) -> list[Claim]:
@@ -100,9 +99,7 @@ def progress_table(study: Study) -> pd.DataFrame:
         trained = table["when"] == "training"
         names = table["clamp"].map({name: run.config.name for name, run in clamped.items()})
         parts.append(table.assign(run=names.where(trained, free.config.name)))
-    none = (
-        study.losses("clamped").query("condition == 'none'").rename(columns={"condition": "clamp"})
-    )
+    none = study.losses("clamped", by="clamp").query("clamp == 'none'")
     parts = [*(none.assign(when=when) for when in ("training", "inference")), *parts]
     columns = ["seed", "run", "clamp", "when", "sequences", "loss"]
     return pd.concat(parts, ignore_index=True)[columns].reset_index(drop=True)

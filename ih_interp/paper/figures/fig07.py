@@ -28,7 +28,7 @@ def graft_table(study: Study) -> pd.DataFrame:
     Columns: `seed`, `run`, `donor` (the seed of the network that gives embedding and layer 0, or
     "none"), `whose` (a key of `DONOR_LINES`), `sequences`, `loss` as in `Study.losses`.
     """
-    grafted = study.losses("grafts").rename(columns={"condition": "donor"})
+    grafted = study.losses("grafts", by="donor")
     free = study.losses("main").assign(donor="none")
     table = pd.concat([free, grafted], ignore_index=True)
     table["whose"] = _whose(table)
