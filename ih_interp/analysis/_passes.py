@@ -19,7 +19,7 @@ from ih_interp._stock import is_hooked, other_module
 from ih_interp.analysis.heads.pattern_scores import CHUNK
 from ih_interp.clamps._active import active, pass_size
 from ih_interp.clamps.base import Shape, head_mask
-from ih_interp.types import Head, Residual
+from ih_interp.types import HeadName as HeadName, Residual, parse_heads
 
 Input: TypeAlias = Literal["q", "k", "v"]
 """The input of a head through which it is reached."""
@@ -27,7 +27,6 @@ Input: TypeAlias = Literal["q", "k", "v"]
 Ablation: TypeAlias = Literal["zero", "mean", "resample"]
 """What replaces the output of an ablated head: zero, a mean over sequences, another sequence's."""
 
-HeadName: TypeAlias = str | tuple[int, int] | Head
 Written: TypeAlias = Float[Tensor, "batch pos _head d"]
 """The outputs of heads: z, d_head wide, or with `use_attn_result` the result, d_model wide."""
 
@@ -53,10 +52,7 @@ def inputs_named(via: str | Sequence[str]) -> tuple[Input, ...]:
 
 def by_layer(heads: Iterable[HeadName], model: HookedTransformer) -> dict[int, list[int]]:
     """Return heads by layer, in order; ValueError for a head that is missing or named twice."""
-    parsed = [Head.parse(head) for head in heads]
-    if len(set(parsed)) < len(parsed):
-        raise ValueError(f"heads={', '.join(map(str, parsed))}: expected each head once.")
-    chosen = head_mask(parsed, Shape.of(model))
+    chosen = head_mask(parse_heads(heads), Shape.of(model))
     return {
         layer: row.nonzero()[:, 0].tolist() for layer, row in enumerate(chosen) if bool(row.any())
     }

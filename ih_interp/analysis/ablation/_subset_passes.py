@@ -183,7 +183,7 @@ def _run(
         if full is not None and plan.may_start_late:
             start = full.start
             entering_it = start.resid.clone()  # a hook may write into it
-            logits = plan.model(entering_it, start_at_layer=plan.lowest, **start.others)
+            logits = plan.model(entering_it, **start.options)
         else:
             logits = plan.model(tokens)
     return _Pass(logits[:, -1], kept[z][:, -1], kept[resid][:, -1], kept.get(scale), entered[-1])
