@@ -80,15 +80,15 @@ def refuse_shape(model: HookedTransformer) -> None:
 
 def refuse_cuts(model: HookedTransformer, first: int, last: int) -> None:
     """Refuse clamps that replace the stream above layer `first` and up to layer `last`."""
-    for clamp, points, *_ in active(model):
-        for point in points:
+    for one in active(model):
+        for point in one.points:
             parts = point.split(".")
             kind = parts[-1].removeprefix("hook_")
             if len(parts) != 3 or kind not in CUTS:
                 continue
             if first + (kind == "resid_pre") <= int(parts[1]) < last + (kind == "resid_pre"):
                 raise ValueError(
-                    f"{clamp} replaces {point}, which every path from layer {first} to layer "
+                    f"{one.clamp} replaces {point}, which every path from layer {first} to layer "
                     f"{last} crosses: there is no edge to patch. Take the clamp off."
                 )
 
