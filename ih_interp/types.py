@@ -58,9 +58,9 @@ def expect(value: object, kind: type | tuple[type, ...], what: str, remedy: str 
     """Raise TypeError in words where another kind of object came than `what` has to be."""
     if not isinstance(value, kind):
         kinds = kind if isinstance(kind, tuple) else (kind,)
-        names = _with_article(" or ".join(one.__name__ for one in kinds))
-        came, hint = _with_article(type(value).__name__), f"; {remedy}" if remedy else ""
-        raise TypeError(f"{what} has to be {names} and is {came}{hint}.")
+        names = " or ".join(with_article(one.__name__) for one in kinds)
+        came, hint = with_article(type(value).__name__), f"; {remedy}" if remedy else ""
+        raise TypeError(f"{what}: expected {names}, got {came}{hint}.")
 
 
 def integer(value: object, what: str, remedy: str = "") -> int:
@@ -81,11 +81,12 @@ def integer(value: object, what: str, remedy: str = "") -> int:
     except TypeError:
         hint = f"; {remedy}" if remedy else ""
         raise TypeError(
-            f"{what}: expected an integer, got {_with_article(type(value).__name__)}{hint}."
+            f"{what}: expected an integer, got {with_article(type(value).__name__)}{hint}."
         ) from None
 
 
-def _with_article(name: str) -> str:
+def with_article(name: str) -> str:
+    """Return a name with its article, "a Batch" or "an int"."""
     vowel = name[0] in "AEIOUaeiou" or name.startswith("ndarray")
     return f"{'an' if vowel else 'a'} {name}"
 

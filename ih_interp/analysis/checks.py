@@ -1,12 +1,30 @@
-"""What an argument of a name has to be, for every function of the analysis: one table."""
+"""One check of every argument of a public function, by its annotation.
+
+`checked()` reads the annotations once and compares the arguments of each call with them: types,
+choices (`Literal`), ranges (`Annotated[int, Within(0, 9)]`), and tokens against the model.
+"""
 
 import functools
 import inspect
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    ParamSpec,
+    TypeAlias,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import numpy as np
 import pandas as pd
@@ -14,261 +32,272 @@ import torch
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from ih_interp._columns import finite, flags
 from ih_interp._stock import refuse_other_names, refuse_unfit_weights
+from ih_interp.analysis._old_checks import (
+    FUNCTION as FUNCTION,
+    called_with as called_with,
+    refuse_no_heads as refuse_no_heads,
+    refuse_wrong as refuse_wrong,
+)
+from ih_interp.evaluation import given_copies as given_copies
 from ih_interp.model import refuse_other_exemplars
 from ih_interp.tasks.few_shot import FewShotTask
-from ih_interp.types import Batch, expect
+from ih_interp.types import Batch, with_article
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
 
-class Wanted(NamedTuple):
-    """Kinds of object, what to do instead, and for numbers the range, both ends included."""
+class Within(NamedTuple):
+    """The range of a number, both ends included."""
 
-    kinds: type | tuple[type, ...]
-    remedy: str = ""
     low: float = -math.inf
     high: float = math.inf
 
 
-FUNCTION: type = Callable  # pyright: ignore[reportAssignmentType], which isinstance takes
+ANY_NUMBER = Within()
+
+Seed: TypeAlias = Annotated[int, Within(0, 2**32 - 1)]
+Positive: TypeAlias = Annotated[int, Within(1)]
+Positions: TypeAlias = Annotated[int, Within(1, 10**6)]
+NotNegative: TypeAlias = Annotated[float, Within(0, sys.float_info.max)]
+Confidence: TypeAlias = Annotated[float, Within(0, 1), "0.95 is usual"]
+
 INTEGER, NUMBER = (int, np.integer), (int, float, np.integer, np.floating)
-TABLE = "make it with emergence_table"
 
-WANTED: dict[str, Wanted] = {
-    "model": Wanted(HookedTransformer, "a run's is run.model(step)"),
-    "batch": Wanted(Batch, "give the Batch itself, not its tokens"),
-    "clean": Wanted(Batch, "give the Batch itself, not its tokens"),
-    "corrupted": Wanted(Batch, "make it with swap_labels(clean)"),
-    "reference": Wanted(Batch, "give a batch of other sequences"),
-    "sequences": Wanted((Batch, Tensor), "give a Batch or its tokens"),
-    "tokens": Wanted(Tensor, "give token ids, batch.tokens or torch.tensor([...])"),
-    "vocabulary": Wanted(Tensor, "give token ids, torch.tensor([...])"),
-    "previous": Wanted(Tensor, "give previous_token_score(model, batch)"),
-    "circuit": Wanted(Tensor, "give label_copying(model)"),
-    "task": Wanted(FewShotTask, "a run's is run.task"),
-    "generator": Wanted(torch.Generator, "make it with torch.Generator().manual_seed(0)"),
-    "heads": Wanted(Iterable, 'write ["L1H3", "L1H5"]'),
-    "order": Wanted(Iterable, 'write ["L1H3", "L1H5"]'),
-    "crossings": Wanted(Sequence, "give one Crossing a run, [learned(...), ...]"),
-    "first": Wanted(Mapping, "give a Crossing a seed, {5: learned(...)}"),
-    "second": Wanted(Mapping, "give a Crossing a seed, {5: learned(...)}"),
-    "scores": Wanted(Mapping, "give scores by name, {'induction': induction_strength(...)}"),
-    "chance": Wanted(Mapping, "give levels by name, {'induction': 0.0}"),
-    "times": Wanted(pd.DataFrame, TABLE),
-    "curves": Wanted(pd.DataFrame, "give one row a point, as trace does"),
-    "value": Wanted(str, "name a column"),
-    "values": Wanted((np.ndarray, Tensor), "use np.array(...)"),
-    "use": Wanted((np.ndarray, Tensor), "give wiring_map(..., per_sequence=True).effects"),
-    "single": Wanted((np.ndarray, Tensor), "use np.array(...)"),
-    "joint": Wanted((np.ndarray, Tensor), "use np.array(...)"),
-    "metrics": Wanted((str, FUNCTION, Sequence), 'write "loss" or ["loss", "accuracy"]'),
-    "metric": Wanted((str, FUNCTION, Sequence), 'write "loss"'),
-    "score": Wanted(FUNCTION, "give a function of a pattern"),
-    "criterion": Wanted(FUNCTION, "give a function such as learned"),
-    "via": Wanted((str, Sequence), 'write "q" or ["q", "k", "v"]'),
-    "by": Wanted((str, Sequence), 'write "clamp" or ["clamp", "seed"]'),
-    "band": Wanted(Sequence, "write (0.6, 0.8)"),
-    "preserve": Wanted((str, Sequence), 'write "patterns"'),
-    "receiver_layer": Wanted(INTEGER),
-    "sender_layer": Wanted(INTEGER),
-    "seed": Wanted(INTEGER, "", 0, 2**32 - 1),
-    "layer": Wanted(INTEGER, "layers count from 0", 0),
-    "n_positions": Wanted(INTEGER, "", 1, 10**6),
-    "n_draws": Wanted(INTEGER, "", 2),
-    "n_resamples": Wanted(INTEGER, "", 1),
-    "n_permutations": Wanted(INTEGER, "", 1),
-    "n_sequences": Wanted(INTEGER),
-    "n_points": Wanted(INTEGER),
-    "for_at_least": Wanted(INTEGER),
-    "period": Wanted(INTEGER, "", high=10**6),
-    "repeats": Wanted(INTEGER, "", high=10**6),
-    "offset": Wanted(INTEGER),
-    "distance": Wanted(INTEGER, "", 0),
-    "token": Wanted(INTEGER, "", 0, 2**31),
-    "level": Wanted(NUMBER),
-    "confidence": Wanted(NUMBER, "0.95 is usual", 0, 1),
-    "at_least": Wanted(NUMBER, "", 0),
-    "after": Wanted(NUMBER),
-    "horizon": Wanted(NUMBER, "", 0, sys.float_info.max),
-    "idle": Wanted(NUMBER, "", 0),
-    "share": Wanted(NUMBER),
+REMEDIES: dict[Any, str] = {
+    HookedTransformer: "a run's is run.model(step)",
+    Batch: "give the Batch itself, not its tokens",
+    FewShotTask: "a run's is run.task",
+    torch.Generator: "make it with torch.Generator().manual_seed(0)",
+    Tensor: "give torch.tensor([...])",
+    np.ndarray: "give np.array([...])",
+    pd.DataFrame: "give a table, one row per point, as trace or emergence_table returns it",
 }
-"""By name: an argument of one name means the same in every function."""
-
-CHOICES = frozenset(
-    {*("rows", "kind", "convention", "which", "split"), *("scale", "keep", "ablation", "direction")}
-)
-FLAGS = frozenset(
-    {
-        *("per_sequence", "full", "layer_norm", "fold_ln", "freeze_ln", "normalise"),
-        *("perfect_match", "last_query", "bos"),
-    }
-)
-OPTIONAL = frozenset(
-    {
-        *("heads", "order", "corrupted", "reference", "vocabulary", "period", "token", "horizon"),
-        *("chance", "receiver_layer"),
-    }
-)
-"""Where None stands for a default."""
+"""What to do where another type came. A string in `Annotated` says it for one argument."""
 
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+def checked(remedy: str = "") -> Callable[[Callable[Given, Result]], Callable[Given, Result]]:
+    """Return a decorator which checks each argument of a function against its annotation.
 
+    Functions that the user gives are called with copies of their arguments, so that what they
+    write changes no other number.
 
-def given_copies(function: Function) -> Function:
-    """Return a user's function so that it gets copies of tensors, batches and arrays.
-
-    It may then write into them, as `logits -= ...` does, and no other numbers change. The
-    package's own functions, which write into nothing, are returned as they are.
-    """
-    if str(getattr(function, "__module__", "")).startswith("ih_interp."):
-        return function
-
-    @functools.wraps(function)
-    def called(*given: Any) -> Any:
-        return function(*(_copy(value) for value in given))
-
-    return cast(Function, called)
-
-
-def _copy(value: Any) -> Any:
-    if isinstance(value, Batch):
-        return replace(value, tokens=value.tokens.clone(), target=value.target.clone())
-    if isinstance(value, Tensor):
-        return value.clone()
-    return value.copy() if isinstance(value, np.ndarray | list) else value
-
-
-def refuse_no_heads(heads: object) -> None:
-    """Refuse None where a function has no heads of its own to take."""
-    expect(heads, Iterable, "heads", WANTED["heads"].remedy)
-
-
-def refuse_wrong(**given: Any) -> None:
-    """Refuse arguments that are not what their name says: TypeError or ValueError in words.
-
-    None passes where it stands for a default. Tokens and exemplars are compared with the model,
-    where both are given.
-    """
-    for name, value in given.items():
-        if value is None and name in OPTIONAL:
-            continue
-        if name in CHOICES:
-            expect(value, str, f"{name}={_shown(value)}")
-        elif name in FLAGS:
-            expect(value, (bool, np.bool_), f"{name}={_shown(value)}")
-        else:
-            _refuse_kind(name, value, WANTED[name])
-    if given.get("model") is not None:
-        refuse_unfit_weights(given["model"])
-        refuse_other_names(given["model"])
-    for name in ("crossings", "first", "second"):
-        crossings = given.get(name, ())
-        for one in crossings.values() if isinstance(crossings, Mapping) else crossings:
-            _refuse_crossing(name, one)
-    if len(given.get("crossings", "some")) == 0:
-        raise ValueError("There are no runs; give at least one.")
-    for name in ("batch", "clean", "corrupted", "sequences"):
-        if given.get(name) is not None:
-            value = given[name]
-            _refuse_tokens(name, value if isinstance(value, Tensor) else value.tokens, given)
-            if isinstance(value, Batch):
-                _refuse_targets(name, value, given)
-                if given.get("model") is not None:
-                    refuse_other_exemplars(given["model"], value)
-
-
-def _refuse_kind(name: str, value: Any, wanted: Wanted) -> None:
-    is_number = wanted.kinds in (INTEGER, NUMBER)
-    if isinstance(value, bool) and is_number:  # an int to Python
-        raise TypeError(f"{name}={value} has to be a number.")
-    if not isinstance(value, wanted.kinds):  # else not shown: a list's words take long to write
-        large = name in ("model", "batch")  # whose value nobody wants to read
-        what = f"The {name}" if large else f"{name}={_shown(value)}"
-        expect(value, wanted.kinds, what, wanted.remedy)
-    if isinstance(value, Tensor) and name in ("tokens", "vocabulary"):
-        _refuse_narrow(name, value)
-    if is_number and not wanted.low <= value <= wanted.high:
-        remedy = f"; {wanted.remedy}" if wanted.remedy else ""
-        raise ValueError(f"{name}={value} has to lie in [{wanted.low:g}, {wanted.high:g}]{remedy}.")
-
-
-def _refuse_narrow(name: str, tokens: Tensor) -> None:
-    """To torch, uint8 and bool are masks, and other narrow integers no indices."""
-    if tokens.dtype not in (torch.int64, torch.int32):
-        raise ValueError(f"The {name} are {tokens.dtype}: expected torch.int64, {name}.long().")
-
-
-def _refuse_crossing(name: str, one: Any) -> None:
-    time, observed = getattr(one, "time", None), getattr(one, "observed", None)
-    if type(time) is float and 0 <= time < math.inf and type(observed) is bool:
-        return  # as they are made: the rest is slow, and a bootstrap asks a thousand times
-    if not hasattr(one, "time") or not hasattr(one, "observed"):
-        raise TypeError(f"{name} holds {_shown(one)}, which is no Crossing.")
-    finite([time], f"A time of {name}", low=0)
-    flags([observed], f"`observed` of {name}")
-
-
-def _refuse_tokens(name: str, tokens: Tensor, given: Mapping[str, Any]) -> None:
-    if tokens.ndim == 2 and len(tokens) == 0:
-        raise ValueError(f"There are no sequences to score in {name}; give at least one.")
-    if tokens.ndim != 2 or tokens.is_floating_point() or 0 in tokens.shape:
-        raise ValueError(
-            f"The tokens of {name} are {tokens.dtype} of shape {tuple(tokens.shape)}; "
-            "integers [batch, pos], neither of them empty, were expected."
-        )
-    _refuse_narrow(f"tokens of {name}", tokens)
-    model = given.get("model")
-    high = math.inf if model is None else model.cfg.d_vocab
-    room = math.inf if model is None else model.cfg.n_ctx
-    if not (int(tokens.min()) >= 0 and int(tokens.max()) < high):
-        raise ValueError(
-            f"The tokens of {name} run from {int(tokens.min())} to {int(tokens.max())}; they must "
-            f"lie in [0, {high}): use sequences of the model's own task."
-        )
-    if tokens.shape[1] > room:
-        raise ValueError(f"{name} has {tokens.shape[1]} positions; the model takes {room}.")
-
-
-def _refuse_targets(name: str, batch: Batch, given: Mapping[str, Any]) -> None:
-    model = given.get("model")
-    high = math.inf if model is None else model.cfg.d_vocab_out
-    if not (int(batch.target.min()) >= 0 and int(batch.target.max()) < high):
-        raise ValueError(
-            f"The targets of {name} run from {int(batch.target.min())} to "
-            f"{int(batch.target.max())}; they must be labels, in [0, {high})."
-        )
-
-
-def _shown(value: object) -> str:
-    is_module = isinstance(value, torch.nn.Module)  # whose repr is all its parts
-    text = f"{type(value).__name__}(...)" if is_module else " ".join(repr(value).split())
-    return text if len(text) < 60 else f"{text[:57]}..."
-
-
-def called_with(remedy: str) -> Callable[[Callable[Given, Result]], Callable[Given, Result]]:
-    """Decorate a function so that a call that does not fit it is told with what it takes.
-
-    For those whose first guess is another call, as `backup_heads(model, batch)`: Python would only
-    count the arguments.
+    Raises TypeError for another type, and for a call that does not fit the signature (`remedy`
+    ends its message); ValueError for another choice, a number out of range, and tokens or targets
+    that the model does not have.
     """
 
     def decorate(function: Callable[Given, Result]) -> Callable[Given, Result]:
         signature = inspect.signature(function)
+        wanted: dict[str, _Wanted] = {}
 
         @functools.wraps(function)
         def call(*args: Given.args, **kwargs: Given.kwargs) -> Result:
+            if not wanted:  # at the first call, when every name in an annotation is defined
+                hints = get_type_hints(inspect.unwrap(function), include_extras=True)
+                wanted.update((n, _Wanted.of(hints.get(n, Any))) for n in signature.parameters)
             try:
-                signature.bind(*args, **kwargs)
+                bound = signature.bind(*args, **kwargs)
             except TypeError as error:
-                name, names = function.__name__, ", ".join(signature.parameters)
-                raise TypeError(f"{name} takes ({names}): {error}; {remedy}.") from None
-            return function(*args, **kwargs)
+                name, names = getattr(function, "__name__", ""), ", ".join(signature.parameters)
+                hint = f"; {remedy}" if remedy else ""
+                raise TypeError(f"{name} takes ({names}): {error}{hint}.") from None
+            for name, value in bound.arguments.items():
+                wanted[name].check(name, value)
+                if wanted[name].functions and callable(value):
+                    bound.arguments[name] = given_copies(value)
+            _check_sequences(bound.arguments, wanted)
+            return function(*bound.args, **bound.kwargs)
 
         return call
 
     return decorate
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What an annotation asks for: one of several types, or one of several choices."""
+
+    kinds: tuple[type, ...] = ()
+    choices: tuple[object, ...] = ()
+    items: tuple["_Wanted", ...] = ()
+    """Of the elements of a sequence or the values of a mapping; of a tuple one by one."""
+    length: int | None = None
+    anything: bool = False
+    optional: bool = False
+    functions: bool = False
+    tokens: bool = False
+    """Whole numbers which are token ids."""
+    sequences: bool = False
+    """Token ids [batch, pos]."""
+    within: Within = ANY_NUMBER
+    remedy: str = ""
+
+    @classmethod
+    def of(cls, hint: Any) -> "_Wanted":
+        origin, args = get_origin(hint), get_args(hint)
+        if origin is Annotated:
+            wanted = cls.of(args[0])
+            within = next((a for a in args[1:] if isinstance(a, Within)), wanted.within)
+            remedy = next((a for a in args[1:] if isinstance(a, str)), wanted.remedy)
+            return replace(wanted, within=within, remedy=remedy)
+        if origin in (Union, types.UnionType):
+            return cls._any_of([cls.of(arg) for arg in args])
+        if origin is Literal:
+            return cls(choices=args)
+        if hint is None or hint is type(None):
+            return cls(optional=True)
+        if Callable in (origin, hint):
+            return cls(functions=True)
+        if origin is tuple and args and args[-1] is not ...:
+            return cls((Sequence,), items=tuple(map(cls.of, args)), length=len(args))
+        if isinstance(origin, type):  # Sequence[...], Mapping[...] and their likes
+            inner = (cls.of(args[-1]),) if issubclass(origin, Sequence | Mapping) else ()
+            return cls((origin,), items=inner if inner and not inner[0].anything else ())
+        return cls._of_class(hint)
+
+    @classmethod
+    def _of_class(cls, hint: Any) -> "_Wanted":
+        if hasattr(hint, "array_type"):  # of jaxtyping
+            whole = isinstance(hint.dtypes, list | tuple) and "int64" in hint.dtypes
+            kind = hint.array_type
+            sequences = whole and hint.dim_str.split() == ["batch", "pos"]
+            return cls((kind,), tokens=whole, sequences=sequences, remedy=REMEDIES.get(kind, ""))
+        numbers: dict[Any, tuple[type, ...]] = {int: INTEGER, float: NUMBER, bool: (bool, np.bool_)}
+        is_class = isinstance(hint, type) and hint not in (object, Any)
+        if not is_class or getattr(hint, "_is_protocol", False):
+            return cls(anything=True)
+        return cls(numbers.get(hint, (hint,)), remedy=REMEDIES.get(hint, ""))
+
+    @classmethod
+    def _any_of(cls, parts: Sequence["_Wanted"]) -> "_Wanted":
+        of_items = [part for part in parts if part.items]
+        return cls(
+            kinds=tuple(kind for part in parts for kind in part.kinds),
+            choices=tuple(choice for part in parts for choice in part.choices),
+            items=of_items[0].items if len(of_items) == 1 else (),
+            length=of_items[0].length if len(of_items) == 1 else None,
+            anything=any(part.anything for part in parts),
+            optional=any(part.optional for part in parts),
+            functions=any(part.functions for part in parts),
+            tokens=any(part.tokens for part in parts),
+            sequences=any(part.sequences for part in parts),
+            within=next((part.within for part in parts if part.within != ANY_NUMBER), ANY_NUMBER),
+            remedy=next((part.remedy for part in parts if part.remedy), ""),
+        )
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise TypeError or ValueError where a value is not what is wanted."""
+        if self.anything or (value is None and self.optional):
+            return
+        if self.functions and callable(value):
+            return
+        is_bool = isinstance(value, bool | np.bool_)
+        if (is_bool and bool not in self.kinds) or not isinstance(value, self.kinds):
+            if not (isinstance(value, str) and value in self.choices):
+                self._refuse(name, value)
+            return
+        low, high = self.within
+        if isinstance(value, NUMBER) and not is_bool and not low <= value <= high:
+            hint = f"; {self.remedy}" if self.remedy else ""
+            raise ValueError(f"{name}={value}: expected a number in [{low:g}, {high:g}]{hint}.")
+        if self.items:
+            self._check_items(name, value)
+
+    def _check_items(self, name: str, value: Any) -> None:
+        if self.length is not None and len(value) != self.length:
+            raise ValueError(f"{name}={shown(value)}: expected {self.length} values.")
+        if not isinstance(value, Sequence | Mapping) or isinstance(value, str):
+            return
+        keys: Iterator[Any] = iter(value) if isinstance(value, Mapping) else iter(range(len(value)))
+        for place, key in enumerate(keys):
+            wanted = self.items[place if self.length else 0]
+            wanted.check(f"{name}[{key!r}]", cast(Any, value)[key])
+
+    def _refuse(self, name: str, value: Any) -> None:
+        words = [repr(choice) for choice in self.choices]
+        words += [self._kind_in_words(kind) for kind in self.kinds if kind not in INTEGER[1:]]
+        words += ["a function"] if self.functions else []
+        words += ["None"] if self.optional else []
+        expected = " or ".join(dict.fromkeys(words))
+        hint = f"; {self.remedy}" if self.remedy else ""
+        if self.choices and isinstance(value, str):
+            raise ValueError(f"{name}={shown(value)}: expected {expected}{hint}.")
+        is_large = isinstance(value, torch.nn.Module | Batch)
+        what = name if is_large else f"{name}={shown(value)}"
+        came = with_article(type(value).__name__)
+        raise TypeError(f"{what}: expected {expected}, got {came}{hint}.")
+
+    @staticmethod
+    def _kind_in_words(kind: type) -> str:
+        if kind in (bool, np.bool_):
+            return "True or False"
+        if kind in (float, np.floating):
+            return "a number"
+        return "an integer" if kind is int else with_article(kind.__name__)
+
+
+def _check_sequences(given: Mapping[str, Any], wanted: Mapping[str, _Wanted]) -> None:
+    """Check models, and tokens and targets against the model where there is one."""
+    model = next((v for v in given.values() if isinstance(v, HookedTransformer)), None)
+    if model is not None:
+        refuse_unfit_weights(model)
+        refuse_other_names(model)
+    for name, value in given.items():
+        if isinstance(value, Batch):
+            _check_tokens(name, value.tokens, model)
+            _check_targets(name, value, model)
+            if model is not None:
+                refuse_other_exemplars(model, value)
+        elif isinstance(value, Tensor) and wanted[name].sequences:
+            _check_tokens(name, value, model)
+        elif isinstance(value, Tensor) and wanted[name].tokens:
+            _check_integers(name, value)
+
+
+def _check_integers(name: str, tokens: Tensor) -> None:
+    """To torch, uint8 and bool are masks, and other narrow integers are no indices."""
+    if tokens.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"{name}: expected torch.int64, got {tokens.dtype}; use .long().")
+
+
+def _check_tokens(name: str, tokens: Tensor, model: HookedTransformer | None) -> None:
+    if tokens.ndim == 2 and len(tokens) == 0:
+        raise ValueError(f"{name}: expected at least one sequence, got none.")
+    if tokens.ndim != 2 or tokens.is_floating_point() or 0 in tokens.shape:
+        raise ValueError(
+            f"{name}: expected integers [batch, pos], neither of them empty, got {tokens.dtype} of "
+            f"shape {tuple(tokens.shape)}."
+        )
+    _check_integers(name, tokens)
+    if model is None:
+        _check_range(name, "tokens", tokens, sys.maxsize)
+        return
+    _check_range(name, "tokens", tokens, model.cfg.d_vocab)
+    if tokens.shape[1] > model.cfg.n_ctx:
+        raise ValueError(
+            f"{name} has {tokens.shape[1]} positions: expected at most {model.cfg.n_ctx}, as many "
+            "as the model takes."
+        )
+
+
+def _check_targets(name: str, batch: Batch, model: HookedTransformer | None) -> None:
+    high = sys.maxsize if model is None else model.cfg.d_vocab_out
+    _check_range(name, "targets", batch.target, high)
+
+
+def _check_range(name: str, what: str, values: Tensor, high: int) -> None:
+    low_seen, high_seen = int(values.min()), int(values.max())
+    if low_seen < 0 or high_seen >= high:
+        raise ValueError(
+            f"{name}: expected {what} in [0, {high}), got {low_seen} to {high_seen}; use sequences "
+            "of the model's own task."
+        )
+
+
+def shown(value: object) -> str:
+    """Return the `repr` of a value on one line of at most 60 characters."""
+    is_module = isinstance(value, torch.nn.Module)  # whose repr is all its parts
+    text = f"{type(value).__name__}(...)" if is_module else " ".join(repr(value).split())
+    return text if len(text) < 60 else f"{text[:57]}..."

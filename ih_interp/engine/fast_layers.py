@@ -16,7 +16,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.utilities.attention import simple_attn_linear
 
-from ih_interp._stock import other_code, parts_of
+from ih_interp._stock import not_plain, parts_of
 from ih_interp.model import FewShotEmbed
 
 WORTH_A_TABLE = 2  # rows per token up to which reading a table is less work than token by token
@@ -55,7 +55,7 @@ def substituted(model: HookedTransformer) -> Generator[None]:
 
     A model with other code than TransformerLens's own is left as it is.
     """
-    if other_code(model, parts_of(model)) is not None:
+    if not_plain(model, parts_of(model), while_tracing=True) is not None:
         yield
         return
     changed: list[tuple[Any, str]] = []

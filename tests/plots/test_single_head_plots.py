@@ -5,7 +5,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from numpy.testing import assert_allclose
 
-from ih_interp.plots.single_heads import plot_add_back, plot_label_accuracy, plot_only_and_without
+from ih_interp.plots import plot_add_back, plot_label_accuracy, plot_only_and_without
 
 HEADS = ["L1H0", "L1H3", "L1H6"]
 

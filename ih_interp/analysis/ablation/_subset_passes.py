@@ -13,11 +13,11 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from ih_interp._stock import starts_late
-from ih_interp.analysis._metrics import Metric, measured
 from ih_interp.analysis._passes import Entered, chunk_size, entering
 from ih_interp.analysis.ablation._linear_readout import Readout, is_linear, readout
 from ih_interp.analysis.heads.pattern_scores import CHUNK
 from ih_interp.clamps.base import Shape, head_mask
+from ih_interp.evaluation import Metric, measured
 from ih_interp.types import Batch, Head, PerHead, Tokens
 
 Ablation: TypeAlias = Literal["zero", "mean", "resample"]

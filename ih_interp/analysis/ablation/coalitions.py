@@ -22,11 +22,11 @@ from transformer_lens import HookedTransformer
 
 from ih_interp._reprs import short_repr
 from ih_interp._torch_state import plain_torch
-from ih_interp.analysis._metrics import Metric
 from ih_interp.analysis._passes import HeadName
 from ih_interp.analysis.ablation import interactions
 from ih_interp.analysis.ablation._subset_passes import Ablation, measured_subsets
 from ih_interp.analysis.checks import refuse_no_heads, refuse_wrong
+from ih_interp.evaluation import Metric, parse_metrics
 from ih_interp.types import Batch, Head
 
 MOST_HEADS = 16  # 65,536 subsets
@@ -184,21 +184,6 @@ def parse_heads(heads: Iterable[HeadName]) -> tuple[Head, ...]:
     if len(set(chosen)) < len(chosen):
         raise ValueError(f"{', '.join(map(str, chosen))} names a head twice.")
     return chosen
-
-
-def parse_metrics(metric: Metric | Sequence[Metric]) -> tuple[Metric, ...]:
-    """One metric or several, as several; ValueError for none."""
-    if isinstance(metric, str):
-        return (metric,)  # pyright: ignore[reportReturnType]
-    metrics = (metric,) if callable(metric) else tuple(metric)
-    if not metrics:
-        raise ValueError("No metric was named; give one, such as 'loss'.")
-    return metrics
-
-
-def metric_name(metric: Metric) -> str:
-    """A metric's name in tables: of a function, its own."""
-    return metric if isinstance(metric, str) else getattr(metric, "__name__", repr(metric))
 
 
 def _room(
