@@ -54,8 +54,8 @@ for call in calls:
 
 WORDS = (
     "TypeError: The batch: expected a Batch, got a Tensor; give the Batch itself",
-    "TypeError: ('kind', 'induction_attention') is no clamp: clamps come as a list",
-    "is no clamp: clamps come as a list",
+    "TypeError: clamps=induction_attention",
+    "unpack several with a star",
     "TypeError: Metrics: expected a Sequence, got a dict; give rows",
     "TypeError: The batch: expected a Batch, got a Tensor",
     "TypeError: The model: expected a HookedTransformer, got a str; a run's is run.model(step)",
