@@ -208,7 +208,7 @@ def hooks_of_all(
     ]
 
 
-def _a_list(values: object, info: Any) -> object:  # of pydantic; no type to check at run time
+def _a_list(values: object, info: Any) -> object:  # of a protocol, which beartype cannot check
     """Refuse one entry without a list around it, which would be read letter by letter, and none."""
     if isinstance(values, str | Head) or (isinstance(values, Sequence) and not len(values)):
         raise ValueError(f"{info.field_name}={values!r}: expected a list with at least one entry.")

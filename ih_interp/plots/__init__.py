@@ -13,7 +13,7 @@ Over training:
     plot_redundancy_over_training  Plot one measure of redundancy.
 Single heads:
     plot_head_scores               Plot scores of heads as bars, with their chance levels.
-    plot_only_and_without          Plot a metric of each head alone and ablated (Figures 4a and 13).
+    plot_ablate_each_head          Plot a metric of each head alone and ablated (Figures 4a and 13).
     plot_add_back                  Plot a metric as heads are added back one by one (Figure 14).
     plot_label_accuracy            Plot each head's accuracy or mistakes by label (Figure 16b, c).
     plot_matches                   Plot each head with its match computed and perfect (Figure 16a).
@@ -68,10 +68,10 @@ from ih_interp.plots.maps import (
     plot_wiring as plot_wiring,
 )
 from ih_interp.plots.single_heads import (
+    plot_ablate_each_head as plot_ablate_each_head,
     plot_add_back as plot_add_back,
     plot_corrected as plot_corrected,
     plot_head_scores as plot_head_scores,
     plot_matches as plot_matches,
-    plot_only_and_without as plot_only_and_without,
 )
 from ih_interp.plots.speed import plot_speeds as plot_speeds

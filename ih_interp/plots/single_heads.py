@@ -69,12 +69,12 @@ def plot_head_scores(table: DataFrame, ax: Axes, *, palette: Palette = None, **l
 
 
 @axes_optional
-def plot_only_and_without(
+def plot_ablate_each_head(
     table: DataFrame, ax: Axes, *, metric: str = "accuracy", palette: Palette = None, **look: Any
 ) -> Axes:
     """Plot a metric against induction strength, with only a head and all but it (Figures 4a, 13).
 
-    Columns of `only_and_without`: `head`, `strength`, `kept`, `metric`, `value`, `low`, `high`.
+    Columns of `ablate_each_head`: `head`, `strength`, `kept`, `metric`, `value`, `low`, `high`.
     `palette` gives colours of heads, `look` what else their marks have. Raises ValueError for a
     strength or value that is NaN.
     """

@@ -49,7 +49,7 @@ GOOD = {
     "plot_head_scores": rows(score=["one"], name=["L1H0", "L1H3"]),
     "plot_matches": rows(match=["computed", "perfect"], **HEADS).assign(strength=0.5),
     "plot_label_accuracy": rows(quantity=["accuracy"], label=[0, 1], **HEADS),
-    "plot_only_and_without": rows(metric=["accuracy"], kept=["only", "without"], **HEADS)
+    "plot_ablate_each_head": rows(metric=["accuracy"], kept=["only", "without"], **HEADS)
     .assign(strength=0.5),
     "plot_speeds": pd.DataFrame(
         {"name": ["one"], "processes": [1], "updates_per_second": [9.0], "ratio": [1.0]}
@@ -122,7 +122,7 @@ def test_two_networks_in_one_table_are_refused(name):
         ("plot_interactions", "metric", "metric"),
         ("plot_interactions", "part", "part"),
         ("plot_first_last", "metric", "metric"),
-        ("plot_only_and_without", "metric", "metric"),
+        ("plot_ablate_each_head", "metric", "metric"),
         ("plot_label_accuracy", "quantity", "quantity"),
         ("plot_wiring", "via", "via"),
         ("plot_wiring_over_training", "receiver", "receiver"),
@@ -143,7 +143,7 @@ def test_what_no_row_has_is_refused_with_what_there_is(name, column, setting):
         ("plot_spectrum", "part"),
         ("plot_additive_fits", "part"),
         ("plot_matches", "match"),
-        ("plot_only_and_without", "kept"),
+        ("plot_ablate_each_head", "kept"),
         ("plot_progress", "when"),
     ],
 )

@@ -9,12 +9,7 @@ from made_models import made, state_of
 from torch.testing import assert_close
 
 import ih_interp as ih
-from ih_interp.analysis.ablation.backups import (
-    backup,
-    backup_heads,
-    minimal_sufficient,
-    set_redundancy,
-)
+from ih_interp.analysis.ablation.backups import backup_heads, minimal_sufficient, set_redundancy
 from ih_interp.analysis.patching import redundancy
 from ih_interp.analysis.patching.corruptions import swap_exemplars
 from ih_interp.analysis.patching.path_patching import path_patch
@@ -121,7 +116,7 @@ def test_redundancy_of_a_set():
     assert set_redundancy(np.array([-1.0, 0.0]), np.array(-4.0)).value == pytest.approx(3 / 4)
     many = set_redundancy(np.tile([1.0, 0.0], (20, 1)), np.full(20, 4.0))
     assert (many.value, many.low, many.high) == pytest.approx((3 / 4, 3 / 4, 3 / 4))
-    with pytest.raises(ValueError, match="single effects have shape"):
+    with pytest.raises(ValueError, match="single has shape"):
         set_redundancy(np.ones(3), np.ones(3))
 
 
@@ -157,18 +152,6 @@ def test_minimal_sufficient_sets_against_every_set():
         assert set(minimal_sufficient(values, share=0.7)) == expected
 
 
-def test_backup():
-    found = backup(EITHER).value
-    assert found[0, 1] == found[1, 0] == 1
-    assert (found[0, 2], found[1, 2]) == (0, 0)
-    assert np.isnan(np.diag(found)).all()
-    assert backup(BOTH).value[0, 2] == -1
-    assert backup(1 - EITHER).value[0, 1] == 1
-    off = ~np.eye(3, dtype=bool)
-    assert backup(SUM).value[off] == pytest.approx(0)
-    assert backup(np.stack([EITHER, EITHER])).low[0, 1] == 1
-
-
 def test_backup_heads():
     # Head 0 does all; head 1 sleeps beside it and does half as much without it.
     sleeper = game(3, lambda on: 1 if 0 in on else 0.5 * (1 in on))
@@ -178,11 +161,11 @@ def test_backup_heads():
 
 
 def test_values_that_are_no_lattice_are_refused():
-    with pytest.raises(ValueError, match=r"\[2\^n\] or \[batch, 2\^n\] was expected"):
+    with pytest.raises(ValueError, match="3 values"):
         minimal_sufficient(np.ones(3))
-    with pytest.raises(ValueError, match="nothing here"):
+    with pytest.raises(ValueError, match="do nothing"):
         minimal_sufficient(np.ones(4))
-    with pytest.raises(ValueError, match="a share in"):
+    with pytest.raises(ValueError, match="share"):
         minimal_sufficient(EITHER, share=1.5)
 
 
@@ -450,6 +433,5 @@ def test_sets_and_backups_are_not_read_from_what_is_no_number(bad):
 
 
 def test_heads_that_do_nothing_have_no_backups():
-    with pytest.raises(ValueError, match="All heads together do nothing"):
+    with pytest.raises(ValueError, match="do nothing"):
         backup_heads(np.ones(4))
-    assert np.isnan(backup(np.ones(4)).value).all()
