@@ -5,7 +5,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from jaxtyping import Bool
@@ -18,7 +18,7 @@ from ih_interp._config_base import Frozen
 from ih_interp._reprs import short_repr
 from ih_interp.clamps.schedules import Always, Schedule
 from ih_interp.model import FewShotEmbed
-from ih_interp.types import Batch, Head, HeadField, expect
+from ih_interp.types import Batch, Head, HeadField
 
 HookFunction: TypeAlias = Callable[..., Tensor | None]
 Hook: TypeAlias = tuple[str, HookFunction]
@@ -206,17 +206,6 @@ def hooks_of_all(
         for clamp, given, gate in zip(clamps, tensors, gates, strict=True)
         for hook in clamp.hooks(Setting(model, batch, given, gate))
     ]
-
-
-def refuse_no_clamps(clamps: object) -> None:
-    """Raise TypeError where something other than a list of clamps came, as one clamp alone."""
-    remedy = "write [ih.clamps.match('L1H3')]; ih.clamps.parse reads JSON"
-    if isinstance(clamps, AbstractClamp):
-        raise TypeError(f"clamps={clamps}: expected a list and one clamp came; write [clamp].")
-    expect(clamps, Sequence, f"clamps={clamps!r}", remedy)
-    for clamp in cast(Sequence[object], clamps):
-        more = "; unpack several with a star" if isinstance(clamp, Sequence) else ""
-        expect(clamp, AbstractClamp, f"Each of clamps, {clamp!r} here,", f"{remedy}{more}")
 
 
 def _a_list(values: object, info: Any) -> object:  # of a protocol, which beartype cannot check

@@ -4,22 +4,14 @@ import itertools
 import warnings
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, cast
 
 from torch.utils._pytree import tree_map
 from transformer_lens import HookedTransformer
 
 from ih_interp.clamps._active import Active, activated, active, refuse_removed
 from ih_interp.clamps._conflicts import refuse_conflicts
-from ih_interp.clamps.base import (
-    EMBEDDING,
-    AbstractClamp,
-    Setting,
-    Shape,
-    Site,
-    hooks_of,
-    refuse_no_clamps,
-)
+from ih_interp.clamps.base import EMBEDDING, AbstractClamp, Setting, Shape, Site, hooks_of
 from ih_interp.clamps.schedules import Metrics
 from ih_interp.model import refuse_other_exemplars
 from ih_interp.types import Batch, expect, integer
@@ -53,9 +45,20 @@ def in_order(clamps: Sequence[AbstractClamp]) -> tuple[AbstractClamp, ...]:
     return tuple(sorted(clamps, key=lambda clamp: place.get(clamp.kind, len(ORDER))))
 
 
+def _refuse_no_clamps(clamps: object) -> None:
+    """Raise TypeError where something other than a list of clamps came, as one clamp alone."""
+    remedy = "write [ih.clamps.match('L1H3')]; ih.clamps.parse reads JSON"
+    if isinstance(clamps, AbstractClamp):
+        raise TypeError(f"clamps={clamps}: expected a list and one clamp came; write [clamp].")
+    expect(clamps, Sequence, f"clamps={clamps!r}", remedy)
+    for clamp in cast(Sequence[object], clamps):
+        more = "; unpack several with a star" if isinstance(clamp, Sequence) else ""
+        expect(clamp, AbstractClamp, f"Each of clamps, {clamp!r} here", f"{remedy}{more}")
+
+
 def check(model: HookedTransformer, clamps: Sequence[AbstractClamp]) -> None:
     """Refuse clamps that the model cannot take, or that cannot act together (ValueError)."""
-    refuse_no_clamps(clamps)
+    _refuse_no_clamps(clamps)
     shape = Shape.of(model)
     for clamp in clamps:
         clamp.tensors(shape)
@@ -105,7 +108,7 @@ def clamped(
     Warns (`ClampUnchangedWarning`) of a clamp that changed nothing.
     """
     expect(model, HookedTransformer, "The model", "a run's is run.model(step)")
-    refuse_no_clamps(clamps)
+    _refuse_no_clamps(clamps)
     step = None if step is None else integer(step, f"step={step!r}")
     if batch is not None:
         expect(batch, Batch, "The batch", "give the Batch itself, not its tokens")

@@ -18,7 +18,6 @@ from ih_interp._torch_state import plain_torch
 from ih_interp.analysis._passes import (
     Ablation,
     Entered,
-    HeadName,
     HeadsOf,
     by_layer,
     chunk_size,
@@ -36,7 +35,7 @@ from ih_interp.analysis._passes import (
 from ih_interp.analysis.checks import checked
 from ih_interp.analysis.patching._patched_pass import Edges, Patch
 from ih_interp.evaluation import Metric, measured
-from ih_interp.types import Batch
+from ih_interp.types import Batch, HeadName
 
 Direction: TypeAlias = Literal["noise", "denoise"]
 """`noise` puts corrupted activations into the clean run, `denoise` clean into the corrupted."""

@@ -20,13 +20,13 @@ from transformer_lens import HookedTransformer
 from ih_interp._reprs import short_repr
 from ih_interp._stock import not_plain, parts_of
 from ih_interp._torch_state import plain_torch
-from ih_interp.analysis._passes import HeadName, chunk_size, into_stream, recording
+from ih_interp.analysis._passes import chunk_size, into_stream, recording
 from ih_interp.analysis.ablation._linear_readout import times
 from ih_interp.analysis.checks import Within, checked
 from ih_interp.analysis.patching._last_layer import LastRow
 from ih_interp.clamps import AblateHeads, Preserve
 from ih_interp.evaluation import QueryMetrics, evaluate, measured
-from ih_interp.types import Batch, Head
+from ih_interp.types import Batch, Head, HeadName, parse_heads
 
 Kept: TypeAlias = Literal["patterns", "values"]
 """The activations of a clean pass which are forced."""
@@ -137,7 +137,7 @@ def preserving_ablation(
     where values are preserved. Raises ValueError as the clamps `Preserve` and `AblateHeads` do.
     """
     what = (preserve,) if isinstance(preserve, str) else tuple(preserve)
-    clamps = [Preserve(what=what), AblateHeads(heads=tuple(map(Head.parse, heads)))]
+    clamps = [Preserve(what=what), AblateHeads(heads=parse_heads(heads))]
     return evaluate(model, batch, clamps, chunk=chunk_size(model, len(batch)))
 
 

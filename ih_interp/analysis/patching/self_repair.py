@@ -14,7 +14,6 @@ from ih_interp._reprs import short_repr
 from ih_interp._torch_state import plain_torch
 from ih_interp.analysis._passes import (
     Ablation,
-    HeadName,
     HeadsOf,
     by_layer,
     into_stream,
@@ -30,7 +29,7 @@ from ih_interp.analysis.checks import checked
 from ih_interp.analysis.patching._last_layer import final_norm
 from ih_interp.analysis.patching.path_patching import Means, Pair, Seen
 from ih_interp.clamps._active import active
-from ih_interp.types import Batch
+from ih_interp.types import Batch, HeadName
 
 LinearScale: TypeAlias = Literal["logit", "logit_difference"]
 """Scales on which direct effects add up."""
