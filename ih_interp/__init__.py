@@ -41,7 +41,6 @@ if TYPE_CHECKING:
         logistic_midpoint as logistic_midpoint,
         plateau_length as plateau_length,
         steepest_descent as steepest_descent,
-        time_on_plateau as time_on_plateau,
     )
     from ih_interp.analysis.dynamics.progress import (
         progress as progress,
@@ -71,16 +70,14 @@ if TYPE_CHECKING:
     from ih_interp.analysis.heads.composition import (
         composition_chance as composition_chance,
         composition_scores as composition_scores,
-        wo_composition as wo_composition,
-        wo_composition_chance as wo_composition_chance,
+        output_composition as output_composition,
+        output_composition_chance as output_composition_chance,
     )
     from ih_interp.analysis.heads.copying import (
         copying_logit_chance as copying_logit_chance,
         copying_score_diag as copying_score_diag,
         copying_score_eig as copying_score_eig,
         copying_score_logit as copying_score_logit,
-    )
-    from ih_interp.analysis.heads.label_copying import (
         label_copying as label_copying,
         label_copying_of_values as label_copying_of_values,
         label_copying_score as label_copying_score,
@@ -182,15 +179,15 @@ _HOME = {
     "pattern_scores": "analysis.heads.pattern_scores",
     "composition_chance": "analysis.heads.composition",
     "composition_scores": "analysis.heads.composition",
-    "wo_composition": "analysis.heads.composition",
-    "wo_composition_chance": "analysis.heads.composition",
+    "output_composition": "analysis.heads.composition",
+    "output_composition_chance": "analysis.heads.composition",
     "copying_logit_chance": "analysis.heads.copying",
     "copying_score_diag": "analysis.heads.copying",
     "copying_score_eig": "analysis.heads.copying",
     "copying_score_logit": "analysis.heads.copying",
-    "label_copying": "analysis.heads.label_copying",
-    "label_copying_of_values": "analysis.heads.label_copying",
-    "label_copying_score": "analysis.heads.label_copying",
+    "label_copying": "analysis.heads.copying",
+    "label_copying_of_values": "analysis.heads.copying",
+    "label_copying_score": "analysis.heads.copying",
     "induction_trace": "analysis.heads.matching",
     "qk_matching": "analysis.heads.matching",
     "Coalitions": "analysis.ablation.coalitions",
@@ -229,7 +226,6 @@ _HOME = {
     "logistic_midpoint": "analysis.dynamics.emergence",
     "plateau_length": "analysis.dynamics.emergence",
     "steepest_descent": "analysis.dynamics.emergence",
-    "time_on_plateau": "analysis.dynamics.emergence",
     "crossings_by_seed": "analysis.dynamics.survival",
     "emergence_summary": "analysis.dynamics.survival",
     "emergence_table": "analysis.dynamics.survival",

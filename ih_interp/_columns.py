@@ -1,7 +1,7 @@
-"""What columns and arrays hold, taken for what it is or refused by name: numbers, times, keys.
+"""Columns and arrays read as numbers, flags and keys, or refused by name.
 
 A missing key (None, NaN, NA or NaT) is a key like any other: a run without clamps has no clamp to
-name. Tables keep it as it came, and pictures call it "none".
+name. Tables keep it as it came, and plots call it "none".
 """
 
 from collections.abc import Iterable, Sequence
@@ -28,9 +28,9 @@ def numbers(values: Any, what: str) -> Float[ndarray, "*shape"]:
             flat = [_number(value) for value in array.ravel()]
             array = np.array(flat, dtype=np.float64).reshape(array.shape)
     except (TypeError, ValueError) as error:
-        raise TypeError(f"{what}: numbers were expected, and {error}.") from error
+        raise TypeError(f"{what}: expected numbers, but {error}.") from error
     if array.dtype.kind not in "biuf":
-        raise TypeError(f"{what}: real numbers were expected and {array.dtype} came; convert them.")
+        raise TypeError(f"{what}: expected real numbers, got {array.dtype}; convert them.")
     return array.astype(np.float64, copy=False)
 
 
@@ -41,7 +41,7 @@ def finite(values: Any, what: str, *, low: float | int = -np.inf) -> Float[ndarr
     if bad.size:
         least = f" of at least {low:g}" if low > -np.inf else ""
         raise ValueError(
-            f"{what} holds {bad[0]:g}: finite numbers{least} were expected; leave such rows out."
+            f"{what} holds {bad[0]:g}: expected finite numbers{least}; leave such rows out."
         )
     return array
 
@@ -53,7 +53,7 @@ def flags(values: Iterable[object], what: str) -> Bool[ndarray, " row"]:
         is_number = isinstance(value, bool | np.bool_ | int | float | np.number)
         if not is_number or value not in (0, 1):
             raise ValueError(
-                f"{what} holds {value!r}: True or False (or 1 or 0) was expected; convert it."
+                f"{what} holds {value!r}: expected True or False (or 1 or 0); convert it."
             )
     return np.array(listed, dtype=bool)
 
@@ -73,7 +73,7 @@ def equal(column: "pd.Series[Any]", value: object) -> Bool[ndarray, " row"]:
     if missing(value):
         return column.isna().to_numpy(dtype=bool)
     if not pd.api.types.is_scalar(value):
-        raise ValueError(f"{column.name}={value!r}: one value was expected.")
+        raise ValueError(f"{column.name}={value!r}: expected one value.")
     return (column == value).to_numpy(dtype=bool, na_value=False)
 
 
@@ -97,13 +97,13 @@ def ordered(column: "pd.Series[Any]") -> list[Any]:
 
 
 def groups(table: pd.DataFrame, by: Sequence[str]) -> list[tuple[dict[str, Any], pd.DataFrame]]:
-    """Return rows by their keys in these columns, as they appear; a missing key is a key."""
+    """Return rows by their keys in these columns, in order of appearance."""
     table = table.reset_index(drop=True)  # whose name may be that of a column
     try:
         found = table.groupby(list(by), sort=False, dropna=False, observed=True)
         len(found)
     except TypeError as error:
-        raise TypeError(f"Words and numbers were expected in {list(by)}: {error}.") from error
+        raise TypeError(f"{list(by)}: expected words and numbers, but {error}.") from error
     return [({column: rows[column].iloc[0] for column in by}, rows) for _, rows in found]
 
 
@@ -112,8 +112,8 @@ def key_columns(by: str | Sequence[str], *made: str, seed: bool = False) -> list
     columns = [*([by] if isinstance(by, str) else by), *(["seed"] if seed else [])]
     if not columns or len(set(columns)) < len(columns) or set(columns) & set(made):
         raise ValueError(
-            f"Rows are told apart by {columns}: different columns, and not {', '.join(made)}, "
-            "were expected."
+            f"by={columns}: expected different columns to tell rows apart, and none of "
+            f"{', '.join(made)}."
         )
     return columns
 
@@ -123,25 +123,24 @@ def refuse_columns(table: pd.DataFrame, columns: Sequence[str]) -> None:
     names = list(table.columns)
     lacking = [column for column in columns if column not in names]
     if lacking or len(table) == 0:
+        lacks = f" and lacks the columns {lacking}" if lacking else ""
         raise ValueError(
-            f"The table has {len(table)} rows and lacks the columns {lacking}; "
-            f"{', '.join(columns)} were expected."
+            f"The table has {len(table)} rows{lacks}; "
+            f"{', '.join(map(str, columns)) or 'some rows'} were expected, and it has {names[:12]}."
         )
     twice = [column for column in columns if names.count(column) > 1]
     if twice:
-        raise ValueError(f"The table has more than one column {twice}; drop or rename the others.")
+        raise ValueError(f"The table has more than one column {twice}: expected one; drop others.")
 
 
 def refuse_seeds(seeds: Sequence[object]) -> None:
-    """Runs are paired by their seed, so none may be missing, or be of another kind than others."""
-    if any(missing(seed) for seed in seeds):
-        raise ValueError("A seed is missing (None or NaN) where runs are paired by their seeds.")
-    if len({isinstance(seed, str) for seed in seeds}) > 1:
-        raise ValueError(f"Seeds are words and numbers, {seeds[:12]}: one kind was expected.")
+    """Refuse seeds by which runs cannot be paired: some missing, or words beside numbers."""
+    if any(missing(seed) for seed in seeds) or len({isinstance(s, str) for s in seeds}) > 1:
+        raise ValueError(f"seed={seeds[:12]}: expected numbers or words, and none missing.")
 
 
 def _plain(values: Any) -> Any:
-    """What NumPy would misread: tensors, whose bfloat16 it does not know, and masked arrays."""
+    """Return an array of what NumPy would misread: tensors (of bfloat16) and masked arrays."""
     if hasattr(values, "detach"):
         values = values.detach().cpu().to_dense()
         return (values if values.is_complex() else values.double()).numpy()
@@ -154,8 +153,8 @@ def _number(value: Any) -> float:
     if missing(value):
         return np.nan
     if isinstance(value, str | bytes | complex | np.complexfloating):
-        raise TypeError(f"{value!r} came")
+        raise TypeError(f"got {value!r}")
     try:
         return float(value)
     except (TypeError, ValueError):
-        raise TypeError(f"a value of type {type(value).__name__} came") from None
+        raise TypeError(f"got a {type(value).__name__}") from None

@@ -1,12 +1,16 @@
-"""How well a model does at the query: loss, accuracy, and the same within the context's labels."""
+"""Every metric of a model's logits at the query: loss, accuracy, probability, in context or not."""
 
-from collections.abc import Sequence
-from typing import NamedTuple, get_args
+import dataclasses
+import functools
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar, cast, get_args
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
@@ -18,10 +22,30 @@ from ih_interp.clamps._active import pass_size
 from ih_interp.clamps.schedules import Metrics
 from ih_interp.config import RunConfig
 from ih_interp.model import refuse_other_exemplars
-from ih_interp.tasks.few_shot import SPLITS, FewShotTask, Split
+from ih_interp.tasks.few_shot import SPLITS, FewShotTask
 from ih_interp.types import Batch, MetricName, expect, integer
 
 METRICS: tuple[MetricName, ...] = get_args(MetricName)
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+Scale: TypeAlias = Literal[
+    "logit",
+    "logit_difference",
+    "loss",
+    "in_context_loss",
+    "probability",
+    "in_context_probability",
+    "accuracy",
+    "in_context_accuracy",
+]
+"""Scales on which effects may or may not add; `measured` defines each."""
+
+Metric: TypeAlias = Scale | Callable[[Tensor, Batch], Tensor]
+"""A scale by name, or a function of the last position's logits `[batch, label]` and the batch."""
+
+SCALES: tuple[Scale, ...] = get_args(Scale)
+LOWER_IS_BETTER: tuple[Scale, ...] = ("loss", "in_context_loss")
 
 
 @short_repr
@@ -55,43 +79,183 @@ class QueryMetrics(NamedTuple):
         return pd.DataFrame({name: v.tolist() for name, v in self._asdict().items()})
 
 
-def is_right(
-    logits: Float[Tensor, "*any batch label"], target: Int[Tensor, " batch"]
-) -> Float[Tensor, "*any batch"]:
-    """Return 1 where the largest logit is the target's, else 0; NaN where it is no finite number.
+class _AtQuery:
+    """The one definition of each metric: a method named like it, of logits `[..., batch, label]`.
 
-    The place of a NaN among logits would be a guess.
+    What several metrics share is computed once, and only if one of them is asked for.
     """
-    best, chosen = logits.max(dim=-1)
-    return (chosen == target).to(logits) + (best - best)  # 0 but for NaN and infinities
+
+    def __init__(self, logits: Float[Tensor, "*any batch label"], batch: Batch) -> None:
+        self._logits, self._batch = logits, batch
+
+    @functools.cached_property
+    def _shown(self) -> Bool[Tensor, "batch label"]:
+        """Which labels the context holds."""
+        shape, device = self._logits.shape[-2:], self._logits.device
+        shown = torch.zeros(shape, dtype=torch.bool, device=device)
+        return shown.scatter(1, self._batch.context_labels, True)
+
+    @functools.cached_property
+    def _log_p(self) -> Float[Tensor, "*any batch label"]:
+        return self._logits.log_softmax(dim=-1)
+
+    @functools.cached_property
+    def _log_p_in_context(self) -> Float[Tensor, "*any batch label"]:
+        return torch.where(self._shown, self._logits, -torch.inf).log_softmax(dim=-1)
+
+    def _at_target(self, values: Float[Tensor, "*any batch label"]) -> Float[Tensor, "*any batch"]:
+        return values.gather(-1, self._batch.target.expand(values.shape[:-1])[..., None])[..., 0]
+
+    def _is_right(self, values: Float[Tensor, "*any batch label"]) -> Float[Tensor, "*any batch"]:
+        best, chosen = values.max(dim=-1)
+        # The place of a NaN would be a guess: `best - best` is 0, or NaN for NaN and infinities.
+        return (chosen == self._batch.target).to(values) + (best - best)
+
+    def logit(self) -> Float[Tensor, "*any batch"]:
+        return self._at_target(self._logits)
+
+    def logit_difference(self) -> Float[Tensor, "*any batch"]:
+        others = self._shown.scatter(1, self._batch.target[:, None], False)
+        if not bool(others.any(dim=-1).all()):
+            raise ValueError(
+                "logit_difference: expected another label than the target in every context; use "
+                "logit."
+            )
+        kept = self._logits * others  # quicker than `where`, and right for finite numbers
+        if not math.isfinite(float(self._logits.detach().sum())):
+            kept = torch.where(others, self._logits, 0)
+        return self.logit() - kept.sum(-1) / others.sum(-1)
+
+    def loss(self) -> Float[Tensor, "*any batch"]:
+        return -self._at_target(self._log_p)
+
+    def in_context_loss(self) -> Float[Tensor, "*any batch"]:
+        return -self._at_target(self._log_p_in_context)
+
+    def probability(self) -> Float[Tensor, "*any batch"]:
+        return self._at_target(self._log_p).exp()
+
+    def in_context_probability(self) -> Float[Tensor, "*any batch"]:
+        return self._at_target(self._log_p_in_context).exp()
+
+    def context_probability(self) -> Float[Tensor, "*any batch"]:
+        return (self._log_p.exp() * self._shown).sum(dim=-1)
+
+    def accuracy(self) -> Float[Tensor, "*any batch"]:
+        return self._is_right(self._logits)
+
+    def in_context_accuracy(self) -> Float[Tensor, "*any batch"]:
+        return self._is_right(self._log_p_in_context)
 
 
 def query_metrics(logits: Float[Tensor, "batch label"], batch: Batch) -> QueryMetrics:
-    """Metrics of the query's logits; the definitions stand at `QueryMetrics`."""
+    """Return the metrics of the query's logits; `QueryMetrics` defines them."""
+    _refuse_other_logits(logits, batch, axes=2)
+    query = _AtQuery(logits, batch)
+    return QueryMetrics(*(getattr(query, name)() for name in QueryMetrics._fields))
+
+
+def measured(
+    metric: Metric, logits: Float[Tensor, "*any batch label"], batch: Batch
+) -> Float[Tensor, "*any batch"]:
+    """Return one number per sequence, from the logits at the last position.
+
+    With logits z, target t, L labels, n of them different ones in the context:
+
+        logit                   z[t]; any real number
+        logit_difference        z[t] - mean of z over the context's other labels; chance 0
+        loss                    - ln softmax(z)[t], nats; chance ln L
+        in_context_loss         the same over the context's labels only; chance ln n
+        probability             softmax(z)[t]; chance 1/L
+        in_context_probability  the same over the context's labels only; chance 1/n
+        accuracy                1 where the largest logit is the target's; chance 1/L
+        in_context_accuracy     1 where it is the largest of the context's; chance 1/n
+
+    All are NaN where their logits are, an accuracy also where the largest is infinite. `logits` may
+    have axes in front, `[..., batch, label]`, which the result keeps. The scales that speak of the
+    context need few-shot sequences; the others take any `Batch`.
+
+    Raises ValueError for an unknown name, logits of other sequences than the batch's, a function
+    that gives something else than `[batch]`, or a logit difference where a context has no other
+    label.
+    """
+    _refuse_other_logits(logits, batch)
+    if callable(metric):
+        flat = logits.reshape(-1, *logits.shape[-2:])
+        values = [_given_by(given_copies(metric), part, batch) for part in flat]
+        return torch.stack(values).reshape(logits.shape[:-1])
+    if metric not in SCALES:
+        raise ValueError(f"metric={metric!r}: expected one of {', '.join(SCALES)}.")
+    return getattr(_AtQuery(logits, batch), metric)()
+
+
+def given_copies(function: Function) -> Function:
+    """Return a user's function so that it gets copies of tensors, batches, arrays and lists.
+
+    The package's own functions, which write into nothing, are returned as they are.
+    """
+    module = str(getattr(function, "__module__", ""))
+    if module.startswith("ih_interp.") or getattr(function, "_gets_copies", False):
+        return function
+
+    @functools.wraps(function)
+    def called(*given: Any) -> Any:
+        return function(*map(_copy, given))
+
+    setattr(called, "_gets_copies", True)  # noqa: B010
+    return cast(Function, called)
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, Batch):
+        return dataclasses.replace(value, tokens=value.tokens.clone(), target=value.target.clone())
+    if isinstance(value, Tensor):
+        return value.clone()
+    return value.copy() if isinstance(value, np.ndarray | list) else value
+
+
+def parse_metrics(metric: Metric | Sequence[Metric]) -> tuple[Metric, ...]:
+    """Return one metric or several as several; ValueError for none."""
+    if isinstance(metric, str):
+        return (metric,)  # pyright: ignore[reportReturnType]
+    metrics = (metric,) if callable(metric) else tuple(metric)
+    if not metrics:
+        raise ValueError("metric=[]: expected at least one, such as 'loss'.")
+    return metrics
+
+
+def metric_name(metric: Metric) -> str:
+    """Return a metric's name in tables: of a function, its own."""
+    if isinstance(metric, str):
+        return metric
+    own: Any = inspect.unwrap(metric)  # without the copies of arguments that it is given
+    return getattr(own, "__name__", repr(own))
+
+
+def _given_by(metric: Callable[[Tensor, Batch], Tensor], logits: Tensor, batch: Batch) -> Tensor:
+    value = metric(logits, batch)
+    expect(value, Tensor, "What the metric gives", "return one number per sequence")
+    if value.shape != (len(batch),):
+        raise ValueError(
+            f"The metric gave shape {tuple(value.shape)} for {len(batch)} sequences: expected one "
+            "number per sequence, [batch]."
+        )
+    return value
+
+
+def _refuse_other_logits(logits: Tensor, batch: Batch, *, axes: int | None = None) -> None:
+    """Refuse logits that are none of this batch's, `[..., batch, label]` or of so many axes."""
     expect(logits, Tensor, "The logits", "give model(batch.tokens)[:, -1]")
     expect(batch, Batch, "The batch", "give the Batch itself, not its tokens")
-    if logits.ndim != 2 or len(logits) != len(batch):
+    if logits.ndim < 2 or logits.ndim != (axes or logits.ndim) or logits.shape[-2] != len(batch):
         raise ValueError(
             f"The logits have shape {tuple(logits.shape)} for {len(batch)} sequences: expected "
             "[batch, label], the query's, logits[:, -1]."
         )
-    shown = torch.zeros_like(logits, dtype=torch.bool).scatter(1, batch.context_labels, True)
-    log_p = logits.log_softmax(dim=-1)
-    log_p_context = torch.where(shown, logits, -torch.inf).log_softmax(dim=-1)
-    target = batch.target[:, None]
-    of_target, of_target_in_context = (p.gather(1, target)[:, 0] for p in (log_p, log_p_context))
-    return QueryMetrics(
-        loss=-of_target,
-        accuracy=is_right(logits, batch.target).float(),
-        in_context_accuracy=is_right(log_p_context, batch.target).float(),
-        probability=of_target.exp(),
-        in_context_probability=of_target_in_context.exp(),
-        context_probability=(log_p.exp() * shown).sum(dim=-1),
-    )
 
 
 def chance(task: FewShotTask) -> dict[str, float]:
-    """What a uniform guess over all labels, or (in context) over the context's, would score."""
+    """Return the score of a uniform guess over all labels, or (in context) over the context's."""
     n, n_labels = task.config.n_context_classes, task.n_labels
     return {
         "loss": float(np.log(n_labels)),
@@ -113,55 +277,52 @@ def evaluate(
     metrics: Metrics | None = None,
     chunk: int = 4_096,
 ) -> QueryMetrics:
-    """Metrics of every sequence under clamps; `step` and `metrics` as in `clamped`.
+    """Return the metrics of every sequence under clamps; `step` and `metrics` as in `clamped`.
 
     At most `chunk` sequences go through a pass, or all of them inside a `clamped` block that was
-    made for them.
-
-    `evaluate(model, batch).mean()` gives their means, `.table()` a table of one row per sequence.
+    made for them. `evaluate(model, batch).mean()` gives the means, `.table()` one row per sequence.
     """
     expect(model, HookedTransformer, "The model", "a run's is run.model(step)")
     expect(batch, Batch, "The batch", "give the Batch itself, not its tokens")
-    if integer(chunk, f"chunk={chunk!r}") < 1:
-        raise ValueError(f"chunk={chunk}; at least one sequence a pass was expected.")
+    chunk = integer(chunk, f"chunk={chunk!r}")
+    if chunk < 1:
+        raise ValueError(f"chunk={chunk}: expected at least one sequence per pass.")
     refuse_unfit_weights(model)
-    _refuse_other_tokens(model, batch)
-    refuse_other_exemplars(model, batch)
+    refuse_other_sequences(model, batch)
     parts: list[QueryMetrics] = []
-    for part in batch.split(pass_size(model, len(batch), integer(chunk, "chunk"))):
+    for part in batch.split(pass_size(model, len(batch), chunk)):
         with clamped(model, clamps, part, step=step, metrics=metrics):
             parts.append(query_metrics(model(part.tokens)[:, -1], part))
     return QueryMetrics(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def _refuse_other_tokens(model: HookedTransformer, batch: Batch) -> None:
-    """Refuse tokens and targets that the model does not have, which torch would name by number."""
+def refuse_other_sequences(model: HookedTransformer, batch: Batch) -> None:
+    """Refuse sequences that the model cannot be given (ValueError).
+
+    That is tokens and targets that it does not have, which torch would name by number, and
+    exemplars that it does not embed.
+    """
     for name, values, high in (
         ("tokens", batch.tokens, model.cfg.d_vocab),
         ("targets", batch.target, model.cfg.d_vocab_out),
     ):
         if values.numel() and not (int(values.min()) >= 0 and int(values.max()) < high):
             raise ValueError(
-                f"The batch's {name} run from {int(values.min())} to {int(values.max())}; they "
-                f"must lie in [0, {high}): use sequences of the model's own task."
+                f"The batch's {name} run from {int(values.min())} to {int(values.max())}: expected "
+                f"[0, {high}); use sequences of the model's own task."
             )
+    refuse_other_exemplars(model, batch)
 
 
 @plain_torch()
 def evaluation_sets(task: FewShotTask, config: RunConfig) -> dict[str, Batch]:
-    """The fixed sequences that a run is evaluated on: one set per split, drawn from its own seed.
+    """Return the fixed sequences that a run is evaluated on, one set per split.
 
-    A split has the same set whichever other splits its task has.
+    Each is drawn from its own seed, so that it is the same whichever other splits the task has.
     """
-    return {
-        split: task.sample(
-            split,
-            config.evaluation_size,
-            generator=torch.Generator().manual_seed(_split_seed(config.seeds.evaluation, split)),
-        )
-        for split in task.splits
-    }
-
-
-def _split_seed(seed: int, split: Split) -> int:
-    return int(np.random.SeedSequence((seed, SPLITS.index(split))).generate_state(1)[0])
+    sets: dict[str, Batch] = {}
+    for split in task.splits:
+        seeds = np.random.SeedSequence((config.seeds.evaluation, SPLITS.index(split)))
+        generator = torch.Generator().manual_seed(int(seeds.generate_state(1)[0]))
+        sets[split] = task.sample(split, config.evaluation_size, generator=generator)
+    return sets

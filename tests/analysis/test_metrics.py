@@ -8,8 +8,7 @@ import torch
 from torch.testing import assert_close
 
 import ih_interp as ih
-from ih_interp.analysis._metrics import LOWER_IS_BETTER, SCALES, measured
-from ih_interp.evaluation import chance, query_metrics
+from ih_interp.evaluation import LOWER_IS_BETTER, SCALES, chance, measured, query_metrics
 
 # Two sequences of three labels; tokens from 3 are exemplars. Contexts hold labels 0, 1 and 2, 1.
 BATCH = ih.Batch(
@@ -107,20 +106,18 @@ def test_a_function_of_ones_own():
 
 
 def test_what_is_no_metric_is_refused():
-    with pytest.raises(ValueError, match=r"'nll' is no metric; choose from logit, logit_diff"):
+    with pytest.raises(ValueError, match="metric='nll'"):
         inspect.unwrap(measured)("nll", LOGITS, BATCH)
-    with pytest.raises(
-        ValueError, match=r"gave shape \(\) for 2 sequences; one number per sequence"
-    ):
+    with pytest.raises(ValueError, match=r"shape \(\)"):
         measured(lambda logits, batch: logits.mean(), LOGITS, BATCH)
-    with pytest.raises(ValueError, match=r"shape \(2, 3\) for 1 sequences; \[\.\.\., batch, label"):
+    with pytest.raises(ValueError, match=r"shape \(2, 3\) for 1 sequences"):
         measured("logit", LOGITS, BATCH[:1])
 
 
 def test_a_context_without_another_label_has_no_difference():
     alone = ih.Batch(tokens=torch.tensor([[3, 1, 4, 1, 3]]), target=torch.tensor([1]))
     assert float(measured("in_context_probability", LOGITS[:1], alone)) == 1
-    with pytest.raises(ValueError, match="holds no label but the target"):
+    with pytest.raises(ValueError, match="logit_difference"):
         measured("logit_difference", LOGITS[:1], alone)
 
 

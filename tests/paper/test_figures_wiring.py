@@ -82,7 +82,7 @@ def test_figure_11_is_the_preserving_maps_and_compositions(tables, small_run, st
     for through, kept, kind in (("patterns", "values", "K"), ("values", "patterns", "V")):
         left = ih.preserving_map(model, batch, preserve=kept, keep="one").accuracy
         change = ih.preserving_map(model, batch, preserve=kept).accuracy_change
-        composed = ih.wo_composition(model, kind)[0, :, 1].T
+        composed = ih.output_composition(model, kind)[0, :, 1].T
         for name, found in (("one left", left), ("one ablated", change), ("composition", composed)):
             assert_allclose(shown(name, through), found.numpy(), atol=1e-6)
     for name in ("one left", "one ablated"):
@@ -111,7 +111,7 @@ def test_composition_starts_at_step_0_and_ends_at_the_last(tables, small_run):
     for through, kind in (("patterns", "K"), ("values", "V")):
         rows = table[table["through"] == through]
         for column, step in (("start", 0), ("end", small_run.steps[-1])):
-            scores = ih.wo_composition(small_run.model(step), kind)[0, :, 1].T
+            scores = ih.output_composition(small_run.model(step), kind)[0, :, 1].T
             shown = rows.pivot(index="receiver", columns="sender", values=column).to_numpy()
             assert (shown == scores.numpy()).all()  # four updates change the sixth digit
 

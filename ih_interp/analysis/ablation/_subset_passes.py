@@ -16,11 +16,11 @@ from numpy import ndarray
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from ih_interp.analysis._metrics import Metric, measured
 from ih_interp.analysis._passes import Ablation, chunk_size, recording
 from ih_interp.analysis.ablation._linear_readout import Readout, is_linear, readout
 from ih_interp.analysis.heads.pattern_scores import CHUNK
 from ih_interp.clamps.base import Shape, head_mask
+from ih_interp.evaluation import Metric, measured
 from ih_interp.types import Batch, Head, PerHead, Tokens
 
 Hook: TypeAlias = tuple[str, Callable[..., Tensor | None]]

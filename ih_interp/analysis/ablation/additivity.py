@@ -19,10 +19,9 @@ from transformer_lens import HookedTransformer
 
 from ih_interp._reprs import short_repr
 from ih_interp._torch_state import plain_torch
-from ih_interp.analysis._metrics import LOWER_IS_BETTER, Metric
 from ih_interp.analysis._passes import Ablation
 from ih_interp.analysis.ablation import interactions
-from ih_interp.analysis.ablation.coalitions import coalitions, metric_name, parse_metrics
+from ih_interp.analysis.ablation.coalitions import coalitions
 from ih_interp.analysis.ablation.interactions import Game
 from ih_interp.analysis.checks import Confidence, Positive, Seed, checked
 from ih_interp.analysis.statistics import (
@@ -31,6 +30,7 @@ from ih_interp.analysis.statistics import (
     bootstrap,
     sign_flip_test,
 )
+from ih_interp.evaluation import LOWER_IS_BETTER, Metric, metric_name, parse_metrics
 from ih_interp.types import Batch, Head, HeadName, parse_heads
 
 Part: TypeAlias = Literal["total", "frozen", "rest"]

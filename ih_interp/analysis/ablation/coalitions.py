@@ -12,10 +12,8 @@ subset of these heads comes from one pass, and heads of lower layers cost one pa
 pass per subset is run. The numbers are the same, the speed is not.
 """
 
-import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -24,11 +22,11 @@ from transformer_lens import HookedTransformer
 
 from ih_interp._reprs import short_repr
 from ih_interp._torch_state import plain_torch
-from ih_interp.analysis._metrics import Metric
 from ih_interp.analysis._passes import Ablation
 from ih_interp.analysis.ablation import interactions
 from ih_interp.analysis.ablation._subset_passes import measured_subsets
 from ih_interp.analysis.checks import Seed, checked
+from ih_interp.evaluation import Metric, parse_metrics
 from ih_interp.types import Batch, Head, HeadName, parse_heads
 
 MOST_HEADS = 16  # 65,536 subsets
@@ -151,23 +149,6 @@ def subset_values(
     for rows, columns, values in measured_subsets(model, batch, heads, on, metrics=metrics):
         kept[:, rows, columns] = values.transpose(1, 2).cpu().numpy()
     return kept
-
-
-def parse_metrics(metric: Metric | Sequence[Metric]) -> tuple[Metric, ...]:
-    """Return one metric or several as several; ValueError for none."""
-    if isinstance(metric, str) or callable(metric):
-        return (cast(Metric, metric),)
-    if not metric:
-        raise ValueError("metric: expected at least one, such as 'loss'; got none.")
-    return tuple(metric)
-
-
-def metric_name(metric: Metric) -> str:
-    """Return a metric's name in tables: of a function, its own."""
-    if isinstance(metric, str):
-        return metric
-    own: Any = inspect.unwrap(metric)  # of `checked`, which gives it copies of its arguments
-    return getattr(own, "__name__", repr(own))
 
 
 def _room(

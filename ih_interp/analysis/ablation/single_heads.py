@@ -17,15 +17,15 @@ from numpy import ndarray
 from transformer_lens import HookedTransformer
 
 from ih_interp._torch_state import plain_torch
-from ih_interp.analysis._metrics import Metric
 from ih_interp.analysis._passes import chunk_size
-from ih_interp.analysis.ablation.coalitions import metric_name, parse_metrics, subset_values
+from ih_interp.analysis.ablation.coalitions import subset_values
 from ih_interp.analysis.checks import Seed, checked
 from ih_interp.analysis.heads.attention import induction_strength
 from ih_interp.analysis.statistics import Estimate, bootstrap
 from ih_interp.clamps import Shape, clamped
 from ih_interp.clamps.base import head_mask
 from ih_interp.clamps.subcircuits import match
+from ih_interp.evaluation import Metric, metric_name, parse_metrics
 from ih_interp.types import Batch, Head, HeadName, parse_heads
 
 N_RESAMPLES = 500

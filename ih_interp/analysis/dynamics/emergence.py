@@ -1,13 +1,14 @@
 """When a curve of one run changes: crossings, midpoints, the steepest place, plateaus.
 
-A curve is `sequences` and values, `[point]` each. Times are in sequences seen. What a run's curve
-ended too early to show is told apart from what it shows: see `Crossing`; across runs, see
-`survival`.
+A curve is `sequences` and values, `[point]` each. Times are in sequences seen. What happened before
+a curve's end is told apart from what may happen after it: see `Crossing`; across runs, see
+`survival`. All functions raise ValueError unless sequences and values are as many, the sequences
+ascend from at least 0, and every value is a finite number.
 """
 
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Annotated, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
@@ -17,7 +18,7 @@ from scipy.optimize import curve_fit
 from scipy.special import expit
 
 from ih_interp._columns import finite, numbers
-from ih_interp.analysis.checks import NUMBER, refuse_wrong
+from ih_interp.analysis.checks import Positive, Within, checked
 
 LEARNED = 0.4 * math.log(2)
 """Training loss below which the paper calls the task learned: 0.277 nats."""
@@ -29,6 +30,7 @@ GOOD_FIT = 0.9
 """Share of a curve's variance that a logistic has to explain for its midpoint to be a time."""
 
 Curve: TypeAlias = Float[ndarray, " point"]
+Rise: TypeAlias = Annotated[float, Within(0)]
 
 
 class Crossing(NamedTuple):
@@ -40,33 +42,44 @@ class Crossing(NamedTuple):
 
     @classmethod
     def before_end(cls, sequences: ArrayLike, time: float) -> "Crossing":
-        """A time within a curve, or that it was not reached by the curve's end (infinity)."""
-        return cls(time, True) if math.isfinite(time) else cls(_end(sequences), False)
+        """Return a time within a curve, or, where it is infinite, the curve's end as censored."""
+        if math.isfinite(time):
+            return cls(time, True)
+        return cls(float(numbers(sequences, "sequences")[-1]), False)
 
 
 Criterion: TypeAlias = Callable[[ArrayLike, ArrayLike], Crossing]
 """From sequences and a curve to when the run got there: `learned`, `half_of_end`, or one's own."""
 
 
+@checked()
 def first_below(
-    sequences: ArrayLike, curve: ArrayLike, level: float, *, for_at_least: int = 1
+    sequences: ArrayLike, curve: ArrayLike, level: float, *, for_at_least: Positive = 1
 ) -> float:
-    """Sequences at which a curve first falls below a level, interpolated linearly; inf if never.
+    """Return sequences at which a curve first falls below a level, or infinity.
 
-    `sequences` and `curve` are `[point]` each. The crossing counts where at least `for_at_least`
-    points in a row are below; what is below from the start crosses at the first point. Between two
-    points the curve is taken to be straight, so the time is right within their distance. Raises
-    ValueError unless they are as many, the sequences ascend and every value is a number.
+    The crossing counts where at least `for_at_least` points in a row are below; what is below from
+    the start crosses at the first point. Between two points the curve is taken to be straight, so
+    the time is right within their distance.
 
     >>> first_below(np.array([0.0, 10.0, 20.0]), np.array([3.0, 2.0, 0.0]), 1.0)
     15.0
     """
-    refuse_wrong(level=level, for_at_least=for_at_least)
-    x, y = _checked(sequences, curve)
-    if not 1 <= for_at_least <= len(x):
-        raise ValueError(
-            f"for_at_least={for_at_least} of {len(x)} points; a number from 1 to that was expected."
-        )
+    return _first_below(*_curve(sequences, curve), level, for_at_least)
+
+
+@checked()
+def first_above(
+    sequences: ArrayLike, curve: ArrayLike, level: float, *, for_at_least: Positive = 1
+) -> float:
+    """Return sequences at which a curve first rises above a level; otherwise as `first_below`."""
+    x, y = _curve(sequences, curve)
+    return _first_below(x, -y, -level, for_at_least)
+
+
+def _first_below(x: Curve, y: Curve, level: float, for_at_least: int) -> float:
+    if for_at_least > len(x):
+        raise ValueError(f"for_at_least={for_at_least}: expected at most {len(x)}, all points.")
     stays = np.lib.stride_tricks.sliding_window_view(y < level, for_at_least).all(axis=1)
     if not stays.any():
         return math.inf
@@ -77,48 +90,39 @@ def first_below(
     return float(x[after - 1] + share * (x[after] - x[after - 1]))
 
 
-def first_above(
-    sequences: ArrayLike, curve: ArrayLike, level: float, *, for_at_least: int = 1
-) -> float:
-    """Sequences at which a curve first rises above a level; otherwise as `first_below`."""
-    refuse_wrong(level=level, for_at_least=for_at_least)
-    x, y = _checked(sequences, curve)
-    return first_below(x, -y, -level, for_at_least=for_at_least)
-
-
 def learned(
-    sequences: ArrayLike, loss: ArrayLike, *, level: float = LEARNED, for_at_least: int = 1
+    sequences: ArrayLike, loss: ArrayLike, *, level: float = LEARNED, for_at_least: Positive = 1
 ) -> Crossing:
-    """When the loss first falls below 0.4 ln 2, the paper's time of learning; censored if never.
+    """Return when the loss first falls below 0.4 ln 2, the paper's time of learning.
 
-    The published code takes the first evaluation below and the run's length where there is none;
-    this one interpolates, and says which it is. Source: Singh et al. (2024), arXiv:2404.07129.
+    Censored if it never does. The published code takes the first evaluation below and the run's
+    length where there is none; this one interpolates, and says which it is. Source: Singh et al.
+    (2024), arXiv:2404.07129.
     """
-    refuse_wrong(level=level, for_at_least=for_at_least)
     time = first_below(sequences, loss, level, for_at_least=for_at_least)
     return Crossing.before_end(sequences, time)
 
 
+@checked()
 def half_of_end(
-    sequences: ArrayLike, strength: ArrayLike, *, at_least: float = 0.1, for_at_least: int = 1
+    sequences: ArrayLike, strength: ArrayLike, *, at_least: Rise = 0.1, for_at_least: Positive = 1
 ) -> Crossing:
-    """When a strength first rises above half of its last value; censored where that is too small.
+    """Return when a strength first rises above half of its last value.
 
-    A head that ends below `at_least` never emerged: half of nothing is crossed by noise. The time
-    depends on where the run ends, so compare runs of one length. Raises ValueError for a curve that
-    falls by `at_least`, such as a loss.
+    Censored where that is too small: a head that ends below `at_least` never emerged, and half of
+    nothing is crossed by noise. The time depends on where the run ends, so compare runs of one
+    length. Raises ValueError for a curve that falls by `at_least`, such as a loss.
     """
-    refuse_wrong(at_least=at_least, for_at_least=for_at_least)
-    x, y = _checked(sequences, strength)
+    x, y = _curve(sequences, strength)
     _refuse_fall(y, at_least)
-    if y[-1] < at_least:
-        return Crossing(_end(x), False)
-    time = first_above(x, y, float(y[-1]) / 2, for_at_least=for_at_least)
+    half = float(y[-1]) / 2
+    late = y[-1] < at_least
+    time = math.inf if late else _first_below(x, -y, -half, for_at_least)
     return Crossing.before_end(x, time)
 
 
 class Logistic(NamedTuple):
-    """A rise `low + (high - low) / (1 + exp(-rate (ln t - ln midpoint)))`, fitted to a curve."""
+    """A fitted rise `low + (high - low) / (1 + exp(-rate (ln t - ln midpoint)))`."""
 
     low: float
     high: float
@@ -131,45 +135,45 @@ class Logistic(NamedTuple):
 
 
 def fit_logistic(sequences: ArrayLike, curve: ArrayLike) -> Logistic:
-    """The logistic in ln(sequences) with the least squared error, every point counting alike.
+    """Fit the logistic in ln(sequences) with the least squared error, every point counting alike.
 
     For a loss give its negative. The midpoint of a curve that has not levelled off may lie beyond
     its end. Raises ValueError for fewer than five points and for curves that do not rise: of which
     the best rising logistic explains less than half.
     """
-    x, y = _checked(sequences, curve)
+    x, y = _curve(sequences, curve)
     if len(x) < 5:
-        raise ValueError(f"{len(x)} points do not fix four parameters; give five or more.")
+        raise ValueError(f"{len(x)} points: expected five or more, to fix four parameters.")
     spread = float(np.ptp(y))
     if not spread * spread * len(y) < math.inf:
-        raise ValueError(f"The curve spans {spread:g}, whose square is no number: divide it first.")
+        raise ValueError(f"The curve spans {spread:g}: expected a finite square; divide it first.")
     fits = _fits(x, y, spread) if spread > 0 else []
     if not fits or fits[0].r_squared < 0.5:
         best = fits[0].r_squared if fits else 0.0
         raise ValueError(
-            f"The curve does not rise: a rising logistic explains {best:.2f} of its variance. "
-            "Of a loss give the negative; for levels use first_above."
+            f"The curve does not rise: expected a logistic to explain half of its variance, got "
+            f"{best:.2f}. Of a loss give the negative; for levels use first_above."
         )
     return fits[0]
 
 
-def logistic_midpoint(sequences: ArrayLike, curve: ArrayLike, *, at_least: float = 0.1) -> Crossing:
-    """When half of a logistic rise is done; censored where it rises by less than `at_least`.
+@checked()
+def logistic_midpoint(sequences: ArrayLike, curve: ArrayLike, *, at_least: Rise = 0.1) -> Crossing:
+    """Return when half of a logistic rise is done; censored where it rises less than `at_least`.
 
     The rise is the last value less the first. Also censored: a midpoint beyond the curve's end.
     Raises ValueError for a curve that falls by `at_least`, such as a loss, and for one that rises
     but not as a logistic (R squared below `GOOD_FIT`): its midpoint would be no time.
     """
-    refuse_wrong(at_least=at_least)
-    x, y = _checked(sequences, curve)
+    x, y = _curve(sequences, curve)
     _refuse_fall(y, at_least)
     if y[-1] - y[0] < at_least:
-        return Crossing(_end(x), False)
+        return Crossing.before_end(x, math.inf)
     fit = fit_logistic(x, y)
     if fit.r_squared < GOOD_FIT:
         raise ValueError(
-            f"A logistic fits the curve poorly (R squared {fit.r_squared:.2f}, {GOOD_FIT} is "
-            "asked); look at it, and use first_above or half_of_end."
+            f"A logistic fits the curve poorly: expected R squared of {GOOD_FIT}, got "
+            f"{fit.r_squared:.2f}; look at it, and use first_above or half_of_end."
         )
     return Crossing.before_end(x, fit.midpoint if fit.midpoint <= x[-1] else math.inf)
 
@@ -180,31 +184,29 @@ class Steepest(NamedTuple):
     crossing: Crossing
     """Not observed where it falls fastest at its end, as it may fall faster yet."""
     slope: float
-    """Below 0: nats (or whatever the curve is in) a sequence, or a factor e of sequences."""
+    """Below 0: nats (or the curve's unit) per sequence, or per factor e of sequences."""
 
 
+@checked()
 def steepest_descent(
     sequences: ArrayLike,
     curve: ArrayLike,
     *,
-    n_points: int = 5,
+    n_points: Annotated[int, Within(2)] = 5,
     after: float = 0.0,
     scale: Literal["sequences", "log"] = "sequences",
 ) -> Steepest:
-    """Where the straight line through `n_points` neighbouring points falls fastest.
+    """Return where the straight line through `n_points` neighbouring points falls fastest.
 
     The slope is by least squares against sequences, or against their logarithm (`scale="log"`, the
     geometric mean is the time), and its place the mean of the points. A loss falls fastest at its
     very start: look from the plateau on with `after=first_below(sequences, loss, 0.8)`. Raises
     ValueError where fewer points are left, or the curve falls nowhere.
     """
-    refuse_wrong(n_points=n_points, after=after, scale=scale)
-    if scale not in ("sequences", "log"):
-        raise ValueError(f'scale={scale!r}: "sequences" or "log" was expected.')
-    x, y = _checked(sequences, curve)
+    x, y = _curve(sequences, curve)
     there = (x >= after) & ((x > 0) | (scale == "sequences"))
-    if not 2 <= n_points <= there.sum():
-        raise ValueError(f"n_points={n_points} of the {there.sum()} points that are left.")
+    if n_points > there.sum():
+        raise ValueError(f"n_points={n_points}: expected at most {there.sum()}, the points left.")
     place = np.log(x[there]) if scale == "log" else x[there]
     windows = np.lib.stride_tricks.sliding_window_view
     xs, ys = windows(place, n_points), windows(y[there], n_points)
@@ -212,44 +214,35 @@ def steepest_descent(
     slopes = (centred * ys).sum(axis=1) / (centred**2).sum(axis=1)
     best = int(slopes.argmin())
     if slopes[best] >= 0:
-        raise ValueError("The curve falls nowhere; of a rising one give the negative.")
+        raise ValueError("The curve falls nowhere: expected a fall; give a rise's negative.")
     time = float(xs[best].mean())
     time = math.exp(time) if scale == "log" else time
     return Steepest(Crossing(time, best < len(slopes) - 1), float(slopes[best]))
 
 
+@checked()
 def plateau_length(
     sequences: ArrayLike, loss: ArrayLike, *, band: tuple[float, float] = PLATEAU
 ) -> Crossing:
-    """Sequences from the first loss below a band's upper end to the first below its lower.
+    """Return sequences from the first loss below a band's upper end to the first below its lower.
 
     By default the band around ln 2. A run that ends before it leaves the band is censored: the
     length is what it spent there so far, 0 where it never got there.
     """
-    refuse_wrong(band=band)
-    numbers = [isinstance(end, NUMBER) for end in band]  # pyright: ignore[reportUnnecessaryIsInstance]
-    if numbers != [True, True]:
-        raise ValueError(f"band={band!r}; two losses were expected, (0.6, 0.8).")
     low, high = band
     if not low < high:
-        raise ValueError(f"band={band}; the lower end comes first.")
-    start, end = (first_below(sequences, loss, level) for level in (high, low))
-    left = Crossing.before_end(sequences, end)
-    return Crossing(left.time - min(start, left.time), left.observed)
-
-
-def time_on_plateau(sequences: ArrayLike, loss: ArrayLike) -> float:
-    """`plateau_length` as a number: inf where the loss never falls below 0.6."""
-    length = plateau_length(sequences, loss)
-    return length.time if length.observed else math.inf
+        raise ValueError(f"band={band}: expected the lower end first.")
+    x, y = _curve(sequences, loss)
+    left = Crossing.before_end(x, _first_below(x, y, low, 1))
+    return Crossing(left.time - min(_first_below(x, y, high, 1), left.time), left.observed)
 
 
 def _fits(x: Curve, y: Curve, spread: float) -> list[Logistic]:
-    """Logistics from gentle and steep beginnings that converged, the best first."""
+    """Return the logistics from gentle and steep beginnings that converged, the best first."""
     with np.errstate(divide="ignore"):
         log_x = np.log(x)  # -inf at no sequences, where a rise is at its low end
     first, last = log_x[np.isfinite(log_x)][[0, -1]]
-    middle = first_above(x, y, float(y.min()) + spread / 2)
+    middle = _first_below(x, -y, -(float(y.min()) + spread / 2), 1)
     start = min(max(math.log(middle), first), last) if 0 < middle < math.inf else first
     below, above = float(y.min()) - spread, float(y.max()) + spread
     bounds = ([below, below, 1e-3, first - 1], [above, above, 1e3, last + 1])
@@ -276,31 +269,27 @@ def _rise(log_x: Curve, low: float, high: float, rate: float, log_midpoint: floa
 def _refuse_fall(curve: Curve, amount: float) -> None:
     if curve[0] - curve[-1] >= amount:
         raise ValueError(
-            f"The curve falls from {curve[0]:.3g} to {curve[-1]:.3g} and was expected to rise; "
-            "of a loss give the negative, or use learned or first_below."
+            f"The curve falls from {curve[0]:.3g} to {curve[-1]:.3g}: expected a rise; of a loss "
+            "give the negative, or use learned or first_below."
         )
 
 
-def _end(sequences: ArrayLike) -> float:
-    return float(numbers(sequences, "sequences")[-1])
-
-
-def _checked(sequences: ArrayLike, curve: ArrayLike) -> tuple[ndarray, ndarray]:
+def _curve(sequences: ArrayLike, curve: ArrayLike) -> tuple[Curve, Curve]:
     # Plain arrays: a column cut from a table is indexed by its row numbers, not by its places.
     x, y = numbers(sequences, "sequences"), numbers(curve, "The curve")
     if x.shape == y.shape == (0,):
         raise ValueError(
-            "The curve has no points; a run that is not finished may have no metrics saved yet: "
-            "train it to its end."
+            "The curve has no points: expected some; a run that is not finished may have no "
+            "metrics saved yet, train it to its end."
         )
     if x.ndim != 1 or x.shape != y.shape:
         raise ValueError(
-            f"sequences have shape {x.shape} and the curve {y.shape}; [point] each was expected."
+            f"sequences have shape {x.shape} and the curve {y.shape}: expected [point] each."
         )
     finite(x, "sequences", low=0)
     if not (np.diff(x) > 0).all():
-        raise ValueError("sequences do not ascend; sort the curve, and give one run's at a time.")
+        raise ValueError("sequences: expected one run's, ascending; sort the curve.")
     bad = int((~np.isfinite(y)).sum())
     if bad:
-        raise ValueError(f"{bad} values of the curve are NaN or infinite; remove them.")
+        raise ValueError(f"{bad} values of the curve: expected finite numbers; remove them.")
     return x, y

@@ -6,34 +6,43 @@ was. The two are not the same (Singh et al. 2024, arXiv:2404.07129, Figure 10): 
 keeps the plateau and the sudden drop of the free run.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import Annotated
 
 import pandas as pd
 
 from ih_interp._torch_state import plain_torch
-from ih_interp.analysis.dynamics.trace import Measure, some_sequences, trace, warn_unfinished
-from ih_interp.clamps import AbstractClamp
-from ih_interp.clamps.base import refuse_no_clamps
+from ih_interp.analysis.checks import checked
+from ih_interp.analysis.dynamics.trace import (
+    ARun,
+    Clamps,
+    Measure,
+    Steps,
+    some_sequences,
+    trace,
+    warn_unfinished,
+)
 from ih_interp.evaluation import evaluate
 from ih_interp.runs import Run
 from ih_interp.tasks.few_shot import Split
-from ih_interp.types import Batch, expect
+from ih_interp.types import Batch
 
 COMPARED = ("exemplars", "task", "model", "optimiser", "seeds", "batch_size")
 """What two runs share where they differ in clamps alone."""
 
 
+@checked()
 @plain_torch(gradient=None)
 def progress(
-    run: Run,
-    clamps: Sequence[AbstractClamp],
+    run: ARun,
+    clamps: Clamps,
     *,
     name: str | None = None,
     measure: Measure = evaluate,
     batch: Batch | None = None,
-    steps: Sequence[int] | None = None,
+    steps: Steps | None = None,
 ) -> pd.DataFrame:
-    """A measure at every checkpoint of a run under clamps that it was not trained under.
+    """Apply a measure to a run's checkpoints under clamps that it was not trained under.
 
         match = [ih.clamps.match("L1H3"), *run.clamps]
         table = progress(run, match, name="match", batch=batch).query("name == 'loss'")
@@ -55,24 +64,23 @@ def progress(
     A clamp with a schedule is on as at the checkpoint's step. Raises ValueError as `trace` does,
     also for clamps that cannot act together.
     """
-    refuse_no_clamps(clamps)
     if name is None:
         name = " + ".join(map(str, clamps)) or "none"
-    expect(name, str, f"name={name!r}")
     table = trace(run, measure, batch=batch, clamps=clamps, steps=steps)
     return table[["step", "sequences", "name", "value"]].assign(clamp=name)
 
 
+@checked()
 @plain_torch(gradient=None)
 def progress_beside_training(
-    free: Run,
-    clamped: Mapping[str, Run],
+    free: ARun,
+    clamped: Annotated[Mapping[str, Run], 'give runs by name, {"match": run}'],
     *,
     split: Split = "train",
     batch: Batch | None = None,
-    steps: Sequence[int] | None = None,
+    steps: Steps | None = None,
 ) -> pd.DataFrame:
-    """Figure 10: the loss under clamps in training, and the progress measures of the free run.
+    """Return the loss under clamps in training beside the free run's progress measures (Figure 10).
 
         table = progress_beside_training(runs["none"], {"match": runs["match"]})
 
@@ -86,11 +94,7 @@ def progress_beside_training(
     grids, as its curve would be another network's, and for one without metrics on the split. Warns
     of runs that are not finished.
     """
-    expect(free, Run, "The free run", "open its folder with ih.Run(folder)")
-    expect(clamped, Mapping, "clamped", 'give runs by name, {"match": run}')
-    expect(split, str, f"split={split!r}")
     for name, run in clamped.items():
-        expect(run, Run, f"The run {name!r}", "open its folder with ih.Run(folder)")
         _refuse_other_network(free, run, name)
     batch, said = some_sequences(free.task, split) if batch is None else (batch, "")
     parts: list[pd.DataFrame] = []
@@ -101,14 +105,14 @@ def progress_beside_training(
         for when, rows in (("training", trained), ("inference", perfected)):
             parts.append(rows[["sequences", "loss"]].assign(clamp=name, when=when))
     if not parts:
-        raise ValueError('There are no clamped runs; give them by name, {"match": run}.')
+        raise ValueError('clamped={}: expected runs by name, {"match": run}.')
     table = pd.concat(parts, ignore_index=True).assign(seed=free.config.seeds.init)
     table.attrs = {"batch": said} if said else {}
     return table[["sequences", "clamp", "when", "loss", "seed"]]
 
 
 def _evaluations(run: Run, name: str, split: Split) -> pd.DataFrame:
-    """A run's own metrics on a split, as many as are saved."""
+    """Return a run's own metrics on a split, as many as are saved."""
     metrics = run.metrics
     if metrics.empty:
         raise ValueError(
@@ -119,7 +123,7 @@ def _evaluations(run: Run, name: str, split: Split) -> pd.DataFrame:
     if found.empty:
         measured = ", ".join(sorted(metrics["split"].unique()))
         raise ValueError(f"The run {name!r} has no metrics on {split!r}; choose from {measured}.")
-    warn_unfinished(run, stacklevel=4)
+    warn_unfinished(run)
     return found
 
 
@@ -129,6 +133,6 @@ def _refuse_other_network(free: Run, other: Run, name: str) -> None:
     differ = [field for field in COMPARED if getattr(one, field) != getattr(two, field)]
     if differ:
         raise ValueError(
-            f"The run {name!r} differs from the free run in {', '.join(differ)}; only clamps, "
-            "lengths and grids may differ."
+            f"The run {name!r} differs from the free run in {', '.join(differ)}: expected the same "
+            "but for clamps, lengths and grids."
         )

@@ -1,19 +1,20 @@
 """Times across seeds, some of them censored: Kaplan-Meier, intervals, paired comparisons.
 
-A run that ends before it learns says that its time is longer, not how long. Leaving it out, or
+A run that ends before it learns shows that its time is longer, not how long. Leaving it out, or
 counting its length, makes a slow condition look fast; all numbers here count it as censored. What
 they say of other networks rests on the number of seeds: see `widest_coverage`.
 
-Times are finite and at least 0, also those of censored runs: how long the run lasted. Others are
-refused with ValueError by every function, and so is an `observed` that is not True, False, 1 or 0.
-The order of runs or rows changes no number. In tables a missing key (None, NaN) is a condition like
-any other.
+Times are finite and at least 0, also those of censored runs: how long the run lasted. Every
+function raises ValueError for others, for an `observed` that is not True, False, 1 or 0, and for no
+runs. The order of runs or rows changes no number. In tables a missing key (None, NaN) is a
+condition like any other.
 """
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,10 +24,10 @@ from scipy import stats
 
 from ih_interp import _columns as columns
 from ih_interp._reprs import short_repr
-from ih_interp.analysis.checks import refuse_wrong
+from ih_interp.analysis.checks import Confidence, NotNegative, Positive, Within, checked
 from ih_interp.analysis.dynamics.emergence import Criterion, Crossing, learned
-from ih_interp.analysis.statistics import Estimate, bootstrap, random_numbers, sign_flip_test
-from ih_interp.types import expect, integer
+from ih_interp.analysis.statistics import Estimate, bootstrap, sign_flip_test
+from ih_interp.types import expect
 
 NOWHERE = Estimate(*(np.asarray(math.nan),) * 3)
 
@@ -51,105 +52,139 @@ class Survival(NamedTuple):
     """Ends of the interval at each time, NaN where the formula has none (share 1 or 0)."""
 
 
-def kaplan_meier(crossings: Sequence[Crossing], *, level: float = 0.95) -> Survival:
-    """Kaplan and Meier's (1958) share of networks that have not yet got there, in [0, 1].
+@checked()
+def kaplan_meier(crossings: Sequence[Crossing], *, level: Confidence = 0.95) -> Survival:
+    """Return Kaplan and Meier's (1958) share of networks that have not yet got there, in [0, 1].
 
     `product over times t_i <= t of (1 - d_i / n_i)`, d_i that got there at t_i of n_i that had
     neither got there nor ended before. The interval is Greenwood's on the log-log scale, from
-    `scipy.stats.ecdf`: right for many seeds, rough for few. Raises ValueError without runs.
+    `scipy.stats.ecdf`: right for many seeds, rough for few.
     """
-    refuse_wrong(crossings=crossings, confidence=level)
+    _refuse_unsound(crossings)
     times, ended = [float(c.time) for c in crossings], [not c.observed for c in crossings]
     sf = stats.ecdf(stats.CensoredData.right_censored(times, ended)).sf
     with warnings.catch_warnings():  # where share is 1 or 0; NaN says so
         warnings.filterwarnings("ignore", "The confidence interval is undefined", RuntimeWarning)
         interval = sf.confidence_interval(level, method="log-log")
-    low, high = interval.low.probabilities, interval.high.probabilities
     return Survival(
-        np.concatenate([[0.0], sf.quantiles]),
-        *(np.concatenate([[first], rest]) for first, rest in (
-            (1.0, sf.probabilities), (math.nan, low), (math.nan, high)
-        )),
-    )  # fmt: skip
+        np.append(0.0, sf.quantiles),
+        np.append(1.0, sf.probabilities),
+        np.append(math.nan, interval.low.probabilities),
+        np.append(math.nan, interval.high.probabilities),
+    )
 
 
+@checked()
 def median_time(crossings: Sequence[Crossing]) -> float:
-    """Sequences after which half of the networks have got there (Kaplan-Meier); inf if not reached.
+    """Return sequences after which half of the networks have got there, or infinity.
 
-    The first time at which the share is 1/2 or less; where it stays at 1/2 and falls later, the
-    middle of that while, as R's `survfit`. Without censoring it is the ordinary median.
+    By Kaplan-Meier: the first time at which the share is 1/2 or less; where it stays at 1/2 and
+    falls later, the middle of that while, as R's `survfit`. Without censoring it is the ordinary
+    median.
     """
-    refuse_wrong(crossings=crossings)
-    return _median(*_steps(crossings))
+    _refuse_unsound(crossings)
+    return _median(crossings)
 
 
-def restricted_mean(crossings: Sequence[Crossing], horizon: float) -> float:
-    """Mean sequences without it, of the first `horizon`: the area under Kaplan-Meier up to there.
+@checked()
+def restricted_mean(crossings: Sequence[Crossing], horizon: NotNegative) -> float:
+    """Return the mean sequences without it, of the first `horizon`, in [0, horizon].
 
-    In [0, horizon]; finite whatever is censored, so comparable where a median is not reached, but
-    only between numbers of one horizon. Raises ValueError for a horizon that the longest run, a
-    censored one, does not reach.
+    The area under Kaplan-Meier up to there: finite whatever is censored, so comparable where a
+    median is not reached, but only between numbers of one horizon. Raises ValueError for a horizon
+    that the longest run, a censored one, does not reach.
     """
-    refuse_wrong(crossings=crossings, horizon=horizon)
+    _refuse_unsound(crossings)
     return _area(crossings, horizon)
+
+
+def _median(crossings: Sequence[Crossing]) -> float:
+    time, share = _steps(crossings)
+    reached = np.flatnonzero(share < 0.5 + 1e-9)
+    if len(reached) == 0:
+        return math.inf
+    first = int(reached[0])
+    after = np.flatnonzero(share < 0.5 - 1e-9)
+    if share[first] > 0.5 - 1e-9 and len(after):
+        return float(time[first] + time[after[0]]) / 2
+    return float(time[first])
 
 
 def _area(crossings: Sequence[Crossing], horizon: float) -> float:
     time, share = _steps(crossings)
     if horizon > time[-1] and share[-1] > 0:
         raise ValueError(
-            f"The longest run ends at {time[-1]:g} without getting there: what follows up to "
-            f"{horizon:g} is not known. Take a horizon of {time[-1]:g} or less."
+            f"horizon={horizon:g}: expected {time[-1]:g} or less, where the longest run ends "
+            "without getting there; what follows is not known."
         )
     ends = np.minimum(np.append(time, max(horizon, time[-1])), horizon)
     return float((np.diff(ends) * share).sum())
 
 
+def _steps(crossings: Sequence[Crossing]) -> tuple[ndarray, ndarray]:
+    """Return times, and Kaplan-Meier's share from each on.
+
+    `scipy.stats.ecdf` takes 25 times as long, and a bootstrap asks a thousand times. One step per
+    run: ties one after the other, those that got there first, make the same product.
+    """
+    ordered = sorted(crossings, key=lambda crossing: (crossing.time, not crossing.observed))
+    time = np.array([float(crossing.time) for crossing in ordered])
+    observed = np.array([crossing.observed for crossing in ordered])
+    share = np.cumprod(1 - observed / np.arange(len(ordered), 0, -1))
+    return np.append(0.0, time), np.append(1.0, share)
+
+
+def _refuse_unsound(crossings: Iterable[Crossing]) -> None:
+    found = list(crossings)
+    if not found:
+        raise ValueError("crossings=[]: expected at least one run.")
+    columns.finite([crossing.time for crossing in found], "A time of crossings", low=0)
+    columns.flags([crossing.observed for crossing in found], "`observed` of crossings")
+
+
+@checked()
 def bootstrap_over_seeds(
     crossings: Sequence[Crossing],
     statistic: Callable[[Sequence[Crossing]], float] = median_time,
     *,
-    level: float = 0.95,
-    n_resamples: int = 1_000,
-    seed: int = 0,
+    level: Confidence = 0.95,
+    n_resamples: Positive = 1_000,
+    seed: Annotated[int, Within(0)] = 0,
 ) -> Estimate:
-    """A statistic of runs with a percentile interval over seeds, which are drawn with replacement.
+    """Return a statistic of runs with a percentile interval over seeds, drawn with replacement.
 
     An end may be infinite. Seeds are the unit: other networks, not other sequences. Of the median
     of n <= 5 seeds the interval is about from the fastest to the slowest, and covers the truth at
     most as often as `widest_coverage(n)`. Raises ValueError for fewer than two runs.
     """
-    refuse_wrong(crossings=crossings, confidence=level, n_resamples=n_resamples)
+    _refuse_unsound(crossings)
     if len(crossings) < 2:
-        raise ValueError(f"{len(crossings)} seeds have no spread; give two or more.")
+        raise ValueError(f"{len(crossings)} seeds: expected two or more, to have a spread.")
     # A draw is of places: in one order whatever that of the rows.
     crossings = sorted(crossings, key=lambda crossing: (crossing.time, crossing.observed))
-    rng = random_numbers(seed)
+    rng = np.random.default_rng(seed)
     drawn: list[Any] = [
         statistic([crossings[i] for i in rng.integers(len(crossings), size=len(crossings))])
         for _ in range(n_resamples)
     ]
     if any(value is None or np.ndim(value) for value in drawn):
-        raise TypeError(f"The statistic gave {drawn[0]!r}: a number was expected, return one.")
+        raise TypeError(f"The statistic gave {drawn[0]!r}: expected a number.")
     values = columns.numbers(drawn, "What the statistic gives")
     # Of the values themselves: between a number and infinity there is nothing to interpolate.
     ends = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
     return Estimate(np.asarray(statistic(crossings)), np.asarray(ends[0]), np.asarray(ends[1]))
 
 
-def widest_coverage(n_seeds: int) -> float:
-    """How often the interval from the fastest to the slowest of n seeds holds the true median.
+@checked()
+def widest_coverage(n_seeds: Positive) -> float:
+    """Return how often the interval from the fastest to the slowest of n seeds holds the median.
 
-    `1 - 2^(1 - n)`, whatever the distribution: no interval between observed times covers more, so
-    below six seeds none reaches 95%.
-
-    Raises ValueError below one seed.
+    The true one, with probability `1 - 2^(1 - n)`, whatever the distribution: no interval between
+    observed times covers more, so below six seeds none reaches 95%.
 
     >>> [widest_coverage(n) for n in (1, 3, 5, 6)]
     [0.0, 0.75, 0.9375, 0.96875]
     """
-    if integer(n_seeds, "n_seeds") < 1:
-        raise ValueError(f"n_seeds={n_seeds}: at least one was expected.")
     return 1 - 2.0 ** (1 - n_seeds)
 
 
@@ -173,8 +208,9 @@ class PairedTimes(NamedTuple):
     """Two-sided binomial of earlier against later; censored pairs of known order count."""
 
 
+@checked()
 def paired_times(
-    first: Mapping[int, Crossing], second: Mapping[int, Crossing], *, level: float = 0.95
+    first: Mapping[int, Crossing], second: Mapping[int, Crossing], *, level: Confidence = 0.95
 ) -> PairedTimes:
     """Compare the times of two conditions over the same seeds, each by seed.
 
@@ -183,16 +219,16 @@ def paired_times(
     `n_left_out` is not small, believe the signs. NaN where fewer than two pairs are left. Raises
     ValueError unless the seeds are the same, or for a time of 0, which has no ratio.
     """
-    refuse_wrong(first=first, second=second, confidence=level)
+    _refuse_unsound([*first.values(), *second.values()])
     columns.refuse_seeds([*first, *second])
-    if set(first) != set(second) or not first:
+    if set(first) != set(second):
         raise ValueError(
-            f"Pairs need the same seeds: {sorted(first)} and {sorted(second)}; drop the others."
+            f"Pairs: expected the same seeds, got {sorted(first)} and {sorted(second)}."
         )
     pairs = [(first[seed], second[seed]) for seed in sorted(first)]
     both = np.array([(a.time, b.time) for a, b in pairs if a.observed and b.observed])
     if (both == 0).any():
-        raise ValueError("A run was there from the start: a time of 0 has no ratio; leave it out.")
+        raise ValueError("A time of 0 has no ratio: expected times above it; leave the run out.")
     ratio, p = NOWHERE, math.nan
     if len(both) > 1:
         logs = np.log(both[:, 0] / both[:, 1])
@@ -207,6 +243,7 @@ def paired_times(
     )
 
 
+@checked()
 def emergence_table(
     curves: pd.DataFrame,
     criterion: Criterion = learned,
@@ -214,12 +251,11 @@ def emergence_table(
     by: str | Sequence[str] = "clamp",
     value: str = "loss",
 ) -> pd.DataFrame:
-    """When each run got there: one row per run, columns `by`, `seed`, `time`, `observed`.
+    """Return when each run got there: one row per run, columns `by`, `seed`, `time`, `observed`.
 
     `curves` has columns `sequences`, `seed`, those of `by`, and the `value` that the criterion
     reads. Raises ValueError for missing columns, or with the run's name what the criterion refuses.
     """
-    refuse_wrong(curves=curves, value=value, criterion=criterion, by=by)
     keys = columns.key_columns(by, *Crossing._fields, seed=True)
     columns.refuse_columns(curves, [*keys, "sequences", value])
     x = columns.finite(curves["sequences"], "The column 'sequences'", low=0)
@@ -231,7 +267,7 @@ def emergence_table(
         try:
             crossing = criterion(x, y)
             expect(crossing, Crossing, "What the criterion gives", "return a Crossing")
-            refuse_wrong(crossings=[crossing])
+            _refuse_unsound([crossing])
         except ValueError as error:
             name = ", ".join(f"{column} {columns.shown(part)}" for column, part in run.items())
             raise ValueError(f"The run of {name}: {error}") from error
@@ -239,32 +275,29 @@ def emergence_table(
     return pd.DataFrame(rows)
 
 
+@checked()
 def emergence_summary(
     times: pd.DataFrame,
     *,
     by: str | Sequence[str] = "clamp",
-    horizon: float | None = None,
-    level: float = 0.95,
-    n_resamples: int = 1_000,
+    horizon: NotNegative | None = None,
+    level: Confidence = 0.95,
+    n_resamples: Positive = 1_000,
 ) -> pd.DataFrame:
-    """One row per condition: Kaplan-Meier median and restricted mean, with intervals over seeds.
+    """Return Kaplan-Meier medians and restricted means, one row per condition, with intervals.
 
     Columns: `by`, `n_seeds`, `n_observed`, `median`, `median_low`, `median_high` (inf: not
     reached), `restricted_mean`, its `_low` and `_high`, `horizon`, and `widest_coverage`, what
     the median's interval covers at most. `times` is an `emergence_table`. By default `horizon` is
     the earliest end of a censored run, or the latest time where none is. NaN for one seed.
     """
-    refuse_wrong(times=times, horizon=horizon, confidence=level, n_resamples=n_resamples, by=by)
     keys = columns.key_columns(by, *SUMMARY)
     every = _crossings(times, keys)
     ended = [c.time for c in every if not c.observed]
     limit = min(ended) if ended else max(c.time for c in every)
     limit = limit if horizon is None else horizon
-    # Already looked at: the public functions would look at every resample again.
-    statistics = {
-        "median": lambda c: _median(*_steps(c)),
-        "restricted_mean": lambda c: _area(c, limit),
-    }
+    # Already checked: the public functions would check every resample again.
+    statistics = {"median": _median, "restricted_mean": partial(_area, horizon=limit)}
     rows: list[dict[str, object]] = []
     for row, runs in columns.groups(times, keys):
         found = _crossings(runs, keys)
@@ -281,15 +314,15 @@ def emergence_summary(
     return pd.DataFrame(rows)
 
 
+@checked()
 def survival_table(
-    times: pd.DataFrame, *, by: str | Sequence[str] = "clamp", level: float = 0.95
+    times: pd.DataFrame, *, by: str | Sequence[str] = "clamp", level: Confidence = 0.95
 ) -> pd.DataFrame:
-    """`kaplan_meier` of each condition, for drawing.
+    """Return `kaplan_meier` of each condition, for drawing.
 
     Columns: `by`, `sequences`, `share`, `low`, `high`, and `censored`, the runs that ended there.
     `times` is an `emergence_table`.
     """
-    refuse_wrong(times=times, confidence=level, by=by)
     keys = columns.key_columns(by, "sequences", "share", "low", "high", "censored")
     columns.refuse_columns(times, keys)
     rows: list[dict[str, object]] = []
@@ -303,19 +336,19 @@ def survival_table(
     return pd.DataFrame(rows)
 
 
+@checked()
 def crossings_by_seed(times: pd.DataFrame) -> dict[int, Crossing]:
-    """One condition's rows of an `emergence_table`, for `paired_times`.
+    """Return one condition's rows of an `emergence_table` by seed, for `paired_times`.
 
     Raises ValueError for a seed that is missing, no whole number, or there twice.
     """
-    refuse_wrong(times=times)
     found = _crossings(times, ["seed"])
     columns.refuse_seeds(times["seed"].tolist())
     seeds = columns.finite(times["seed"], "The column 'seed'")
     if (seeds % 1 > 0).any():
-        raise ValueError(f"The column 'seed' holds {seeds.tolist()}: whole numbers were expected.")
+        raise ValueError(f"The column 'seed' holds {seeds.tolist()}: expected whole numbers.")
     if len(set(seeds)) < len(seeds):
-        raise ValueError("A seed comes twice; take the rows of one condition.")
+        raise ValueError("A seed comes twice: expected the rows of one condition.")
     return dict(zip(map(int, seeds), found, strict=True))
 
 
@@ -324,26 +357,3 @@ def _crossings(times: pd.DataFrame, keys: Sequence[str]) -> list[Crossing]:
     time = columns.finite(times["time"], "The column 'time'", low=0)
     observed = columns.flags(times["observed"], "The column 'observed'")
     return [Crossing(*run) for run in zip(time.tolist(), observed.tolist(), strict=True)]
-
-
-def _steps(crossings: Sequence[Crossing]) -> tuple[ndarray, ndarray]:
-    """Kaplan-Meier's steps, by the formula in `kaplan_meier`; quicker than scipy a thousand times.
-
-    One step a run: ties one after the other, those who got there first, make the same product.
-    """
-    ordered = sorted(crossings, key=lambda crossing: (crossing.time, not crossing.observed))
-    time = np.array([float(crossing.time) for crossing in ordered])
-    observed = np.array([crossing.observed for crossing in ordered])
-    share = np.cumprod(1 - observed / np.arange(len(ordered), 0, -1))
-    return np.append(0.0, time), np.append(1.0, share)
-
-
-def _median(time: ndarray, share: ndarray) -> float:
-    reached = np.flatnonzero(share < 0.5 + 1e-9)
-    if len(reached) == 0:
-        return math.inf
-    first = int(reached[0])
-    after = np.flatnonzero(share < 0.5 - 1e-9)
-    if share[first] > 0.5 - 1e-9 and len(after):
-        return float(time[first] + time[after[0]]) / 2
-    return float(time[first])

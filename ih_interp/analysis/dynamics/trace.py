@@ -5,10 +5,9 @@ import inspect
 import logging
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from contextlib import AbstractContextManager
 from numbers import Real
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import pandas as pd
 import torch
@@ -18,37 +17,40 @@ from transformer_lens import HookedTransformer
 
 from ih_interp._stock import n_hooks, parts_of
 from ih_interp._torch_state import plain_torch
-from ih_interp.analysis.checks import FUNCTION, given_copies, refuse_wrong
+from ih_interp.analysis.checks import checked
 from ih_interp.analysis.heads.pattern_scores import CHUNK
 from ih_interp.clamps import AbstractClamp, clamped
-from ih_interp.clamps.base import refuse_no_clamps
-from ih_interp.engine.compiled_scores import compiled_reading
+from ih_interp.evaluation import refuse_other_sequences
 from ih_interp.runs import Run
 from ih_interp.tasks.few_shot import FewShotTask, Split, number
-from ih_interp.types import Batch, Head, expect
+from ih_interp.types import Batch, Head
 
 Measure: TypeAlias = Callable[[HookedTransformer, Batch], Any]
 """From a model and sequences to a number, `[layer, head]`, or numbers by name; all means over them.
 
-By name (a mapping, a NamedTuple such as `QueryMetrics`) a tensor `[batch]`, one value per sequence
+By name (a mapping, a NamedTuple such as `QueryMetrics`) a tensor `[batch]`, one value per sequence,
 may stand for its mean.
 """
 
+Clamps: TypeAlias = Annotated[Sequence[AbstractClamp], 'write [ih.clamps.match("L1H3")]']
+Steps: TypeAlias = Annotated[Iterable[int], "write steps=[0, 100]"]
+ARun: TypeAlias = Annotated[Run, "open its folder with ih.Run(folder)"]
+
+SETTING = (int, float, str)
 MOST_SEQUENCES = 4_096
 """How many a measure is averaged over where none are given: a mean's error is then 1/64 of the
 spread over sequences."""
 
-WORTH_COMPILING = 2_000_000  # sequences over all checkpoints from which compiling is repaid
 
-
+@checked()
 @plain_torch(gradient=None)
 def trace(
-    run: Run,
+    run: ARun,
     measure: Measure,
     *,
     batch: Batch | None = None,
-    clamps: Sequence[AbstractClamp] | None = None,
-    steps: Sequence[int] | None = None,
+    clamps: Clamps | None = None,
+    steps: Steps | None = None,
     progress: bool = False,
 ) -> pd.DataFrame:
     """Apply a measure to a run's checkpoints; a tidy table, one row per checkpoint and number.
@@ -66,9 +68,6 @@ def trace(
             run, lambda model, batch: ih.label_copying_score(ih.label_copying(model))
         )
 
-    Scores of heads of a run without clamps are read from compiled passes where there are two
-    million sequences and more over all checkpoints, and a C++ compiler: the same to rounding.
-
     Args:
         run: whose checkpoints.
         measure: called with (model, batch); must be a mean over sequences, as long batches are
@@ -85,28 +84,31 @@ def trace(
     leaves the model changed (hooks, modules, settings or weights), or a clamp that waits for a
     level in metrics which are not saved up to the last step.
     """
-    expect(run, Run, "The run", "open its folder with ih.Run(folder)")
-    refuse_other_function(measure, "The measure", "model", "batch")
+    refuse_other_function(measure, "measure", "model", "batch")
     batch, said = some_sequences(run.task) if batch is None else (batch, "")
     clamps = run.clamps if clamps is None else clamps
-    refuse_no_clamps(clamps)
     chosen = _chosen(run, steps)
     waiting = any(clamp.schedule.kind == "from_level" for clamp in clamps)
     metrics = run.rows(before=max(chosen)) if waiting else None
     model = run.model(chosen[0])
-    refuse_wrong(model=model, batch=batch)
-    measure, as_it_came = given_copies(measure), _AsItCame(model)
+    refuse_other_sequences(model, batch)
+    parts = _parts(model)
     rows: list[dict[str, Any]] = []
-    worth_it = len(batch) * len(chosen) >= WORTH_COMPILING
-    with compiled_reading(model, batch.tokens) if worth_it else nullcontext():
-        for step in tqdm(chosen, disable=not progress, unit="checkpoint"):
-            run.load_weights(model, step)
-            as_it_came.note_weights()
-            place = {"step": step, "sequences": step * run.config.batch_size}
-            apply = partial(clamped, model, clamps, step=step, metrics=metrics)
-            values = _means(model, measure, batch, apply)
-            as_it_came.refuse_changed()
-            rows += [{**place, "name": name, "value": value} for name, value in values.items()]
+    for step in tqdm(chosen, disable=not progress, unit="checkpoint"):
+        run.load_weights(model, step)
+        weights = [parameter.detach().clone() for parameter in model.parameters()]
+        place = {"step": step, "sequences": step * run.config.batch_size}
+        apply = functools.partial(clamped, model, clamps, step=step, metrics=metrics)
+        values = _means(model, measure, batch, apply)
+        # The next checkpoint is measured on this model: a measure has to leave it as it came.
+        same_weights = all(map(torch.equal, model.parameters(), weights))
+        if not same_weights or _parts(model) != parts:
+            what = "modules, settings, buffers or hooks" if same_weights else "weights"
+            raise ValueError(
+                f"The measure left the model with other {what}: expected it as it came; change "
+                "copy.deepcopy(model), or take hooks off with `with model.hooks(...)`."
+            )
+        rows += [{**place, "name": name, "value": value} for name, value in values.items()]
     table = pd.DataFrame(rows)
     table.attrs |= {"batch": said} if said else {}
     return table
@@ -134,36 +136,33 @@ def _say_once(text: str) -> None:
     logging.getLogger("ih_interp").warning(text)
 
 
-def warn_unfinished(run: Run, *, stacklevel: int = 3) -> None:
+def warn_unfinished(run: Run) -> None:
     """Warn that a run's last checkpoint is not yet its end; silent for a finished run."""
     if not run.finished:
         last, end = max(run.steps, default=0), run.config.n_steps
         warnings.warn(
             f"{run.folder} is not finished: its last checkpoint is at update {last:,} and its end "
             f"at {end:,}; what is given ends there. Train it again to go on.",
-            stacklevel=stacklevel,
+            stacklevel=6,  # past the caller, its two decorators, and the function that asked
         )
 
 
-def _chosen(run: Run, steps: Any) -> list[int]:
-    """The steps, each of which has a checkpoint; of an unfinished run not without a warning."""
+def _chosen(run: Run, steps: Steps | None) -> list[int]:
+    """Return the steps, each of which has a checkpoint; of an unfinished run with a warning."""
     if not run.steps:
         raise ValueError(f"{run.folder} has no checkpoints yet; train it first.")
     if steps is None:
-        warn_unfinished(run, stacklevel=4)
+        warn_unfinished(run)
         return run.steps
-    expect(steps, Iterable, f"steps={steps!r}", f"write steps=[{steps!r}]")
     chosen = [run.checkpoint_step(step) for step in steps]
     if not chosen:
-        raise ValueError("steps is empty; leave it out for every checkpoint.")
+        raise ValueError("steps=[]: expected at least one; leave it out for every checkpoint.")
     return chosen
 
 
-def refuse_other_function(function: object, what: str, *names: str) -> None:
-    """Refuse what cannot be called with arguments of these names, and say how it can be."""
+def refuse_other_function(function: Callable[..., Any], what: str, *names: str) -> None:
+    """Refuse a function that cannot be called with arguments of these names (TypeError)."""
     called = ", ".join(names)
-    expect(function, FUNCTION, what, f"give a function of ({called})")
-    assert callable(function)
     name = getattr(function, "__name__", "it")
     try:
         signature = inspect.signature(function)
@@ -176,50 +175,26 @@ def refuse_other_function(function: object, what: str, *names: str) -> None:
         needed = [p.name for p in parameters.values() if p.default is p.empty]
         given = [p if p in names else f"{p}=..." for p in needed]
         raise TypeError(
-            f"{what} is called with ({called}), and {name} takes ({', '.join(parameters)}); "
-            f"wrap it: lambda {called}: {name}({', '.join(given)})."
+            f"{what}: expected a function of ({called}), and {name} takes "
+            f"({', '.join(parameters)}); wrap it: lambda {called}: {name}({', '.join(given)})."
         ) from error
 
 
-SETTING = (int, float, str)
-"""What of a module's attributes is one of its settings, as a norm's eps."""
-
-
-class _AsItCame:
-    """A model that a measure has to leave as it is: the next checkpoint is measured on it."""
-
-    def __init__(self, model: HookedTransformer) -> None:
-        self._model = model
-        self._parts = self._parts_now()
-        self._weights: list[tuple[Tensor, Tensor]] = []
-
-    def note_weights(self) -> None:
-        """Keep what the weights are now."""
-        self._weights = [(p, p.detach().clone()) for p in self._model.parameters()]
-
-    def refuse_changed(self) -> None:
-        """Raise ValueError where weights, modules or hooks are others than before."""
-        same = all(torch.equal(now, before) for now, before in self._weights)
-        if not same or self._parts_now() != self._parts:
-            what = "modules, settings, buffers or hooks" if same else "weights"
-            raise ValueError(
-                f"The measure left the model with other {what}: expected it as it came; change "
-                "copy.deepcopy(model), or take hooks off with `with model.hooks(...)`."
-            )
-
-    def _parts_now(self) -> tuple[object, ...]:
-        parts = [
-            (
-                id(module),
-                len(vars(module)),
-                [v for n, v in vars(module).items() if n != "training" and isinstance(v, SETTING)],
-                n_hooks(module),
-                *map(id, module.parameters(recurse=False)),
-                *((id(b), b._version) for b in module.buffers(recurse=False)),
-            )
-            for module in parts_of(self._model)
-        ]
-        return dict(vars(self._model.cfg)), parts
+def _parts(model: HookedTransformer) -> tuple[object, ...]:
+    """Return what of a model, but for the values of its weights, a measure may not change."""
+    parts = [
+        (
+            id(module),
+            len(vars(module)),
+            # A module's numbers and words are its settings, as a norm's eps.
+            [v for n, v in vars(module).items() if n != "training" and isinstance(v, SETTING)],
+            n_hooks(module),
+            *map(id, module.parameters(recurse=False)),
+            *((id(b), b._version) for b in module.buffers(recurse=False)),
+        )
+        for module in parts_of(model)
+    ]
+    return dict(vars(model.cfg)), parts
 
 
 def _means(
@@ -228,15 +203,15 @@ def _means(
     batch: Batch,
     apply: Callable[..., AbstractContextManager[Any]],
 ) -> dict[str, float]:
-    """The measure's numbers by name, under what `apply` puts on the model, chunk by chunk."""
+    """Return the measure's numbers by name, under what `apply` puts on the model, by chunks."""
     total: dict[str, float] = {}
     for part in batch.split(CHUNK):
         with apply(batch=part):
             values = _named(measure(model, part), len(part))
         if total and values.keys() != total.keys():
             raise ValueError(
-                f"The measure named {list(values)} in one chunk and {list(total)} in another; "
-                "the same names for any sequences were expected."
+                f"The measure named {list(values)} in one chunk and {list(total)} in another: "
+                "expected the same names for any sequences."
             )
         for name, value in values.items():
             total[name] = total.get(name, 0.0) + value * len(part) / len(batch)
@@ -261,7 +236,7 @@ def _named(value: Any, n_sequences: int) -> dict[str, float]:
 
 
 def _number(value: Any, n_sequences: int | None) -> float:
-    """A number, or the mean of one a sequence where `n_sequences` is given."""
+    """Return a number, or the mean of one per sequence where `n_sequences` is given."""
     if isinstance(value, Tensor):
         value = value.detach()
         if value.shape == (n_sequences,):
@@ -270,6 +245,6 @@ def _number(value: Any, n_sequences: int | None) -> float:
         return float(value)
     shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
     raise ValueError(
-        f"The measure gave {shape}; a number, [layer, head], or by name numbers or tensors "
-        "[batch] were expected."
+        f"The measure gave {shape}: expected a number, [layer, head], or by name numbers or "
+        "tensors [batch]."
     )

@@ -1,12 +1,12 @@
 """Scores of heads from their attention patterns.
 
 Every score is `[layer, head]`, or `[batch, layer, head]` with `per_sequence=True`, and has a chance
-level: what a head that attends evenly to all it can see would get. All work on the model as it
-stands, under clamps and other people's hooks, and leave both as they were. Those of repeated random
-tokens are in `repeated`.
+level: the score of a head that attends evenly to all it can see. All work on the model as it
+stands, under clamps and other people's hooks, and leave both as they were. Scores on repeated
+random tokens are in `repeated_tokens`.
 """
 
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float
@@ -14,45 +14,51 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from ih_interp._torch_state import plain_torch
-from ih_interp.analysis.checks import refuse_wrong
-from ih_interp.analysis.heads.pattern_scores import PerHeadScore, pattern_scores
+from ih_interp.analysis.checks import Positions, checked
+from ih_interp.analysis.heads.pattern_scores import (
+    PerHeadScore,
+    entry_chance,
+    entry_score,
+    layer_scores,
+    tokens_of,
+)
 from ih_interp.hooks import at_labels
 from ih_interp.types import Batch, Layout, Pattern, Tokens
 
 Rows: TypeAlias = Literal["all", "labels"]
-"""Rows that a score averages: every one that has a choice, or those of the labels."""
+"""Query rows that a score averages: every one that has a choice, or those of the labels."""
 
 
+@checked()
 @plain_torch()
 def induction_strength(
     model: HookedTransformer, batch: Batch, *, per_sequence: bool = False
 ) -> PerHeadScore:
-    """Attention from the query to the correct labels minus to the others, in [-1, 1]; chance 0.
+    """Return attention from the query to the correct labels minus to the others, in [-1, 1].
 
     `mean over correct labels of A[query, label] - mean over the others`, which with two pairs is
-    the measure of Singh et al. (2024), Figure 3b; 0 when a head does not tell the labels apart, and
-    2 s - 1 under `InductionAttention(strength=s)` with two pairs. It is of the few-shot task's own
-    sequences; on repeated random tokens, as for language models, it is `induction_score`.
+    the measure of Singh et al. (2024), Figure 3b; 0 when a head does not tell the labels apart
+    (chance), and 2 s - 1 under `InductionAttention(strength=s)` with two pairs. It is of the
+    few-shot task's own sequences; on repeated random tokens, as for language models, it is
+    `induction_score`.
 
     Shape `[layer, head]`, the mean over sequences, or `[batch, layer, head]`. Raises ValueError for
     sequences whose context lacks the target, or holds nothing else.
     """
-    refuse_wrong(model=model, batch=batch, per_sequence=per_sequence)
     correct = batch.correct
     if not bool((correct.any(dim=1) & ~correct.all(dim=1)).all()):
-        raise ValueError(
-            "Induction strength compares correct labels with others: every context needs both."
-        )
+        raise ValueError("batch: expected a correct label and another one in every context.")
     right, wrong = correct.float(), (~correct).float()
     contrast = right / right.sum(-1, keepdim=True) - wrong / wrong.sum(-1, keepdim=True)
     weights = at_labels(contrast, batch.layout.n_positions)
 
-    def score(pattern: Pattern, rows: slice) -> Float[Tensor, "batch head"]:
+    def score(pattern: Pattern, _: int, rows: slice) -> Float[Tensor, "batch head"]:
         return torch.einsum("bhk,bk->bh", pattern[:, :, -1], weights[rows].to(pattern))
 
-    return pattern_scores(model, batch.tokens, score, per_sequence=per_sequence, last_query=True)
+    return layer_scores(model, batch.tokens, score, per_sequence=per_sequence)
 
 
+@checked()
 @plain_torch()
 def previous_token_score(
     model: HookedTransformer,
@@ -61,35 +67,18 @@ def previous_token_score(
     rows: Rows = "all",
     per_sequence: bool = False,
 ) -> PerHeadScore:
-    """Mean attention from a token to the one before it, in [0, 1].
+    """Return the mean attention from a token to the one before it, in [0, 1].
 
     `mean over rows i of A[i, i-1]`: with `rows="all"` every row but the first, which has no choice
     (Olsson et al. 2022, for any sequences); with `rows="labels"` those of the labels, which the
     induction circuit reads. Chance: `previous_token_chance`.
     """
-    refuse_wrong(model=model, sequences=batch, rows=rows, per_sequence=per_sequence)
-    tokens = _tokens(batch)
-    queries = _score_rows(tokens.shape[1], rows)
+    queries = _score_rows(tokens_of(batch).shape[1], rows)
     keys = [query - 1 for query in queries]
-
-    def score(pattern: Pattern, _: slice) -> Float[Tensor, "batch head"]:
-        return pattern[:, :, queries, keys].mean(dim=-1)
-
-    return pattern_scores(model, tokens, score, per_sequence=per_sequence)
+    return entry_score(model, batch, queries, keys, per_sequence=per_sequence)
 
 
-@plain_torch()
-def previous_token_chance(n_positions: int, rows: Rows = "all") -> float:
-    """Score of a head that attends evenly: mean over the rows i of 1 / (i + 1).
-
-    >>> previous_token_chance(5, "labels")
-    0.375
-    """
-    refuse_wrong(n_positions=n_positions, rows=rows)
-    queries = _score_rows(n_positions, rows)
-    return sum(1 / (query + 1) for query in queries) / len(queries)
-
-
+@checked()
 @plain_torch()
 def current_token_score(
     model: HookedTransformer,
@@ -98,37 +87,45 @@ def current_token_score(
     rows: Rows = "all",
     per_sequence: bool = False,
 ) -> PerHeadScore:
-    """Mean attention from a token to itself, in [0, 1].
+    """Return the mean attention from a token to itself, in [0, 1].
 
     `mean over rows i of A[i, i]`, rows as in `previous_token_score`: the first has no choice and
     is left out. Chance: `current_token_chance`.
     """
-    refuse_wrong(model=model, sequences=batch, rows=rows, per_sequence=per_sequence)
-    tokens = _tokens(batch)
-    queries = _score_rows(tokens.shape[1], rows)
-
-    def score(pattern: Pattern, _: slice) -> Float[Tensor, "batch head"]:
-        return pattern[:, :, queries, queries].mean(dim=-1)
-
-    return pattern_scores(model, tokens, score, per_sequence=per_sequence)
+    queries = _score_rows(tokens_of(batch).shape[1], rows)
+    return entry_score(model, batch, queries, queries, per_sequence=per_sequence)
 
 
+@checked()
 @plain_torch()
-def current_token_chance(n_positions: int, rows: Rows = "all") -> float:
-    """Score of a head that attends evenly: mean over the rows i of 1 / (i + 1).
+def previous_token_chance(n_positions: Positions, rows: Rows = "all") -> float:
+    """Return the score of a head that attends evenly: the mean over the rows i of 1 / (i + 1).
 
-    >>> current_token_chance(5, "labels")
+    `current_token_chance` is the same number.
+
+    >>> previous_token_chance(5, "labels")
     0.375
     """
-    refuse_wrong(n_positions=n_positions, rows=rows)
-    return previous_token_chance(n_positions, rows)
+    return entry_chance(_score_rows(n_positions, rows))
 
 
+current_token_chance = previous_token_chance
+
+
+def _score_rows(n_positions: int, rows: Rows) -> list[int]:
+    if rows == "labels":
+        return list(Layout.of(torch.empty(n_positions)).labels)
+    if n_positions < 2:
+        raise ValueError(f"n_positions={n_positions}: expected two or more, to have a choice.")
+    return list(range(1, n_positions))
+
+
+@checked()
 @plain_torch()
 def duplicate_token_score(
     model: HookedTransformer, batch: Batch | Tokens, *, per_sequence: bool = False
 ) -> PerHeadScore:
-    """Mean attention from a repeated token to its earlier copies, in [0, 1].
+    """Return the mean attention from a repeated token to its earlier copies, in [0, 1].
 
     `sum over j < i with token j = token i of A[i, j]`, averaged over the queries i of a sequence
     that have such a j, then over sequences (the head is TransformerLens's `duplicate_token_head`;
@@ -138,29 +135,28 @@ def duplicate_token_score(
     Raises ValueError for sequences that repeat no token, as few-shot sequences do whose query is
     another drawing than its copy in the context.
     """
-    refuse_wrong(model=model, sequences=batch, per_sequence=per_sequence)
-    tokens = _tokens(batch)
+    tokens = tokens_of(batch)
     copies = _earlier_copies(tokens)
     n_queries = copies.any(dim=2).sum(dim=1)
 
-    def score(pattern: Pattern, rows: slice) -> Float[Tensor, "batch head"]:
+    def score(pattern: Pattern, _: int, rows: slice) -> Float[Tensor, "batch head"]:
         attended = torch.einsum("bhqk,bqk->bh", pattern, copies[rows].to(pattern))
         return attended / n_queries[rows, None].to(pattern)
 
-    return pattern_scores(model, tokens, score, per_sequence=per_sequence)
+    return layer_scores(model, tokens, score, per_sequence=per_sequence)
 
 
+@checked()
 @plain_torch()
 def duplicate_token_chance(batch: Batch | Tokens) -> float:
-    """Score of even attention: mean over the scored queries i of (earlier copies) / (i + 1).
+    """Return the score of even attention: the mean over queries i of (earlier copies) / (i + 1).
 
     As in the score, the mean is taken within each sequence first.
 
     >>> round(duplicate_token_chance(torch.tensor([[7, 8, 7, 7]])), 6)  # mean of 1/3 and 2/4
     0.416667
     """
-    refuse_wrong(sequences=batch)
-    tokens = _tokens(batch)
+    tokens = tokens_of(batch)
     copies = _earlier_copies(tokens).double()
     n_visible = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
     shares = copies.sum(dim=2) / n_visible
@@ -168,50 +164,36 @@ def duplicate_token_chance(batch: Batch | Tokens) -> float:
 
 
 def _earlier_copies(tokens: Tokens) -> Bool[Tensor, "batch query key"]:
-    """Which keys hold the query's token and stand before it; every sequence has one."""
+    """Return which keys hold the query's token and stand before it."""
     copies = (tokens[:, :, None] == tokens[:, None, :]).tril(diagonal=-1)
     without = int((~copies.flatten(start_dim=1).any(dim=1)).sum())
     if without:
         raise ValueError(
-            f"{without} of {len(tokens)} sequences repeat no token, so that there is no copy to "
-            "attend to; leave them out."
+            f"{without} of {len(tokens)} sequences repeat no token: expected a copy to attend to "
+            "in each; leave the others out."
         )
     return copies
 
 
+@checked()
 @plain_torch()
 def attention_entropy(
     model: HookedTransformer, batch: Batch | Tokens, *, per_sequence: bool = False
 ) -> PerHeadScore:
-    """Entropy of the last row of the pattern, the query's, in nats, in [0, ln of the positions].
+    """Return the entropy of the pattern's last row, the query's, in nats.
 
     `- sum over keys of A[query, key] ln A[query, key]`; 0 attends to one token. Chance, and the
     largest: `ln n_positions` (`entropy_chance`).
     """
-    refuse_wrong(model=model, sequences=batch, per_sequence=per_sequence)
 
-    def score(pattern: Pattern, _: slice) -> Float[Tensor, "batch head"]:
+    def score(pattern: Pattern, *_: object) -> Float[Tensor, "batch head"]:
         return torch.special.entr(pattern[:, :, -1]).sum(dim=-1)
 
-    return pattern_scores(model, _tokens(batch), score, per_sequence=per_sequence, last_query=True)
+    return layer_scores(model, tokens_of(batch), score, per_sequence=per_sequence)
 
 
+@checked()
 @plain_torch()
-def entropy_chance(n_positions: int) -> float:
-    """Entropy of even attention from the last row: ln n_positions."""
-    refuse_wrong(n_positions=n_positions)
+def entropy_chance(n_positions: Positions) -> float:
+    """Return the entropy of even attention from the last row: ln n_positions."""
     return float(torch.tensor(float(n_positions)).log())
-
-
-def _tokens(batch: Batch | Tokens) -> Tokens:
-    return batch.tokens if isinstance(batch, Batch) else batch
-
-
-def _score_rows(n_positions: int, rows: Rows) -> list[int]:
-    if rows not in get_args(Rows):
-        raise ValueError(f"rows={rows!r}; choose from {', '.join(get_args(Rows))}.")
-    if rows == "labels":
-        return list(Layout.of(torch.empty(n_positions)).labels)
-    if n_positions < 2:
-        raise ValueError("One token has no previous token; pass sequences of two or more.")
-    return list(range(1, n_positions))

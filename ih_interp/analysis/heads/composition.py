@@ -6,7 +6,7 @@ which cannot compose (TransformerLens's `all_composition_scores` has 0 there); 0
 weights are all zero. They read weights alone: how strongly heads are wired, not what for.
 """
 
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from typing import Annotated, Literal, NamedTuple, TypeAlias
 
 import pandas as pd
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from ih_interp._torch_state import plain_torch
-from ih_interp.analysis.checks import refuse_wrong
+from ih_interp.analysis.checks import Within, checked
 from ih_interp.analysis.heads.weights import inputs, refuse_other_models
 from ih_interp.types import Head
 
@@ -25,6 +25,8 @@ Kind: TypeAlias = Literal["Q", "K", "V"]
 Pairs: TypeAlias = Float[Tensor, "source_layer source_head layer head"]
 """A number for every source and every head that reads it."""
 
+Draws: TypeAlias = Annotated[int, Within(2)]
+
 
 class Chance(NamedTuple):
     """A score's mean and standard deviation over random weights."""
@@ -33,16 +35,10 @@ class Chance(NamedTuple):
     std: float
 
 
-class _Reader(NamedTuple):
-    """Matrices of all heads `[layer, head, ...]`: `reads` touches the residual stream."""
-
-    reads: Float[Tensor, "layer head d_model d_head"]
-    rest: Float[Tensor, "layer head d_head d_model"]
-
-
+@checked()
 @plain_torch()
 def composition_scores(model: HookedTransformer, kind: Kind, *, fold_ln: bool = False) -> Pairs:
-    """Composition after Elhage et al. (2021, "A Mathematical Framework"), in [0, 1].
+    """Return composition after Elhage et al. (2021, "A Mathematical Framework"), in [0, 1].
 
     With W_OV = W_V W_O of source s and row vectors, the Frobenius norms
 
@@ -55,58 +51,56 @@ def composition_scores(model: HookedTransformer, kind: Kind, *, fold_ln: bool = 
     equals `model.all_composition_scores(kind)`. Chance: `composition_chance`, about
     1 / sqrt(d_model). Layout and NaN as the module says.
     """
-    refuse_wrong(model=model, kind=kind, fold_ln=fold_ln)
     refuse_other_models(model)
-    source = _reader(model, "V", fold_ln)
-    reader = _reader(model, kind, fold_ln)
-    return _pairs(_left(source.reads) @ source.rest, reader.reads @ _right(reader.rest))
+    w_o, reads = _wide(model.W_O), _reads(model, kind, fold_ln)
+    rest = w_o if kind == "V" else _reads(model, "K" if kind == "Q" else "Q", fold_ln).mT
+    return _pairs(_left(_reads(model, "V", fold_ln)) @ w_o, reads @ _right(rest))
 
 
+@checked()
 @plain_torch()
-def wo_composition(model: HookedTransformer, kind: Kind) -> Pairs:
-    """`|W_O^s W_X| / (|W_O^s| |W_X|)` with X = Q, K or V, Frobenius norms, in [0, 1].
+def output_composition(model: HookedTransformer, kind: Kind) -> Pairs:
+    """Return `|W_O^s W_X| / (|W_O^s| |W_X|)` with X = Q, K or V, Frobenius norms, in [0, 1].
 
     The published notebook's composition (Singh et al. 2024, Figure 11): how much of the source's
     output matrix the later head's input matrix reads, whatever the source reads and the later head
-    makes of it. Weights as they are, no LayerNorm folded in. Chance: `wo_composition_chance`, about
-    1 / sqrt(d_model). Layout and NaN as the module says.
+    makes of it. Weights as they are, no LayerNorm folded in. Chance: `output_composition_chance`,
+    about 1 / sqrt(d_model). Layout and NaN as the module says.
     """
-    refuse_wrong(model=model, kind=kind)
     refuse_other_models(model)
-    return _pairs(_wide(model.W_O), _reader(model, kind, fold_ln=False).reads)
+    return _pairs(_wide(model.W_O), _reads(model, kind, fold_ln=False))
 
 
+@checked()
 @plain_torch()
 def composition_chance(
-    model: HookedTransformer, *, generator: torch.Generator, n_draws: int = 1_000
+    model: HookedTransformer, *, generator: torch.Generator, n_draws: Draws = 1_000
 ) -> Chance:
-    """`composition_scores` of Gaussian matrices of the model's shapes, about 1 / sqrt(d_model).
+    """Return `composition_scores` of Gaussian matrices of the model's shapes.
 
-    Elhage et al. subtract it. One number for Q, K and V: their matrices have the same shapes. The
-    standard deviation is that of one pair of heads.
+    About 1 / sqrt(d_model); Elhage et al. subtract it. One number for Q, K and V: their matrices
+    have the same shapes. The standard deviation is that of one pair of heads.
     """
-    refuse_wrong(model=model, generator=generator, n_draws=n_draws)
     d, r = model.cfg.d_model, model.cfg.d_head
-    (w_v, w_q), (w_o, w_k) = (
-        _gaussian(generator, 2, n_draws, d, r),
-        _gaussian(generator, 2, n_draws, r, d),
-    )
+    w_v, w_q = _gaussian(generator, 2, n_draws, d, r)
+    w_o, w_k = _gaussian(generator, 2, n_draws, r, d)
     return _chance(_left(w_v) @ w_o, w_q @ _right(w_k))
 
 
+@checked()
 @plain_torch()
-def wo_composition_chance(
-    model: HookedTransformer, *, generator: torch.Generator, n_draws: int = 1_000
+def output_composition_chance(
+    model: HookedTransformer, *, generator: torch.Generator, n_draws: Draws = 1_000
 ) -> Chance:
-    """`wo_composition` of Gaussian matrices of the model's shapes, about 1 / sqrt(d_model)."""
-    refuse_wrong(model=model, generator=generator, n_draws=n_draws)
+    """Return `output_composition` of Gaussian matrices of the model's shapes."""
     d, r = model.cfg.d_model, model.cfg.d_head
     return _chance(_gaussian(generator, n_draws, r, d), _gaussian(generator, n_draws, d, r))
 
 
+@checked()
 @plain_torch()
 def pair_table(scores: Pairs) -> pd.DataFrame:
-    """Scores of pairs as a table, as `plots.plot_composition` draws it.
+    """Return scores of pairs as a table, as `plots.plot_composition` draws it.
 
     Columns `source`, `name` (both "L1H3"), `value`; pairs that cannot compose (NaN) have no row.
     """
@@ -123,34 +117,28 @@ def pair_table(scores: Pairs) -> pd.DataFrame:
     )
 
 
-def _reader(model: HookedTransformer, kind: Kind, fold_ln: bool) -> _Reader:
-    if kind not in get_args(Kind):
-        raise ValueError(f"kind={kind!r}; choose from {', '.join(get_args(Kind))}.")
-
-    def reads(name: str) -> Tensor:
-        layers = range(model.cfg.n_layers)
-        weights = [inputs(model, name, layer, layer_norm=fold_ln) for layer in layers]
-        return _wide(torch.stack(weights))
-
-    if kind == "V":
-        return _Reader(reads("W_V"), _wide(model.W_O))
-    other = reads("W_K" if kind == "Q" else "W_Q")
-    return _Reader(reads(f"W_{kind}"), other.transpose(-2, -1))
+def _reads(
+    model: HookedTransformer, kind: Kind, fold_ln: bool
+) -> Float[Tensor, "layer head d_model d_head"]:
+    """Return all heads' W_Q, W_K or W_V."""
+    layers = range(model.cfg.n_layers)
+    weights = [inputs(model, f"W_{kind}", layer, layer_norm=fold_ln) for layer in layers]
+    return _wide(torch.stack(weights))
 
 
 def _wide(weight: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """At least single precision: half has no QR decomposition, and its norms overflow."""
+    """Return at least single precision: half has no QR decomposition, and its norms overflow."""
     return weight.to(torch.promote_types(weight.dtype, torch.float32))
 
 
 def _left(factor: Float[Tensor, "*any d_model d_head"]) -> Float[Tensor, "*any small d_head"]:
-    """A small R with |R M| = |factor M| for every M: rotations on the left change no norm."""
+    """Return a small R with |R M| = |factor M| for every M: rotations change no norm."""
     return torch.linalg.qr(factor, mode="r").R
 
 
 def _right(factor: Float[Tensor, "*any d_head d_model"]) -> Float[Tensor, "*any d_head small"]:
-    """A small R with |M R| = |M factor| for every M."""
-    return _left(factor.transpose(-2, -1)).transpose(-2, -1)
+    """Return a small R with |M R| = |M factor| for every M."""
+    return _left(factor.mT).mT
 
 
 def _pairs(
@@ -164,20 +152,17 @@ def _pairs(
         later = slice(source + 1, n_layers)
         products = torch.einsum("sad,lhdb->slhab", writes[source], reads[later])
         scale = writes[source].norm(dim=(-2, -1))[:, None, None] * norms[later]
-        scores[source, :, later] = _ratio(products.norm(dim=(-2, -1)), scale)
+        together = products.norm(dim=(-2, -1)) / scale.clamp(min=torch.finfo(scale.dtype).tiny)
+        scores[source, :, later] = torch.where(scale > 0, together, 0.0)
     return scores
 
 
 def _chance(
     writes: Float[Tensor, "draw a d_model"], reads: Float[Tensor, "draw d_model b"]
 ) -> Chance:
-    norms = [part.norm(dim=(-2, -1)) for part in (writes @ reads, writes, reads)]
-    scores = norms[0] / (norms[1] * norms[2])
+    together, writer, reader = (m.norm(dim=(-2, -1)) for m in (writes @ reads, writes, reads))
+    scores = together / (writer * reader)
     return Chance(float(scores.mean()), float(scores.std()))
-
-
-def _ratio(part: Tensor, whole: Tensor) -> Tensor:
-    return torch.where(whole > 0, part / whole.clamp(min=torch.finfo(whole.dtype).tiny), 0.0)
 
 
 def _gaussian(generator: torch.Generator, *shape: int) -> Tensor:

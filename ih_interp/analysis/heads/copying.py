@@ -5,6 +5,9 @@ circuit `W_E W_V W_O W_U` from a token to the logits along the direct path, and 
 heads wrote at the token. With `layer_norm=True` embeddings are normalised as the head's LayerNorm
 would normalise them alone, and the final norm's centring and gain are counted in (`weights`); with
 False the matrices are multiplied as they are. Scores are `[layer, head]`.
+
+In the few-shot task copying is from labels to labels: a matrix `[label in, label out]` for every
+head, whose diagonal is what an induction head needs.
 """
 
 from typing import NamedTuple
@@ -16,14 +19,20 @@ from transformer_lens import HookedTransformer
 
 from ih_interp._reprs import short_repr
 from ih_interp._torch_state import plain_torch
-from ih_interp.analysis.checks import called_with, refuse_wrong
-from ih_interp.analysis.heads.pattern_scores import PerHeadScore, layer_scores
+from ih_interp.analysis.checks import checked
+from ih_interp.analysis.heads.pattern_scores import (
+    PerHeadScore,
+    each_chunk,
+    layer_scores,
+    tokens_of,
+)
 from ih_interp.analysis.heads.weights import (
     copied_tokens,
     embedded,
     inputs,
     refuse_other_models,
     unembedding,
+    written,
 )
 from ih_interp.model import FewShotEmbed
 from ih_interp.types import Batch, PerHead, Tokens
@@ -41,7 +50,7 @@ class DiagonalCopying(NamedTuple):
     rank: Float[Tensor, "layer head"]
 
 
-@called_with(TOKENS)
+@checked(TOKENS)
 @plain_torch()
 def copying_score_eig(
     model: HookedTransformer,
@@ -50,18 +59,17 @@ def copying_score_eig(
     tokens: Int[Tensor, " token"] | None = None,
     layer_norm: bool = True,
 ) -> Float[Tensor, "layer head"]:
-    """`sum of Re lambda / sum of |lambda|` over eigenvalues of a head's OV circuit, in [-1, 1].
+    """Return `sum of Re lambda / sum of |lambda|` over eigenvalues of a head's OV circuit.
 
-    Of `W_E W_V W_O W_U` over `tokens` that are inputs and outputs (Elhage et al. 2021), by default
-    all, in few-shot models the labels; with `full=False` of `W_V W_O` alone. 1 if all are positive,
-    as for copying; 0 for a head that writes nothing. Chance 0: random matrices have eigenvalues
-    symmetric about it.
+    In [-1, 1]. Of `W_E W_V W_O W_U` over `tokens` that are inputs and outputs (Elhage et al. 2021),
+    by default all, in few-shot models the labels; with `full=False` of `W_V W_O` alone. 1 if all
+    are positive, as for copying; 0 for a head that writes nothing. Chance 0: random matrices have
+    eigenvalues symmetric about it.
 
     The eigenvalues other than 0 are those of a d_head x d_head matrix, so that large vocabularies
     are cheap. Raises ValueError for models whose outputs are not their tokens, unless `tokens` are
     given.
     """
-    refuse_wrong(model=model, full=full, vocabulary=tokens, layer_norm=layer_norm)
     refuse_other_models(model)
     chosen = copied_tokens(model, tokens) if full else torch.arange(0)
     scores: list[Tensor] = []
@@ -78,7 +86,7 @@ def copying_score_eig(
     return torch.stack(scores).to(model.W_U)
 
 
-@called_with(TOKENS)
+@checked(TOKENS)
 @plain_torch()
 def copying_score_diag(
     model: HookedTransformer,
@@ -86,7 +94,7 @@ def copying_score_diag(
     tokens: Int[Tensor, " token"] | None = None,
     layer_norm: bool = True,
 ) -> DiagonalCopying:
-    """Where a token's own logit stands in its row of `W_E W_V W_O W_U`, `[token, output]`.
+    """Return where a token's own logit stands in its row of `W_E W_V W_O W_U`, `[token, output]`.
 
     `top`: share of tokens whose own logit is the largest of all outputs, in [0, 1]; chance
     1 / d_vocab_out. `rank`: mean share of the other outputs that are lower, in [0, 1]; chance 1/2.
@@ -94,37 +102,34 @@ def copying_score_diag(
     times outputs are computed: where that is more than 2^31, as for all of GPT-2's vocabulary, all
     tokens are refused (ValueError), and `tokens` has to name some hundreds or thousands.
     """
-    refuse_wrong(model=model, vocabulary=tokens, layer_norm=layer_norm)
     refuse_other_models(model)
     chosen = copied_tokens(model, tokens)
     size = model.cfg.n_layers * model.cfg.n_heads * len(chosen) * model.cfg.d_vocab_out
     if tokens is None and size > LARGE:
         raise ValueError(
-            f"All {len(chosen):,} tokens would take {size:,} numbers, which takes minutes to "
-            "hours; name some of them: tokens=torch.randperm(model.cfg.d_vocab_out)[:500]."
+            f"tokens=None: {len(chosen):,} tokens take {size:,} numbers, and hours: expected some "
+            "of them, tokens=torch.randperm(model.cfg.d_vocab_out)[:500]."
         )
-    tops, ranks = [], []
+    w_u = unembedding(model, layer_norm=layer_norm)
+    top, rank = torch.zeros(2, model.cfg.n_layers, model.cfg.n_heads, dtype=torch.float64)
     for layer in range(model.cfg.n_layers):
-        for head in range(model.cfg.n_heads):
-            top, rank = 0.0, 0.0
-            for rows in chosen.split(ROWS):
-                circuit = _circuit(model, rows, layer, head, layer_norm)
+        for rows in chosen.split(ROWS):
+            for head, wrote in enumerate(written(model, rows, layer, layer_norm=layer_norm)):
+                circuit = wrote @ w_u
                 own = circuit.gather(1, rows[:, None])
                 lower = (circuit < own).double().sum(dim=1)
                 tied = (circuit == own).double().sum(dim=1)  # itself among them
-                rank += float(((lower + (tied - 1) / 2) / (circuit.shape[1] - 1)).sum())
-                top += float(((lower + tied == circuit.shape[1]) / tied).sum())
-            tops.append(top / len(chosen))
-            ranks.append(rank / len(chosen))
-    shape = (model.cfg.n_layers, model.cfg.n_heads)
-    return DiagonalCopying(torch.tensor(tops).reshape(shape), torch.tensor(ranks).reshape(shape))
+                rank[layer, head] += ((lower + (tied - 1) / 2) / (circuit.shape[1] - 1)).sum().cpu()
+                top[layer, head] += ((lower + tied == circuit.shape[1]) / tied).sum().cpu()
+    return DiagonalCopying((top / len(chosen)).float(), (rank / len(chosen)).float())
 
 
+@checked()
 @plain_torch()
 def copying_score_logit(
     model: HookedTransformer, batch: Batch | Tokens, *, per_sequence: bool = False
 ) -> PerHeadScore:
-    """Share of a head's raise of logits that goes to the token attended to, in [0, 1].
+    """Return the share of a head's raise of logits that goes to the token attended to, in [0, 1].
 
     For every position j of a sequence whose token t is an output: attending to j alone would add
     `v_j W_O W_U` to the logits (the actual value v_j, the final norm's centring and gain counted
@@ -137,9 +142,8 @@ def copying_score_logit(
     Runs the model, and so sees clamped values. `[layer, head]`, or `[batch, layer, head]`. Raises
     ValueError for sequences with fewer than two different outputs.
     """
-    refuse_wrong(model=model, sequences=batch, per_sequence=per_sequence)
     refuse_other_models(model)
-    tokens = batch.tokens if isinstance(batch, Batch) else batch
+    tokens = tokens_of(batch)
     share = _shares_of_outputs(model, tokens)
     w_u = unembedding(model, layer_norm=True)
     w_u = w_u - w_u.mean(dim=1, keepdim=True)
@@ -147,10 +151,9 @@ def copying_score_logit(
 
     def score(values: PerHead, layer: int, rows: slice) -> Float[Tensor, "batch head"]:
         w_o = model.W_O[layer]
-        values = values.repeat_interleave(len(w_o) // values.shape[2], dim=2)  # grouped queries
-        written = torch.einsum("bphr,hrd->bphd", values, w_o)
+        added = torch.einsum("bphr,hrd->bphd", _of_each_head(values, len(w_o)), w_o)
         outputs = w_u.T[tokens[rows].clamp(max=w_u.shape[1] - 1)]
-        raises = torch.einsum("bjhd,bkd->bhjk", written, outputs).relu()
+        raises = torch.einsum("bjhd,bkd->bhjk", added, outputs).relu()
         # Every position of a token has its part, so that a token counts once.
         part = share[rows, None, None, :].to(raises)
         whole = (raises * part).sum(dim=-1)
@@ -160,22 +163,102 @@ def copying_score_logit(
         counted = (share[rows, None] > 0).to(raises)
         return (ratio * counted).sum(dim=-1) / counted.sum(dim=-1)
 
-    return layer_scores(model, tokens, "attn.hook_v", score, per_sequence=per_sequence)
+    return layer_scores(model, tokens, score, point="attn.hook_v", per_sequence=per_sequence)
 
 
+@checked()
 @plain_torch()
 def copying_logit_chance(model: HookedTransformer, batch: Batch | Tokens) -> float:
-    """Score of a head that raises all tokens of a sequence alike: mean of 1 / different outputs."""
-    refuse_wrong(model=model, sequences=batch)
-    tokens = batch.tokens if isinstance(batch, Batch) else batch
+    """Return the score of a head that raises all tokens of a sequence alike.
+
+    The mean of 1 / (how many different outputs the sequence holds).
+    """
+    tokens = tokens_of(batch)
     return float((1 / _shares_of_outputs(model, tokens).sum(dim=1)).mean())
 
 
+@checked("it reads weights alone; label_copying_of_values(model, batch) takes sequences")
 @plain_torch()
+def label_copying(
+    model: HookedTransformer,
+    *,
+    tokens: Int[Tensor, " token"] | None = None,
+    layer_norm: bool = True,
+) -> Float[Tensor, "layer head label label"]:
+    """Return what attending to a label adds to the logits, by weights: `W_E[label] W_V W_O W_U`.
+
+    `[layer, head, label in, label out]`, any real number; `layer_norm` as the module says. Only the
+    label's own embedding is followed: in a trained network layer 0 rewrites labels, and later heads
+    copy what it wrote, which `label_copying_of_values` sees. `tokens` are the labels by default,
+    and have to be given for other than few-shot models. Score and chance: `label_copying_score`.
+    """
+    refuse_other_models(model)
+    if tokens is None and not isinstance(model.embed, FewShotEmbed):
+        raise ValueError("tokens=None: expected tokens, as only few-shot models have labels.")
+    chosen = copied_tokens(model, tokens)
+    w_u = unembedding(model, layer_norm=layer_norm)[:, chosen]
+    layers = range(model.cfg.n_layers)
+    return torch.stack([written(model, chosen, n, layer_norm=layer_norm) @ w_u for n in layers])
+
+
+@checked()
+@plain_torch()
+def label_copying_of_values(
+    model: HookedTransformer, batch: Batch
+) -> Float[Tensor, "layer head label label"]:
+    """Return what attending to a label adds to the logits, by values: the mean of `v W_O W_U`.
+
+    `[layer, head, label in, label out]`: the head's value v at every occurrence of a label in the
+    contexts, through the final norm's centring and gain but not its division. Runs the model, and
+    so sees clamped values. Score and chance: `label_copying_score`. Raises ValueError for a label
+    that no context shows.
+    """
+    refuse_other_models(model)
+    positions = list(batch.layout.labels)
+    shown = torch.nn.functional.one_hot(batch.context_labels, model.cfg.d_vocab_out)
+    counts = shown.sum(dim=(0, 1))
+    if int(counts.min()) == 0:
+        missing = torch.nonzero(counts == 0).flatten().tolist()
+        raise ValueError(f"batch: no context shows the labels {missing}; give more sequences.")
+    w_u = unembedding(model, layer_norm=True)
+
+    def read(values: PerHead, layer: int, rows: slice) -> Float[Tensor, "batch head label d_head"]:
+        del layer
+        values = _of_each_head(values, model.cfg.n_heads)
+        return torch.einsum("bphr,bpl->bhlr", values[:, positions], shown[rows].to(values))
+
+    chunks = each_chunk(model, batch.tokens, "attn.hook_v", read)
+    total = sum((part.double().sum(dim=0) for part in chunks), torch.zeros(()).double())
+    means = (total / counts[:, None]).to(w_u)
+    return means @ model.W_O @ w_u
+
+
+@checked()
+@plain_torch()
+def label_copying_score(
+    circuit: Float[Tensor, "layer head label label"],
+) -> Float[Tensor, "layer head"]:
+    """Return the mean diagonal of a label copying matrix minus the mean of the rest.
+
+    Any real number, in logits before the final norm's division: how much more a head raises the
+    label it attends to than it raises that label from another. Chance 0. What a head adds to a
+    logit whichever the label cancels. Over checkpoints:
+
+        ih.trace(run, lambda model, batch: ih.label_copying_score(ih.label_copying(model)))
+    """
+    if circuit.ndim != 4 or circuit.shape[-1] != circuit.shape[-2] or 0 in circuit.shape:
+        raise ValueError(
+            f"circuit: expected [layer, head, label, label], got shape {tuple(circuit.shape)}."
+        )
+    n = circuit.shape[-1]
+    own = circuit.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
+    return own / n - (circuit.sum(dim=(-2, -1)) - own) / (n * (n - 1))
+
+
 def eigenvalue_ratio(
     left: Float[Tensor, "head n r"], right: Float[Tensor, "head r n"]
 ) -> Float[Tensor, " head"]:
-    """`sum of Re lambda / sum of |lambda|` of `left @ right`; 0 where all are 0."""
+    """Return `sum of Re lambda / sum of |lambda|` of `left @ right`; 0 where all are 0."""
     n, r = left.shape[-2:]
     # AB and BA have the same eigenvalues but for zeros; the smaller one has the fewer of those.
     product = right @ left if r <= n else left @ right
@@ -186,28 +269,24 @@ def eigenvalue_ratio(
     return torch.where(real, values.real.sum(dim=-1) / size.where(real, torch.ones_like(size)), 0.0)
 
 
-def _circuit(
-    model: HookedTransformer, rows: Tensor, layer: int, head: int, layer_norm: bool
-) -> Float[Tensor, "token output"]:
-    attention = model.blocks[layer].attn
-    read = embedded(model, rows, layer, layer_norm=layer_norm)
-    written = read @ attention.W_V[head] @ attention.W_O[head]
-    return written @ unembedding(model, layer_norm=layer_norm)
+def _of_each_head(values: PerHead, n_heads: int) -> PerHead:
+    """Return values head by head where grouped queries share them."""
+    return values.repeat_interleave(n_heads // values.shape[2], dim=2)
 
 
 def _shares_of_outputs(model: HookedTransformer, tokens: Tokens) -> Float[Tensor, "batch pos"]:
-    """1 / (how often the token stands in its sequence), 0 for tokens that are no outputs."""
+    """Return 1 / (how often the token stands in its sequence), 0 for tokens that are no outputs."""
     if model.cfg.d_vocab != model.cfg.d_vocab_out and not isinstance(model.embed, FewShotEmbed):
         raise ValueError(
-            f"The model has {model.cfg.d_vocab} tokens and {model.cfg.d_vocab_out} outputs; "
-            "which are the same is not known."
+            f"model: expected outputs which are tokens, got {model.cfg.d_vocab} tokens and "
+            f"{model.cfg.d_vocab_out} outputs."
         )
     counts = (tokens[:, :, None] == tokens[:, None, :]).sum(dim=2)
     shares = torch.where(tokens < model.cfg.d_vocab_out, 1 / counts, 0.0)
     few = int((shares.sum(dim=1) < 1.5).sum())
     if few:
         raise ValueError(
-            f"{few} of {len(tokens)} sequences have fewer than two different tokens that are "
-            "outputs; there is nothing to tell apart."
+            f"{few} of {len(tokens)} sequences: expected two or more different tokens that are "
+            "outputs in each, to tell apart."
         )
     return shares

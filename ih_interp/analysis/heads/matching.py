@@ -1,4 +1,4 @@
-"""Matching: whether a head's queries find the key onto which an earlier head wrote the same token.
+"""Matching: whether a head's queries find the key to which an earlier head wrote the same token.
 
 In an induction circuit an earlier, previous-token head s writes at a label what stands before it,
 an exemplar y; a later head r finds it by K-composition with the query's exemplar x. Along that path
@@ -10,32 +10,43 @@ for vectors x, y that the heads read at the tokens' embeddings (`weights`). Thes
 weights: what they say is possible, path patching says is done.
 """
 
+from typing import Annotated, TypeAlias
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from ih_interp._torch_state import plain_torch
-from ih_interp.analysis.checks import refuse_wrong
+from ih_interp.analysis.checks import Within, checked
 from ih_interp.analysis.heads.composition import Pairs
 from ih_interp.analysis.heads.copying import eigenvalue_ratio
-from ih_interp.analysis.heads.weights import checked_tokens, embedded, inputs, refuse_other_models
+from ih_interp.analysis.heads.weights import (
+    different_tokens,
+    embedded,
+    inputs,
+    refuse_other_models,
+    written,
+)
+
+Distance: TypeAlias = Annotated[int, Within(0)]
 
 
+@checked()
 @plain_torch()
 def qk_matching(
     model: HookedTransformer,
     tokens: Int[Tensor, " token"],
     *,
-    distance: int = 0,
+    distance: Distance = 0,
     layer_norm: bool = True,
 ) -> Pairs:
-    """Share of pairs of different tokens x, y with M[x, x] > M[x, y], in [0, 1]; chance 1/2.
+    """Return the share of pairs of tokens x, y with M[x, x] > M[x, y], in [0, 1]; chance 1/2.
 
     `[source layer, source head, layer, head]`, NaN where the source's layer is not an earlier one;
-    M as the module says, over all ordered pairs of `tokens`, ties counted half. For sequences of
-    two pairs it is the accuracy with which head r would find the query's class if it read nothing
-    but what head s writes.
+    M as the module says, over all ordered pairs of different `tokens`, ties counted half. For
+    sequences of two pairs it is the accuracy with which head r would find the query's class if it
+    read nothing but what head s writes.
 
     Args:
         model: any HookedTransformer.
@@ -46,16 +57,15 @@ def qk_matching(
 
     Raises ValueError for fewer than two tokens, repeated ones, or a distance beyond the context.
     """
-    refuse_wrong(model=model, tokens=tokens, distance=distance, layer_norm=layer_norm)
     refuse_other_models(model)
-    tokens = checked_tokens(tokens.to(model.W_U.device), model.cfg.d_vocab)
+    tokens = different_tokens(model, tokens, model.cfg.d_vocab)
     n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
     scores = torch.full((n_layers, n_heads, n_layers, n_heads), torch.nan).to(model.W_U)
     for layer in range(1, n_layers):
         queries = _queries(model, tokens, layer, distance, layer_norm)
         w_k = inputs(model, "W_K", layer, layer_norm=layer_norm)
         for source in range(layer):
-            copies = _copied(model, tokens, source, layer_norm)
+            copies = written(model, tokens, source, layer_norm=layer_norm)
             for head in range(n_heads):
                 for writer in range(n_heads):
                     matches = queries[head] @ (copies[writer] @ w_k[head]).T
@@ -63,17 +73,18 @@ def qk_matching(
     return scores
 
 
+@checked()
 @plain_torch()
 def induction_trace(
     model: HookedTransformer,
     tokens: Int[Tensor, " token"],
     previous: Float[Tensor, "layer head"],
     *,
-    distance: int = 0,
+    distance: Distance = 0,
     layer_norm: bool = True,
     normalise: bool = True,
 ) -> Float[Tensor, "layer head"]:
-    """Trace of M, summed over sources by how much they attend to the previous token.
+    """Return the trace of M, summed over sources by how much they attend to the previous token.
 
     `W = sum over earlier heads s of previous[s] M_s`, a matrix over `tokens` (Olsson et al. 2022,
     appendix, with their matrices transposed). Its trace is the sum of its eigenvalues; divided by
@@ -84,26 +95,18 @@ def induction_trace(
     `previous` weighs the sources: `previous_token_score`, or that minus its chance. Other arguments
     and errors as in `qk_matching`.
     """
-    refuse_wrong(
-        model=model,
-        tokens=tokens,
-        previous=previous,
-        distance=distance,
-        layer_norm=layer_norm,
-        normalise=normalise,
-    )
     refuse_other_models(model)
-    tokens = checked_tokens(tokens.to(model.W_U.device), model.cfg.d_vocab)
+    tokens = different_tokens(model, tokens, model.cfg.d_vocab)
     n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
     if previous.shape != (n_layers, n_heads):
         raise ValueError(
-            f"The weights of sources have shape {tuple(previous.shape)}; [layer, head], "
-            f"{(n_layers, n_heads)}, was expected."
+            f"previous: expected [layer, head], {(n_layers, n_heads)}, got shape "
+            f"{tuple(previous.shape)}."
         )
     scores = torch.full((n_layers, n_heads), torch.nan).to(model.W_U)
     copies = torch.zeros(len(tokens), model.cfg.d_model).to(model.W_U)
     for layer in range(1, n_layers):
-        earlier = _copied(model, tokens, layer - 1, layer_norm)
+        earlier = written(model, tokens, layer - 1, layer_norm=layer_norm)
         copies = copies + torch.einsum("h,hnd->nd", previous[layer - 1].to(earlier), earlier)
         queries = _queries(model, tokens, layer, distance, layer_norm)
         keys = copies @ inputs(model, "W_K", layer, layer_norm=layer_norm)
@@ -124,23 +127,14 @@ def _queries(
         return queries
     if model.cfg.positional_embedding_type != "rotary":
         raise ValueError(
-            f"distance={distance} turns queries of models with rotary positions; this one's are "
-            f"{model.cfg.positional_embedding_type!r}. Leave it 0."
+            f"distance={distance}: expected 0, as positions are "
+            f"{model.cfg.positional_embedding_type!r} and not rotary."
         )
     if not 0 < distance < model.cfg.n_ctx:
-        raise ValueError(f"distance={distance}; from 0 to {model.cfg.n_ctx - 1} was expected.")
+        raise ValueError(f"distance={distance}: expected from 0 to {model.cfg.n_ctx - 1}.")
     by_position = queries.movedim(0, 1)[:, None]
     turned = attention.apply_rotary(by_position, past_kv_pos_offset=distance)
     return turned[:, 0].movedim(1, 0)
-
-
-def _copied(
-    model: HookedTransformer, tokens: Tensor, layer: int, layer_norm: bool
-) -> Float[Tensor, "head token d_model"]:
-    """What each head of a layer writes where it attends to a token."""
-    attention = model.blocks[layer].attn
-    read = embedded(model, tokens, layer, layer_norm=layer_norm)
-    return read @ attention.W_V @ attention.W_O
 
 
 def _share_below_diagonal(matches: Float[Tensor, "token token"]) -> float:

@@ -1,6 +1,6 @@
-"""One pass over every layer's activation at a hook point, and what a score makes of it.
+"""One pass over every layer's activation at a hook point, and scores made of these activations.
 
-`pattern_scores` is how every score of attention patterns is computed, and how to add one's own:
+`pattern_scores` computes every score of attention patterns, and one of your own:
 
     def to_first(pattern, rows):  # attention to the first token, chance 1 / n where n are visible
         return pattern[..., 0].mean(dim=-1)
@@ -10,7 +10,7 @@
 The model runs as it stands, under clamps and other people's hooks, and both are left as they were.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import pandas as pd
@@ -21,10 +21,9 @@ from transformer_lens import HookedTransformer
 from transformer_lens.hook_points import HookPoint
 
 from ih_interp._torch_state import plain_torch
-from ih_interp.analysis.checks import called_with, given_copies, refuse_wrong
+from ih_interp.analysis.checks import checked
 from ih_interp.clamps._active import active, pass_size
-from ih_interp.engine.compiled_scores import read as compiled_read
-from ih_interp.types import Head, Tokens, expect
+from ih_interp.types import Batch, Head, Pattern, Tokens
 
 PerHeadScore: TypeAlias = Float[Tensor, "layer head"] | Float[Tensor, "batch layer head"]
 Score: TypeAlias = Callable[[Tensor, slice], Tensor]
@@ -33,78 +32,83 @@ Score: TypeAlias = Callable[[Tensor, slice], Tensor]
 LayerScore: TypeAlias = Callable[[Tensor, int, slice], Tensor]
 """From a layer's activation, the layer, and which sequences these are, to `[batch, head]`."""
 
-CHUNK = 1_024  # sequences a pass: the activations of more leave the processor's cache
+CHUNK = 1_024  # sequences per pass: the activations of more leave the processor's cache
 
 
+@checked()
 @plain_torch()
 def pattern_scores(
-    model: HookedTransformer,
-    tokens: Tokens,
-    score: Score,
-    *,
-    per_sequence: bool = False,
-    last_query: bool = False,
+    model: HookedTransformer, tokens: Tokens, score: Score, *, per_sequence: bool = False
 ) -> PerHeadScore:
-    """Apply a score of one's own to every layer's pattern, 1,024 sequences at a time.
+    """Apply a score of your own to every layer's pattern, 1,024 sequences at a time.
 
     `score(pattern [batch, head, query, key], rows)` gives `[batch, head]`; `rows` is the slice of
-    `tokens` that the pattern belongs to. Chance is the score of `A[i, j] = 1 / (i + 1)`. A score
-    that reads `pattern[:, :, -1]` alone may say so with `last_query`: compiled passes (`trace`)
-    then compute no other rows of the last layer.
+    `tokens` that the pattern belongs to. Chance is the score of `A[i, j] = 1 / (i + 1)`.
     """
-    refuse_wrong(
-        model=model, sequences=tokens, per_sequence=per_sequence, last_query=last_query, score=score
-    )
-    score = given_copies(score)
-    return layer_scores(
-        model,
-        tokens,
-        "attn.hook_pattern",
-        lambda pattern, _, rows: score(pattern, rows),
-        per_sequence=per_sequence,
-        last_query=last_query,
-    )
+
+    def of_layer(pattern: Pattern, _: int, rows: slice) -> Tensor:
+        return score(pattern, rows)
+
+    return layer_scores(model, tokens, of_layer, per_sequence=per_sequence)
 
 
 def layer_scores(
     model: HookedTransformer,
     tokens: Tokens,
-    point: str,
     score: LayerScore,
     *,
+    point: str = "attn.hook_pattern",
     per_sequence: bool = False,
-    last_query: bool = False,
 ) -> PerHeadScore:
-    """Apply a score to the activation at a hook point of every layer, such as "attn.hook_v"."""
-    score = given_copies(score)
-    values = torch.cat(list(each_chunk(model, tokens, point, score, last_query=last_query)))
+    """Apply a score to the activation at a hook point of every layer, by default its pattern."""
+    values = torch.cat(list(each_chunk(model, tokens, point, score)))
     return values if per_sequence else values.double().mean(dim=0).float()
 
 
-@plain_torch()
-def each_chunk(
+def entry_score(
     model: HookedTransformer,
-    tokens: Tokens,
-    point: str,
-    read: LayerScore,
+    batch: Batch | Tokens,
+    queries: Sequence[int],
+    keys: Sequence[int],
     *,
-    last_query: bool = False,
+    divisor: int | None = None,
+    per_sequence: bool = False,
+) -> PerHeadScore:
+    """Return the sum of the entries `A[query, key]` over their number, or over `divisor`."""
+
+    def score(pattern: Pattern, *_: object) -> Float[Tensor, "batch head"]:
+        entries = pattern[:, :, list(queries), list(keys)]
+        return entries.sum(dim=-1) / (divisor or len(queries))
+
+    return layer_scores(model, tokens_of(batch), score, per_sequence=per_sequence)
+
+
+def entry_chance(queries: Sequence[int], divisor: int | None = None) -> float:
+    """Return the `entry_score` of even attention, 1 / (i + 1) at every key from query i."""
+    return sum(1 / (query + 1) for query in queries) / (divisor or len(queries))
+
+
+def tokens_of(batch: Batch | Tokens) -> Tokens:
+    """Return the tokens of a batch; tokens are returned as they are."""
+    return batch.tokens if isinstance(batch, Batch) else batch
+
+
+def each_chunk(
+    model: HookedTransformer, tokens: Tokens, point: str, read: LayerScore
 ) -> Iterator[Float[Tensor, "batch layer head ..."]]:
-    """What `read` makes of the activation at every layer's `point`, 1,024 sequences at a time.
+    """Yield `read` of the activation at every layer's `point`, 1,024 sequences at a time.
 
     Nothing after the last layer is computed unless clamps are on the model.
     """
-    expect(model, HookedTransformer, "The model", "a run's is run.model(step)")
-    if len(tokens) == 0:
-        raise ValueError("There are no sequences to score; give at least one.")
-    n_layers = model.cfg.n_layers
     size = pass_size(model, len(tokens), CHUNK)
     # A clamp whose hook never fires is an error, and some act on the logits.
-    stop = None if active(model) else n_layers
+    stop = None if active(model) else model.cfg.n_layers
+    names = [f"blocks.{layer}.{point}" for layer in range(model.cfg.n_layers)]
     for start in range(0, len(tokens), size):
         rows = slice(start, start + size)
         found: dict[int, Tensor] = {}
 
+        # Read in the hook, not kept: patterns of all layers of a language model would fill memory.
         def keep(
             activation: Tensor,
             hook: HookPoint,
@@ -113,36 +117,27 @@ def each_chunk(
         ) -> None:
             found[hook.layer()] = read(activation, hook.layer(), rows)
 
-        names = [f"blocks.{layer}.{point}" for layer in range(n_layers)]
-        compiled = compiled_read(model, tokens[rows], names, last_query=last_query)
-        if compiled is not None:
-            found.update((layer, read(a, layer, rows)) for layer, a in enumerate(compiled))
-        else:
-            with model.hooks(fwd_hooks=[(name, keep) for name in names]):
-                model(tokens[rows], stop_at_layer=stop)
-        yield torch.stack([found[layer] for layer in range(n_layers)], dim=1)
+        with model.hooks(fwd_hooks=[(name, keep) for name in names]):
+            model(tokens[rows], stop_at_layer=stop)
+        yield torch.stack([found[layer] for layer in range(model.cfg.n_layers)], dim=1)
 
 
-@called_with("give scores by name, {'induction': induction_strength(...)}")
+@checked("give scores by name, {'induction': induction_strength(...)}")
 @plain_torch()
 def head_table(
     scores: Mapping[str, Float[Tensor, "layer head"]], chance: Mapping[str, float] | None = None
 ) -> pd.DataFrame:
-    """Scores by name as one table, as `plots.plot_head_scores` draws it.
+    """Return scores by name as one table, as `plots.plot_head_scores` draws it.
 
     Columns `score`, `name` ("L1H3"), `value`, `chance`; NaN where no chance level is given.
     """
-    refuse_wrong(scores=scores, chance=chance)
-    for score, values in scores.items():
-        expect(values, Tensor, f"The score {score!r}", "give values [layer, head]")
-    levels = chance or {}
     return pd.DataFrame(
         [
             {
                 "score": score,
                 "name": str(Head(layer, head)),
                 "value": float(values[layer, head]),
-                "chance": levels.get(score, float("nan")),
+                "chance": (chance or {}).get(score, float("nan")),
             }
             for score, values in scores.items()
             for layer in range(values.shape[0])

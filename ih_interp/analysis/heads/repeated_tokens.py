@@ -6,21 +6,23 @@ next. For any HookedTransformer: no tokenizer is used. Scores are `[layer, head]
 take the same sequences: `duplicate_token_score(model, repeated_tokens(model, ...))`.
 """
 
-from typing import Literal, TypeAlias, get_args
+from typing import Annotated, Literal, TypeAlias
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from ih_interp._torch_state import plain_torch
-from ih_interp.analysis.checks import called_with, refuse_wrong
-from ih_interp.analysis.heads.pattern_scores import PerHeadScore, pattern_scores
-from ih_interp.types import Pattern, Tokens, expect, integer
+from ih_interp.analysis.checks import Positive, Within, checked
+from ih_interp.analysis.heads.pattern_scores import PerHeadScore, entry_chance, entry_score
+from ih_interp.types import Tokens
 
 Convention: TypeAlias = Literal["matched", "diagonal", "mul"]
 """What the attention to successors is divided by; `induction_score` says how."""
 
+Several: TypeAlias = Annotated[int, Within(2, 10**6)]
+Token: TypeAlias = Annotated[int, Within(0, 2**31)]
 
 GENERATOR = (
     "it draws its own sequences: write generator=torch.Generator().manual_seed(0); on yours use "
@@ -28,18 +30,19 @@ GENERATOR = (
 )
 
 
+@checked(GENERATOR)
 @plain_torch()
 def repeated_tokens(
     model: HookedTransformer,
     *,
     generator: torch.Generator,
-    n_sequences: int = 64,
-    period: int | None = None,
-    repeats: int = 2,
-    bos: int | None = None,
+    n_sequences: Positive = 64,
+    period: Several | None = None,
+    repeats: Several = 2,
+    bos: Token | None = None,
     vocabulary: Int[Tensor, " token"] | None = None,
 ) -> Tokens:
-    """`period` different random tokens said `repeats` times, after `bos` where one is given.
+    """Return `period` different random tokens said `repeats` times, after `bos` if it is given.
 
     Tokens are drawn evenly without repetition from `vocabulary`, by default all of the model's, and
     never `bos`. By default `period` fills the context, up to 25. On the model's device.
@@ -47,25 +50,23 @@ def repeated_tokens(
     Raises ValueError for sequences longer than the context, or a period that needs more different
     tokens than there are.
     """
-    expect(model, HookedTransformer, "The model", "a run's is run.model(step)")
-    room, repeats = model.cfg.n_ctx - (bos is not None), integer(repeats, f"repeats={repeats!r}")
-    period = min(25, room // max(repeats, 1)) if period is None else integer(period, "period")
-    if period < 2 or repeats < 2 or period * repeats > room:
+    room = model.cfg.n_ctx - (bos is not None)
+    repeats = int(repeats)  # uint8 would overflow
+    period = min(25, room // repeats) if period is None else int(period)
+    if period < 2 or period * repeats > room:
         raise ValueError(
-            f"{repeats} times {period} tokens do not fit: at least 2 x 2 and at most "
-            f"{room} tokens (n_ctx{'' if bos is None else ' without the BOS token'}) are needed."
+            f"period={period}, repeats={repeats}: expected at least 2 x 2 and at most {room} tokens"
+            f" (n_ctx{'' if bos is None else ' without the BOS token'})."
         )
-    if n_sequences < 1:
-        raise ValueError(f"n_sequences={n_sequences}; give at least one.")
     choice = torch.arange(model.cfg.d_vocab) if vocabulary is None else vocabulary.cpu().unique()
     if len(choice) and not (int(choice[0]) >= 0 and int(choice[-1]) < model.cfg.d_vocab):
-        raise ValueError(f"The vocabulary must lie in [0, {model.cfg.d_vocab}), the model's.")
+        raise ValueError(f"vocabulary: expected tokens of the model, in [0, {model.cfg.d_vocab}).")
     if bos is not None:
         choice = choice[choice != bos]
     if period > len(choice):
         raise ValueError(
-            f"period={period} needs as many tokens that differ; there are {len(choice)} of "
-            f"d_vocab={model.cfg.d_vocab} to draw from. Lower period."
+            f"period={period}: expected at most {len(choice)}, as many different tokens as there "
+            f"are to draw from (d_vocab={model.cfg.d_vocab})."
         )
     draws = torch.rand(n_sequences, len(choice), generator=generator)
     tokens = choice[draws.topk(period, dim=1).indices].repeat(1, repeats)
@@ -74,42 +75,32 @@ def repeated_tokens(
     return tokens.to(model.cfg.device)
 
 
-@called_with(GENERATOR)
+@checked(GENERATOR)
 @plain_torch()
 def prefix_matching_score(
     model: HookedTransformer,
     *,
     generator: torch.Generator,
-    n_sequences: int = 64,
-    period: int | None = None,
-    repeats: int = 2,
+    n_sequences: Positive = 64,
+    period: Several | None = None,
+    repeats: Several = 2,
     offset: int = 1,
-    bos: int | None = None,
+    bos: Token | None = None,
     vocabulary: Int[Tensor, " token"] | None = None,
     per_sequence: bool = False,
 ) -> PerHeadScore:
-    """Attention from repeated random tokens to what followed their last occurrence, in [0, 1].
+    """Return attention from repeated random tokens to what followed their last occurrence.
 
     Sequences are `repeated_tokens`; the score is the mean over positions i from the second time on
-    of `A[i, i - period + offset]`. `offset=1` is the successor, which an induction head attends to
-    (Olsson et al. 2022, arXiv:2209.11895, appendix: BOS, then 25 tokens 4 times; their prose says
-    "preceded", their mechanism and later code say successor); 0 the token itself, a duplicate-token
-    head; -1 its predecessor. Where that would stand before the first token (negative offsets), the
-    position is left out. A perfect head scores 1. Chance: `prefix_matching_chance`.
+    of `A[i, i - period + offset]`, in [0, 1]. `offset=1` is the successor, which an induction head
+    attends to (Olsson et al. 2022, arXiv:2209.11895, appendix: BOS, then 25 tokens 4 times; their
+    prose says "preceded", their mechanism and later code say successor); 0 the token itself, a
+    duplicate-token head; -1 its predecessor. Where that would stand before the first token
+    (negative offsets), the position is left out. A perfect head scores 1. Chance:
+    `prefix_matching_chance`.
 
     Raises ValueError as `repeated_tokens` does, and for an offset beyond one period.
     """
-    refuse_wrong(
-        model=model,
-        generator=generator,
-        n_sequences=n_sequences,
-        period=period,
-        repeats=repeats,
-        offset=offset,
-        token=bos,
-        vocabulary=vocabulary,
-        per_sequence=per_sequence,
-    )
     tokens = repeated_tokens(
         model,
         generator=generator,
@@ -122,42 +113,36 @@ def prefix_matching_score(
     period = (tokens.shape[1] - (bos is not None)) // int(repeats)
     queries = _prefix_rows(period, repeats, offset, bos is not None)
     keys = [query - period + int(offset) for query in queries]
-
-    def score(pattern: Pattern, _: slice) -> Float[Tensor, "batch head"]:
-        return pattern[:, :, queries, keys].mean(dim=-1)
-
-    return pattern_scores(model, tokens, score, per_sequence=per_sequence)
+    return entry_score(model, tokens, queries, keys, per_sequence=per_sequence)
 
 
+@checked()
 @plain_torch()
 def prefix_matching_chance(
-    period: int, repeats: int = 2, offset: int = 1, *, bos: bool = False
+    period: Several, repeats: Several = 2, offset: int = 1, *, bos: bool = False
 ) -> float:
-    """Score of even attention: mean over the scored rows i of 1 / (i + 1).
+    """Return the score of even attention: the mean over the scored rows i of 1 / (i + 1).
 
     >>> round(prefix_matching_chance(2), 6)
     0.291667
     """
-    period = integer(period, f"period={period!r}")
-    refuse_wrong(period=period, repeats=repeats, offset=offset, bos=bos)
-    rows = _prefix_rows(period, repeats, offset, bos)
-    return sum(1 / (row + 1) for row in rows) / len(rows)
+    return entry_chance(_prefix_rows(period, repeats, offset, bos))
 
 
-@called_with(GENERATOR)
+@checked(GENERATOR)
 @plain_torch()
 def induction_score(
     model: HookedTransformer,
     *,
     generator: torch.Generator,
-    n_sequences: int = 64,
-    period: int | None = None,
-    bos: int | None = None,
+    n_sequences: Positive = 64,
+    period: Several | None = None,
+    bos: Token | None = None,
     vocabulary: Int[Tensor, " token"] | None = None,
     convention: Convention = "matched",
     per_sequence: bool = False,
 ) -> PerHeadScore:
-    """Attention to the successor of a token's copy on `[BOS,] r, r`, in [0, 1].
+    """Return attention to the successor of a token's copy on `[BOS,] r, r`, in [0, 1].
 
     With P = `period` different tokens in r, every token of the second r, at position i, has one
     copy, P before it; the score reads the entries `A[i, i - P + 1]` of the diagonal -(P - 1).
@@ -166,7 +151,7 @@ def induction_score(
         diagonal  mean of the whole diagonal, `pattern.diagonal(-P + 1).mean()` (ARENA); it begins
                   before the second r, with 2 queries that have no copy (1 without BOS). A perfect
                   head that else rests on the first token gets (P + 1) / (P + 2) (1 without BOS)
-        mul       sum over the matched queries divided by all attention, one a position (the "mul"
+        mul       sum over the matched queries divided by all attention, one per position (the "mul"
                   of TransformerLens's `detect_head`); a perfect head gets P / (2 P + 1) (1/2
                   without BOS): 0.455 at P = 5, 0.488 at 20, 0.495 at 50
 
@@ -183,16 +168,6 @@ def induction_score(
 
     Raises ValueError as `repeated_tokens` does.
     """
-    refuse_wrong(
-        model=model,
-        generator=generator,
-        n_sequences=n_sequences,
-        period=period,
-        token=bos,
-        vocabulary=vocabulary,
-        convention=convention,
-        per_sequence=per_sequence,
-    )
     tokens = repeated_tokens(
         model,
         generator=generator,
@@ -204,49 +179,34 @@ def induction_score(
     period = tokens.shape[1] // 2
     queries, divisor = _induction_rows(period, bos is not None, convention)
     keys = [query - period + 1 for query in queries]
-
-    def score(pattern: Pattern, _: slice) -> Float[Tensor, "batch head"]:
-        return pattern[:, :, queries, keys].sum(dim=-1) / divisor
-
-    return pattern_scores(model, tokens, score, per_sequence=per_sequence)
+    return entry_score(model, tokens, queries, keys, divisor=divisor, per_sequence=per_sequence)
 
 
+@checked()
 @plain_torch()
 def induction_chance(
-    period: int, *, bos: bool = False, convention: Convention = "matched"
+    period: Several, *, bos: bool = False, convention: Convention = "matched"
 ) -> float:
-    """Score of even attention, 1 / (i + 1) from query i, under the same convention.
+    """Return the score of even attention, 1 / (i + 1) from query i, under the same convention.
 
     >>> round(induction_chance(2, bos=True), 6)  # mean of 1/4 and 1/5
     0.225
     """
-    period = integer(period, f"period={period!r}")
-    refuse_wrong(period=period, convention=convention, bos=bos)
-    queries, divisor = _induction_rows(period, bos, convention)
-    return sum(1 / (query + 1) for query in queries) / divisor
+    return entry_chance(*_induction_rows(period, bos, convention))
 
 
 def _prefix_rows(period: int, repeats: int, offset: int, bos: bool) -> list[int]:
-    """From the second saying on, the rows whose key stands in what was said."""
+    """Return the rows, from the second saying on, whose key stands in what was said."""
     period, repeats, offset = int(period), int(repeats), int(offset)  # uint8 would overflow
-    if period < 2 or repeats < 2:
-        raise ValueError(f"{repeats} times {period} tokens; at least 2 x 2 were expected.")
     if not -period < offset < period:
-        raise ValueError(f"offset={offset} must lie within one period of {period}.")
-    first = max(period, period - offset)
-    return [row + bos for row in range(first, period * repeats)]
+        raise ValueError(f"offset={offset}: expected less than one period of {period}.")
+    return [row + bos for row in range(max(period, period - offset), period * repeats)]
 
 
 def _induction_rows(period: int, bos: bool, convention: Convention) -> tuple[list[int], int]:
-    """Which queries are summed, and what the sum is divided by."""
-    if convention not in get_args(Convention):
-        raise ValueError(
-            f"convention={convention!r}; choose from {', '.join(get_args(Convention))}."
-        )
-    if period < 2:
-        raise ValueError(f"period={period}; at least two tokens were expected.")
-    n_positions = 2 * period + bos
+    """Return which queries are summed, and what the sum is divided by."""
+    n_positions = 2 * int(period) + bos
     if convention == "diagonal":
-        return list(range(period - 1, n_positions)), n_positions - period + 1
-    matched = list(range(period + bos, n_positions))
-    return matched, period if convention == "matched" else n_positions
+        return list(range(int(period) - 1, n_positions)), n_positions - int(period) + 1
+    matched = list(range(int(period) + bos, n_positions))
+    return matched, len(matched) if convention == "matched" else n_positions

@@ -17,43 +17,41 @@ from transformer_lens import HookedTransformer
 from ih_interp._stock import runs_own_code, wrong_norm
 from ih_interp.analysis.patching._last_layer import final_norm
 from ih_interp.model import FewShotEmbed
-from ih_interp.types import expect
 
 NORMS = (None, "LN", "LNPre", "RMS", "RMSPre")
 
 
 def refuse_other_models(model: HookedTransformer) -> None:
-    """TypeError or ValueError for what has no weights that can be read as these scores do."""
-    expect(model, HookedTransformer, "The model", "a run's is run.model(step)")
+    """Refuse a model whose weights cannot be read as these scores do (ValueError)."""
     if model.cfg.normalization_type not in NORMS:
         raise ValueError(
-            f"normalization_type={model.cfg.normalization_type!r} is no norm that weights can be "
-            f"read through; one of {', '.join(map(str, NORMS))} was expected."
+            f"normalization_type={model.cfg.normalization_type!r}: expected one of "
+            f"{', '.join(map(str, NORMS))}, through which weights can be read."
         )
     for number, block in enumerate(model.blocks):
         if not runs_own_code(block.attn, "forward", "calculate_qkv_matrices"):
             raise ValueError(
-                f"Attention in layer {number} ({type(block.attn).__name__}) makes queries, keys "
-                "or values by code of its own: its weights alone do not say what its heads read "
-                "and write. Use scores of patterns, or path_patch."
+                f"blocks.{number}.attn is a {type(block.attn).__name__}: expected "
+                "TransformerLens's own code, as weights alone do not say what other code reads "
+                "and writes. Use scores of patterns, or path_patch."
             )
     norms = [*(block.ln1 for block in model.blocks), *final_norm(model)]
     wrong = [norm for norm in norms if wrong_norm(norm, model.cfg)]
     if wrong:
         raise ValueError(
-            f"A norm has the type {type(wrong[0]).__name__}, which is not what normalization_type="
-            f"{model.cfg.normalization_type!r} says; weights cannot be read through it."
+            f"normalization_type={model.cfg.normalization_type!r}: expected norms of that type, "
+            f"got a {type(wrong[0]).__name__}."
         )
     if len({parameter.dtype for parameter in model.parameters()}) > 1:
-        raise ValueError("The weights have several dtypes; convert them, model.to(torch.float32).")
+        raise ValueError("model: expected weights of one dtype; use model.to(torch.float32).")
 
 
 def folded(
     model: HookedTransformer, norm: Any, weight: Float[Tensor, "*heads d_model out"]
 ) -> Float[Tensor, "*heads d_model out"]:
-    """The weight with the centring and gain of the norm before it.
+    """Return `C diag(w) W`, the weight with the centring C and gain w of the norm before it.
 
-    `C diag(w) W`, with C the centring (none for RMS); as TransformerLens's `fold_layer_norm`.
+    RMS norms do not centre. As TransformerLens's `fold_layer_norm`.
     """
     # Norms that TransformerLens has folded already ("LNPre", "RMSPre") have no gain of their own.
     gain = getattr(norm, "w", None)
@@ -66,7 +64,7 @@ def folded(
 def inputs(
     model: HookedTransformer, name: str, layer: int, *, layer_norm: bool
 ) -> Float[Tensor, "head d_model d_head"]:
-    """`W_Q`, `W_K` or `W_V` of a layer; with `layer_norm` its norm's linear part counted in."""
+    """Return `W_Q`, `W_K` or `W_V` of a layer, with `layer_norm` through its norm (`folded`)."""
     block = model.blocks[layer]
     weight = getattr(block.attn, name)
     if not layer_norm or model.cfg.normalization_type is None:
@@ -77,7 +75,7 @@ def inputs(
 def embedded(
     model: HookedTransformer, tokens: Int[Tensor, " token"], layer: int, *, layer_norm: bool
 ) -> Float[Tensor, "token d_model"]:
-    """What heads of a layer read at a token whose residual stream is its embedding alone.
+    """Return what heads of a layer read at a token whose residual stream is its embedding alone.
 
     Its row of `W_E`; with `layer_norm` as that layer's norm makes it, division included, shift not.
     Positions are not in it.
@@ -93,19 +91,27 @@ def embedded(
     return rows if gain is None else rows * gain
 
 
+def written(
+    model: HookedTransformer, tokens: Int[Tensor, " token"], layer: int, *, layer_norm: bool
+) -> Float[Tensor, "head token d_model"]:
+    """Return what each head of a layer writes where it attends to a token, read as `embedded`."""
+    attention = model.blocks[layer].attn
+    read = embedded(model, tokens, layer, layer_norm=layer_norm)
+    return read @ attention.W_V @ attention.W_O
+
+
 def unembedding(
     model: HookedTransformer, *, layer_norm: bool
 ) -> Float[Tensor, "d_model d_vocab_out"]:
-    """`W_U`, with `layer_norm` the final norm's centring and gain counted in.
+    """Return `W_U`, with `layer_norm` the final norm's centring and gain counted in.
 
     Its division is left out: it depends on the whole sequence, and scales all logits alike.
-    Raises ValueError where a soft cap stands behind it, through which logits are no sum.
+    Raises ValueError where a soft cap follows, through which logits are no sum.
     """
     if model.cfg.output_logits_soft_cap > 0:
         raise ValueError(
-            f"output_logits_soft_cap={model.cfg.output_logits_soft_cap}: capped logits are no sum "
-            "of what heads write, and no circuit of weights leads to them; set it to 0 for the "
-            "logits before the cap."
+            f"output_logits_soft_cap={model.cfg.output_logits_soft_cap}: expected 0, as capped "
+            "logits are no sum of what heads write."
         )
     if not layer_norm or model.cfg.normalization_type is None:
         return model.W_U
@@ -115,39 +121,35 @@ def unembedding(
 def copied_tokens(
     model: HookedTransformer, tokens: Int[Tensor, " token"] | None
 ) -> Int[Tensor, " token"]:
-    """Tokens that are outputs too: those given, or all; in few-shot models the labels.
+    """Return tokens that are outputs too: those given, or all; in few-shot models the labels.
 
     ValueError where the model's outputs are not its tokens and none are given, or for tokens that
     are not outputs.
     """
     n_tokens, n_outputs = model.cfg.d_vocab, model.cfg.d_vocab_out
-    if tokens is None:
-        if n_tokens != n_outputs and not isinstance(model.embed, FewShotEmbed):
-            raise ValueError(
-                f"The model has {n_tokens} tokens and {n_outputs} outputs; say with tokens= which "
-                "tokens are outputs of the same number."
-            )
-        return torch.arange(n_outputs, device=model.W_U.device)
-    return checked_tokens(tokens.to(model.W_U.device), min(n_tokens, n_outputs), "outputs")
-
-
-def checked_tokens(
-    tokens: Int[Tensor, " token"], size: int, what: str = "tokens"
-) -> Int[Tensor, " token"]:
-    """Two or more different tokens of a vocabulary; ValueError for others."""
-    if tokens.ndim != 1 or tokens.is_floating_point():
+    if tokens is not None:
+        return different_tokens(model, tokens, min(n_tokens, n_outputs))
+    if n_tokens != n_outputs and not isinstance(model.embed, FewShotEmbed):
         raise ValueError(
-            f"{what} are {tokens.dtype} of shape {tuple(tokens.shape)}; integers [token] were "
-            "expected."
+            f"tokens=None: expected tokens which are outputs of the same number, as the model has "
+            f"{n_tokens} tokens and {n_outputs} outputs."
         )
-    if len(tokens) < 2 or len(tokens.unique()) < len(tokens):
+    return torch.arange(n_outputs, device=model.W_U.device)
+
+
+def different_tokens(
+    model: HookedTransformer, tokens: Int[Tensor, " token"], size: int
+) -> Int[Tensor, " token"]:
+    """Return two or more different tokens below `size`, on the model's device, or ValueError."""
+    n_different = len(tokens.unique())
+    if tokens.ndim != 1 or len(tokens) < 2 or n_different < len(tokens):
         raise ValueError(
-            f"{len(tokens)} tokens, {len(tokens.unique())} of them different, came; "
-            "two or more were expected, each once."
+            f"tokens: expected [token], two or more, each once, got shape {tuple(tokens.shape)} "
+            f"with {n_different} different ones."
         )
     if not (int(tokens.min()) >= 0 and int(tokens.max()) < size):
         raise ValueError(
-            f"Tokens run from {int(tokens.min())} to {int(tokens.max())}; the {what} are "
-            f"0 to {size - 1}."
+            f"tokens: expected tokens in [0, {size}), got {int(tokens.min())} to "
+            f"{int(tokens.max())}."
         )
-    return tokens
+    return tokens.to(model.W_U.device)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
-from ih_interp.analysis.dynamics.emergence import first_below, time_on_plateau
+from ih_interp.analysis.dynamics.emergence import first_below, plateau_length
 from ih_interp.analysis.dynamics.trace import trace
 from ih_interp.analysis.heads.attention import induction_strength
 from ih_interp.paper.figures.fig04a_13 import correlation
@@ -56,7 +56,10 @@ def loss_claims(table: pd.DataFrame) -> list[Claim]:
 
 
 def _pause_claim(trains: Sequence[tuple[np.ndarray, np.ndarray]]) -> Claim:
-    plateau = [time_on_plateau(*train) for train in trains]
+    plateau = [
+        length.time if length.observed else math.inf
+        for length in (plateau_length(*train) for train in trains)
+    ]
     ends = [first_below(*train, 0.1) for train in trains]
     fall = [
         end - first_below(*train, 0.6) if math.isfinite(end) else math.inf

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
-from ih_interp.analysis._metrics import Metric
 from ih_interp.analysis.ablation.single_heads import ablate_each_head
+from ih_interp.evaluation import Metric
 from ih_interp.paper.study import Claim, Figure, Study, decimals, judged, over_seeds
 from ih_interp.plots import plot_ablate_each_head
 from ih_interp.plots.seeds import plot_each_network

@@ -18,9 +18,9 @@ from ih_interp.analysis._passes import recording
 from ih_interp.analysis.dynamics.trace import trace
 from ih_interp.analysis.heads.composition import (
     Kind,
+    output_composition,
+    output_composition_chance,
     pair_table,
-    wo_composition,
-    wo_composition_chance,
 )
 from ih_interp.analysis.patching.preserving import Keep, Kept, preserving_ablation, preserving_map
 from ih_interp.evaluation import query_metrics
@@ -162,8 +162,9 @@ def composition_table(study: Study) -> pd.DataFrame:
     """Composition before training beside that at the end, and beside what pairs then do.
 
     Columns: those of `Study.each_run`, `through` ("patterns": K-composition, "values": V),
-    `sender`, `receiver`, `start` and `end` (`wo_composition`, chance about 0.125), and `accuracy`
-    with that pair of heads alone left, as "one left" of Figure 11 (chance 1/L for L labels).
+    `sender`, `receiver`, `start` and `end` (`output_composition`, chance about 0.125), and
+    `accuracy` with that pair of heads alone left, as "one left" of Figure 11 (chance 1/L for L
+    labels).
     """
 
     def measure(run: Run, batch: Batch) -> pd.DataFrame:
@@ -196,10 +197,10 @@ def _accuracies(model: HookedTransformer, batch: Batch, names: Iterable[str]) ->
 
 def _compositions(model: HookedTransformer) -> pd.DataFrame:
     """The two maps of composition, as rows of `map_table`."""
-    chance = wo_composition_chance(model, generator=torch.Generator().manual_seed(0)).mean
+    chance = output_composition_chance(model, generator=torch.Generator().manual_seed(0)).mean
     return pd.concat(
         [
-            pair_table(wo_composition(model, kind))
+            pair_table(output_composition(model, kind))
             .rename(columns={"source": "sender", "name": "receiver"})
             .assign(map="composition", through=through, neutral=chance)
             for through, _, kind in THROUGH

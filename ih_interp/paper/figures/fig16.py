@@ -5,8 +5,7 @@ from matplotlib.figure import Figure as Canvas
 
 from ih_interp.analysis.ablation.single_heads import ablate_each_head, label_specific_accuracy
 from ih_interp.paper.study import Claim, Figure, Study, decimals, judged, over_seeds
-from ih_interp.plots.heads import plot_matches
-from ih_interp.plots.single_heads import plot_label_accuracy
+from ih_interp.plots import plot_label_accuracy, plot_matches
 from ih_interp.runs import Run
 from ih_interp.types import Batch
 

@@ -9,11 +9,11 @@ from numpy.testing import assert_allclose
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 import ih_interp as ih
-from ih_interp.analysis._metrics import SCALES, measured
 from ih_interp.analysis.ablation import coalitions as module, interactions
 from ih_interp.analysis.ablation._linear_readout import is_linear
 from ih_interp.analysis.ablation._subset_passes import one_cycle
 from ih_interp.analysis.ablation.coalitions import coalitions, subset_values
+from ih_interp.evaluation import SCALES, measured
 from ih_interp.types import Batch, Head
 
 LAST = ["L1H0", "L1H2", "L1H5"]

@@ -1,6 +1,5 @@
 """Progress measures against evaluations of single checkpoints, and the paper's table."""
 
-import inspect
 import shutil
 
 import pytest
@@ -114,12 +113,12 @@ def test_other_splits(runs):
 
 
 def test_another_network_is_refused(runs):
-    with pytest.raises(ValueError, match="'other' differs from the free run in seeds; only clamps"):
+    with pytest.raises(ValueError, match="'other' differs from the free run in seeds"):
         progress_beside_training(runs["none"], {"other": runs["other"]})
-    with pytest.raises(ValueError, match="no clamped runs; give them by name"):
+    with pytest.raises(ValueError, match="clamped"):
         progress_beside_training(runs["none"], {})
-    with pytest.raises(TypeError, match="'match': expected a Run, got a str"):
-        inspect.unwrap(progress_beside_training)(runs["none"], {"match": "runs/match"})
+    with pytest.raises(TypeError, match="'match'"):
+        progress_beside_training(runs["none"], {"match": "runs/match"})
 
 
 def test_unfinished_runs_are_told(runs, tmp_path):
@@ -131,10 +130,10 @@ def test_unfinished_runs_are_told(runs, tmp_path):
     with pytest.warns(UserWarning, match="killed is not finished"):
         progress_beside_training(free, {"match": killed}, batch=batch)
     (killed.folder / run_files.METRICS).unlink()
-    with pytest.raises(ValueError, match="The run 'match' has no metrics saved"):
+    with pytest.raises(ValueError, match="'match' has no metrics"):
         progress_beside_training(free, {"match": killed}, batch=batch)
-    with pytest.raises(TypeError, match="clamped: expected a Mapping"):
-        inspect.unwrap(progress_beside_training)(free, [match])
+    with pytest.raises(TypeError, match="clamped"):
+        progress_beside_training(free, [match])
 
 
 def test_clamps_that_cannot_act_together_are_refused(runs):

@@ -63,7 +63,7 @@ def test_by_hand():
     assert median_time(runs) == 3
     assert restricted_mean(runs, 4.0) == pytest.approx(1 + 2 * 0.75 + 0.375)
     assert restricted_mean(runs, 1.5) == pytest.approx(1 + 0.5 * 0.75)
-    with pytest.raises(ValueError, match="longest run ends at 4 without getting there"):
+    with pytest.raises(ValueError, match="horizon=5"):
         restricted_mean(runs, 5.0)
     assert restricted_mean(crossings([1, 3]), 9.0) == pytest.approx(2)  # all known
 
@@ -94,9 +94,9 @@ def test_a_median_that_is_not_reached():
     assert median_time(crossings([], [5])) == math.inf
     assert median_time(crossings([1, 2], [5, 5])) == 2  # at one half from 2 on, and no later fall
     assert kaplan_meier(crossings([], [5, 5])).share.tolist() == [1, 1]
-    with pytest.raises(ValueError, match="There are no runs"):
+    with pytest.raises(ValueError, match="crossings"):
         median_time([])
-    with pytest.raises(ValueError, match="There are no runs"):
+    with pytest.raises(ValueError, match="crossings"):
         kaplan_meier([])
 
 
@@ -145,7 +145,7 @@ def test_an_interval_may_be_open():
     assert found.high == math.inf
     again = bootstrap_over_seeds(crossings([1, 2, 3], [9, 9]))
     assert again == found
-    with pytest.raises(ValueError, match="1 seeds have no spread"):
+    with pytest.raises(ValueError, match="1 seeds"):
         bootstrap_over_seeds(crossings([1]))
 
 
@@ -195,9 +195,9 @@ def test_pairs_without_two_times_have_no_ratio():
     nobody = paired_times(second, second)
     assert math.isnan(nobody.p_of_signs)
     assert nobody.undecided == 1
-    with pytest.raises(ValueError, match=r"same seeds: \[1\] and \[2\]; drop the others"):
+    with pytest.raises(ValueError, match=r"\[1\] and \[2\]"):
         paired_times(first, {2: Crossing(1.0, True)})
-    with pytest.raises(ValueError, match="a time of 0 has no ratio"):
+    with pytest.raises(ValueError, match="time of 0"):
         paired_times({1: Crossing(0.0, True)}, first)
 
 
@@ -288,13 +288,13 @@ def test_several_columns_make_a_condition():
 
 def test_what_is_no_table_of_runs_is_refused():
     table = curves({"match": [110, 190]})
-    with pytest.raises(ValueError, match=r"lacks the columns \['condition'\]; condition, seed"):
+    with pytest.raises(ValueError, match=r"\['condition'\]"):
         emergence_table(table, by="condition")
-    with pytest.raises(ValueError, match="has 0 rows"):
+    with pytest.raises(ValueError, match="0 rows"):
         emergence_table(table[:0])
-    with pytest.raises(ValueError, match="The run of clamp match, seed 0: sequences do not ascend"):
+    with pytest.raises(ValueError, match="The run of clamp match, seed 0: sequences"):
         emergence_table(pd.concat([table, table]).query("seed == 0"))
-    with pytest.raises(ValueError, match="A seed comes twice; take the rows of one condition"):
+    with pytest.raises(ValueError, match="twice"):
         crossings_by_seed(emergence_table(curves(PLANTED)))
 
 
@@ -366,7 +366,7 @@ def test_times_that_are_none_are_refused_by_all(bad, observed, place):
         lambda: crossings_by_seed(table),
     )
     for call in calls:
-        with pytest.raises(ValueError, match=f"time.* holds {bad:g}: finite numbers of at least 0"):
+        with pytest.raises(ValueError, match=f"time.* holds {bad:g}"):
             call()
 
 
@@ -399,15 +399,15 @@ def test_observed_of_another_kind_is_refused_by_name(bad):
         {"clamp": "a", "seed": range(3), "time": [5.0, 7, 9], "observed": observed}
     )
     for function in (emergence_summary, survival_table, crossings_by_seed):
-        with pytest.raises(ValueError, match=r"The column 'observed' holds .*: True or False"):
+        with pytest.raises(ValueError, match="The column 'observed' holds"):
             function(table)
 
 
 def test_pairs_need_seeds_that_are_there():
     times = emergence_table(curves({"match": [110, 190]}))
     for seeds, words in (
-        ([0, np.nan], "A seed is missing"),
-        ([None, 1], "A seed is missing"),
+        ([0, np.nan], "missing"),
+        ([None, 1], "missing"),
         ([0, 0.5], "whole numbers"),
         ([3, 3.0], "comes twice"),
     ):
@@ -418,10 +418,10 @@ def test_pairs_need_seeds_that_are_there():
 def test_a_condition_is_told_by_columns_that_are_not_made():
     times = emergence_table(curves({"match": [110, 190]}))
     for by in ("time", "seed", ["clamp", "clamp"]):
-        with pytest.raises(ValueError, match="Rows are told apart by"):
+        with pytest.raises(ValueError, match="by="):
             emergence_table(curves({"match": [110, 190]}), by=by)
     for by in ("median", "observed"):
-        with pytest.raises(ValueError, match="Rows are told apart by"):
+        with pytest.raises(ValueError, match="by="):
             emergence_summary(times.assign(median=1), by=by)
 
 
@@ -441,7 +441,7 @@ def test_a_statistic_that_is_no_number_is_refused(given):
 @pytest.mark.parametrize("name", ["median_low", "restricted_mean", "widest_coverage", "n_observed"])
 def test_a_condition_has_no_name_of_the_summarys_columns(name):
     times = pd.DataFrame({name: ["a"], "seed": [0], "time": [1.0], "observed": [True]})
-    with pytest.raises(ValueError, match="different columns"):
+    with pytest.raises(ValueError, match="by="):
         emergence_summary(times, by=name)
 
 

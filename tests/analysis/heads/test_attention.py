@@ -1,6 +1,5 @@
 """Scores against loops over patterns, and against heads whose answer is known."""
 
-import inspect
 import math
 
 import pytest
@@ -9,7 +8,6 @@ from torch.testing import assert_close
 
 import ih_interp as ih
 from ih_interp.analysis.heads.attention import (
-    _score_rows,
     attention_entropy,
     current_token_chance,
     current_token_score,
@@ -20,7 +18,7 @@ from ih_interp.analysis.heads.attention import (
     previous_token_chance,
     previous_token_score,
 )
-from ih_interp.analysis.heads.pattern_scores import head_table, layer_scores, pattern_scores
+from ih_interp.analysis.heads.pattern_scores import head_table, pattern_scores
 
 
 def patterns(model, tokens):
@@ -71,7 +69,7 @@ def test_induction_strength_needs_a_choice(model, batch):
     wrong = ih.Batch(
         batch.tokens, torch.where((batch.context_labels == 4).any(1), 3, nowhere.target)
     )
-    with pytest.raises(ValueError, match="every context needs both"):
+    with pytest.raises(ValueError, match="every context"):
         induction_strength(model, wrong)
 
 
@@ -126,15 +124,14 @@ def test_entropy_of_attention_shared_by_two_labels_is_ln_2(model, batch):
 
 
 def test_rows_are_named_and_labels_need_pairs(model, batch):
-    # Past the type checker, which only tests have.
-    with pytest.raises(ValueError, match=r"rows='label'; choose from all, labels"):
-        inspect.unwrap(_score_rows)(5, "label")
-    with pytest.raises(ValueError, match="Sequences of 4 tokens are not pairs and a query"):
+    with pytest.raises(ValueError, match="rows='label'"):
+        previous_token_score(model, batch, rows="label")
+    with pytest.raises(ValueError, match="4 tokens"):
         previous_token_score(model, batch.tokens[:, :4], rows="labels")
 
 
 def test_nothing_cannot_be_scored(model, batch):
-    with pytest.raises(ValueError, match="no sequences to score"):
+    with pytest.raises(ValueError, match="batch"):
         attention_entropy(model, batch[:0])
 
 
@@ -196,7 +193,7 @@ def test_chance_of_duplicates_is_worked_out_by_hand():
 
 def test_duplicates_have_to_be_there(model, batch):
     tokens = torch.tensor([[5, 6, 7, 8, 9], [5, 6, 7, 8, 5]])
-    with pytest.raises(ValueError, match="1 of 2 sequences repeat no token"):
+    with pytest.raises(ValueError, match="1 of 2"):
         duplicate_token_score(model, tokens)
 
 
@@ -259,10 +256,5 @@ def test_what_a_score_gets_is_its_own_to_change(model, batch):
         pattern[:] = 0
         return value
 
-    def careless_layer(activation, layer, rows):
-        return careless(activation, rows)
-
     expected = pattern_scores(model, batch.tokens, fair)
     assert torch.equal(pattern_scores(model, batch.tokens, careless), expected)
-    found = layer_scores(model, batch.tokens, "attn.hook_pattern", careless_layer)
-    assert torch.equal(found, expected)

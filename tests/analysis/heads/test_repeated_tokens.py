@@ -1,7 +1,5 @@
 """Scores on repeated tokens, against loops, hand-built circuits, TransformerLens's detector."""
 
-import inspect
-
 import pytest
 import torch
 from torch.testing import assert_close
@@ -17,7 +15,6 @@ from ih_interp.analysis.heads.attention import (
     previous_token_score,
 )
 from ih_interp.analysis.heads.repeated_tokens import (
-    _induction_rows,
     induction_chance,
     induction_score,
     prefix_matching_chance,
@@ -278,11 +275,11 @@ def test_few_shot_models_have_room_for_two_by_two(model):
     ("options", "words"),
     [
         ({"period": 11}, "at most 20 tokens"),
-        ({"period": 1}, "at least 2 x 2"),
-        ({"period": 5, "offset": 5}, "offset=5 must lie within one period"),
-        ({"period": 10, "bos": 0}, "at most 19 tokens .n_ctx without the BOS token."),
-        ({"n_sequences": 0}, "n_sequences=0; give at least one"),
-        ({"vocabulary": torch.tensor([1, 30])}, r"must lie in \[0, 30\)"),
+        ({"period": 1}, "period=1"),
+        ({"period": 5, "offset": 5}, "offset=5"),
+        ({"period": 10, "bos": 0}, "at most 19 tokens"),
+        ({"n_sequences": 0}, "n_sequences=0"),
+        ({"vocabulary": torch.tensor([1, 30])}, "vocabulary"),
     ],
 )
 def test_prefix_matching_refuses_what_does_not_fit(language_model, options, words):
@@ -292,17 +289,17 @@ def test_prefix_matching_refuses_what_does_not_fit(language_model, options, word
 
 def test_prefix_matching_needs_as_many_tokens_as_a_period(language_model):
     language_model.cfg.d_vocab = 4
-    with pytest.raises(ValueError, match="period=5 needs as many tokens that differ; there are 4"):
+    with pytest.raises(ValueError, match="period=5: expected at most 4"):
         prefix_matching_score(language_model, generator=torch.Generator(), period=5)
 
 
 def test_a_vocabulary_without_the_bos_token_can_be_too_small(circuit):
-    with pytest.raises(ValueError, match="there are 7 of d_vocab=9"):
+    with pytest.raises(ValueError, match="at most 7"):
         induction_score(
             circuit, generator=seeded(), period=8, bos=1, vocabulary=torch.arange(1, N_TOKENS)
         )
 
 
 def test_conventions_are_named():
-    with pytest.raises(ValueError, match="convention='abs'; choose from matched, diagonal, mul"):
-        inspect.unwrap(_induction_rows)(5, False, "abs")
+    with pytest.raises(ValueError, match="convention='abs'"):
+        induction_chance(5, convention="abs")

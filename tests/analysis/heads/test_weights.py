@@ -15,17 +15,15 @@ from ih_interp.analysis.heads.composition import (
     _gaussian,
     composition_chance,
     composition_scores,
+    output_composition,
+    output_composition_chance,
     pair_table,
-    wo_composition,
-    wo_composition_chance,
 )
 from ih_interp.analysis.heads.copying import (
     copying_logit_chance,
     copying_score_diag,
     copying_score_eig,
     copying_score_logit,
-)
-from ih_interp.analysis.heads.label_copying import (
     label_copying,
     label_copying_of_values,
     label_copying_score,
@@ -109,13 +107,13 @@ def test_composition_worked_out_by_hand():
         reader.W_O[0, 0] = torch.tensor([0.0, 5.0])
     for kind, expected in {"Q": 0.6, "K": 0.0, "V": 0.6}.items():
         assert composition_scores(model, kind)[0, 0, 1, 0] == pytest.approx(expected)
-        assert wo_composition(model, kind)[0, 0, 1, 0] == pytest.approx(expected)
+        assert output_composition(model, kind)[0, 0, 1, 0] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("kind", ["Q", "K", "V"])
 @torch.no_grad()
-def test_wo_composition_equals_the_loop(kind, model):
-    found = wo_composition(model, kind)
+def test_output_composition_equals_the_loop(kind, model):
+    found = output_composition(model, kind)
     assert found[1].isnan().all()
     assert found[0, :, 0].isnan().all()
     for source in range(8):
@@ -128,7 +126,7 @@ def test_wo_composition_equals_the_loop(kind, model):
 
 def test_a_head_without_weights_composes_with_nothing(language_model):
     language_model.blocks[0].attn.W_O.data[1] = 0
-    for found in (composition_scores(language_model, "K"), wo_composition(language_model, "K")):
+    for found in (composition_scores(language_model, "K"), output_composition(language_model, "K")):
         assert (found[0, 1, 1:] == 0).all()
         assert (found[0, 0, 1:] > 0).all()
 
@@ -145,14 +143,16 @@ def test_chance_of_composition_is_that_of_gaussian_matrices(task):
     literal = norm(ov @ qk) / (norm(ov) * norm(qk))
     assert chance == pytest.approx((float(literal.mean()), float(literal.std())))
     assert chance.mean == pytest.approx(1 / math.sqrt(64), rel=0.02)
-    assert wo_composition_chance(model, generator=seeded()).mean == pytest.approx(1 / 8, rel=0.02)
+    assert output_composition_chance(model, generator=seeded()).mean == pytest.approx(
+        1 / 8, rel=0.02
+    )
 
 
 def test_initial_weights_compose_as_chance(model):
     """64 pairs of heads: their mean within four standard errors, and not those of the diagonal."""
     for scores, chance in (
         (composition_scores, composition_chance(model, generator=seeded())),
-        (wo_composition, wo_composition_chance(model, generator=seeded())),
+        (output_composition, output_composition_chance(model, generator=seeded())),
     ):
         for kind in ("Q", "K", "V"):
             mean = float(scores(model, kind)[0, :, 1].mean())
@@ -160,7 +160,7 @@ def test_initial_weights_compose_as_chance(model):
 
 
 def test_a_table_of_pairs_leaves_out_those_that_cannot_compose(model):
-    scores = wo_composition(model, "K")
+    scores = output_composition(model, "K")
     table = pair_table(scores)
     assert len(table) == 64
     row = table[(table["source"] == "L0H2") & (table["name"] == "L1H3")].iloc[0]
@@ -357,7 +357,7 @@ def test_label_copying_of_values_equals_the_loop(model, batch):
 
 def test_label_copying_of_values_needs_every_label(model, batch):
     few = batch[:1]
-    with pytest.raises(ValueError, match=r"No context shows the labels \[.*\]; give more"):
+    with pytest.raises(ValueError, match="no context shows"):
         label_copying_of_values(model, few)
 
 
@@ -457,32 +457,32 @@ def test_a_matcher_matches_and_others_score_chance(matcher):
 def test_only_models_whose_outputs_are_tokens_copy():
     model = plain(d_vocab_out=4)
     for score in (copying_score_eig, copying_score_diag):
-        with pytest.raises(ValueError, match="6 tokens and 4 outputs; say with tokens="):
+        with pytest.raises(ValueError, match="6 tokens and 4 outputs"):
             score(model)
-    with pytest.raises(ValueError, match="which are the same is not known"):
+    with pytest.raises(ValueError, match="6 tokens and 4 outputs"):
         copying_score_logit(model, torch.tensor([[0, 1, 2]]))
     chosen = torch.tensor([1, 3])
     assert copying_score_eig(model, tokens=chosen).shape == (2, 3)
     assert label_copying(model, tokens=chosen).shape == (2, 3, 2, 2)
-    with pytest.raises(ValueError, match="Tokens run from 1 to 5; the outputs are 0 to 3"):
+    with pytest.raises(ValueError, match="1 to 5"):
         copying_score_eig(model, tokens=torch.tensor([1, 5]))
 
 
 def test_what_weights_cannot_tell_is_refused(model, language_model):
-    with pytest.raises(ValueError, match="Only few-shot models have labels"):
+    with pytest.raises(ValueError, match="tokens=None"):
         label_copying(language_model)
-    with pytest.raises(ValueError, match="3 tokens, 2 of them different"):
+    with pytest.raises(ValueError, match="2 different"):
         qk_matching(model, torch.tensor([5, 6, 6]))
-    with pytest.raises(ValueError, match=r"distance=5; from 0 to 4 was expected"):
+    with pytest.raises(ValueError, match="distance=5"):
         qk_matching(model, torch.tensor([5, 6]), distance=5)
-    with pytest.raises(ValueError, match="this one's are 'standard'"):
+    with pytest.raises(ValueError, match="distance=1"):
         qk_matching(language_model, torch.tensor([2, 3]), distance=1)
-    with pytest.raises(ValueError, match=r"\(2, 8\), was expected"):
+    with pytest.raises(ValueError, match=r"\(2, 8\)"):
         induction_trace(model, torch.tensor([5, 6]), torch.zeros(8, 2))
-    with pytest.raises(ValueError, match="fewer than two different tokens that are outputs"):
+    with pytest.raises(ValueError, match="1 of 1 sequences"):
         copying_score_logit(model, torch.tensor([[5, 1, 6, 1, 5]]))
     language_model.cfg.normalization_type = "SoLU"
-    with pytest.raises(ValueError, match="normalization_type='SoLU' is no norm"):
+    with pytest.raises(ValueError, match="normalization_type='SoLU'"):
         composition_scores(language_model, "Q")
 
 
