@@ -51,7 +51,7 @@ def inputs_named(via: str | Sequence[str]) -> tuple[Input, ...]:
 
 
 def by_layer(heads: Iterable[HeadName], model: HookedTransformer) -> dict[int, list[int]]:
-    """Return heads by layer, in order; ValueError for a head that is missing or named twice."""
+    """Heads by layer, in order; ValueError for one the model lacks or that is named twice."""
     chosen = head_mask(parse_heads(heads), Shape.of(model))
     return {
         layer: row.nonzero()[:, 0].tolist() for layer, row in enumerate(chosen) if bool(row.any())
