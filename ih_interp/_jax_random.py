@@ -20,19 +20,19 @@ _PARITY = np.uint32(0x1BD11BDA)
 
 
 def key(seed: int) -> Key:
-    """`jax.random.PRNGKey(seed)` for seeds below 2**32."""
+    """Return `jax.random.PRNGKey(seed)` for seeds below 2**32."""
     if not 0 <= seed < 2**32:
-        raise ValueError(f"seed={seed} must lie in [0, 2**32).")
+        raise ValueError(f"seed={seed}: expected a number in [0, 2**32).")
     return np.array([0, seed], dtype=np.uint32)
 
 
 def split(key: Key, num: int = 2) -> list[Key]:
-    """`jax.random.split`."""
+    """Return `jax.random.split(key, num)`."""
     return list(_bits(key, 2 * num).reshape(num, 2))
 
 
 def permutation(key: Key, n: int) -> np.ndarray:
-    """`jax.random.permutation(key, n)`: int64 `[n]`."""
+    """Return `jax.random.permutation(key, n)`: int64 `[n]`."""
     order = np.arange(n)
     for _ in range(math.ceil(3 * math.log(max(1, n)) / math.log(2**32 - 1))):
         key, sort_key = split(key)
@@ -41,13 +41,13 @@ def permutation(key: Key, n: int) -> np.ndarray:
 
 
 def normal(key: Key, shape: tuple[int, ...]) -> np.ndarray:
-    """`jax.random.normal`: float32, equal to JAX's but for the last bits of erfinv."""
+    """Return `jax.random.normal`: float32, equal to JAX's but for the last bits of erfinv."""
     low = np.nextafter(np.float32(-1), np.float32(0))
     return (math.sqrt(2) * erfinv(_uniform(key, shape, low, np.float32(1)))).astype(np.float32)
 
 
 def truncated_normal(key: Key, shape: tuple[int, ...], bound: float = 2.0) -> np.ndarray:
-    """`jax.random.truncated_normal(key, -bound, bound)`: float32, within (-bound, bound)."""
+    """Return `jax.random.truncated_normal(key, -bound, bound)`: float32, inside the bounds."""
     edge = np.float32(erf(bound / math.sqrt(2)))
     draws = math.sqrt(2) * erfinv(_uniform(key, shape, -edge, edge))
     inside = np.nextafter(np.float32(bound), np.float32(0))
@@ -62,14 +62,14 @@ def _uniform(key: Key, shape: tuple[int, ...], low: np.float32, high: np.float32
 
 
 def _bits(key: Key, n: int) -> np.ndarray:
-    """`n` random words: the counters 0..n-1, halved and enciphered under the key."""
+    """Return `n` random words: the counters 0..n-1, halved and enciphered under the key."""
     counters = np.zeros(n + n % 2, dtype=np.uint32)
     counters[:n] = np.arange(n, dtype=np.uint32)
     return np.concatenate(_encipher(key, *np.split(counters, 2)))[:n]
 
 
 def _encipher(key: Key, left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Threefry-2x32 with 20 rounds of counters, two uint32 `[n]`."""
+    """Return Threefry-2x32 with 20 rounds of counters, two uint32 `[n]`."""
     schedule = (key[0], key[1], key[0] ^ key[1] ^ _PARITY)
     left, right = left + schedule[0], right + schedule[1]
     for block in range(5):

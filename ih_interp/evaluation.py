@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar, cast, get_args
@@ -225,7 +226,10 @@ def parse_metrics(metric: Metric | Sequence[Metric]) -> tuple[Metric, ...]:
 
 def metric_name(metric: Metric) -> str:
     """Return a metric's name in tables: of a function, its own."""
-    return metric if isinstance(metric, str) else getattr(metric, "__name__", repr(metric))
+    if isinstance(metric, str):
+        return metric
+    own: Any = inspect.unwrap(metric)  # without the copies of arguments that it is given
+    return getattr(own, "__name__", repr(own))
 
 
 def _given_by(metric: Callable[[Tensor, Batch], Tensor], logits: Tensor, batch: Batch) -> Tensor:

@@ -1,4 +1,4 @@
-"""The toy model of three vectors: a plateau and a sudden drop out of nothing but a product.
+"""The toy model of three vectors: a product alone makes a plateau and a sudden drop.
 
 `T*_ijk = a*_i b*_j c*_k` is learned as `a_i b_j c_k` by gradient descent: three factors that only
 work together, as the three subcircuits of an induction head do. Clamping one factor to its true
@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 
 from ih_interp import _jax_random as jax_random
 from ih_interp._config_base import Frozen
+from ih_interp.types import expect
 
 Name: TypeAlias = Literal["a", "b", "c"]
 Vectors: TypeAlias = dict[str, np.ndarray]
@@ -26,7 +27,7 @@ Size: TypeAlias = Annotated[int, Field(ge=1)]
 
 
 class ToyConfig(Frozen):
-    """One descent; defaults are the paper's."""
+    """A description of one descent; defaults are the paper's."""
 
     sizes: tuple[Size, Size, Size] = (20, 20, 20)
     """Entries of a, b and c."""
@@ -45,13 +46,13 @@ class ToyConfig(Frozen):
             size = self.sizes[NAMES.index(name)]
             if first is not None and first > size:
                 raise ValueError(
-                    f"clamp holds the first {first} entries of {name!r}, which has {size}."
+                    f"clamp[{name!r}]={first}: expected at most {size}, the size of {name!r}."
                 )
         return self
 
 
 def draw_vectors(config: ToyConfig) -> tuple[Vectors, Vectors]:
-    """The true vectors and the initial ones before any clamp, standard normal, from one seed."""
+    """Draw the true and the initial vectors, before any clamp, standard normal, from one seed."""
     keys = jax_random.split(jax_random.key(config.seed), 6)
     draws = [
         jax_random.normal(key, (size,)).astype(np.float64)
@@ -61,7 +62,7 @@ def draw_vectors(config: ToyConfig) -> tuple[Vectors, Vectors]:
 
 
 def descend(config: ToyConfig) -> Iterator[Vectors]:
-    """The vectors before every step of full-batch gradient descent, clamps already in force.
+    """Yield the vectors before every step of full-batch gradient descent, as they are clamped.
 
     Raises ValueError where the descent diverges.
     """
@@ -73,8 +74,8 @@ def descend(config: ToyConfig) -> Iterator[Vectors]:
             loss = _loss(vectors, true)
         if not math.isfinite(loss):
             raise ValueError(
-                f"learning_rate={config.learning_rate} diverges: "
-                f"the loss of iteration {iteration} is {loss}; lower it."
+                f"learning_rate={config.learning_rate}: expected a finite loss and got {loss} in "
+                f"iteration {iteration}; lower it."
             )
         yield vectors
         gradients = _gradients(vectors, true)
@@ -82,7 +83,7 @@ def descend(config: ToyConfig) -> Iterator[Vectors]:
 
 
 def train_toy(config: ToyConfig | None = None) -> pd.DataFrame:
-    """One row an iteration, measured before its step.
+    """Train the toy model and return one row per iteration, measured before its step.
 
     - `iteration`: from 0.
     - `loss`: 0.5 mean_ijk (T* - a b c)^2, at least 0; at the plateau, where the product has shrunk
@@ -94,7 +95,7 @@ def train_toy(config: ToyConfig | None = None) -> pd.DataFrame:
       length of a, which b and c can make up for: unless both are clamped it need not reach 0.
     """
     config = ToyConfig() if config is None else config
-    _refuse_other(config)
+    expect(config, ToyConfig, f"config={config!r}", "write ToyConfig(...)")
     true, _ = draw_vectors(config)
     rows = [
         (iteration, _loss(vectors, true), _progress_1(vectors, true), _progress_2(vectors, true))
@@ -104,14 +105,14 @@ def train_toy(config: ToyConfig | None = None) -> pd.DataFrame:
 
 
 def plateau_loss(config: ToyConfig) -> float:
-    """Loss of a product that is zero: 0.5 mean_ijk (T*)^2 = |a*|^2 |b*|^2 |c*|^2 / (2 I J K)."""
-    _refuse_other(config)
+    """Return the loss of a zero product: 0.5 mean (T*)^2 = |a*|^2 |b*|^2 |c*|^2 / (2 I J K)."""
+    expect(config, ToyConfig, f"config={config!r}", "write ToyConfig(...)")
     true, _ = draw_vectors(config)
     return math.prod(_square(true[name]) for name in NAMES) / (2 * math.prod(config.sizes))
 
 
 def lone_vector_losses(config: ToyConfig) -> np.ndarray:
-    """The exact loss of every iteration when only one vector is free: exponential, no plateau.
+    """Return the exact losses when only one vector is free: exponential, no plateau.
 
     With b and c clamped the gradient of a is r (a - a*) with r = |b*|^2 |c*|^2 / (I J K), so that
     every step multiplies a - a* by f = 1 - learning_rate r, and the loss of iteration t is
@@ -124,7 +125,8 @@ def lone_vector_losses(config: ToyConfig) -> np.ndarray:
     whole = [name for name in NAMES if held[name] == sizes[name]]
     if len(free) != 1 or len(whole) != 2:
         raise ValueError(
-            f"Two vectors clamped whole and one free have a closed form; got clamp={config.clamp}."
+            f"clamp={config.clamp}: expected two vectors clamped whole and one free, which have "
+            "a closed form."
         )
     true, initial = draw_vectors(config)
     rate = math.prod(_square(true[name]) for name in whole) / math.prod(config.sizes)
@@ -133,13 +135,8 @@ def lone_vector_losses(config: ToyConfig) -> np.ndarray:
     return start * factor ** (2 * np.arange(config.iterations))
 
 
-def _refuse_other(config: object) -> None:
-    if not isinstance(config, ToyConfig):
-        raise TypeError(f"config={config!r} has to be a ToyConfig; write ToyConfig(...).")
-
-
 def _held(config: ToyConfig) -> dict[str, int]:
-    """How many first entries of every vector are clamped."""
+    """Return how many first entries of every vector are clamped."""
     return {
         name: (config.clamp[name] or size) if name in config.clamp else 0
         for name, size in zip(NAMES, config.sizes, strict=True)

@@ -138,31 +138,23 @@ def test_missing_files_are_named(checkpoint, config, task, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "token"),
     [
-        ({"pos_embedding_type": "sinusoidal"}, "'sinusoidal' is not read, only 'rope' and 'ape'"),
-        ({"not_causal": True}, "not_causal=True is not read, only False"),
-        ({"data_type": "onehot"}, "data_type='onehot' is not read, only 'file'"),
+        ({"pos_embedding_type": "sinusoidal"}, "sinusoidal"),
+        ({"not_causal": True}, "not_causal"),
+        ({"data_type": "onehot"}, "onehot"),
+        ({"num_heads": 3}, "num_heads=3"),
+        ({"sin_time": 99.5}, "sin_time=99.5"),
+        ({"depth": True}, "depth"),
+        ({"d_model": 0}, "d_model"),
+        ({"mlp_ratio": "2"}, "mlp_ratio"),
+        ({"sin_time": 10**400}, "sin_time"),
     ],
     ids=str,
 )
-def test_options_that_are_not_read_are_refused(options, words, checkpoint, config, task):
+def test_options_that_are_not_read_are_refused(options, token, checkpoint, config, task):
     config.write_text(json.dumps(OPTIONS | options))
-    with pytest.raises(ValueError, match=rf"config\.json: .*{words}"):
-        load_icl_dynamics(checkpoint, config, task)
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"num_heads": 3}, "d_model=8 is no multiple of num_heads=3"),
-        ({"sin_time": 99.5}, "sin_time=99.5 is not read, only whole numbers"),
-    ],
-    ids=str,
-)
-def test_sizes_that_would_be_rounded_are_refused(options, words, checkpoint, config, task):
-    config.write_text(json.dumps(OPTIONS | options))
-    with pytest.raises(ValueError, match=rf"config\.json: {words}"):
+    with pytest.raises(ValueError, match=rf"config\.json .*{token}"):
         load_icl_dynamics(checkpoint, config, task)
 
 
@@ -177,7 +169,7 @@ def test_activations_are_the_published_codes(checkpoint, config, task):
 
 def test_another_programs_configuration_is_refused(checkpoint, config, task):
     config.write_text('{"depth": 2, "d_model": 8}')
-    with pytest.raises(ValueError, match=r"config\.json lacks num_heads, .* no configuration of"):
+    with pytest.raises(ValueError, match="num_heads"):
         load_icl_dynamics(checkpoint, config, task)
 
 

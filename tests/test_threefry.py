@@ -133,5 +133,5 @@ def test_draws_depend_on_the_key_alone():
 
 @pytest.mark.parametrize("seed", [-1, 2**32])
 def test_refuses_seeds_that_do_not_fit(seed):
-    with pytest.raises(ValueError, match=rf"seed={seed} must lie in \[0, 2\*\*32\)"):
+    with pytest.raises(ValueError, match=f"seed={seed}"):
         jax_random.key(seed)

@@ -1,4 +1,4 @@
-"""The published code's files (icl-dynamics, JAX): `.eqx` checkpoints, and `.h5` logs.
+"""A reader of the published code's files (icl-dynamics, JAX): `.eqx` checkpoints, `.h5` logs.
 
 An `.eqx` file is numpy arrays one after the other, in tree order, without names: the iteration, the
 model, the optimiser's state, the seeds. Nothing is unpickled. Features in `.h5` are read by
@@ -8,17 +8,18 @@ model, the optimiser's state, the seeds. Nothing is unpickled. Features in `.h5`
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeAlias
 
 import einops
 import h5py
 import numpy as np
 import pandas as pd
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from ih_interp._config_base import short
+from ih_interp._config_base import explain, short
 from ih_interp._torch_state import plain_torch
 from ih_interp.model import FewShotEmbed, ModelConfig, empty_model
 from ih_interp.storage import run_files
@@ -34,45 +35,73 @@ from ih_interp.storage.feature_files import (
 from ih_interp.tasks.few_shot import FewShotTask, features_by_token
 from ih_interp.types import expect
 
-UNSUPPORTED = {"not_causal": False, "data_type": "file"}
-"""Options whose other values would be another model."""
-
-WANTED = ("depth", "d_model", "num_heads", "pos_embedding_type", "no_norm", "mlp_ratio")
-"""Options that say which model it is."""
-
-KINDS: dict[str, tuple[type, ...]] = {
-    "depth": (int,),
-    "d_model": (int,),
-    "num_heads": (int,),
-    "mlp_ratio": (int, float, type(None)),
-    "sin_time": (int, float),
-    "no_norm": (bool,),
-}
-"""What those options, and the rotary base, have to be."""
-
-
 SMALL_MODEL = 1_000_000  # weights; larger ones are not made before the checkpoint holds as many
+
+Size: TypeAlias = Annotated[int, Field(gt=0, lt=2**31)]
+Number: TypeAlias = Annotated[float, Field(gt=0, lt=2**31)]
+
+
+class Options(BaseModel):
+    """The options of the published code that say which model it is; others are ignored."""
+
+    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
+
+    depth: Size
+    d_model: Size
+    num_heads: Size
+    mlp_ratio: Number | None
+    pos_embedding_type: Literal["rope", "ape"]
+    no_norm: bool
+    sin_time: Number = 10_000.0
+    not_causal: Literal[False] = False
+    data_type: Literal["file"] = "file"
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Options":
+        if self.d_model % self.num_heads:
+            raise ValueError(
+                f"d_model={self.d_model}: expected a multiple of num_heads={self.num_heads}"
+            )
+        if self.sin_time != int(self.sin_time):
+            raise ValueError(f"sin_time={self.sin_time}: expected a whole number")
+        return self
+
+    def shape(self) -> ModelConfig:
+        """Return the model that they describe."""
+        return ModelConfig(
+            n_layers=self.depth,
+            d_model=self.d_model,
+            n_heads=self.num_heads,
+            d_head=self.d_model // self.num_heads,
+            attn_only=self.mlp_ratio is None,
+            d_mlp=None if self.mlp_ratio is None else int(self.d_model * self.mlp_ratio),
+            act_fn="gelu_new",  # jax.nn.gelu, which approximates by tanh unless told not to
+            normalization_type=None if self.no_norm else "LN",
+            positional_embedding_type="rotary" if self.pos_embedding_type == "rope" else "standard",
+            rotary_base=int(self.sin_time),
+        )
 
 
 @plain_torch()
 def load_icl_dynamics(
     checkpoint: PathLike, config: PathLike, task: FewShotTask
 ) -> HookedTransformer:
-    """The published code's checkpoint as a `HookedTransformer` for the task.
+    """Return the published code's checkpoint as a `HookedTransformer` for the task.
 
     `config` is the `config.json` beside it. The task's exemplars and labels must be those it was
     trained with: shapes are checked, values cannot be. Raises FileNotFoundError for a missing file,
     ValueError for one that is cut short or holds another model.
     """
-    checkpoint = as_path(checkpoint, "checkpoint, the path of a file,")
-    config = as_path(config, "config, the path of a file,")
+    config = _file(config, "configuration")
     expect(task, FewShotTask, "The task", "make it with ih.FewShotTask(exemplars)")
-    options = _read_options(config)
     try:
-        shape = _model_config(options)
-    except ValueError as error:
-        raise ValueError(f"{config} describes no model that can be made: {error}") from error
-    arrays = _read_arrays(checkpoint)
+        options = Options.model_validate(run_files.read_json(config))
+        shape = options.shape()
+    except ValidationError as error:
+        raise ValueError(f"{config} describes no model: {explain(error)}.") from error
+    checkpoint = _file(checkpoint, "checkpoint")
+    with checkpoint.open("rb") as file:  # sizes, rates and flags lie between arrays as scalars
+        arrays = [array for array in _arrays_in(file, checkpoint) if array.ndim > 0]
     _refuse_huge(config, options, sum(array.size for array in arrays))
     model = empty_model(
         features_by_token(task.exemplars),
@@ -97,9 +126,7 @@ def read_icl_dynamics_log(path: PathLike) -> pd.DataFrame:
     Raises FileNotFoundError for a missing file, ValueError for one of another layout; as in
     `Exemplars.load` no link is followed and no size is believed.
     """
-    path = as_path(path, "The path of a log")
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no log at {path}.")
+    path = _file(path, "log")
     with opened_h5(path) as file:
         iterations = h5_item(file, "eval_iter")
         if not isinstance(iterations, h5py.Dataset):
@@ -131,81 +158,22 @@ def _log_table(name: str, group: h5py.Group, sequences: np.ndarray) -> pd.DataFr
     return pd.DataFrame({"sequences": sequences, "split": name, **means})
 
 
-def _read_options(path: Path) -> dict[str, Any]:
+def _file(path: PathLike, what: str) -> Path:
+    path = as_path(path, f"The path of a {what}")
     if not path.is_file():
-        raise FileNotFoundError(f"There is no configuration at {path}.")
-    options = run_files.read_json(path)
-    missing = [name for name in WANTED if name not in options]
-    if missing:
-        raise ValueError(
-            f"{path} lacks {', '.join(missing)}; it is no configuration of icl-dynamics."
-        )
-    for name, expected in UNSUPPORTED.items():
-        if options.get(name, expected) != expected:
-            raise ValueError(f"{path}: {name}={options[name]!r} is not read, only {expected!r}.")
-    if options["pos_embedding_type"] not in ("rope", "ape"):
-        raise ValueError(
-            f"{path}: pos_embedding_type={options['pos_embedding_type']!r} is not read, "
-            "only 'rope' and 'ape'."
-        )
-    _refuse_other_kinds(path, options)
-    d_model, n_heads, base = options["d_model"], options["num_heads"], _rotary_base(options)
-    if d_model % n_heads:
-        raise ValueError(f"{path}: d_model={d_model} is no multiple of num_heads={n_heads}.")
-    if base != int(base):
-        raise ValueError(f"{path}: sin_time={base} is not read, only whole numbers.")
-    return options
+        raise FileNotFoundError(f"There is no {what} at {path}.")
+    return path
 
 
-def _refuse_other_kinds(path: Path, options: dict[str, Any]) -> None:
-    """Refuse what JSON can hold and a model cannot: text, NaN, sizes below one."""
-    for name, kinds in KINDS.items():
-        value = options.get(name, 10_000.0)  # only the rotary base may be missing
-        if type(value) not in kinds:
-            expected = " or ".join(kind.__name__ for kind in kinds)
-            raise ValueError(f"{path}: {name}={value!r} has to be {expected}.")
-        if type(value) in (int, float) and not 0 < value < 2**31:
-            raise ValueError(f"{path}: {name}={value!r} has to lie between 0 and 2^31.")
-
-
-def _refuse_huge(path: Path, options: dict[str, Any], n_values: int) -> None:
+def _refuse_huge(path: Path, options: Options, n_values: int) -> None:
     """Refuse a model far larger than its checkpoint, before memory is taken for it."""
-    width, ratio = options["d_model"], options["mlp_ratio"] or 0
-    due = options["depth"] * (100 + width * width * (4 + 2 * ratio))  # attention and MLPs
+    width, ratio = options.d_model, options.mlp_ratio or 0
+    due = options.depth * (100 + width * width * (4 + 2 * ratio))  # attention and MLPs
     if due > max(SMALL_MODEL, n_values):
         raise ValueError(
             f"{path} describes a model of more than {due:,.0f} weights, and the checkpoint holds "
             f"{n_values:,} numbers."
         )
-
-
-def _rotary_base(options: dict[str, Any]) -> float:
-    return options.get("sin_time", 10_000.0)
-
-
-def _model_config(options: dict[str, Any]) -> ModelConfig:
-    d_model, n_heads, ratio = options["d_model"], options["num_heads"], options["mlp_ratio"]
-    rope = options["pos_embedding_type"] == "rope"
-    return ModelConfig(
-        n_layers=options["depth"],
-        d_model=d_model,
-        n_heads=n_heads,
-        d_head=d_model // n_heads,
-        attn_only=ratio is None,
-        d_mlp=None if ratio is None else int(d_model * ratio),
-        act_fn="gelu_new",  # jax.nn.gelu, which approximates by tanh unless told not to
-        normalization_type=None if options["no_norm"] else "LN",
-        positional_embedding_type="rotary" if rope else "standard",
-        rotary_base=int(_rotary_base(options)),
-    )
-
-
-def _read_arrays(path: Path) -> list[np.ndarray]:
-    """All arrays with axes: sizes, rates and flags lie between them as scalars."""
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no checkpoint at {path}.")
-    with path.open("rb") as file:
-        return [array for array in _arrays_in(file, path) if array.ndim > 0]
 
 
 def _arrays_in(file: io.BufferedIOBase, path: Path) -> Iterator[np.ndarray]:
@@ -231,25 +199,24 @@ def _copy_arrays(model: HookedTransformer, arrays: Iterator[np.ndarray]) -> None
         _check_shape(table, (cfg.d_model, cfg.n_ctx))
         model.pos_embed.W_pos.copy_(table.T)
     blocks: Any = model.blocks
-    final: Any = model.ln_final if cfg.normalization_type is not None else None
     for block in blocks:
-        if cfg.normalization_type is not None:
-            _take(arrays, block.ln1.w)
-            _take(arrays, block.ln1.b)
+        _take_norm(arrays, block.ln1)
         _take_attention(arrays, block.attn)
         if not cfg.attn_only:
-            if cfg.normalization_type is not None:
-                _take(arrays, block.ln2.w)
-                _take(arrays, block.ln2.b)
+            _take_norm(arrays, block.ln2)
             _take(arrays, block.mlp.W_in, "mlp model -> model mlp")
             _take(arrays, block.mlp.b_in)
             _take(arrays, block.mlp.W_out, "model mlp -> mlp model")
             _take(arrays, block.mlp.b_out)
-    if final is not None:
-        _take(arrays, final.w)
-        _take(arrays, final.b)
+    _take_norm(arrays, getattr(model, "ln_final", None))
     _take(arrays, model.unembed.W_U, "label model -> model label")
     _take(arrays, model.unembed.b_U)
+
+
+def _take_norm(arrays: Iterator[np.ndarray], norm: Any) -> None:
+    if hasattr(norm, "w"):  # there is none to take where the model has no norms
+        _take(arrays, norm.w)
+        _take(arrays, norm.b)
 
 
 def _take_attention(arrays: Iterator[np.ndarray], attention: torch.nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Logits of every subset of the last layer's heads, from one pass.
+"""The logits of every subset of the last layer's heads, from one pass.
 
 In an attention-only model nothing but the final norm and the unembedding reads what the last
 layer's heads write. With 0/1 numbers m_0 = 1 for all the rest and m_i for head i, the residual
@@ -21,31 +21,19 @@ from transformer_lens.components.rms_norm import RMSNorm
 from ih_interp._stock import not_plain, parts_of
 from ih_interp.analysis.patching._last_layer import final_norm
 
-BEFORE_Z = (
-    "hook_resid_pre",
-    "hook_attn_in",
-    "hook_q_input",
-    "hook_k_input",
-    "hook_v_input",
-    "ln1",
-    "ln1.hook_scale",
-    "ln1.hook_normalized",
-    "attn.hook_q",
-    "attn.hook_k",
-    "attn.hook_v",
-    "attn.hook_rot_q",
-    "attn.hook_rot_k",
-    "attn.hook_attn_scores",
-    "attn.hook_pattern",
-    "attn.hook_z",
+BEFORE_Z = frozenset(
+    [f"hook_{name}" for name in ("resid_pre", "attn_in", "q_input", "k_input", "v_input")]
+    + ["ln1", "ln1.hook_scale", "ln1.hook_normalized"]
+    + [f"attn.hook_{name}" for name in ("q", "k", "v", "rot_q", "rot_k")]
+    + [f"attn.hook_{name}" for name in ("attn_scores", "pattern", "z")]
 )
-"""What a block runs up to the heads' output: hooks here leave the rest of the last block linear."""
+"""Modules of a block up to the heads' output: hooks here leave the rest of the block linear."""
 
 
 def is_linear(model: HookedTransformer) -> bool:
-    """Whether the logits are linear in the last layer's `hook_z`, but for the final norm's scale.
+    """Return whether logits are linear in the last `hook_z`, but for the final norm's scale.
 
-    So it is for an attention-only model with one of TransformerLens's norms or none, as long as no
+    They are in an attention-only model with one of TransformerLens's norms or none, as long as no
     hook stands after the last `hook_z`. Anything not known to be linear is not.
     """
     if not model.cfg.attn_only:
@@ -67,17 +55,17 @@ class Readout(NamedTuple):
     eps: float
 
     def scale(self, on: Float[Tensor, "subset part"]) -> Float[Tensor, "subset batch"] | None:
-        """The final norm's scale for every subset; None without a norm."""
+        """Return the final norm's scale for every subset; None without a norm."""
         if self.gram is None:
             return None
         i, j = _pairs(on.shape[1])
         squares = times(on[:, i] * on[:, j], self.gram)
-        return (squares.clamp(min=0) + self.eps).sqrt()  # no rounding below 0
+        return (squares.clamp(min=0) + self.eps).sqrt()  # rounding may fall below 0
 
     def logits(
         self, on: Float[Tensor, "subset part"], scale: Float[Tensor, "#subset batch"] | None = None
     ) -> Float[Tensor, "subset batch label"]:
-        """Logits of every subset, by their own scale or a given one."""
+        """Return the logits of every subset, by their own scale or a given one."""
         n_parts, n_sequences, n_labels = self.unnormalised.shape
         total = times(on, self.unnormalised.reshape(n_parts, -1))
         total = total.reshape(-1, n_sequences, n_labels)
@@ -88,7 +76,7 @@ class Readout(NamedTuple):
 def times(
     on: Float[Tensor, "subset part"], parts: Float[Tensor, "part any"]
 ) -> Float[Tensor, "subset any"]:
-    """Return `on @ parts`, where a part that is off adds 0 though it is infinite or no number."""
+    """Return `on @ parts`, where a part that is off adds 0 even if it is infinite or NaN."""
     finite = parts.isfinite()
     if bool(finite.all()):
         return on @ parts
@@ -103,20 +91,20 @@ def readout(
     ablated: Float[Tensor, "#batch chosen d_head"],
     resid: Float[Tensor, "batch d_model"],
 ) -> Readout:
-    """The parts of the logits where `is_linear`.
+    """Return the parts of the logits of a model that `is_linear`.
 
     Args:
-        model: whose last layer, final norm and unembedding are read.
+        model: its last layer, final norm and unembedding are read.
         heads: heads of the last layer, in the order of `ablated`.
         z: `hook_z` of all its heads at the last position.
-        ablated: what stands in place of a chosen head's if it is ablated.
+        ablated: what replaces `hook_z` of the chosen heads if they are ablated.
         resid: the residual stream before the last layer.
     """
     attn = model.blocks[-1].attn
     w_o, z = attn.W_O.double(), z.double()
     off = z.clone()
     off[:, list(heads)] = ablated.to(z)
-    # A sum of what stays, not all minus the heads: one that writes much would leave its rounding.
+    # A sum of what stays, not all minus the heads: a head with large output would leave rounding.
     rest = resid.double() + attn.b_O.double() + torch.einsum("bhk,hkd->bd", off, w_o)
     changed = (z - off)[:, list(heads)]
     parts = torch.cat([rest[None], torch.einsum("bhk,hkd->hbd", changed, w_o[list(heads)])])

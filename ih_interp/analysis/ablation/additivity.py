@@ -127,7 +127,7 @@ def additivity_test(
         found = _rows(both, heads, -1 if metric in LOWER_IS_BETTER else 1, draws)
         effects = _interactions(both).reshape(len(both), -1)
         p = sign_flip_test(effects, n_permutations=n_permutations, seed=seed)
-        found = _with_p(found, p.reshape(len(PARTS), -1))
+        _add_p(found, p.reshape(len(PARTS), -1))
         rows += [{"metric": metric_name(metric), **row} for row in found]
     return AdditivityReport(
         heads=heads,
@@ -226,16 +226,12 @@ def _interactions(both: Float[ndarray, "batch two subset"]) -> Float[ndarray, "b
     return np.where(small, 0.0, found)
 
 
-def _with_p(rows: list[dict[str, Any]], p: Float[ndarray, "part pair"]) -> list[dict[str, Any]]:
-    """Return the same rows, those of interactions with p-values and their adjusted ones."""
+def _add_p(rows: Sequence[dict[str, Any]], p: Float[ndarray, "part pair"]) -> None:
+    """Add p-values, and those adjusted for discoveries, to the rows of interactions."""
     q = np.stack([adjusted_for_discoveries(of_part) for of_part in p])
-    each = iter(zip(p.ravel(), q.ravel(), strict=True))
-    return [
-        row | dict(zip(("p", "q"), next(each), strict=True))
-        if row["quantity"] == "interaction"
-        else row
-        for row in rows
-    ]
+    pairs = (row for row in rows if row["quantity"] == "interaction")
+    for row, of_pair, adjusted in zip(pairs, p.ravel(), q.ravel(), strict=True):
+        row.update(p=of_pair, q=adjusted)
 
 
 def _rounded(x: Float[ndarray, "*shape"], rounding: float) -> Float[ndarray, "*shape"]:

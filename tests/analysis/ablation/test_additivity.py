@@ -215,5 +215,5 @@ def test_one_head_is_refused(model, batch):
 
 
 def test_one_sequence_is_refused(model, batch):
-    with pytest.raises(ValueError, match="1 sequences"):
+    with pytest.raises(ValueError, match="two or more"):
         additivity_test(model, batch[:1], ["L1H0", "L1H1"])

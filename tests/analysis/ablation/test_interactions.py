@@ -1,8 +1,7 @@
-"""Games against their definitions, subset by subset, and against shapiq."""
+"""Games against their definitions, subset by subset."""
 
 import itertools
 import math
-import warnings
 
 import numpy as np
 import pytest
@@ -93,41 +92,6 @@ def test_diagonals_hold_the_index_of_the_single_player():
         (interactions.banzhaf_interaction, interactions.banzhaf),
     ):
         assert_allclose(np.diag(pairs(v)), single(v), atol=1e-12)
-
-
-def by_shapiq(v, index, order):
-    """Shapiq's values of the game by its players, from its own enumeration of subsets."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        shapiq = pytest.importorskip("shapiq")
-        n = interactions.n_players(v)
-        computer = shapiq.ExactComputer(
-            n_players=n, game=lambda on: v[on.astype(int) @ (1 << np.arange(n))]
-        )
-        return computer(index, order=order)
-
-
-@pytest.mark.parametrize(
-    ("ours", "index", "order"),
-    [
-        (interactions.shapley, "SV", 1),
-        (interactions.banzhaf, "BV", 1),
-        (interactions.shapley_interaction, "SII", 2),
-        (interactions.banzhaf_interaction, "BII", 2),
-        (interactions.shapley_taylor, "STII", 2),
-        (interactions.moebius, "Moebius", 4),
-    ],
-)
-def test_shapiq_agrees(ours, index, order):
-    v = random_game(4, seed=1)
-    v[0] = 0  # shapiq leaves the empty set out of its Moebius transform
-    found, theirs = ours(v), by_shapiq(v, index, order)
-    for players in subsets(range(4))[1:]:
-        if ours is interactions.moebius:
-            assert at(found, players) == pytest.approx(theirs[players], abs=1e-10)
-        elif len(players) == order:
-            here = found[players] if order == 2 else found[players[0]]
-            assert here == pytest.approx(theirs[players], abs=1e-10)
 
 
 def test_or_is_redundant_and_and_is_complementary():
