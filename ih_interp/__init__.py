@@ -27,10 +27,10 @@ if TYPE_CHECKING:
         coalitions as coalitions,
     )
     from ih_interp.analysis.ablation.single_heads import (
+        ablate_each_head as ablate_each_head,
         add_back as add_back,
         label_specific_accuracy as label_specific_accuracy,
         mistakes_corrected as mistakes_corrected,
-        only_and_without as only_and_without,
     )
     from ih_interp.analysis.dynamics.emergence import (
         Crossing as Crossing,
@@ -197,7 +197,7 @@ _HOME = {
     "add_back": "analysis.ablation.single_heads",
     "label_specific_accuracy": "analysis.ablation.single_heads",
     "mistakes_corrected": "analysis.ablation.single_heads",
-    "only_and_without": "analysis.ablation.single_heads",
+    "ablate_each_head": "analysis.ablation.single_heads",
     "resample_class": "analysis.patching.corruptions",
     "swap_exemplars": "analysis.patching.corruptions",
     "swap_labels": "analysis.patching.corruptions",

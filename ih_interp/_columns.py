@@ -123,9 +123,10 @@ def refuse_columns(table: pd.DataFrame, columns: Sequence[str]) -> None:
     names = list(table.columns)
     lacking = [column for column in columns if column not in names]
     if lacking or len(table) == 0:
+        lacks = f" and lacks the columns {lacking}" if lacking else ""
         raise ValueError(
-            f"The table has {len(table)} rows and lacks the columns {lacking}: expected rows with "
-            f"{', '.join(columns)}."
+            f"The table has {len(table)} rows{lacks}; "
+            f"{', '.join(map(str, columns)) or 'some rows'} were expected, and it has {names[:12]}."
         )
     twice = [column for column in columns if names.count(column) > 1]
     if twice:

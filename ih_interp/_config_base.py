@@ -1,7 +1,7 @@
 """The base of every value that is written to JSON: frozen, keyword-only, strict about fields.
 
-It also says what its fields are: `help` and `?` show a signature in words and the docstring that
-stands under each field, and nothing of pydantic.
+`help` and `?` show its signature in words and the docstring under each field, and nothing of
+pydantic.
 """
 
 import inspect
@@ -45,7 +45,7 @@ LIMITS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(Field,))
 class Readable(ModelMetaclass):
-    """The class of configuration classes: `dir` and `help` list what is ours, not pydantic's."""
+    """A class of configuration classes: `dir` and `help` list what is ours, not pydantic's."""
 
     def __dir__(cls) -> list[str]:
         ours = [base for base in cls.__mro__ if isinstance(base, Readable)]
@@ -74,15 +74,13 @@ class Frozen(BaseModel, metaclass=Readable):
         cls.__doc__ = f"{own}\n\n{_told(cls.model_fields)}".rstrip()
 
     def __init__(self, *given: object, **fields: Any) -> None:
-        """Take the fields by name; TypeError in words for values that came without one."""
+        """Take the fields by name; TypeError for values that came without one."""
         if given:
-            cls = type(self)
-            names = [name for name in cls.model_fields if name not in ("kind", "schedule")]
-            needed = [name for name in names if cls.model_fields[name].is_required()]
-            first = (needed or names or ["schedule"])[0]
+            name, fields = type(self).__name__, type(self).model_fields
+            first = next((field for field, _ in _in_order(fields) if field != "kind"), "field")
             raise TypeError(
-                f"{cls.__name__} takes its fields by name and {given[0]!r} came without one; "
-                f"write {cls.__name__}({first}=...)."
+                f"{name} takes its fields by name and {given[0]!r} came without one; "
+                f"write {name}({first}=...)."
             )
         super().__init__(**fields)
 
@@ -104,7 +102,7 @@ class Frozen(BaseModel, metaclass=Readable):
         return plain
 
     def __repr_args__(self) -> list[tuple[str | None, Any]]:
-        """What a call has to say to get this value: the fields that differ from their defaults."""
+        """Return what a call has to say to get this value: fields other than their defaults."""
         fields = type(self).model_fields
         given = [(name, getattr(self, name)) for name in fields]
         return [(n, v) for n, v in given if n != "kind" and v != _default_of(fields[n])]
@@ -113,13 +111,13 @@ class Frozen(BaseModel, metaclass=Readable):
         return repr(self)
 
     def replace(self: Value, **changes: Any) -> Value:
-        """A copy with these fields changed, checked like a new one."""
+        """Return a copy with these fields changed, checked like a new one."""
         fields = {name: getattr(self, name) for name in type(self).model_fields}
         return type(self)(**{**fields, **changes})
 
 
 def _plain(value: Any) -> Any:
-    """A value without NumPy and torch, also inside of lists and tuples."""
+    """Return a value without NumPy and torch, also inside of lists and tuples."""
     if isinstance(value, np.generic | np.ndarray | Tensor):
         return cast(Any, value).tolist()
     if type(value) in (list, tuple):
@@ -128,18 +126,16 @@ def _plain(value: Any) -> Any:
 
 
 def canonical_json(value: BaseModel) -> str:
-    """The one spelling of a value that hashes and comparisons use: sorted keys, no spaces."""
+    """Return the one spelling of a value for hashes and comparisons: sorted keys, no spaces."""
     return json.dumps(value.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
 
 
 def explain(error: ValidationError) -> str:
-    """A pydantic error in one line a field: `field: what is wrong (got value)`."""
-    problems = (
-        (".".join(map(str, problem["loc"])) or "value", problem["msg"], problem["input"])
-        for problem in error.errors()
-    )
+    """Return a pydantic error with one clause per field: `field: what is wrong (got value)`."""
     return "; ".join(
-        f"{field}: {message} (got {short(value)})" for field, message, value in problems
+        f"{'.'.join(map(str, problem['loc'])) or 'value'}: {problem['msg']} "
+        f"(got {short(problem['input'])})"
+        for problem in error.errors()
     )
 
 
@@ -153,30 +149,25 @@ class _Words(str):
 
 
 def _signature(fields: dict[str, FieldInfo]) -> inspect.Signature:
-    """The fields as keywords, those without default first; `kind`, which never varies, is out."""
-    return inspect.Signature(
-        [
-            inspect.Parameter(
-                name,
-                inspect.Parameter.KEYWORD_ONLY,
-                annotation=_Words(_type(field.annotation)),
-                default=inspect.Parameter.empty
-                if field.is_required()
-                else _Words(_written(_default_of(field))),
-            )
-            for name, field in _in_order(fields)
-            if name != "kind"
-        ]
-    )
+    """Return the fields as keywords; without `kind`, which never varies."""
+
+    def keyword(name: str, field: FieldInfo) -> inspect.Parameter:
+        default: Any = _Words(_written(_default_of(field)))
+        return inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            annotation=_Words(_type(field.annotation)),
+            default=inspect.Parameter.empty if field.is_required() else default,
+        )
+
+    return inspect.Signature([keyword(*item) for item in _in_order(fields) if item[0] != "kind"])
 
 
 def _in_order(fields: dict[str, FieldInfo]) -> list[tuple[str, FieldInfo]]:
-    """Those without default first, and last those that every clamp has."""
-
-    def place(item: tuple[str, FieldInfo]) -> tuple[bool, bool]:
-        return item[0] in ("schedule", "kind"), not item[1].is_required()
-
-    return sorted(fields.items(), key=place)
+    """Return the fields without default first, and last those that every clamp has."""
+    return sorted(
+        fields.items(), key=lambda f: (f[0] in ("schedule", "kind"), not f[1].is_required())
+    )
 
 
 def _default_of(field: FieldInfo) -> Any:
@@ -184,60 +175,48 @@ def _default_of(field: FieldInfo) -> Any:
 
 
 def _written(value: object) -> str:
-    """A value as one would write it: a tuple, which stands for a list, in square brackets."""
+    """Return a value as one would write it: a tuple, which stands for a list, in brackets."""
     if type(value) is tuple:
         return f"[{', '.join(map(_written, value))}]"
     return json.dumps(value) if isinstance(value, str) else repr(value)
 
 
 def _type(annotation: Any) -> str:
-    """A type in words: `list of heads`, `int | None`, `"flow" | "block"`."""
+    """Return a type in words: `list of heads`, `int | None`, `"flow" | "block"`."""
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _type(parts[0])
     if origin is Literal:
         return " | ".join(map(_written, parts))
     if origin in (Union, UnionType):
-        return _one_of(parts)
+        bases = [part.__mro__ for part in parts if isinstance(part, Readable)]
+        if len(bases) > 5:  # many classes are told by the one base that they share
+            parts = [base for base in bases[0] if all(base in others for others in bases)][:1]
+        return " | ".join(map(_type, parts))
     if origin in (tuple, list) and parts:
         number = "" if origin is list or Ellipsis in parts else f"{len(parts)} "
-        return f"list of {number}{_plural(parts[0])}"
+        word = _type(parts[0])  # of choices the choices themselves
+        plural = f"{word.removeprefix('Abstract').lower()}s" if word.isidentifier() else word
+        return f"list of {number}{plural}"
     if origin is dict:
         return f"dict of {' to '.join(map(_type, parts))}"
     return "None" if annotation is NoneType else getattr(annotation, "__name__", str(annotation))
 
 
-def _one_of(parts: tuple[Any, ...]) -> str:
-    """The members of a union; many classes by the one base that they share."""
-    bases = [part.__mro__ for part in parts if isinstance(part, Readable)]
-    if len(bases) > 5:
-        shared = next(base for base in bases[0] if all(base in others for others in bases))
-        return _type(shared)
-    return " | ".join(map(_type, parts))
-
-
-def _plural(annotation: Any) -> str:
-    """The members of a list: `heads`, `clamps`, `ints`; of choices the choices themselves."""
-    word = _type(annotation)
-    return f"{word.removeprefix('Abstract').lower()}s" if word.isidentifier() else word
-
-
 def _told(fields: dict[str, FieldInfo]) -> str:
-    """One paragraph a field: its name, its type and limits, and the docstring under it."""
-    lines = [_told_one(name, field) for name, field in _in_order(fields)]
-    return "\n".join(["Fields:", *lines]) if lines else ""
-
-
-def _told_one(name: str, field: FieldInfo) -> str:
-    limits = [
-        f"{words} {bound:,}" if isinstance(bound, int | float) else f"{words} {bound}"
-        for short, words in LIMITS.items()
-        for bound in (getattr(limit, short, None) for limit in field.metadata)
-        if bound is not None
-    ]
-    what = ", ".join([_type(field.annotation), *limits])
-    text = f"{name} ({what}): {' '.join((field.description or '').split())}"
-    return textwrap.fill(text, 96, initial_indent=" " * 4, subsequent_indent=" " * 8)
+    """Return one paragraph per field: its name, type and limits, and the docstring under it."""
+    lines = ["Fields:"] if fields else []
+    for name, field in _in_order(fields):
+        limits = [
+            f"{words} {bound:,}" if isinstance(bound, int | float) else f"{words} {bound}"
+            for short, words in LIMITS.items()
+            for bound in (getattr(limit, short, None) for limit in field.metadata)
+            if bound is not None
+        ]
+        what = ", ".join([_type(field.annotation), *limits])
+        text = f"{name} ({what}): {' '.join((field.description or '').split())}"
+        lines.append(textwrap.fill(text, 96, initial_indent=" " * 4, subsequent_indent=" " * 8))
+    return "\n".join(lines)
 
 
 def short(value: object) -> str:

@@ -1,10 +1,10 @@
-"""Whether a model runs TransformerLens's own code and nothing else: what every fast path assumes.
+"""Whether a model runs TransformerLens's own code and nothing else, as every fast path assumes.
 
-A fast path computes by itself what modules of a model would compute. It may do so only where it
-knows what they compute: modules of TransformerLens's own types, with none of their methods replaced
-on an instance or a class, no hook of TransformerLens or of PyTorch on them, the norms that `cfg`
-names, no soft cap, weights of one type and device, and a process without autocast, modes or another
-default dtype. `not_plain` answers for all of them, and elsewhere the model itself has to run.
+A fast path computes what modules of a model would compute. It may do so only where it knows what
+that is: modules of TransformerLens's own types, with none of their methods replaced on an instance
+or a class, no hook of TransformerLens or of PyTorch on them, the norms that `cfg` names, no soft
+cap, weights of one type and device, and a process without autocast, modes or another default dtype.
+`not_plain` answers for all of them; where it names a reason, the model itself has to run.
 """
 
 from collections.abc import Collection, Iterable
@@ -18,18 +18,6 @@ from torch import Tensor, nn
 from torch.overrides import _get_current_function_mode_stack  # pyright: ignore[reportPrivateUsage]
 from torch.utils._device import DeviceContext
 from transformer_lens import HookedTransformer, HookedTransformerConfig
-from transformer_lens.components.attention import Attention
-from transformer_lens.components.embed import Embed
-from transformer_lens.components.grouped_query_attention import GroupedQueryAttention
-from transformer_lens.components.layer_norm import LayerNorm
-from transformer_lens.components.layer_norm_pre import LayerNormPre
-from transformer_lens.components.mlps.gated_mlp import GatedMLP
-from transformer_lens.components.mlps.mlp import MLP
-from transformer_lens.components.pos_embed import PosEmbed
-from transformer_lens.components.rms_norm import RMSNorm
-from transformer_lens.components.rms_norm_pre import RMSNormPre
-from transformer_lens.components.transformer_block import TransformerBlock
-from transformer_lens.components.unembed import Unembed
 from transformer_lens.hook_points import HookPoint
 from transformer_lens.HookedRootModule import HookedRootModule
 from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
@@ -37,27 +25,18 @@ from transformer_lens.utilities.typed_module_list import TypedModuleList
 
 from ih_interp.model import FewShotEmbed, FewShotTransformer, FewShotUnembed
 
+_LENS: Any = transformer_lens.components
 NORMS: dict[str | None, type[nn.Module]] = {
-    "LN": LayerNorm,
-    "LNPre": LayerNormPre,
-    "RMS": RMSNorm,
-    "RMSPre": RMSNormPre,
+    "LN": _LENS.LayerNorm,
+    "LNPre": _LENS.LayerNormPre,
+    "RMS": _LENS.RMSNorm,
+    "RMSPre": _LENS.RMSNormPre,
     None: nn.Identity,
 }
-"""Which module is which `cfg.normalization_type`."""
+"""The module which each `cfg.normalization_type` names."""
 
 _C: Any = torch._C  # pyright: ignore[reportPrivateUsage]
 _MODULE: Any = torch.nn.modules.module
-
-ROOTS = (HookedTransformer, FewShotTransformer)
-OF_ROOT = frozenset({"forward", "input_to_embed", "get_pos_offset", "get_residual"})
-"""Methods of the whole model that a pass calls."""
-
-OF_MODULE = frozenset({"__call__", "_call_impl", "_wrapped_call_impl"})
-"""And of every module."""
-
-Reason = str
-"""A clause that says what is other than a fast path assumes: "blocks.1.attn is a Sharper"."""
 
 
 def not_plain(
@@ -66,87 +45,57 @@ def not_plain(
     *,
     may_be_hooked: Collection[nn.Module] = (),
     after_z: bool = False,
-) -> Reason | None:
-    """Return why these modules cannot be computed by hand; None where they can.
+    while_tracing: bool = False,
+) -> str | None:
+    """Return why these modules cannot be computed by hand, as a clause; None where they can.
 
     `modules` are all those that a fast path skips, submodules listed too; the model itself is
     always among them. `may_be_hooked` names those whose hooks a fast path still runs. With
-    `after_z` of attention only what follows the heads' `z` is skipped. A clause for a message, as
-    `other_code` and `unusual_process` give it.
+    `after_z` of attention only what follows the heads' `z` is skipped. `while_tracing` leaves out
+    the state of the process, which is another while torch traces.
     """
-    return unusual_process(model.cfg) or other_code(
-        model, modules, may_be_hooked=may_be_hooked, after_z=after_z
-    )
-
-
-def unusual_process(cfg: HookedTransformerConfig) -> Reason | None:
-    """Return what in this process makes torch compute otherwise; None for nothing."""
-    if torch.get_default_dtype() != torch.float32:
-        return f"torch's default dtype is {torch.get_default_dtype()}"
-    if torch.is_autocast_enabled(str(cfg.device or "cpu").split(":")[0]):
-        return "autocast is on"
-    # A default device, ours included, changes where tensors are made and no number.
-    modes = [m for m in _get_current_function_mode_stack() if not isinstance(m, DeviceContext)]
-    if modes or _C._len_torch_dispatch_stack() or _C._functorch.maybe_current_level() is not None:
-        return "a mode or transform of torch is on"
-    return None
-
-
-def other_code(
-    model: HookedTransformer,
-    modules: Iterable[nn.Module],
-    *,
-    may_be_hooked: Collection[nn.Module] = (),
-    after_z: bool = False,
-) -> Reason | None:
-    """Return which of these modules runs other code than TransformerLens's; None for none."""
     cfg: Any = model.cfg
-    if _MODULE._has_any_global_hook():
-        return "a hook for all modules is registered in torch"
-    if cfg.dtype not in (torch.float32, torch.float64):
-        return f"its weights are {cfg.dtype}"
-    unusual = _unusual_config(model, after_z=after_z)
-    found = [name for name, applies in unusual.items() if applies]
-    if found:
-        return f"its cfg has {found[0]}"
+    unusual = {} if while_tracing else _unusual_process(cfg)
+    unusual |= {
+        "a hook for all modules is registered in torch": _MODULE._has_any_global_hook(),
+        f"its weights are {cfg.dtype}": cfg.dtype not in (torch.float32, torch.float64),
+    }
+    unusual |= {
+        f"its cfg has {name}": found
+        for name, found in _unusual_config(model, after_z=after_z).items()
+    }
     skipped = [model, *modules]
-    others = {kind: reason for kind in {*map(type, skipped)} if (reason := _other_class(kind))}
+    of_class = {kind: _other_class(kind) for kind in {*map(type, skipped)}}
+    for reason, applies in unusual.items():
+        if applies:
+            return reason
     for module in skipped:
-        hooked = is_hooked(module) and module not in may_be_hooked
-        if not hooked and not others and _is_new_point(module):
-            continue
-        reason = others.get(type(module)) or _other_instance(model, module)
+        reason = of_class[type(module)] or _other_instance(model, module)
         norms = [vars(module)["_modules"].get(name) for name in ("ln1", "ln_final")]
         if reason is None and any(wrong_norm(norm, cfg) for norm in norms):
             reason = f"has another norm than cfg.normalization_type={cfg.normalization_type!r}"
-        if reason or hooked:
-            return f"{_name(model, module)} {reason or 'is hooked'}"
+        if reason is None and is_hooked(module) and module not in may_be_hooked:
+            reason = "is hooked"
+        if reason:
+            return f"{_name(model, module)} {reason}"
     return None
 
 
-def other_module(model: HookedTransformer, module: nn.Module) -> Reason | None:
+def other_module(model: HookedTransformer, module: nn.Module) -> str | None:
     """Return what of one module is not TransformerLens's own, whatever its hooks are."""
     return _other_class(type(module)) or _other_instance(model, module)
 
 
-def _other_class(kind: type[nn.Module]) -> Reason | None:
+def _other_class(kind: type[nn.Module]) -> str | None:
     if kind not in _METHODS:
         return f"has the type {kind.__name__}, which is no module of TransformerLens's own"
-    for name, function in _METHODS[kind]:
+    for name, function in _METHODS[kind].items():
         if getattr(kind, name, None) is not function:
             return f"has another {kind.__name__}.{name} than TransformerLens's"
     return None
 
 
-def _is_new_point(module: nn.Module) -> bool:
-    """Whether this is a hook point to which no attribute was added; most modules are."""
-    return type(module) is HookPoint and len(vars(module)) == _NEW_POINT
-
-
-_NEW_POINT = len(vars(HookPoint()))
-
-
-def _other_instance(model: HookedTransformer, module: nn.Module) -> Reason | None:
+def _other_instance(model: HookedTransformer, module: nn.Module) -> str | None:
     own, methods = vars(module), _CALLABLE[type(module)]
     if not methods.isdisjoint(own):
         return f"has another {min(methods & own.keys())} than its class"
@@ -160,7 +109,7 @@ def starts_late(model: HookedTransformer) -> bool:
 
 
 def refuse_unfit_weights(model: HookedTransformer) -> None:
-    """Refuse weights that are none, or of another precision than `cfg` says (ValueError)."""
+    """Refuse missing weights, and those of another precision than `cfg` says (ValueError)."""
     first, cfg = next(model.parameters()), cast(Any, model.cfg)
     if first.is_meta:
         raise ValueError("The model is on the device 'meta', without weights: load some first.")
@@ -180,8 +129,8 @@ def refuse_other_names(model: HookedTransformer) -> None:
     cfg: Any = model.cfg
     if len(model.blocks) != cfg.n_layers or len({*model.blocks}) < cfg.n_layers:
         raise ValueError(
-            f"The model has {len({*model.blocks})} different blocks and cfg.n_layers="
-            f"{cfg.n_layers}: expected as many, each its own; make a model of that shape."
+            f"cfg.n_layers={cfg.n_layers}: expected as many different blocks, got "
+            f"{len({*model.blocks})}; make a model of that shape."
         )
     for name, point in model.hook_dict.items():
         here: Any = model
@@ -189,7 +138,7 @@ def refuse_other_names(model: HookedTransformer) -> None:
             here = None if here is None else vars(here)["_modules"].get(part)
         if here is not point:
             raise ValueError(
-                f"model.hook_dict names another {name} than the model has, as after a module was "
+                f"model.hook_dict has another {name} than the model, as after a module was "
                 "replaced: hooks would miss it. Call model.setup()."
             )
 
@@ -203,14 +152,8 @@ def parts_of(*modules: nn.Module) -> list[nn.Module]:
 
 
 def is_hooked(module: nn.Module) -> bool:
-    """Return whether anybody's hook, of TransformerLens or of PyTorch, is on this module."""
-    own = vars(module)
-    return bool(
-        own["_forward_hooks"]
-        or own["_forward_pre_hooks"]
-        or own["_backward_hooks"]
-        or own["_backward_pre_hooks"]
-    )
+    """Return whether any hook, of TransformerLens or of PyTorch, is on this module."""
+    return n_hooks(module) > 0
 
 
 def n_hooks(module: nn.Module) -> int:
@@ -232,7 +175,7 @@ def wrong_norm(norm: nn.Module | None, cfg: HookedTransformerConfig) -> bool:
 
 
 def _unusual_config(model: HookedTransformer, *, after_z: bool) -> dict[str, bool]:
-    """What of a configuration no fast path computes."""
+    """Name what of a configuration no fast path computes, and say whether it is so."""
     cfg: Any = model.cfg
     after = {
         "output_logits_soft_cap": cfg.output_logits_soft_cap > 0,
@@ -257,54 +200,23 @@ def _unusual_config(model: HookedTransformer, *, after_z: bool) -> dict[str, boo
     return after if after_z else after | before
 
 
-def _is_of_library(function: object) -> bool:
-    code = getattr(function, "__code__", None)
-    return code is not None and code.co_filename.startswith(_LIBRARY)
+def _unusual_process(cfg: HookedTransformerConfig) -> dict[str, bool]:
+    """Name what in this process makes torch compute otherwise, and say whether it is so."""
+    dtype, device = torch.get_default_dtype(), str(cfg.device or "cpu").split(":")[0]
+    # A default device, ours included, changes where tensors are made and no number.
+    modes = [m for m in _get_current_function_mode_stack() if not isinstance(m, DeviceContext)]
+    transformed = _C._functorch.maybe_current_level() is not None
+    return {
+        f"torch's default dtype is {dtype}": dtype != torch.float32,
+        "autocast is on": torch.is_autocast_enabled(device),
+        "a mode or transform of torch is on": (
+            bool(modes) or _C._len_torch_dispatch_stack() > 0 or transformed
+        ),
+    }
 
 
-def _is_of_user(kind: type, function: object) -> bool:
-    """Whether a method of TransformerLens's was replaced before this module was imported."""
-    return kind.__module__.startswith("transformer_lens.") and not _is_of_library(function)
-
-
-_LIBRARY = str(Path(transformer_lens.__file__).parent)
-
-_OWN = (FewShotEmbed, FewShotUnembed, FewShotTransformer)
-_STOCK: tuple[type[nn.Module], ...] = (
-    *_OWN,
-    *ROOTS,
-    *(HookPoint, TransformerBlock, Attention, GroupedQueryAttention, MLP, GatedMLP),
-    *(Embed, PosEmbed, Unembed, LayerNorm, LayerNormPre, RMSNorm, RMSNormPre),
-    *(nn.Identity, TypedModuleList, nn.Module),
-)
-
-
-def _methods(kind: type) -> list[str]:
-    """Names of the functions that a class brings; of the largest those that a pass calls."""
-    functions = [name for name, value in vars(kind).items() if isinstance(value, FunctionType)]
-    called = {nn.Module: OF_MODULE, HookedRootModule: OF_ROOT, **dict.fromkeys(ROOTS, OF_ROOT)}
-    return [name for name in functions if name in called.get(kind, functions)]
-
-
-_METHODS = {
-    kind: [
-        (name, None if _is_of_user(base, vars(base)[name]) else getattr(kind, name))
-        for base in kind.__mro__
-        if issubclass(base, nn.Module)
-        for name in _methods(base)
-    ]
-    for kind in _STOCK
-}
-"""As they were when this module was imported; None for what was replaced already by then."""
-
-_CALLABLE = {
-    kind: frozenset({"_compiled_call_impl"} | {n for n in dir(kind) if callable(getattr(kind, n))})
-    for kind in _STOCK
-}
-
-
-def _other_settings(model: HookedTransformer, own: dict[str, Any]) -> Reason | None:
-    """What of a module's attributes its own code was not written for."""
+def _other_settings(model: HookedTransformer, own: dict[str, Any]) -> str | None:
+    """Return what of a module's attributes its own code was not written for."""
     cfg: Any = model.cfg
     if own.get("cfg", cfg) is not cfg:
         return "has a cfg of its own"
@@ -326,3 +238,51 @@ def _other_settings(model: HookedTransformer, own: dict[str, Any]) -> Reason | N
 def _name(model: nn.Module, module: nn.Module) -> str:
     names = (name for name, one in model.named_modules() if one is module)
     return next(names, "") or "the model"
+
+
+def _is_of_library(function: object) -> bool:
+    code = getattr(function, "__code__", None)
+    return code is not None and code.co_filename.startswith(_LIBRARY)
+
+
+def _methods(kind: type[nn.Module]) -> dict[str, object]:
+    """Return the methods that a module of this class runs; None for one that is already replaced.
+
+    Of the largest classes only those that a pass calls.
+    """
+    found: dict[str, object] = {}
+    for base in kind.__mro__:
+        functions = [name for name, value in vars(base).items() if isinstance(value, FunctionType)]
+        for name in _CALLED.get(base, functions) if issubclass(base, nn.Module) else ():
+            if name in functions:
+                of_lens = base.__module__.startswith("transformer_lens.")
+                if of_lens and not _is_of_library(vars(base)[name]):
+                    found[name] = None
+                found.setdefault(name, getattr(kind, name))
+    return found
+
+
+_LIBRARY = str(Path(transformer_lens.__file__).parent)
+
+_OF_ROOT = ("forward", "input_to_embed", "get_pos_offset", "get_residual")
+_CALLED: dict[type, tuple[str, ...]] = {
+    nn.Module: ("__call__", "_call_impl", "_wrapped_call_impl"),
+    **dict.fromkeys((HookedRootModule, HookedTransformer, FewShotTransformer), _OF_ROOT),
+}
+"""The methods which a pass calls of classes that have many more."""
+
+_STOCK: tuple[type[nn.Module], ...] = (
+    *(FewShotEmbed, FewShotUnembed, FewShotTransformer, HookedTransformer, HookPoint),
+    *(_LENS.TransformerBlock, _LENS.Attention, _LENS.GroupedQueryAttention, _LENS.MLP),
+    *(_LENS.GatedMLP, _LENS.Embed, _LENS.PosEmbed, _LENS.Unembed, *NORMS.values()),
+    *(TypedModuleList, nn.Module),
+)
+
+_METHODS = {kind: _methods(kind) for kind in _STOCK}
+"""As they were when this module was imported."""
+
+_CALLABLE = {
+    kind: frozenset({"_compiled_call_impl"} | {n for n in dir(kind) if callable(getattr(kind, n))})
+    for kind in _STOCK
+}
+"""Names of methods, which no instance may set for itself."""

@@ -1,4 +1,4 @@
-"""The operating systems that this package is for: Linux and macOS."""
+"""The operating systems on which this package runs: Linux and macOS."""
 
 import sys
 from importlib import import_module

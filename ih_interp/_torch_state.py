@@ -9,7 +9,6 @@ autocast: each would give other numbers, or none, for the same call.
 import warnings
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
-from types import TracebackType
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -23,8 +22,6 @@ PRECISIONS = (
     *(("mkldnn", "all"), ("mkldnn", "matmul"), ("mkldnn", "conv")),
 )
 """Where torch keeps how exactly float32 is multiplied; each unset one follows those before it."""
-
-HAS_PLACES = hasattr(torch._C, "_get_fp32_precision_getter")  # since torch 2.9
 
 FULL = ("none", "ieee")
 SMALLEST = 5e-324  # 0 where the processor takes denormal numbers for 0
@@ -49,7 +46,7 @@ class plain_torch:
         self._leaving = ExitStack()
 
     def __call__(self, function: Function) -> Function:
-        """The function, in this state at every call; a generator at every step."""
+        """Return the function, in this state at every call; a generator at every step."""
         again = context_decorator(lambda: plain_torch(gradient=self._gradient), function)
         return cast(Function, again)
 
@@ -76,18 +73,13 @@ class plain_torch:
             )
             self._leaving = stack.pop_all()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._leaving.__exit__(kind, error, trace)
+    def __exit__(self, *error: Any) -> None:
+        self._leaving.__exit__(*error)
 
 
 @contextmanager
 def users_code() -> Generator[None]:
-    """A user's code in the midst of a `plain_torch` block, which what it switches would end."""
+    """Run a user's code inside a `plain_torch` block, and undo what it switches."""
     n_threads = torch.get_num_threads()
     with (
         torch.set_grad_enabled(torch.is_grad_enabled()),
@@ -110,9 +102,7 @@ def _without_autocast(stack: ExitStack) -> None:
 
 
 def _multiplies_exactly() -> bool:
-    if HAS_PLACES:
-        return all(_precision(*place) in FULL for place in PRECISIONS)
-    return torch.get_float32_matmul_precision() == "highest"
+    return all(_precision(*place) in FULL for place in PRECISIONS)
 
 
 def _multiply_exactly(stack: ExitStack) -> None:
@@ -120,7 +110,7 @@ def _multiply_exactly(stack: ExitStack) -> None:
 
     Torch has an older setting beside the places, which can only be read where these are unset.
     """
-    for place in PRECISIONS if HAS_PLACES else ():
+    for place in PRECISIONS:
         stack.callback(_set_precision, *place, _precision(*place))
         _set_precision(*place, "none")
     older = torch.get_float32_matmul_precision()

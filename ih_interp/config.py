@@ -1,4 +1,4 @@
-"""What a run is: task + model + clamps + optimiser + seeds + schedule, frozen, to and from JSON."""
+"""The configuration of a run: task, model, clamps, optimiser, seeds and times; JSON both ways."""
 
 import hashlib
 import re
@@ -57,7 +57,7 @@ class Grid(Frozen):
     """Points per factor of ten in sequences, evenly in the logarithm."""
 
     def steps(self, n_steps: int, batch_size: int) -> list[int]:
-        """The updates after which it is time, ascending, 0 and `n_steps` included.
+        """Return the updates after which it is time, ascending, 0 and `n_steps` included.
 
         >>> Grid(every=5000).steps(n_steps=400, batch_size=32)
         [0, 157, 313, 400]
@@ -112,9 +112,9 @@ class RunConfig(Frozen):
     @classmethod
     def _is_a_folder_name(cls, name: str) -> str:
         if not re.fullmatch(r"[A-Za-z0-9_=+-][A-Za-z0-9._=+-]*", name):
-            raise ValueError(f"{name!r} is no folder name; use letters, digits and ._=+- only.")
+            raise ValueError(f"name={name!r}: expected letters, digits and ._=+- only.")
         if len(name) > 200:  # file systems take 255, and there are temporary names beside it
-            raise ValueError(f"{name!r} has {len(name)} letters; a folder name takes up to 200.")
+            raise ValueError(f"name={name!r} has {len(name)} letters: expected up to 200.")
         return name
 
     @field_validator("exemplars", mode="before")
@@ -124,7 +124,7 @@ class RunConfig(Frozen):
             return value.recorded_source
         if not isinstance(value, Frozen | Mapping):
             raise ValueError(
-                f"exemplars={value!r} are no exemplars and no source of them; give "
+                f"exemplars={value!r}: expected exemplars or their source, "
                 "ih.Exemplars.gaussian(...) or ih.Exemplars.load(path)."
             )
         return value
@@ -133,31 +133,27 @@ class RunConfig(Frozen):
     @classmethod
     def _a_list_of_clamps(cls, clamps: object) -> object:
         if isinstance(clamps, AbstractClamp | Mapping | str) or not isinstance(clamps, Iterable):
-            raise ValueError(f"clamps is a list and {clamps} came; write clamps=[clamp].")
+            raise ValueError(f"clamps={clamps}: expected a list; write clamps=[clamp].")
         given = list(clamps)
         for clamp in given:
             if isinstance(clamp, list | tuple):
-                raise ValueError(f"clamps has the list {clamp} in it; unpack it with a star.")
+                raise ValueError(f"clamps has the list {clamp} in it: unpack it with a star.")
             if callable(clamp):
-                raise ValueError(f"clamps has the function {clamp} in it; call it with its heads.")
+                raise ValueError(f"clamps has the function {clamp} in it: call it with its heads.")
             if isinstance(clamp, AbstractClamp):
                 clamp.refuse_own()
         return given
 
     @model_validator(mode="after")
-    def _few_points(self) -> "RunConfig":
+    def _whole_batches_and_few_points(self) -> "RunConfig":
         for field in ("evaluations", "checkpoints"):
             grid: Grid = getattr(self, field)
             n_points = max(self.sequences // (grid.every or self.sequences), grid.per_decade or 0)
             if n_points > MAX_POINTS:
                 raise ValueError(
-                    f"{field}={grid!r} has {n_points:,} points in sequences={self.sequences}, more "
-                    f"than {MAX_POINTS:,}; make them fewer."
+                    f"{field}={grid!r} has {n_points:,} points in sequences={self.sequences}: "
+                    f"expected at most {MAX_POINTS:,}."
                 )
-        return self
-
-    @model_validator(mode="after")
-    def _whole_batches(self) -> "RunConfig":
         if self.sequences % self.batch_size:
             below = self.sequences // self.batch_size * self.batch_size
             raise ValueError(
@@ -168,24 +164,24 @@ class RunConfig(Frozen):
 
     @property
     def n_steps(self) -> int:
-        """Optimiser updates."""
+        """The number of optimiser updates."""
         return self.sequences // self.batch_size
 
     def save(self) -> dict[str, Any]:
-        """The JSON value that `load` reads back as an equal configuration."""
+        """Return the JSON value that `load` reads back as an equal configuration."""
         return self.model_dump(mode="json")
 
     @classmethod
     def load(cls, value: dict[str, Any]) -> "RunConfig":
-        """From a JSON value; ValueError names the field, what came and what was expected."""
+        """Read a JSON value; ValueError names the field, what came and what was expected."""
         try:
             return cls.model_validate(value)
         except ValidationError as error:
-            raise ValueError(f"This is no run configuration: {explain(error)}") from error
+            raise ValueError(f"Not a run's configuration: {explain(error)}") from error
 
     @property
     def identity(self) -> "RunConfig":
-        """What the numbers depend on: without the name, and the places of files of known digest."""
+        """What the numbers depend on: no name, and no places of files whose digest is known."""
         nameless = self.replace(name="run", clamps=[clamp.identity for clamp in self.clamps])
         if nameless.exemplars.kind == "file":  # the digest says which features, not the place
             moved = nameless.exemplars.model_copy(update={"path": ""})
@@ -194,10 +190,10 @@ class RunConfig(Frozen):
 
     @property
     def fingerprint(self) -> str:
-        """12 hexadecimal digits of the identity: equal runs, equal digits."""
+        """The identity's 12 hexadecimal digits: equal runs, equal digits."""
         return hashlib.sha256(canonical_json(self.identity).encode()).hexdigest()[:12]
 
 
 def run_folder(root: PathLike, config: RunConfig) -> Path:
-    """Where a run lies."""
+    """Return where a run lies."""
     return as_path(root, "root") / config.name

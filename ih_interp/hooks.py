@@ -28,11 +28,15 @@ Where a dtype does not hold it (float16), the dtype's lowest number stands inste
 COLDEST, HOTTEST = 1e-30, 1e30
 """Temperatures between which float32 holds both 1/temperature and what it scales."""
 
+Activation: TypeAlias = Float[Tensor, "*shape"]
+Heads: TypeAlias = Bool[Tensor, " head"]
+"""Which heads of a layer are meant, as `mask` gives them."""
+
 Gate: TypeAlias = Float[Tensor, ""] | float | None
 Strength: TypeAlias = Float[Tensor, ""] | float
 
 
-def mask(heads: Sequence[int], n_heads: int) -> Bool[Tensor, " head"]:
+def mask(heads: Sequence[int], n_heads: int) -> Heads:
     """Return which of `n_heads` heads (or positions) are meant; ValueError for one not among them.
 
     A negative number would count from the end, and True be 1, in silence.
@@ -45,9 +49,7 @@ def mask(heads: Sequence[int], n_heads: int) -> Bool[Tensor, " head"]:
     return chosen
 
 
-def blend(
-    free: Float[Tensor, "*shape"], clamped: Float[Tensor, "*shape"], gate: Gate
-) -> Float[Tensor, "*shape"]:
+def blend(free: Activation, clamped: Activation, gate: Gate) -> Activation:
     """Return `free + gate * (clamped - free)`, exact at both ends, in the dtype of `free`.
 
     Raises ValueError for another shape, as of a pass on other sequences: it would broadcast.
@@ -64,36 +66,25 @@ def blend(
 
 
 def replace(
-    activation: Float[Tensor, "*shape"],
-    hook: HookPoint,
-    *,
-    value: Float[Tensor, "*shape"],
-    gate: Gate = None,
-) -> Float[Tensor, "*shape"]:
-    """The given value instead of the activation."""
-    del hook
+    activation: Activation, hook: HookPoint, *, value: Activation, gate: Gate = None
+) -> Activation:
+    """Return the given value instead of the activation."""
     return blend(activation, value, gate)
 
 
-def zero(
-    activation: Float[Tensor, "*shape"], hook: HookPoint, *, gate: Gate = None
-) -> Float[Tensor, "*shape"]:
-    """Zeros instead of the activation."""
-    del hook
+def zero(activation: Activation, hook: HookPoint, *, gate: Gate = None) -> Activation:
+    """Return zeros instead of the activation."""
     return blend(activation, torch.zeros_like(activation), gate)
 
 
-def zero_heads(
-    v: PerHead, hook: HookPoint, *, heads: Bool[Tensor, " head"], gate: Gate = None
-) -> PerHead:
-    """The heads' values set to zero at every position: they write nothing."""
-    del hook
+def zero_heads(v: PerHead, hook: HookPoint, *, heads: Heads, gate: Gate = None) -> PerHead:
+    """Return values with the heads' set to zero at every position: they write nothing."""
     clamped = torch.where(_chosen(heads, v.transpose(1, 2))[..., 0], torch.zeros_like(v), v)
     return blend(v, clamped, gate)
 
 
 def previous_token_pattern(n_positions: int, strength: Strength) -> Float[Tensor, "query key"]:
-    """Row i: `strength` on i-1 and the rest on i; row 0 on itself.
+    """Return the pattern with `strength` on i-1 and the rest on i in row i; row 0 on itself.
 
     >>> previous_token_pattern(3, 0.75).tolist()
     [[1.0, 0.0, 0.0], [0.75, 0.25, 0.0], [0.0, 0.75, 0.25]]
@@ -111,17 +102,16 @@ def previous_token_attention(
     pattern: Pattern,
     hook: HookPoint,
     *,
-    heads: Bool[Tensor, " head"],
+    heads: Heads,
     strength: Strength = 1.0,
     rows: Sequence[int] | None = None,
     gate: Gate = None,
 ) -> Pattern:
-    """The heads' rows (all, or those given) attend to the previous token; see the pattern above.
+    """Have the heads' rows (all, or those given) attend to the previous token, as above.
 
     With keys in a cache, rows are still positions of the whole sequence. Padding on the left has no
     pattern and keeps none; the token after it attends to itself, as a first one does.
     """
-    del hook
     target = _last(previous_token_pattern(pattern.shape[-1], strength), pattern).to(pattern)
     chosen = _chosen(heads, pattern) & _rows(rows, pattern)
     if values_are_known() and not bool(pattern[:, :, 0].any(dim=-1).all()):
@@ -137,49 +127,36 @@ def forbid_previous_token(
     scores: Scores,
     hook: HookPoint,
     *,
-    heads: Bool[Tensor, " head"],
+    heads: Heads,
     rows: Sequence[int] | None = None,
     gate: Gate = None,
 ) -> Scores:
-    """Scores at (i, i-1) masked, so that the softmax shares the weight among the others.
+    """Mask the scores at (i, i-1), so that the softmax shares the weight among the others.
 
     A gate g below 1 multiplies that entry's odds by 1 - g instead.
     """
-    del hook
     previous = torch.eye(scores.shape[-1], dtype=torch.bool, device="cpu").roll(-1, dims=1).tril(-1)
     chosen = _chosen(heads, scores) & _last(previous, scores).to(scores.device)
     return _mask_scores(scores, chosen & _rows(rows, scores), gate)
 
 
 def attend_only(
-    scores: Scores,
-    hook: HookPoint,
-    *,
-    heads: Bool[Tensor, " head"],
-    keys: Sequence[int],
-    gate: Gate = None,
+    scores: Scores, hook: HookPoint, *, heads: Heads, keys: Sequence[int], gate: Gate = None
 ) -> Scores:
-    """The last row's scores masked except at the given positions; gate as in the one above."""
-    del hook
+    """Mask the last row's scores except at the given positions; the gate is as in the one above."""
     n_positions = scores.shape[-1]
     chosen = _chosen(heads, scores) & ~mask(keys, n_positions).to(scores.device)
     return _mask_scores(scores, chosen & _rows([n_positions - 1], scores), gate)
 
 
 def attention_temperature(
-    scores: Scores,
-    hook: HookPoint,
-    *,
-    heads: Bool[Tensor, " head"],
-    temperature: Strength,
-    gate: Gate = None,
+    scores: Scores, hook: HookPoint, *, heads: Heads, temperature: Strength, gate: Gate = None
 ) -> Scores:
-    """The heads' scores divided by a temperature: below 1 sharper, above 1 flatter.
+    """Divide the heads' scores by a temperature: below 1 sharper, above 1 flatter.
 
     Temperatures lie in [1e-30, 1e30]. In half precision the row's largest score is taken off first,
     which the softmax does not see: quotients might be infinite there.
     """
-    del hook
     _refuse_extreme(temperature)
     wide, chosen = widened(scores), _chosen(heads, scores)
     inverse = 1 / torch.as_tensor(temperature, dtype=wide.dtype, device=scores.device)
@@ -197,15 +174,14 @@ def query_attention(
     pattern: Pattern,
     hook: HookPoint,
     *,
-    heads: Bool[Tensor, " head"],
+    heads: Heads,
     weights: Float[Tensor, "batch key"],
     gate: Gate = None,
 ) -> Pattern:
-    """The heads' last row, the query's, set to given attention weights.
+    """Set the heads' last row, the query's, to given attention weights.
 
     Raises ValueError for weights of another number of sequences or keys than the pattern's.
     """
-    del hook
     n_sequences, n_positions = pattern.shape[0], pattern.shape[-1]
     if weights.shape != (n_sequences, n_positions):
         raise ValueError(
@@ -220,18 +196,17 @@ def query_attention(
 def induction_weights(
     correct: Bool[Tensor, "batch pair"], strength: Strength
 ) -> Float[Tensor, "batch pair"]:
-    """`strength` shared by the correct labels, `1 - strength` by the others; rows sum to 1."""
+    """Share `strength` among the correct labels, `1 - strength` among the others; rows sum to 1."""
     right = correct.float()
     wrong = 1 - right
-    return strength * right / right.sum(-1, keepdim=True) + (1 - strength) * wrong / wrong.sum(
-        -1, keepdim=True
-    )
+    n_right, n_wrong = (each.sum(-1, keepdim=True) for each in (right, wrong))
+    return strength * right / n_right + (1 - strength) * wrong / n_wrong
 
 
 def match_weights(
     similarity: Float[Tensor, "batch pair"], temperature: Strength, *, hard: bool
 ) -> Float[Tensor, "batch pair"]:
-    """Softmax of similarity / temperature; `hard` is its limit at 0, which ties share.
+    """Return the softmax of similarity / temperature; `hard` is its limit at 0, which ties share.
 
     Temperatures lie in [1e-30, 1e30]; the weights of half-precision similarities are float32.
     """
@@ -244,7 +219,7 @@ def match_weights(
 
 
 def at_labels(weights: Float[Tensor, "batch pair"], n_positions: int) -> Float[Tensor, "batch key"]:
-    """Weights of the pairs, laid out at the positions of their labels; 0 elsewhere."""
+    """Lay the pairs' weights out at the positions of their labels; 0 elsewhere."""
     row = torch.stack([torch.zeros_like(weights), weights], dim=-1).flatten(start_dim=1)
     return torch.nn.functional.pad(row, (0, n_positions - row.shape[-1]))
 
@@ -252,26 +227,22 @@ def at_labels(weights: Float[Tensor, "batch pair"], n_positions: int) -> Float[T
 def copied_logits(
     scores: Float[Tensor, "batch pair"], labels: Int[Tensor, "batch pair"], n_labels: int
 ) -> Float[Tensor, "batch label"]:
-    """Logit of a context label: log of the summed exp of its pairs' scores; others masked.
+    """Return as a context label's logit the log of its pairs' summed exp(score); others are masked.
 
     With each label once in the context that is the score itself.
     """
     shown = labels[..., None] == torch.arange(n_labels, device=labels.device)
-    each = torch.where(
-        shown, scores[..., None], torch.full((), lowest(scores), device="cpu").to(scores)
-    )
-    return each.logsumexp(dim=-2)
+    return torch.where(shown, scores[..., None], _masked(scores)).logsumexp(dim=-2)
 
 
 def query_logits(
     logits: Logits, hook: HookPoint, *, value: Float[Tensor, "batch label"], gate: Gate = None
 ) -> Logits:
-    """The last row of the logits, the query's, set to a given value.
+    """Set the last row of the logits, the query's, to a given value.
 
     Where that is masked, a gate g multiplies the label's odds by 1 - g; elsewhere logits are
     blended.
     """
-    del hook
     free = logits[:, -1]
     row = blend(free, value, gate)
     if gate is not None:
@@ -280,7 +251,7 @@ def query_logits(
 
 
 def previous_token_input(resid: Residual) -> Residual:
-    """The previous position's vector at every position but the first and the last, the query."""
+    """Shift vectors by one position, except at the first and the last, the query."""
     return torch.cat([resid[:, :1], resid[:, :-2], resid[:, -1:]], dim=1)
 
 
@@ -289,9 +260,14 @@ def lowest(like: Tensor) -> float:
     return max(MASKED, torch.finfo(like.dtype).min)
 
 
-def widened(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+def widened(values: Activation) -> Activation:
     """Return half-precision values in float32, and others as they are."""
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
+def _masked(like: Tensor) -> Float[Tensor, ""]:
+    """Return `lowest` as a tensor; made on the CPU, whatever the default device is."""
+    return torch.full((), lowest(like), device="cpu").to(like)
 
 
 def _refuse_extreme(temperature: Strength) -> None:
@@ -305,7 +281,7 @@ def _refuse_extreme(temperature: Strength) -> None:
 
 
 def _chosen(
-    heads: Bool[Tensor, " head"], activation: Float[Tensor, "batch _head pos any"]
+    heads: Heads, activation: Float[Tensor, "batch _head pos any"]
 ) -> Bool[Tensor, "head 1 1"]:
     """Return the heads' mask beside `[batch, head, pos, any]`; ValueError for other numbers."""
     if len(heads) != activation.shape[1]:
@@ -333,16 +309,13 @@ def _rows(
 
 
 def _mask_scores(scores: Scores, chosen: Tensor, gate: Gate) -> Scores:
-    if gate is None:
-        return torch.where(chosen, torch.full((), lowest(scores), device="cpu").to(scores), scores)
-    return torch.where(chosen, _lower_odds(scores, gate), scores)
+    lowered = _masked(scores) if gate is None else _lower_odds(scores, gate)
+    return torch.where(chosen, lowered, scores)
 
 
-def _lower_odds(
-    free: Float[Tensor, "*shape"], gate: Float[Tensor, ""] | float
-) -> Float[Tensor, "*shape"]:
-    """Logarithms of odds that are multiplied by 1 - gate; `lowest` where that is 0."""
+def _lower_odds(free: Activation, gate: Float[Tensor, ""] | float) -> Activation:
+    """Return the logarithms of odds that are multiplied by 1 - gate; `lowest` where that is 0."""
     g = torch.as_tensor(gate, dtype=free.dtype, device=free.device)
     # The logarithm is never taken of 0, where a gradient would be no number.
     lowered = free + torch.log1p(-torch.where(g < 1, g, torch.zeros_like(g)))
-    return torch.where(g < 1, lowered, torch.full((), lowest(free), device="cpu").to(free))
+    return torch.where(g < 1, lowered, _masked(free))

@@ -57,11 +57,8 @@ class ModelConfig(Frozen):
 
     @model_validator(mode="after")
     def _fits(self) -> "ModelConfig":
-        n_weights = (
-            self.n_layers
-            * self.d_model
-            * (4 * self.n_heads * self.d_head + 2 * (self.d_mlp or 4 * self.d_model))
-        )
+        per_unit = 4 * self.n_heads * self.d_head + 2 * (self.d_mlp or 4 * self.d_model)
+        n_weights = self.n_layers * self.d_model * per_unit
         if n_weights > MAX_WEIGHTS:
             raise ValueError(
                 f"n_layers={self.n_layers}, d_model={self.d_model}, n_heads={self.n_heads}, d_head="
@@ -98,7 +95,7 @@ class FewShotEmbed(nn.Module):
         return torch.cat([self.W_label, self.features @ self.W_in + self.b_in])
 
     def rows(self, tokens: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape feature"]:
-        """Raw features of exemplar tokens."""
+        """Return the raw features of exemplar tokens."""
         return self.features[tokens - self.n_labels]
 
     def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
@@ -113,7 +110,7 @@ class FewShotEmbed(nn.Module):
         return self.one_by_one(tokens)
 
     def one_by_one(self, tokens: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape d_model"]:
-        """The same vectors, each token's by itself."""
+        """Return the same vectors, each token's by itself."""
         is_label = (tokens < self.n_labels)[..., None]
         labels = self.W_label[tokens.clamp(max=self.n_labels - 1)]
         exemplars = self.rows(tokens.clamp(min=self.n_labels)) @ self.W_in + self.b_in
@@ -137,7 +134,7 @@ class FewShotTransformer(HookedTransformer):
     """TransformerLens's model with a few-shot embedding, whose weights can be processed too."""
 
     def center_writing_weights(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """As TransformerLens's: what makes `W_E` is centred, and with it every row of `W_E`."""
+        """Centre what makes `W_E`, and with it every row of `W_E`; as TransformerLens does."""
         for name in ("W_label", "W_in", "b_in"):
             weight = state_dict[f"embed.{name}"]
             state_dict[f"embed.{name}"] = weight - weight.mean(dim=-1, keepdim=True)
@@ -156,7 +153,7 @@ class FewShotTransformer(HookedTransformer):
         fold_value_biases: bool = True,
         refactor_factored_attn_matrices: bool = False,
     ) -> None:
-        """As TransformerLens's, exact: every label's log probability stays what it was.
+        """Process weights as TransformerLens does, but exactly: log probabilities stay the same.
 
         It is tried on a copy first. Raises ValueError, before anything is changed, where
         TransformerLens cannot process these weights, or not without changing what they compute.
@@ -196,7 +193,7 @@ class FewShotTransformer(HookedTransformer):
 
 @plain_torch()
 def _same_predictions(one: HookedTransformer, other: HookedTransformer) -> bool:
-    """Whether two models give the same log probabilities for some sequences, to rounding."""
+    """Return whether two models give the same log probabilities for some sequences, to rounding."""
     tokens = torch.arange(8 * one.cfg.n_ctx).reshape(8, -1) * 7 % one.cfg.d_vocab
     first, second = (model(tokens.to(model.W_U.device)) for model in (one, other))
     allowed = torch.finfo(first.dtype).eps ** 0.5 * max(1.0, float(first.abs().max()))
@@ -207,7 +204,7 @@ def _same_predictions(one: HookedTransformer, other: HookedTransformer) -> bool:
 def build_model(
     task: FewShotTask, config: ModelConfig | None = None, *, seed: int = 5
 ) -> HookedTransformer:
-    """A transformer for the task with the published code's initial weights.
+    """Build a transformer for the task with the published code's initial weights.
 
     The weights are drawn with JAX's generator through the published code's tree of keys, so that
     `seed=5` is the network of the paper's main text (66,629 trained parameters): weights are
@@ -222,7 +219,7 @@ def build_model(
         expect(config, ModelConfig, "The model's shape", "write ih.ModelConfig(...)")
     seed = integer(seed, f"seed={seed!r}")
     if not 0 <= seed < 2**32:
-        raise ValueError(f"seed={seed} has to lie in [0, 2^32).")
+        raise ValueError(f"seed={seed}: expected at least 0 and below 2^32.")
     features = features_by_token(task.exemplars)
     model = empty_model(
         features, config or ModelConfig(), n_labels=task.n_labels, n_ctx=task.layout.n_positions
@@ -238,7 +235,7 @@ def build_model(
 def empty_model(
     features: Float[Tensor, "row feature"], config: ModelConfig, *, n_labels: int, n_ctx: int
 ) -> HookedTransformer:
-    """The modules, with weights still to be written (`build_model`, a checkpoint)."""
+    """Build the modules, with weights still to be written (`build_model`, a checkpoint)."""
     fields: dict[str, Any] = config.model_dump()
     if config.attn_only:
         del fields["act_fn"]
@@ -261,8 +258,13 @@ def empty_model(
     model.add_module("unembed", FewShotUnembed(cfg))
     model.setup()  # finds the new hook points and names the new modules
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not (".attn." in name and name.endswith(ATTENTION_BIASES)))
+        parameter.requires_grad_(not is_zero_bias(name))
     return model
+
+
+def is_zero_bias(name: str) -> bool:
+    """Return whether a parameter is a bias of attention, which is zero and never trained."""
+    return ".attn." in name and name.endswith(ATTENTION_BIASES)
 
 
 def refuse_other_exemplars(model: HookedTransformer, batch: Batch) -> None:
@@ -281,56 +283,53 @@ def refuse_other_exemplars(model: HookedTransformer, batch: Batch) -> None:
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that training changes, by name."""
+    """Return the parameters that training changes, by name."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
 def _initialise(model: HookedTransformer, seed: int) -> None:
-    for parameter in model.parameters():
-        parameter.zero_()
     for name, parameter in model.named_parameters():
-        if name.endswith((".w", "ln_final.w")):
-            parameter.fill_(1.0)
+        parameter.fill_(1.0 if name.endswith(".w") else 0.0)  # ".w": gains of norms
     embed_key, label_key, transformer_key, unembed_key = jax_random.split(jax_random.key(seed), 4)
     embed, cfg = model.embed, model.cfg
     assert isinstance(embed, FewShotEmbed)
-    embed.W_in.copy_(_lecun(embed_key, *embed.W_in.T.shape).T)
-    embed.W_label.copy_(_small(label_key, *embed.W_label.T.shape).T)
-    model.unembed.W_U.copy_(_lecun(unembed_key, *model.unembed.W_U.T.shape).T)
+    _lecun(embed_key, embed.W_in.T)
+    _small(label_key, embed.W_label.T)
+    _lecun(unembed_key, model.unembed.W_U.T)
     keys = jax_random.split(transformer_key, cfg.n_layers + 3)
     if cfg.positional_embedding_type == "standard":
-        model.pos_embed.W_pos.copy_(_small(keys[0], *model.pos_embed.W_pos.shape))
+        _small(keys[0], model.pos_embed.W_pos)
     for block, key in zip(model.blocks, keys[2:], strict=False):
         attention_key, mlp_key = jax_random.split(key)
         _initialise_attention(block.attn, *jax_random.split(attention_key))
         if not cfg.attn_only:
             in_key, out_key = jax_random.split(mlp_key)
-            block.mlp.W_in.copy_(_lecun(in_key, *block.mlp.W_in.T.shape).T)
-            block.mlp.W_out.copy_(_lecun(out_key, *block.mlp.W_out.T.shape).T)
+            _lecun(in_key, block.mlp.W_in.T)
+            _lecun(out_key, block.mlp.W_out.T)
 
 
 def _initialise_attention(attention: Any, qkv_key: jax_random.Key, out_key: jax_random.Key) -> None:
     n_heads, d_model, d_head = attention.W_Q.shape
-    qkv = _lecun(qkv_key, 3 * n_heads * d_head, d_model)
-    w_q, w_k, w_v = einops.rearrange(
-        qkv, "(three head d_head) model -> three head model d_head", three=3, head=n_heads
-    )
-    attention.W_Q.copy_(w_q)
-    attention.W_K.copy_(w_k)
-    attention.W_V.copy_(w_v)
-    out = _lecun(out_key, d_model, n_heads * d_head)
-    attention.W_O.copy_(
-        einops.rearrange(out, "model (head d_head) -> head d_head model", head=n_heads)
-    )
+    qkv = torch.empty(3 * n_heads * d_head, d_model)
+    _lecun(qkv_key, qkv)
+    parts = einops.rearrange(qkv, "(three head d) model -> three head model d", three=3, d=d_head)
+    for weight, part in zip((attention.W_Q, attention.W_K, attention.W_V), parts, strict=True):
+        weight.copy_(part)
+    out = torch.empty(d_model, n_heads * d_head)
+    _lecun(out_key, out)
+    attention.W_O.copy_(einops.rearrange(out, "model (head d) -> head d model", d=d_head))
 
 
-def _lecun(key: jax_random.Key, fan_out: int, fan_in: int) -> Float[Tensor, "fan_out fan_in"]:
-    """Normal cut at two sigma, rescaled to variance 1/fan_in."""
-    weights = jax_random.truncated_normal(jax_random.split(key)[0], (fan_out, fan_in))
-    return torch.from_numpy(weights) / (TRUNCATION * math.sqrt(fan_in))
+def _lecun(key: jax_random.Key, weight: Float[Tensor, "fan_out fan_in"]) -> None:
+    """Write a normal that is cut at two sigma and rescaled to variance 1/fan_in."""
+    weight.copy_(_drawn(key, weight) / (TRUNCATION * math.sqrt(weight.shape[1])))
 
 
-def _small(key: jax_random.Key, fan_out: int, fan_in: int) -> Float[Tensor, "fan_out fan_in"]:
-    """0.02 times a normal cut at two sigma: standard deviation 0.0176."""
-    weights = jax_random.truncated_normal(jax_random.split(key)[0], (fan_out, fan_in))
-    return 0.02 * torch.from_numpy(weights)
+def _small(key: jax_random.Key, weight: Float[Tensor, "fan_out fan_in"]) -> None:
+    """Write 0.02 times a normal cut at two sigma: standard deviation 0.0176."""
+    weight.copy_(0.02 * _drawn(key, weight))
+
+
+def _drawn(key: jax_random.Key, like: Tensor) -> Tensor:
+    shape = (like.shape[0], like.shape[1])
+    return torch.from_numpy(jax_random.truncated_normal(jax_random.split(key)[0], shape))

@@ -15,7 +15,7 @@ from ih_interp._torch_state import plain_torch
 from ih_interp.clamps import AbstractClamp
 from ih_interp.config import RunConfig
 from ih_interp.evaluation import METRICS
-from ih_interp.model import ATTENTION_BIASES, build_model
+from ih_interp.model import build_model, is_zero_bias
 from ih_interp.storage import run_files
 from ih_interp.storage.atomic import PathLike, as_path
 from ih_interp.tasks.exemplars import Exemplars
@@ -26,7 +26,7 @@ COLUMNS = ["step", "sequences", "split", *METRICS]
 
 
 class Run:
-    """A run folder, read only: what `ih.train` gives back, and opens again at any later time.
+    """A run folder, read only: `ih.train` returns it, and it opens again at any later time.
 
         run = ih.Run("runs/main")  # the root and the name that it was trained under
         run.config.seeds.init, run.config.clamps  # what it is, a RunConfig
@@ -36,7 +36,7 @@ class Run:
         batch = run.task.sample("train", 1_000, generator=torch.Generator().manual_seed(1))
         ih.induction_strength(model, batch)
 
-    `exemplars` are those it was trained on, to be given where their file is no longer at its place.
+    `exemplars` are those it was trained on, needed where their file is no longer at its place.
     Raises FileNotFoundError where there is no run, ValueError where it cannot be read or the
     exemplars are others.
     """
@@ -44,11 +44,13 @@ class Run:
     def __init__(self, folder: PathLike, exemplars: Exemplars | None = None) -> None:
         self.folder = as_path(folder, "The folder of a run").absolute()
         recorded, self.config = read_config(self.folder / run_files.CONFIG)
-        self.versions: dict[str, str] = recorded["versions"]
-        self.engine: str = recorded["engine"]
-        self.features_sha256: str = recorded["features_sha256"]
-        self._sealed = "sha256" in recorded  # as the first runs of format 1 were not
-        self._exemplars = None if exemplars is None else self._checked(exemplars)
+        self.versions = recorded.versions
+        self.engine: str = recorded.engine
+        self.features_sha256 = recorded.features_sha256
+        self._sealed = recorded.sha256 is not None  # as the first runs of format 1 were not
+        if exemplars is not None:
+            self._refuse_other(exemplars.sha256)
+        self._exemplars = exemplars
 
     def __repr__(self) -> str:
         if not self.folder.is_dir():
@@ -57,19 +59,20 @@ class Run:
 
     @cached_property
     def task(self) -> FewShotTask:
-        """The task the run trained on; its features are read again, and checked to be the same.
+        """The task that the run trained on; its features are read again, and must be the same.
 
         Raises FileNotFoundError where their file is gone, ValueError where it holds others.
         """
         exemplars = self._exemplars
         if exemplars is None:
             try:
-                exemplars = self._checked(Exemplars.from_source(self.config.exemplars))
+                exemplars = Exemplars.from_source(self.config.exemplars)
             except FileNotFoundError as error:
                 raise FileNotFoundError(
                     f"{self.folder} was trained on features that are no longer there: {error} "
                     "Pass them: Run(folder, exemplars=Exemplars.load(path))."
                 ) from error
+            self._refuse_other(exemplars.sha256)
         return FewShotTask(exemplars, self.config.task)
 
     @property
@@ -99,26 +102,24 @@ class Run:
         path = self.folder / run_files.STOPPED
         if not path.is_file():
             return None
-        facts = run_files.read_json(path)
+        remedy = "delete it, and training goes on to the run's end"
+        facts = run_files.read_json(path, remedy)
         run, step = facts.get("run"), facts.get("step")
         if run != self.config.fingerprint or type(step) is not int or step < 0:
-            raise run_files.DamagedFileError(
-                path,
-                f"does not say where this run was ended (run {short(run)}, step "
-                f"{short(step)}); delete it, and training goes on to the run's end.",
-            )
+            what = f"does not say where this run was ended (run {short(run)}, step {short(step)})"
+            raise run_files.DamagedFileError(path, what, remedy)
         return step
 
     @property
     def whole(self) -> bool:
-        """Whether everything that the run should leave is there: checkpoints and metrics.
+        """Whether all checkpoints and metrics that the run should leave are there.
 
-        Checkpoints are not read for it. Raises ValueError for metrics that are damaged.
+        Checkpoints are not read for it. Raises ValueError for damaged metrics.
         """
         return self.finished and not self.lost(self.config.n_steps + 1)
 
     def lost(self, before: int) -> list[str]:
-        """What is due before an update and is not there, in words; ValueError: it is damaged."""
+        """Say what is due before an update and missing; ValueError where metrics are damaged."""
         config = self.config
         due, there = config.checkpoints.steps(config.n_steps, config.batch_size), set(self.steps)
         missing = [step for step in due if step < before and step not in there]
@@ -127,21 +128,21 @@ class Run:
 
     @property
     def metrics(self) -> pd.DataFrame:
-        """One row an evaluation and split: `step`, `sequences`, `split`, `evaluation.METRICS`.
+        """One row per evaluation and split: `step`, `sequences`, `split`, `evaluation.METRICS`.
 
-        As the run's clamps are at that step: one whose schedule is off then does not act, and
-        pulses act in the phase that the evaluation falls on. `ih.evaluate(run.model(step), batch)`
-        measures the network without them.
-        Of a run in training, those saved so far. Raises ValueError for a damaged file, or one that
-        lacks evaluations although the run is finished.
+        They are measured under the run's clamps as they are at that step: a clamp whose schedule is
+        off does not act, and pulses act in the phase that the evaluation falls on.
+        `ih.evaluate(run.model(step), batch)` measures the network without clamps. A run in
+        training has the rows saved so far. Raises ValueError for a damaged file, or one that lacks
+        evaluations although the run is finished.
         """
         rows = self.rows(before=self.config.n_steps + 1 if self.finished else 0)
         return pd.DataFrame(rows, columns=None if rows else COLUMNS)
 
     def rows(self, *, before: int) -> list[dict[str, Any]]:
-        """The metrics row by row; ValueError if one due before step `before` is not there.
+        """Return the metrics row by row; ValueError if one due before step `before` is missing.
 
-        Of a run that was killed, checkpoints may be newer than the metrics, which are saved later.
+        After a kill, checkpoints may be newer than the metrics, which are saved later.
         """
         rows = self._saved_rows()
         if unmeasured := self._unmeasured(rows, before):
@@ -155,15 +156,14 @@ class Run:
         grid = self.config.evaluations.steps(self.config.n_steps, self.config.batch_size)
         due, found = [step for step in grid if step < before], {row["step"] for row in rows}
         missing = [step for step in due if step not in found]
-        if not missing:
-            return []
         return [
             f"{self.folder / run_files.METRICS} lacks {len(missing)} of {len(due)} evaluations, "
-            f"the first at step {missing[0]}"
+            f"the first at step {step}"
+            for step in missing[:1]
         ]
 
     def _expect_there(self) -> None:
-        """Refuse a folder that was moved or removed since: it would read as a run of nothing."""
+        """Refuse a folder that was moved or removed since: it would read as an empty run."""
         if not (self.folder / run_files.CONFIG).is_file():
             raise FileNotFoundError(
                 f"There is no run at {self.folder} any more: {run_files.CONFIG} is missing. Open "
@@ -176,7 +176,7 @@ class Run:
 
     @plain_torch()
     def model(self, step: int | None = None) -> HookedTransformer:
-        """The model after `step` updates, by default the last checkpoint; unclamped.
+        """Return the model after `step` updates, by default the last checkpoint; unclamped.
 
         Raises ValueError for a step without checkpoint, or a checkpoint that is damaged.
         """
@@ -204,7 +204,7 @@ class Run:
         """Write a checkpoint's weights into a model of this run; ValueError where they differ."""
         path, (weights, _) = run_files.checkpoint_path(self.folder, step), self.read_weights(step)
         parameters = dict(model.named_parameters())
-        trained = {n: tuple(p.shape) for n, p in parameters.items() if not _is_zero_bias(n)}
+        trained = {n: tuple(p.shape) for n, p in parameters.items() if not is_zero_bias(n)}
         if trained != {name: tuple(weight.shape) for name, weight in weights.items()}:
             raise ValueError(f"{path} holds the weights of another model than the one given.")
         with torch.no_grad():
@@ -224,17 +224,14 @@ class Run:
             raise run_files.DamagedFileError(
                 path,
                 f"belongs to run {belongs[0]} at step {belongs[1]}, not to {expected[0]} "
-                f"at step {expected[1]}; it was copied from elsewhere; {run_files.REPAIR}.",
+                f"at step {expected[1]}; it was copied from elsewhere",
             )
-        if {weight.dtype for weight in weights.values()} != {torch.float32}:
+        is_state = any(":" in name for name in weights)
+        if is_state or {weight.dtype for weight in weights.values()} != {torch.float32}:
             raise run_files.DamagedFileError(
-                path, f"holds tensors that are no float32, as all weights are; {run_files.REPAIR}."
+                path, "holds tensors that are not weights, which are float32"
             )
         return weights, facts
-
-    def _checked(self, exemplars: Exemplars) -> Exemplars:
-        self._refuse_other(exemplars.sha256)
-        return exemplars
 
     def _refuse_other(self, sha256: str) -> None:
         if sha256 != self.features_sha256:
@@ -243,10 +240,6 @@ class Run:
                 f"(sha256 {self.features_sha256[:12]} against {sha256[:12]}); "
                 "pass those it was trained on: Run(folder, exemplars=...)."
             )
-
-
-def _is_zero_bias(name: str) -> bool:
-    return ".attn." in name and name.endswith(ATTENTION_BIASES)
 
 
 def refuse_other_run(folder: Path, config: RunConfig) -> None:

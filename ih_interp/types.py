@@ -12,7 +12,7 @@ Axes, everywhere in the package:
 
 import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal, NamedTuple, TypeAlias
 
@@ -129,6 +129,24 @@ class Head(NamedTuple):
 
     def __str__(self) -> str:
         return f"L{self.layer}H{self.head}"
+
+
+HeadName: TypeAlias = str | tuple[int, int] | Int[np.ndarray, "2"] | Int[Tensor, "2"] | Head
+"""A head as callers write it: `"L1H3"`, `(1, 3)`, or a row of `np.argwhere`."""
+
+
+def parse_heads(heads: Iterable[object]) -> tuple[Head, ...]:
+    """Return heads in the order given; ValueError for one alone, or one that is named twice.
+
+    >>> [str(head) for head in parse_heads(["L1H3", (0, 2)])]
+    ['L1H3', 'L0H2']
+    """
+    if isinstance(heads, str | Head):
+        raise ValueError(f'heads={heads}: expected a list; write ["{heads}"].')
+    parsed = tuple(map(Head.parse, heads))
+    if len(set(parsed)) < len(parsed):
+        raise ValueError(f"heads={', '.join(map(str, parsed))}: expected each head once.")
+    return parsed
 
 
 HeadField: TypeAlias = Annotated[Head, BeforeValidator(Head.parse), PlainSerializer(str)]

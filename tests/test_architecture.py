@@ -33,7 +33,6 @@ LAYERS = (
 """Each may import those before it, and itself."""
 
 MAY_ALSO = {
-    "clamps": {"runs"},  # a graft reads a run, when it is used
     "training": {"training"},
     "analysis": {"analysis"},
     "interop": {"interop"},

@@ -39,11 +39,11 @@ def test_values_do_not_change():
 
 
 def test_fields_come_by_name():
-    with pytest.raises(TypeError, match=r"^Outer takes its fields by name and 3 came without one"):
+    with pytest.raises(TypeError, match=r"Outer.* 3 "):
         Outer(3)
-    with pytest.raises(TypeError, match=r"write Inner\(rate=\.\.\.\)"):
+    with pytest.raises(TypeError, match=r"Inner\(rate="):
         Inner(0.1)
-    with pytest.raises(TypeError, match=r"write InductionAttention\(heads=\.\.\.\)"):
+    with pytest.raises(TypeError, match=r"InductionAttention\(heads="):
         InductionAttention(["L1H3"])
     assert pickle.loads(pickle.dumps(Outer(size=1))) == Outer(size=1)
 

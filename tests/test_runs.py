@@ -52,13 +52,13 @@ def test_evaluating_a_checkpoint_gives_the_recorded_metrics(run):
 
 
 def test_there_is_no_run(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"There is no run at .*: config\.json is missing"):
+    with pytest.raises(FileNotFoundError, match=r"config\.json"):
         ih.Run(tmp_path)
 
 
 def test_there_is_no_such_step(run):
     for step in (2.0, "last", True):
-        with pytest.raises(TypeError, match=r"expected an integer, .*give one of run\.steps"):
+        with pytest.raises(TypeError, match=r"run\.steps"):
             inspect.unwrap(type(run).model)(run, step)
     with pytest.raises(ValueError, match=r"has no checkpoint at step 3; it has \[0, 2, 4\]"):
         run.model(3)
@@ -97,10 +97,7 @@ def test_the_first_runs_without_digests_are_read(run, tmp_path):
             "not a whole number of batches",
         ),
         (lambda text: "[1, 2]", "a JSON object was expected"),
-        (
-            lambda text: '{"format": 1}',
-            "cannot be read here: it lacks run, fingerprint, features_sha256",
-        ),
+        (lambda text: '{"format": 1}', "cannot be read here: .*fingerprint: Field required"),
         (
             lambda text: unsealed(text).replace('"batch_size": 8', '"batch_size": 16'),
             "cannot be read here: the run in it is",
@@ -127,10 +124,10 @@ def test_a_damaged_checkpoint_is_named(run):
     content = bytearray(path.read_bytes())
     content[-5] ^= 1
     path.write_bytes(bytes(content))
-    with pytest.raises(ValueError, match=r"00000004\.safetensors was altered after it was written"):
+    with pytest.raises(ValueError, match=r"00000004\.safetensors.*digest"):
         run.model(4)
     path.write_bytes(bytes(content[:-100]))
-    with pytest.raises(ValueError, match=r"00000004\.safetensors is no checkpoint .* cut short"):
+    with pytest.raises(ValueError, match=r"00000004\.safetensors.* cut short"):
         run.model(4)
 
 
@@ -139,7 +136,7 @@ def test_a_checkpoint_from_another_run_is_refused(run, tmp_path):
     (stranger,) = ih.train(other, tmp_path / "other", progress=False)
     path = run_files.checkpoint_path(run.folder, 4)
     path.write_bytes(run_files.checkpoint_path(stranger.folder, 4).read_bytes())
-    with pytest.raises(ValueError, match=r"belongs to run .* copied from elsewhere"):
+    with pytest.raises(ValueError, match="belongs to run"):
         run.model(4)
 
 
@@ -152,14 +149,14 @@ def test_features_that_changed_are_refused(tmp_path):
     (run,) = ih.train(config, tmp_path / "runs", progress=False)
     assert ih.Run(run.folder).task.exemplars.sha256 == exemplars.sha256
     np.savez(path, features=exemplars.features.numpy() + 1)
-    with pytest.raises(ValueError, match="holds other features than when the run was made"):
+    with pytest.raises(ValueError, match="other features"):
         ih.Run(run.folder).task  # noqa: B018
     (again,) = ih.train(CONFIG, tmp_path / "others", progress=False)
     path = again.folder / run_files.CONFIG
     recorded = run_files.read_json(path)
     run_files.write_json(path, run_files.sealed({**recorded, "features_sha256": "0" * 64}))
     # As where another version of torch draws other features from the same seed.
-    with pytest.raises(ValueError, match=r"was trained on other features than .* against .*pass"):
+    with pytest.raises(ValueError, match="other features"):
         ih.Run(again.folder).task  # noqa: B018
 
 
@@ -191,7 +188,7 @@ def test_features_that_moved_can_be_handed_in(of_file, tmp_path):
     opened = ih.Run(run.folder, exemplars=ih.Exemplars.load(moved))
     assert torch.equal(opened.model().W_E, run.model().W_E)
     others = ih.Exemplars(exemplars.features + 1)
-    with pytest.raises(ValueError, match="was trained on other features than it is given"):
+    with pytest.raises(ValueError, match="other features"):
         ih.Run(run.folder, exemplars=others)
 
 
@@ -216,23 +213,19 @@ def test_a_run_does_not_go_on_with_other_features(of_file, tmp_path):
     """Whoever wrote the configuration by hand: the digest in it need not be the features'."""
     run, exemplars = of_file
     task = ih.FewShotTask(ih.Exemplars(exemplars.features + 1), run.config.task)
-    with pytest.raises(ValueError, match="was trained on other features"):
+    with pytest.raises(ValueError, match="other features"):
         create_run(run.folder, run.config, task, engine="eager")
 
 
 def test_only_the_place_of_features_may_differ(of_file, tmp_path):
     run, exemplars = of_file
     other = ih.Exemplars(exemplars.features + 1).save(tmp_path / "other.npz")
-    with pytest.raises(
-        ValueError, match=r"holds another run: exemplars is .* there and .* here\. G"
-    ):
+    with pytest.raises(ValueError, match=r"exemplars is .* there and .* here"):
         ih.train(run.config.replace(exemplars=other), tmp_path / "runs", progress=False)
     elsewhere = FileSource(**{**exemplars.source.model_dump(), "path": str(tmp_path / "b.npz")})
     shutil.copy(tmp_path / "features.npz", tmp_path / "b.npz")
     longer = run.config.replace(exemplars=elsewhere, sequences=64)
-    with pytest.raises(
-        ValueError, match=r"holds another run: sequences is 32 there and 64 here\. G"
-    ):
+    with pytest.raises(ValueError, match="sequences is 32 there and 64 here"):
         ih.train(longer, tmp_path / "runs", progress=False)
 
 
@@ -248,9 +241,7 @@ def test_metrics_that_are_gone_or_cut_are_refused(run):
     path = run.folder / run_files.METRICS
     rows = run_files.read_metrics(run.folder)
     run_files.write_metrics(run.folder, [row for row in rows if row["step"] != 2])
-    with pytest.raises(
-        ValueError, match=r"lacks 1 of 3 evaluations, the first at step 2: train the run"
-    ):
+    with pytest.raises(ValueError, match="1 of 3 evaluations, the first at step 2"):
         run.metrics  # noqa: B018
     path.unlink()
     with pytest.raises(ValueError, match=r"metrics\.jsonl lacks 3 of 3 evaluations"):
@@ -262,7 +253,7 @@ def test_a_run_that_has_not_begun_has_no_metrics_and_no_model(tmp_path, task):
     run = create_run(tmp_path / "run", config, task, engine="eager")
     assert list(run.metrics.columns[:4]) == ["step", "sequences", "split", "loss"]
     assert (len(run.metrics), run.steps, run.finished) == (0, [], False)
-    with pytest.raises(ValueError, match="has no checkpoints yet; train it first"):
+    with pytest.raises(ValueError, match="no checkpoints"):
         run.model()
 
 
@@ -289,7 +280,7 @@ def test_files_that_are_no_checkpoints_are_no_steps(run):
 
 def test_weights_go_into_a_model_of_their_shape_only(run):
     for shape in (ih.ModelConfig(n_layers=1), ih.ModelConfig(n_layers=3), ih.ModelConfig(d_head=4)):
-        with pytest.raises(ValueError, match="weights of another model than the one given"):
+        with pytest.raises(ValueError, match="another model"):
             run.load_weights(ih.build_model(run.task, shape), 4)
 
 
@@ -324,7 +315,7 @@ def test_a_runs_features_changed_in_place_are_refused(run, given):
     expected = again.model()
     array = again.task.exemplars.features.numpy()
     array *= 2
-    with pytest.raises(ValueError, match="was trained on other features than"):
+    with pytest.raises(ValueError, match="other features"):
         again.model()
     array /= 2
     assert torch.equal(again.model().embed.features, expected.embed.features)
@@ -385,5 +376,5 @@ def test_features_changed_before_they_are_given_to_a_run_are_refused(run):
     exemplars = ih.Exemplars.from_source(CONFIG.exemplars)
     ih.Run(run.folder, exemplars)  # which has looked at them
     exemplars.features.mul_(2)
-    with pytest.raises(ValueError, match="was trained on other features than"):
+    with pytest.raises(ValueError, match="other features"):
         ih.Run(run.folder, exemplars)

@@ -1,6 +1,7 @@
-"""Passes of a model: of other sequences, with heads set, and what heads write in them.
+"""Forward passes of a model on other sequences or with heads set, and recording what heads write.
 
-The model's own modules and hooks do the work, and what cannot be told apart by them is refused.
+The model's own modules and hooks do the work; models in which they do not show what a head writes
+are refused.
 """
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
@@ -18,14 +19,16 @@ from ih_interp._stock import is_hooked, other_module
 from ih_interp.analysis.heads.pattern_scores import CHUNK
 from ih_interp.clamps._active import active, pass_size
 from ih_interp.clamps.base import Shape, head_mask
-from ih_interp.types import Head, Residual
+from ih_interp.types import HeadName as HeadName, Residual, parse_heads
 
 Input: TypeAlias = Literal["q", "k", "v"]
-"""Through which of its inputs a head is reached."""
+"""The input of a head through which it is reached."""
 
-HeadName: TypeAlias = str | tuple[int, int] | Head
+Ablation: TypeAlias = Literal["zero", "mean", "resample"]
+"""What replaces the output of an ablated head: zero, a mean over sequences, another sequence's."""
+
 Written: TypeAlias = Float[Tensor, "batch pos _head d"]
-"""What heads write: z, d_head wide, or where `use_attn_result` is on the result, d_model wide."""
+"""The outputs of heads: z, d_head wide, or with `use_attn_result` the result, d_model wide."""
 
 HeadsOf: TypeAlias = Mapping[int, Sequence[int]]
 """Heads by layer."""
@@ -40,20 +43,16 @@ def chunk_size(model: HookedTransformer, n_sequences: int) -> int:
 
 
 def inputs_named(via: str | Sequence[str]) -> tuple[Input, ...]:
-    """`"k"` or `("q", "k")`, checked."""
+    """Return the inputs named by "k", "qk" or `("q", "k")`."""
     names = tuple(via)
-    wrong = [name for name in names if name not in get_args(Input)]
-    if wrong or not names or len(set(names)) < len(names):
-        raise ValueError(f"via={via!r}; name some of q, k and v, each once.")
+    if not names or not {*names} <= {*get_args(Input)} or len(set(names)) < len(names):
+        raise ValueError(f"via={via!r}: expected some of q, k and v, each once.")
     return names  # pyright: ignore[reportReturnType]
 
 
 def by_layer(heads: Iterable[HeadName], model: HookedTransformer) -> dict[int, list[int]]:
     """Heads by layer, in order; ValueError for one the model lacks or that is named twice."""
-    parsed = [Head.parse(head) for head in heads]
-    if len(set(parsed)) < len(parsed):
-        raise ValueError(f"{', '.join(map(str, parsed))} names a head twice.")
-    chosen = head_mask(parsed, Shape.of(model))
+    chosen = head_mask(parse_heads(heads), Shape.of(model))
     return {
         layer: row.nonzero()[:, 0].tolist() for layer, row in enumerate(chosen) if bool(row.any())
     }
@@ -62,17 +61,17 @@ def by_layer(heads: Iterable[HeadName], model: HookedTransformer) -> dict[int, l
 def refuse_shape(model: HookedTransformer) -> None:
     """Refuse models in which an edge is no sum of head outputs (ValueError)."""
     cfg = model.cfg
+    normalised = cfg.use_normalization_before_and_after or (
+        cfg.original_architecture in POST_NORM_ARCHITECTURES
+    )
     reasons = {
-        "shares keys and values among heads (grouped-query attention), which have no edge of "
-        "their own": cfg.n_key_value_heads is not None,
-        "normalises what attention writes, so that heads do not add up": bool(
-            cfg.use_normalization_before_and_after
-        )
-        or cfg.original_architecture in POST_NORM_ARCHITECTURES,
-        "has use_split_qkv_input or use_attn_in on; set them to False, edges need neither": bool(
+        "shares keys and values among heads (grouped-query attention), so that heads have no "
+        "edges of their own": cfg.n_key_value_heads is not None,
+        "normalises what attention writes, so that heads do not add up": normalised,
+        "has use_split_qkv_input or use_attn_in on; set them to False, edges need neither": (
             cfg.use_split_qkv_input or cfg.use_attn_in
         ),
-        "has weights in 4 bits": bool(cfg.load_in_4bit),
+        "has weights in 4 bits": cfg.load_in_4bit,
     }
     for reason, applies in reasons.items():
         if applies:
@@ -81,36 +80,33 @@ def refuse_shape(model: HookedTransformer) -> None:
 
 def refuse_cuts(model: HookedTransformer, first: int, last: int) -> None:
     """Refuse clamps that replace the stream above layer `first` and up to layer `last`."""
-    for clamp, points, *_ in active(model):
-        for point in points:
+    for one in active(model):
+        for point in one.points:
             parts = point.split(".")
             kind = parts[-1].removeprefix("hook_")
             if len(parts) != 3 or kind not in CUTS:
                 continue
             if first + (kind == "resid_pre") <= int(parts[1]) < last + (kind == "resid_pre"):
                 raise ValueError(
-                    f"{clamp} replaces {point}, which every path from layer {first} to layer "
+                    f"{one.clamp} replaces {point}, which every path from layer {first} to layer "
                     f"{last} crosses: there is no edge to patch. Take the clamp off."
                 )
 
 
 def written_at(model: HookedTransformer, layer: int) -> str:
-    """The hook point that holds what each head of a layer writes."""
+    """Return the hook point that holds what each head of a layer writes."""
     return f"blocks.{layer}.attn.hook_{'result' if model.cfg.use_attn_result else 'z'}"
 
 
 def written_points(model: HookedTransformer, layers: Iterable[int]) -> list[str]:
-    """Those of several layers, and where it is not known to be their sum what attention adds."""
+    """Return those of several layers, and what attention adds where that may not be their sum."""
     points = [written_at(model, layer) for layer in layers]
-    return points + [
-        f"blocks.{layer}.hook_attn_out" for layer in layers if _may_not_add_up(model, layer)
-    ]
-
-
-def _may_not_add_up(model: HookedTransformer, layer: int) -> bool:
-    block = model.blocks[layer]
-    hooked = is_hooked(block.attn) or is_hooked(block.hook_attn_out)
-    return hooked or other_module(model, block.attn) is not None
+    for layer in layers:
+        block = model.blocks[layer]
+        hooked = is_hooked(block.attn) or is_hooked(block.hook_attn_out)
+        if hooked or other_module(model, block.attn):
+            points.append(f"blocks.{layer}.hook_attn_out")
+    return points
 
 
 def written_by(
@@ -118,7 +114,7 @@ def written_by(
 ) -> dict[int, Written]:
     """Return what the heads wrote in a pass that kept `written_points`, by layer.
 
-    Raises ValueError where what attention adds to the stream is not the sum of it.
+    Raises ValueError where that does not add up to what attention adds to the stream.
     """
     for layer in heads:
         added = kept.get(f"blocks.{layer}.hook_attn_out")
@@ -141,15 +137,15 @@ def refuse_unequal(expected: Tensor, found: Tensor, what: str) -> None:
     allowed = coarse**0.7 * max(float(expected.abs().max()), float(found.abs().max()))
     if not bool(((expected - found).abs() <= allowed).all()):
         raise ValueError(
-            f"{what}: code or hooks of somebody's own stand between, and their part cannot be told "
-            "apart. Take them off, or run the model itself under hooks."
+            f"{what}: other code or hooks stand between, and their part cannot be told apart. "
+            "Take them off, or run the model itself under hooks."
         )
 
 
 def into_stream(
     model: HookedTransformer, layer: int, heads: Sequence[int], written: Written
 ) -> Float[Tensor, "batch pos head d_model"]:
-    """What the heads add to the residual stream, each."""
+    """Return what each of the heads adds to the residual stream."""
     if model.cfg.use_attn_result:
         return written
     w_o = model.blocks[layer].attn.W_O[list(heads)]
@@ -158,7 +154,7 @@ def into_stream(
 
 @contextmanager
 def reading(model: HookedTransformer, tokens: Int[Tensor, "batch pos"]) -> Generator[None]:
-    """Inside, a pass reads these tokens' embedding, whichever tokens it is given.
+    """In the block, have passes read these tokens' embedding, whichever tokens they are given.
 
     So clamps made for a batch are in force as they were made, though the sequences are others.
     """
@@ -168,7 +164,7 @@ def reading(model: HookedTransformer, tokens: Int[Tensor, "batch pos"]) -> Gener
         del module, inputs, output
         return embedded
 
-    handle = model.embed.register_forward_hook(replace, prepend=True)  # others' hooks come after
+    handle = model.embed.register_forward_hook(replace, prepend=True)  # other hooks come after
     try:
         yield
     finally:
@@ -179,7 +175,7 @@ def reading(model: HookedTransformer, tokens: Int[Tensor, "batch pos"]) -> Gener
 def set_heads(
     model: HookedTransformer, values: Mapping[int, tuple[Sequence[int], Tensor]]
 ) -> Generator[None]:
-    """Inside, heads write given values `[pos, head, d]`, at every edge that leaves them."""
+    """In the block, have heads write given values `[pos, head, d]`, for all that read them."""
 
     def replace(written: Tensor, hook: Any, heads: Sequence[int], value: Tensor) -> Tensor:
         del hook
@@ -196,23 +192,24 @@ def set_heads(
 
 
 class Entered(NamedTuple):
-    """What a pass gave a layer."""
+    """The inputs that a pass gave a layer."""
 
     resid: Residual
-    others: dict[str, Any]
-    """Keywords for a pass that starts there: positions of a shortformer, the mask of padding."""
+    options: dict[str, Any]
+    """Keywords for a pass that starts there: the layer, positions of a shortformer, padding."""
 
 
 @contextmanager
 def entering(model: HookedTransformer, layer: int) -> Generator[list[Entered]]:
-    """In the block, passes append what they give a layer, before anybody's hooks on it."""
+    """In the block, have passes append what they give a layer, before all hooks on it."""
     entered: list[Entered] = []
 
     def keep(block: Any, inputs: tuple[Tensor], keywords: dict[str, Any]) -> None:
-        others = {n: keywords.get(n) for n in ("shortformer_pos_embed", "attention_mask")}
+        options = {n: keywords.get(n) for n in ("shortformer_pos_embed", "attention_mask")}
         # A hook may write into it afterwards.
         hooked = is_hooked(block) or is_hooked(block.hook_resid_pre)
-        entered.append(Entered(inputs[0].clone() if hooked else inputs[0], others))
+        resid = inputs[0].clone() if hooked else inputs[0]
+        entered.append(Entered(resid, {"start_at_layer": layer, **options}))
 
     handle = model.blocks[layer].register_forward_pre_hook(keep, with_kwargs=True, prepend=True)
     try:
@@ -223,10 +220,21 @@ def entering(model: HookedTransformer, layer: int) -> Generator[list[Entered]]:
 
 @contextmanager
 def whole_blocks(model: HookedTransformer, first: int, last: int) -> Generator[None]:
-    """In the block, refuse passes in which the stream is other than what blocks write to it.
+    """In the block, refuse passes in which the stream is not the sum of what blocks write to it.
 
     It is checked at the blocks from `first` up to `last`, where receivers read.
     """
+    written: dict[int, Tensor] = {}
+
+    def note(module: Any, inputs: Any, output: Tensor, number: int) -> None:
+        del module, inputs
+        written[number] = output
+
+    def compare(module: Any, inputs: Any, output: Tensor, number: int) -> None:
+        del module, inputs
+        what = f"A hook on blocks.{number} changes what it gives the next layer"
+        refuse_unequal(written[number], output, what)
+
     with ExitStack() as stack:
         for number in range(first, min(last + 1, model.cfg.n_layers)):
             block: Any = model.blocks[number]
@@ -237,37 +245,15 @@ def whole_blocks(model: HookedTransformer, first: int, last: int) -> Generator[N
                     "and write is not known."
                 )
             if is_hooked(block) and number < last:
-                stack.enter_context(_unchanged(block, number))
+                for module, hook in ((block.hook_resid_post, note), (block, compare)):
+                    handle = module.register_forward_hook(partial(hook, number=number))
+                    stack.callback(handle.remove)
         yield
-
-
-@contextmanager
-def _unchanged(block: Any, number: int) -> Generator[None]:
-    written: list[Tensor] = []
-
-    def note(module: Any, inputs: Any, output: Tensor) -> None:
-        del module, inputs
-        written[:] = [output]
-
-    def compare(module: Any, inputs: Any, output: Tensor) -> None:
-        del module, inputs
-        what = f"A hook on blocks.{number} changes what it gives the next layer"
-        refuse_unequal(written[0], output, what)
-
-    handles = [
-        block.hook_resid_post.register_forward_hook(note),
-        block.register_forward_hook(compare),
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
 def recording(model: HookedTransformer, names: Iterable[str]) -> Generator[dict[str, Tensor]]:
-    """Inside, passes write the named activations, as hooks have left them, into the result."""
+    """In the block, have passes write named activations, as hooks left them, into the result."""
     kept: dict[str, Tensor] = {}
 
     def keep(activation: Tensor, hook: Any) -> None:

@@ -206,10 +206,10 @@ class _Wanted:
             self._check_items(name, value)
 
     def _check_items(self, name: str, value: Any) -> None:
-        if self.length is not None and len(value) != self.length:
-            raise ValueError(f"{name}={shown(value)}: expected {self.length} values.")
         if not isinstance(value, Sequence | Mapping) or isinstance(value, str):
             return
+        if self.length is not None and len(value) != self.length:
+            raise ValueError(f"{name}={shown(value)}: expected {self.length} values.")
         keys: Iterator[Any] = iter(value) if isinstance(value, Mapping) else iter(range(len(value)))
         for place, key in enumerate(keys):
             wanted = self.items[place if self.length else 0]

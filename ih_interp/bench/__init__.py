@@ -1,1 +1,1 @@
-"""How fast training is here: `ih-interp bench`."""
+"""The benchmark of training speed on this machine: `ih-interp bench`."""

@@ -1,4 +1,4 @@
-"""Contenders measured side by side: each in a process of its own, taking turns in one run."""
+"""The benchmark of training speed: contenders in processes of their own take turns."""
 
 import json
 import os
@@ -29,13 +29,16 @@ class Contender(NamedTuple):
 
     name: str
     runs: int
-    """In one process."""
+    """The number of runs in one process."""
     engine: str
     processes: int = 1
 
 
 class Process:
-    """One process of a contender, and how long it took from its start to its first update."""
+    """A process of a contender; `first_update` is the seconds from its start to its first update.
+
+    Raises RuntimeError if the process dies.
+    """
 
     def __init__(self, contender: Contender, cache: Path) -> None:
         start = time.perf_counter()
@@ -54,45 +57,40 @@ class Process:
         self.first_update = time.perf_counter() - start
 
     def tell(self, order: str, number: int = 1) -> None:
-        """Give an order; its answer is waited for by `answer`."""
+        """Give an order; `answer` waits for its answer."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{order} {number}\n")
         self._process.stdin.flush()
 
     def answer(self) -> float:
-        """The answer to the last order; RuntimeError if the process has died."""
+        """Wait for the answer to the last order and return it."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
             raise RuntimeError("A process of the benchmark died; what it said stands above.")
         return float(json.loads(line))
 
-    def ask(self, order: str, number: int = 1) -> float:
-        """Give an order and wait for its answer."""
-        self.tell(order, number)
-        return self.answer()
-
     def end(self) -> None:
-        """Close it."""
+        """End the process."""
         self._process.communicate()
 
 
 class Team(NamedTuple):
-    """A contender's processes."""
+    """The processes of a contender."""
 
     first_update_cold: float
-    """Seconds to its first update where nothing was compiled yet."""
+    """Seconds to the first update where nothing was compiled yet."""
     processes: list[Process]
 
-    def turn(self, order: str, number: int) -> float:
-        """The largest answer, the slowest process's, when all start together."""
+    def turn(self, order: str, number: int = 1) -> float:
+        """Have all processes do this at once; return the largest answer, the slowest's."""
         for process in self.processes:
             process.tell(order, number)
         return max(process.answer() for process in self.processes)
 
 
 def contenders(sizes: Sequence[int] = SIZES) -> list[Contender]:
-    """TransformerLens as it is, one compiled run, fleets, and fleets of 8 on every core."""
+    """List TransformerLens as it is, a compiled run, fleets, and fleets of 8 on every core."""
     n = cores()
     return [
         Contender("eager", 1, "eager"),
@@ -105,10 +103,10 @@ def contenders(sizes: Sequence[int] = SIZES) -> list[Contender]:
 def bench(
     entrants: Sequence[Contender], *, repeats: int = 5, say: Callable[[str], None] | None = None
 ) -> pd.DataFrame:
-    """Measure training speed; one row a contender, the first of which is what ratios are to.
+    """Measure training speed; return one row per contender. Ratios are to the first of them.
 
-    Contenders take turns, `repeats` times round: each trains a fiftieth of the paper's main run,
-    without evaluations and checkpoints and then with them; medians over the rounds.
+    Contenders take turns, in `repeats` rounds: each trains a fiftieth of the paper's main run,
+    without evaluations and checkpoints and then with them; medians are over the rounds.
 
     Columns: `name`, `runs` (trained together, over all processes), `processes`;
     `updates_per_second` (one run's update of 32 sequences counts one), `ratio` to the first
@@ -125,10 +123,9 @@ def bench(
         rates, overheads, peaks = _rounds(entrants, teams, repeats, say)
         rows: list[dict[str, float | str]] = []
         for number, (entrant, team) in enumerate(zip(entrants, teams, strict=True)):
-            one = team.processes[0]
-            flops = one.ask("flops") / entrant.runs
             ratios = rates[:, number] / rates[:, 0]
-            speed = float(np.median(rates[:, number]))
+            speed, peak = float(np.median(rates[:, number])), float(np.median(peaks))
+            flops = team.turn("flops") / entrant.runs
             rows.append(
                 {
                     "name": entrant.name,
@@ -140,16 +137,16 @@ def bench(
                     "ratio_high": float(ratios.max()),
                     "overhead": float(np.median(overheads[:, number])),
                     "first_update_cold": team.first_update_cold,
-                    "first_update": one.first_update,
-                    "memory": max(process.ask("memory") for process in team.processes),
-                    "matrix_share": speed * flops / (float(np.median(peaks)) * entrant.processes),
+                    "first_update": team.processes[0].first_update,
+                    "memory": team.turn("memory"),
+                    "matrix_share": speed * flops / (peak * entrant.processes),
                 }
             )
     return pd.DataFrame(rows)
 
 
 def write(table: pd.DataFrame, folder: Path) -> list[Path]:
-    """`bench.csv`, and a picture of it as pdf and png."""
+    """Write `bench.csv`, and a picture of it as pdf and png."""
     with style():
         canvas = Figure(figsize=(6, 3.2), layout="constrained")
         plot_speeds(table, canvas.subplots())
@@ -160,7 +157,7 @@ def write(table: pd.DataFrame, folder: Path) -> list[Path]:
 def _started(
     entrants: Sequence[Contender], cache: Path, say: Callable[[str], None]
 ) -> Generator[list[Team]]:
-    """Every contender's processes, started one after the other; each compiled once before."""
+    """Start every contender's processes one by one, after another has compiled for them."""
     teams: list[Team] = []
     try:
         for entrant in entrants:
@@ -185,16 +182,16 @@ def _started(
 def _rounds(
     entrants: Sequence[Contender], teams: Sequence[Team], repeats: int, say: Callable[[str], None]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Updates a second and overheads `[round, contender]`; the machine's peak in every round."""
+    """Return updates per second and overheads `[round, contender]`, and the machine's peaks."""
     for team in teams:
-        team.turn("overhead", 1)  # compiles the evaluation
+        team.turn("overhead")  # compiles the evaluation
     rates, overheads = np.zeros((2, repeats, len(teams)))
     peaks = np.zeros(repeats)
     for number in range(repeats):
         for place, (entrant, team) in enumerate(zip(entrants, teams, strict=True)):
             plain = team.turn("go", PERIOD)
             rates[number, place] = PERIOD * entrant.runs * entrant.processes / plain
-            overheads[number, place] = team.turn("overhead", 1)
-        peaks[number] = teams[0].processes[0].ask("peak", PRODUCTS)
+            overheads[number, place] = team.turn("overhead")
+        peaks[number] = teams[0].turn("peak", PRODUCTS)
         say(f"round {number + 1} of {repeats}: " + ", ".join(f"{r:.0f}" for r in rates[number]))
     return rates, overheads, peaks

@@ -1,4 +1,4 @@
-"""One contender of the benchmark: a process that makes a fleet ready and trains when it is told.
+"""A contender of the benchmark: a process that makes a fleet ready and trains on orders.
 
 Orders come as lines ("go 100", "overhead 1", "peak 50"), answers go as lines of JSON.
 """
@@ -10,15 +10,13 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import FlopCounterMode
 
 from ih_interp.clamps import in_order
 from ih_interp.config import Grid, RunConfig, Seeds
-from ih_interp.engine.update import flat_inputs, trace_update
+from ih_interp.engine.update import trace_update
 from ih_interp.model import build_model
 from ih_interp.runs import create_run
 from ih_interp.tasks.exemplars import Exemplars, GaussianSource
@@ -33,7 +31,7 @@ PERIOD = 625  # updates in which the paper's main run is evaluated 4 times and s
 
 
 def main() -> None:
-    """Arguments: how many runs, and "compiled" or "eager"."""
+    """Answer orders; the arguments are the number of runs, and "compiled" or "eager"."""
     n_runs, engine = int(sys.argv[1]), sys.argv[2]
     with one_thread(), tempfile.TemporaryDirectory() as folder:
         fleet = make_fleet(n_runs, engine, Path(folder))
@@ -51,7 +49,7 @@ def main() -> None:
 
 
 def make_fleet(n_runs: int, engine: str, folder: Path) -> Fleet:
-    """The paper's model, task and batch, on synthetic exemplars, from different seeds."""
+    """Make a fleet of the paper's model, task and batch, on synthetic exemplars, a seed per run."""
     configs = [
         RunConfig(
             name=f"run-{seed}",
@@ -69,7 +67,7 @@ def make_fleet(n_runs: int, engine: str, folder: Path) -> Fleet:
 
 
 def seconds(fleet: Fleet, updates: int) -> float:
-    """How long the fleet takes for that many updates of all its runs, sequences drawn and all."""
+    """Return the seconds of that many updates of all runs, sampling of sequences included."""
     start = time.perf_counter()
     for _ in range(updates):
         fleet.advance()
@@ -77,10 +75,10 @@ def seconds(fleet: Fleet, updates: int) -> float:
 
 
 def overhead(fleet: Fleet, updates: int) -> float:
-    """How long evaluations and checkpoints take, as a share of the updates between them.
+    """Return the time of evaluations and checkpoints as a share of the updates between them.
 
-    As the paper's main run has them. Files are on the disk before the next update begins: written
-    beside it, they would slow it where every core trains.
+    They come as often as in the paper's main run. Files are on the disk before the next update
+    begins: written beside it, they would slow it where every core trains.
     """
     start, others = time.perf_counter(), 0.0
     with deferred_interrupts() as interrupted:
@@ -89,45 +87,28 @@ def overhead(fleet: Fleet, updates: int) -> float:
             if any(run.is_due for run in fleet.runs):
                 due = time.perf_counter()
                 measure(fleet, None, interrupted)
-                fleet.writer.settle()
+                for run in fleet.runs:
+                    run.writer.settle()
                 others += time.perf_counter() - due
     return others / (time.perf_counter() - start - others)
 
 
 def matrix_flops(fleet: Fleet, *, compiled: bool) -> float:
-    """Floating-point operations in the matrix products of one update of all runs."""
+    """Return the floating-point operations in matrix products of one update of all runs."""
     if not compiled:
-        with _Operations() as counted:
+        with FlopCounterMode(display=False) as counted:
             fleet.advance()
-        return float(counted.total)
+        return float(counted.get_total_flops())
     config, inputs = fleet.runs[0].config, fleet.inputs()
     model, clamps = build_model(fleet.runs[0].task, config.model), in_order(config.clamps)
     graph = trace_update(model, clamps, config.optimiser, fleet.state, inputs)
-    with _Operations() as counted, torch.no_grad():
-        graph(*fleet.state.clone().flat, *flat_inputs(inputs))
-    return float(counted.total)
-
-
-class _Operations(TorchDispatchMode):
-    """Counts the operations of matrix products inside, by torch's formulas."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> object:
-        del types
-        result = func(*args, **(kwargs or {}))
-        count = flop_registry.get(func.overloadpacket)
-        if count is not None:
-            self.total += count(*args, **(kwargs or {}), out_val=result)
-        return result
+    with FlopCounterMode(display=False) as counted, torch.no_grad():
+        graph(*fleet.state.clone().flat, *inputs.flat)
+    return float(counted.get_total_flops())
 
 
 def matrix_peak(repeats: int) -> float:
-    """Floating-point operations a second of a large matrix product, on one thread."""
+    """Return the floating-point operations per second of a large matrix product, on one thread."""
     left, right = torch.randn(2, SIDE, SIDE)
     start = time.perf_counter()
     for _ in range(repeats):
@@ -136,5 +117,5 @@ def matrix_peak(repeats: int) -> float:
 
 
 def tell(value: float) -> None:
-    """One line of JSON."""
+    """Write a line of JSON."""
     print(json.dumps(value), flush=True)  # noqa: T201

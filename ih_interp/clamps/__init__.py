@@ -1,4 +1,4 @@
-"""Named interventions, as data: what they set, when, and with which gradient.
+"""Clamps, named interventions as data: what they set, when, and with which gradient.
 
 ablate = ih.clamps.AblateHeads(heads=["L1H0"])
 with ih.clamped(model, [ablate], batch):
@@ -17,8 +17,8 @@ from ih_interp.clamps.attention import (
     AttentionTemperature as AttentionTemperature,
     ForbidPreviousToken as ForbidPreviousToken,
     InductionAttention as InductionAttention,
-    MatchAttention as MatchAttention,
     PreviousTokenAttention as PreviousTokenAttention,
+    SimilarityAttention as SimilarityAttention,
 )
 from ih_interp.clamps.base import (
     AbstractClamp as AbstractClamp,
@@ -66,11 +66,11 @@ Clamp: TypeAlias = Annotated[
     | GraftIn
     | GraftOut
     | InductionAttention
-    | MatchAttention
     | PerfectLayerOne
     | PerfectMatchAndCopy
     | Preserve
-    | PreviousTokenAttention,
+    | PreviousTokenAttention
+    | SimilarityAttention,
     Field(discriminator="kind"),
 ]
 """Any clamp; `kind` says which in JSON."""
@@ -79,14 +79,23 @@ _ONE: TypeAdapter[AbstractClamp] = TypeAdapter(Clamp)
 
 
 def parse(values: Iterable[Mapping[str, Any] | AbstractClamp]) -> tuple[AbstractClamp, ...]:
-    """Clamps from JSON values such as `{"kind": "ablate_heads", "heads": ["L1H0"]}`.
+    """Read clamps from JSON values such as `{"kind": "ablate_heads", "heads": ["L1H0"]}`.
 
     Raises ValueError that names the clamp, the field, the value and what was expected.
     """
     expect(values, Iterable, "What parse reads", "write a list of JSON objects")
     if isinstance(values, Mapping | AbstractClamp):
         raise ValueError(f"parse reads a list of clamps and one came alone; write [{values!r}].")
-    return tuple(_parse_one(number, value) for number, value in enumerate(values))
+    clamps: list[AbstractClamp] = []
+    for number, value in enumerate(values):
+        try:
+            given = isinstance(value, AbstractClamp)
+            clamps.append(value if given else _ONE.validate_python(dict(value)))
+        except (ValueError, TypeError) as error:
+            read = isinstance(error, ValidationError)
+            why = explain(error) if read else f"{value!r} is no JSON object"
+            raise ValueError(f"Clamp number {number} cannot be read: {why}") from error
+    return tuple(clamps)
 
 
 def dump(clamps: Iterable[AbstractClamp]) -> list[dict[str, Any]]:
@@ -104,13 +113,3 @@ def __dir__() -> list[str]:
         if str(getattr(value, "__module__", "")).startswith("ih_interp.clamps")
     )
     return sorted(["Clamp", *(name for name in ours if not name.startswith("_"))])
-
-
-def _parse_one(number: int, value: Mapping[str, Any] | AbstractClamp) -> AbstractClamp:
-    if isinstance(value, AbstractClamp):
-        return value
-    try:
-        return _ONE.validate_python(dict(value))
-    except (ValueError, TypeError) as error:
-        why = explain(error) if isinstance(error, ValidationError) else f"{value!r} is no object"
-        raise ValueError(f"Clamp number {number} cannot be read: {why}") from error

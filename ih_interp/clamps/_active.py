@@ -1,27 +1,50 @@
-"""Which clamps are on a model now, and passes of it without them."""
+"""The clamps that are on a model now, their hooks, and passes of the model without them."""
 
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary, WeakSet
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 from transformer_lens import HookedTransformer
 
 from ih_interp._stock import parts_of, refuse_other_names
-from ih_interp.clamps.base import AbstractClamp, GradientMode
+from ih_interp.clamps.base import AbstractClamp, GradientMode, Hook
+from ih_interp.types import Batch, values_are_known
 
 
-class Placed(NamedTuple):
-    """A hook of ours on a module of a model."""
+class _Off:
+    """A stand-in for a clamp's hook on a copy of the model: it does nothing."""
+
+    def __call__(self, *called: Any) -> None:
+        pass
+
+
+@dataclass(eq=False)
+class _OurHook:
+    """A hook of PyTorch's on one module; not on copies of it, pickled or not.
+
+    It is none of TransformerLens's: `model.reset_hooks` would take those off, and they act on
+    copies too.
+    """
 
     name: str
     module: nn.Module
-    handle: RemovableHandle
+    function: Callable[[Any], Tensor | None]
+    """Called with the module's output, or before it runs with its inputs."""
+    handle: Any = None
+
+    def __call__(self, module: nn.Module, *passed: Any) -> Tensor | None:
+        return self.function(passed[-1]) if module is self.module else None
+
+    def __reduce__(self) -> tuple[type[_Off], tuple[()]]:
+        return (_Off, ())
 
     def is_on(self, model: HookedTransformer) -> bool:
-        """Whether the module is still that one, and has the hook."""
+        """Return whether the model's module is still that one, and has the hook."""
         hooks: Any = self.handle.hooks_dict_ref()
         here: Any = model
         for part in self.name.split("."):
@@ -29,22 +52,79 @@ class Placed(NamedTuple):
         return here is self.module and hooks is not None and self.handle.id in hooks
 
 
-class Active(NamedTuple):
-    """A clamp on a model, and the hook points at which it acts."""
+@dataclass(eq=False)
+class Active:
+    """A clamp on a model: its hooks, whether they have fired, and whether they changed anything."""
 
     clamp: AbstractClamp
-    points: frozenset[str]
+    given: list[Hook]
     is_bound: bool = False
     """Whether it was made for a batch, and refuses other sequences."""
-    placed: tuple[Placed, ...] = ()
+    is_off: bool = False
+    """Whether a clamp of the user's own is off now, by its schedule."""
+    is_paused: bool = False
+    """Whether the model runs without it: for a pass that another clamp reads."""
+    fired: set[str] = field(default_factory=set[str])
+    changed: bool = False
+    placed: list[_OurHook] = field(default_factory=list[_OurHook])
+
+    @property
+    def points(self) -> frozenset[str]:
+        """The hook points at which the clamp acts."""
+        return frozenset(name for name, _ in self.given)
+
+    def place(self, stack: ExitStack, model: HookedTransformer, batch: Batch | None) -> None:
+        """Put the hooks on the model until the stack is closed."""
+        for name, function in self.given:
+            try:
+                module = model.get_submodule(name)
+            except AttributeError as error:
+                raise ValueError(f"{name!r}: expected the name of a hook point.") from error
+            act = partial(self._act, name, function, module)
+            self._put(stack, _OurHook(name, module, act), module.register_forward_hook)
+        if batch is not None and self.is_bound:
+            read = weights_of(model) if self.clamp.reads_pass else None
+            guard, embed = partial(_refuse_other_pass, model, batch.tokens, read), model.embed
+            self._put(stack, _OurHook("embed", embed, guard), embed.register_forward_pre_hook)
+
+    def _put(self, stack: ExitStack, hook: _OurHook, register: Callable[..., Any]) -> None:
+        hook.handle = register(hook)
+        stack.callback(hook.handle.remove)
+        self.placed.append(hook)
+
+    def _act(
+        self, name: str, function: Callable[..., Any], module: nn.Module, output: Tensor
+    ) -> Tensor | None:
+        if self.is_paused:
+            return None
+        self.fired.add(name)
+        if self.is_off:
+            return None
+        before = _version(output)
+        result = function(output, hook=module)
+        if _version(output) != before:  # a function of the user's wrote into the activation
+            self.changed = True
+        if result is None:
+            return None
+        if not _is_like(result, output):
+            shape = getattr(result, "shape", ())
+            raise ValueError(
+                f"{self.clamp} gives {getattr(result, 'dtype', type(result).__name__)} of shape "
+                f"{tuple(shape)} at {name}: expected None, or a floating-point tensor like the "
+                f"activation, of shape {tuple(output.shape)} on {output.device}."
+            )
+        if not self.changed:
+            same = values_are_known() and torch.equal(result.detach(), output.detach())
+            self.changed = not same
+        return result
 
 
 _ACTIVE: WeakKeyDictionary[HookedTransformer, tuple[Active, ...]] = WeakKeyDictionary()
-_PAUSED: WeakSet[HookedTransformer] = WeakSet()
+"""The one record of which clamps are on which model; copies of a model are not in it."""
 
 
 def active(model: HookedTransformer) -> tuple[Active, ...]:
-    """The clamps of every `clamped` block that the model is in, outer blocks first."""
+    """Return the clamps of every `clamped` block that the model is in, outer blocks first."""
     return _ACTIVE.get(model, ())
 
 
@@ -59,7 +139,7 @@ def pass_size(model: HookedTransformer, n_sequences: int, most: int) -> int:
 def refuse_removed(model: HookedTransformer) -> None:
     """Refuse clamps of which a hook was taken off inside their block, or its module replaced."""
     for one in active(model):
-        gone = [placed.name for placed in one.placed if not placed.is_on(model)]
+        gone = [hook.name for hook in one.placed if not hook.is_on(model)]
         if gone:
             raise ValueError(
                 f"{one.clamp} is no longer on the model at {', '.join(gone)}: inside clamped() its "
@@ -70,39 +150,39 @@ def refuse_removed(model: HookedTransformer) -> None:
 
 @contextmanager
 def activated(model: HookedTransformer, added: Sequence[Active]) -> Generator[None]:
-    """Inside, these clamps are on the model too."""
+    """Have these clamps on the model too, inside the block."""
     _ACTIVE[model] = (*active(model), *added)
     try:
         yield
     finally:  # blocks that are left in another order than they were entered keep their own
-        own = {*map(id, added)}
-        _ACTIVE[model] = tuple(one for one in active(model) if id(one) not in own)
-
-
-def is_paused(model: HookedTransformer) -> bool:
-    """Whether the model runs without the clamps that are on it."""
-    return model in _PAUSED
+        _ACTIVE[model] = tuple(one for one in active(model) if one not in added)
 
 
 @contextmanager
 def paused(model: HookedTransformer) -> Generator[None]:
-    """Inside, clamps on the model do nothing: passes that a clamp reads from are unclamped."""
-    _PAUSED.add(model)
+    """Have the clamps on the model do nothing, inside the block."""
+    on = [one for one in active(model) if not one.is_paused]
+    for one in on:
+        one.is_paused = True
     try:
         yield
     finally:
-        _PAUSED.discard(model)
+        for one in on:
+            one.is_paused = False
 
 
 def unclamped(
     model: HookedTransformer,
     inputs: Tensor,
     names: Sequence[str],
+    gradient: GradientMode,
     *,
-    gradient: GradientMode = "flow",
-    **forward: Any,
+    layers: tuple[int | None, int | None] = (None, None),
 ) -> dict[str, Tensor]:
-    """Activations of a pass without clamps, attached to the graph unless gradient is "block"."""
+    """Return activations of a pass without clamps, with their graph unless gradient is "block".
+
+    `layers` are the first one that runs and the one before which the pass stops.
+    """
     refuse_other_names(model)
     kept: dict[str, Tensor] = {}
 
@@ -110,32 +190,53 @@ def unclamped(
         kept[hook.name] = activation.detach() if gradient == "block" else activation
 
     with paused(model), model.hooks(fwd_hooks=[(name, keep) for name in names]):
-        model(inputs, **forward)
+        model(inputs, start_at_layer=layers[0], stop_at_layer=layers[1])
     return kept
 
 
 def weights_of(model: HookedTransformer) -> list[tuple[Tensor, int]]:
-    """A model's weights, and how often each was written into."""
+    """Return a model's weights, and how often each was written into."""
     modules = map(vars, parts_of(model))
     found = [p for own in modules for p in own["_parameters"].values() if p is not None]
-    return [(p, version(p)) for p in found]
+    return [(p, _version(p)) for p in found]
 
 
-def are_same(before: Sequence[tuple[Tensor, int]], now: Sequence[tuple[Tensor, int]]) -> bool:
-    """Whether these are the same tensors, and nobody wrote into them in between."""
-    return len(before) == len(now) and all(
-        one is other and version == later
-        for (one, version), (other, later) in zip(before, now, strict=True)
-    )
+def _refuse_other_pass(
+    model: HookedTransformer,
+    own: Tensor,
+    read: list[tuple[Tensor, int]] | None,
+    inputs: tuple[Tensor],
+) -> None:
+    """Refuse other sequences than the batch's, and other weights than a clamp has read."""
+    (tokens,) = inputs
+    now = [] if read is None else weights_of(model)
+    if read is not None and not (
+        len(read) == len(now)
+        and all(p is q and n == m for (p, n), (q, m) in zip(read, now, strict=True))
+    ):
+        raise ValueError(
+            "A clamp has read a pass with the weights that the model had when clamped() was "
+            "entered, and now it has others: enter clamped() anew after every change."
+        )
+    if torch._C._functorch.is_functorch_wrapped_tensor(tokens):  # pyright: ignore
+        raise ValueError(
+            "These clamps were made for a batch, and inside vmap its tokens cannot be compared "
+            "with it: map over weights alone, and run the model on batch.tokens."
+        )
+    if tokens.shape != own.shape or not torch.equal(tokens.to(own.device).long(), own):
+        raise ValueError(
+            "These clamps were made for another batch: inside clamped(model, clamps, batch) "
+            "run the model on batch.tokens."
+        )
 
 
-def version(tensor: Tensor) -> int:
-    """How often a tensor was written into, as far as torch counts."""
+def _version(tensor: Tensor) -> int:
+    """Return how often a tensor was written into, as far as torch counts."""
     return 0 if tensor.is_inference() else tensor._version
 
 
-def is_like(result: object, output: Tensor) -> bool:
-    """Whether a hook's result may stand in the place of an activation."""
+def _is_like(result: object, output: Tensor) -> bool:
+    """Return whether a hook's result may stand in the place of an activation."""
     return (
         isinstance(result, Tensor)
         and result.shape == output.shape

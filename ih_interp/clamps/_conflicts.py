@@ -1,4 +1,4 @@
-"""Clamps that cannot act together are refused in words, before anything runs."""
+"""Which clamps cannot act together: refused before anything runs."""
 
 import itertools
 from collections.abc import Sequence
@@ -10,13 +10,17 @@ from ih_interp.types import Head
 def refuse_conflicts(clamps: Sequence[AbstractClamp], shape: Shape) -> None:
     """Raise ValueError where two clamps set one thing, or one makes another void throughout."""
     for one, other in itertools.combinations(clamps, 2):
-        _refuse_same_site(one, other, shape)
+        for site in sorted(one.sites(shape) & other.sites(shape), key=str):
+            raise ValueError(
+                f"Two clamps set the {_place(site)}: {one} and {other}. "
+                "The later would win in silence, whatever their schedules are; drop one."
+            )
     for one, other in itertools.permutations(clamps, 2):
-        if other.is_scheduled:  # while it is off, the one acts
-            continue
-        _refuse_void_scores(one, other, shape)
-        _refuse_void_pattern(one, other, shape)
-        _refuse_void_layers(one, other, shape)
+        why = (
+            None if other.is_scheduled else _void(one, other, shape)
+        )  # off, it leaves one the time
+        if why:
+            raise ValueError(f"{one} is void{why}. Drop one.")
 
 
 def _place(site: Site) -> str:
@@ -24,45 +28,20 @@ def _place(site: Site) -> str:
     return f"{site.what} of {where}" + (f", {site.row} rows" if site.row else "")
 
 
-def _refuse_same_site(one: AbstractClamp, other: AbstractClamp, shape: Shape) -> None:
-    for site in sorted(one.sites(shape) & other.sites(shape), key=str):
-        raise ValueError(
-            f"Two clamps set the {_place(site)}: {one} and {other}. "
-            "The later would win in silence, whatever their schedules are; drop one."
-        )
-
-
-def _refuse_void_scores(scores: AbstractClamp, pattern: AbstractClamp, shape: Shape) -> None:
-    """A clamp on scores is void where the pattern itself is set."""
-    set_patterns = pattern.sites(shape)
-    for site in sorted(scores.sites(shape), key=str):
-        if not site.what.startswith("scores:"):
-            continue
-        hidden = {site._replace(what="pattern"), Site("preserved pattern", site.layer)}
-        if hidden & set_patterns:
-            raise ValueError(
-                f"{scores} is void: {pattern} sets the {_place(site._replace(what='pattern'))}, "
-                "which the scores no longer reach. Drop one."
-            )
-
-
-def _refuse_void_pattern(pattern: AbstractClamp, copy: AbstractClamp, shape: Shape) -> None:
-    """A clamp on patterns is void in a layer of which the output is one head's scores."""
-    read = {site.layer for site in copy.sites(shape) if site.what == "scores read"}
-    for site in sorted(pattern.sites(shape), key=str):
+def _void(one: AbstractClamp, by: AbstractClamp, shape: Shape) -> str | None:
+    """Return why nothing that the one sets reaches the output under the other; None if it does."""
+    sites, others = sorted(one.sites(shape), key=str), by.sites(shape)
+    for site in sites:
+        pattern = site._replace(what="pattern")
+        set_after = {pattern, Site("preserved pattern", site.layer)} & others
+        if site.what.startswith("scores:") and set_after:
+            return f": {by} sets the {_place(pattern)}, which the scores no longer reach"
+    read = {site.layer for site in others if site.what == "scores read"}
+    for site in sites:
         if site.what == "pattern" and site.layer in read:
-            raise ValueError(
-                f"{pattern} is void: {copy} reads scores, which no {_place(site)} changes. "
-                "Drop one."
-            )
-
-
-def _refuse_void_layers(void: AbstractClamp, by: AbstractClamp, shape: Shape) -> None:
-    """A clamp is void where another cuts its layer off from the output."""
-    cut = by.voids(shape)
-    inside = sorted({site.layer for site in void.sites(shape)} & set(cut))
-    if inside and void.kind != "preserve":  # which holds every layer: the others still matter
-        where = ", ".join("the embedding" if layer < 0 else f"layer {layer}" for layer in inside)
-        raise ValueError(
-            f"{void} is void at {where}: under {by} nothing there reaches the output. Drop one."
-        )
+            return f": {by} reads scores, which no {_place(site)} changes"
+    cut = sorted({site.layer for site in sites} & set(by.voids(shape)))
+    if cut and one.kind != "preserve":  # which holds every layer: the others still matter
+        where = ", ".join("the embedding" if layer < 0 else f"layer {layer}" for layer in cut)
+        return f" at {where}: under {by} nothing there reaches the output"
+    return None

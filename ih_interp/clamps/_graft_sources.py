@@ -1,13 +1,15 @@
 """Checkpoints of other runs, frozen, for grafts: read once, and refused where they do not fit."""
 
 import functools
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+import ih_interp as ih  # a run has clamps and these clamps read runs: `ih.Run` is found when used
 from ih_interp._config_base import short
 from ih_interp._reprs import short_repr
 from ih_interp._torch_state import plain_torch
@@ -15,16 +17,14 @@ from ih_interp.clamps.base import AbstractClamp, few_shot_embed
 from ih_interp.clamps.context import in_order
 from ih_interp.model import ModelConfig, empty_model, trained_parameters
 from ih_interp.storage import run_files
-from ih_interp.storage.atomic import as_path
-
-if TYPE_CHECKING:
-    from ih_interp.runs import Run
 
 
 @short_repr
-class Source(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Source:
     """A checkpoint, with the clamps it was trained under."""
 
+    folder: Path
     weights: dict[str, Tensor]
     config: ModelConfig
     clamps: tuple[AbstractClamp, ...]
@@ -34,7 +34,7 @@ class Source(NamedTuple):
 
 
 class Target(NamedTuple):
-    """What of the model to clamp decides the shape and the place of a source."""
+    """The shape and the place that a source has to have, by the model to clamp."""
 
     n_labels: int
     n_ctx: int
@@ -48,13 +48,10 @@ class Target(NamedTuple):
         return cls(cfg.d_vocab_out, cfg.n_ctx, cfg.d_vocab, len(weights), weights.device)
 
 
-def opened(folder: Path) -> "Run":
+def opened(folder: Path) -> "ih.Run":
     """Open the run that layers are taken from, after every check that `Run` makes of its files."""
-    # Runs have clamps, and these clamps have runs: here the circle is closed, when both are there.
-    from ih_interp.runs import Run
-
     try:
-        return Run(folder)
+        return ih.Run(folder)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{error} A graft needs the run that it takes layers from, named by a path that holds "
@@ -62,72 +59,50 @@ def opened(folder: Path) -> "Run":
         ) from error
 
 
-def read_weights(folder: Path, step: int) -> tuple[dict[str, Tensor], str]:
-    """A checkpoint's weights and digest; ValueError for one that is not this run's."""
-    if not run_files.checkpoint_path(folder, step).is_file():
-        steps = run_files.checkpoint_steps(folder)
-        raise FileNotFoundError(
-            f"{folder} has no checkpoint at step {step}; it has {short(steps)}."
-        )
-    weights, facts = opened(folder).read_weights(step)
-    return weights, run_files.digest_of(weights, facts)
-
-
-def read_source(run: str, step: int) -> Source:
-    """A checkpoint, read once, and again where its run was written anew."""
-    folder = as_path(run, "run")
-    return _read_source(folder.resolve(), step, _written(folder, step))
-
-
-def frozen_model(run: str, step: int, target: Target) -> HookedTransformer:
-    """A checkpoint's model over the features of the model that it is grafted to, made once."""
-    folder = as_path(run, "run")
-    return _frozen_model(folder.resolve(), step, target, _written(folder, step))
-
-
-def _written(folder: Path, step: int) -> tuple[int, ...]:
-    """When a run's files were written; tells readings of them apart."""
-    paths = (
-        folder / run_files.CONFIG,
-        folder / run_files.METRICS,
-        run_files.checkpoint_path(folder, step),
-    )
-    return tuple(path.stat().st_mtime_ns for path in paths if path.is_file())
+def read_source(folder: Path, step: int) -> Source:
+    """Read a checkpoint once, and again where its run was written anew."""
+    checkpoint = run_files.checkpoint_path(folder, step)
+    paths = (folder / run_files.CONFIG, folder / run_files.METRICS, checkpoint)
+    written = tuple(path.stat().st_mtime_ns for path in paths if path.is_file())
+    return _read_source(folder.resolve(), step, written)
 
 
 @functools.lru_cache(maxsize=16)
 @plain_torch()
 def _read_source(folder: Path, step: int, written: tuple[int, ...]) -> Source:
-    del written
-    run, (weights, sha256) = opened(folder), read_weights(folder, step)
+    del written  # which tells readings apart
+    run = opened(folder)
+    if step not in run.steps:
+        raise FileNotFoundError(
+            f"{folder} has no checkpoint at step {step}; it has {short(run.steps)}."
+        )
+    weights, facts = run.read_weights(step)
     clamps = in_order(run.clamps)
     rows = run.rows(before=0) if (folder / run_files.METRICS).is_file() else None
     gates = tuple(clamp.schedule.gate(step, rows) for clamp in clamps)
-    return Source(weights, run.config.model, clamps, gates, sha256)
+    sha256 = run_files.digest_of(weights, facts)
+    return Source(folder, weights, run.config.model, clamps, gates, sha256)
 
 
 @functools.lru_cache(maxsize=16)
 @plain_torch()
-def _frozen_model(
-    folder: Path, step: int, target: Target, written: tuple[int, ...]
-) -> HookedTransformer:
-    source = _read_source(folder, step, written)
-    weights, config = source.weights, source.config
+def frozen_model(source: Source, target: Target) -> HookedTransformer:
+    """Return a checkpoint's model over the features of the model to clamp, made once."""
+    folder, weights = source.folder, source.weights
     features = torch.zeros(target.rows - target.n_labels, target.n_features)
-    model = empty_model(features, config, n_labels=target.n_labels, n_ctx=target.n_ctx)
-    trained = trained_parameters(model)
+    model = empty_model(features, source.config, n_labels=target.n_labels, n_ctx=target.n_ctx)
+    trained, config = trained_parameters(model), f"the model in its {run_files.CONFIG}"
     differing = sorted(set(weights) ^ set(trained))
     if differing:
         raise ValueError(
-            f"The checkpoint in {folder} and the model in its {run_files.CONFIG} do not have "
-            f"the same weights: {short(differing)} are in one of them only."
+            f"The checkpoint in {folder} and {config} do not have the same weights: "
+            f"{short(differing)} are in one of them only."
         )
     _refuse_other_sizes(folder, weights, target)
     wrong = [name for name, weight in weights.items() if weight.shape != trained[name].shape]
     if wrong:
         raise ValueError(
-            f"The checkpoint in {folder} and the model in its {run_files.CONFIG} have other shapes "
-            f"of {short(wrong)}."
+            f"The checkpoint in {folder} and {config} have other shapes of {short(wrong)}."
         )
     # Not strict: what a checkpoint lacks are the attention's biases, which are never trained and
     # which the empty model has at zero, and buffers. The names of all else were compared above.

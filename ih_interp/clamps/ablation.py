@@ -16,10 +16,7 @@ class AblateHeads(HeadClamp):
     """
 
     kind: Literal["ablate_heads"] = "ablate_heads"
-
-    def sites(self, shape: Shape) -> frozenset[Site]:
-        del shape
-        return self.head_sites("v")
+    sets = "v"
 
     def hooks(self, setting: Setting) -> list[Hook]:
         shared = setting.model.cfg.n_key_value_heads is not None
@@ -32,7 +29,6 @@ class AblateEmbedding(AbstractClamp):
     kind: Literal["ablate_embedding"] = "ablate_embedding"
 
     def sites(self, shape: Shape) -> frozenset[Site]:
-        del shape
         return frozenset({Site("embed", EMBEDDING)})
 
     def hooks(self, setting: Setting) -> list[Hook]:

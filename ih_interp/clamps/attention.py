@@ -3,14 +3,13 @@
 from abc import abstractmethod
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-import torch
 from jaxtyping import Float
 from pydantic import AfterValidator, Field
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from ih_interp import hooks
-from ih_interp.clamps.base import ROLES, HeadClamp, Hook, HookFunction, Role, Setting, Shape, Site
+from ih_interp.clamps.base import ROLES, HeadClamp, Hook, HookFunction, Setting, Shape, Site
 from ih_interp.types import Batch, Layout
 
 Queries: TypeAlias = Literal["all", "labels"]
@@ -30,17 +29,16 @@ Temperature: TypeAlias = Annotated[float, AfterValidator(_quotients_are_finite)]
 
 
 class PreviousTokenClamp(HeadClamp):
-    """Rows shared by the two clamps on attention to the previous token."""
+    """The rows of the two clamps on attention to the previous token."""
 
     queries: Queries = "all"
     """Which rows of the pattern it sets: all of them, or those of the labels alone."""
 
-    @property
-    def rows(self) -> tuple[Role, ...]:
-        return ROLES if self.queries == "all" else ("labels",)
+    def sites(self, shape: Shape) -> frozenset[Site]:
+        return self.head_sites(self.sets, ROLES if self.queries == "all" else ("labels",))
 
     def on_rows(self, function: HookFunction) -> HookFunction:
-        """The hook function on the rows that the clamp sets, in sequences of any length."""
+        """Return the hook function on the rows that the clamp sets, for sequences of any length."""
         if self.queries == "all":
             return function
 
@@ -55,54 +53,38 @@ class PreviousTokenAttention(PreviousTokenClamp):
     """Row i of the pattern: `strength` on i-1, the rest on i; row 0 on itself."""
 
     kind: Literal["previous_token_attention"] = "previous_token_attention"
+    sets = "pattern"
+    numbers = ("strength",)
     strength: float = Field(default=1.0, ge=0, le=1)
     """Attention weight on the previous token."""
 
-    def sites(self, shape: Shape) -> frozenset[Site]:
-        del shape
-        return self.head_sites("pattern", self.rows)
-
-    def tensors(self, shape: Shape) -> dict[str, Tensor]:
-        return super().tensors(shape) | {
-            "strength": torch.tensor(self.strength, dtype=torch.float32, device="cpu")
-        }
-
     def hooks(self, setting: Setting) -> list[Hook]:
-        return self.at_each_layer(
-            setting,
-            "hook_pattern",
-            self.on_rows(hooks.previous_token_attention),
-            strength=setting.tensors["strength"],
-        )
+        function = self.on_rows(hooks.previous_token_attention)
+        strength = setting.tensors["strength"]
+        return self.at_each_layer(setting, "hook_pattern", function, strength=strength)
 
 
 class ForbidPreviousToken(PreviousTokenClamp):
     """Scores at (i, i-1) are masked; the softmax shares their weight among the others."""
 
     kind: Literal["forbid_previous_token"] = "forbid_previous_token"
-
-    def sites(self, shape: Shape) -> frozenset[Site]:
-        del shape
-        return self.head_sites("scores:previous", self.rows)
+    sets = "scores:previous"
 
     def hooks(self, setting: Setting) -> list[Hook]:
-        return self.at_each_layer(
-            setting, "hook_attn_scores", self.on_rows(hooks.forbid_previous_token)
-        )
+        function = self.on_rows(hooks.forbid_previous_token)
+        return self.at_each_layer(setting, "hook_attn_scores", function)
 
 
 class QueryClamp(HeadClamp):
     """A clamp on the query's row of the pattern, which shares the weight among the labels."""
 
     needs_batch: ClassVar[bool] = True
-
-    def sites(self, shape: Shape) -> frozenset[Site]:
-        del shape
-        return self.head_sites("pattern", ("query",))
+    sets = "pattern"
+    rows = ("query",)
 
     @abstractmethod
     def weights(self, setting: Setting) -> Float[Tensor, "batch pair"]:
-        """Attention to the label of every pair."""
+        """Return the attention to the label of every pair."""
 
     def hooks(self, setting: Setting) -> list[Hook]:
         weights = hooks.at_labels(self.weights(setting), setting.sequences.layout.n_positions)
@@ -117,13 +99,9 @@ class InductionAttention(QueryClamp):
     """
 
     kind: Literal["induction_attention"] = "induction_attention"
+    numbers = ("strength",)
     strength: float = Field(default=1.0, ge=0, le=1)
     """Attention weight on all correct labels together."""
-
-    def tensors(self, shape: Shape) -> dict[str, Tensor]:
-        return super().tensors(shape) | {
-            "strength": torch.tensor(self.strength, dtype=torch.float32, device="cpu")
-        }
 
     def refuse_batch(self, batch: Batch) -> None:
         correct = batch.correct.sum(dim=1)
@@ -138,7 +116,7 @@ class InductionAttention(QueryClamp):
         return hooks.induction_weights(setting.sequences.correct, setting.tensors["strength"])
 
 
-class MatchAttention(QueryClamp):
+class SimilarityAttention(QueryClamp):
     """The query attends to labels by how alike their exemplar and the query are.
 
     Softmax over the pairs of cos(raw exemplar, raw query) / temperature; 0 takes the largest. It
@@ -146,49 +124,32 @@ class MatchAttention(QueryClamp):
     """
 
     kind: Literal["match_attention"] = "match_attention"
+    numbers = ("temperature",)
     temperature: Temperature = Field(default=0.0, ge=0)
     """By which cosines are divided before the softmax; 0 takes the most alike alone."""
 
-    def tensors(self, shape: Shape) -> dict[str, Tensor]:
-        temperature = torch.tensor(self.temperature, dtype=torch.float32, device="cpu")
-        return super().tensors(shape) | {"temperature": temperature}
-
     def structure(self) -> Any:
-        return {"kind": self.kind, "layers": self.layers, "hard": self.temperature == 0}
+        return {**super().structure(), "hard": self.temperature == 0}
 
     def weights(self, setting: Setting) -> Float[Tensor, "batch pair"]:
-        return hooks.match_weights(
-            similarity(setting, setting.sequences),
-            setting.tensors["temperature"],
-            hard=self.temperature == 0,
-        )
+        alike = similarity(setting, setting.sequences)
+        temperature, hard = setting.tensors["temperature"], self.temperature == 0
+        return hooks.match_weights(alike, temperature, hard=hard)
 
 
 class AttentionTemperature(HeadClamp):
     """The heads' scores are divided by `temperature`: below 1 sharper, above 1 flatter."""
 
     kind: Literal["attention_temperature"] = "attention_temperature"
+    sets = "scores:temperature"
+    rows = ROLES
+    numbers = ("temperature",)
     temperature: Temperature = Field(gt=0)
     """By which scores are divided; very large ones make attention uniform."""
 
-    def sites(self, shape: Shape) -> frozenset[Site]:
-        del shape
-        return self.head_sites("scores:temperature", ROLES)
-
-    def tensors(self, shape: Shape) -> dict[str, Tensor]:
-        temperature = torch.tensor(self.temperature, dtype=torch.float32, device="cpu")
-        return super().tensors(shape) | {"temperature": temperature}
-
-    def structure(self) -> Any:
-        return {"kind": self.kind, "layers": self.layers}
-
     def hooks(self, setting: Setting) -> list[Hook]:
-        return self.at_each_layer(
-            setting,
-            "hook_attn_scores",
-            hooks.attention_temperature,
-            temperature=setting.tensors["temperature"],
-        )
+        function, temperature = hooks.attention_temperature, setting.tensors["temperature"]
+        return self.at_each_layer(setting, "hook_attn_scores", function, temperature=temperature)
 
 
 class AttendLabelsOnly(HeadClamp):
@@ -196,21 +157,18 @@ class AttendLabelsOnly(HeadClamp):
 
     needs_batch: ClassVar[bool] = True
     kind: Literal["attend_labels_only"] = "attend_labels_only"
-
-    def sites(self, shape: Shape) -> frozenset[Site]:
-        del shape
-        return self.head_sites("scores:labels", ("query",))
+    sets = "scores:labels"
+    rows = ("query",)
 
     def hooks(self, setting: Setting) -> list[Hook]:
-        return self.at_each_layer(
-            setting, "hook_attn_scores", hooks.attend_only, keys=setting.sequences.layout.labels
-        )
+        keys = setting.sequences.layout.labels
+        return self.at_each_layer(setting, "hook_attn_scores", hooks.attend_only, keys=keys)
 
 
 def similarity(setting: Setting, batch: Batch) -> Float[Tensor, "batch pair"]:
-    """Cosine of every context exemplar's raw features with the query's, in [-1, 1].
+    """Return the cosine of every context exemplar's raw features with the query's, in [-1, 1].
 
-    Of half-precision features in float32: rounded to three digits, different exemplars would tie.
+    That of half-precision features is in float32: with three digits, different exemplars would tie.
     """
     embed, layout = setting.embed, batch.layout
     context = hooks.widened(embed.rows(batch.tokens[:, list(layout.exemplars)]))

@@ -1,23 +1,24 @@
-"""What a clamp is: a named intervention, as data; hook functions once it meets model and batch."""
+"""What a clamp is: an intervention as data, which gives hook functions for a model and a batch."""
 
 import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias, TypeVar, cast
 
 import torch
 from jaxtyping import Bool
-from pydantic import field_validator
+from pydantic import AfterValidator, BeforeValidator, ValidationInfo, field_validator
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 from transformer_lens import HookedTransformer
 
 from ih_interp._config_base import Frozen
 from ih_interp._reprs import short_repr
 from ih_interp.clamps.schedules import Always, Schedule
 from ih_interp.model import FewShotEmbed
-from ih_interp.types import Batch, Head, HeadField
+from ih_interp.types import Batch, Head, HeadField, expect
 
 HookFunction: TypeAlias = Callable[..., Tensor | None]
 Hook: TypeAlias = tuple[str, HookFunction]
@@ -29,12 +30,11 @@ ROLES: tuple[Role, ...] = ("exemplars", "labels", "query")
 GradientMode: TypeAlias = Literal["flow", "block"]
 """Whether gradient passes into the unclamped pass that a clamp reads; "flow" in the paper."""
 
-
 EMBEDDING = -1  # the embedding's place among the layers
 
 
 class Shape(NamedTuple):
-    """What a clamp must know of a model before it meets a batch."""
+    """The size of a model, as far as clamps must know it before they meet a batch."""
 
     n_layers: int
     n_heads: int
@@ -61,12 +61,14 @@ class Setting:
 
     model: HookedTransformer
     batch: Batch | None
-    tensors: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    tensors: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """As `AbstractClamp.tensors` gives them."""
     gate: Tensor | float | None = None
+    """From 0 (free) to 1 (clamped); None for a clamp without a schedule."""
 
     @property
     def sequences(self) -> Batch:
-        """The batch, for clamps that need one."""
+        """The batch; ValueError where none was given."""
         if self.batch is None:
             raise ValueError("This clamp depends on the sequences: pass the batch to clamped().")
         return self.batch
@@ -78,7 +80,7 @@ class Setting:
 
 
 def few_shot_embed(model: HookedTransformer) -> FewShotEmbed:
-    """The embedding of a model that `build_model` made; ValueError for others."""
+    """Return the embedding of a model that `build_model` made; ValueError for others."""
     embed = model.embed
     if not isinstance(embed, FewShotEmbed):
         raise ValueError("This clamp needs a few-shot model, as build_model makes them.")
@@ -103,31 +105,29 @@ class AbstractClamp(Frozen):
     def _a_schedule(cls, schedule: object) -> object:
         if not isinstance(schedule, Frozen | Mapping):
             raise ValueError(
-                f"schedule={schedule!r} is no schedule; write during(0, 100), pulses(...), "
-                "ramp(...) or from_level(...) of ih.clamps."
+                f"schedule={schedule!r}: expected a schedule of ih.clamps, during(0, 100), "
+                "pulses(...), ramp(...) or from_level(...)."
             )
         return schedule
 
     @abstractmethod
     def sites(self, shape: Shape) -> frozenset[Site]:
-        """Everything the clamp sets."""
+        """Return everything that the clamp sets."""
 
     @abstractmethod
     def hooks(self, setting: Setting) -> list[Hook]:
-        """Hook functions for one pass; what differs between runs comes from `setting.tensors`."""
+        """Return hook functions for one pass; what differs between runs is in `setting.tensors`."""
 
-    def tensors(self, shape: Shape) -> dict[str, Tensor]:
-        """What may differ between runs that share one trace: head masks, strengths."""
-        del shape
+    def tensors(self, shape: Shape) -> dict[str, Any]:
+        """Return what may differ between runs that share one trace: tensors, or trees of them."""
         return {}
 
     def structure(self) -> Any:
-        """What must be equal for two clamps to share one trace; JSON."""
+        """Return what must be equal for two clamps to share one trace; JSON."""
         return self.model_dump(mode="json", exclude={"schedule"})
 
     def voids(self, shape: Shape) -> range:
-        """Layers whose activations no longer matter under this clamp."""
-        del shape
+        """Return the layers whose activations no longer matter under this clamp."""
         return range(0)
 
     @property
@@ -142,11 +142,9 @@ class AbstractClamp(Frozen):
 
     def prepare(self, model: HookedTransformer) -> None:
         """Refuse, before anything runs, what the clamp cannot do to this model."""
-        del model
 
     def refuse_batch(self, batch: Batch) -> None:
         """Refuse, before anything runs, sequences that the clamp cannot act on."""
-        del batch
 
     @property
     def identity(self) -> "AbstractClamp":
@@ -154,7 +152,7 @@ class AbstractClamp(Frozen):
         return self
 
     def pinned(self) -> "AbstractClamp":
-        """The same clamp with digests of the files that it reads, for a run to record."""
+        """Return the same clamp with digests of the files that it reads, for a run to record."""
         return self
 
     def refuse_own(self) -> None:
@@ -172,12 +170,10 @@ class AbstractClamp(Frozen):
 
 
 def hooks_of(clamp: AbstractClamp, setting: Setting) -> list[Hook]:
-    """What a clamp's `hooks` gives; of a user's own kind, TypeError unless it is that."""
+    """Return what a clamp's `hooks` gives; TypeError where a user's own kind gives no hooks."""
     given: Any = clamp.hooks(setting)
-    if not clamp.is_own:
-        return given
     pairs = list(given) if isinstance(given, Iterable) else [given]
-    for pair in pairs:
+    for pair in pairs if clamp.is_own else ():
         try:
             name, function = pair
             inspect.signature(function).bind(None, hook=None)
@@ -192,39 +188,91 @@ def hooks_of(clamp: AbstractClamp, setting: Setting) -> list[Hook]:
     return pairs
 
 
+def flat_tensors(clamps: Sequence[AbstractClamp], shape: Shape) -> list[Tensor]:
+    """Return what may differ between runs that share one trace: the clamps' trees, flattened."""
+    return tree_leaves([clamp.tensors(shape) for clamp in clamps])
+
+
+def hooks_of_all(
+    model: HookedTransformer,
+    batch: Batch,
+    clamps: Sequence[AbstractClamp],
+    tensors: Sequence[Mapping[str, Any]],
+    gates: Sequence[Tensor | float | None],
+) -> list[Hook]:
+    """Return the hooks of several clamps, each with its tensors and its gate."""
+    return [
+        hook
+        for clamp, given, gate in zip(clamps, tensors, gates, strict=True)
+        for hook in clamp.hooks(Setting(model, batch, given, gate))
+    ]
+
+
+def refuse_no_clamps(clamps: object) -> None:
+    """Raise TypeError where something other than a list of clamps came, as one clamp alone."""
+    remedy = "write [ih.clamps.match('L1H3')]; ih.clamps.parse reads JSON"
+    if isinstance(clamps, AbstractClamp):
+        raise TypeError(f"clamps={clamps}: expected a list and one clamp came; write [clamp].")
+    expect(clamps, Sequence, f"clamps={clamps!r}", remedy)
+    for clamp in cast(Sequence[object], clamps):
+        more = "; unpack several with a star" if isinstance(clamp, Sequence) else ""
+        expect(clamp, AbstractClamp, f"Each of clamps, {clamp!r} here,", f"{remedy}{more}")
+
+
+def _a_list(values: object, info: ValidationInfo) -> object:
+    """Refuse one entry without a list around it, which would be read letter by letter, and none."""
+    if isinstance(values, str | Head) or (isinstance(values, Sequence) and not len(values)):
+        raise ValueError(f"{info.field_name}={values!r}: expected a list with at least one entry.")
+    return values
+
+
+def _once_each(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError(f"{', '.join(map(str, values))}: expected each once, one came twice.")
+    return tuple(sorted(values))
+
+
+Entry = TypeVar("Entry")
+OnceEach: TypeAlias = Annotated[
+    tuple[Entry, ...], BeforeValidator(_a_list), AfterValidator(_once_each)
+]
+"""At least one entry, none twice; they are sorted."""
+
+
 class HeadClamp(AbstractClamp):
     """A clamp on given heads."""
 
-    heads: tuple[HeadField, ...]
+    sets: ClassVar[str] = ""
+    """What it sets of its heads, as a `Site` names it."""
+    rows: ClassVar[tuple[Role, ...]] = ()
+    """In which rows of the pattern or the scores; () where there are none."""
+    numbers: ClassVar[tuple[str, ...]] = ()
+    """Fields that may differ between runs which share one trace."""
+
+    heads: OnceEach[HeadField]
     """The heads that it acts on, as `["L1H3"]` or `[(1, 3)]`; layers and heads count from 0."""
-
-    @field_validator("heads", mode="before")
-    @classmethod
-    def _several(cls, heads: object) -> object:
-        if isinstance(heads, str | Head) or (isinstance(heads, Sequence) and len(heads) == 0):
-            raise ValueError('heads is a list with at least one head, as ["L1H3"].')
-        return heads
-
-    @field_validator("heads", mode="after")
-    @classmethod
-    def _once_each(cls, heads: tuple[Head, ...]) -> tuple[Head, ...]:
-        if len(set(heads)) < len(heads):
-            raise ValueError(f"{', '.join(map(str, heads))} names a head twice.")
-        return tuple(sorted(heads))
 
     @property
     def layers(self) -> list[int]:
         return sorted({head.layer for head in self.heads})
 
+    def sites(self, shape: Shape) -> frozenset[Site]:
+        if not self.sets:
+            raise TypeError(f"{type(self).__name__}: expected a method sites(shape), none came.")
+        return self.head_sites(self.sets, self.rows)
+
     def tensors(self, shape: Shape) -> dict[str, Tensor]:
-        return {"heads": head_mask(self.heads, shape)}
+        tensors = {"heads": head_mask(self.heads, shape)}
+        for name in self.numbers:
+            tensors[name] = torch.tensor(getattr(self, name), dtype=torch.float32, device="cpu")
+        return tensors
 
     def structure(self) -> Any:
-        fields = self.model_dump(mode="json", exclude={"schedule", "heads", "strength"})
-        return {**fields, "layers": self.layers}
+        excluded = {"schedule", "heads", *self.numbers}
+        return {**self.model_dump(mode="json", exclude=excluded), "layers": self.layers}
 
     def head_sites(self, what: str, rows: Sequence[Role] | None = None) -> frozenset[Site]:
-        """One site a head and row."""
+        """Return one site per head and row."""
         return frozenset(
             Site(what, head.layer, head.head, row) for head in self.heads for row in rows or (None,)
         )
@@ -232,19 +280,16 @@ class HeadClamp(AbstractClamp):
     def at_each_layer(
         self, setting: Setting, point: str, function: HookFunction, **given: Any
     ) -> list[Hook]:
-        """The function at an attention hook point of every layer that has one of the heads."""
-        heads = setting.tensors["heads"]
+        """Return the function at an attention hook point of every layer that has such a head."""
+        heads, function = setting.tensors["heads"], partial(function, gate=setting.gate, **given)
         return [
-            (
-                f"blocks.{layer}.attn.{point}",
-                partial(function, heads=heads[layer], gate=setting.gate, **given),
-            )
+            (f"blocks.{layer}.attn.{point}", partial(function, heads=heads[layer]))
             for layer in self.layers
         ]
 
 
 def head_mask(heads: Sequence[Head], shape: Shape) -> Bool[Tensor, "layer head"]:
-    """Which heads are meant; ValueError for one that the model does not have."""
+    """Return which heads are meant; ValueError for one that the model does not have."""
     chosen = torch.zeros(shape.n_layers, shape.n_heads, dtype=torch.bool, device="cpu")
     for head in heads:
         if head.layer >= shape.n_layers or head.head >= shape.n_heads:
@@ -257,7 +302,7 @@ def head_mask(heads: Sequence[Head], shape: Shape) -> Bool[Tensor, "layer head"]
 
 
 def keep_only(*heads: str | tuple[int, int] | Head, n_heads: int) -> tuple[Head, ...]:
-    """All other heads of the given heads' layers, `n_heads` each, to be ablated.
+    """Return all other heads of the given heads' layers, `n_heads` each, to be ablated.
 
     >>> [str(head) for head in keep_only("L1H2", n_heads=4)]
     ['L1H0', 'L1H1', 'L1H3']
@@ -265,6 +310,7 @@ def keep_only(*heads: str | tuple[int, int] | Head, n_heads: int) -> tuple[Head,
     kept = {Head.parse(head) for head in heads}
     for head in sorted(kept):
         if head.head >= n_heads:
-            raise ValueError(f"There is no head {head} to keep among {n_heads} heads a layer.")
+            raise ValueError(f"There is no head {head} to keep among {n_heads} heads per layer.")
     layers = sorted({head.layer for head in kept})
-    return tuple(Head(l, h) for l in layers for h in range(n_heads) if Head(l, h) not in kept)  # noqa: E741
+    others = (Head(layer, head) for layer in layers for head in range(n_heads))
+    return tuple(head for head in others if head not in kept)

@@ -1,6 +1,8 @@
 """Clamps that join the model to another, frozen one: its lower layers, or its upper ones."""
 
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -10,14 +12,7 @@ from torch.func import functional_call
 from transformer_lens import HookedTransformer
 
 from ih_interp import hooks
-from ih_interp.clamps._graft_sources import (
-    Source,
-    Target,
-    frozen_model,
-    opened,
-    read_source,
-    read_weights,
-)
+from ih_interp.clamps._graft_sources import Source, Target, frozen_model, opened, read_source
 from ih_interp.clamps.base import (
     EMBEDDING,
     AbstractClamp,
@@ -26,6 +21,7 @@ from ih_interp.clamps.base import (
     Shape,
     Site,
     few_shot_embed,
+    hooks_of_all,
 )
 from ih_interp.storage.atomic import as_path
 from ih_interp.tasks.exemplars import features_digest
@@ -47,8 +43,7 @@ class Graft(AbstractClamp):
 
     def prepare(self, model: HookedTransformer) -> None:
         """Read the checkpoint; ValueError where it does not fit the model."""
-        source = self.model_for(model)
-        embed = few_shot_embed(model)
+        source, embed = self.model_for(model), few_shot_embed(model)
         if embed.exemplars is None:
             raise ValueError(
                 "A graft compares exemplars, and this model does not say which it embeds: "
@@ -56,7 +51,7 @@ class Graft(AbstractClamp):
             )
         # The model's own: the exemplars may have been changed in place since it was made.
         features = embed.features.view(embed.exemplars.features.shape)
-        if features_digest(features.float()) != opened(as_path(self.run, "run")).features_sha256:
+        if features_digest(features.float()) != opened(self.folder).features_sha256:
             raise ValueError(
                 f"{self.run} was trained on other exemplar features than this model; "
                 "a graft needs the same ones."
@@ -73,41 +68,38 @@ class Graft(AbstractClamp):
             )
 
     @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return as_path(self.run, "run")
+
+    @property
     def identity(self) -> "AbstractClamp":
         return self if self.sha256 is None else self.model_copy(update={"run": ""})
 
     def pinned(self) -> "AbstractClamp":
-        _, sha256 = read_weights(as_path(self.run, "run"), self.step)
-        self._refuse_other(sha256)
-        return self.model_copy(update={"sha256": sha256})
+        return self.model_copy(update={"sha256": self.source.sha256})
 
     @property
     def source(self) -> Source:
-        """The checkpoint."""
-        source = read_source(self.run, self.step)
-        self._refuse_other(source.sha256)
+        """The checkpoint; ValueError where it has another digest."""
+        source = read_source(self.folder, self.step)
+        if self.sha256 not in (None, source.sha256):
+            raise ValueError(
+                f"Step {self.step} of {self.run} has the digest {source.sha256}, and {self.sha256} "
+                "is to be grafted: restore that checkpoint, or leave sha256 out to take this one."
+            )
         return source
 
     def model_for(self, model: HookedTransformer) -> HookedTransformer:
-        """The checkpoint's model, frozen, to be joined to this one."""
-        frozen = frozen_model(self.run, self.step, Target.of(model))
-        self._refuse_other(self.source.sha256)
-        return frozen
+        """Return the checkpoint's model, frozen, to be joined to this one."""
+        return frozen_model(self.source, Target.of(model))
 
-    def tensors(self, shape: Shape) -> dict[str, Tensor]:
-        """The checkpoint's weights."""
-        del shape
-        return dict(self.source.weights)
+    def tensors(self, shape: Shape) -> dict[str, Any]:
+        """Return the checkpoint's weights."""
+        return {"weights": self.source.weights}
 
     def structure(self) -> Any:
         return {"kind": self.kind, "layer": self.layer, "model": self.source.config.model_dump()}
-
-    def _refuse_other(self, sha256: str) -> None:
-        if self.sha256 is not None and self.sha256 != sha256:
-            raise ValueError(
-                f"Step {self.step} of {self.run} has the digest {sha256}, and {self.sha256} is to "
-                "be grafted: restore that checkpoint, or leave sha256 out to take this one."
-            )
 
 
 class GraftIn(Graft):
@@ -121,32 +113,44 @@ class GraftIn(Graft):
     kind: Literal["graft_in"] = "graft_in"
 
     def sites(self, shape: Shape) -> frozenset[Site]:
-        del shape
         return frozenset({Site("resid_pre", self.layer + 1)})
 
     def voids(self, shape: Shape) -> range:
-        del shape
         return range(EMBEDDING, self.layer + 1)
 
     def refuse_batch(self, batch: Batch) -> None:
-        for clamp in opened(as_path(self.run, "run")).clamps:
+        for clamp in opened(self.folder).clamps:
             clamp.refuse_batch(batch)
 
-    def tensors(self, shape: Shape) -> dict[str, Tensor]:
-        """The checkpoint's weights, and what its own clamps have."""
+    def tensors(self, shape: Shape) -> dict[str, Any]:
+        """Return the checkpoint's weights, and what its own clamps have."""
         own = [clamp.tensors(shape) for clamp in self.source.clamps]
-        of_clamps = {f"{n}:{name}": t for n, each in enumerate(own) for name, t in each.items()}
-        return super().tensors(shape) | of_clamps
+        return {**super().tensors(shape), "clamps": own}
 
     def structure(self) -> Any:
         own = [clamp.structure() for clamp in self.source.clamps]
         return {**super().structure(), "clamps": own, "gates": self.source.gates}
 
     def hooks(self, setting: Setting) -> list[Hook]:
+        model, source, batch = self.model_for(setting.model), self.source, setting.sequences
         name = f"blocks.{self.layer}.hook_resid_post"
-        source = _Source(self.model_for(setting.model), self.source, setting, name)
+        gates = [None if gate == 1 else gate for gate in source.gates]
+        kept: dict[str, Residual] = {}
+
+        def keep(activation: Residual, hook: object) -> None:
+            kept[name] = activation
+
+        def residual() -> Residual:
+            own = hooks_of_all(model, batch, source.clamps, setting.tensors["clamps"], gates)
+            with model.hooks(fwd_hooks=[*own, (name, keep)]):
+                model(batch.tokens)
+            return kept[name]
+
+        weights = {f"model.{name}": weight for name, weight in setting.tensors["weights"].items()}
+        weights["model.embed.features"] = setting.embed.features  # in training fewer rows
         with torch.no_grad():
-            value = source.activation()
+            # The source's own clamps may read a pass: their hooks are made under these weights too.
+            value = functional_call(_Within(model, residual), weights, ())
         return [(name, partial(hooks.replace, value=value, gate=setting.gate))]
 
 
@@ -165,16 +169,13 @@ class GraftOut(Graft):
         return range(self.layer + 1, shape.n_layers)
 
     def hooks(self, setting: Setting) -> list[Hook]:
-        source = self.model_for(setting.model)
-        weights = {name: setting.tensors[name] for name in self.source.weights}
+        source, weights = self.model_for(setting.model), dict(setting.tensors["weights"])
         seen: dict[str, Residual] = {}
 
         def keep(resid: Residual, hook: object) -> None:
-            del hook
             seen["resid"] = resid
 
         def write(logits: Logits, hook: object) -> Logits:
-            del hook
             above = {"start_at_layer": self.layer + 1}
             resid = seen["resid"].to(source.W_U.dtype)  # a checkpoint is float32
             value = functional_call(source, weights, (resid,), above)
@@ -184,45 +185,9 @@ class GraftOut(Graft):
         return [(f"blocks.{self.layer}.hook_resid_post", keep), ("unembed.hook_logits", write)]
 
 
-class _Source(torch.nn.Module):
-    """A source on this model's sequences, under its own clamps; a pass gives one activation."""
+class _Within(torch.nn.Module):
+    """A function as a module that has the model in it, for `functional_call`."""
 
-    def __init__(
-        self, model: HookedTransformer, source: Source, setting: Setting, name: str
-    ) -> None:
+    def __init__(self, model: HookedTransformer, function: Callable[[], Tensor]) -> None:
         super().__init__()
-        self.model = model
-        self._source, self._setting, self._name = source, setting, name
-
-    def activation(self) -> Tensor:
-        """At the hook point; weights and features are the setting's."""
-        given = {f"model.{name}": self._setting.tensors[name] for name in self._source.weights}
-        given["model.embed.features"] = self._setting.embed.features  # in training fewer rows
-        return functional_call(self, given, (self._setting.sequences.tokens,))
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        kept: dict[str, Tensor] = {}
-
-        def keep(activation: Tensor, hook: object) -> None:
-            del hook
-            kept[self._name] = activation
-
-        with self.model.hooks(fwd_hooks=[*self._own_hooks(), (self._name, keep)]):
-            self.model(tokens)
-        return kept[self._name]
-
-    def _own_hooks(self) -> list[Hook]:
-        shape = Shape.of(self.model)
-        own = zip(self._source.clamps, self._source.gates, strict=True)
-        return [
-            hook
-            for number, (clamp, gate) in enumerate(own)
-            for hook in clamp.hooks(
-                Setting(
-                    self.model,
-                    self._setting.sequences,
-                    {n: self._setting.tensors[f"{number}:{n}"] for n in clamp.tensors(shape)},
-                    None if gate == 1 else gate,
-                )
-            )
-        ]
+        self.model, self.forward = model, function

@@ -1,14 +1,11 @@
 """A clamp that keeps activations as they are in an unclamped pass of the same batch."""
 
-from collections.abc import Sequence
 from functools import partial
 from typing import ClassVar, Literal, TypeAlias
 
-from pydantic import field_validator
-
 from ih_interp import hooks
 from ih_interp.clamps._active import unclamped
-from ih_interp.clamps.base import AbstractClamp, GradientMode, Hook, Setting, Shape, Site
+from ih_interp.clamps.base import AbstractClamp, GradientMode, Hook, OnceEach, Setting, Shape, Site
 
 Preserved: TypeAlias = Literal["patterns", "values", "queries", "keys"]
 HOOKS: dict[str, str] = {"patterns": "pattern", "values": "v", "queries": "q", "keys": "k"}
@@ -26,24 +23,10 @@ class Preserve(AbstractClamp):
     needs_batch: ClassVar[bool] = True
     reads_pass: ClassVar[bool] = True
     kind: Literal["preserve"] = "preserve"
-    what: tuple[Preserved, ...]
+    what: OnceEach[Preserved]
     """Which activations are kept."""
     gradient: GradientMode = "flow"
     """Whether gradient flows into the unclamped pass that it reads; "flow" in the paper."""
-
-    @field_validator("what", mode="before")
-    @classmethod
-    def _several(cls, what: object) -> object:
-        if isinstance(what, str) or (isinstance(what, Sequence) and len(what) == 0):
-            raise ValueError('what is a list, as ["patterns", "values"], with at least one.')
-        return what
-
-    @field_validator("what", mode="after")
-    @classmethod
-    def _once_each(cls, what: tuple[Preserved, ...]) -> tuple[Preserved, ...]:
-        if len(set(what)) < len(what):
-            raise ValueError(f"{', '.join(what)} names one twice.")
-        return tuple(sorted(what))
 
     def sites(self, shape: Shape) -> frozenset[Site]:
         return frozenset(
@@ -53,12 +36,9 @@ class Preserve(AbstractClamp):
         )
 
     def hooks(self, setting: Setting) -> list[Hook]:
-        names = [
-            f"blocks.{layer}.attn.hook_{HOOKS[what]}"
-            for what in self.what
-            for layer in range(setting.model.cfg.n_layers)
-        ]
-        clean = unclamped(setting.model, setting.sequences.tokens, names, gradient=self.gradient)
+        layers = range(setting.model.cfg.n_layers)
+        names = [f"blocks.{n}.attn.hook_{HOOKS[what]}" for what in self.what for n in layers]
+        clean = unclamped(setting.model, setting.sequences.tokens, names, self.gradient)
         return [
             (name, partial(hooks.replace, value=clean[name], gate=setting.gate)) for name in names
         ]

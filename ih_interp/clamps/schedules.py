@@ -1,4 +1,4 @@
-"""When a clamp is on: a gate from 0 (free) to 1 (clamped) for every optimiser update."""
+"""Schedules of clamps: a gate from 0 (free) to 1 (clamped) for every optimiser update."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,17 +15,16 @@ Metrics: TypeAlias = Sequence[Mapping[str, Any]]
 
 
 class Always(Frozen):
-    """On throughout, without the arithmetic of a gate."""
+    """A schedule that is on throughout, without the arithmetic of a gate."""
 
     kind: Literal["always"] = "always"
 
     def gate(self, step: int, metrics: Metrics | None = None) -> float:
-        del step, metrics
         return 1.0
 
 
 class During(Frozen):
-    """On for updates `start <= step < stop`; None leaves that side open."""
+    """A schedule that is on for updates `start <= step < stop`; None leaves that side open."""
 
     kind: Literal["during"] = "during"
     start: int = Field(default=0, ge=0)
@@ -40,15 +39,14 @@ class During(Frozen):
         return self
 
     def gate(self, step: int, metrics: Metrics | None = None) -> float:
-        del metrics
         return float(self.start <= step and (self.stop is None or step < self.stop))
 
 
 class Pulses(Frozen):
-    """On for the first `duty` share of every `period` updates, rounded, and for one at least.
+    """A schedule that is on for the first `duty` share of every `period` updates.
 
-    An evaluation has the gate of its step: evaluated every multiple of `period` updates, a run is
-    only ever seen under the pulse.
+    The share is rounded, to one update at least. An evaluation has the gate of its step: evaluated
+    every multiple of `period` updates, a run is only ever seen under the pulse.
     """
 
     kind: Literal["pulses"] = "pulses"
@@ -58,7 +56,6 @@ class Pulses(Frozen):
     """Share of a period that is under the clamp."""
 
     def gate(self, step: int, metrics: Metrics | None = None) -> float:
-        del metrics
         return float(step % self.period < max(1, round(self.duty * self.period)))
 
 
@@ -82,7 +79,6 @@ class Ramp(Frozen):
         return self
 
     def gate(self, step: int, metrics: Metrics | None = None) -> float:
-        del metrics
         share = min(1.0, max(0.0, (step - self.start) / (self.stop - self.start)))
         return self.low + (self.high - self.low) * share
 
@@ -128,12 +124,10 @@ class FromLevel(Frozen):
                 f"A clamp waits for {self.metric} on {self.split}, which its run does not measure; "
                 f"choose from {', '.join(sorted({row['split'] for row in metrics}))}."
             )
-        return float(any(self._crossed(row[self.metric]) for row in rows if row["step"] < step))
-
-    def _crossed(self, value: float) -> bool:
-        if self.below is not None:
-            return value < self.below
-        return self.above is not None and value > self.above
+        values = [row[self.metric] for row in rows if row["step"] < step]
+        low = -math.inf if self.below is None else self.below
+        high = math.inf if self.above is None else self.above
+        return float(any(value < low or value > high for value in values))
 
 
 Schedule: TypeAlias = Annotated[
@@ -145,22 +139,22 @@ ALWAYS = Always()
 
 
 def always() -> Always:
-    """On throughout, as clamps without a schedule are."""
+    """Return a schedule that is on throughout, as clamps without one are."""
     return Always()
 
 
 def during(start: int = 0, stop: int | None = None) -> During:
-    """On for updates `start <= step < stop`; None leaves that side open."""
+    """Return a schedule that is on for updates `start <= step < stop`; None is an open side."""
     return During(start=start, stop=stop)
 
 
 def pulses(period: int, duty: float = 0.5) -> Pulses:
-    """On for the first `max(1, round(duty * period))` of every `period` updates."""
+    """Return one that is on for the first `max(1, round(duty * period))` of `period` updates."""
     return Pulses(period=period, duty=duty)
 
 
 def ramp(start: int, stop: int, low: float = 0.0, high: float = 1.0) -> Ramp:
-    """A straight line from `low` at update `start` to `high` at `stop`, flat on both sides."""
+    """Return a line from `low` at update `start` to `high` at `stop`, flat on both sides."""
     return Ramp(start=start, stop=stop, low=low, high=high)
 
 
@@ -171,8 +165,8 @@ def from_level(
     below: float | None = None,
     above: float | None = None,
 ) -> FromLevel:
-    """On from update s + 1, ever after, if the evaluation at step s found a metric past a level.
+    """Return a schedule that is on once an evaluation before found a metric past a level.
 
-    Give exactly one of `below` and `above`.
+    Give exactly one of `below` and `above`; see `FromLevel`.
     """
     return FromLevel(metric=metric, split=split, below=below, above=above)

@@ -2,7 +2,7 @@
 
 The induction circuit has three (Singh et al. 2024, section 4): A, layer 1 of the paper (attend to
 the previous token and copy it); B, match (the query finds its copy); C, copy (write the label's
-logit). Making others perfect leaves one alone to learn.
+logit). Making the others perfect leaves one alone to learn.
 """
 
 from functools import partial
@@ -66,7 +66,6 @@ class CopyFromAttention(AbstractClamp):
         seen: dict[str, Float[Tensor, "batch pair"]] = {}
 
         def keep(scores: Scores, hook: Any) -> None:
-            del hook
             at_labels = scores[:, :, batch.layout.query, list(batch.layout.labels)]
             picked = torch.where(chosen[:, None].to(scores.device), at_labels, 0.0).sum(dim=1)
             seen["scores"] = picked.detach() if self.gradient == "block" else picked
@@ -94,12 +93,10 @@ class PerfectLayerOne(AbstractClamp):
     """Whether gradient flows into the embedding that layer 1 then reads; "flow" in the paper."""
 
     def sites(self, shape: Shape) -> frozenset[Site]:
-        del shape
         what = ("resid_pre", "preserved q", "preserved k", "preserved v", "scores:from layer 0")
         return frozenset(Site(name, 1) for name in what)
 
     def voids(self, shape: Shape) -> range:
-        del shape
         return range(EMBEDDING, 1)  # it reads the embedding of an unclamped pass
 
     def prepare(self, model: HookedTransformer) -> None:
@@ -111,22 +108,14 @@ class PerfectLayerOne(AbstractClamp):
     def hooks(self, setting: Setting) -> list[Hook]:
         raw = self._input(setting)
         names = ["blocks.1.attn.hook_q", "blocks.1.attn.hook_k"]
-        read = unclamped(
-            setting.model,
-            hooks.previous_token_input(raw),
-            names,
-            gradient=self.gradient,
-            start_at_layer=1,
-            stop_at_layer=2,
-        )
+        shifted, of_layer_one = hooks.previous_token_input(raw), (1, 2)
+        read = unclamped(setting.model, shifted, names, self.gradient, layers=of_layer_one)
         values = {"blocks.1.hook_resid_pre": raw, **read}
-        return [
-            (name, partial(hooks.replace, value=value, gate=setting.gate))
-            for name, value in values.items()
-        ]
+        gate = setting.gate
+        return [(n, partial(hooks.replace, value=v, gate=gate)) for n, v in values.items()]
 
     def _input(self, setting: Setting) -> Residual:
-        """The raw embedding, with positions where they are learned."""
+        """Return the raw embedding, with positions where they are learned."""
         with paused(setting.model):
             raw: Residual = setting.model(setting.sequences.tokens, stop_at_layer=0)
         return raw.detach() if self.gradient == "block" else raw
@@ -164,11 +153,9 @@ class PerfectMatchAndCopy(AbstractClamp):
         seen: dict[str, Tensor] = {}
 
         def keep_query(resid: Residual, hook: Any) -> None:
-            del hook
             seen["query"] = resid[:, batch.layout.query]
 
         def keep_written(written: Residual, hook: Any) -> None:
-            del hook
             seen["written"] = written[:, list(batch.layout.labels)]
 
         def write(logits: Logits, hook: Any) -> Logits:
@@ -186,37 +173,38 @@ class PerfectMatchAndCopy(AbstractClamp):
 
 
 def layer_one(*, schedule: Schedule = ALWAYS) -> PerfectLayerOne:
-    """Subcircuit A perfect: the paper's clamp "1,2"."""
+    """Return the clamp that makes subcircuit A perfect: the paper's "1,2"."""
     return PerfectLayerOne(schedule=schedule)
 
 
 def match(*heads: str | tuple[int, int] | Head, schedule: Schedule = ALWAYS) -> InductionAttention:
-    """A and B perfect: the paper's clamp "1,2,3qk,4"; the heads attend to the correct label.
+    """Return the clamp that makes A and B perfect: the paper's "1,2,3qk,4".
 
-    A match by how alike exemplars are, which can be wrong, is `MatchAttention`.
+    The heads attend to the correct label. A match by how alike exemplars are, which can be wrong,
+    is `SimilarityAttention`.
     """
     return InductionAttention(heads=tuple(map(Head.parse, heads)), schedule=schedule)
 
 
 def copy(head: str | tuple[int, int] | Head, *, schedule: Schedule = ALWAYS) -> CopyFromAttention:
-    """Subcircuit C perfect: the paper's clamp "3v,5"."""
+    """Return the clamp that makes subcircuit C perfect: the paper's "3v,5"."""
     return CopyFromAttention(head=Head.parse(head), schedule=schedule)
 
 
 def a_alone(*, schedule: Schedule = ALWAYS) -> tuple[AbstractClamp, ...]:
-    """Only layer 0 learns."""
+    """Return the clamps under which only layer 0 learns."""
     return (PerfectMatchAndCopy(schedule=schedule),)
 
 
 def b_alone(
     head: str | tuple[int, int] | Head, *, schedule: Schedule = ALWAYS
 ) -> tuple[AbstractClamp, ...]:
-    """Only the match learns: the paper's "1,2,3v,5"."""
+    """Return the clamps under which only the match learns: the paper's "1,2,3v,5"."""
     return (layer_one(schedule=schedule), copy(head, schedule=schedule))
 
 
 def c_alone(
     *heads: str | tuple[int, int] | Head, schedule: Schedule = ALWAYS
 ) -> tuple[AbstractClamp, ...]:
-    """Only copying to the output learns, and what layer 0 adds: the paper's "1,2,3qk,4"."""
+    """Return the clamps under which only copying and layer 0 learn: the paper's "1,2,3qk,4"."""
     return (match(*heads, schedule=schedule),)

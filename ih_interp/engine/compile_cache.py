@@ -1,6 +1,6 @@
-"""Where compiled graphs are kept: in a folder of the user's that nobody else can write to.
+"""The folder of compiled graphs: the user's own, in which nobody else can write.
 
-Torch unpickles what it finds there and loads it as machine code, without asking whose it is.
+Torch unpickles whatever it finds there and loads it as machine code, whoever wrote it.
 """
 
 import atexit
@@ -22,16 +22,16 @@ Compiled = TypeVar("Compiled")
 VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 PLAIN = re.compile(r"[\w/.+@-]+")  # what the compiler's command line takes, as torch does not quote
 ELF_HEADER = struct.Struct("<4sBB34xQ10xHH2x")
-"""Of a library: magic, 64-bit, byte order, then where its last table lies, and how long it is."""
+"""A library's header: magic, 64-bit, byte order, the place and the length of its last table."""
 
 
 def with_lasting_cache(compile_it: Callable[[], Compiled]) -> Compiled:
-    """Return what `compile_it` does, which keeps its work where it outlives this process.
+    """Return what `compile_it` returns, and keep its work where it outlives this process.
 
     A place that the user chose, by TORCHINDUCTOR_CACHE_DIR, is left to the user. Otherwise it is
-    `$XDG_CACHE_HOME/ih_interp` or `~/.cache/ih_interp`, which may be deleted at any time, and where
-    that cannot be had a private folder among the temporary ones. Where compiling fails with what is
-    kept there, it is done once more without: a power failure may have cut files short.
+    `$XDG_CACHE_HOME/ih_interp` or `~/.cache/ih_interp`, which may be deleted at any time, or a
+    private folder among the temporary ones. Where compiling fails with what is kept there, it is
+    done once more without: a power failure may have cut files short.
     """
     place = _place()
     if place is None:
@@ -71,14 +71,14 @@ def _kept_at(place: Path) -> Generator[None]:
 
 
 def _forget() -> None:
-    """Have torch look at the disk again."""
+    """Have torch look at the disk again: it remembers what it has loaded."""
     from torch._inductor.utils import clear_caches
 
     clear_caches()
 
 
 def _place() -> Path | None:
-    """A private folder, made where it is missing; None where the user chose one."""
+    """Return a private folder, made where it is missing; None where the user chose one."""
     from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
     if os.environ.get(VARIABLE) not in (None, default_cache_dir()):  # torch sets its own early
@@ -87,13 +87,14 @@ def _place() -> Path | None:
         if PLAIN.fullmatch(str(place)) is None:
             continue
         with suppress(OSError):
-            _make(place)
+            for folder in reversed([place, *place.parents]):
+                folder.mkdir(mode=0o700, exist_ok=True)  # private whatever the umask is
             if (fault := _fault(place)) is None:
                 place.chmod(0o700)
                 return place
             warnings.warn(
-                f"Compiled graphs are not kept in {place}, since {fault}, and what is there is "
-                "run: remove that folder, or choose another by XDG_CACHE_HOME.",
+                f"Compiled graphs are not kept in {place}, since {fault}, and they are run as "
+                "machine code: remove that folder, or choose another by XDG_CACHE_HOME.",
                 stacklevel=2,
             )
     return _of_this_process()
@@ -106,14 +107,8 @@ def _of_this_process() -> Path:
     return Path(place)
 
 
-def _make(place: Path) -> None:
-    """Make a folder and those above it, private whatever the umask is."""
-    for folder in reversed([place, *place.parents]):
-        folder.mkdir(mode=0o700, exist_ok=True)
-
-
 def _candidates() -> Iterator[Path]:
-    """Places in the order in which they are tried, links resolved."""
+    """Yield places in the order in which they are tried, links resolved."""
     chosen = os.environ.get("XDG_CACHE_HOME", "")
     with suppress(RuntimeError):  # a user without a home folder
         home = Path(chosen) if Path(chosen).is_absolute() else Path.home() / ".cache"
@@ -123,7 +118,7 @@ def _candidates() -> Iterator[Path]:
 
 
 def _fault(place: Path) -> str | None:
-    """Why others could put something into this folder, or exchange it."""
+    """Return why others could put something into this folder, or exchange it."""
     if place.is_symlink():
         return "it is a link"
     for folder in (place, *place.parents):
@@ -144,13 +139,10 @@ def _remove_cut_short(place: Path) -> None:
         with suppress(OSError):
             with path.open("rb") as file:
                 header = file.read(ELF_HEADER.size)
-            if _is_cut_short(header, path.stat().st_size):
+            is_cut = len(header) < ELF_HEADER.size
+            if not is_cut:
+                magic, wide, order, table, entry, entries = ELF_HEADER.unpack(header)
+                is_known = magic == b"\x7fELF" and (wide, order) == (2, 1)  # others are left alone
+                is_cut = is_known and path.stat().st_size < table + entry * entries
+            if is_cut:
                 path.unlink()
-
-
-def _is_cut_short(header: bytes, size: int) -> bool:
-    if len(header) < ELF_HEADER.size:
-        return True
-    magic, wide, order, table, entry, entries = ELF_HEADER.unpack(header)
-    is_known = magic == b"\x7fELF" and (wide, order) == (2, 1)  # another system's is left alone
-    return is_known and size < table + entry * entries

@@ -1,7 +1,7 @@
 """The model's own forward pass as a graph: traced under clamps, narrowed to what is read, compiled.
 
 The model is defined once, by `HookedTransformer.forward` with hooks. `torch.compile` alone would
-skip TransformerLens's hook frames, so the pass is traced first.
+skip TransformerLens's hooks, so the pass is traced first, by running it.
 """
 
 import shutil
@@ -18,9 +18,11 @@ from torch.func import functional_call, functionalize
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from torch.utils._pytree import tree_structure, tree_unflatten
 from transformer_lens import HookedTransformer
 
-from ih_interp.clamps import AbstractClamp, Setting
+from ih_interp.clamps import AbstractClamp, Shape
+from ih_interp.clamps.base import hooks_of_all
 from ih_interp.engine.compile_cache import with_lasting_cache
 from ih_interp.engine.fast_layers import substituted
 from ih_interp.engine.graph_passes import drop_zero_biases, loosen_views, spell_out_tiny_products
@@ -32,36 +34,36 @@ Tensors: TypeAlias = dict[str, Tensor]
 
 
 class ClampedModel(nn.Module):
-    """The query's logits under clamps; `functional_call` gives it weights and features."""
+    """The query's logits under clamps; `functional_call` gives it weights and features.
+
+    Clamps' tensors come as one flat list (`clamps.base.flat_tensors`), as compiled graphs take
+    them, and become trees again by the structure that the clamps themselves have.
+    """
 
     def __init__(self, model: HookedTransformer, clamps: Sequence[AbstractClamp]) -> None:
         super().__init__()
         self.model = model
         self.clamps = clamps
+        shape = Shape.of(model)
+        self._structure = tree_structure([clamp.tensors(shape) for clamp in clamps])
 
     def forward(
         self,
         tokens: Int[Tensor, "batch pos"],
         target: Int[Tensor, " batch"],
-        tensors: Sequence[Tensors],
+        tensors: Sequence[Tensor],
         gates: Sequence[Tensor],
     ) -> Float[Tensor, "batch label"]:
-        batch = Batch(tokens, target)
-        scheduled = iter(gates)
-        hooks = [
-            hook
-            for clamp, given in zip(self.clamps, tensors, strict=True)
-            for hook in clamp.hooks(
-                Setting(self.model, batch, given, next(scheduled) if clamp.is_scheduled else None)
-            )
-        ]
+        of_clamps, scheduled = tree_unflatten(tensors, self._structure), iter(gates)
+        of_all = [next(scheduled) if clamp.is_scheduled else None for clamp in self.clamps]
+        hooks = hooks_of_all(self.model, Batch(tokens, target), self.clamps, of_clamps, of_all)
         last = f"blocks.{self.model.cfg.n_layers - 1}.hook_resid_post"
         with self.model.hooks(fwd_hooks=[*hooks, (last, _query_row)]):
             return self.model(tokens)[:, -1]
 
 
 def _query_row(resid: Residual, hook: Any) -> Float[Tensor, "batch 1 d_model"]:
-    """Only the query is read out: spares the other rows' final LayerNorm and unembedding."""
+    """Keep the query alone: spares the other rows' final LayerNorm and unembedding."""
     del hook
     return resid[:, -1:]
 
@@ -72,19 +74,19 @@ def trace_forward(
     weights: Tensors,
     features: Float[Tensor, "row feature"],
     *given: Any,
-    gradient: bool = False,
 ) -> GraphModule:
-    """One run's forward pass as a graph of (weights, features, tokens, target, clamps, gates).
+    """Return one run's forward pass as a graph of (weights, features, *given).
 
-    It gives the query's logits `[batch, label]`, and computes nothing that they do not depend on.
-    With `gradient` it is made to be differentiated and mapped over runs.
+    `given` is as `ClampedModel` takes it. The graph gives the query's logits `[batch, label]`, and
+    computes nothing that they do not depend on.
     """
     clamped = ClampedModel(model, clamps)
 
     def forward(weights: Tensors, features: Tensor, *given: Any) -> Tensor:
         return functional_call(clamped, named_for_model(weights, features), given)
 
-    with substituted(model, gradient=gradient), torch.no_grad():
+    with substituted(model), torch.no_grad():
+        # functionalize: the passes over the graph assume that no operation writes into its input.
         graph = traced(functionalize(forward), weights, features, *given)
     narrow(graph)
     drop_zero_biases(graph)
@@ -92,7 +94,7 @@ def trace_forward(
 
 
 def traced(function: Callable[..., Any], *example: Any) -> GraphModule:
-    """The function as a graph, by running it on an example.
+    """Return the function as a graph, by running it on an example.
 
     The values of a trace share one mode of fake tensors: a mode for each takes as long as all else.
     """
@@ -101,7 +103,7 @@ def traced(function: Callable[..., Any], *example: Any) -> GraphModule:
 
 
 def compile_graph(graph: GraphModule, *example: Tensor) -> Callable[..., Any]:
-    """The graph compiled for tensors of these shapes and strides; it is run on them once.
+    """Compile the graph for tensors of these shapes and strides, and run it on them once.
 
     The compiler takes the graph as it is: `torch.compile` would read it as Python first, which
     takes longer than all that is left to do where it has been compiled before. Its options are left
@@ -124,13 +126,13 @@ def compile_graph(graph: GraphModule, *example: Tensor) -> Callable[..., Any]:
 
 
 def named_for_model(weights: Tensors, features: Tensor) -> Tensors:
-    """Weights and features under the names that `ClampedModel` has for them."""
+    """Return weights and features under the names that `ClampedModel` has for them."""
     named = {f"model.{name}": tensor for name, tensor in weights.items()}
     return {**named, "model.embed.features": features}
 
 
 def compiler_found() -> bool:
-    """Whether there is a C++ compiler, without which graphs cannot be compiled."""
+    """Return whether there is a C++ compiler, without which graphs cannot be compiled."""
     from torch._inductor import config
 
     return any(name and shutil.which(name) for name in config.cpp.cxx)

@@ -1,73 +1,86 @@
-"""What a trace records instead of TransformerLens's own code: the same values for less work."""
+"""Faster layers for a trace to record instead of TransformerLens's own: the same values, less work.
+
+Whatever depends on a token alone is computed once per token and read from a table: the embedding,
+the first LayerNorm and the first queries, keys and values. A batch has thousands of positions, and
+shows five labels and a few dozen exemplars. Blocks normalise their input once, where
+TransformerLens does so for queries, keys and values each.
+"""
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
+from transformer_lens.utilities.attention import simple_attn_linear
 
-from ih_interp._stock import other_code, parts_of
-from ih_interp.engine.fast_attention import HeadsInnermost, Known, Lookup, Projection
+from ih_interp._stock import not_plain, parts_of
 from ih_interp.model import FewShotEmbed
 
-WORTH_A_TABLE = 2  # rows a token up to which reading a table is less work than token by token
+WORTH_A_TABLE = 2  # rows per token up to which reading a table is less work than token by token
+
+Vectors: TypeAlias = Float[Tensor, "batch pos head d_head"]
+"""Queries, keys or values, as TransformerLens shapes them."""
+
+
+class Lookup(NamedTuple):
+    """A tensor that was read from a table: `result = table[tokens]`."""
+
+    result: Tensor
+    table: Float[Tensor, "row d_model"]
+    tokens: Int[Tensor, "batch pos"]
+
+    @classmethod
+    def read(cls, table: Tensor, tokens: Tensor) -> "Lookup":
+        """Read the rows of these tokens."""
+        return cls(table[tokens], table, tokens)
+
+
+class Known:
+    """The pass's embedding and first LayerNorm, where they were read from a table.
+
+    A layer recognises its input by identity: where a hook on the way has put another tensor in its
+    place, the table no longer holds for it.
+    """
+
+    embedded: Lookup | None = None
+    normalised: Lookup | None = None
 
 
 @contextmanager
-def substituted(model: HookedTransformer, *, gradient: bool) -> Generator[None]:
-    """Inside, passes of the model give the same values to rounding, by way of these.
-
-    What depends on a token alone, the embedding, the first LayerNorm and the first queries, keys
-    and values, is computed once a token and read from a table: there are five labels and a few
-    dozen exemplars against thousands of positions. Blocks normalise their input once, where
-    TransformerLens does so for queries, keys and values each.
-
-    With `gradient` the trace is differentiated; without, sequences may be thousands, and their
-    attention lies otherwise in memory (`attention.HeadsInnermost`).
+def substituted(model: HookedTransformer) -> Generator[None]:
+    """Inside, passes of the model give the same values to rounding, by way of these layers.
 
     A model with other code than TransformerLens's own is left as it is.
     """
-    if other_code(model, parts_of(model)) is not None:
+    if not_plain(model, parts_of(model), while_tracing=True) is not None:
         yield
         return
-    with _Replaced() as replaced:
+    changed: list[tuple[Any, str]] = []
+
+    def put(module: Any, name: str, function: Callable[..., Any]) -> None:
+        setattr(module, name, function)  # on the instance: the class keeps its own
+        changed.append((module, name))
+
+    try:
         known = Known()
         if isinstance(model.embed, FewShotEmbed):
-            replaced.put(model.embed, "forward", _embed_once(model.embed, known))
+            put(model.embed, "forward", _embed_once(model.embed, known))
         for number, block in enumerate(model.blocks):
-            attention: Any = block.attn
             if hasattr(block, "ln1"):
                 norm: Any = block.ln1
                 reads = number == 0 and model.cfg.normalization_type is not None
                 forward = _normalise_once(norm, known) if reads else norm.forward
-                replaced.put(norm, "forward", _remembering_last(forward))
-            kind = (
-                Projection
-                if gradient or not HeadsInnermost.suits(attention.cfg)
-                else HeadsInnermost
-            )
-            own = kind(attention, known if number == 0 else None)
-            for method, function in own.methods.items():
-                replaced.put(attention, method, function)
+                put(norm, "forward", _remembering_last(forward))
+            attention: Any = block.attn
+            put(attention, "calculate_qkv_matrices", _project_once(attention, known, number == 0))
+            if model.cfg.positional_embedding_type == "rotary":
+                put(attention, "rotate_every_two", _turn_by_product(attention))
         yield
-
-
-class _Replaced:
-    """Methods of instances, replaced inside the block; the classes' own are back after it."""
-
-    def __init__(self) -> None:
-        self._changed: list[tuple[Any, str]] = []
-
-    def put(self, module: Any, name: str, function: Callable[..., Any]) -> None:
-        setattr(module, name, function)
-        self._changed.append((module, name))
-
-    def __enter__(self) -> "_Replaced":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for module, name in self._changed:
+    finally:
+        for module, name in changed:
             delattr(module, name)
 
 
@@ -88,7 +101,7 @@ def _normalise_once(norm: Any, known: Known) -> Callable[[Tensor], Tensor]:
     def normalised(x: Tensor) -> Tensor:
         found, known.normalised = known.embedded, None
         hooked = norm.hook_scale.fwd_hooks or norm.hook_normalized.fwd_hooks
-        if found is None or found.result is not x or hooked:  # a hook on the way gives another x
+        if found is None or found.result is not x or hooked:
             return forward(x)
         known.normalised = Lookup.read(forward(found.table[None])[0], found.tokens)
         return known.normalised.result
@@ -105,3 +118,36 @@ def _remembering_last(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor]
         return last[1]
 
     return remembering
+
+
+def _project_once(
+    attention: Any, known: Known, is_first: bool
+) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+    """Return a stand-in for `calculate_qkv_matrices`, by the table where the input is from one."""
+    plain = attention.calculate_qkv_matrices
+
+    def project(x: Tensor, name: str) -> Vectors:
+        weight, bias = getattr(attention, f"W_{name}"), getattr(attention, f"b_{name}")
+        found = known.normalised if is_first else None
+        if found is None or found.result is not x:
+            return simple_attn_linear(x, weight, bias)
+        return simple_attn_linear(found.table[None], weight, bias)[0][found.tokens]
+
+    def calculate(*inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if any(x.ndim != 3 for x in inputs):  # heads have inputs of their own
+            return plain(*inputs)
+        queries, keys, values = (project(x, name) for x, name in zip(inputs, "QKV", strict=True))
+        return attention.hook_q(queries), attention.hook_k(keys), attention.hook_v(values)
+
+    return calculate
+
+
+def _turn_by_product(attention: Any) -> Callable[[Tensor], Tensor]:
+    """Return a stand-in for `rotate_every_two`: a product with a matrix of zeros and ones.
+
+    TransformerLens writes into slices, which compilers cannot vectorise. The product is the same to
+    the last bit.
+    """
+    pairs = torch.eye(attention.cfg.rotary_dim).to(attention.rotary_sin)
+    matrix = attention.rotate_every_two(pairs)
+    return lambda x: x @ matrix

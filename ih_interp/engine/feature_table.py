@@ -15,8 +15,8 @@ from ih_interp.types import Batch
 class Rows:
     """Some rows of the feature table, and tokens renumbered to them.
 
-    The whole table holds thousands of exemplars, training and evaluation show dozens: projecting
-    those few once is less work than gathering every sequence's.
+    The whole table holds thousands of exemplars, and training and evaluation show dozens: it is
+    less work to project those few once than to gather every sequence's.
     """
 
     features: Float[Tensor, "row feature"]
@@ -24,7 +24,7 @@ class Rows:
 
     @classmethod
     def of_splits(cls, task: FewShotTask, splits: Sequence[Split]) -> "Rows":
-        """What sequences of these splits can show."""
+        """Return the rows that sequences of these splits can show."""
         shown = torch.cat([task.exemplar_tokens(split) for split in splits])
         return cls.of_tokens(features_by_token(task.exemplars), task.n_labels, shown)
 
@@ -32,7 +32,7 @@ class Rows:
     def of_tokens(
         cls, features: Float[Tensor, "row feature"], n_labels: int, tokens: Int[Tensor, "*shape"]
     ) -> "Rows":
-        """What these tokens show, of a table of features in token order."""
+        """Return the rows that these tokens show, of a table of features in token order."""
         exemplars = tokens.unique()
         exemplars = exemplars[exemplars >= n_labels]
         renumber = torch.full((n_labels + len(features),), -1)
@@ -41,7 +41,7 @@ class Rows:
         return cls(features[exemplars - n_labels].clone(), renumber)
 
     def of(self, batch: Batch) -> Batch:
-        """The sequences with their tokens renumbered."""
+        """Return the sequences with their tokens renumbered."""
         tokens = self.renumber[batch.tokens]
         if bool((tokens < 0).any()):
             raise ValueError("The sequences show exemplars that are not among these rows.")

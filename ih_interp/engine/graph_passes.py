@@ -1,19 +1,19 @@
-"""Passes over traced graphs that replace what compilers do badly."""
+"""Changes of traced graphs, of operations that the compiler or its libraries do badly."""
 
 import torch
-from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from ih_interp.engine.query_only import VIEWS
+from ih_interp.engine.query_only import VIEWS, shape_of
 
 TINY = 16  # sides of a matrix below which a batched product is faster as a multiply and a sum
 
 
 def spell_out_tiny_products(graph: GraphModule) -> None:
-    """Batched products of matrices with sides of at most 16 become a multiply and a sum.
+    """Write batched products of matrices with sides of at most 16 as a multiply and a sum.
 
-    Attention over 5 positions with heads 8 wide is thousands of such products; a library call for
-    each reaches 1.5 GFLOP/s, while the compiler fuses the sum with its neighbours.
+    Attention over 5 positions with heads 8 wide is thousands of such products. The compiler leaves
+    a batched product to a library, which reaches 1.5 GFLOP/s at this size; a multiply and a sum it
+    compiles itself, together with the operations around them.
     """
     for node in list(graph.graph.nodes):
         if node.target is torch.ops.aten.bmm.default and _is_tiny(node):
@@ -30,7 +30,7 @@ def spell_out_tiny_products(graph: GraphModule) -> None:
 
 
 def loosen_views(graph: GraphModule) -> None:
-    """Views become reshapes: what a pass or the compiler changed may lie otherwise in memory."""
+    """Turn views into reshapes: a view fails where what it reads now lies otherwise in memory."""
     for node in graph.graph.nodes:
         if node.target in VIEWS:
             node.target = torch.ops.aten.reshape.default
@@ -38,7 +38,7 @@ def loosen_views(graph: GraphModule) -> None:
 
 
 def drop_zero_biases(graph: GraphModule) -> None:
-    """A matrix product plus a constant of zeros becomes the product: attention has no biases here.
+    """Drop a constant of zeros that is added to a matrix product: attention has no biases here.
 
     The library would copy the zeros into every row before it multiplies.
     """
@@ -54,7 +54,7 @@ def drop_zero_biases(graph: GraphModule) -> None:
 
 
 def _is_zero(graph: GraphModule, bias: object) -> bool:
-    """Whether this is a constant of zeros, seen through changes of shape."""
+    """Return whether this is a constant of zeros, seen through changes of shape."""
     node = bias
     while isinstance(node, Node) and node.target in VIEWS:
         node = node.all_input_nodes[0]
@@ -64,11 +64,5 @@ def _is_zero(graph: GraphModule, bias: object) -> bool:
 
 
 def _is_tiny(node: Node) -> bool:
-    shapes = [_value(argument).shape for argument in node.args if isinstance(argument, Node)]
+    shapes = [shape_of(argument) for argument in node.args if isinstance(argument, Node)]
     return len(shapes) == 2 and all(max(shape[1:]) <= TINY for shape in shapes)
-
-
-def _value(node: Node) -> Tensor:
-    value = node.meta.get("val", node.meta.get("tensor_meta"))
-    assert value is not None, f"{node} was traced without its shape"
-    return value

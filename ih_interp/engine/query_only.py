@@ -1,8 +1,13 @@
-"""A pass over a traced forward pass: what only one position reads is computed for that one alone.
+"""Narrowing of a traced forward pass: what is read at one position is computed at that one alone.
 
-The loss reads the query; the last layer's queries, patterns and outputs at other positions are
-computed for nothing. The pass follows what is read, from the end of the graph to its beginning,
-and stops where somebody reads everything.
+The loss reads the query. The last layer's queries, patterns and outputs at other positions would be
+computed for nothing, and no compiler leaves them out: to it, slicing comes after the computation.
+
+`_wanted` goes through the graph from its end to its beginning and notes, for every operation, which
+part of its result is read: all of it, or one index of one axis (a `Slab`). An operation of which a
+slab is read needs the same slab of its inputs, at an axis that `AXES` gives; an operation that is
+not in the table, or mixes the axis (a softmax over it, a sum), needs its inputs whole. `_rewrite`
+then feeds slabs to the operations.
 """
 
 import math
@@ -17,19 +22,21 @@ aten = torch.ops.aten
 
 Shape: TypeAlias = Sequence[int]
 Axes: TypeAlias = dict[Node, int | None]
-"""Of every input of an operation, the axis that becomes the output's; None if it has no such."""
+"""For each input of an operation: the input axis that maps to the given output axis, or None."""
 
 
 def _after(shape: Shape, axis: int) -> int:
-    """Elements of one index of an axis; empty axes count as one, for what is cut from none."""
+    """Return how many elements one index of an axis has; empty axes count as one."""
     return math.prod(max(1, size) for size in shape[axis + 1 :])
 
 
 @dataclass(frozen=True)
 class Slab:
-    """Elements `f`, counted along all axes, with `(f // stride) % n == index`.
+    """One index of an axis: the elements with `element // stride % n == index`.
 
-    One index of an axis, said so that it stays the same when axes are merged or split.
+    Elements are counted along all axes. Said in this way it stays the same where a view merges
+    axes or splits them: TransformerLens computes heads as one axis of `n_heads * d_head`, and
+    batches of products as one of `batch * head`.
     """
 
     n: int
@@ -42,7 +49,7 @@ class Slab:
         return cls(shape[axis], _after(shape, axis), min(max(index, 0), shape[axis] - 1))
 
     def axis(self, shape: Shape) -> int | None:
-        """The axis of a shape that is thinned, be it merged with others; None if it is none."""
+        """Return the axis of a shape that holds the slab's, maybe merged with others, or None."""
         for axis, size in enumerate(shape):
             after = _after(shape, axis)
             if self.stride % after == 0 and size % (self.n * (self.stride // after)) == 0:
@@ -50,12 +57,12 @@ class Slab:
         return None
 
     def of_shape(self, shape: Shape) -> list[int]:
-        """What is left of a shape."""
+        """Return the shape of the slab in a tensor of this shape."""
         axis = self.axis(shape)
         return [size // self.n if place == axis else size for place, size in enumerate(shape)]
 
     def moved(self, shape: Shape, to: Shape, axis: int) -> "Slab":
-        """The same slab of an input whose `axis` became this one of an output of `shape`."""
+        """Return the slab of an input `to`, whose `axis` became the slab's in an output `shape`."""
         own = self.axis(shape)
         assert own is not None
         inner = self.stride // _after(shape, own)
@@ -63,7 +70,7 @@ class Slab:
 
 
 def narrow(graph: GraphModule) -> None:
-    """Compute only what is read; values are the same to rounding."""
+    """Have the graph compute only what is read; its values stay the same to rounding."""
     _plain(graph.graph)
     graph.graph.eliminate_dead_code()
     wanted = _wanted(graph.graph)
@@ -75,24 +82,28 @@ def narrow(graph: GraphModule) -> None:
 
 
 def _plain(graph: Graph) -> None:
-    """Two operations that stand for writing into a slice, as `vmap` can take them."""
+    """Rewrite the two operations that stand for writing into a slice: `vmap` does not take them.
+
+    A copy becomes a cast and an expansion, an open end of the slice the size of its axis.
+    """
     for node in list(graph.nodes):
         if node.target is aten.copy.default:
-            size, to = list(_shape(node)), dict[str, Any](dtype=_dtype(node))
+            size, to = list(shape_of(node)), dict[str, Any](dtype=_traced(node).dtype)
+            source: Any = node.args[1]
             with graph.inserting_before(node):
-                cast = graph.call_function(aten._to_copy.default, (node.args[1],), to)
+                cast = graph.call_function(aten._to_copy.default, (source,), to)
                 wide = graph.call_function(aten.expand.default, (cast, size))
-            cast.meta = {"val": torch.empty(_shape(_source(node, 1)), device="meta")}
+            cast.meta = {"val": torch.empty(shape_of(source), device="meta")}
             wide.meta = node.meta
             node.replace_all_uses_with(wide)
         elif node.target is aten.slice_scatter.default:
-            size, end = _shape(node)[_number(node, 2)], node.args[4] if len(node.args) > 4 else None
+            end = node.args[4] if len(node.args) > 4 else None
             if isinstance(end, int):
-                node.update_arg(4, min(size, end))
+                node.update_arg(4, min(shape_of(node)[_number(node, 2)], end))
 
 
 def _wanted(graph: Graph) -> dict[Node, Slab | None]:
-    """What is read of every node: a slab, or all of it (None)."""
+    """Return what is read of every node: a slab, or all of it (None)."""
     wanted: dict[Node, Slab | None] = {}
     for node in reversed(graph.nodes):
         slab = wanted.get(node)
@@ -101,39 +112,40 @@ def _wanted(graph: Graph) -> dict[Node, Slab | None]:
             wanted[node] = None
             inputs = dict.fromkeys(node.all_input_nodes)
         for source, part in inputs.items():
-            if part is not None and _shape(source) == ():
+            if part is not None and shape_of(source) == ():
                 part = None
+            # Readers of different slabs need the node whole.
             wanted[source] = part if wanted.get(source, part) == part else None
     return wanted
 
 
 def _inputs_wanted(node: Node, slab: Slab | None) -> dict[Node, Slab | None] | None:
-    """What a node reads of its inputs to give this slab; None if it has to give everything."""
+    """Return what a node reads of its inputs to give this slab; None if it has to give all."""
     if slab is None:
         read = _reads_one(node)
         return None if read is None else {node.all_input_nodes[0]: read}
-    shape = _shape(node)
+    shape = shape_of(node)
     if node.target in VIEWS:
         source = node.all_input_nodes[0]
-        return None if slab.axis(_shape(source)) is None else {source: slab}
+        return None if slab.axis(shape_of(source)) is None else {source: slab}
     axis = slab.axis(shape)
     find = AXES.get(node.target, _pointwise if _is_pointwise(node) else None)
     axes = None if find is None or axis is None else find(node, axis)
     if axes is None:
         return None
     return {
-        source: None if place is None else slab.moved(shape, _shape(source), place)
+        source: None if place is None else slab.moved(shape, shape_of(source), place)
         for source, place in axes.items()
     }
 
 
 def _reads_one(node: Node) -> Slab | None:
-    """The slab that a node picks out of its input, if that is what it does."""
+    """Return the slab that a node picks out of its input, if that is what it does."""
     if node.target not in (aten.slice.Tensor, aten.select.int):
         return None
-    shape = _shape(node.all_input_nodes[0])
+    shape = shape_of(node.all_input_nodes[0])
     axis = _number(node, 1) % len(shape)
-    several = node.target is aten.slice.Tensor and _shape(node)[axis] != 1
+    several = node.target is aten.slice.Tensor and shape_of(node)[axis] != 1
     if several or shape[axis] == 1:
         return None
     start = _number(node, 2)
@@ -148,27 +160,23 @@ def _rewrite(node: Node, wanted: dict[Node, Slab | None]) -> None:
         return
     if slab is None:
         source = node.all_input_nodes[0]
-        if wanted[source] == inputs[source]:  # the one that it picks is all there is
-            _pick_first(node)
+        if wanted[source] == inputs[source]:  # the index that it picks is the only one left
+            place = (0, 1) if node.target is aten.slice.Tensor else (0,)
+            node.args = (*node.args[:2], *place)
         return
     for source, part in inputs.items():
         if part is not None and wanted[source] is None:
             with node.graph.inserting_before(node):
                 node.replace_input_with(source, _slice(node.graph, source, part))
     if node.target in (*VIEWS, aten.expand.default):
-        node.update_arg(1, slab.of_shape(_shape(node)))
+        node.update_arg(1, slab.of_shape(shape_of(node)))
     if node.target in VIEWS:
         node.target = aten.reshape.default  # what is left need not lie as it did
 
 
-def _pick_first(node: Node) -> None:
-    place = (0, 1) if node.target is aten.slice.Tensor else (0,)
-    node.args = (*node.args[:2], *place)
-
-
 def _slice(graph: Graph, source: Node, slab: Slab) -> Node:
-    """The slab of a node that is computed whole."""
-    shape = _shape(source)
+    """Take the slab of a node that is computed whole, since others read all of it."""
+    shape = shape_of(source)
     split = graph.call_function(aten.reshape.default, (source, [-1, slab.n, slab.stride]))
     one = graph.call_function(aten.slice.Tensor, (split, 1, slab.index, slab.index + 1))
     return graph.call_function(aten.reshape.default, (one, slab.of_shape(shape)))
@@ -193,21 +201,21 @@ def _is_pointwise(node: Node) -> bool:
 
 
 def _pointwise(node: Node, axis: int) -> Axes:
-    """Axes are matched from the last, and an axis of size 1 serves every index."""
-    from_end = len(_shape(node)) - axis
+    """Match axes from the last, as broadcasting does; an axis of size 1 serves every index."""
+    from_end = len(shape_of(node)) - axis
     axes: Axes = {}
     for source in node.all_input_nodes:
-        shape = _shape(source)
+        shape = shape_of(source)
         missing = from_end > len(shape) or shape[-from_end] == 1
         axes[source] = None if missing else len(shape) - from_end
     return axes
 
 
 def _unless(where: int) -> Callable[[Node, int], Axes | None]:
-    """The same axis of every input, unless it is the one named by that argument."""
+    """Return the rule of the same axis, unless it is the one that the operation goes along."""
 
     def find(node: Node, axis: int) -> Axes | None:
-        if _number(node, where) % len(_shape(node)) == axis:
+        if _number(node, where) % len(shape_of(node)) == axis:
             return None
         return dict.fromkeys(node.all_input_nodes, axis)
 
@@ -216,12 +224,12 @@ def _unless(where: int) -> Callable[[Node, int], Axes | None]:
 
 def _reduction(node: Node, axis: int) -> Axes | None:
     (source,) = node.all_input_nodes
-    rank = len(_shape(source))
+    rank = len(shape_of(source))
     reduced = node.args[1]
     if not isinstance(reduced, list | tuple) or not reduced:
         return None
     gone = {int(place) % rank for place in reduced}  # pyright: ignore[reportArgumentType]
-    if len(_shape(node)) == rank:
+    if len(shape_of(node)) == rank:
         return None if axis in gone else {source: axis}
     return {source: [place for place in range(rank) if place not in gone][axis]}
 
@@ -234,27 +242,27 @@ def _permute(node: Node, axis: int) -> Axes:
 
 def _transpose(node: Node, axis: int) -> Axes:
     (source,) = node.all_input_nodes
-    rank = len(_shape(source))
+    rank = len(shape_of(source))
     first, second = (_number(node, place) % rank for place in (1, 2))
     return {source: {first: second, second: first}.get(axis, axis)}
 
 
 def _unsqueeze(node: Node, axis: int) -> Axes:
     (source,) = node.all_input_nodes
-    new = _number(node, 1) % len(_shape(node))
+    new = _number(node, 1) % len(shape_of(node))
     return {source: axis - (axis > new)}
 
 
 def _select(node: Node, axis: int) -> Axes:
     (source,) = node.all_input_nodes
-    gone = _number(node, 1) % len(_shape(source))
+    gone = _number(node, 1) % len(shape_of(source))
     return {source: axis + (axis >= gone)}
 
 
 def _matrices(node: Node, axis: int) -> Axes | None:
-    """`left @ right`, for one product or a batch of them, plus a bias in `addmm`."""
+    """Take rows from the left matrix, columns from the right, batches from both."""
     *bias, left, right = (argument for argument in node.args if isinstance(argument, Node))
-    rank = len(_shape(left))
+    rank = len(shape_of(left))
     if len({left, right, *bias}) < len(bias) + 2:
         return None  # one tensor in two places, of which different parts are read
     axes: Axes = {left: None, right: None}
@@ -284,26 +292,20 @@ AXES: dict[Any, Callable[[Node, int], Axes | None]] = {
     aten.bmm.default: _matrices,
     aten.addmm.default: _matrices,
 }
-"""Where an axis of an operation's output comes from; what is not named computes everything."""
+"""Where an axis of an operation's output comes from. Operations without a rule compute all."""
 
 
 def _number(node: Node, place: int) -> int:
-    """An argument that says an axis or an index; 0 where it is left out."""
+    """Return an argument that is an axis or an index; 0 where it is left out."""
     given: Any = node.args[place] if len(node.args) > place else 0
     return int(given or 0)
 
 
-def _source(node: Node, place: int) -> Node:
-    source = node.args[place]
-    assert isinstance(source, Node)
-    return source
+def _traced(node: Node) -> Any:
+    """Return the value with which the node was traced, or its shape and dtype."""
+    return node.meta.get("val", node.meta.get("tensor_meta"))
 
 
-def _dtype(node: Node) -> torch.dtype:
-    value: Any = node.meta.get("val", node.meta.get("tensor_meta"))
-    return value.dtype
-
-
-def _shape(node: Node) -> tuple[int, ...]:
-    value: Any = node.meta.get("val", node.meta.get("tensor_meta"))
-    return tuple(getattr(value, "shape", ()))
+def shape_of(node: Node) -> tuple[int, ...]:
+    """Return the shape of a node's value; () for what is no tensor."""
+    return tuple(getattr(_traced(node), "shape", ()))

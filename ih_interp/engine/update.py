@@ -1,8 +1,7 @@
 """One optimiser update of a fleet: the model's own forward pass, differentiated, then Adam.
 
-The model is defined once, by `HookedTransformer.forward` with hooks. `eager_step` runs it run by
-run and is the plain, slow truth. `traced_step` maps it over the runs, traces the whole update and
-compiles the trace (`engine.compiled_forward`).
+`eager_step` goes run by run and is the plain, slow truth. `traced_step` maps the forward pass
+(`engine.compiled_forward`) over the runs, traces the whole update and compiles the trace.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
 from torch.fx import GraphModule
@@ -33,7 +32,7 @@ Losses: TypeAlias = Float[Tensor, " run"]
 
 @dataclass(frozen=True)
 class FleetState:
-    """What training changes; updated in place. Axis 0 is the run."""
+    """The tensors that training changes, in place. Axis 0 is the run."""
 
     parameters: Tensors
     """Each with a leading run axis, and so the moments."""
@@ -44,36 +43,48 @@ class FleetState:
 
     @property
     def flat(self) -> list[Tensor]:
+        """The tensors in one list, as a graph takes them."""
         groups = (self.parameters, self.first_moments, self.second_moments)
         return [tensor for group in groups for tensor in group.values()] + [self.count]
 
-    def clone(self) -> "FleetState":
-        """A copy that shares nothing."""
-        return self.map(torch.clone)
+    def like(self, flat: Sequence[Tensor]) -> "FleetState":
+        """Return the state that has these tensors, in the order of `flat`."""
+        names = list(self.parameters)
+        groups = (flat[i * len(names) : (i + 1) * len(names)] for i in range(3))
+        return FleetState(*(dict(zip(names, g, strict=True)) for g in groups), count=flat[-1])
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "FleetState":
-        """The function of every tensor."""
-        return FleetState(
-            *(
-                {name: function(tensor) for name, tensor in group.items()}
-                for group in (self.parameters, self.first_moments, self.second_moments)
-            ),
-            count=function(self.count),
-        )
+        """Return a state with the function of every tensor."""
+        return self.like([function(tensor) for tensor in self.flat])
+
+    def clone(self) -> "FleetState":
+        """Return a copy that shares nothing."""
+        return self.map(torch.clone)
 
 
 @dataclass(frozen=True)
 class FleetInputs:
-    """What an update reads. Axis 0 is the run; features are shared."""
+    """The inputs of an update. Axis 0 is the run; features are shared."""
 
     tokens: Int[Tensor, "run batch pos"]
     target: Int[Tensor, "run batch"]
     learning_rate: Float[Tensor, " run"]
-    clamps: Sequence[Tensors]
-    """Of every clamp, what differs between runs: head masks, strengths."""
+    clamps: Sequence[Shaped[Tensor, "run ..."]]
+    """What differs between the runs' clamps, head masks and strengths: `flat_tensors`, stacked."""
     gates: Sequence[Float[Tensor, " run"]]
-    """Of every clamp with a schedule, in order."""
+    """One per clamp with a schedule, in order."""
     features: Float[Tensor, "row feature"]
+
+    @property
+    def flat(self) -> list[Tensor]:
+        """The tensors in one list, as a graph takes them."""
+        single = [self.learning_rate, self.tokens, self.target, self.features]
+        return [*single, *self.clamps, *self.gates]
+
+    def of_run(self, run: int) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
+        """Return one run's tokens, targets, clamp tensors and gates, for `ClampedModel`."""
+        clamps, gates = ([t[run] for t in tensors] for tensors in (self.clamps, self.gates))
+        return self.tokens[run], self.target[run], clamps, gates
 
 
 Step: TypeAlias = Callable[[FleetState, FleetInputs], Losses]
@@ -81,7 +92,7 @@ Step: TypeAlias = Callable[[FleetState, FleetInputs], Losses]
 
 
 def eager_step(model: HookedTransformer, clamps: Sequence[AbstractClamp], adam: AdamConfig) -> Step:
-    """One run after the other, nothing traced."""
+    """Return an update that goes through one run after the other, with nothing traced."""
     clamped = ClampedModel(model, clamps)
 
     def step(state: FleetState, inputs: FleetInputs) -> Losses:
@@ -92,9 +103,7 @@ def eager_step(model: HookedTransformer, clamps: Sequence[AbstractClamp], adam: 
                 for name, tensor in state.parameters.items()
             }
             logits = functional_call(
-                clamped,
-                named_for_model(weights, inputs.features),
-                (inputs.tokens[run], inputs.target[run], *_of_run(inputs, run)),
+                clamped, named_for_model(weights, inputs.features), inputs.of_run(run)
             )
             loss = cross_entropy(logits, inputs.target[run])
             gradients = torch.autograd.grad(loss, list(weights.values()), materialize_grads=True)
@@ -113,13 +122,13 @@ def traced_step(
     state: FleetState,
     inputs: FleetInputs,
 ) -> Step:
-    """The whole update as one compiled graph, for fleets of this state's and inputs' shapes."""
+    """Return the whole update as a compiled graph, for state and inputs of these shapes."""
     graph = trace_update(model, clamps, adam, state, inputs)
-    compiled = compile_graph(graph, *state.clone().flat, *flat_inputs(inputs))
+    compiled = compile_graph(graph, *state.clone().flat, *inputs.flat)
 
     def step(state: FleetState, inputs: FleetInputs) -> Losses:
         with torch.no_grad():
-            return compiled(*state.flat, *flat_inputs(inputs))
+            return compiled(*state.flat, *inputs.flat)
 
     return step
 
@@ -131,12 +140,10 @@ def trace_update(
     state: FleetState,
     inputs: FleetInputs,
 ) -> GraphModule:
-    """The update of a fleet as a graph from `state.flat` and the flat inputs to the losses."""
-    names = list(state.parameters)
-    n_state = len(state.flat)
+    """Return the update of a fleet as a graph from `state.flat` and `inputs.flat` to the losses."""
+    n_state, n_clamps = len(state.flat), len(inputs.clamps)
     weights = {name: tensor[0] for name, tensor in state.parameters.items()}
-    of_run = (inputs.tokens[0], inputs.target[0], *_of_run(inputs, 0))
-    query_logits = trace_forward(model, clamps, weights, inputs.features, *of_run, gradient=True)
+    query_logits = trace_forward(model, clamps, weights, inputs.features, *inputs.of_run(0))
 
     def loss(weights: Tensors, features: Tensor, *given: Any) -> Tensor:
         _, target, _, _ = given
@@ -145,17 +152,21 @@ def trace_update(
     per_run = vmap(grad_and_value(loss), in_dims=(0, None, 0, 0, 0, 0))
 
     def update(*flat: Tensor) -> Losses:
-        now, given = _unflatten(flat[:n_state], names), flat[n_state:]
-        gradients, losses = per_run(now.parameters, *_loss_arguments(given, inputs))
-        _adam(now, gradients, given[0], adam)
+        now, (rate, tokens, target, features, *rest) = state.like(flat[:n_state]), flat[n_state:]
+        given = (tokens, target, rest[:n_clamps], rest[n_clamps:])
+        gradients, losses = per_run(now.parameters, features, *given)
+        _adam(now, gradients, rate, adam)
         return losses
 
     # Tracing runs the update: on a clone, so that nothing is trained by it.
-    return traced(update, *state.clone().flat, *flat_inputs(inputs))
+    return traced(update, *state.clone().flat, *inputs.flat)
 
 
 def _adam(state: FleetState, gradients: Tensors, rate: Tensor, adam: AdamConfig) -> None:
-    """Kingma and Ba's Adam, as optax and torch write it, in place on a fleet or on one run."""
+    """Do one step of Kingma and Ba's Adam, as optax and torch write it, in place.
+
+    On a fleet, of which `count` and `rate` have a run axis, or on one run, where they have none.
+    """
     state.count.add_(1)
     bias1 = 1 - adam.beta1**state.count
     bias2 = 1 - adam.beta2**state.count
@@ -163,41 +174,9 @@ def _adam(state: FleetState, gradients: Tensors, rate: Tensor, adam: AdamConfig)
         weight, m, v = (
             group[name] for group in (state.parameters, state.first_moments, state.second_moments)
         )
-        over_runs = (-1,) + (1,) * (weight.ndim - 1) if state.count.ndim else ()
+        over_runs = (-1,) + (1,) * (weight.ndim - 1)
         m.copy_(adam.beta1 * m + (1 - adam.beta1) * gradient)
         v.copy_(adam.beta2 * v + (1 - adam.beta2) * gradient * gradient)
-        scale = (rate / bias1).reshape(over_runs) if over_runs else rate / bias1
-        spread = (v / (bias2.reshape(over_runs) if over_runs else bias2)).sqrt()
+        scale = (rate / bias1).reshape(over_runs)
+        spread = (v / bias2.reshape(over_runs)).sqrt()
         weight.copy_(weight - scale * m / (spread + adam.eps))
-
-
-def _of_run(inputs: FleetInputs, run: int) -> tuple[list[Tensors], list[Tensor]]:
-    tensors = [{name: t[run] for name, t in given.items()} for given in inputs.clamps]
-    return tensors, [gate[run] for gate in inputs.gates]
-
-
-def flat_inputs(inputs: FleetInputs) -> list[Tensor]:
-    """The inputs as a graph takes them: rates, tokens, targets, features, clamp tensors, gates."""
-    clamp_tensors = [tensor for given in inputs.clamps for tensor in given.values()]
-    return [
-        inputs.learning_rate,
-        inputs.tokens,
-        inputs.target,
-        inputs.features,
-        *clamp_tensors,
-        *inputs.gates,
-    ]
-
-
-def _loss_arguments(flat: Sequence[Tensor], like: FleetInputs) -> tuple[Any, ...]:
-    """Features, tokens, targets, clamp tensors and gates, from a flat list."""
-    _, tokens, target, features, *rest = flat
-    remaining = iter(rest)
-    tensors = [{name: next(remaining) for name in given} for given in like.clamps]
-    return features, tokens, target, tensors, list(remaining)
-
-
-def _unflatten(flat: Sequence[Tensor], names: Sequence[str]) -> FleetState:
-    n = len(names)
-    groups = [dict(zip(names, flat[i * n : (i + 1) * n], strict=True)) for i in range(3)]
-    return FleetState(*groups, count=flat[3 * n])

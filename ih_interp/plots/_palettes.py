@@ -1,4 +1,4 @@
-"""What callers say of how a drawing looks: palettes, and settings of its artists."""
+"""Settings of a plot's look that callers give: palettes, and keyword settings of artists."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
@@ -13,12 +13,14 @@ from matplotlib.lines import Line2D
 from ih_interp._columns import shown
 from ih_interp.types import expect
 
-Palette: TypeAlias = Mapping[Any, Any] | Sequence[Any] | str
-"""Colours by the name of what is drawn, in the order drawn, or the name of a colour map."""
+Palette: TypeAlias = Mapping[Any, Any] | Sequence[Any] | str | None
+"""Colours by the name of what they colour, in the plot's order, or the name of a colour map."""
 
 
-def palette_colours(palette: Palette | None, names: Iterable[Any]) -> dict[Any, Any]:
-    """Return what a palette says of these names; a mapping may leave out some, which keep theirs.
+def palette_colours(palette: Palette, names: Iterable[Any]) -> dict[Any, Any]:
+    """Return the colours that a palette gives to these names; a mapping may leave out some names.
+
+    Raises TypeError for another kind of palette, and ValueError for what is no colour or map.
 
     >>> palette_colours({"match": "red"}, ["none", "match"])
     {'match': 'red'}
@@ -32,30 +34,25 @@ def palette_colours(palette: Palette | None, names: Iterable[Any]) -> dict[Any, 
         chosen = {name: keyed[shown(name)] for name in names if shown(name) in keyed}
     else:
         if isinstance(palette, str):
-            palette = _colours_called(palette, len(names))
+            palette = _colours_of_map(palette, len(names))
         chosen = dict(zip(names, cycle(palette), strict=False))
     wrong = [colour for colour in chosen.values() if not is_color_like(colour)]
     if wrong:
-        raise ValueError(f"palette holds {wrong[0]!r}: a colour was expected, as red or #0072B2.")
+        raise ValueError(f"palette holds {wrong[0]!r}: expected a colour, such as red or #0072B2.")
     return chosen
 
 
-def _colours_called(palette: str, n: int) -> Sequence[Any]:
-    if palette in mpl.color_sequences:
-        return mpl.color_sequences[palette]
-    if palette not in colormaps:
-        raise ValueError(f"palette={palette!r}: a colour map was expected, such as viridis.")
-    many = colormaps[palette].resampled(n)
-    return [many(place) for place in range(n)]
+def _colours_of_map(name: str, n: int) -> Sequence[Any]:
+    if name in mpl.color_sequences:
+        return mpl.color_sequences[name]
+    if name not in colormaps:
+        raise ValueError(f"palette={name!r}: expected a colour map, such as viridis.")
+    return [tuple(colour) for colour in colormaps[name].resampled(n)(range(n))]
 
 
 def looking(given: Mapping[str, Any], kind: type = Line2D, /, **own: Any) -> dict[str, Any]:
-    """Return how an artist looks: what the caller gave (`lw` is `linewidth`), and else its own.
+    """Return an artist's settings: the caller's (`lw` is `linewidth`), else the plot's own.
 
     Raises TypeError for a setting that comes under two names.
     """
-    try:
-        found = cbook.normalize_kwargs(dict(given), kind)  # pyright: ignore[reportArgumentType]
-    except TypeError as error:
-        raise TypeError(f"How it looks was said twice: {error}.") from error
-    return own | found
+    return own | cbook.normalize_kwargs(dict(given), kind)  # pyright: ignore[reportArgumentType]

@@ -1,11 +1,10 @@
-"""How figures look: colours that colour-blind people and grey printers tell apart; saving."""
+"""The look of plots: colours that colour-blind people and grey printers tell apart; saving."""
 
 import inspect
 import math
-import re
 import warnings
 from collections.abc import Callable, Generator, Hashable, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import wraps
 from itertools import pairwise
 from os import PathLike
@@ -18,29 +17,25 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from ih_interp._columns import shown
+from ih_interp._columns import distinct, equal, shown
 from ih_interp.plots._palettes import Palette, palette_colours
 from ih_interp.plots._tables import expect_table
-from ih_interp.types import expect
+from ih_interp.types import Head, expect
 
 HEAD_COLOURS = (
-    "#000000",
-    "#E69F00",
-    "#56B4E9",
-    "#009E73",
-    "#B8A800",
-    "#0072B2",
-    "#D55E00",
-    "#CC79A7",
-)
+    "#000000", "#E69F00", "#56B4E9", "#009E73", "#B8A800", "#0072B2", "#D55E00", "#CC79A7",
+)  # fmt: skip
 """Okabe and Ito's palette, its yellow darkened for white paper; head h has colour h mod 8."""
 
 HEAD_MARKERS = "osD^vXP*"
 """Head h has marker h mod 8, which tells heads apart in grey."""
 
+FAINT: dict[str, Any] = {"color": "0.6", "linewidth": 0.8, "linestyle": ":"}
+"""The look of a line at 0, or at another level that curves are compared with."""
+
 
 class Line(NamedTuple):
-    """How a condition is drawn; dashes tell apart what grey cannot."""
+    """The look of a condition's curve; dashes tell apart what grey cannot."""
 
     colour: str | tuple[float, ...]
     dash: str | tuple[int, tuple[int, ...]] = "-"
@@ -54,24 +49,24 @@ CLAMP_LINES: dict[str, Line] = {
     "copy": Line("#CC79A7", (0, (3, 1, 1, 1))),
     "layer 1 + copy": Line("#E69F00", (0, (1, 1))),
 }
-"""Conditions of Figure 5b, in the paper's order; layers as the paper counts them, from 1."""
+"""The conditions of Figure 5b, in the paper's order; layers as the paper counts them, from 1."""
 
-SPLIT_LINES: dict[str, tuple[str, Line]] = {
-    "train": ("train", Line("#000000")),
-    "test_exemplars": ("test (exemplars)", Line("#0072B2", (0, (5, 1)))),
-    "test_relabel": ("test (relabel)", Line("#D55E00", (0, (3, 1, 1, 1)))),
+SPLIT_LINES: dict[str, Line] = {
+    "train": Line("#000000"),
+    "test_exemplars": Line("#0072B2", (0, (5, 1))),
+    "test_relabel": Line("#D55E00", (0, (3, 1, 1, 1))),
 }
-"""Splits, the paper's names for them, and their lines."""
+"""The splits and their lines."""
 
 DASHES = ("-", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
-"""Of lines that have none of their own."""
+"""The dashes of conditions that have none of their own."""
 
 CLAMPED_VECTORS: dict[str, Line] = {
     "none": Line("#000000"),
     "c": Line("#0072B2", (0, (5, 1))),
     "b, c": Line("#CC79A7", (0, (3, 1, 1, 1))),
 }
-"""Conditions of Figure 5a."""
+"""The conditions of Figure 5a."""
 
 PREVIOUS_TOKEN_LINES: dict[str, tuple[str, Line]] = {
     "none": ("none", Line("#000000")),
@@ -80,7 +75,7 @@ PREVIOUS_TOKEN_LINES: dict[str, tuple[str, Line]] = {
     "like": ("every previous-token head", Line("#009E73", (0, (3, 1, 1, 1)))),
     "all": ("all heads of layer 0", Line("#D55E00")),
 }
-"""Conditions of Figure 8, in words, and their lines."""
+"""The conditions of Figure 8, in words, and their lines."""
 
 DONOR_LINES: dict[str, tuple[str, Line]] = {
     "none": ("nothing grafted", Line("#000000")),
@@ -88,7 +83,7 @@ DONOR_LINES: dict[str, tuple[str, Line]] = {
     "another's": ("another's", Line("#0072B2", (0, (5, 1)))),
     "a third's": ("a third's", Line("#009E73", (0, (3, 1, 1, 1)))),
 }
-"""Whose trained embedding and layer 0 Figure 7 grafts in, in words, and their lines."""
+"""The networks whose trained embedding and layer 0 Figure 7 grafts in, and their lines."""
 
 _RC: dict[Any, Any] = {
     "font.size": 10,
@@ -108,29 +103,31 @@ _RC: dict[Any, Any] = {
 
 @contextmanager
 def style() -> Generator[None]:
-    """The figures' settings inside the block; matplotlib's own are back after it."""
+    """Use the package's plot style inside the block; matplotlib's settings return after it."""
     with mpl.rc_context(_RC):
         yield
 
 
 Given = ParamSpec("Given")
-Drawn_co = TypeVar("Drawn_co", covariant=True)
+Plotted_co = TypeVar("Plotted_co", covariant=True)
 
 
 @runtime_checkable
-class Drawing(Protocol[Given, Drawn_co]):
-    """A drawing that can do without axes."""
+class Plot(Protocol[Given, Plotted_co]):
+    """A plot that makes its own axes where it gets none."""
 
     def __call__(
         self, table: Any, ax: Any = None, /, *args: Given.args, **kwargs: Given.kwargs
-    ) -> Drawn_co: ...
+    ) -> Plotted_co: ...
 
 
-def drawing(plot: Callable[Concatenate[Any, Any, Given], Drawn_co]) -> Drawing[Given, Drawn_co]:
-    """Let a drawing do without its second argument: it then makes axes, in the house's look.
+def axes_optional(
+    plot: Callable[Concatenate[Any, Any, Given], Plotted_co],
+) -> Plot[Given, Plotted_co]:
+    """Make a plot's second argument optional: without it, the plot makes axes in `style`.
 
-    Where the argument is called `axes`, these are two beside each other. A table's index counts for
-    nothing, even where it has the name of a column.
+    An argument called `axes` stands for two axes side by side. Raises TypeError for what is not an
+    Axes, and for a setting, such as `figsize`, that the artists of the plot do not have.
     """
     signature = inspect.signature(plot)
     parameters = list(signature.parameters.values())
@@ -139,53 +136,39 @@ def drawing(plot: Callable[Concatenate[Any, Any, Given], Drawn_co]) -> Drawing[G
     name = parameters[1].name
 
     @wraps(plot)
-    def drawn(*args: Any, **kwargs: Any) -> Drawn_co:
+    def plotted(*args: Any, **kwargs: Any) -> Plotted_co:
         given = signature.bind(*args, **kwargs)
-        for key, value in given.arguments.items():
-            if isinstance(value, pd.DataFrame):
-                given.arguments[key] = value.reset_index(drop=True)
-        if given.arguments.get(name) is not None:
-            if name == "ax":
-                expect(given.arguments[name], Axes, "ax", "give figure.subplots(), or none")
-            with _unknown_settings(plot.__name__):
-                return plot(*given.args, **given.kwargs)
-        # Only here: importing pyplot chooses a window system.
-        from matplotlib import pyplot as plt
+        make = given.arguments.get(name) is None
+        if not make and name == "ax":
+            expect(given.arguments[name], Axes, "ax", "give figure.subplots(), or none")
+        with style() if make else nullcontext(), ExitStack() as failing:
+            if make:
+                # Only here: importing pyplot chooses a window system.
+                from matplotlib import pyplot as plt
 
-        with style():
-            n_axes = 2 if name == "axes" else 1
-            figure, given.arguments[name] = plt.subplots(1, n_axes, layout="constrained")
+                n_axes = 2 if name == "axes" else 1
+                figure, given.arguments[name] = plt.subplots(1, n_axes, layout="constrained")
+                failing.callback(plt.close, figure)  # a notebook would show it, empty
             try:
-                with _unknown_settings(plot.__name__):
-                    return plot(*given.args, **given.kwargs)
-            except Exception:
-                plt.close(figure)  # nothing was drawn, and a notebook would show it
-                raise
+                result = plot(*given.args, **given.kwargs)
+            except AttributeError as error:
+                if "unexpected keyword argument" not in str(error):
+                    raise
+                raise TypeError(
+                    f"{plot.__name__}: expected settings of its artists, and {error}. The size is "
+                    "that of the axes: give plt.subplots(figsize=(8, 4))[1]."
+                ) from error
+            failing.pop_all()
+            return result
 
-    drawn.__signature__ = signature  # pyright: ignore[reportAttributeAccessIssue]
-    return drawn
-
-
-@contextmanager
-def _unknown_settings(name: str) -> Generator[None]:
-    """Refuse in words a setting, such as `figsize`, that what is drawn does not have."""
-    try:
-        yield
-    except AttributeError as error:
-        if "unexpected keyword argument" not in str(error):
-            raise
-        raise TypeError(
-            f"{name}: expected settings of what it draws, and {error}. The size is that of the "
-            "axes: give plt.subplots(figsize=(8, 4))[1]."
-        ) from error
+    plotted.__signature__ = signature  # pyright: ignore[reportAttributeAccessIssue]
+    return plotted
 
 
 def condition_lines(
-    conditions: Sequence[Hashable],
-    known: Mapping[str, Line] = CLAMP_LINES,
-    palette: Palette | None = None,
+    conditions: Sequence[Hashable], known: Mapping[str, Line] = CLAMP_LINES, palette: Palette = None
 ) -> dict[Any, Line]:
-    """A line for every condition: those of `known` have theirs, others what is left of the palette.
+    """Return a line for every condition: its own in `known`, or one that is left of the palette.
 
     Raises ValueError for two conditions of one name in words: a legend could not tell them apart.
 
@@ -193,96 +176,96 @@ def condition_lines(
     True
     """
     names = [shown(condition) for condition in conditions]
-    for name in names:
-        alike = [c for c, other in zip(conditions, names, strict=True) if other == name]
-        if len(alike) > 1:
-            raise ValueError(f"The conditions {alike} would all be called {name!r}; rename one.")
+    alike = [c for c, name in zip(conditions, names, strict=True) if names.count(name) > 1]
+    if alike:
+        raise ValueError(f"The conditions {alike} have one name in words; rename one.")
     free = [c for c in HEAD_COLOURS if c not in {known[n].colour for n in names if n in known}]
-    others = [condition for condition in conditions if shown(condition) not in known]
-    lines: dict[Any, Line] = {}
-    for number, condition in enumerate(others):
-        turn, place = divmod(number, len(free))
-        lines[condition] = Line(free[place], DASHES[(place + turn) % len(DASHES)])
-    found = {c: lines.get(c) or known[shown(c)] for c in conditions}
     chosen = palette_colours(palette, conditions)
-    return {c: line._replace(colour=chosen.get(c, line.colour)) for c, line in found.items()}
+    lines: dict[Any, Line] = {}
+    n_others = 0
+    for condition, name in zip(conditions, names, strict=True):
+        line = known.get(name)
+        if line is None:
+            turn, place = divmod(n_others, len(free))
+            line = Line(free[place], DASHES[(place + turn) % len(DASHES)])
+            n_others += 1
+        lines[condition] = line._replace(colour=chosen.get(condition, line.colour))
+    return lines
 
 
-def known_first(conditions: Sequence[Any], known: Mapping[str, object]) -> list[Any]:
-    """The conditions that are there: those of `known` in its order, then others in theirs.
+def conditions_of(
+    table: pd.DataFrame, column: str, known: Mapping[str, Line], palette: Palette
+) -> list[tuple[str, Line, pd.DataFrame]]:
+    """Return the name in words, the line and the rows of every condition in a column.
 
-    >>> known_first(["mine", "match", "none"], CLAMP_LINES)
-    ['none', 'match', 'mine']
+    The conditions of `known` come first, in its order, then the others in the table's.
     """
-    others = [condition for condition in conditions if shown(condition) not in known]
-    return [c for name in known for c in conditions if shown(c) == name] + others
+    order = [*known]
+    there = distinct(table[column])
+    there.sort(key=lambda c: order.index(shown(c)) if shown(c) in known else len(order))
+    lines = condition_lines(there, known, palette)
+    return [(shown(c), line, table[equal(table[column], c)]) for c, line in lines.items()]
 
 
-def head_place(name: object) -> tuple[int, int]:
-    """Layer and head of a head's name, from 0; ValueError for another name.
+def head_place(name: object) -> Head:
+    """Return layer and head of a head's name, from 0; raise ValueError for another name.
 
-    >>> head_place("L1H3")
-    (1, 3)
+    >>> head_place("L1H3") == (1, 3)
+    True
     """
-    match = re.fullmatch(r"L(\d+)H(\d+)", str(name))  # which may be missing
-    if match is None:
-        raise ValueError(f'{name!r} is not a head; "L1H3" was expected.')
-    return int(match[1]), int(match[2])
+    return Head.parse(str(name))  # a missing name is refused as well
 
 
 def head_colour(name: str) -> str:
-    """The colour of a head, the same in every drawing."""
-    return HEAD_COLOURS[head_place(name)[1] % len(HEAD_COLOURS)]
+    """Return the colour of a head, the same in every plot."""
+    return HEAD_COLOURS[head_place(name).head % len(HEAD_COLOURS)]
 
 
-def head_colours(names: Iterable[str], palette: Palette | None = None) -> dict[str, Any]:
+def head_colours(names: Iterable[str], palette: Palette = None) -> dict[str, Any]:
     """Return the colour of each head: a palette's, or its own."""
     names = list(names)
     return {name: head_colour(name) for name in names} | palette_colours(palette, names)
 
 
 def head_marker(name: str) -> str:
-    """The marker of a head, the same in every drawing."""
-    return HEAD_MARKERS[head_place(name)[1] % len(HEAD_MARKERS)]
-
-
-def head_order(names: pd.Index) -> pd.Index:
-    """Keys that sort an index of heads by layer and number: L0H2 before L0H10."""
-    return pd.Index([head_place(str(name)) for name in names], tupleize_cols=False)
+    """Return the marker of a head, the same in every plot."""
+    return HEAD_MARKERS[head_place(name).head % len(HEAD_MARKERS)]
 
 
 def short_head(name: str) -> str:
-    """A head's name where its layer is known: "H3" of "L1H3"."""
-    return f"H{head_place(name)[1]}"
+    """Return a head's name where its layer is known: "H3" for "L1H3"."""
+    return f"H{head_place(name).head}"
 
 
-def name_points(
-    ax: Axes, names: Sequence[str], x: Sequence[float], y: Sequence[float], *, away: int = 4
-) -> None:
-    """Write names beside points, by turns left and right of them, off the line they lie along.
+def note(ax: Axes, words: str, xy: Any, offset: tuple[float, float] = (0, 0), **look: Any) -> None:
+    """Write small words at a point of the data, moved by an offset in points."""
+    own: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 8}
+    ax.annotate(words, xy, offset, **(own | look))
+
+
+def name_heads(ax: Axes, heads: Iterable[str], x: Iterable[float], y: Iterable[float]) -> None:
+    """Write heads' names left and right of points in turn, off the line that the points lie along.
 
     The axes get room for the names of their first and last point.
     """
-    order = sorted(range(len(names)), key=lambda point: x[point])
-    rises = sum((y[b] - y[a]) * (x[b] - x[a]) for a, b in pairwise(order)) >= 0
-    for turn, point in enumerate(order):
-        side = -1 if turn % 2 == 0 else 1
-        ax.annotate(
-            names[point],
-            (x[point], y[point]),
-            (side * (away + 1), (-side if rises else side) * away),
-            textcoords="offset points",
-            ha="right" if side < 0 else "left",
-            va="center",
-            fontsize=8,
-        )
+    points = sorted(zip(x, y, heads, strict=True), key=lambda point: point[0])
+    rises = [(b[1] - a[1]) * (b[0] - a[0]) for a, b in pairwise(points)]
+    up = 1 if sum(rises) >= 0 else -1
+    for turn, (*point, head) in enumerate(points):
+        side, ha = (-1, "right") if turn % 2 == 0 else (1, "left")
+        note(ax, short_head(head), point, (5 * side, -4 * side * up), ha=ha)
     ax.margins(x=0.15)
 
 
-def legend_off_curves(ax: Axes, *handles: Sequence[Any], **look: Any) -> None:
-    """A legend in the upper right corner, or beside the axes where a curve runs through it there.
+def legend_beside(ax: Axes, **look: Any) -> None:
+    """Put a legend to the right of the axes."""
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), **look)
 
-    To be called last: it looks at the layout as it is then.
+
+def legend_off_curves(ax: Axes, *handles: Sequence[Any], **look: Any) -> None:
+    """Put a legend in the upper right corner, or beside the axes where a curve runs through it.
+
+    It looks at the layout of the moment: call it last.
     """
     legend = ax.legend(*handles, loc="upper right", **look)
     figure = ax.get_figure(root=True)
@@ -306,7 +289,7 @@ def count_sequences(ax: Axes) -> None:
 
 
 def short_count(value: float) -> str:
-    """A count for labels; infinity is "never".
+    """Return a count for labels; infinity is "never".
 
     >>> [short_count(value) for value in (12.0, 2e5, 1.5e6, float("inf"))]
     ['12', '200k', '1.5M', 'never']
@@ -320,7 +303,7 @@ def short_count(value: float) -> str:
 
 
 def start_at_zero(ax: Axes, end: float) -> None:
-    """Show x from 0 to `end`, and y from 0 on, or from below where there is something."""
+    """Show x from 0 to `end`, and y from 0, or from below where there is something."""
     ax.set_xlim(0, end if end > 0 else 1)
     ax.set_ylim(bottom=min(0.0, float(ax.dataLim.y0)))
 
@@ -328,16 +311,16 @@ def start_at_zero(ax: Axes, end: float) -> None:
 def save(figure: Figure, folder: str | PathLike[str], name: str, table: pd.DataFrame) -> list[Path]:
     """Write `name.pdf`, `name.png` and the numbers as `name.csv`; equal input, equal bytes.
 
-    `folder` is made where it is not there, and may begin with `~`. Numbers keep every digit, and
-    a table's index is written where it has a name.
+    The folder is made if needed, and may begin with `~`. Numbers keep every digit, and a table's
+    index is written if it has a name. Legends that lie outside the axes are kept. Returns the three
+    paths. Raises TypeError for another kind of figure, folder or table, and ValueError for a name
+    that is no file's.
     """
-    if not isinstance(figure, Figure):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(f"figure: expected a Figure, ax.figure, got {type(figure).__name__}.")
-    is_word = isinstance(name, str)  # pyright: ignore[reportUnnecessaryIsInstance]
-    if not is_word or name != Path(name).name or not name.strip(". ") or "\0" in name:
-        raise ValueError(f"name={name!r}: a file's name was expected, without a folder.")
+    expect(figure, Figure, "figure", "give ax.figure")
     expect_table(table)
     expect(folder, (str, PathLike), "folder", 'write "figures"')
+    if not isinstance(name, str) or name != Path(name).name or not name.strip(". ") or "\0" in name:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(f"name={name!r}: expected a file's name, without a folder.")
     folder = Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.{kind}" for kind in ("pdf", "png", "csv")]

@@ -1,4 +1,4 @@
-"""Whether heads add up: interaction orders, heads alone and missed, interactions of pairs."""
+"""Whether heads add up: interaction orders, additive fits, heads alone and ablated."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,25 +6,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Colormap, Normalize
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import PercentFormatter
+from pandas import DataFrame
 
-from ih_interp._columns import shown
+from ih_interp._columns import distinct, ordered, shown
 from ih_interp.plots._palettes import Palette, looking, palette_colours
-from ih_interp.plots._style import HEAD_COLOURS, drawing
-from ih_interp.plots._tables import (
-    ONE_NETWORK,
-    distinct,
-    expect_numbers,
-    expect_once,
-    expect_table,
-    of_quantity,
-    rows_where,
-)
-from ih_interp.plots.maps import DIVERGING, draw_map
+from ih_interp.plots._style import FAINT, HEAD_COLOURS, HEAD_MARKERS, axes_optional, legend_beside
+from ih_interp.plots._tables import of_quantity, plotted_rows, rows_where
 
 METRIC_NAMES = {
     "logit": "logit",
@@ -39,15 +29,21 @@ METRIC_NAMES = {
 }
 """Metrics in the words of an axis."""
 
+ORDERS = ("1 (additive)", "2 (pairs)", "3", "4 and more")
+"""The interaction orders that bars show, in the words of a legend."""
+
 ORDER_HATCHES = ("", "//", "xx", "..")
-"""Of bars by order, from 1; the last is for that order and all above."""
+"""The hatches of their bars, which tell them apart in grey."""
+
+EFFECTS = ("first_in", "last_in")
+"""The effects of a head: with no other, and where it is the last to come."""
+
+_BLUES = ("#08306B", "#4292C6", "#9ECAE1", "#DEEBF7")
 
 
-@drawing
-def plot_spectrum(
-    table: pd.DataFrame, ax: Axes, *, palette: Palette | None = None, **look: Any
-) -> Axes:
-    """Share of the variance over subsets by interaction order, one group of bars per metric.
+@axes_optional
+def plot_spectrum(table: DataFrame, ax: Axes, *, palette: Palette = None, **look: Any) -> Axes:
+    """Plot the share of the variance over subsets by interaction order, bars per metric.
 
     Rows of `additivity_test` with quantity "share": `metric`, `part`, `order`, `value`. Each metric
     has two bars, as the model is and with the final norm's scale frozen; order 1 is additive.
@@ -55,155 +51,129 @@ def plot_spectrum(
     ValueError for a metric whose orders are not 1, 2, ..., or whose shares are NaN, as of a metric
     that is the same for every subset.
     """
-    table = of_quantity(table, "share")
-    expect_table(table, "metric", "part", "order", "value")
-    expect_once(table, "metric", "part", "order", remedy=ONE_NETWORK)
-    expect_numbers(table, "value")
+    keys = ["metric", "part", "order"]
+    table = plotted_rows(of_quantity(table, "share"), *keys, "value", once=keys, finite=["value"])
     metrics = distinct(table["metric"])
     colours = dict(zip(ORDERS, _BLUES, strict=True)) | palette_colours(palette, ORDERS)
-    for place, metric in enumerate(metrics):
-        for part, offset in (("total", -0.2), ("frozen", 0.2)):
-            rows = rows_where(table, metric=metric, part=part)
-            bottom = 0.0
-            for step, share in enumerate(_few_orders(rows)):
-                own: dict[str, Any] = {
-                    "color": colours[ORDERS[step]],
-                    "hatch": ORDER_HATCHES[step],
-                    "edgecolor": "white",
-                    "linewidth": 0.5,
-                    "label": ORDERS[step] if (place, part) == (0, "total") else None,
-                }
-                x = place + offset
-                ax.bar(x, share, 0.36, bottom=bottom, **looking(look, Patch, **own))
-                bottom += share
-            ax.text(
-                place + offset,
-                0.02,
-                part,
-                rotation=90,
-                ha="center",
-                va="bottom",
-                color="white",
-                fontsize=8,
-                path_effects=[withStroke(linewidth=2, foreground=_BLUES[0])],
-            )
+    bars = [
+        (place + offset, _few_orders(rows_where(table, metric=metric, part=part)), part)
+        for place, metric in enumerate(metrics)
+        for part, offset in (("total", -0.2), ("frozen", 0.2))
+    ]
+    places, shares, _ = zip(*bars, strict=True)
+    shares = np.array(shares)
+    bottoms = np.cumsum(shares, axis=1) - shares
+    for step, (order, hatch) in enumerate(zip(ORDERS, ORDER_HATCHES, strict=True)):
+        own = {"color": colours[order], "hatch": hatch, "edgecolor": "white", "linewidth": 0.5}
+        own = looking(look, Patch, label=order, **own)
+        ax.bar(places, shares[:, step], 0.36, bottom=bottoms[:, step], **own)
+    for place, _, part in bars:
+        words = ax.text(place, 0.02, part, ha="center", va="bottom", color="white", fontsize=8)
+        words.set(rotation=90, path_effects=[withStroke(linewidth=2, foreground=_BLUES[0])])
     ax.set_xticks(range(len(metrics)), [_in_lines(shown(name)) for name in metrics])
     ax.yaxis.set_major_formatter(PercentFormatter(1))
     ax.set(ylim=(0, 1), ylabel="variance over subsets", title="How additive the heads are")
-    ax.legend(title="order", loc="center left", bbox_to_anchor=(1, 0.5))
+    legend_beside(ax, title="order")
     return ax
 
 
-@drawing
+@axes_optional
 def plot_first_last(
-    table: pd.DataFrame,
+    table: DataFrame,
     ax: Axes,
     *,
     metric: str,
     part: str = "total",
-    palette: Palette | None = None,
+    palette: Palette = None,
     **look: Any,
 ) -> Axes:
-    """What each head does alone, and what is lost without it; the two meet if heads add up.
+    """Plot what each head does alone, and what is lost without it: the same if heads add up.
 
     Rows of `additivity_test` with quantities "first_in" and "last_in": `metric`, `part`, `head`,
     `value`, `low`, `high`. `palette` gives colours of the two quantities, `look` what else their
     marks have. Raises ValueError where a head lacks one of them, or its value is NaN.
     """
-    expect_table(table, "metric", "part", "quantity", "head", "value", "low", "high")
-    of_metric = rows_where(table, metric=metric, part=part)
-    effects = {name: rows_where(of_metric, quantity=name) for name in ("first_in", "last_in")}
-    for rows in effects.values():
-        expect_once(rows, "head", remedy=ONE_NETWORK)
-        expect_numbers(rows, "value")
-    heads = distinct(of_metric.loc[of_metric["quantity"].isin(list(effects)), "head"])
-    for name, rows in effects.items():
-        for head in heads:
-            rows_where(rows, quantity=name, head=head)
-    effects = {name: rows.set_index("head") for name, rows in effects.items()}
-    ends = [rows["value"].reindex(heads) for rows in effects.values()]
-    ax.hlines(range(len(heads)), *ends, colors="0.75", linewidth=2)
+    table = plotted_rows(
+        table, "metric", "part", "quantity", "head", "value", "low", "high",
+        where={"metric": metric, "part": part},
+    )  # fmt: skip
+    table = table[table["quantity"].isin(EFFECTS)]
+    table = plotted_rows(table, "value", once=["quantity", "head"], finite=["value"])
+    heads = distinct(table["head"])
+    effects = {quantity: rows_where(table, quantity=quantity) for quantity in EFFECTS}
+    for quantity, rows in effects.items():
+        effects[quantity] = pd.concat([rows_where(rows, head=head) for head in heads])
+    places = range(len(heads))
+    ax.hlines(places, *(rows["value"] for rows in effects.values()), colors="0.75", linewidth=2)
     chosen = palette_colours(palette, effects)
     for quantity, marker, colour, label in (
         ("first_in", "o", HEAD_COLOURS[5], "first in: alone"),
         ("last_in", "^", HEAD_COLOURS[6], "last in: beside all others"),
     ):
-        rows = effects[quantity].reindex(heads)
-        colour = chosen.get(quantity, colour)
+        rows, colour = effects[quantity], chosen.get(quantity, colour)
         own = looking(look, color=colour, marker=marker, linestyle="none", label=label)
         reach = np.abs(rows[["low", "high"]].to_numpy().T - rows["value"].to_numpy())
-        ax.errorbar(rows["value"], range(len(heads)), xerr=reach, **own)
-    ax.axvline(0, color="0.6", linewidth=0.8, linestyle=":")
-    ax.set_yticks(range(len(heads)), heads)
+        ax.errorbar(rows["value"], places, xerr=reach, **own)
+    ax.axvline(0, **FAINT)
+    ax.set_yticks(places, heads)
     ax.invert_yaxis()
-    ax.set(xlabel=f"effect on the {metric_name(metric)}", title=f"Heads alone and missed ({part})")
-    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    ax.set(xlabel=f"effect on the {metric_name(metric)}", title=f"Heads alone and ablated ({part})")
+    legend_beside(ax)
     return ax
 
 
-@drawing
-def plot_interactions(
-    table: pd.DataFrame,
-    ax: Axes,
-    *,
-    metric: str,
-    part: str = "total",
-    level: float = 0.05,
-    cmap: str | Colormap = DIVERGING,
-    **look: Any,
+@axes_optional
+def plot_additive_fits(
+    table: DataFrame, ax: Axes, *, names: Sequence[str] = (), **look: Any
 ) -> Axes:
-    """Shapley interaction index of every pair; a dot in the corner where it may be none.
+    """Plot R squared of the best additive fit to all subsets of heads, a mark per network.
 
-    Rows of `additivity_test` with quantity "interaction": `metric`, `part`, `head`, `other`,
-    `value`, and `q`, the p-value adjusted for false discoveries: "may be none" is q above `level`,
-    or NaN. `cmap` is another map of colours, and `look` goes to `imshow`.
+    Columns `metric`, `part` ("total", the model as it is, or "frozen", with the final norm's scale
+    kept), `value`, and of several networks `seed`. `names` are the metrics in the words of the
+    axis, in their order. `look` is that of the marks. Raises ValueError where a network has no
+    value, or NaN, as of a metric that is the same for every subset.
     """
-    expect_table(table, "metric", "part", "quantity", "head", "other", "value", "q")
-    rows = rows_where(table, metric=metric, part=part, quantity="interaction")
-    expect_once(rows, "head", "other", remedy=ONE_NETWORK)
-    expect_numbers(rows, "value")
-    names = list(dict.fromkeys([*rows["head"], *rows["other"]]))
-    matrix = np.full((len(names), len(names)), np.nan)
-    for row in rows.itertuples():
-        i, j = names.index(str(row.head)), names.index(str(row.other))
-        matrix[i, j] = matrix[j, i] = row.value
-        if not float(row.q) <= level:  # pyright: ignore[reportArgumentType]
-            corner = 0.36  # beside the number
-            x, y = np.array([i, j]) + corner, np.array([j, i]) - corner
-            ax.plot(x, y, ".", color="0.2", markersize=4)
-    largest = float(np.nanmax(np.abs(matrix), initial=0)) or 1.0
-    shades = Normalize(-largest, largest)
-    table = pd.DataFrame(matrix, index=names, columns=names)
-    draw_map(table, ax, shades=shades, colours=cmap, reach=largest, **look)
-    figure = ax.get_figure()
-    if figure is not None:
-        figure.colorbar(ScalarMappable(shades, cmap), ax=ax, shrink=0.8, label=metric_name(metric))
-    ax.set(
-        xlabel=f"dot: not told from none (q > {level:g})", title=f"Interaction of pairs ({part})"
-    )
+    table = plotted_rows(
+        of_quantity(table, "r_squared"), "metric", "part", "value",
+        seed=True, finite=["value"], once=["seed", "metric", "part"],
+    )  # fmt: skip
+    metrics = distinct(table["metric"])
+    seeds = ordered(table["seed"])
+    for part, offset, fill, label in (
+        ("total", -0.13, HEAD_COLOURS[5], "the model as it is"),
+        ("frozen", 0.13, "white", "final norm's scale frozen"),
+    ):
+        for number, seed in enumerate(seeds):
+            values = [
+                float(rows_where(table, part=part, seed=seed, metric=metric)["value"].iloc[0])
+                for metric in metrics
+            ]
+            marks = {"marker": HEAD_MARKERS[number % len(HEAD_MARKERS)], "markersize": 6}
+            marks |= {"markerfacecolor": fill, "label": label if number == 0 else None}
+            own = looking(look, color=HEAD_COLOURS[5], linestyle="", **marks)
+            ax.plot(values, np.arange(len(metrics)) + offset, **own)
+    ax.set_yticks(range(len(metrics)), list(names) or list(map(shown, metrics)))
+    ax.invert_yaxis()
+    ax.set(xlim=(0, 1.03), xlabel="R² of the best additive fit to all subsets (1: heads add up)")
+    ax.set_title("Do the heads add up? It depends on the scale")
+    ax.grid(axis="x", color="0.92")
+    ax.legend(loc="lower left")
     return ax
 
 
 def metric_name(metric: str) -> str:
-    """A metric in the words of an axis; itself where it has none."""
+    """Return a metric in the words of an axis; itself where it has none."""
     return METRIC_NAMES.get(metric, metric)
 
 
-ORDERS = ("1 (additive)", "2 (pairs)", "3", "4 and more")
-"""What a legend calls orders."""
-
-_BLUES = ("#08306B", "#4292C6", "#9ECAE1", "#DEEBF7")
-
-
-def _few_orders(rows: pd.DataFrame) -> Sequence[float]:
-    """Shares of orders 1, 2, 3, and of all above together."""
-    rows = rows.sort_values("order")
-    if rows["order"].tolist() != list(range(1, len(rows) + 1)):
-        raise ValueError(f"Orders are {rows['order'].tolist()}; all from 1 on were expected.")
-    shares = rows["value"].to_numpy(dtype=float)
-    return [*shares[:3], float(shares[3:].sum())]
+def _few_orders(rows: DataFrame) -> np.ndarray:
+    """Return the shares of orders 1, 2, 3, and of all above together."""
+    if sorted(rows["order"]) != list(range(1, len(rows) + 1)):
+        raise ValueError(f"The column 'order' holds {rows['order'].tolist()}: expected 1, 2, ....")
+    few = np.minimum(rows["order"].to_numpy(dtype=int), len(ORDERS)) - 1
+    return np.bincount(few, rows["value"], minlength=len(ORDERS))
 
 
 def _in_lines(name: str) -> str:
-    """A metric's name without its unit, a word a line."""
+    """Return a metric's name without its unit, a word per line."""
     return metric_name(name).split(" (")[0].replace("_", " ").replace(" ", "\n")

@@ -1,22 +1,23 @@
-"""How several networks share one picture: thin curves and a band, or the first large."""
+"""Several networks in one plot: thin curves with a band, or the first network large."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy import ndarray
+from pandas import DataFrame
 
 from ih_interp._columns import equal, finite, ordered
 from ih_interp.plots._palettes import looking
 from ih_interp.plots._style import Line
-from ih_interp.plots._tables import A_SEED_EACH, expect_numbers, expect_once
+from ih_interp.plots._tables import expect_numbers, expect_once
 
 
-def plot_curve(table: pd.DataFrame, ax: Axes, *, x: str, y: str, **look: Any) -> Line2D:
+def plot_curve(table: DataFrame, ax: Axes, *, x: str, y: str, **look: Any) -> Line2D:
     """Draw one curve by its rows, in the order of `x`; a point without neighbours is a dot.
 
     Where `y` is NaN there is a gap. Raises ValueError for infinite values, for `x` that is not
@@ -34,7 +35,7 @@ def plot_curve(table: pd.DataFrame, ax: Axes, *, x: str, y: str, **look: Any) ->
 
 
 def plot_over_seeds(
-    table: pd.DataFrame,
+    table: DataFrame,
     ax: Axes,
     label: str,
     line: Line,
@@ -50,7 +51,7 @@ def plot_over_seeds(
     in common, the curves stand alone. One network alone is thick, without a band. `look` is that
     of the thick line, its colour that of all. Returns the line that has the label.
     """
-    expect_once(table, x, "seed", remedy=A_SEED_EACH)
+    expect_once(table, x, "seed")
     networks = [table[equal(table["seed"], seed)] for seed in ordered(table["seed"])]
     look = looking(look, color=line.colour, linestyle=line.dash, label=label)
     if len(networks) == 1:
@@ -64,7 +65,7 @@ def plot_over_seeds(
     if not len(places):
         curves[0].set_label(label)
         return curves[0]
-    median = pd.DataFrame({x: places, y: np.median(values, axis=0)})
+    median = DataFrame({x: places, y: np.median(values, axis=0)})
     return plot_curve(median, ax, x=x, y=y, **look)
 
 
@@ -82,8 +83,8 @@ def common_values(curves: list[tuple[ndarray, ndarray]]) -> tuple[ndarray, ndarr
     return places[there], values[:, there]
 
 
-def _curve(table: pd.DataFrame, x: str, y: str) -> tuple[ndarray, ndarray]:
-    """Places in their order, and values, of which at least one is a number."""
+def _curve(table: DataFrame, x: str, y: str) -> tuple[ndarray, ndarray]:
+    """Return places in their order, and values, of which at least one is a number."""
     expect_numbers(table, y, gaps=True)
     places = finite(table[x], f"The column {x!r}", low=0)
     values = table[y].to_numpy(dtype=float, na_value=np.nan)
@@ -96,26 +97,20 @@ def _curve(table: pd.DataFrame, x: str, y: str) -> tuple[ndarray, ndarray]:
 
 
 def plot_each_network(
-    table: pd.DataFrame, figure: Figure, plot: Callable[[pd.DataFrame, Axes], object]
+    table: DataFrame, figure: Figure, plot: Callable[[DataFrame, Axes], object]
 ) -> list[Axes]:
-    """The first network's table drawn large, and those of the other seeds small beside it.
+    """Plot the first network's table large, and those of the other seeds small beside it.
 
     Heads of different networks have nothing to do with each other, so they cannot share a curve.
     Small axes keep no title, labels or legend of their own but their seed.
     """
     seeds = ordered(table["seed"])
-    others = len(seeds) - 1
-    if not others:
-        axes = [figure.subplots()]
-    else:
-        rows = min(others, 2)
-        columns = -(-others // rows)
-        grid = figure.add_gridspec(rows, 2 * columns + 3)
-        axes = [figure.add_subplot(grid[:, :3])]
-        axes += [
-            figure.add_subplot(grid[n % rows, 3 + 2 * (n // rows) : 5 + 2 * (n // rows)])
-            for n in range(others)
-        ]
+    n_others = len(seeds) - 1
+    n_rows = min(n_others, 2) or 1
+    grid = figure.add_gridspec(n_rows, 3 + 2 * math.ceil(n_others / n_rows))
+    places = [(n % n_rows, 3 + 2 * (n // n_rows)) for n in range(n_others)]
+    cells = [grid[:, :3], *(grid[row, column : column + 2] for row, column in places)]
+    axes = [figure.add_subplot(cell) for cell in cells]
     for seed, ax in zip(seeds, axes, strict=True):
         plot(table[equal(table["seed"], seed)], ax)
     for seed, ax in zip(seeds[1:], axes[1:], strict=True):

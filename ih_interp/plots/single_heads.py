@@ -1,102 +1,128 @@
-"""Single heads of the last layer: alone, missing, added back one by one, and label by label."""
+"""Single heads: their scores, and what each does alone, ablated, or added back to others."""
 
+from itertools import pairwise
 from typing import Any
 
-import pandas as pd
+import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PathCollection
-from matplotlib.colors import Colormap, Normalize
-from matplotlib.ticker import MaxNLocator
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from pandas import DataFrame
 
-from ih_interp._columns import finite
+from ih_interp._columns import distinct, equal, groups, ordered, shown
 from ih_interp.plots._palettes import Palette, looking, palette_colours
 from ih_interp.plots._style import (
     HEAD_COLOURS,
     HEAD_MARKERS,
-    drawing,
+    axes_optional,
     head_colours,
-    name_points,
+    head_place,
+    legend_beside,
+    name_heads,
+    note,
     short_head,
 )
-from ih_interp.plots._tables import (
-    ONE_NETWORK,
-    distinct,
-    expect_numbers,
-    expect_once,
-    expect_table,
-    rows_where,
-)
+from ih_interp.plots._tables import expect_numbers, plotted_rows, rows_where
 from ih_interp.plots.additivity import metric_name
-from ih_interp.plots.maps import draw_map
+from ih_interp.types import expect
 
 ORDER_COLOURS = (HEAD_COLOURS[0], HEAD_COLOURS[6], HEAD_COLOURS[5], HEAD_COLOURS[3])
-"""Of orders in which heads are added back; markers tell them apart in grey."""
+"""The colours of orders in which heads are added back; markers tell them apart in grey."""
+
+HATCHES = ("", "////", "....", "xxxx")
+"""The hatches of scores in one plot, which tell them apart in grey."""
 
 
-@drawing
-def plot_only_and_without(
-    table: pd.DataFrame,
-    ax: Axes,
-    *,
-    metric: str = "accuracy",
-    palette: Palette | None = None,
-    **look: Any,
+@axes_optional
+def plot_head_scores(table: DataFrame, ax: Axes, *, palette: Palette = None, **look: Any) -> Axes:
+    """Plot bars of every head, one per score, and a dashed line in its colour at its chance level.
+
+    Columns `score`, `name` ("L1H3"), `value`, and `chance` where that is known. Layers count from
+    0 here. `palette` gives colours of scores, `look` what else the bars have. Raises ValueError for
+    more scores than can be told apart, four.
+    """
+    table = plotted_rows(table, "score", "name", "value", finite=["value"], once=["score", "name"])
+    scores = distinct(table["score"])
+    if len(scores) > len(HATCHES):
+        raise ValueError(f"{len(scores)} scores in one plot: expected at most {len(HATCHES)}.")
+    heads = sorted(distinct(table["name"]), key=head_place)
+    starts_layer = [head_place(a).layer != head_place(b).layer for a, b in pairwise(heads)]
+    places = np.arange(len(heads)) + 0.6 * np.cumsum([0, *starts_layer])  # a gap between layers
+    width = 0.8 / len(scores)
+    chosen = palette_colours(palette, scores)
+    for number, score in enumerate(scores):
+        of_score = table[equal(table["score"], score)].set_index("name").reindex(heads)
+        colour = chosen.get(score, HEAD_COLOURS[(5, 1, 3, 7)[number]])
+        own = {"color": colour, "hatch": HATCHES[number], "label": shown(score)}
+        own = looking(look, Patch, edgecolor="white", linewidth=0, **own)
+        left = places + (number - (len(scores) - 1) / 2) * width
+        ax.bar(left, of_score["value"], width, **own)
+        for chance in of_score["chance"].dropna().unique() if "chance" in of_score else []:
+            ax.axhline(chance, color=own["color"], linewidth=1.2, linestyle=(0, (4, 2)))
+    ax.axhline(0, color="0.2", linewidth=0.8)
+    ax.set_xticks(places, heads, rotation=90)
+    ax.set(ylabel="score", title="Scores of heads (dashed: chance)")
+    ax.margins(x=0.01)
+    legend_beside(ax)
+    return ax
+
+
+@axes_optional
+def plot_ablate_each_head(
+    table: DataFrame, ax: Axes, *, metric: str = "accuracy", palette: Palette = None, **look: Any
 ) -> Axes:
-    """Figures 4a and 13: a metric against induction strength, with only a head and all but it.
+    """Plot a metric against induction strength, with only a head and all but it (Figures 4a, 13).
 
-    Columns of `only_and_without`: `head`, `strength`, `kept`, `metric`, `value`, `low`, `high`.
+    Columns of `ablate_each_head`: `head`, `strength`, `kept`, `metric`, `value`, `low`, `high`.
     `palette` gives colours of heads, `look` what else their marks have. Raises ValueError for a
     strength or value that is NaN.
     """
-    expect_table(table, "head", "strength", "kept", "metric", "value", "low", "high")
-    table = rows_where(table, metric=metric)
-    expect_once(table, "kept", "head", remedy=ONE_NETWORK)
-    expect_numbers(table, "value")
+    table = plotted_rows(
+        table, "head", "strength", "kept", "metric", "value", "low", "high",
+        where={"metric": metric}, once=["kept", "head"], finite=["value"],
+    )  # fmt: skip
     for kept, marker, label in (("only", "o", "only that head"), ("without", "^", "all but it")):
         rows = rows_where(table, kept=kept).sort_values("strength")
         expect_numbers(rows, "strength")
         colours = [head_colours(rows["head"], palette)[name] for name in rows["head"]]
-        own: dict[str, Any] = {"color": colours, "marker": marker, "sizes": [36], "zorder": 3}
-        own = looking(look, PathCollection, **own)
+        own = looking(look, PathCollection, color=colours, marker=marker, sizes=[36], zorder=3)
         lines = own.get("facecolor", own["color"])
         ax.vlines(rows["strength"], rows["low"], rows["high"], colors=lines, linewidth=1)
         ax.scatter(rows["strength"], rows["value"], **own)
         ax.scatter([], [], c="0.3", marker=marker, s=36, label=label)
         if kept == "only":
-            names = [short_head(name) for name in rows["head"]]
-            name_points(ax, names, rows["strength"].tolist(), rows["value"].tolist())
+            name_heads(ax, rows["head"], rows["strength"], rows["value"])
     for kept, dash, label in (("all", "--", "none ablated"), ("none", ":", "all ablated")):
         level = table.loc[table["kept"] == kept, "value"]
         if len(level):
             ax.axhline(level.iloc[0], color="0.4", linewidth=1, linestyle=dash, label=label)
     ax.margins(y=0.08)
-    ax.set(
-        xlabel="induction strength",
-        ylabel=metric_name(metric),
-        title="One head of the last layer alone, or missing",
-    )
-    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    title = "One head of the last layer alone, or ablated"
+    ax.set(xlabel="induction strength", ylabel=metric_name(metric), title=title)
+    legend_beside(ax)
     return ax
 
 
-@drawing
+@axes_optional
 def plot_add_back(
-    tables: dict[str, pd.DataFrame],
+    tables: dict[str, DataFrame],
     ax: Axes,
     *,
     metric: str = "loss",
     none_ablated: float | None = None,
-    palette: Palette | None = None,
+    palette: Palette = None,
     **look: Any,
 ) -> Axes:
-    """Figure 14: a metric as heads are added back one by one; several orders by name.
+    """Plot a metric as heads are added back one by one; several orders by name (Figure 14).
 
     Columns of `add_back`: `n_heads`, `head`, `metric`, `value`, `low`, `high`. Loss has a
     logarithmic axis, where none is 0 or below. `none_ablated` is the whole model's metric, a dashed
     line. `palette` gives colours of orders, `look` what else their lines have.
     """
-    _expect_orders(tables)
+    expect(tables, dict, "tables", 'write {"by strength": table}')
+    if not 0 < len(tables) <= len(ORDER_COLOURS):
+        raise ValueError(f"{len(tables)} orders in one plot: expected 1 to {len(ORDER_COLOURS)}.")
     if none_ablated is not None:
         ax.axhline(none_ablated, color="0.4", linewidth=1, linestyle="--", label="none ablated")
     places = ((-11, -9), (3, 5), (3, 5), (3, 5))  # of names: the first order is the lowest line
@@ -105,23 +131,18 @@ def plot_add_back(
     for (name, table), colour, marker, place in zip(
         tables.items(), ORDER_COLOURS, HEAD_MARKERS, places, strict=False
     ):
-        expect_table(table, "n_heads", "head", "metric", "value", "low", "high")
-        rows = rows_where(table, metric=metric).sort_values("n_heads")
-        expect_numbers(rows, "n_heads", "value")
-        expect_once(rows, "n_heads", remedy=ONE_NETWORK)
+        numbers = ["n_heads", "value"]
+        rows = plotted_rows(
+            table, "head", "metric", "low", "high", *numbers,
+            where={"metric": metric}, finite=numbers, once=["n_heads"],
+        ).sort_values("n_heads")  # fmt: skip
         positive = positive and bool((rows["value"] > 0).all())
         own = looking(look, color=chosen.get(name, colour), marker=marker, label=name)
         ax.fill_between(rows["n_heads"], rows["low"], rows["high"], color=own["color"], alpha=0.2)
         ax.plot(rows["n_heads"], rows["value"], **own)
         for row in rows[rows["n_heads"] > 0].itertuples():
-            ax.annotate(
-                short_head(str(row.head)),
-                (float(row.n_heads), float(row.value)),  # pyright: ignore[reportArgumentType]
-                place,
-                textcoords="offset points",
-                fontsize=7,
-                color=own["color"],
-            )
+            words = {"color": own["color"], "fontsize": 7, "va": "baseline"}
+            note(ax, short_head(str(row.head)), (row.n_heads, row.value), place, **words)
     if metric.endswith("loss") and positive:
         ax.set_yscale("log")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -133,51 +154,75 @@ def plot_add_back(
     return ax
 
 
-@drawing
-def plot_label_accuracy(
-    table: pd.DataFrame,
-    ax: Axes,
-    *,
-    quantity: str = "accuracy",
-    bar: bool = True,
-    cmap: str | Colormap = "Blues",
-    **look: Any,
-) -> Axes:
-    """Figure 16, c or b: heads by true label, their accuracy alone or share of their mistakes.
+@axes_optional
+def plot_matches(table: DataFrame, ax: Axes, *, palette: Palette = None, **look: Any) -> Axes:
+    """Plot the accuracy of each head alone, its match computed and perfect (Figure 16a).
 
-    Columns of `label_specific_accuracy`: `head`, `label`, `quantity`, `value`, and for shares
-    `mistakes`, whose sum stands beside the head. `bar` says whether colours have a scale. A cell is
-    empty where the value is NaN, as the share of a head without mistakes. `cmap` is another map of
-    colours, and `look` goes to `imshow`.
+    Columns `seed`, `head`, `strength` (the x axis), `match` ("computed" or "perfect"), `value`. A
+    line joins the two of one head. The first network's heads are named; those of others are small
+    and grey. `palette` gives colours of the first's heads, `look` what else the marks have.
     """
-    shares = quantity == "mistake_share"
-    expect_table(table, "head", "label", "quantity", "value", *(["mistakes"] if shares else []))
-    rows = rows_where(table, quantity=quantity)
-    rows = rows.assign(label=finite(rows["label"], "The column 'label'").astype(int))
-    expect_numbers(rows, "value", gaps=True)
-    expect_once(rows, "head", "label", remedy=ONE_NETWORK)
-    heads = distinct(rows["head"])
-    matrix = rows.set_index(["head", "label"])["value"].unstack("label").reindex(heads)
-    shades = Normalize(0, 1)
-    draw_map(matrix, ax, shades=shades, colours=cmap, reach=1.0, **look)
-    ax.tick_params(axis="x", rotation=0)  # labels are digits
-    what = "share of the head's mistakes" if shares else quantity
-    if shares:
-        total = rows.groupby("head", observed=True)["mistakes"].sum().astype(int)
-        ax.set_yticks(range(len(heads)), [f"{head} ({total[head]:,})" for head in heads])
-    figure = ax.get_figure()
-    if bar and figure is not None:
-        figure.colorbar(ScalarMappable(shades, cmap), ax=ax, label=what)
-    ax.set(xlabel="true label", title=f"Only one head on: {what} by label")
+    table = plotted_rows(
+        table, "head", "strength", "match", "value",
+        seed=True, finite=["strength", "value"], once=["seed", "head", "match"],
+    )  # fmt: skip
+    first = ordered(table["seed"])[0]
+    colours = head_colours(sorted(distinct(table["head"]), key=head_place), palette)
+    for key, rows in groups(table.sort_values(["seed", "head"], kind="stable"), ["seed", "head"]):
+        strength, computed = rows_where(rows, match="computed").iloc[0][["strength", "value"]]
+        perfect = rows_where(rows, match="perfect")["value"].iloc[0]
+        is_first = shown(key["seed"]) == shown(first)
+        colour = colours[key["head"]] if is_first else "0.7"
+        size, zorder = (6.0, 3.0) if is_first else (3.0, 1.0)
+        own = looking(look, color=colour, markersize=size, zorder=zorder)
+        ends = [computed, perfect]
+        ax.plot([strength] * 2, ends, color=own["color"], linewidth=size / 5, zorder=zorder)
+        ax.plot(strength, computed, "o", **own)
+        own.setdefault("markerfacecolor", "white")
+        ax.plot(strength, perfect, "^", **own)
+    named = rows_where(table, seed=first, match="computed")
+    name_heads(ax, named["head"], named["strength"], named["value"])
+    ax.plot([], [], "o", color="0.2", label="as computed")
+    ax.plot([], [], "^", color="0.2", mfc="white", label="perfect")
+    if table["seed"].nunique(dropna=False) > 1:
+        ax.plot([], [], "o", color="0.7", markersize=3, label="other networks")
+    ax.margins(y=0.1)
+    ax.set(xlabel="induction strength", ylabel="accuracy", title="Only one head on: its match")
+    ax.legend(loc="lower right")
     return ax
 
 
-def _expect_orders(tables: object) -> None:
-    if not isinstance(tables, dict):
-        raise TypeError(
-            f'Tables by name are drawn, as in {{"by strength": table}}, and a '
-            f"{type(tables).__name__} came."
-        )
-    n_orders = len(tables)  # pyright: ignore[reportUnknownArgumentType]
-    if not 0 < n_orders <= len(ORDER_COLOURS):
-        raise ValueError(f"{n_orders} orders in one drawing; give 1 to {len(ORDER_COLOURS)}.")
+@axes_optional
+def plot_corrected(table: DataFrame, ax: Axes, **look: Any) -> Axes:
+    """Plot what share of one head's mistakes each other head alone gets right (Tables 2 and 3).
+
+    Columns of `mistakes_corrected`: `base`, `mistakes`, `head`, `accuracy`, `value`, `low`, `high`.
+    Open marks are the heads' accuracies: the share if mistakes were independent. In the base's own
+    line stands how many mistakes it makes; of none there is no share to mark. `look` is that of the
+    marks of shares.
+    """
+    finite, gaps = ["mistakes", "accuracy"], ["value", "low", "high"]
+    columns = ["base", "head", *finite, *gaps]
+    table = plotted_rows(table, *columns, finite=finite, gaps=gaps, once=["head"])
+    if len(distinct(table["base"])) > 1:
+        raise ValueError(f"The column 'base' holds {distinct(table['base'])}: expected one head.")
+    base, mistakes = str(table["base"].iloc[0]), int(table["mistakes"].iloc[0])
+    heads = sorted([*table["head"], base], key=head_place)
+    places = [heads.index(head) for head in table["head"]]
+    ax.hlines(places, table["accuracy"], table["value"], color="0.8", linewidth=1.5, zorder=1)
+    own = looking(look, color=HEAD_COLOURS[5], label="corrected (95% interval)")
+    ax.hlines(places, table["low"], table["high"], color=own["color"], linewidth=3, zorder=2)
+    ax.plot(table["value"], places, "o", **own)
+    ax.plot(table["accuracy"], places, "D", color="0.3", mfc="white", label="accuracy on all")
+    for place, value in zip(places, table["value"], strict=True):
+        if np.isfinite(value):
+            note(ax, f"{value:.0%}", (1.02, place))
+    note(ax, f"{base} alone: {mistakes:,} mistakes", (0, heads.index(base)), fontsize=7)
+    ax.set_yticks(range(len(heads)), heads)
+    ax.xaxis.set_major_formatter(PercentFormatter(1))
+    ax.set(xlim=(-0.02, 1.16), ylim=(len(heads) - 0.5, -0.5), xlabel=f"of {base}'s mistakes")
+    ax.set_xticks([0, 0.25, 0.5, 0.75, 1])
+    ax.grid(axis="x", color="0.92")
+    ax.set(axisbelow=True, title=f"Mistakes of only {base}, corrected by only another")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
+    return ax

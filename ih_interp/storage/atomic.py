@@ -1,7 +1,8 @@
-"""Writing files whole or not at all, so that neither a kill nor a power failure leaves half of one.
+"""Files written whole or not at all: neither a kill nor a power failure leaves half of one.
 
-What `write_atomic` has returned from is on the disk, under its name. A kill may leave a temporary
-file beside it, which `sweep` removes. No link is followed: what a link names stays as it is.
+Once `write_atomic` has returned, the file is on the disk under its name. A kill may leave a
+temporary file beside it, which `sweep` removes. No link is followed: what a link names stays as it
+is.
 """
 
 import errno
@@ -9,6 +10,7 @@ import os
 import re
 import stat
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeAlias, cast
@@ -24,8 +26,8 @@ PathLike: TypeAlias = str | os.PathLike[str]
 def as_path(path: object, what: str) -> Path:
     """Return the path that a user gave, a leading `~` or `~name` expanded.
 
-    Raises TypeError for what is no path, ValueError where there is no such home folder, or for the
-    names of variables, which a shell would have replaced.
+    Raises TypeError for a value that is not a path, ValueError for a home folder that does not
+    exist and for names of variables, which a shell would have replaced.
     """
     expect(path, (str, os.PathLike), what)
     text = os.fspath(cast(PathLike, path))
@@ -48,12 +50,12 @@ def write_atomic(
 
     `sync_name=False` leaves the rename to a later `sync_folder`: a power failure in between may
     bring the file that was there before back, but never half of one. `new_folders=False` refuses
-    to make the folder where it is missing. Raises OSError, in words
-    where the disk is full or a folder has the file's name; what was there before is still there.
+    to make a missing folder. Raises OSError, in words where the disk is full or a folder has the
+    file's name; the file that was there before is then still there.
     """
     if new_folders:
         make_folders(path.parent)
-    # Not tempfile's, which nobody else may read: the run folder may be shared.
+    # Not tempfile's, which only this user may read: the run folder may be shared.
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.unlink(missing_ok=True)  # of a killed process that had our number
@@ -68,20 +70,16 @@ def write_atomic(
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         if isinstance(error, IsADirectoryError):
-            raise IsADirectoryError(
-                error.errno,
-                f"A folder has the name of the file {path.name}; move it away",
-                str(path),
-            ) from error
-        if isinstance(error, OSError) and error.errno in FULL:
-            raise OSError(
-                error.errno, f"The disk is full, {path.name} was not written", str(path)
-            ) from error
-        raise
+            what = f"A folder has the name of the file {path.name}; move it away"
+        elif isinstance(error, OSError) and error.errno in FULL:
+            what = f"The disk is full, {path.name} was not written"
+        else:
+            raise
+        raise OSError(error.errno, what, str(path)) from error
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the names in a folder on the disk: files are there after a power failure, too."""
+    """Write the names in a folder to the disk, so that a power failure loses no file."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -93,9 +91,10 @@ def sync_folder(folder: Path) -> None:
 
 
 def sweep(folder: Path, names: Sequence[str]) -> None:
-    """Remove temporary files that kills left of `write_atomic`; nobody may be writing.
+    """Remove the temporary files that kills left of `write_atomic`; no process may be writing.
 
-    Of files with one of these names only, each a regular expression; never through a link.
+    `names` are regular expressions: only temporary files of files with such a name are removed,
+    never through a link.
     """
     if folder.is_symlink() or not folder.is_dir():
         return
@@ -106,8 +105,48 @@ def sweep(folder: Path, names: Sequence[str]) -> None:
 
 
 def make_folders(folder: Path) -> None:
-    """Make a folder and those above it where they are missing, their names on the disk."""
+    """Make a folder and those above it where they are missing, and write their names to disk."""
     missing = [each for each in (folder, *folder.parents) if not each.is_dir()]
     folder.mkdir(parents=True, exist_ok=True)
     for made in missing:
         sync_folder(made.parent)
+
+
+class Writer:
+    """A thread that writes files in the order given, so that a slow disk holds up no training.
+
+    Several writers may share one thread. `settle` waits until the files of this writer are on the
+    disk under their names, and raises the first error of any of them. Leaving the `with` block
+    settles too; where an exception leaves it, that one goes on.
+    """
+
+    def __init__(self, thread: ThreadPoolExecutor | None = None) -> None:
+        self._thread = thread or ThreadPoolExecutor(max_workers=1)
+        self._begun: list[tuple[Path, Future[None]]] = []
+
+    def write(self, path: Path, content: bytes) -> None:
+        """Begin to replace a file whole, by `write_atomic`, in a folder that is there."""
+        how = {"sync_name": False, "new_folders": False}
+        self._begun.append((path, self._thread.submit(write_atomic, path, content, **how)))
+
+    def settle(self) -> None:
+        """Wait for every file begun; raise the first error."""
+        begun, self._begun = self._begun, []
+        for _, written in begun:
+            written.result()
+        for folder in sorted({path.parent for path, _ in begun}):  # once for many files
+            with suppress(FileNotFoundError):  # moved meanwhile, as the next save finds out
+                sync_folder(folder)
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        try:
+            self.settle()
+        except Exception as unwritten:
+            if error is None:
+                raise
+            error.add_note(f"Besides, files could not be written: {unwritten}")
+        finally:
+            self._thread.shutdown()

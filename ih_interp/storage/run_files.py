@@ -1,10 +1,10 @@
-"""What lies in a run folder: its paths, JSON, and weights with a digest. No pickle.
+"""The files of a run folder: their paths, JSON, and weights with a digest. No pickle.
 
-config.json  metrics.jsonl  checkpoints/00031250.safetensors
-state.safetensors  state-before.safetensors  while it trains: the last two that were saved
-stopped.json  where a callback ended it (`ih.StopRun`)
+    config.json  metrics.jsonl  checkpoints/00031250.safetensors
+    state.safetensors  state-before.safetensors  while it trains: the last two that were saved
+    stopped.json  where a callback ended it (`ih.StopRun`)
 
-Each carries a SHA-256 of what it holds. Runs of the first days of format 1 have none in their
+Each carries a SHA-256 of its content. Runs of the first days of format 1 have none in their
 configuration and metrics; they are read all the same.
 """
 
@@ -40,26 +40,26 @@ NO_TENSORS = (
     *(SafetensorError, OSError, LookupError, TypeError, ValueError),
     *(RuntimeError, OverflowError, MemoryError),
 )
-"""What reading raises for a file that is no checkpoint: of sizes or types that nobody has, too."""
+"""The errors of reading a file that is not a checkpoint, or has impossible sizes or types."""
 
 REPAIR = "train again with repair=True, which removes it: the same numbers come back"
 
 
 class DamagedFileError(ValueError):
-    """A file of a run that is cut short, altered or another run's; `path` says which."""
+    """An error for the file `path` of a run that is cut short, altered or another run's."""
 
-    def __init__(self, path: Path, what: str) -> None:
-        super().__init__(f"{path} {what}")
+    def __init__(self, path: Path, what: str, remedy: str = REPAIR) -> None:
+        super().__init__(f"{path} {what}; {remedy}." if remedy else f"{path} {what}.")
         self.path = path
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
-    """Where the weights after `step` updates lie."""
+    """Return the place of the weights after `step` updates."""
     return folder / CHECKPOINTS / f"{step:08d}.safetensors"
 
 
 def checkpoint_steps(folder: Path) -> list[int]:
-    """Return the steps that have a checkpoint, ascending; what has another name is left alone."""
+    """Return the steps that have a checkpoint, ascending; files of other names do not count."""
     if not (folder / CHECKPOINTS).is_dir():
         return []
     with os.scandir(folder / CHECKPOINTS) as entries:
@@ -71,13 +71,13 @@ def checkpoint_steps(folder: Path) -> list[int]:
 
 
 def sweep_run(folder: Path) -> None:
-    """Remove the temporary files that kills left of a run's; nobody may be writing to it."""
+    """Remove the temporary files that kills left in a run; no process may be writing to it."""
     sweep(folder, [re.escape(name) for name in (CONFIG, METRICS, STATE, STOPPED)])
     sweep(folder / CHECKPOINTS, [CHECKPOINT])
 
 
 def saved_states(folder: Path) -> list[Path]:
-    """Saved states that are there, the newest first; two at most."""
+    """Return the saved states that are there, the newest first; two at most."""
     return [path for name in (STATE, STATE_BEFORE) if (path := folder / name).is_file()]
 
 
@@ -87,7 +87,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, 
 
 
 def packed(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
-    """What `save_tensors` writes."""
+    """Return the bytes that `save_tensors` writes."""
     digest = digest_of(tensors, facts)
     # One metadata key: safetensors writes several in random order, and equal files must be equal.
     metadata = {"ih_interp": json.dumps({"facts": dict(facts), "sha256": digest}, sort_keys=True)}
@@ -114,23 +114,23 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         found = digest_of(tensors, facts)  # which numpy has no types for raises TypeError
     except NO_TENSORS as error:
         raise DamagedFileError(
-            path, f"is no checkpoint of ih_interp, or it is cut short ({error!r}); {REPAIR}."
+            path, f"is not a checkpoint of ih_interp, or it is cut short ({error!r})"
         ) from error
     if found != expected:
-        raise DamagedFileError(
-            path, f"was altered after it was written: its digest differs; {REPAIR}."
-        )
+        raise DamagedFileError(path, "was altered after it was written: its digest differs")
     return tensors, facts
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; DamagedFileError (a ValueError) says which file is none."""
+def read_json(path: Path, remedy: str = "") -> dict[str, Any]:
+    """Read a JSON object; DamagedFileError (a ValueError) names a file that holds none."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise DamagedFileError(path, f"is not JSON, it may be cut short: {error}") from error
+        what = f"is not JSON, it may be cut short: {error}"
+        raise DamagedFileError(path, what, remedy) from error
     if not isinstance(value, dict):
-        raise DamagedFileError(path, f"holds {type(value).__name__}; a JSON object was expected.")
+        what = f"holds {type(value).__name__}; a JSON object was expected"
+        raise DamagedFileError(path, what, remedy)
     return value  # pyright: ignore[reportUnknownVariableType]
 
 
@@ -140,7 +140,7 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
-    """A JSON object with the SHA-256 of its other fields as `sha256`."""
+    """Return a JSON object with the SHA-256 of its other fields as `sha256`."""
     content = {name: field for name, field in value.items() if name != "sha256"}
     return {**content, "sha256": _sha256(json.dumps(content, sort_keys=True).encode())}
 
@@ -148,7 +148,7 @@ def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
 def read_metrics(
     folder: Path, fingerprint: str | None = None, *, seal_due: bool = False
 ) -> list[dict[str, Any]]:
-    """The rows of `metrics.jsonl`; none where the file is missing.
+    """Read the rows of `metrics.jsonl`; there are none where the file is missing.
 
     The first line, the seal, says of which run they are, how many, and their SHA-256. Raises
     DamagedFileError (a ValueError) where they are others, belong to another run than the one of
@@ -157,38 +157,33 @@ def read_metrics(
     path = folder / METRICS
     if not path.is_file():
         return []
-    first, _, rest = path.read_bytes().partition(b"\n")
-    content, seal = rest, _seal(first)
-    if seal is None:
-        content = path.read_bytes()
-        if seal_due:
-            raise DamagedFileError(path, f"lacks its first line, the seal of the others; {REPAIR}.")
-    elif (seal["sha256"], seal["rows"]) != (_sha256(content), content.count(b"\n")):
-        raise DamagedFileError(
-            path, f"was altered or cut short after it was written: its digest differs; {REPAIR}."
-        )
-    elif fingerprint is not None and seal["run"] not in (None, fingerprint):
-        raise DamagedFileError(
-            path, f"belongs to run {seal['run']}, not to {fingerprint}; {REPAIR}."
-        )
+    content = path.read_bytes()
+    first, _, rest = content.partition(b"\n")
+    if seal := _seal(first):
+        content = rest
+        if (seal["sha256"], seal["rows"]) != (_sha256(content), content.count(b"\n")):
+            raise DamagedFileError(
+                path, "was altered or cut short after it was written: its digest differs"
+            )
+        if fingerprint is not None and seal["run"] not in (None, fingerprint):
+            raise DamagedFileError(path, f"belongs to run {seal['run']}, not to {fingerprint}")
+    elif seal_due:
+        raise DamagedFileError(path, "lacks its first line, the seal of the others")
     try:
         rows = [json.loads(line) for line in content.decode().splitlines()]
     except (ValueError, RecursionError) as error:
-        raise DamagedFileError(
-            path, f"is not JSON lines, it may be cut short: {error}; {REPAIR}."
-        ) from error
-    strange = [row for row in rows if not _is_row(row)]
-    if strange:
+        raise DamagedFileError(path, f"is not JSON lines, it may be cut short: {error}") from error
+    if strange := [row for row in rows if not _is_row(row)]:
         raise DamagedFileError(
             path,
-            f"holds {short(strange[0])}, which is no row of metrics: it lacks step and split, or "
-            f"they and numbers are not all that it has; {REPAIR}.",
+            f"holds {short(strange[0])}, which is not a row of metrics: a step, a split and "
+            "numbers were expected",
         )
     return rows
 
 
 def _is_row(row: object) -> bool:
-    """Whether a line of metrics is a step, a split, and numbers."""
+    """Return whether a line of metrics is a step, a split, and numbers."""
     if not isinstance(row, dict) or not isinstance(row.get("split"), str):
         return False
     step = row.get("step")
@@ -198,14 +193,14 @@ def _is_row(row: object) -> bool:
 
 
 def write_metrics(folder: Path, rows: list[dict[str, Any]], fingerprint: str | None = None) -> None:
-    """Replace `metrics.jsonl` whole: a seal, which names the run, and a line a row."""
+    """Replace `metrics.jsonl` whole: a seal, which names the run, and a line per row."""
     lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
     seal = {"run": fingerprint, "rows": len(rows), "sha256": _sha256(lines)}
     write_atomic(folder / METRICS, json.dumps(seal).encode() + b"\n" + lines)
 
 
 def _seal(line: bytes) -> dict[str, Any] | None:
-    """The first line of metrics if it is a seal."""
+    """Return the first line of metrics if it is a seal."""
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):
@@ -218,7 +213,7 @@ def _sha256(content: bytes) -> str:
 
 
 def digest_of(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
-    """SHA-256 of tensors, names and facts: what `save_tensors` writes beside them."""
+    """Return the SHA-256 of tensors, names and facts that `save_tensors` writes beside them."""
     digest = hashlib.sha256(json.dumps(dict(facts), sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name]

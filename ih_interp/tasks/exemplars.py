@@ -28,17 +28,17 @@ MAX_VALUES = 2**31  # of one table of features: 8 GiB
 
 
 class GaussianSource(Frozen):
-    """Recipe of `Exemplars.gaussian`; the same recipe gives the same features."""
+    """The recipe of `Exemplars.gaussian`; the same recipe gives the same features."""
 
     kind: Literal["gaussian"] = "gaussian"
     n_classes: int = Field(default=200, ge=2)
-    """Characters, or their likes."""
+    """The number of classes, such as characters."""
     n_exemplars: int = Field(default=5, ge=1)
-    """Drawings of each class."""
+    """The number of exemplars of each class."""
     n_features: int = Field(default=512, ge=1)
-    """Numbers per drawing."""
+    """The number of features of each exemplar."""
     seed: int = Field(default=0, ge=0, lt=2**63)
-    """Draws all of them."""
+    """The seed of all features."""
 
     @model_validator(mode="after")
     def _fits_in_memory(self) -> "GaussianSource":
@@ -53,10 +53,10 @@ class GaussianSource(Frozen):
 
 
 class FileSource(Frozen):
-    """Features in a file, with the digest that says whether it is still the same file.
+    """Features in a file, with the digest that says whether they are still the same.
 
-    The path may name any regular `.h5` or `.npz` file of this machine, where the user keeps
-    features; nothing but numbers is read from it.
+    The path may name any regular `.h5`, `.npz` or `.npy` file of this machine; only numbers are
+    read from it.
     """
 
     kind: Literal["file"] = "file"
@@ -69,26 +69,26 @@ class FileSource(Frozen):
 
 
 ExemplarSource: TypeAlias = Annotated[GaussianSource | FileSource, Field(discriminator="kind")]
-"""Where features came from, as a run records it."""
+"""The source of features, as a run records it."""
 
 
 @short_repr
 @dataclass(frozen=True, eq=False)
 class Exemplars:
-    """Frozen features of a few drawings (exemplars) of each of many characters (classes)."""
+    """Frozen features of a few images (exemplars) of each of many characters (classes)."""
 
     features: Float[Tensor, "class exemplar feature"]
     """float32, finite; the model projects them and never trains them."""
 
     source: GaussianSource | FileSource | None = None
-    """How to get them again; None for an array that only this process has."""
+    """A recipe to get them again; None for an array that only this process has."""
 
     def __post_init__(self) -> None:
         expect(self.features, Tensor, "The array of features", "use ih.Exemplars.from_array(array)")
         if self.features.ndim != 3 or 0 in self.features.shape:
             raise ValueError(
-                f"Exemplar features have shape {tuple(self.features.shape)}; "
-                "class x exemplar x feature, none of them empty, was expected."
+                f"Exemplar features have shape {tuple(self.features.shape)}: expected class x "
+                "exemplar x feature, none of them empty."
             )
         if self.features.dtype != torch.float32:
             raise ValueError(
@@ -115,6 +115,16 @@ class Exemplars:
         return self.features.shape[2]
 
     @property
+    def _snapshot(self) -> tuple[Float[Tensor, "class exemplar feature"], str]:
+        """A copy of the features as they are now, and its digest."""
+        kept: tuple[Tensor, str] | None = vars(self).get("_kept")
+        if kept is None or not _same_bits(kept[0], self.features):
+            self.__post_init__()
+            copy = self.features.detach().clone()
+            kept = vars(self)["_kept"] = (copy, features_digest(copy))
+        return kept
+
+    @property
     def settled(self) -> Float[Tensor, "class exemplar feature"]:
         """The features as they are now, in memory of our own: models embed these.
 
@@ -122,34 +132,22 @@ class Exemplars:
         which no counter of torch's notices; so they are compared bit by bit with the copy, which
         is made anew where they differ. Raises ValueError where a change left NaN or infinity.
         """
-        kept: Tensor | None = vars(self).get("_kept")
-        if kept is None or not _same_bits(kept, self.features):
-            self.__post_init__()
-            kept = self.features.detach().clone()
-            vars(self)["_kept"] = kept
-        return kept
+        return self._snapshot[0]
 
     @property
     def sha256(self) -> str:
         """The digest of shape and bytes, as they are now; equal digests are equal features."""
-        return self._digest_of(self.settled)
+        return self._snapshot[1]
 
     @property
     def last_sha256(self) -> str:
-        """The digest when somebody last looked, which costs nothing: of what models embed."""
-        kept: Tensor | None = vars(self).get("_kept")
-        return self.sha256 if kept is None else self._digest_of(kept)
-
-    def _digest_of(self, settled: Tensor) -> str:
-        of_what, digest = vars(self).get("_digest", (None, ""))
-        if of_what is not settled:
-            digest = features_digest(settled)
-            vars(self)["_digest"] = (settled, digest)
-        return digest
+        """The digest of the features that models embed, without comparing them anew."""
+        kept: tuple[Tensor, str] | None = vars(self).get("_kept")
+        return self.sha256 if kept is None else kept[1]
 
     @property
     def recorded_source(self) -> GaussianSource | FileSource:
-        """The source, for a run to record; ValueError if these features do not come from it."""
+        """The source that a run records; ValueError if these features do not come from it."""
         if self.source is None:
             raise ValueError(
                 "These exemplars have no source that a run could record; "
@@ -158,7 +156,7 @@ class Exemplars:
         if isinstance(self.source, FileSource):
             expected = self.source.sha256
         else:
-            expected = _gaussian_digest(self.source.model_dump_json())
+            expected = _gaussian_digest(self.source)
         if self.sha256 != expected:
             raise ValueError(
                 f"These exemplars are not those of their source, {self.source!r}: they were "
@@ -170,7 +168,7 @@ class Exemplars:
     def gaussian(
         cls, n_classes: int = 200, n_exemplars: int = 5, n_features: int = 512, seed: int = 0
     ) -> "Exemplars":
-        """Synthetic features with the geometry of Omniglot's, so that no download is needed.
+        """Make synthetic features with the geometry of Omniglot's; no download is needed.
 
         `x = mean + class + exemplar`, each Gaussian. Directions share one random basis in which the
         variances fall as `k^-1.16`; scalar products are expected to be 0.73 of the mean square norm
@@ -191,7 +189,7 @@ class Exemplars:
 
         Real numbers of any type become float32. With `path` they are saved there, as `.npz`, and a
         `RunConfig` takes them; without, it asks for `exemplars.save(path)` first. Raises TypeError
-        for what is no array, ValueError for other shapes, other types, NaN and infinity.
+        for values that are not arrays, ValueError for other shapes, other types, NaN and infinity.
         """
         expect(
             array, (np.ndarray, Tensor), "The array of features", "give a NumPy array or a tensor"
@@ -214,7 +212,7 @@ class Exemplars:
         if dataset is not None:
             expect(dataset, str, "dataset, the name of the array,")
         if path.suffix not in (".h5", ".npz", ".npy"):
-            raise ValueError(f"{path} is no .h5, .npz or .npy; save the features as one of them.")
+            raise ValueError(f"{path} is not .h5, .npz or .npy; save the features as one of them.")
         if not path.is_file():
             raise FileNotFoundError(f"There is no feature file at {path}.")
         name, array = _read(path, dataset)
@@ -256,7 +254,7 @@ class Exemplars:
         )
 
     def save(self, path: PathLike) -> "Exemplars":
-        """Write `.npz`, whole or not at all; the same exemplars with that file as their source."""
+        """Write `.npz`, whole or not at all; return the exemplars with that file as source."""
         path = as_path(path, "The path of a feature file")
         if path.suffix != ".npz":
             raise ValueError(f"Exemplars are saved as .npz; got {path}.")
@@ -267,28 +265,23 @@ class Exemplars:
 
 
 def features_digest(features: Tensor) -> str:
-    """SHA-256 of shape and float32 bytes."""
+    """Return the SHA-256 of shape and float32 bytes."""
     digest = hashlib.sha256(str(tuple(features.shape)).encode())
     digest.update(features.detach().cpu().contiguous().numpy().data)
     return digest.hexdigest()
 
 
 def _same_bits(kept: Tensor, features: Tensor) -> bool:
-    alike = (kept.shape, kept.dtype, kept.device) == (
-        features.shape,
-        features.dtype,
-        features.device,
-    )
-    return alike and torch.equal(kept.view(torch.int32), features.detach().view(torch.int32))
+    a, b = ((each.shape, each.dtype, each.device) for each in (kept, features))
+    return a == b and torch.equal(kept.view(torch.int32), features.detach().view(torch.int32))
 
 
 def _as_float32(array: "np.ndarray | Tensor") -> Float[Tensor, "class exemplar feature"]:
-    """Real numbers as float32, in memory of their own; ValueError for what is none."""
-    is_real = (
-        array.dtype.kind in "fiu"
-        if isinstance(array, np.ndarray)
-        else not (array.is_complex() or array.dtype == torch.bool)
-    )
+    """Return real numbers as float32, in memory of their own; ValueError for other values."""
+    if isinstance(array, Tensor):
+        is_real = not (array.is_complex() or array.dtype == torch.bool)
+    else:
+        is_real = array.dtype.kind in "fiu"
     if array.ndim != 3 or not is_real:
         raise ValueError(
             f"the array is {array.dtype} of shape {tuple(array.shape)}; "
@@ -301,7 +294,7 @@ def _as_float32(array: "np.ndarray | Tensor") -> Float[Tensor, "class exemplar f
 
 
 def _read(path: Path, dataset: str | None) -> tuple[str, np.ndarray]:
-    """The array of a file, and its name there."""
+    """Return the array of a file and its name there."""
     if path.suffix == ".h5":
         name = OMNIGLOT_DATASET if dataset is None else dataset
         return name, read_h5(path, name)
@@ -313,9 +306,8 @@ def _read(path: Path, dataset: str | None) -> tuple[str, np.ndarray]:
 
 
 @functools.lru_cache(maxsize=16)
-def _gaussian_digest(recipe: str) -> str:
-    """Of a source as JSON."""
-    return features_digest(_gaussian_features(GaussianSource.model_validate_json(recipe)))
+def _gaussian_digest(source: GaussianSource) -> str:
+    return features_digest(_gaussian_features(source))
 
 
 @plain_torch()
@@ -323,15 +315,15 @@ def _gaussian_features(source: GaussianSource) -> Float[Tensor, "class exemplar 
     between, within, norm, decay = 0.73, 0.88, 27.0, 1.16  # measured on Omniglot; see `gaussian`
     generator, n = torch.Generator().manual_seed(source.seed), source.n_features
 
-    def draw(*shape: int) -> Tensor:
+    def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-    basis = torch.linalg.qr(draw(n, n)).Q
+    basis = torch.linalg.qr(normal(n, n)).Q
     variances = torch.arange(1, n + 1, dtype=torch.float64) ** -decay
     spread = (variances / variances.sum()).sqrt()
-    mean = draw(n)
+    mean = normal(n)
     mean = mean / mean.norm() * between**0.5
-    of_class = draw(source.n_classes, 1, n) * spread * (within - between) ** 0.5
-    of_exemplar = draw(source.n_classes, source.n_exemplars, n) * spread * (1 - within) ** 0.5
+    of_class = normal(source.n_classes, 1, n) * spread * (within - between) ** 0.5
+    of_exemplar = normal(source.n_classes, source.n_exemplars, n) * spread * (1 - within) ** 0.5
     features = norm * (mean + (of_class + of_exemplar) @ basis.T)
     return ((features / GRAIN).round() * GRAIN).float()

@@ -1,7 +1,7 @@
 """The few-shot task: pairs of exemplar and label, then a query that only its context can label.
 
-A sequence is `x1 l1 x2 l2 ... xq`. The query's class stands in the context with its label; the
-labels are drawn anew for every sequence, so that nothing but an induction circuit can tell them.
+A sequence is `x1 l1 x2 l2 ... xq`. The query's class stands in the context with its label; labels
+are sampled anew for every sequence, so that only an induction circuit can predict them.
 """
 
 import itertools
@@ -22,13 +22,13 @@ from ih_interp.types import Batch, Layout, as_indices, expect, integer
 
 Split: TypeAlias = Literal["train", "test_exemplars", "test_relabel", "other_exemplars"]
 """`train`; `test_exemplars`: unseen classes (the paper's "test (exemplars)"); `test_relabel`: label
-sets held out of training ("test (relabel)"); `other_exemplars`: unseen drawings of seen classes."""
+sets held out of training ("test (relabel)"); `other_exemplars`: other exemplars of seen classes."""
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 class TaskConfig(Frozen):
-    """What is drawn; defaults are the paper's (Singh et al. 2024, and its published code)."""
+    """The sequences to sample; defaults are those of Singh et al. 2024 and its published code."""
 
     n_train_classes: int = Field(default=50, ge=2)
     """Classes trained on, the first ones of the file."""
@@ -39,36 +39,30 @@ class TaskConfig(Frozen):
     n_copies: int = Field(default=1, ge=1)
     """How many of them show the query's class; the others show one class each."""
     n_train_exemplars: int = Field(default=1, ge=1)
-    """Drawings of a class seen in training; with 1 the query equals its copy in the context."""
+    """Exemplars of a class seen in training; with 1 the query equals its copy in the context."""
     n_test_classes: int | None = Field(default=None, ge=0)
     """Unseen classes, the last ones of the file; None takes up to 100 of those not trained on."""
     held_out_labels: float = Field(default=0.2, ge=0, lt=1)
     """Share of the label sets kept out of training."""
     label_split_seed: int = Field(default=20, ge=0, lt=2**32)
-    """Draws which label sets are held out."""
+    """The seed of the choice of label sets to hold out."""
 
     @model_validator(mode="after")
     def _fits(self) -> "TaskConfig":
         if self.n_copies >= self.n_pairs:
             raise ValueError(
-                f"n_copies={self.n_copies} leaves no other class in n_pairs={self.n_pairs}; "
-                "lower n_copies."
+                f"n_copies={self.n_copies}: expected fewer than n_pairs={self.n_pairs}, so that "
+                "another class stands in the context."
             )
-        if self.n_context_classes > self.n_labels:
-            raise ValueError(
-                f"{self.n_context_classes} classes in the context need as many labels; "
-                f"n_labels={self.n_labels} is too few."
-            )
-        if self.n_context_classes > self.n_train_classes:
-            raise ValueError(
-                f"{self.n_context_classes} classes in the context need n_train_classes of at least "
-                f"that; got {self.n_train_classes}."
-            )
+        k = self.n_context_classes
+        for name, n in (("n_labels", self.n_labels), ("n_train_classes", self.n_train_classes)):
+            if n < k:
+                raise ValueError(f"{name}={n}: expected at least {k}, the classes in a context.")
         return self
 
     @property
     def n_context_classes(self) -> int:
-        """Distinct classes, and labels, in a context."""
+        """The number of distinct classes, and labels, in a context."""
         return self.n_pairs - self.n_copies + 1
 
 
@@ -84,21 +78,16 @@ class FewShotTask:
         self.config = config = TaskConfig() if config is None else config
         expect(config, TaskConfig, "The task's configuration", "write ih.TaskConfig(...)")
         left = exemplars.n_classes - config.n_train_classes
-        if left < 0:
-            raise ValueError(
-                f"n_train_classes={config.n_train_classes} but there are exemplars of only "
-                f"{exemplars.n_classes} classes; lower it or load more."
-            )
-        if config.n_test_classes is not None and config.n_test_classes > left:
-            raise ValueError(
-                f"n_test_classes={config.n_test_classes} but training leaves {left} of "
-                f"{exemplars.n_classes} classes; lower it or load more."
-            )
-        if config.n_train_exemplars > exemplars.n_exemplars:
-            raise ValueError(
-                f"n_train_exemplars={config.n_train_exemplars} but each class has "
-                f"{exemplars.n_exemplars}; lower it."
-            )
+        for name, n, most in (
+            ("n_train_classes", config.n_train_classes, exemplars.n_classes),
+            ("n_test_classes", config.n_test_classes or 0, left),
+            ("n_train_exemplars", config.n_train_exemplars, exemplars.n_exemplars),
+        ):
+            if n > most:
+                raise ValueError(
+                    f"{name}={n}: expected up to {most} of {exemplars.n_classes} classes of "
+                    f"{exemplars.n_exemplars} exemplars each; lower it or load more."
+                )
         self.n_test_classes = (
             min(100, left) if config.n_test_classes is None else config.n_test_classes
         )
@@ -119,23 +108,23 @@ class FewShotTask:
 
     @property
     def d_vocab(self) -> int:
-        """Labels and exemplars."""
+        """The number of tokens: labels and exemplars."""
         return self.n_labels + self.exemplars.n_classes * self.exemplars.n_exemplars
 
     @cached_property
     def splits(self) -> tuple[Split, ...]:
-        """The splits that have sequences: some need unseen classes, drawings or label sets."""
+        """The splits that have sequences: some need unseen classes, exemplars or label sets."""
         return tuple(split for split in SPLITS if self._missing(split) is None)
 
     def token(
         self, class_index: Int[Tensor, "*shape"], exemplar_index: Int[Tensor, "*shape"]
     ) -> Int[Tensor, "*shape"]:
-        """Token ids of exemplars."""
+        """Return the tokens of exemplars."""
         return self.n_labels + class_index.long() * self.exemplars.n_exemplars + exemplar_index
 
     @plain_torch()
     def exemplar_tokens(self, split: Split) -> Int[Tensor, " token"]:
-        """Tokens of every exemplar that the split can show; ValueError for an empty split."""
+        """Return the tokens that the split can show; ValueError for an empty split."""
         classes, exemplars, _ = self._split(split)
         return self.token(*torch.meshgrid(classes, exemplars, indexing="ij")).flatten()
 
@@ -146,10 +135,10 @@ class FewShotTask:
         exemplar_index: Int[Tensor, "batch item"],
         label: Int[Tensor, "batch item"],
     ) -> Batch:
-        """Explicit sequences: items are the pairs in order, then the query, its label the target.
+        """Return the sequences of these items: the pairs in order, then the query and its label.
 
-        Raises TypeError for what is no tensor, ValueError for indices that are no integers, are out
-        of range, or are other than `[batch, n_pairs + 1]`.
+        Raises TypeError for values that are not tensors, ValueError for indices that are not
+        integers, are out of range, or are other than `[batch, n_pairs + 1]`.
         """
         items = self.config.n_pairs + 1
         class_index = _indices("class_index", class_index, items, self.exemplars.n_classes)
@@ -160,7 +149,7 @@ class FewShotTask:
         if not len(class_index) == len(exemplar_index) == len(label):
             raise ValueError(
                 f"class_index, exemplar_index and label are {len(class_index)}, "
-                f"{len(exemplar_index)} and {len(label)} sequences; as many of each were expected."
+                f"{len(exemplar_index)} and {len(label)} sequences: expected equal numbers."
             )
         tokens = self.token(class_index, exemplar_index)
         pairs = torch.stack([tokens[:, :-1], label[:, :-1]], dim=-1).flatten(start_dim=1)
@@ -176,17 +165,18 @@ class FewShotTask:
         generator: torch.Generator | None = None,
         seed: int | None = None,
     ) -> Batch:
-        """Draw `n` sequences with replacement, from a generator that goes on, or from a seed.
+        """Sample `n` sequences with replacement, from a generator that goes on, or from a seed.
 
-        The query's class, then the others, uniform over the split's classes without repetition; the
-        labels a uniform draw from the split's label sets, in uniform order; the context in uniform
-        order; drawings uniform and independent. `seed=0` draws what a new generator of seed 0 does.
+        The query's class and then the others are uniform over the split's classes without
+        repetition; the label set is uniform over the split's, in uniform order; the order of the
+        context is uniform; exemplars are uniform and independent. `seed=0` samples as a new
+        generator of seed 0 does.
         Raises ValueError for an empty split, TypeError unless a generator or a seed is given.
         """
         n = integer(n, f"n={n!r}")
         generator = _generator(generator, seed)
         if not 0 <= n <= MAX_ENUMERATED:
-            raise ValueError(f"n={n}; up to {MAX_ENUMERATED:,} sequences can be drawn.")
+            raise ValueError(f"n={n}; up to {MAX_ENUMERATED:,} sequences can be sampled.")
         classes, exemplars, label_sets = self._split(split)
         k = self.config.n_context_classes
 
@@ -206,10 +196,10 @@ class FewShotTask:
         )
 
     def n_sequences(self, split: Split = "train") -> int:
-        """Return how many different sequences the split has: 78,400 for the paper's task.
+        """Return the number of different sequences of the split: 78,400 for the paper's task.
 
-        Ordered choices of classes x ordered label sets x places of the query's class in the context
-        x drawings.
+        It is the product of ordered choices of classes, ordered label sets, places of the query's
+        class in the context, and exemplars.
         """
         classes, exemplars, label_sets = self._split(split)
         config = self.config
@@ -235,93 +225,91 @@ class FewShotTask:
         chosen = torch.tensor(list(itertools.permutations(classes.tolist(), k)))
         labels = torch.tensor([p for s in label_sets.tolist() for p in itertools.permutations(s)])
         member = torch.tensor([members_with(place, config.n_pairs) for place in places])
-        drawing = torch.tensor(list(itertools.product(exemplars.tolist(), repeat=items)))
-        axes = (len(chosen), len(labels), len(member), len(drawing))
+        images = torch.tensor(list(itertools.product(exemplars.tolist(), repeat=items)))
+        axes = (len(chosen), len(labels), len(member), len(images))
         c, l, m, d = torch.unravel_index(torch.arange(size), axes)  # noqa: E741
         members = torch.cat([member[m], torch.zeros(size, 1, dtype=torch.int64)], dim=1)
-        return self.batch(chosen[c].gather(1, members), drawing[d], labels[l].gather(1, members))
+        return self.batch(chosen[c].gather(1, members), images[d], labels[l].gather(1, members))
 
     @cached_property
     def _members(self) -> Int[Tensor, " pair"]:
-        """Which of the context's classes each pair shows before shuffling; 0 is the query's."""
+        """The class in the context that each pair shows before shuffling; 0 is the query's."""
         return torch.tensor(members_with(tuple(range(self.config.n_copies)), self.config.n_pairs))
 
+    def _parts(self, split: Split) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the classes, exemplars and label sets of a split; any of them may be empty."""
+        n_classes, n_train = self.exemplars.n_classes, self.config.n_train_exemplars
+        exemplars = torch.arange(self.exemplars.n_exemplars)
+        return (
+            torch.arange(n_classes - self.n_test_classes, n_classes)
+            if split == "test_exemplars"
+            else torch.arange(self.config.n_train_classes),
+            exemplars[n_train:] if split == "other_exemplars" else exemplars[:n_train],
+            torch.from_numpy(
+                self.test_label_sets if split == "test_relabel" else self.train_label_sets
+            ),
+        )
+
     def _missing(self, split: Split) -> str | None:
-        """Why a split has no sequences, or None."""
-        k = self.config.n_context_classes
-        if split == "test_exemplars" and self.n_test_classes < k:
-            return f"it needs {k} unseen classes and {self.n_test_classes} are left"
-        if split == "test_relabel" and len(self.test_label_sets) == 0:
+        """Return why a split has no sequences, or None."""
+        (classes, exemplars, label_sets), k = self._parts(split), self.config.n_context_classes
+        if len(classes) < k:
+            return f"it needs {k} unseen classes and {len(classes)} are left"
+        if len(label_sets) == 0:
             return "no label set is held out; raise n_labels or held_out_labels"
-        if (
-            split == "other_exemplars"
-            and self.exemplars.n_exemplars == self.config.n_train_exemplars
-        ):
-            return "every drawing of a class is trained on; lower n_train_exemplars"
+        if len(exemplars) == 0:
+            return "every exemplar of a class is trained on; lower n_train_exemplars"
         return None
 
     def _split(self, split: Split) -> tuple[Tensor, Tensor, Tensor]:
-        """Classes, drawings and label sets of a split."""
+        """Return the classes, exemplars and label sets of a split; ValueError for an empty one."""
         expect(split, str, f"split={split!r}")
         if split not in SPLITS:
-            raise ValueError(f"{split!r} is no split; choose from {', '.join(SPLITS)}.")
+            raise ValueError(f"split={split!r}: choose from {', '.join(SPLITS)}.")
         reason = self._missing(split)
         if reason is not None:
             raise ValueError(f"The split {split!r} is empty: {reason}.")
-        n_classes, n_train = self.exemplars.n_classes, self.config.n_train_exemplars
-        unseen_classes = split == "test_exemplars"
-        unseen_drawings = split == "other_exemplars"
-        start = n_classes - self.n_test_classes if unseen_classes else 0
-        stop = n_classes if unseen_classes else self.config.n_train_classes
-        sets = self.test_label_sets if split == "test_relabel" else self.train_label_sets
-        return (
-            torch.arange(start, stop),
-            torch.arange(n_train, self.exemplars.n_exemplars)
-            if unseen_drawings
-            else torch.arange(n_train),
-            torch.from_numpy(sets),
-        )
+        return self._parts(split)
 
 
 def number(count: int) -> str:
-    """Return a count in words; Python refuses to write one of thousands of digits."""
+    """Return a count as text; Python refuses to write one of thousands of digits."""
     return f"{count:,}" if count < 10**15 else f"10^{math.log10(count):.1f}"
 
 
 def _generator(generator: torch.Generator | None, seed: int | None) -> torch.Generator:
-    """The generator to draw from; TypeError where neither came, or both."""
+    """Return the generator to sample from; TypeError where neither came, or both."""
     if (generator is None) == (seed is None):
         raise TypeError(
-            "Sequences are drawn from a seed or a generator; give seed=0, or, to go on drawing, "
+            "Sequences are sampled from a seed or a generator: give seed=0 or, to go on sampling, "
             "generator=torch.Generator().manual_seed(0)."
         )
-    if seed is not None:
-        seed = integer(seed, f"seed={seed!r}")
-        if not 0 <= seed < 2**63:
-            raise ValueError(f"seed={seed}: a whole number from 0 to 2^63 - 1 was expected.")
-        return torch.Generator().manual_seed(seed)
-    expect(generator, torch.Generator, "generator", "use torch.Generator().manual_seed(0)")
-    return generator  # pyright: ignore[reportReturnType]  # expect has refused None
+    if generator is not None:
+        expect(generator, torch.Generator, "generator", "use torch.Generator().manual_seed(0)")
+        return generator
+    seed = integer(seed, f"seed={seed!r}")
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed={seed}: expected a whole number from 0 to 2^63 - 1.")
+    return torch.Generator().manual_seed(seed)
 
 
 def _indices(name: str, index: object, items: int, size: int) -> Int[Tensor, "batch item"]:
-    """The indices as int64, in which no token overflows; refused unless they are indices."""
+    """Return the indices as int64, in which no token overflows; refuse wrong ones."""
     if not isinstance(index, Tensor):
         raise TypeError(f"{name} is {type(index).__name__}; pass a tensor, torch.tensor(...).")
     index = as_indices(index, name)
     if index.ndim != 2 or index.shape[1] != items:
         raise ValueError(
-            f"{name} has shape {tuple(index.shape)}; [batch, {items}] was expected: "
-            f"{items - 1} pairs, then the query."
+            f"{name} has shape {tuple(index.shape)}: expected [batch, {items}], "
+            f"{items - 1} pairs and then the query."
         )
     if len(index) and not (int(index.min()) >= 0 and int(index.max()) < size):
         raise ValueError(
-            f"{name} runs from {int(index.min())} to {int(index.max())}; "
-            f"it must lie in [0, {size})."
+            f"{name} runs from {int(index.min())} to {int(index.max())}: expected 0 to {size - 1}."
         )
     return index
 
 
 def features_by_token(exemplars: Exemplars) -> Float[Tensor, "row feature"]:
-    """Features in token order: row `i` belongs to token `n_labels + i`."""
+    """Return features in token order: row `i` belongs to token `n_labels + i`."""
     return exemplars.settled.flatten(end_dim=1)

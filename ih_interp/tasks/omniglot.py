@@ -1,9 +1,9 @@
-"""Omniglot's drawings as features of an ImageNet classifier (extra `[omniglot]`).
+"""Features of Omniglot's images by an ImageNet classifier (extra `[omniglot]`).
 
 Images are resized to 224, made three-channel grey and normalised as ImageNet's; classes stand in a
-fixed random order. A network gives what its last convolution does, averaged over the image:
+fixed random order. Features are the activations of a last layer, averaged over the image:
 
-    resnet18        as the paper made them: the average pool before the classifier
+    resnet18        of the last convolution, as in the paper: the average pool before the classifier
     squeezenet1_1   of the last block, times 27/69.5: the norm is then about ResNet18's, 27
 """
 
@@ -20,22 +20,22 @@ from ih_interp._torch_state import plain_torch
 Network: TypeAlias = Literal["resnet18", "squeezenet1_1"]
 
 SCALE = {"resnet18": 1.0, "squeezenet1_1": 27 / 69.5}
-"""Times the average pool: 69.5 is the mean norm of SqueezeNet's, 27 that of ResNet18's."""
+"""Factors of the average pool: 69.5 is the mean norm of SqueezeNet's, 27 that of ResNet18's."""
 
 
 @plain_torch()
 def omniglot_features(
     root: Path, network: Network, *, n_exemplars: int, seed: int, batch_size: int = 64
 ) -> Float[Tensor, "class exemplar feature"]:
-    """Compute features of the first `n_exemplars` drawings of every character, float32, 512 wide.
+    """Compute features of the first `n_exemplars` images of every character, float32, 512 wide.
 
-    Raises ModuleNotFoundError without torchvision, ValueError for more than 20 drawings and for
+    Raises ModuleNotFoundError without torchvision, ValueError for more than 20 images and for
     another network.
     """
     if network not in get_args(Network):
         raise ValueError(f"network={network!r}: choose from {', '.join(get_args(Network))}.")
     if not 1 <= n_exemplars <= 20:
-        raise ValueError(f"n_exemplars={n_exemplars}: Omniglot has 20 drawings of a character.")
+        raise ValueError(f"n_exemplars={n_exemplars}: expected 1 to 20, the images of a character.")
     try:
         import torchvision  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
@@ -48,20 +48,20 @@ def omniglot_features(
     prepare = vision.transforms.Compose(
         [vision.transforms.Grayscale(num_output_channels=3), weights.transforms(resize_size=224)]
     )
-    drawings = _first_drawings(vision, root, n_exemplars)
-    order = np.random.default_rng(seed).permutation(len(drawings))
-    paths = [path for row in order for path in drawings[row]]
+    images = _first_images(vision, root, n_exemplars)
+    order = np.random.default_rng(seed).permutation(len(images))
+    paths = [path for row in order for path in images[row]]
     with torch.no_grad():
         pooled = [  # a few images at a time: all of them would fill 5 GB
-            pool(torch.stack([prepare(_image(path)) for path in part]))
-            for part in _chunks(paths, batch_size)
+            pool(torch.stack([prepare(_image(path)) for path in paths[start : start + batch_size]]))
+            for start in range(0, len(paths), batch_size)
         ]
     features = torch.cat(pooled) * SCALE[network]
-    return features.reshape(len(drawings), n_exemplars, -1).float()
+    return features.reshape(len(images), n_exemplars, -1).float()
 
 
 def _network(vision: Any, name: Network) -> tuple[torch.nn.Module, Any]:
-    """The network up to its average pool, with ImageNet's weights, and these."""
+    """Return the network up to its average pool, with ImageNet's weights, and the weights."""
     if name == "resnet18":
         weights = vision.models.ResNet18_Weights.IMAGENET1K_V1
         network = vision.models.resnet18(weights=weights).eval()
@@ -74,22 +74,22 @@ def _network(vision: Any, name: Network) -> tuple[torch.nn.Module, Any]:
     return network, weights
 
 
-def _first_drawings(vision: Any, root: Path, n_exemplars: int) -> list[list[Path]]:
-    """Files of every character, sorted: the background set's characters, then the evaluation set's.
+def _first_images(vision: Any, root: Path, n_exemplars: int) -> list[list[Path]]:
+    """List the files of every character, sorted: first the background set, then the evaluation's.
 
     torchvision itself numbers characters as the file system happens to list them.
     """
-    drawings: list[list[Path]] = []
+    images: list[list[Path]] = []
     for background in (True, False):
         dataset = vision.datasets.Omniglot(str(root), background=background, download=True)
         for character in sorted(Path(dataset.target_folder).glob("*/*")):
             files = sorted(character.glob("*.png"))[:n_exemplars]
             if len(files) < n_exemplars:
                 raise ValueError(
-                    f"{character} holds {len(files)} drawings; remove it to download again."
+                    f"{character} holds {len(files)} images; remove it to download again."
                 )
-            drawings.append(files)
-    return drawings
+            images.append(files)
+    return images
 
 
 def _image(path: Path) -> Any:
@@ -97,7 +97,3 @@ def _image(path: Path) -> Any:
 
     with Image.open(path) as image:
         return image.convert("L")
-
-
-def _chunks(items: list[Path], size: int) -> list[list[Path]]:
-    return [items[start : start + size] for start in range(0, len(items), size)]

@@ -1,4 +1,4 @@
-"""What sequences are drawn from: label sets, places in a context, numbers without repetition."""
+"""The parts of sequences: label sets, places in a context, numbers without repetition."""
 
 import itertools
 import math
@@ -16,7 +16,7 @@ MAX_ENUMERATED = 10_000_000  # sequences, or label sets; more would fill the mem
 def label_split(
     n_labels: int, set_size: int, held_out: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Unordered sets of labels for training and held out: two int arrays `[set, set_size]`.
+    """Split unordered sets of labels into those for training and held out, `[set, set_size]` each.
 
     The published code's split, redrawn from JAX's generator: all sets in lexicographic order are
     permuted under `seed` and the first share is held out. Where a label would then be missing from
@@ -42,7 +42,7 @@ def label_split(
 
 
 def members_with(places: tuple[int, ...], n_pairs: int) -> list[int]:
-    """The class number of every pair when the query's class (0) stands at `places`."""
+    """Return the class number of every pair when the query's class (0) stands at `places`."""
     others = itertools.count(1)
     return [0 if pair in places else next(others) for pair in range(n_pairs)]
 

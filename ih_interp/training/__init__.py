@@ -1,5 +1,1 @@
-"""Training: one update of a fleet, which runs train together, and when to evaluate, save, stop."""
-
-from ih_interp._systems import refuse_other_systems
-
-refuse_other_systems()
+"""Training: which runs train together, and when to evaluate, save and stop."""

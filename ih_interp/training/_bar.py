@@ -1,7 +1,6 @@
-"""One progress bar over the updates of runs, whichever calls train them."""
+"""A progress bar over the updates of runs, whichever calls train them."""
 
 import sys
-import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import TypeAlias
@@ -13,32 +12,26 @@ from ih_interp.runs import Run
 from ih_interp.training.state import saved_step
 
 OnProgress: TypeAlias = Callable[[int, float], None]
-"""Told of updates done since the last call, over a fleet's runs, and of their mean loss."""
+"""A function of the updates done since the last call, over all runs, and of their mean loss."""
 
 _SHARED: list["Bar"] = []
 
 
 class Bar:
-    """A bar whose clock starts with the first updates: what is compiled before is no measure."""
+    """A bar whose clock runs while runs are trained, and not while their update is compiled."""
 
     def __init__(self, total: int, done: int, *, shown: bool) -> None:
         shown = shown and sys.stderr is not None  # as it is in a process without a console
         self._tqdm = tqdm(total=total, initial=done, unit="update", disable=not shown)
-        self._begun = self._ticks = False
+        self._ticks = False
 
     def tell(self, updates: int, loss: float) -> None:
         """Count updates."""
-        bar = self._tqdm
-        bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
-        if self._ticks or bar.disable:
-            bar.update(updates)
-            return
-        self._ticks = True
-        bar.n = bar.last_print_n = bar.n + updates
-        bar.last_print_t = time.time()
-        if not self._begun:
-            self._begun, bar.start_t, bar.initial = True, bar.last_print_t, bar.n
-        bar.refresh()
+        if not self._ticks:
+            self._tqdm.unpause()
+            self._ticks = True
+        self._tqdm.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+        self._tqdm.update(updates)
 
     def name(self, runs: Sequence[Run]) -> None:
         """Say which engines train."""
@@ -67,7 +60,7 @@ def bar_over(runs: Sequence[Run], *, shown: bool) -> Generator[OnProgress]:
 
 @contextmanager
 def one_bar(configs: Sequence[RunConfig], done: int) -> Generator[None]:
-    """Have all training in the block share a bar over these runs, of which so many updates are."""
+    """Share a bar over these runs in the block; `done` of their updates were made before."""
     total = sum(config.n_steps for config in configs)
     bar = Bar(total, done, shown=done < total)
     _SHARED.append(bar)

@@ -1,13 +1,13 @@
-"""Runs whose files were damaged: what is damaged goes, so that training brings it back.
+"""Repair of damaged runs: damaged files are removed, so that training brings them back.
 
-Sequences are a function of the seed and the step, so what is trained again has the same bytes.
+Sequences are a function of the seed and the step, so that repeated training gives the same bytes.
 """
 
 import warnings
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-
-import torch
 
 from ih_interp._config_base import short
 from ih_interp.config import RunConfig
@@ -18,37 +18,36 @@ from ih_interp.training.state import load_state, remove_states
 
 
 def repair(folder: Path, config: RunConfig) -> None:
-    """Remove the damaged files of a run, and saved states that would go on after what is lost.
+    """Remove the damaged files of a run, and saved states that would go on after a loss.
 
     It then goes on from the newest sound state before the first loss, or from its beginning. Where
     `config.json` is damaged it is begun anew, since nothing says how it was trained. A warning
-    names what was removed. Raises ValueError where the folder holds another run, or folders with
-    the names of a run's files. Nobody else may be writing to the folder.
+    names the files removed. Raises ValueError where the folder holds another run, or folders with
+    the names of a run's files. No other process may be writing to the folder.
     """
+    checkpoints = [
+        run_files.checkpoint_path(folder, step) for step in run_files.checkpoint_steps(folder)
+    ]
+    states = run_files.saved_states(folder)
     _refuse_folders(folder)
-    removed = _unsound_checkpoints(folder, config) + _unsound_states(folder, config)
     run = _open(folder, config)
     if run is None:
-        _refuse_other_checkpoints(folder, config)
-        removed += [
-            folder / run_files.CONFIG,
-            folder / run_files.METRICS,
-            *run_files.saved_states(folder),
-        ]
-        removed += [
-            run_files.checkpoint_path(folder, n) for n in run_files.checkpoint_steps(folder)
-        ]
+        _refuse_files_of_others(folder, config, [*checkpoints, *states])
+        files = [folder / run_files.CONFIG, folder / run_files.METRICS, *checkpoints, *states]
+        removed = [path for path in files if path.is_file()]
     else:
-        for read in (lambda: run.rows(before=0), lambda: run.stopped):
-            try:
-                read()
-            except DamagedFileError as error:
-                removed.append(error.path)
-    removed = sorted({path for path in removed if path.is_file()})
+        removed = _damaged(
+            [
+                *(partial(run.read_weights, step) for step in run.steps),
+                *(partial(load_state, path, config) for path in states),
+                lambda: run.rows(before=0),
+                lambda: run.stopped,
+            ]
+        )
     for path in removed:
         path.unlink()
     if run is None:
-        with suppress(OSError):  # there, or with files of others in it
+        with suppress(OSError):  # it is missing, or has files of others in it
             (folder / run_files.CHECKPOINTS).rmdir()
     else:
         removed += _rewind(run)
@@ -56,26 +55,14 @@ def repair(folder: Path, config: RunConfig) -> None:
         names = ", ".join(str(path.relative_to(folder)) for path in removed[:5])
         names += f" and {len(removed) - 5} more" if len(removed) > 5 else ""
         warnings.warn(
-            f"{folder}: removed {names}, damaged or of no use without what is; trained again.",
+            f"{folder}: removed damaged files, and files that depend on them: {names}. They are "
+            "trained again.",
             stacklevel=2,
         )
 
 
-def is_sound_checkpoint(path: Path, config: RunConfig) -> bool:
-    """Whether a file is unaltered, and of this run and of the step in its name."""
-    try:
-        tensors, facts = run_files.load_tensors(path)
-    except DamagedFileError:
-        return False
-    belongs = (facts.get("run"), facts.get("step")) == (config.fingerprint, int(path.stem))
-    are_weights = all(
-        ":" not in name and tensor.dtype == torch.float32 for name, tensor in tensors.items()
-    )
-    return belongs and are_weights
-
-
 def _refuse_folders(folder: Path) -> None:
-    """Raise ValueError for folders in the places of files, whose content may be anybody's."""
+    """Raise ValueError for folders in the places of files; their content may be the user's."""
     names = (run_files.CONFIG, run_files.METRICS, run_files.STATE, run_files.STATE_BEFORE)
     paths = [folder / name for name in names]
     paths += (folder / run_files.CHECKPOINTS).glob("[0-9]*.safetensors")
@@ -83,23 +70,8 @@ def _refuse_folders(folder: Path) -> None:
         raise ValueError(f"{short(strange)} are folders where a run has files; move them away.")
 
 
-def _unsound_checkpoints(folder: Path, config: RunConfig) -> list[Path]:
-    paths = [run_files.checkpoint_path(folder, step) for step in run_files.checkpoint_steps(folder)]
-    return [path for path in paths if not is_sound_checkpoint(path, config)]
-
-
-def _unsound_states(folder: Path, config: RunConfig) -> list[Path]:
-    unsound: list[Path] = []
-    for path in run_files.saved_states(folder):
-        try:
-            load_state(path, config)
-        except DamagedFileError:
-            unsound.append(path)
-    return unsound
-
-
 def _open(folder: Path, config: RunConfig) -> Run | None:
-    """The run, or None where its configuration is missing or damaged."""
+    """Open the run; return None where its configuration is missing or damaged."""
     if not (folder / run_files.CONFIG).is_file():
         return None
     try:
@@ -109,15 +81,23 @@ def _open(folder: Path, config: RunConfig) -> Run | None:
         return None
 
 
-def _refuse_other_checkpoints(folder: Path, config: RunConfig) -> None:
-    """Raise ValueError if a sound file says that the folder holds another run, and only that."""
-    paths = [run_files.checkpoint_path(folder, step) for step in run_files.checkpoint_steps(folder)]
-    owners: set[str] = set()
-    for path in [*paths, *run_files.saved_states(folder)]:
+def _damaged(readers: Sequence[Callable[[], object]]) -> list[Path]:
+    """Return the files that these readers find damaged, sorted."""
+    found: set[Path] = set()
+    for read in readers:
         try:
+            read()
+        except DamagedFileError as error:
+            found.add(error.path)
+    return sorted(found)
+
+
+def _refuse_files_of_others(folder: Path, config: RunConfig, paths: Sequence[Path]) -> None:
+    """Raise ValueError if sound files say that the folder holds another run, and only that."""
+    owners: set[str] = set()
+    for path in paths:
+        with suppress(DamagedFileError):
             owners.add(str(run_files.load_tensors(path)[1].get("run")))
-        except DamagedFileError:
-            continue
     if owners and config.fingerprint not in owners:
         raise ValueError(
             f"{folder} holds checkpoints of run {', '.join(sorted(owners))}, not of "

@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Interrupts:
-    """Called, it says whether SIGINT or SIGTERM came."""
+    """The SIGINT or SIGTERM that came; a call returns whether one did."""
 
     def __init__(self) -> None:
         self._came = self._raising = False
@@ -18,7 +18,7 @@ class Interrupts:
 
     @contextmanager
     def at_once(self) -> Generator[None]:
-        """Have them raise KeyboardInterrupt meanwhile: for what takes long and changes nothing."""
+        """Raise KeyboardInterrupt at once in the block, which takes long and changes nothing."""
         self._raising = True
         try:
             if self._came:
@@ -27,9 +27,8 @@ class Interrupts:
         finally:
             self._raising = False
 
-    def note(self, number: int) -> None:
-        """The handler of a signal."""
-        del number
+    def note(self, *_: object) -> None:
+        """Handle a signal."""
         self._came = True
         if self._raising:
             self._raising = False  # once: what cleans up is left alone
@@ -38,7 +37,7 @@ class Interrupts:
 
 @contextmanager
 def deferred_interrupts() -> Generator[Interrupts]:
-    """SIGINT and SIGTERM wait until the update is whole; the value says whether one came."""
+    """Let SIGINT and SIGTERM wait until the update is whole; the value says whether one came."""
     interrupts = Interrupts()
     with _handling((signal.SIGINT, signal.SIGTERM), interrupts.note):
         yield interrupts
@@ -46,30 +45,25 @@ def deferred_interrupts() -> Generator[Interrupts]:
 
 @contextmanager
 def terminate_as_interrupt() -> Generator[None]:
-    """SIGTERM, which schedulers send, raises KeyboardInterrupt as Ctrl-C does."""
-
-    def interrupt(number: int) -> None:
-        del number
-        raise KeyboardInterrupt
-
-    with _handling((signal.SIGTERM,), interrupt):
+    """Let SIGTERM, which schedulers send, raise KeyboardInterrupt as Ctrl-C does."""
+    with _handling((signal.SIGTERM,), signal.default_int_handler):
         yield
 
 
 @contextmanager
-def _handling(numbers: Sequence[int], handle: Callable[[int], Any]) -> Generator[None]:
-    """Handlers for the block; only a main thread may set any, others leave signals alone.
+def _handling(numbers: Sequence[int], handler: Callable[[int, Any], Any]) -> Generator[None]:
+    """Set handlers for the block; only a main thread may set any, others leave signals alone.
 
-    A signal that the process ignores, as one started in the background does SIGINT, it ignores on.
+    A signal that the process ignores stays ignored, as SIGINT is in background processes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     numbers = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
-    before = [signal.signal(number, lambda got, _: handle(got)) for number in numbers]
+    before = [signal.signal(number, handler) for number in numbers]
     try:
         yield
     finally:
-        for number, handler in zip(numbers, before, strict=True):
-            if handler is not None:  # None: set by other than Python, which cannot be put back
-                signal.signal(number, handler)
+        for number, old in zip(numbers, before, strict=True):
+            if old is not None:  # None: set by other than Python, which cannot be put back
+                signal.signal(number, old)

@@ -1,33 +1,39 @@
 """Fleets spread over processes of one thread each.
 
 Workers are started by their module's name, so that a notebook or a script without a main guard can
-train. They are told jobs and tell what happens in lines of JSON.
+train. Jobs and what happens to them are told in JSON.
 """
+
+# Why not concurrent.futures or loky: when one process of their pools dies, every other one is ended
+# and all jobs are lost, not restarted; the first runs the caller's script again in each worker, the
+# second unpickles code; neither passes on a lock, nor ends a worker whose parent was killed, nor
+# has it save at Ctrl-C. What they would save is the two classes `Worker` and `Crew`.
 
 import json
 import os
-import queue
 import signal
 import subprocess
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, TypeAlias
+from multiprocessing import Pipe
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any, TypeAlias, cast
 
 from ih_interp.runs import Run
+from ih_interp.storage import lock
 from ih_interp.training._bar import OnProgress
-from ih_interp.training._launch import command
+from ih_interp.training._launch import command, received
 from ih_interp.training._signals import terminate_as_interrupt
 from ih_interp.training.loop import OnMetrics
 from ih_interp.training.state import StopRun
 
 Message: TypeAlias = dict[str, Any]
-Inbox: TypeAlias = "queue.SimpleQueue[tuple[Worker, Message | None]]"
 
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**28)}
-"""Has glibc keep what an evaluation frees for the next one; fetched anew, it costs a third more."""
+"""Settings by which glibc keeps memory for the next evaluation, which else takes a third longer."""
 
-STOP_SECONDS = 8.0  # schedulers kill soon after SIGTERM; who is killed loses 20 s of training
+STOP_SECONDS = 8.0  # schedulers kill soon after SIGTERM, which costs 20 s of training
 
 
 def train_in_workers(
@@ -36,12 +42,12 @@ def train_in_workers(
     on_metrics: OnMetrics | None,
     on_progress: OnProgress,
 ) -> list[str]:
-    """Train fleets side by side; what went wrong with runs, in words.
+    """Train fleets side by side; return what went wrong with runs, in words.
 
     A worker that dies is replaced, and its runs go on from their last saved state, without telling
     twice of what they do again; runs whose worker dies a second time are given up and named.
     Raises KeyboardInterrupt after SIGINT or SIGTERM, once every worker has saved its state; a
-    second signal kills the workers. None is left when this returns or raises.
+    second signal kills the workers. No worker is left when this returns or raises.
     """
     crew = Crew([Job(runs) for runs in jobs], on_metrics, on_progress)
     try:
@@ -53,9 +59,9 @@ def train_in_workers(
 
 
 def _end(workers: Sequence["Worker"], how: Callable[["Worker"], None]) -> None:
-    """Have workers end, and wait; an interrupt meanwhile kills them, and is raised after that.
+    """End workers and wait for them; an interrupt meanwhile kills them, and is raised after that.
 
-    Their runs are then nobody's, and whoever claimed them may let go.
+    No process then trains their runs, and the locks can be released.
     """
     try:
         for worker in workers:
@@ -68,39 +74,31 @@ def _end(workers: Sequence["Worker"], how: Callable[["Worker"], None]) -> None:
 
 
 class Job:
-    """A fleet's runs, how often their worker died, and how far they have come."""
+    """A fleet's runs, how often their worker died, and what was told of them."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
         self.runs = {str(run.folder): run for run in runs}
         self.deaths = 0
-        self._done = self._told = 0
-        self._rows: set[tuple[str, int, str]] = set()
         self.stopped: set[str] = set()  # folders of runs that a callback has ended
+        self._told: int | None = None
+        self._rows: set[tuple[str, int, str]] = set()
 
-    def begin(self, done: int) -> None:
-        """Go on after so many updates over all runs."""
-        self._done, self._told = done, max(self._told, done)
+    def new_updates(self, done: int) -> int:
+        """Return how many of the updates done, over all runs, were not told of before.
 
-    def new_updates(self, updates: int) -> int:
-        """How many of these were not done before, by a worker that died since it had saved."""
-        self._done += updates
-        new = max(0, self._done - self._told)
-        self._told += new
-        return new
+        The first count is that of the saved states. A worker that takes over from another begins
+        with a smaller one than was told last, and repeats some updates.
+        """
+        before = done if self._told is None else self._told
+        self._told = max(before, done)
+        return self._told - before
 
     def is_new(self, folder: str, row: Message) -> bool:
-        """Whether no worker has told of this row of metrics before."""
+        """Return whether no worker has told of this row of metrics before."""
         key = (folder, row["step"], row["split"])
         known = key in self._rows
         self._rows.add(key)
         return not known
-
-    def in_words(self, status: int) -> str:
-        """What became of it."""
-        return (
-            f"The process that trained {', '.join(self.runs)} ended with status {status}, twice; "
-            "train again, and they resume from their last saved state"
-        )
 
 
 class Crew:
@@ -112,27 +110,27 @@ class Crew:
         self.workers: list[Worker] = []
         self.failures: list[str] = []
         self._waiting = list(jobs)
-        self._inbox: Inbox = queue.SimpleQueue()
         self._on_metrics, self._on_progress = on_metrics, on_progress
 
     def train(self, n_workers: int) -> None:
-        """Have every job done, or given up."""
+        """Train every job to its end, or give it up."""
         for _ in range(min(n_workers, len(self._waiting))):
             self._start()
         while self.workers:
-            worker, message = self._inbox.get()
-            if message is None:
-                self._replace(worker)
-            elif worker.job is not None:
-                self._hear(worker, worker.job, message)
+            for worker in cast("list[Worker]", wait(cast("list[Any]", self.workers))):
+                message = received(worker.connection)
+                if message is None:
+                    self._replace(worker)
+                elif worker.job is not None:
+                    self._hear(worker, worker.job, message)
 
     def _start(self) -> None:
-        worker = Worker(self._inbox)
+        worker = Worker()
         self.workers.append(worker)
         worker.give(self._waiting.pop(0))
 
     def _replace(self, worker: "Worker") -> None:
-        """Of one that has ended: the job that it leaves, if any, is begun again once."""
+        """Begin the job that an ended worker leaves, if any, once more."""
         status, job = worker.wait(), worker.job
         self.workers.remove(worker)
         if job is None:
@@ -141,20 +139,27 @@ class Crew:
         if job.deaths == 1:
             self._waiting.insert(0, job)
         else:
-            self.failures.append(job.in_words(status))
+            self.failures.append(
+                f"The process that trained {', '.join(job.runs)} ended with status {status}, "
+                "twice; train again, and they resume from their last saved state"
+            )
         if self._waiting:
             self._start()
 
     def _hear(self, worker: "Worker", job: Job, message: Message) -> None:
-        if "begun" in message:
-            job.begin(message["begun"])
-        elif "progress" in message:
-            updates, loss = message["progress"]
-            self._on_progress(job.new_updates(updates), loss)
+        if "done" in message:
+            if new := job.new_updates(message["done"]):
+                self._on_progress(new, message["loss"])
         elif "row" in message:
             self._hear_of_metrics(worker, job, message["folder"], message["row"])
         else:
-            self._finish(worker, job, message)
+            self.failures += message["failures"]
+            for folder, engine in message["engines"].items():
+                job.runs[folder].engine = engine  # as the worker has recorded it
+            if self._waiting:
+                worker.give(self._waiting.pop(0))
+            else:
+                worker.dismiss()
 
     def _hear_of_metrics(self, worker: "Worker", job: Job, folder: str, row: Message) -> None:
         try:
@@ -165,77 +170,57 @@ class Crew:
         if folder in job.stopped:  # told again to one that took over from another
             worker.send({"stop": folder})
 
-    def _finish(self, worker: "Worker", job: Job, message: Message) -> None:
-        self.failures += message["failures"]
-        for folder, engine in message["engines"].items():
-            job.runs[folder].engine = engine  # as the worker has recorded it
-        if self._waiting:
-            worker.give(self._waiting.pop(0))
-        else:
-            worker.dismiss()
-
 
 class Worker:
-    """One process; its messages go to the inbox, None at its end."""
+    """A process that trains."""
 
-    def __init__(self, inbox: Inbox) -> None:
+    def __init__(self) -> None:
         self.job: Job | None = None
+        self.connection, theirs = Pipe()
         self._process = subprocess.Popen(
-            command("ih_interp.training._worker", str(os.getpid())),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
+            command("ih_interp.training._worker", str(theirs.fileno())),
+            stdin=subprocess.DEVNULL,
             env=KEEP_MEMORY | os.environ,
             start_new_session=True,  # Ctrl-C reaches this process, which stops the workers
+            pass_fds=(theirs.fileno(), *lock.HELD.values()),
         )
-        self._reader = threading.Thread(target=self._read, args=(inbox,), daemon=True)
-        self._reader.start()
+        theirs.close()
+
+    def fileno(self) -> int:
+        """Return the open file that `wait` looks at."""
+        return self.connection.fileno()
 
     def give(self, job: Job) -> None:
-        """Start on a fleet."""
+        """Send the worker a fleet to train."""
         self.job = job
-        self.send(list(job.runs))
+        self.send({"train": {folder: lock.HELD.get(Path(folder)) for folder in job.runs}})
 
-    def send(self, order: Any) -> None:
-        """Write a line of JSON."""
-        assert self._process.stdin is not None
-        with suppress(BrokenPipeError):  # it is dead, and its end is on its way to the inbox
-            self._process.stdin.write(json.dumps(order) + "\n")
-            self._process.stdin.flush()
+    def send(self, order: dict[str, Any]) -> None:
+        """Send an order; nothing happens if the worker is dead, which `wait` tells."""
+        with suppress(OSError):
+            self.connection.send_bytes(json.dumps(order).encode())
 
     def dismiss(self) -> None:
-        """No more jobs: the worker ends."""
+        """Let the worker end: there are no more jobs."""
         self.job = None
-        assert self._process.stdin is not None
-        self._process.stdin.close()
+        self.send({})
 
     def stop(self) -> None:
-        """Save and end, now."""
+        """Have the worker save and end, now."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
+        self.connection.close()  # a worker that waits to be heard goes on
 
     def kill(self) -> None:
-        """End without saving."""
+        """End the worker without saving."""
         self._process.kill()
 
     def wait(self) -> int:
-        """The exit status, once it has ended; one that does not end in time is killed."""
+        """Return the exit status of the ended worker; one that does not end in time is killed."""
         try:
-            status = self._process.wait(STOP_SECONDS)
+            return self._process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            status = self._process.wait()
-        self._reader.join()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                with suppress(BrokenPipeError):
-                    pipe.close()
-        return status
-
-    def _read(self, inbox: Inbox) -> None:
-        assert self._process.stdout is not None
-        try:
-            for line in self._process.stdout:
-                inbox.put((self, json.loads(line)))
+            return self._process.wait()
         finally:
-            inbox.put((self, None))
+            self.connection.close()

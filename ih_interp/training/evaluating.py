@@ -1,4 +1,4 @@
-"""Evaluating runs while they train: by the model as it is, or often enough that compiling pays."""
+"""Evaluation of runs while they train: by the model as it is, or compiled where that pays."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -9,6 +9,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from ih_interp.clamps import Shape, in_order
+from ih_interp.clamps.base import flat_tensors
 from ih_interp.config import RunConfig
 from ih_interp.engine.compiled_forward import Tensors, compile_graph, trace_forward, traced
 from ih_interp.engine.feature_table import Rows
@@ -17,13 +18,13 @@ from ih_interp.tasks.few_shot import FewShotTask
 from ih_interp.training.state import RunState
 from ih_interp.types import Batch
 
-WORTH_COMPILING = 250_000  # sequences a run evaluates in all from which compiling is repaid
-MAX_CHUNK = 2_000  # sequences a call: their activations stay in the processor's cache
+WORTH_COMPILING = 250_000  # sequences, of all evaluations of a run, that repay compiling
+MAX_CHUNK = 2_000  # sequences per call: their activations stay in the processor's cache
 MIN_CHUNK = 100  # below it, calls cost more than what they compute
 
 
 class Evaluator:
-    """Measures the evaluation sets of runs that share a trace (`fleet.trace_key`)."""
+    """A measurer of the evaluation sets of runs that share a trace (`fleet.trace_key`)."""
 
     def __init__(self, model: HookedTransformer, *, compiled: bool) -> None:
         self._model = model
@@ -31,12 +32,12 @@ class Evaluator:
         self._graphs: dict[tuple[int, int], EvaluationGraph] = {}
 
     def prepare(self, run: RunState, weights: Tensors) -> None:
-        """Compile what measures this run, if it pays; raises whatever a compiler may."""
+        """Compile the evaluation of this run, if it pays; raise whatever a compiler may."""
         if self.compiled and is_worth_compiling(run.config, run.task):
             self._graph(run, weights)
 
     def measure(self, run: RunState, weights: Tensors) -> Mapping[str, Mapping[str, float]]:
-        """The means of every metric on every set, as the run's clamps are at its step."""
+        """Return the means of every metric on every set, as the run's clamps are at its step."""
         if self.compiled and is_worth_compiling(run.config, run.task):
             return self._graph(run, weights).measure(run, weights)
         with torch.no_grad():
@@ -51,7 +52,7 @@ class Evaluator:
         }
 
     def _graph(self, run: RunState, weights: Tensors) -> "EvaluationGraph":
-        """The graph for sets of this size and exemplars."""
+        """Return the graph for sets of this size and exemplars."""
         key = (run.task.n_test_classes, run.config.evaluation_size)
         if key not in self._graphs:
             self._graphs[key] = EvaluationGraph(self._model, run, weights)
@@ -59,7 +60,7 @@ class Evaluator:
 
 
 class EvaluationGraph:
-    """Every metric on a run's evaluation sets, compiled; for all runs of one fleet."""
+    """A compiled graph of every metric on evaluation sets, for all runs of one fleet."""
 
     def __init__(self, model: HookedTransformer, run: RunState, weights: Tensors) -> None:
         self._rows = Rows.of_splits(run.task, run.task.splits)
@@ -68,9 +69,8 @@ class EvaluationGraph:
         self._compiled = self._compile(model, run, weights, self._chunks(run)[0])
 
     def measure(self, run: RunState, weights: Tensors) -> Mapping[str, Mapping[str, float]]:
-        """Means under the run's own clamps at its step, by split and metric."""
-        given = [t for of_clamp in self._tensors(run) for t in of_clamp.values()]
-        given += [torch.tensor(gate) for gate in run.gates()]
+        """Return the means under the run's own clamps at its step, by split and metric."""
+        given = self._given(run)
         with torch.no_grad():
             parts = [
                 self._compiled(*weights.values(), chunk.tokens, chunk.target, *given)
@@ -85,7 +85,7 @@ class EvaluationGraph:
         }
 
     def _chunks(self, run: RunState) -> list[Batch]:
-        """All sets one after the other, in pieces of one size: the last is filled up."""
+        """Return all sets, one after the other, in pieces of one size; the last is filled up."""
         together = Batch(
             torch.cat([batch.tokens for batch in run.sets.values()]),
             torch.cat([batch.target for batch in run.sets.values()]),
@@ -94,23 +94,22 @@ class EvaluationGraph:
         n_chunks = -(-len(rows) // self._size)
         return rows[torch.arange(n_chunks * self._size) % len(rows)].split(self._size)
 
-    def _tensors(self, run: RunState) -> list[Tensors]:
-        return [clamp.tensors(self._shape) for clamp in in_order(run.config.clamps)]
+    def _given(self, run: RunState) -> list[Tensor]:
+        """The tensors of the run's clamps, and the gates of those with a schedule."""
+        tensors = flat_tensors(in_order(run.config.clamps), self._shape)
+        return tensors + [torch.tensor(gate) for gate in run.gates()]
 
     def _compile(
         self, model: HookedTransformer, run: RunState, weights: Tensors, batch: Batch
     ) -> Callable[..., Float[Tensor, "metric batch"]]:
-        features, names, tensors = self._rows.features, list(weights), self._tensors(run)
-        gates = [torch.tensor(gate) for gate in run.gates()]
-        flat = [t for of_clamp in tensors for t in of_clamp.values()]
-        example = [*weights.values(), batch.tokens, batch.target, *flat, *gates]
+        features, names, given = self._rows.features, list(weights), self._given(run)
+        n_tensors = len(given) - len(run.gates())
+        example = [*weights.values(), batch.tokens, batch.target, *given]
 
         def arguments(inputs: Sequence[Tensor]) -> tuple[Any, ...]:
             named = dict(zip(names, inputs[: len(names)], strict=True))
             tokens, target, *rest = inputs[len(names) :]
-            remaining = iter(rest)
-            of_clamps = [{name: next(remaining) for name in given} for given in tensors]
-            return named, features, tokens, target, of_clamps, list(remaining)
+            return named, features, tokens, target, rest[:n_tensors], rest[n_tensors:]
 
         logits = trace_forward(model, in_order(run.config.clamps), *arguments(example))
 
@@ -124,14 +123,14 @@ class EvaluationGraph:
 
 
 def is_worth_compiling(config: RunConfig, task: FewShotTask) -> bool:
-    """Whether a run evaluates so often that compiling is repaid; whatever fleet it is in."""
+    """Return whether a run evaluates so often that compiling pays, in whatever fleet it is."""
     evaluations = len(config.evaluations.steps(config.n_steps, config.batch_size))
     size = len(task.splits) * config.evaluation_size
     return evaluations * size >= WORTH_COMPILING and size >= MIN_CHUNK
 
 
 def chunk_size(size: int) -> int:
-    """Sequences a call, of so many: the largest number from 100 to 2,000 that divides them.
+    """Return the sequences per call: the largest number from 100 to 2,000 that divides `size`.
 
     Where there is none, calls are as few and as equal as can be, and the last one is filled up.
 

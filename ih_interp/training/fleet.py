@@ -1,4 +1,4 @@
-"""Runs that train together: which can, what they share, and one update of all of them."""
+"""Fleets: which runs can train together, what they share, and one update of all of them."""
 
 import json
 import warnings
@@ -6,45 +6,47 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ih_interp.clamps import Shape, check, in_order
+from ih_interp.clamps.base import flat_tensors
 from ih_interp.config import RunConfig
 from ih_interp.engine.compiled_forward import Tensors
 from ih_interp.engine.feature_table import Rows
 from ih_interp.engine.update import FleetInputs, FleetState, Step, eager_step, traced_step
 from ih_interp.model import build_model
 from ih_interp.runs import Run
-from ih_interp.storage.writer import Writer
+from ih_interp.storage.atomic import Writer
 from ih_interp.tasks.few_shot import FewShotTask
 from ih_interp.training.evaluating import Evaluator
 from ih_interp.training.state import RunState, TrainingFailedError, record_engine
 
+FLEET_SIZE = 8  # runs per fleet: more are no faster per update, and cost memory
 
-def fleets(configs: Sequence[RunConfig], size: int) -> list[list[RunConfig]]:
-    """Runs that can share a trace, in groups of at most `size`; order is kept."""
-    groups: defaultdict[str, list[RunConfig]] = defaultdict(list)
-    for config in configs:
-        groups[trace_key(config)].append(config)
-    return [
-        group[start : start + size]
-        for group in groups.values()
-        for start in range(0, len(group), size)
-    ]
+
+def make_jobs(runs: Sequence[Run], n_workers: int) -> list[list[Run]]:
+    """Group runs into fleets, the longest first, small enough to keep every worker busy."""
+    groups: defaultdict[tuple[str, str], list[Run]] = defaultdict(list)
+    for run in runs:
+        groups[run.engine, trace_key(run.config)].append(run)
+    jobs: list[list[Run]] = []
+    for (engine, _), group in groups.items():
+        share = -(-sum(run.engine == engine for run in runs) // n_workers)
+        size = min(FLEET_SIZE, share)
+        jobs += [group[start : start + size] for start in range(0, len(group), size)]
+    return sorted(jobs, key=lambda job: -len(job) * max(run.config.n_steps for run in job))
 
 
 def trace_key(config: RunConfig) -> str:
-    """What must be equal for two runs to share one trace and one table of features; JSON."""
-    adam = config.optimiser.model_dump(mode="json", exclude={"learning_rate"})
+    """Return, as JSON, what must be equal for two runs to share a trace and a table of features."""
     key: dict[str, Any] = {
         "exemplars": config.exemplars.model_dump(mode="json"),
         "task": config.task.model_dump(mode="json", exclude={"label_split_seed", "n_test_classes"}),
         "model": config.model.model_dump(mode="json"),
-        "adam": adam,
+        "adam": config.optimiser.model_dump(mode="json", exclude={"learning_rate"}),
         "batch_size": config.batch_size,
         "clamps": [[clamp.structure(), clamp.is_scheduled] for clamp in in_order(config.clamps)],
     }
@@ -52,7 +54,7 @@ def trace_key(config: RunConfig) -> str:
 
 
 class Fleet:
-    """Runs that train together; `advance` is one update of all of them."""
+    """Runs that train together; `advance` makes one update of all of them."""
 
     def __init__(self, runs: Sequence[Run], *, compiled: bool, device: str = "cpu") -> None:
         configs = [run.config for run in runs]
@@ -61,20 +63,20 @@ class Fleet:
         for config in configs:
             check(model, config.clamps)
         rows = Rows.of_splits(task, ["train"])
-        tasks = [FewShotTask(task.exemplars, config.task) for config in configs]
         thread = ThreadPoolExecutor(max_workers=1)  # one for all: more would compete with training
         self.runs = [
-            RunState(run, task, rows, Writer(thread)) for run, task in zip(runs, tasks, strict=True)
+            RunState(run, FewShotTask(task.exemplars, run.config.task), rows, Writer(thread))
+            for run in runs
         ]
-        self.writer = FleetWriter(self.runs)
+        self.writers = ExitStack()
+        for run in self.runs:
+            self.writers.enter_context(run.writer)
         self.state = stack([run.start for run in self.runs]).map(lambda tensor: tensor.to(device))
         self.evaluator = Evaluator(model, compiled=compiled)
         self.device = device
         self._features = rows.features.to(device)
         self._rates = torch.tensor([c.optimiser.learning_rate for c in configs], device=device)
-        self._clamps = [
-            {name: t.to(device) for name, t in given.items()} for given in clamp_tensors(configs)
-        ]
+        self._clamps = [tensor.to(device) for tensor in clamp_tensors(configs)]
         n_scheduled = sum(clamp.is_scheduled for clamp in configs[0].clamps)
         self._gates = [torch.ones(len(runs), device=device) for _ in range(n_scheduled)]
         self._gate_values: list[list[float]] = []
@@ -87,9 +89,10 @@ class Fleet:
         return any(run.active for run in self.runs)
 
     def prepare(self) -> None:
-        """Compile the update and the evaluations; where one cannot be, both are done eagerly.
+        """Compile the update and the evaluations; where one cannot be compiled, do both eagerly.
 
-        Before anything is measured, so that all numbers of a run come from its recorded engine.
+        This happens before anything is measured, so that all numbers of a run come from its
+        recorded engine.
         """
         if not self._compiled:
             return
@@ -104,7 +107,7 @@ class Fleet:
             self._fall_back(error)
 
     def advance(self) -> Tensor:
-        """One update of every run, `[run]` losses; results of finished runs are not kept."""
+        """Make one update of every run that is not finished; return the losses `[run]`."""
         inputs = self.inputs()
         if self._step is None:
             self._step = self._make_step(inputs)
@@ -114,12 +117,12 @@ class Fleet:
         return losses
 
     def weights(self, place: int) -> Tensors:
-        """One run's parameters, on the CPU."""
+        """Return one run's parameters, on the CPU."""
         return {name: tensor[place].cpu() for name, tensor in self.state.parameters.items()}
 
     def inputs(self) -> FleetInputs:
-        """What the next update reads."""
-        batches = [run.data.at(min(run.step, run.config.n_steps - 1)) for run in self.runs]
+        """Return what the next update reads."""
+        batches = [run.batch() for run in self.runs]
         self._fill_gates()
         return FleetInputs(
             tokens=torch.stack([batch.tokens for batch in batches]).to(self.device),
@@ -167,34 +170,8 @@ class Fleet:
                 gate.copy_(torch.tensor([of_run[number] for of_run in values]))
 
 
-class FleetWriter:
-    """The writers of a fleet's runs, each its own: what goes wrong with a file is its run's."""
-
-    def __init__(self, runs: Sequence[RunState]) -> None:
-        self._writers = [run.writer for run in runs]
-        self._leaving = ExitStack()
-
-    def settle(self) -> None:
-        """Wait for everything begun; the first error of a file is raised."""
-        for writer in self._writers:
-            writer.settle()
-
-    def __enter__(self) -> "FleetWriter":
-        for writer in self._writers:
-            self._leaving.enter_context(writer)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._leaving.__exit__(kind, error, trace)
-
-
 def stack(states: Sequence[FleetState]) -> FleetState:
-    """Fleets of one become one fleet."""
+    """Join fleets of one run each into one fleet."""
 
     def together(groups: Sequence[Tensors]) -> Tensors:
         return {name: torch.cat([group[name] for group in groups]) for name in groups[0]}
@@ -207,14 +184,8 @@ def stack(states: Sequence[FleetState]) -> FleetState:
     )
 
 
-def clamp_tensors(configs: Sequence[RunConfig]) -> list[Tensors]:
-    """Of every clamp of a fleet's runs, what differs between them, stacked."""
-    shapes = [Shape(config.model.n_layers, config.model.n_heads) for config in configs]
-    of_runs = [
-        [clamp.tensors(shape) for clamp in in_order(config.clamps)]
-        for config, shape in zip(configs, shapes, strict=True)
-    ]
-    return [
-        {name: torch.stack([given[name] for given in same]) for name in same[0]}
-        for same in zip(*of_runs, strict=True)
-    ]
+def clamp_tensors(configs: Sequence[RunConfig]) -> list[Tensor]:
+    """Return what differs between the clamps of a fleet's runs, stacked."""
+    shape = Shape(configs[0].model.n_layers, configs[0].model.n_heads)
+    of_runs = [flat_tensors(in_order(config.clamps), shape) for config in configs]
+    return [torch.stack(same) for same in zip(*of_runs, strict=True)]

@@ -1,7 +1,8 @@
-"""When a fleet's runs are evaluated, saved and stopped."""
+"""The training loop: when a fleet's runs are evaluated, saved and stopped."""
 
 import math
 import time
+import traceback
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
@@ -17,7 +18,7 @@ from ih_interp.training._signals import Interrupts, deferred_interrupts
 from ih_interp.training.fleet import Fleet
 from ih_interp.training.state import RunState, StopRun, TrainingFailedError
 
-SAVE_SECONDS = 20.0  # of training that a kill can cost
+SAVE_SECONDS = 20.0  # the training that a kill can cost
 LOSSES_EVERY = 64  # updates between looks at the losses
 
 OnMetrics: TypeAlias = Callable[[Run, Mapping[str, Any]], None]
@@ -25,32 +26,56 @@ OnMetrics: TypeAlias = Callable[[Run, Mapping[str, Any]], None]
 
 
 class CallbackError(Exception):
-    """A callback raised `error`, which is no trouble of a run's."""
+    """An exception for `error`, which a callback raised: no run has failed."""
 
     def __init__(self, error: BaseException) -> None:
         super().__init__(f"{type(error).__name__}: {error}")
         self.error = error
 
 
+def train_jobs(
+    jobs: Sequence[Sequence[Run]],
+    *,
+    device: str = "cpu",
+    on_metrics: OnMetrics | None = None,
+    on_progress: OnProgress | None = None,
+) -> list[str]:
+    """Train fleets one after the other; return what went wrong with runs, in words."""
+    failures: list[str] = []
+    for job in jobs:
+        try:
+            train_fleet(job, device=device, on_metrics=on_metrics, on_progress=on_progress)
+        except TrainingFailedError as error:
+            failures.append(str(error))
+        except CallbackError as error:
+            raise error.error from None
+        except OSError as error:
+            failures.append(in_words(job, error))
+        except Exception as error:  # the other fleets still train; where it came from is told
+            traceback.print_exc()
+            folders = ", ".join(str(run.folder) for run in job)
+            failures.append(f"{folders}: {type(error).__name__}: {error}")
+    return failures
+
+
 @plain_torch(gradient=True)
 def train_fleet(
     runs: Sequence[Run],
     *,
-    compiled: bool,
     device: str = "cpu",
     on_metrics: OnMetrics | None = None,
     on_progress: OnProgress | None = None,
 ) -> None:
-    """Train runs that share a trace to their ends, each into its own folder.
+    """Train runs that share a trace and an engine to their ends, each into its own folder.
 
     Raises KeyboardInterrupt after SIGINT or SIGTERM, and CallbackError, with everything saved;
     TrainingFailedError, once the others have ended, for runs whose loss or weights became NaN or
     infinite, or whose files cannot be written; OSError where the disk is full.
     """
-    fleet = Fleet(runs, compiled=compiled, device=device)
+    fleet = Fleet(runs, compiled=runs[0].engine == "compiled", device=device)
     losses: list[Tensor] = []
     saved = time.monotonic()
-    with fleet.writer, deferred_interrupts() as interrupted:
+    with fleet.writers, deferred_interrupts() as interrupted:
         fleet.interrupted = interrupted
         with interrupted.at_once():  # compiling takes a minute, and nothing is lost with it
             fleet.prepare()
@@ -78,14 +103,12 @@ def train_fleet(
 
 
 def look_at(losses: Sequence[Tensor], fleet: Fleet, on_progress: OnProgress | None) -> None:
-    """Stop runs whose loss is no number, and tell of the progress.
+    """Stop runs whose loss is NaN or infinite, and tell of the progress.
 
     `losses` are those of the last updates, `[run]` each; the last one belongs to update `step - 1`.
     """
     table = torch.stack(list(losses)).cpu()
-    open_runs = [
-        place for place, run in enumerate(fleet.runs) if not run.closed and run.failure is None
-    ]
+    open_runs = [place for place, run in enumerate(fleet.runs) if run.is_open]
     for place in open_runs:
         run, bad = fleet.runs[place], (~torch.isfinite(table[:, place])).nonzero()
         if len(bad):
@@ -100,14 +123,13 @@ def look_at(losses: Sequence[Tensor], fleet: Fleet, on_progress: OnProgress | No
 def save(fleet: Fleet) -> None:
     """Save what resuming needs, of every run that is not closed, if its weights are numbers."""
     for place, run in enumerate(fleet.runs):
-        is_open = run.failure is None and not run.closed
-        if is_open and is_finite(run, fleet.weights(place)):
+        if run.is_open and is_finite(run, fleet.weights(place)):
             with failing_alone(run):
                 run.save_state(fleet.state, place)
 
 
 def save_at_last(fleet: Fleet) -> None:
-    """Save before an interrupt goes on its way, which a full disk does not turn into a failure."""
+    """Save before an interrupt goes on its way; a full disk does not turn it into a failure."""
     try:
         save(fleet)
     except OSError as error:
@@ -116,7 +138,7 @@ def save_at_last(fleet: Fleet) -> None:
 
 @contextmanager
 def failing_alone(run: RunState) -> Generator[None]:
-    """What goes wrong with a run's files ends that run and no other; a full disk concerns all."""
+    """End this run, and no other, if its files cannot be written; a full disk concerns all."""
     try:
         yield
     except OSError as error:
@@ -127,7 +149,7 @@ def failing_alone(run: RunState) -> Generator[None]:
 
 @contextmanager
 def saved_first(fleet: Fleet) -> Generator[None]:
-    """Before an error of a callback goes on its way, everything is saved."""
+    """Save everything before an error of a callback goes on its way."""
     try:
         yield
     except StopRun:
@@ -138,12 +160,12 @@ def saved_first(fleet: Fleet) -> Generator[None]:
 
 
 def is_finite(run: RunState, weights: Mapping[str, Tensor]) -> bool:
-    """Whether all weights are numbers; if not, the run has failed."""
+    """Return whether all weights are numbers; if not, the run has failed."""
     largest = torch.cat([weight.flatten() for weight in weights.values()]).abs().max()
     if bool(largest.isfinite()):
         return True
-    broken = [name for name, weight in weights.items() if not weight.isfinite().all()]
-    run.fail(f"{broken[0]} was no longer finite after {run.step} updates")
+    broken = next(name for name, weight in weights.items() if not weight.isfinite().all())
+    run.fail(f"{broken} was no longer finite after {run.step} updates")
     return False
 
 
@@ -153,10 +175,7 @@ def measure(fleet: Fleet, on_metrics: OnMetrics | None, interrupted: Interrupts)
     An interrupt ends an evaluation, which may compile for a minute, at once: it is done again.
     """
     for place, run in enumerate(fleet.runs):
-        if not run.is_due:
-            continue
-        weights = fleet.weights(place)
-        if not is_finite(run, weights):
+        if not run.is_due or not is_finite(run, weights := fleet.weights(place)):
             continue
         rows: list[dict[str, Any]] = []
         if run.step in run.evaluations:
@@ -167,11 +186,10 @@ def measure(fleet: Fleet, on_metrics: OnMetrics | None, interrupted: Interrupts)
                 save_at_last(fleet)
                 raise
             rows = run.record(measured)
-        if run.step == run.config.n_steps:
-            with failing_alone(run):
+        with failing_alone(run):
+            if run.step == run.config.n_steps:
                 run.close(fleet.state, place)
-        elif run.step in run.checkpoints:
-            with failing_alone(run):
+            elif run.step in run.checkpoints:
                 run.save_checkpoint(fleet.state, place)
         if rows and on_metrics is not None:
             tell(fleet, place, rows, on_metrics)
@@ -199,7 +217,7 @@ def tell(
 
 
 def in_words(runs: Sequence[Run], error: OSError) -> str:
-    """What a disk that is full, or gone, means for runs, and how they go on."""
+    """Say that a disk is full, or gone, for these runs, and how they go on."""
     folders = ", ".join(str(run.folder) for run in runs)
     return (
         f"{folders}: {error}; what was saved before is whole: once there is room and the folder "

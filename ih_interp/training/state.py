@@ -1,10 +1,11 @@
-"""One run while it trains: where it is, what it has measured, what comes next."""
+"""The state of a run: its step, metrics and saved states; whether and whence it can go on."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,15 +19,16 @@ from ih_interp.evaluation import evaluation_sets
 from ih_interp.model import build_model, trained_parameters
 from ih_interp.runs import Run
 from ih_interp.storage import run_files
-from ih_interp.storage.atomic import make_folders, write_atomic
+from ih_interp.storage.atomic import Writer, make_folders, write_atomic
 from ih_interp.storage.lock import expect_held
-from ih_interp.storage.writer import Writer
 from ih_interp.tasks.few_shot import FewShotTask
-from ih_interp.training._data import TrainingData
+from ih_interp.types import Batch
+
+CHUNK = 64  # updates whose sequences are sampled at once
 
 
 class TrainingFailedError(RuntimeError):
-    """Runs that could not be trained to their end, in words; the others were."""
+    """An error that names runs that could not be trained to their end; the others were."""
 
 
 class StopRun(Exception):
@@ -34,17 +36,15 @@ class StopRun(Exception):
 
 
 class RunState:
-    """One run while it trains: where it is, what it has measured, what comes next."""
+    """A run while it trains: its step, what it has measured, what comes next."""
 
     def __init__(self, run: Run, task: FewShotTask, rows: Rows, writer: Writer) -> None:
         self.run, self.task = run, task
         self.config = config = run.config
         self.writer = writer
-        self.data = TrainingData(task, config, rows)
         self.sets = evaluation_sets(task, config)
         self.evaluations = set(config.evaluations.steps(config.n_steps, config.batch_size))
         self.checkpoints = set(config.checkpoints.steps(config.n_steps, config.batch_size))
-        refuse_unsound(run)
         self.start, self.step = self._resume()
         saved = run.rows(before=self.step) if self.step else []
         self.rows = [row for row in saved if row["step"] < self.step]
@@ -52,23 +52,43 @@ class RunState:
         self.failure: str | None = None
         self.closed = False
         self.stops_at = run.stopped  # files before it were lost since
+        self._shown = rows
+        self._chunk: tuple[int, Batch] | None = None
         self._levels: dict[int, tuple[int, float]] = {}
-        """Of clamps that wait for a level: rows that were looked at, and the gate."""
+        """Of clamps that wait for a level: the number of rows looked at, and the gate."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has neither failed nor been closed."""
+        return self.failure is None and not self.closed
 
     @property
     def active(self) -> bool:
-        return self.failure is None and not self.closed and self.step < self.config.n_steps
+        """Whether it has updates to make."""
+        return self.is_open and self.step < self.config.n_steps
 
     @property
     def is_due(self) -> bool:
         """Whether this step has something to measure or save."""
-        if self.failure is not None or self.closed:
-            return False
         last = self.step == self.config.n_steps
-        return last or self.step in self.evaluations or self.step in self.checkpoints
+        return self.is_open and (
+            last or self.step in self.evaluations or self.step in self.checkpoints
+        )
+
+    def batch(self) -> Batch:
+        """Return the sequences of the next update, their tokens renumbered to the rows shown.
+
+        They are a function of the seed and the step: resuming needs no generator's state.
+        """
+        number, offset = divmod(min(self.step, self.config.n_steps - 1), CHUNK)
+        if self._chunk is None or self._chunk[0] != number:
+            sampled = training_sequences(self.task, self.config, number)
+            self._chunk = (number, self._shown.of(sampled))
+        size = self.config.batch_size
+        return self._chunk[1][offset * size : (offset + 1) * size]
 
     def gates(self) -> list[float]:
-        """The gates of the scheduled clamps at this step."""
+        """Return the gates of the scheduled clamps at this step."""
         scheduled = [clamp for clamp in in_order(self.config.clamps) if clamp.is_scheduled]
         return [self._gate(number, clamp.schedule) for number, clamp in enumerate(scheduled)]
 
@@ -83,7 +103,7 @@ class RunState:
         return gate
 
     def _resume(self) -> tuple[FleetState, int]:
-        """The saved state and its step, or the beginning."""
+        """Return the saved state and its step, or the beginning."""
         saved = run_files.saved_states(self.run.folder)
         begun = initial_state(self.task, self.config)
         if not saved:
@@ -99,32 +119,34 @@ class RunState:
             groups[int(group)][parameter] = tensor[None].clone()
         return FleetState(*groups, count=torch.tensor([float(step)])), step
 
+    @property
+    def _facts(self) -> dict[str, Any]:
+        """What files of this step say of themselves."""
+        return {"run": self.config.fingerprint, "step": self.step}
+
     def save_state(self, state: FleetState, place: int) -> None:
-        """Write what resuming needs, after all checkpoints before it: it vouches for them.
+        """Write what resuming needs, once earlier checkpoints are on the disk: it relies on them.
 
         The state before it is kept, for `repair`.
         """
         self.writer.settle()
         expect_held(self.run.folder)
         self._write_metrics()
-        facts = {"run": self.config.fingerprint, "step": self.step}
-        content = run_files.packed(as_tensors(state, place), facts)
-        newest, before = (
-            self.run.folder / name for name in (run_files.STATE, run_files.STATE_BEFORE)
-        )
+        content = run_files.packed(as_tensors(state, place), self._facts)
+        newest = self.run.folder / run_files.STATE
         if newest.is_file() and self.step != self._saved_step:
-            newest.replace(before)  # killed after this, a run goes on from there
+            # A run that is killed after this goes on from the older one.
+            newest.replace(self.run.folder / run_files.STATE_BEFORE)
         write_atomic(newest, content)
         self._saved_step = self.step
 
     def save_checkpoint(self, state: FleetState, place: int) -> None:
         """Begin to write the weights after this many updates."""
         weights = {name: tensor[place] for name, tensor in state.parameters.items()}
-        facts = {"run": self.config.fingerprint, "step": self.step}
         path = run_files.checkpoint_path(self.run.folder, self.step)
         expect_held(self.run.folder)
         make_folders(path.parent)
-        self.writer.write(path, run_files.packed(weights, facts))
+        self.writer.write(path, run_files.packed(weights, self._facts))
 
     def close(self, state: FleetState, place: int) -> None:
         """Write the end of the run; its last checkpoint says that it is finished."""
@@ -143,12 +165,11 @@ class RunState:
         self.save_state(state, place)
         self.save_checkpoint(state, place)
         self.writer.settle()
-        facts = {"run": self.config.fingerprint, "step": self.step}
-        run_files.write_json(self.run.folder / run_files.STOPPED, facts)
+        run_files.write_json(self.run.folder / run_files.STOPPED, self._facts)
         self.closed = True
 
     def record(self, measured: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
-        """Add a row a split to the metrics; the new rows."""
+        """Add a row per split to the metrics and return the new rows."""
         place = {"step": self.step, "sequences": self.step * self.config.batch_size}
         new = [{**place, "split": split, **values} for split, values in measured.items()]
         self.rows += new
@@ -183,7 +204,7 @@ def load_state(path: Path, config: RunConfig) -> tuple[dict[str, Tensor], int]:
     """Read a saved state of this run, and its step; DamagedFileError where it is none."""
     tensors, facts = run_files.load_tensors(path)
     if facts.get("run") != config.fingerprint:
-        raise run_files.DamagedFileError(path, f"belongs to another run; {run_files.REPAIR}.")
+        raise run_files.DamagedFileError(path, "belongs to another run")
     step = facts.get("step", -1)
     is_step = type(step) is int and 0 <= step <= config.n_steps
     is_state = all(
@@ -191,9 +212,7 @@ def load_state(path: Path, config: RunConfig) -> tuple[dict[str, Tensor], int]:
         for name, tensor in tensors.items()
     )
     if not (is_step and is_state):
-        raise run_files.DamagedFileError(
-            path, f"is no state to go on from, such as a checkpoint; {run_files.REPAIR}."
-        )
+        raise run_files.DamagedFileError(path, "is not a state to go on from")
     return tensors, step
 
 
@@ -201,6 +220,22 @@ def remove_states(folder: Path) -> None:
     """Remove the saved states, the older one first."""
     for path in reversed(run_files.saved_states(folder)):
         path.unlink(missing_ok=True)
+
+
+def to_train(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    """Return the runs that can go on, and what is damaged about others, in words."""
+    unfinished: list[Run] = []
+    failures: list[str] = []
+    for run in runs:
+        try:
+            if run.whole:
+                remove_states(run.folder)  # where it was killed as it ended
+            elif run.stopped is None or run.lost(run.stopped + 1):
+                refuse_unsound(run)
+                unfinished.append(run)
+        except ValueError as error:
+            failures.append(str(error))
+    return unfinished, failures
 
 
 def refuse_unsound(run: Run) -> None:
@@ -215,21 +250,29 @@ def refuse_unsound(run: Run) -> None:
 
 
 def record_engine(run: Run, engine: str) -> None:
-    """Write into `config.json` how the run is trained after all."""
+    """Write into `config.json` by which engine the run is trained after all."""
     run.engine = engine
     rewrite_config(run.folder / run_files.CONFIG, {"engine": engine})
 
 
 def saved_step(folder: Path) -> int:
-    """The update from which a run in this folder goes on; 0 where nothing was saved."""
+    """Return the update from which a run in this folder goes on; 0 where nothing was saved."""
     saved = run_files.saved_states(folder)
     return int(run_files.load_tensors(saved[0])[1]["step"]) if saved else 0
 
 
+def training_sequences(task: FewShotTask, config: RunConfig, chunk: int) -> Batch:
+    """Return the sequences of updates `64 * chunk` to `64 * chunk + 63`."""
+    seed = int(np.random.SeedSequence((config.seeds.data, chunk)).generate_state(1, np.uint64)[0])
+    generator = torch.Generator().manual_seed(seed)
+    return task.sample("train", CHUNK * config.batch_size, generator=generator)
+
+
 def initial_state(task: FewShotTask, config: RunConfig) -> FleetState:
-    """A run before its first update, as a fleet of one."""
+    """Return a run before its first update, as a fleet of one."""
     model = build_model(task, config.model, seed=config.seeds.init)
     weights = {n: p.detach()[None].clone() for n, p in trained_parameters(model).items()}
-    zeros = {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
-    moments = {name: tensor.clone() for name, tensor in zeros.items()}
+    zeros, moments = (
+        {name: torch.zeros_like(tensor) for name, tensor in weights.items()} for _ in range(2)
+    )
     return FleetState(weights, zeros, moments, count=torch.zeros(1))

@@ -409,12 +409,13 @@ def test_repair_of_capped_logits_is_refused(cap):
 )
 def test_repair_adds_up_or_is_refused(kind, task, clean):
     with made(task, KINDS[kind]) as model:
-        try:
-            found = ih.self_repair(model, clean, ["L0H0"])
-        except ValueError:
+        if kind == "hook on the model":
+            with pytest.raises(ValueError, match="logits"):
+                ih.self_repair(model, clean, ["L0H0"])
             return
+        found = ih.self_repair(model, clean, ["L0H0"])
         assert_close(found.direct + found.heads + found.mlps + found.norm, found.total)
-        assert kind == "hook on the unembedding"  # which halves all logits alike
+        assert float(found.direct.abs().max()) > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -477,8 +478,8 @@ def shorter(model):
 UNFIT = {
     stale: "Call model.setup",
     swapped: "Call model.setup",
-    twice: "expected as many, each its own",
-    shorter: "expected as many, each its own",
+    twice: "cfg.n_layers=2",
+    shorter: "cfg.n_layers=2",
     HookedTransformer.half: r"write model.to\(torch.float16\)",
     lambda model: model.to_empty(device="meta"): "without weights",
 }

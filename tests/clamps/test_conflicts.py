@@ -19,13 +19,13 @@ from ih_interp.clamps import (
     GraftIn,
     GraftOut,
     InductionAttention,
-    MatchAttention,
     PerfectLayerOne,
     PerfectMatchAndCopy,
     Preserve,
     PreviousTokenAttention,
     Setting,
     Shape,
+    SimilarityAttention,
     clamped,
     during,
     keep_only,
@@ -47,125 +47,94 @@ def graft_out(layer: int) -> GraftOut:
 
 REFUSED: list[tuple[AbstractClamp, AbstractClamp, str]] = [
     # the same thing set twice
-    (
-        AblateHeads(heads=["L0H1", "L1H3"]),
-        AblateHeads(heads=["L1H3"]),
-        "Two clamps set the v of L1H3",
-    ),
+    (AblateHeads(heads=["L0H1", "L1H3"]), AblateHeads(heads=["L1H3"]), "v of L1H3"),
     (
         InductionAttention(heads=["L1H3"]),
-        MatchAttention(heads=["L1H3"]),
-        "Two clamps set the pattern of L1H3, query rows",
+        SimilarityAttention(heads=["L1H3"]),
+        "pattern of L1H3, query rows",
     ),
     (
         InductionAttention(heads=["L1H3"]),
         PreviousTokenAttention(heads=["L1H3"]),
-        "Two clamps set the pattern of L1H3, query rows",
+        "pattern of L1H3, query rows",
     ),
     (
         PreviousTokenAttention(heads=["L0H2"]),
         PreviousTokenAttention(heads=["L0H2"], queries="labels", strength=0.5),
-        "Two clamps set the pattern of L0H2, labels rows",
+        "pattern of L0H2, labels rows",
     ),
     (
         AttentionTemperature(heads=["L1H3"], temperature=2.0),
         AttentionTemperature(heads=["L1H3"], temperature=0.5),
-        "Two clamps set the scores:temperature of L1H3",
+        "scores:temperature of L1H3",
     ),
     (
         Preserve(what=["patterns", "values"]),
         Preserve(what=["values", "keys"]),
-        "Two clamps set the preserved v of layer 0",
+        "preserved v of layer 0",
     ),
-    (PerfectLayerOne(), Preserve(what=["queries"]), "Two clamps set the preserved q of layer 1"),
-    (
-        CopyFromAttention(head="L1H3"),
-        CopyFromAttention(head="L1H4"),
-        "Two clamps set the logits of layer 3",
-    ),
-    (CopyFromAttention(head="L1H3"), PerfectMatchAndCopy(), "Two clamps set the logits of layer 3"),
-    (graft_out(1), PerfectMatchAndCopy(), "Two clamps set the logits of layer 3"),
-    (graft_in(0), PerfectLayerOne(), "Two clamps set the resid_pre of layer 1"),
+    (PerfectLayerOne(), Preserve(what=["queries"]), "preserved q of layer 1"),
+    (CopyFromAttention(head="L1H3"), CopyFromAttention(head="L1H4"), "logits of layer 3"),
+    (CopyFromAttention(head="L1H3"), PerfectMatchAndCopy(), "logits of layer 3"),
+    (graft_out(1), PerfectMatchAndCopy(), "logits of layer 3"),
+    (graft_in(0), PerfectLayerOne(), "resid_pre of layer 1"),
     # scores that no longer reach the pattern
     (
         ForbidPreviousToken(heads=["L0H2"]),
         PreviousTokenAttention(heads=["L0H2"]),
-        r"forbid_previous_token\(heads=\['L0H2'\]\) is void: previous_token_attention\(.*\) sets "
-        "the pattern of L0H2, exemplars rows, which the scores no longer reach",
+        "forbid_previous_token.* is void.* of L0H2, exemplars rows",
     ),
     (
         AttendLabelsOnly(heads=["L1H3"]),
-        MatchAttention(heads=["L1H3"]),
-        "attend_labels_only.* is void: match_attention.* sets the pattern of L1H3, query rows",
+        SimilarityAttention(heads=["L1H3"]),
+        "attend_labels_only.* is void.* of L1H3, query rows",
     ),
     (
         AttentionTemperature(heads=["L1H3"], temperature=2.0),
         Preserve(what=["patterns"]),
-        "attention_temperature.* is void: preserve.* sets the pattern of L1H3",
+        "attention_temperature.* is void.* of L1H3",
     ),
-    (
-        PerfectLayerOne(),
-        Preserve(what=["patterns"]),
-        r"perfect_layer_one\(\) is void: preserve.* sets the pattern of layer 1",
-    ),
+    (PerfectLayerOne(), Preserve(what=["patterns"]), "perfect_layer_one.* is void.* of layer 1"),
     # patterns that come after the scores that are read
     (
         InductionAttention(heads=["L1H3"]),
         CopyFromAttention(head="L1H3"),
-        r"induction_attention.* is void: copy_from_attention.* reads scores, which no pattern of "
-        "L1H3, query rows changes",
+        "induction_attention.* is void.* of L1H3, query rows",
     ),
     (
-        MatchAttention(heads=["L1H2"]),
+        SimilarityAttention(heads=["L1H2"]),
         CopyFromAttention(head="L1H3"),
-        "match_attention.* is void: copy_from_attention.* reads scores, which no pattern of L1H2",
+        "match_attention.* is void.* of L1H2",
     ),
     # layers that nothing of which reaches the output
-    (
-        AblateHeads(heads=["L0H1"]),
-        PerfectLayerOne(),
-        r"ablate_heads\(.*\) is void at layer 0: under perfect_layer_one\(\) nothing there reaches",
-    ),
+    (AblateHeads(heads=["L0H1"]), PerfectLayerOne(), "ablate_heads.* is void at layer 0"),
     (
         PreviousTokenAttention(heads=["L0H1", "L1H1"]),
         PerfectLayerOne(),
         "previous_token_attention.* is void at layer 0",
     ),
     (AblateEmbedding(), PerfectLayerOne(), "ablate_embedding.* is void at the embedding"),
-    (AblateEmbedding(), graft_in(0), "ablate_embedding.* is void at the embedding: under graft_in"),
-    (PerfectLayerOne(), graft_in(1), "perfect_layer_one.* is void at layer 1: under graft_in"),
-    (graft_in(0), graft_in(1), "graft_in.*layer=0.* is void at layer 1: under graft_in.*layer=1"),
-    (AblateHeads(heads=["L0H1"]), graft_in(0), "ablate_heads.* is void at layer 0: under graft_in"),
-    (AblateHeads(heads=["L2H1"]), graft_out(0), "is void at layer 2: under graft_out"),
-    (
-        AblateHeads(heads=["L2H1"]),
-        CopyFromAttention(head="L1H3"),
-        r"is void at layer 2: under copy_from_attention\(head=L1H3\)",
-    ),
-    (CopyFromAttention(head="L0H3"), PerfectLayerOne(), r" is void at layer [01]: under"),
-    (
-        InductionAttention(heads=["L1H3"]),
-        PerfectMatchAndCopy(),
-        "is void at layer 1: under perfect",
-    ),
+    (AblateEmbedding(), graft_in(0), "ablate_embedding.* is void at the embedding"),
+    (PerfectLayerOne(), graft_in(1), "perfect_layer_one.* is void at layer 1"),
+    (graft_in(0), graft_in(1), "graft_in.*layer=0.* is void at layer 1"),
+    (AblateHeads(heads=["L0H1"]), graft_in(0), "ablate_heads.* is void at layer 0"),
+    (AblateHeads(heads=["L2H1"]), graft_out(0), "is void at layer 2"),
+    (AblateHeads(heads=["L2H1"]), CopyFromAttention(head="L1H3"), "is void at layer 2"),
+    (CopyFromAttention(head="L0H3"), PerfectLayerOne(), "is void at layer [01]"),
+    (InductionAttention(heads=["L1H3"]), PerfectMatchAndCopy(), "is void at layer 1"),
     (PerfectLayerOne(), PerfectMatchAndCopy(), "perfect_layer_one.* is void at layer 1"),
 ]
-IN_BOTH_ORDERS = [
-    pytest.param(pair, words, id=f"{pair[0].kind}, {pair[1].kind}")
-    for one, other, words in REFUSED
-    for pair in ((one, other), (other, one))
-]
 
 
-@pytest.mark.parametrize(("pair", "words"), IN_BOTH_ORDERS)
-def test_what_cannot_act_together_is_refused_in_words(pair, words):
-    with pytest.raises(ValueError, match=words) as refusal:
-        refuse_conflicts(pair, SHAPE)
-    assert str(refusal.value).lower().endswith("drop one.")
+@pytest.mark.parametrize(("one", "other", "words"), REFUSED, ids=str)
+def test_what_cannot_act_together_is_refused_in_any_order(one, other, words):
+    for pair in ((one, other), (other, one)):
+        with pytest.raises(ValueError, match=words):
+            refuse_conflicts(pair, SHAPE)
 
 
 def test_a_refusal_names_both_clamps():
-    one, other = InductionAttention(heads=["L1H3"]), MatchAttention(heads=["L1H3"])
+    one, other = InductionAttention(heads=["L1H3"]), SimilarityAttention(heads=["L1H3"])
     with pytest.raises(ValueError, match="Two clamps") as refusal:
         refuse_conflicts([one, other], SHAPE)
     assert str(one) in str(refusal.value)
@@ -220,7 +189,7 @@ TOGETHER: dict[str, list[AbstractClamp]] = {
     ],
     "previous token in label rows, match in the query's": [
         PreviousTokenAttention(heads=["L1H3"], queries="labels"),
-        MatchAttention(heads=["L1H3"]),
+        SimilarityAttention(heads=["L1H3"]),
     ],
     "copy and ablation below": [CopyFromAttention(head="L1H3"), AblateHeads(heads=["L0H2"])],
     "copy and a teacher below": [
@@ -317,7 +286,7 @@ def test_layer_one_changes_what_copy_reads(model, batch):
 
 def test_missing_runs_are_refused_before_conflicts(model, batch, tmp_path: Path):
     graft = GraftIn(run=str(tmp_path / "gone"), step=0, layer=0)
-    with pytest.raises(FileNotFoundError, match="no run at"), clamped(model, [graft], batch):
+    with pytest.raises(FileNotFoundError, match="gone"), clamped(model, [graft], batch):
         pass
 
 
@@ -384,10 +353,7 @@ def test_a_pass_that_an_inner_block_reads_does_not_count_as_one_of_the_outer(mod
 
 def test_hooks_of_one_point_keep_their_order(model, batch):
     ablate, preserve = AblateHeads(heads=["L0H2"]), Preserve(what=["values"])
-    words = (
-        r"preserve\(what=\['values'\]\) comes before ablate_heads\(heads=\['L0H2'\]\), which is "
-        r"on the model already, at blocks\.0\.attn\.hook_v; give both to one clamped\(\)"
-    )
+    words = r"preserve.* comes before ablate_heads.*blocks\.0\.attn\.hook_v"
     with clamped(model, [ablate], batch):
         with pytest.raises(ValueError, match=words), clamped(model, [preserve], batch):
             pytest.fail("entered")

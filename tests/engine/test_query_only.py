@@ -8,6 +8,7 @@ from torch.testing import assert_close
 
 import ih_interp as ih
 from ih_interp import clamps
+from ih_interp.clamps.base import flat_tensors
 from ih_interp.engine.compiled_forward import trace_forward, traced
 from ih_interp.engine.fast_layers import substituted
 from ih_interp.engine.feature_table import Rows
@@ -177,7 +178,7 @@ def test_a_traced_forward_pass_is_the_models_own(chosen, task, model, batch):
     weights = {name: p.detach() for name, p in trained_parameters(model).items()}
     rows = Rows.of_splits(task, ["train"])
     renumbered = rows.of(batch)
-    tensors = [clamp.tensors(clamps.Shape.of(model)) for clamp in chosen]
+    tensors = flat_tensors(chosen, clamps.Shape.of(model))
     graph = trace_forward(
         model, chosen, weights, rows.features, renumbered.tokens, renumbered.target, tensors, []
     )
@@ -200,7 +201,6 @@ def test_the_last_layer_queries_one_position(task, model, batch):
     assert patterns == [(24, 8, 5, 5), (24, 8, 1, 5)]
 
 
-@pytest.mark.parametrize("gradient", [True, False])
 @pytest.mark.parametrize(
     "shape",
     [
@@ -211,32 +211,29 @@ def test_the_last_layer_queries_one_position(task, model, batch):
     ],
     ids=["paper", "standard", "no norm", "RMS and MLPs"],
 )
-def test_substitutes_give_the_same_values_and_are_gone_afterwards(shape, gradient, task, batch):
+def test_substitutes_give_the_same_values_and_are_gone_afterwards(shape, task, batch):
     model = ih.build_model(task, shape, seed=5)
     rows = Rows.of_tokens(model.embed.features, task.n_labels, batch.tokens)
     model.embed.features, tokens = rows.features, rows.of(batch).tokens  # few: a table is read
     plain = model(tokens)
     close = {"rtol": 0, "atol": 1e-5 * max(1.0, float(plain.detach().abs().max()))}
     before = [set(vars(module)) for module in model.modules()]
-    with substituted(model, gradient=gradient):
+    with substituted(model):
         assert_close(model(tokens), plain, **close)
         assert_close(model(tokens.flip(0)), plain.flip(0), **close)  # nothing is stale
         assert "calculate_qkv_matrices" in vars(model.blocks[0].attn)
     assert [set(vars(module)) for module in model.modules()] == before
 
 
-@pytest.mark.parametrize("gradient", [True, False])
 @pytest.mark.parametrize("n_pairs", [2, 10], ids=["short", "long"])
-def test_substitutes_fit_heads_with_inputs_of_their_own_and_long_contexts(
-    n_pairs, gradient, exemplars
-):
+def test_substitutes_fit_heads_with_inputs_of_their_own_and_long_contexts(n_pairs, exemplars):
     config = ih.TaskConfig(n_pairs=n_pairs, n_copies=1, n_labels=10, n_train_classes=20)
     task = ih.FewShotTask(exemplars, config)
     tokens = task.sample("train", 8, generator=torch.Generator().manual_seed(1)).tokens
     model = ih.build_model(task, seed=5)
     plain = model(tokens)
     model.set_use_split_qkv_input(n_pairs == 2)
-    with substituted(model, gradient=gradient):
+    with substituted(model):
         assert_close(model(tokens), plain, rtol=0, atol=1e-5)
 
 
@@ -253,8 +250,7 @@ def test_substitutes_fit_heads_with_inputs_of_their_own_and_long_contexts(
         "blocks.1.attn.hook_z",
     ],
 )
-@pytest.mark.parametrize("gradient", [True, False])
-def test_substitutes_leave_room_for_hooks(point, gradient, task, batch):
+def test_substitutes_leave_room_for_hooks(point, task, batch):
     model = ih.build_model(task, seed=5)
     rows = Rows.of_tokens(model.embed.features, task.n_labels, batch.tokens)
     model.embed.features, tokens = rows.features, rows.of(batch).tokens
@@ -266,6 +262,6 @@ def test_substitutes_leave_room_for_hooks(point, gradient, task, batch):
 
     with model.hooks(fwd_hooks=[(point, doubled)]):
         plain = model(tokens)
-        with substituted(model, gradient=gradient):
+        with substituted(model):
             assert_close(model(tokens), plain, rtol=1e-5, atol=1e-5)
     assert not torch.allclose(plain, model(tokens))

@@ -10,10 +10,10 @@ from ih_interp import clamps
 from ih_interp.config import AdamConfig, Seeds
 from ih_interp.engine.compiled_forward import compiler_found
 from ih_interp.engine.graph_passes import spell_out_tiny_products
-from ih_interp.engine.update import flat_inputs, trace_update
+from ih_interp.engine.update import trace_update
 from ih_interp.tasks.exemplars import GaussianSource
-from ih_interp.training._data import training_sequences
-from ih_interp.training.fleet import fleets
+from ih_interp.training.fleet import trace_key
+from ih_interp.training.state import training_sequences
 
 EVERY_KIND = {
     "none": [],
@@ -22,8 +22,8 @@ EVERY_KIND = {
     "previous_token_labels": [clamps.PreviousTokenAttention(heads=["L0H2"], queries="labels")],
     "forbid": [clamps.ForbidPreviousToken(heads=["L0H2", "L0H3"])],
     "induction": [clamps.InductionAttention(heads=["L1H3"], strength=0.9)],
-    "match": [clamps.MatchAttention(heads=["L1H3"], temperature=0.5)],
-    "match_hard": [clamps.MatchAttention(heads=["L1H3"])],
+    "match": [clamps.SimilarityAttention(heads=["L1H3"], temperature=0.5)],
+    "match_hard": [clamps.SimilarityAttention(heads=["L1H3"])],
     "temperature": [clamps.AttentionTemperature(heads=["L1H3"], temperature=0.5)],
     "labels_only": [clamps.AttendLabelsOnly(heads=["L1H3"])],
     "copy": [clamps.copy("L1H3")],
@@ -54,7 +54,7 @@ def graph_step(fleet):
         model, clamps.in_order(config.clamps), config.optimiser, fleet.state, inputs
     )
     spell_out_tiny_products(graph)
-    return lambda state, inputs: graph(*state.flat, *flat_inputs(inputs))
+    return lambda state, inputs: graph(*state.flat, *inputs.flat)
 
 
 def losses_together_and_apart(tmp_path, configs, *, updates):
@@ -117,7 +117,7 @@ def test_donors_differ_between_runs_of_a_fleet(kind, tmp_path, one_thread):
         )
         for d in donors
     ]
-    assert len(fleets(configs, 8)) == 1
+    assert len(set(map(trace_key, configs))) == 1
     together, apart = losses_together_and_apart(tmp_path, configs, updates=8)
     assert_close(together, apart, rtol=0, atol=1e-5)
     assert not torch.allclose(apart[:, 0], apart[:, 1], atol=1e-3)
@@ -132,7 +132,7 @@ def test_clamp_parameters_differ_between_runs_of_a_fleet(tmp_path, one_thread):
         )
         for strength, head, rate in ((1.0, "L1H3", 1e-3), (0.2, "L1H5", 1e-4))
     ]
-    assert len(fleets(configs, 8)) == 1
+    assert len(set(map(trace_key, configs))) == 1
     together, apart = losses_together_and_apart(tmp_path, configs, updates=10)
     assert_close(together, apart, rtol=0, atol=1e-5)
     assert not torch.allclose(apart[:, 0], apart[:, 1])

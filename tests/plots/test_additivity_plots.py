@@ -3,7 +3,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.testing import assert_allclose
 
-from ih_interp.plots.additivity import plot_first_last, plot_interactions, plot_spectrum
+from ih_interp.plots import plot_first_last, plot_interactions, plot_spectrum
 
 HEADS = ["L1H0", "L1H3", "L1H6"]
 
@@ -23,7 +23,7 @@ def test_bars_of_the_spectrum_sum_to_all():
         ]
     )
     ax = plot_spectrum(table, Figure().subplots())
-    heights = np.array([bar.get_height() for bar in ax.patches]).reshape(4, 4)
+    heights = np.array([bar.get_height() for bar in ax.patches]).reshape(4, 4).T
     assert_allclose(heights[0], [0.6, 0.2, 0.1, 0.1])  # order 4 and above together
     assert_allclose(heights.sum(axis=1), 1)
     assert [label.get_text() for label in ax.get_xticklabels()] == ["loss", "logit\ndifference"]

@@ -1,4 +1,4 @@
-"""What the drawings of emergence show: every run, what is censored, both panels on one scale."""
+"""The plots of emergence show every run, what is censored, and both panels on one scale."""
 
 import math
 
@@ -72,7 +72,7 @@ def test_survival_falls_in_steps_with_a_tick_where_runs_ended():
     assert steps["match"].get_ydata().tolist() == pytest.approx([1, 2 / 3, 1 / 3, 0])
     assert steps["none"].get_xdata().tolist() == [0, 400, 500]
     ticks = [line.get_xdata().tolist() for line in ax.lines if line.get_marker() == "|"]
-    assert ticks == [[], [500]]
+    assert ticks == [[500], []]  # the paper's conditions come in its order
     assert len(ax.collections) == 2
     assert len(plot_survival(table, axes(), band=False).collections) == 0
 
@@ -140,7 +140,7 @@ def test_a_condition_that_is_missing_is_drawn_as_none(gap):
     assert steps["none"].get_xdata().tolist() == [0, 400, 500]
 
 
-def test_times_and_flags_of_a_drawing_are_those_of_a_table():
+def test_times_and_flags_of_a_plot_are_those_of_a_table():
     for bad in (math.nan, math.inf, -1.0):
         with pytest.raises(ValueError, match=f"The column 'time' holds {bad:g}"):
             plot_emergence(TIMES.assign(time=bad), axes())
@@ -153,7 +153,7 @@ def test_times_and_flags_of_a_drawing_are_those_of_a_table():
 
 def test_summaries_of_two_studies_are_refused():
     summary = emergence_summary(TIMES, n_resamples=20)
-    with pytest.raises(ValueError, match="give one summary"):
+    with pytest.raises(ValueError, match="More than one row"):
         plot_emergence(TIMES, axes(), summary=pd.concat([summary, summary]))
 
 

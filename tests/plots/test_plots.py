@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from ih_interp.plots import plot_clamped_losses, plot_losses, plot_strengths, plot_toy, save, style
-from ih_interp.plots._style import CLAMP_LINES, CLAMPED_VECTORS, SPLIT_LINES, name_points
+from ih_interp.plots._style import CLAMP_LINES, CLAMPED_VECTORS, SPLIT_LINES, name_heads
 
 
 def table_of(column, names, seeds=(5,)):
@@ -114,7 +114,7 @@ def test_names_of_points_stay_within_the_axes():
         figure = Figure(figsize=(3, 3), layout="constrained")
         ax = figure.subplots()
         ax.plot([0, 1, 2, 3], [0, 1, 2, 3], "o")
-        name_points(ax, ["H0", "H1", "H2", "H3"], [0.0, 1.0, 2.0, 3.0], [0.0, 1.0, 2.0, 3.0])
+        name_heads(ax, ["L1H0", "L1H1", "L1H2", "L1H3"], range(4), range(4))
         figure.draw_without_rendering()
         inside = ax.get_window_extent()
         for text in ax.texts:
@@ -243,7 +243,7 @@ def test_conditions_of_one_name_are_refused():
                 for one in pair
             ]
         )
-        with pytest.raises(ValueError, match="would all be called"):
+        with pytest.raises(ValueError, match="one name"):
             plot_clamped_losses(table, Figure().subplots())
 
 
@@ -285,11 +285,11 @@ def test_saving_takes_words_for_a_folder_and_a_name_without_one(tmp_path, monkey
         assert len(save(figure, folder, "x", table)) == 3
     assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["one", "two"]
     for name in ("", "a/b", "..", "/x", "a/"):
-        with pytest.raises(ValueError, match="a file's name was expected"):
+        with pytest.raises(ValueError, match="name="):
             save(figure, tmp_path / "other", name, table)
     unchecked = inspect.unwrap(save)
     for args in ((Figure().subplots(), tmp_path, "x", table), (figure, tmp_path, "x", [1])):
-        with pytest.raises(TypeError, match=r"expected a (Figure, ax\.figure|DataFrame)"):
+        with pytest.raises(TypeError, match=r"Figure|DataFrame"):
             unchecked(*args)
     assert not (tmp_path / "other").exists()
 

@@ -5,7 +5,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from numpy.testing import assert_allclose
 
-from ih_interp.plots.single_heads import plot_add_back, plot_label_accuracy, plot_only_and_without
+from ih_interp.plots.single_heads import plot_ablate_each_head, plot_add_back, plot_label_accuracy
 
 HEADS = ["L1H0", "L1H3", "L1H6"]
 
@@ -38,7 +38,7 @@ def points(ax):
 
 
 def test_points_stand_at_strength_and_metric(only):
-    ax = plot_only_and_without(only, Figure().subplots())
+    ax = plot_ablate_each_head(only, Figure().subplots())
     alone, missing = points(ax)
     assert_allclose(alone, [[0.1, 0.3], [0.4, 0.6], [0.8, 1.0]])
     assert_allclose(missing, alone)
@@ -46,7 +46,7 @@ def test_points_stand_at_strength_and_metric(only):
     levels = {line.get_label(): line.get_ydata()[0] for line in ax.lines}
     assert levels == {"none ablated": 0.99, "all ablated": 0.3}
     assert ax.get_ylabel() == "accuracy"
-    loss = plot_only_and_without(only, Figure().subplots(), metric="loss")
+    loss = plot_ablate_each_head(only, Figure().subplots(), metric="loss")
     assert_allclose(points(loss)[0][:, 1], [1.1, 1.4, 1.8])
 
 

@@ -4,13 +4,13 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from ih_interp.plots.wiring import (
-    VIA_LINES,
+from ih_interp.plots import (
     plot_preserving,
     plot_redundancy_over_training,
     plot_wiring,
     plot_wiring_over_training,
 )
+from ih_interp.plots.curves import VIA_LINES
 
 
 def edges(n=2, **columns):
@@ -115,7 +115,7 @@ def test_redundancy_has_a_line_and_an_interval_for_each_input():
 
 def test_what_is_not_in_the_table_is_refused():
     ax = Figure().subplots()
-    with pytest.raises(ValueError, match=r"via='q' is not in the table; it has \['k', 'v'\]"):
+    with pytest.raises(ValueError, match=r"via='q'.*'k', 'v'"):
         plot_wiring(edges(), ax, via="q")
     with pytest.raises(ValueError, match="receiver='L1H9' is not in the table where via='k'"):
         plot_wiring_over_training(over_training(), ax, receiver="L1H9")
@@ -126,5 +126,5 @@ def test_what_is_not_in_the_table_is_refused():
 
 
 def test_inputs_can_be_told_apart_without_colour():
-    assert len({line.dash for _, line in VIA_LINES.values()}) == len(VIA_LINES)
-    assert all(mpl.colors.is_color_like(line.colour) for _, line in VIA_LINES.values())
+    assert len({line.dash for line in VIA_LINES.values()}) == len(VIA_LINES)
+    assert all(mpl.colors.is_color_like(line.colour) for line in VIA_LINES.values())

@@ -95,10 +95,10 @@ def test_altered_weights_and_facts_are_told_from_damage(path):
     run_files.save_tensors(path, {"weight": torch.zeros(4)}, {"step": 3})
     content = path.read_bytes()
     path.write_bytes(content[:-1] + b"\x01")
-    with pytest.raises(ValueError, match="altered after it was written: its digest differs"):
+    with pytest.raises(ValueError, match="digest differs"):
         run_files.load_tensors(path)
     path.write_bytes(content.replace(b"step", b"stop"))
-    with pytest.raises(ValueError, match="its digest differs; train again with repair=True"):
+    with pytest.raises(ValueError, match=r"digest differs.*repair=True"):
         run_files.load_tensors(path)
 
 
@@ -107,7 +107,7 @@ def test_every_cut_is_caught(path):
     content = path.read_bytes()
     for length in range(len(content)):
         path.write_bytes(content[:length])
-        with pytest.raises(ValueError, match="is no checkpoint of ih_interp, or it is cut short"):
+        with pytest.raises(ValueError, match="cut short"):
             run_files.load_tensors(path)
 
 
@@ -115,10 +115,10 @@ def test_foreign_files_are_refused(path):
     path.parent.mkdir(parents=True)
     for metadata in (None, {"format": "pt"}, {"ih_interp": "{}"}, {"ih_interp": "[1]"}):
         save_file({"weight": torch.zeros(2)}, path, metadata=metadata)
-        with pytest.raises(ValueError, match="is no checkpoint of ih_interp"):
+        with pytest.raises(ValueError, match="is not a checkpoint"):
             run_files.load_tensors(path)
     np.save(path.with_suffix(".npy"), np.zeros(3))
-    with pytest.raises(ValueError, match=r"00000003\.npy is no checkpoint"):
+    with pytest.raises(ValueError, match=r"00000003\.npy is not a checkpoint"):
         run_files.load_tensors(path.with_suffix(".npy"))
 
 
@@ -169,9 +169,7 @@ def test_metrics_come_back_and_cut_lines_are_refused(tmp_path):
 @pytest.mark.parametrize("line", ["5", "[1, 2]", '{"step": 3}', '"loss"'])
 def test_lines_that_are_no_metrics_are_refused(line, tmp_path):
     (tmp_path / run_files.METRICS).write_text(f'{{"step": 0, "split": "train"}}\n{line}\n')
-    with pytest.raises(
-        ValueError, match=r"metrics\.jsonl holds .* no row of metrics: it lacks step"
-    ):
+    with pytest.raises(ValueError, match=r"metrics\.jsonl holds .* not a row of metrics"):
         run_files.read_metrics(tmp_path)
 
 
@@ -201,12 +199,12 @@ def test_every_flipped_bit_and_every_cut_of_metrics_is_caught(tmp_path):
 
 def test_metrics_without_their_seal_or_of_another_run_are_refused(tmp_path):
     run_files.write_metrics(tmp_path, ROWS, "abc")
-    with pytest.raises(ValueError, match="belongs to run abc, not to xyz; train again with repair"):
+    with pytest.raises(ValueError, match=r"abc, not to xyz.*repair"):
         run_files.read_metrics(tmp_path, "xyz", seal_due=True)
     path = tmp_path / run_files.METRICS
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[1:]))
     assert run_files.read_metrics(tmp_path, "abc") == ROWS  # as the first runs wrote them
-    with pytest.raises(ValueError, match="lacks its first line, the seal of the others"):
+    with pytest.raises(ValueError, match="seal"):
         run_files.read_metrics(tmp_path, "abc", seal_due=True)
 
 
@@ -277,6 +275,6 @@ def test_folders_are_no_checkpoints(path):
 def test_rows_of_other_kinds_are_refused_though_their_seal_is_right(row, tmp_path):
     run_files.write_metrics(tmp_path, [{"step": 0, "split": "train", "loss": 0.5}, row], "abc")
     with pytest.raises(
-        run_files.DamagedFileError, match=r"metrics\.jsonl holds .* no row of metrics"
+        run_files.DamagedFileError, match=r"metrics\.jsonl holds .* not a row of metrics"
     ):
         run_files.read_metrics(tmp_path, "abc", seal_due=True)

@@ -27,7 +27,7 @@ from ih_interp.runs import create_run
 from ih_interp.tasks.exemplars import Exemplars, GaussianSource
 from ih_interp.training import evaluating as evaluation
 from ih_interp.training._signals import deferred_interrupts
-from ih_interp.training.fleet import Fleet, fleets
+from ih_interp.training.fleet import Fleet, trace_key
 from ih_interp.training.loop import measure
 from ih_interp.training.train import one_thread
 
@@ -52,7 +52,7 @@ def combinations(donors: Path) -> dict[str, Callable[[int], Sequence[AbstractCla
         ),
         "forbidden and matched": lambda place: (
             clamps.ForbidPreviousToken(heads=[f"L0H{place}", f"L0H{place + 1}"]),
-            clamps.MatchAttention(
+            clamps.SimilarityAttention(
                 heads=[f"L1H{place + 2}"], schedule=clamps.during(20 * place, 400)
             ),
         ),
@@ -105,10 +105,10 @@ class Trained(NamedTuple):
 
 def trained(folder: Path, configs: Sequence[RunConfig], updates: int) -> list[Trained]:
     """The runs of one compiled fleet, in order."""
-    (together,) = fleets(configs, len(configs))
-    task = ih.FewShotTask(Exemplars.from_source(GaussianSource()), together[0].task)
+    assert len(set(map(trace_key, configs))) == 1
+    task = ih.FewShotTask(Exemplars.from_source(GaussianSource()), configs[0].task)
     fleet = Fleet(
-        [create_run(folder / each.name, each, task, engine="compiled") for each in together],
+        [create_run(folder / each.name, each, task, engine="compiled") for each in configs],
         compiled=True,
     )
     losses: list[torch.Tensor] = []
@@ -116,7 +116,8 @@ def trained(folder: Path, configs: Sequence[RunConfig], updates: int) -> list[Tr
         for _ in range(updates):
             measure(fleet, None, interrupted)
             losses.append(fleet.advance())
-    fleet.writer.settle()
+    for run in fleet.runs:
+        run.writer.settle()
     table = torch.stack(losses)
     return [
         Trained(

@@ -245,7 +245,8 @@ def files_of_a_run(folder: Path) -> list[Subject]:
 
 def published_files(folder: Path) -> list[Subject]:
     """A checkpoint of icl-dynamics: without digest, so a finite model of the task is asked."""
-    from test_interop import OPTIMISER, OPTIONS, SHAPE, as_bytes, leaves, random_model
+    sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests' own modules
+    from published_files import OPTIMISER, OPTIONS, SHAPE, as_bytes, leaves, random_model
 
     exemplars = ih.Exemplars.gaussian(n_classes=8, n_exemplars=1, n_features=4)
     task = ih.FewShotTask(exemplars, ih.TaskConfig(n_train_classes=4))
@@ -316,7 +317,7 @@ def trials(n_files: int, seed: int, folder: Path) -> tuple[Counter[str], list[st
     """Try so many files, the subjects in turn; how it went, and what was wrong."""
     subjects = [
         subject.whole()
-        for made in (feature_files, run_files, published_files)
+        for made in (feature_files, files_of_a_run, published_files)
         for subject in made(folder)
     ]
     tally, wrong = Counter[str](), []

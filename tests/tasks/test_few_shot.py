@@ -207,7 +207,7 @@ def test_held_out_share_of_the_label_sets(held_out):
 def test_a_split_that_hides_a_label_is_drawn_again():
     """Half of the 3 pairs of 3 labels is one; two thirds leave a pair, which hides a label."""
     assert len(label_split(3, 2, 0.5, seed=0)[0]) == 2
-    with pytest.raises(ValueError, match=r"leaves too few of 3 label sets to show all 3 labels"):
+    with pytest.raises(ValueError, match="held_out_labels"):
         label_split(3, 2, 0.7, seed=0)
     # Of 6 pairs of 4 labels 2 are kept; only 3 of the 15 choices show every label.
     for seed in range(10):
@@ -215,7 +215,7 @@ def test_a_split_that_hides_a_label_is_drawn_again():
 
 
 def test_endless_label_sets_are_refused():
-    with pytest.raises(ValueError, match=r"10,272,278,170 sets of 10 of 50 labels.*; lower"):
+    with pytest.raises(ValueError, match="10,272,278,170 sets"):
         label_split(50, 10, 0.2, seed=20)
 
 
@@ -225,7 +225,7 @@ def test_endless_label_sets_are_refused():
         ({"n_test_classes": 1}, "test_exemplars", "it needs 2 unseen classes and 1 are left"),
         ({"n_train_classes": 5}, "test_exemplars", "it needs 2 unseen classes and 0 are left"),
         ({"held_out_labels": 0}, "test_relabel", "no label set is held out; raise"),
-        ({"n_train_exemplars": 2}, "other_exemplars", "every drawing of a class is trained on"),
+        ({"n_train_exemplars": 2}, "other_exemplars", "every exemplar of a class is trained on"),
     ],
 )
 def test_empty_splits_are_refused(config, split, words):
@@ -240,16 +240,16 @@ def test_empty_splits_are_refused(config, split, words):
 def test_endless_listings_are_refused():
     exemplars = Exemplars.gaussian(n_classes=200, n_exemplars=5, n_features=2)
     task = FewShotTask(exemplars, TaskConfig(n_train_classes=100, n_train_exemplars=5))
-    with pytest.raises(ValueError, match=r"'train' has 39,600,000 sequences, too many .* sample"):
+    with pytest.raises(ValueError, match=r"39,600,000.* sample"):
         task.enumerate("train")
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"class_index": [[30, 1, 1]]}, r"class_index runs from 1 to 30; it must lie in \[0, 30\)"),
-        ({"exemplar_index": [[0, 3, 0]]}, r"exemplar_index runs from 0 to 3; .* \[0, 3\)"),
-        ({"label": [[-1, 1, 1]]}, r"label runs from -1 to 1; it must lie in \[0, 5\)"),
+        ({"class_index": [[30, 1, 1]]}, "class_index runs from 1 to 30: expected 0 to 29"),
+        ({"exemplar_index": [[0, 3, 0]]}, "exemplar_index runs from 0 to 3: expected 0 to 2"),
+        ({"label": [[-1, 1, 1]]}, "label runs from -1 to 1: expected 0 to 4"),
     ],
 )
 def test_bad_indices_are_refused(task, change, words):
@@ -261,7 +261,7 @@ def test_bad_indices_are_refused(task, change, words):
 
 def test_a_wrong_number_of_items_is_refused(task):
     four = torch.zeros(2, 4, dtype=torch.int64)
-    with pytest.raises(ValueError, match=r"has shape \(2, 4\); \[batch, 3\] was expected: 2 pairs"):
+    with pytest.raises(ValueError, match=r"shape \(2, 4\): expected \[batch, 3\]"):
         task.batch(four, four, four)
 
 
@@ -278,13 +278,13 @@ def test_indices_that_are_no_integers_are_refused(name, dtype):
 @pytest.mark.parametrize("index", [[[0, 1, 1]], None, 3])
 def test_indices_that_are_no_tensors_are_refused(index):
     zeros = torch.zeros(1, 3).long()
-    with pytest.raises(TypeError, match=r"label is \w+; pass a tensor"):
+    with pytest.raises(TypeError, match="label is"):
         inspect.unwrap(FewShotTask.batch)(TWO_PAIRS, zeros, zeros, index)
 
 
 def test_indices_of_another_number_of_sequences_are_refused():
     one, two = torch.zeros(1, 3).long(), torch.zeros(2, 3).long()
-    with pytest.raises(ValueError, match="class_index, exemplar_index and label are 2, 1 and 2"):
+    with pytest.raises(ValueError, match="are 2, 1 and 2 sequences"):
         inspect.unwrap(FewShotTask.batch)(TWO_PAIRS, two, one, two)
 
 
@@ -301,16 +301,16 @@ def test_small_integers_make_no_other_tokens(paper, dtype):
 
 def test_an_unknown_split_is_refused_with_those_there_are():
     # Past the type checker, which only tests have.
-    with pytest.raises(ValueError, match=r"'test' is no split; choose from train, test_exemplars"):
+    with pytest.raises(ValueError, match=r"'test'.*train, test_exemplars"):
         inspect.unwrap(FewShotTask._split)(TWO_PAIRS, "test")
 
 
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"n_pairs": 2, "n_copies": 2}, "n_copies=2 leaves no other class in n_pairs=2"),
-        ({"n_pairs": 6}, "6 classes in the context need as many labels; n_labels=5"),
-        ({"n_pairs": 4, "n_train_classes": 3}, "4 classes in the context need n_train_classes"),
+        ({"n_pairs": 2, "n_copies": 2}, "n_copies=2: expected fewer than n_pairs=2"),
+        ({"n_pairs": 6}, "n_labels=5: expected at least 6"),
+        ({"n_pairs": 4, "n_train_classes": 3}, "n_train_classes=3: expected at least 4"),
         ({"n_pairs": 1}, "n_pairs\n.*greater than or equal to 2"),
         ({"held_out_labels": 1}, "held_out_labels\n.*less than 1"),
         ({"n_classes": 9}, "n_classes\n.*Extra inputs"),
@@ -324,12 +324,9 @@ def test_configurations_that_make_no_task_are_refused(config, words):
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"n_train_classes": 31}, "n_train_classes=31 but there are exemplars of only 30 classes"),
-        ({"n_train_classes": 12, "n_test_classes": 19}, "n_test_classes=19 but training leaves 18"),
-        (
-            {"n_train_classes": 12, "n_train_exemplars": 4},
-            "n_train_exemplars=4 but each class has 3",
-        ),
+        ({"n_train_classes": 31}, "n_train_classes=31: expected up to 30"),
+        ({"n_train_classes": 12, "n_test_classes": 19}, "n_test_classes=19: expected up to 18"),
+        ({"n_train_classes": 12, "n_train_exemplars": 4}, "n_train_exemplars=4: expected up to 3"),
     ],
 )
 def test_tasks_without_enough_exemplars_are_refused(exemplars, config, words):
@@ -343,9 +340,9 @@ def test_a_seed_stands_for_a_new_generator(task):
     )
     assert rows(one) == rows(other)
     for given in ({}, {"seed": 3, "generator": seeded(3)}):
-        with pytest.raises(TypeError, match=r"from a seed or a generator; give seed=0, or"):
+        with pytest.raises(TypeError, match="seed=0"):
             task.sample("train", 9, **given)
-    with pytest.raises(ValueError, match="seed=-1: a whole number from 0"):
+    with pytest.raises(ValueError, match="seed=-1"):
         task.sample("train", 9, seed=-1)
 
 

@@ -137,7 +137,7 @@ def test_squeezenet_is_pooled_before_its_classifier_and_scaled(tmp_path):
 
 @pytest.mark.usefixtures("vision")
 def test_another_network_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="network='vgg16': choose from resnet18, squeezenet1_1"):
+    with pytest.raises(ValueError, match="network='vgg16'"):
         inspect.unwrap(omniglot_features)(tmp_path, "vgg16", n_exemplars=2, seed=0)
 
 
@@ -150,13 +150,13 @@ def test_batches_do_not_matter(vision, tmp_path):
 
 @pytest.mark.usefixtures("vision")
 def test_a_character_without_its_drawings_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"character01 holds 3 drawings; remove it"):
+    with pytest.raises(ValueError, match="character01 holds 3"):
         omniglot_features(tmp_path, "resnet18", n_exemplars=4, seed=0)
 
 
 @pytest.mark.parametrize("n_exemplars", [0, 21])
 def test_more_drawings_than_there_are_is_refused(tmp_path, n_exemplars):
-    with pytest.raises(ValueError, match=rf"n_exemplars={n_exemplars}: Omniglot has 20 drawings"):
+    with pytest.raises(ValueError, match=f"n_exemplars={n_exemplars}"):
         omniglot_features(tmp_path, "resnet18", n_exemplars=n_exemplars, seed=0)
 
 

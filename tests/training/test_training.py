@@ -43,9 +43,7 @@ def test_runs_of_different_lengths_train_in_one_fleet(tmp_path):
 
 def test_one_runs_nan_ends_that_run_alone(tmp_path):
     wild = SMALL.replace(name="wild", optimiser=AdamConfig(learning_rate=1e30))
-    with pytest.raises(
-        TrainingFailedError, match=r"wild: the loss was (nan|inf) at update \d+; lower"
-    ):
+    with pytest.raises(TrainingFailedError, match=r"wild: the loss was (nan|inf) at update \d+"):
         ih.train([wild, SMALL], tmp_path, progress=False)
     assert ih.Run(tmp_path / "small").finished
     assert not ih.Run(tmp_path / "wild").finished
@@ -100,7 +98,7 @@ def test_a_clamp_can_wait_for_a_level(tmp_path):
     ("runs", "words"),
     [
         ([SMALL, SMALL], "Several runs are named small"),
-        ([SMALL.replace(task=ih.TaskConfig(n_train_classes=40))], "only 20 classes"),
+        ([SMALL.replace(task=ih.TaskConfig(n_train_classes=40))], "n_train_classes=40"),
         ([SMALL.replace(clamps=[clamps.AblateHeads(heads=["L2H0"])])], "no head L2H0"),
     ],
 )
@@ -115,7 +113,7 @@ def test_a_schedule_that_waits_for_a_missing_split_is_refused(tmp_path):
     all_classes = SMALL.replace(task=ih.TaskConfig(n_train_classes=20))
     waiting = clamps.from_level(split="test_exemplars", below=1.0)
     clamp = clamps.AblateHeads(heads=["L1H0"], schedule=waiting)
-    with pytest.raises(ValueError, match=r"'test_exemplars', which these exemplars do not have"):
+    with pytest.raises(ValueError, match="test_exemplars"):
         ih.train(all_classes.replace(clamps=[clamp]), tmp_path, progress=False)
     assert list(tmp_path.iterdir()) == []
 

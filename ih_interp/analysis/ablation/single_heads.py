@@ -1,12 +1,10 @@
-"""What single heads of the last layer achieve: alone, missed, added back, and label by label.
+"""Measures of single heads of the last layer: alone, left out, added back, and label by label.
 
-The measures of Singh et al. (2024), arXiv:2404.07129, Figures 4a, 13, 14 and 16 and Tables 2 and 3:
-heads are ablated by zero, as there, and every table has percentile bootstrap intervals (`low`,
-`high`) over sequences. With `perfect_match=True` the heads attend to the correct label alone (the
-clamp `InductionAttention`, strength 1), so that only what they copy is left to differ.
-
-Subsets come from one pass where `coalitions` says so. All work under clamps and other people's
-hooks. Heads are chosen by rule, the strongest first by `induction_strength`, or given.
+These are the measures of Singh et al. (2024), arXiv:2404.07129, Figures 4a, 13, 14 and 16 and
+Tables 2 and 3: heads are ablated by zero, as there, and every table has percentile bootstrap
+intervals (`low`, `high`) over sequences. With `perfect_match=True` the heads attend to the correct
+label alone (the clamp `InductionAttention`, strength 1), so that they differ only in what they
+copy. Clamps and other hooks on the model stay in force.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,31 +17,32 @@ from numpy import ndarray
 from transformer_lens import HookedTransformer
 
 from ih_interp._torch_state import plain_torch
-from ih_interp.analysis._passes import HeadName, chunk_size
-from ih_interp.analysis.ablation.coalitions import parse_heads, subset_values
-from ih_interp.analysis.checks import refuse_wrong
+from ih_interp.analysis._passes import chunk_size
+from ih_interp.analysis.ablation.coalitions import subset_values
+from ih_interp.analysis.checks import Seed, checked
 from ih_interp.analysis.heads.attention import induction_strength
 from ih_interp.analysis.statistics import Estimate, bootstrap
 from ih_interp.clamps import Shape, clamped
 from ih_interp.clamps.base import head_mask
 from ih_interp.clamps.subcircuits import match
 from ih_interp.evaluation import Metric, metric_name, parse_metrics
-from ih_interp.types import Batch, Head
+from ih_interp.types import Batch, Head, HeadName, parse_heads
 
 N_RESAMPLES = 500
 
 
 @plain_torch()
-def only_and_without(
+@checked()
+def ablate_each_head(
     model: HookedTransformer,
     batch: Batch,
     heads: Iterable[HeadName] | None = None,
     *,
     metrics: Metric | Sequence[Metric] = ("accuracy", "loss"),
     perfect_match: bool = False,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> pd.DataFrame:
-    """Metrics with only one of the heads on, and with all but it, beside its induction strength.
+    """Return metrics with only one head on, and with all but it, beside its induction strength.
 
     Figures 4a and 13 of the paper; with `perfect_match` also 16a. `heads` are those of the last
     layer by default; what is not among them stays on. Columns: `head`, `strength` (as the model is,
@@ -54,26 +53,12 @@ def only_and_without(
     `evaluation.QueryMetrics` says. "none" is what the rest of the model gets without the heads,
     about chance where only they carry the answer.
     """
-    refuse_wrong(
-        model=model,
-        batch=batch,
-        heads=heads,
-        perfect_match=perfect_match,
-        seed=seed,
-        metrics=metrics,
-    )
     chosen, metrics = _heads(model, heads), parse_metrics(metrics)
     n = len(chosen)
     alone = np.eye(n, dtype=bool)
     whole = np.stack([np.ones(n, dtype=bool), np.zeros(n, dtype=bool)])
-    values = _values(
-        model,
-        batch,
-        chosen,
-        np.concatenate([alone, ~alone, whole]),
-        metrics=metrics,
-        perfect_match=perfect_match,
-    )
+    on = np.concatenate([alone, ~alone, whole])
+    values = _values(model, batch, chosen, on, metrics, perfect_match=perfect_match)
     strength = _strengths(model, batch, chosen) if _is_few_shot(batch) else np.full(n, np.nan)
     names = [str(head) for head in chosen]
     places = [
@@ -86,32 +71,33 @@ def only_and_without(
 
 
 @plain_torch()
+@checked()
 def add_back(
     model: HookedTransformer,
     batch: Batch,
     order: Iterable[HeadName] | None = None,
     *,
     metrics: Metric | Sequence[Metric] = ("loss", "accuracy"),
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> pd.DataFrame:
-    """Metrics as heads of the last layer are added one by one, starting with all of them ablated.
+    """Return metrics as heads of the last layer are added one by one to none of them.
 
     Figure 14 of the paper. `order` is that of falling induction strength by default; heads of the
     last layer that are not in it stay ablated. Columns: `n_heads` that are on, `head` (the one just
     added; none in the first row), `metric`, `value`, `low`, `high`.
     """
-    refuse_wrong(model=model, batch=batch, order=order, seed=seed, metrics=metrics)
     every, metrics = _heads(model, None), parse_metrics(metrics)
     added = by_strength(model, batch, every) if order is None else parse_heads(order)
     chosen = (*added, *(head for head in every if head not in added))
     on = np.arange(len(chosen)) < np.arange(len(added) + 1)[:, None]
-    values = _values(model, batch, chosen, on, metrics=metrics, perfect_match=False)
+    values = subset_values(model, batch, chosen, on, metrics)
     names = [None, *map(str, added)]
     places = [{"n_heads": n, "head": name} for n, name in enumerate(names)]
     return _table(values, places, metrics, seed)
 
 
 @plain_torch()
+@checked()
 def mistakes_corrected(
     model: HookedTransformer,
     batch: Batch,
@@ -119,9 +105,9 @@ def mistakes_corrected(
     *,
     heads: Iterable[HeadName] | None = None,
     perfect_match: bool = False,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> pd.DataFrame:
-    """Of the sequences that only the base head gets wrong, the share that another alone gets right.
+    """Return the share of the base head's mistakes, alone, that another head alone gets right.
 
     `sum of wrong(base) right(head) / sum of wrong(base)`, in [0, 1]; Table 2 of the paper, and with
     `perfect_match` Table 3. If mistakes were independent it would be the head's `accuracy`, which
@@ -130,9 +116,7 @@ def mistakes_corrected(
     where the base makes no mistake. An end of an interval is NaN where a resample has none, as is
     likely where the base makes only a few.
     """
-    refuse_wrong(model=model, batch=batch, heads=heads, perfect_match=perfect_match, seed=seed)
     chosen = _heads(model, heads)
-    head_mask(chosen, Shape.of(model))  # refuses heads that the model lacks
     first = by_strength(model, batch, chosen)[0] if base is None else Head.parse(base)
     others = [head for head in chosen if head != first]
     chosen = (first, *others)
@@ -156,24 +140,24 @@ def mistakes_corrected(
 
 
 @plain_torch()
+@checked()
 def label_specific_accuracy(
     model: HookedTransformer,
     batch: Batch,
     heads: Iterable[HeadName] | None = None,
     *,
     perfect_match: bool = True,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> pd.DataFrame:
-    """By true label, the accuracy of each head alone, and its share of that head's mistakes.
+    """Return by true label each head's accuracy alone, and that label's share of its mistakes.
 
     Figure 16, c and b, of the paper, whose heads have a perfect match. Columns: `head`, `label`,
     `quantity`, `value`, `low`, `high`, `sequences` and `mistakes` of that label. `quantity` is
     "accuracy", of the sequences with that label (chance 1/L for L labels), or "mistake_share", of
     the head's mistakes, which sums to 1 over labels (even: 1/L) and is NaN for a head without any.
-    `heads` are those of the last layer by default. An
-    end of an interval is NaN where a resample lacks the label, or the mistakes.
+    `heads` are those of the last layer by default. An end of an interval is NaN where a resample
+    lacks the label, or the mistakes.
     """
-    refuse_wrong(model=model, batch=batch, heads=heads, perfect_match=perfect_match, seed=seed)
     chosen = _heads(model, heads)
     right = _right(model, batch, chosen, perfect_match=perfect_match)
     target = batch.target.cpu().numpy()
@@ -206,22 +190,22 @@ def label_specific_accuracy(
 
 
 def by_strength(model: HookedTransformer, batch: Batch, heads: Sequence[Head]) -> tuple[Head, ...]:
-    """Heads in the order of falling induction strength, as the model is.
+    """Return heads in the order of falling induction strength, as the model is.
 
-    Raises ValueError where a strength is NaN, as in a network that diverged: it has no place.
+    Raises ValueError where a strength is NaN, as in a network that diverged.
     """
     strengths = _strengths(model, batch, heads)
     if np.isnan(strengths).any():
         raise ValueError(
-            f"The induction strengths are NaN, {strengths.tolist()}, and so have no order; look at "
-            "the model's weights, or name the heads in their order."
+            f"The induction strengths are {strengths.tolist()}: expected numbers, which have an "
+            "order; look at the model's weights, or name the heads in their order."
         )
     order = np.argsort(-strengths, kind="stable")
     return tuple(heads[place] for place in order)
 
 
 def _is_few_shot(batch: Batch) -> bool:
-    """Whether every context holds the target and another label, which the strength compares."""
+    """Return whether every context holds the target and another label, as the strength needs."""
     if batch.tokens.shape[1] < 3 or batch.tokens.shape[1] % 2 == 0:
         return False
     return bool((batch.correct.any(dim=1) & ~batch.correct.all(dim=1)).all())
@@ -235,29 +219,28 @@ def _strengths(
 
 
 def _heads(model: HookedTransformer, heads: Iterable[HeadName] | None) -> tuple[Head, ...]:
-    """The heads given, or all of the last layer."""
+    """Return the heads given, or all of the last layer; ValueError for others than the model's."""
     if heads is None:
         return tuple(Head(model.cfg.n_layers - 1, head) for head in range(model.cfg.n_heads))
     chosen = parse_heads(heads)
     if not chosen:
-        raise ValueError("No head was named; leave heads out for all of the last layer.")
+        raise ValueError("heads: expected at least one, or None for all of the last layer.")
+    head_mask(chosen, Shape.of(model))
     return chosen
 
 
 def _right(
     model: HookedTransformer, batch: Batch, heads: Sequence[Head], *, perfect_match: bool
 ) -> Float[ndarray, "batch head"]:
-    """1 where only that head is on and right, else 0; ValueError where it gives no answer."""
+    """Return 1 where only that head is on and right, else 0; ValueError for no finite logits."""
     alone = np.eye(len(heads), dtype=bool)
-    (right,) = _values(
-        model, batch, heads, alone, metrics=["accuracy"], perfect_match=perfect_match
-    )
+    (right,) = _values(model, batch, heads, alone, ["accuracy"], perfect_match=perfect_match)
     unknown = np.isnan(right).any(axis=0)
     if unknown.any():
         names = ", ".join(str(head) for head, bad in zip(heads, unknown, strict=True) if bad)
         raise ValueError(
-            f"With only {names} on, logits are NaN or infinite, so its answers are neither right "
-            "nor wrong; look at the model's weights."
+            f"With only {names} on, logits are NaN or infinite: expected finite ones, for an "
+            "answer that is right or wrong; look at the model's weights."
         )
     return right
 
@@ -267,16 +250,16 @@ def _values(
     batch: Batch,
     heads: Sequence[Head],
     on: Bool[ndarray, "subset head"],
-    *,
     metrics: Sequence[Metric],
+    *,
     perfect_match: bool,
 ) -> Float[ndarray, "metric batch subset"]:
     if not perfect_match:
-        return subset_values(model, batch, heads, on, metrics=metrics)
+        return subset_values(model, batch, heads, on, metrics)
     parts: list[ndarray] = []
     for part in batch.split(chunk_size(model, len(batch))):
         with clamped(model, [match(*heads)], part):
-            parts.append(subset_values(model, part, heads, on, metrics=metrics))
+            parts.append(subset_values(model, part, heads, on, metrics))
     return np.concatenate(parts, axis=1)
 
 
@@ -286,7 +269,7 @@ def _table(
     metrics: Sequence[Metric],
     seed: int,
 ) -> pd.DataFrame:
-    """One row a subset and metric; `places` says what the subsets are."""
+    """Return one row per subset and metric; `places` says what the subsets are."""
     found: Estimate = bootstrap(values.transpose(1, 0, 2), n_resamples=N_RESAMPLES, seed=seed)
     return pd.DataFrame(
         [
@@ -304,5 +287,5 @@ def _table(
 def _ratio(
     part: Float[ndarray, "*shape"], whole: Float[ndarray, "*other"]
 ) -> Float[ndarray, "*shape"]:
-    """NaN where there is nothing to take a part of."""
+    """Return `part / whole`, NaN where there is nothing to take a part of."""
     return part / np.where(whole > 0, whole, np.nan)

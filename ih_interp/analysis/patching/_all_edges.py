@@ -1,6 +1,12 @@
-"""Every edge between two layers: at the last position alone, or by the model from there on."""
+"""The effects of all edges between two layers.
 
-from collections.abc import Callable, Iterator
+Base and source run once. Where the receivers' layer is all that is left, its last position is then
+computed for all edges at once; elsewhere every edge is a pass of the model. For the paper's model
+(2 layers of 8 heads) and 784 sequences the first takes 0.15 s, the second 3.5 s, and one call of
+`path_patch` per edge 20 s.
+"""
+
+from collections.abc import Callable
 from itertools import product
 from typing import NamedTuple
 
@@ -9,15 +15,15 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from ih_interp._stock import is_hooked, other_module, starts_late
-from ih_interp.analysis._passes import Input, into_stream, written_by, written_points
-from ih_interp.analysis.patching._last_layer import LastRow, from_layer, stands_alone
+from ih_interp._stock import starts_late
+from ih_interp.analysis._passes import Entered, Input, into_stream, written_by, written_points
+from ih_interp.analysis.patching._last_layer import LastRow, stands_alone
 from ih_interp.analysis.patching._patched_pass import Edges, Patch
-from ih_interp.analysis.patching.path_patching import Means, Pair, Seen, values_of
-from ih_interp.evaluation import Metric, measured
+from ih_interp.analysis.patching.path_patching import Means, Pair, RunName, Seen
+from ih_interp.evaluation import measured
 
 FAST_CHUNK = 256
-"""Sequences at once where only the last row is computed: 64 edges of more leave the cache."""
+"""Sequences at once where only the last row is computed: 64 times as many edges fill the cache."""
 
 
 class Plan(NamedTuple):
@@ -26,117 +32,91 @@ class Plan(NamedTuple):
     sender_layer: int
     receiver_layer: int
     via: tuple[Input, ...]
-    metric: Metric
     normalise: bool
     done: Callable[[int], object]
-    """Is told how many edges have been measured."""
+    """Called with the number of edges that have been measured."""
 
 
 class Start(NamedTuple):
-    """Where receivers start from; one base for all senders, or one each (`base` long)."""
+    """Where receivers start from."""
 
-    resid: Float[Tensor, "base batch pos d_model"]
-    """The receivers' layer's input in the base run."""
+    base: list[Entered]
+    """What the base run gives the receivers' layer; one for all senders, or one for each."""
     change: Float[Tensor, "sender batch pos d_model"]
     """What each sender's edge adds to it."""
     before: Float[Tensor, "base batch"]
     """The metric of the base run."""
     whole: Float[Tensor, "sender batch"]
-    """The metric of the source run minus that of the base run, where it is asked for."""
-    others: dict[str, Tensor | None]
-    """What else a layer is given in the base run, by keyword."""
+    """The metric of the source run minus that of the base run, where it is asked for; else 0."""
 
 
 def effects_of(pair: Pair, plan: Plan, means: Means) -> tuple[Tensor, Tensor]:
-    """Effects `[batch, via, sender, receiver]` and whole differences `[batch, sender]`."""
-    if not starts_late(pair.model):
-        return _edge_by_edge(pair, plan, means)
+    """Return effects `[batch, via, sender, receiver]` and whole differences `[batch, sender]`."""
     start = _start(pair, plan, means)
-    after = (
-        _last_row(pair, plan, start)
-        if stands_alone(pair.model, plan.receiver_layer)
-        else _whole_layers(pair, plan, start)
-    )
+    if stands_alone(pair.model, plan.receiver_layer):
+        after = _last_row(pair, plan, start)
+    else:
+        after = _edge_by_edge(pair, plan, start, means)
     effect = after - start.before[None, :, None]
     return effect.permute(3, 0, 1, 2), start.whole.T
 
 
-def _edge_by_edge(pair: Pair, plan: Plan, means: Means) -> tuple[Tensor, Tensor]:
-    """The same by whole passes, of models that may not be run from a layer on."""
-    heads = range(pair.model.cfg.n_heads)
-    effects = torch.empty(len(pair.clean), len(plan.via), len(heads), len(heads))
-    whole = torch.empty(len(pair.clean), len(heads))
-    for sender, (v, letter), receiver in product(heads, enumerate(plan.via), heads):
-        edges = Edges({plan.sender_layer: [sender]}, {plan.receiver_layer: [receiver]}, (letter,))
-        own = {layer: ([sender], value[:, [sender]]) for layer, (_, value) in means.items()}
-        found = values_of(pair, edges, plan.metric, own, plan.normalise)
-        effects = effects.to(found.base)
-        effects[:, v, sender, receiver] = found.patched - found.base
-        whole = whole.to(found.base)
-        whole[:, sender] = found.source - found.base
-        plan.done(1)
-    return effects, whole
-
-
 def _start(pair: Pair, plan: Plan, means: Means) -> Start:
-    model, layer, noise = pair.model, plan.sender_layer, pair.direction == "noise"
-    heads, names = list(range(model.cfg.n_heads)), written_points(model, [layer])
-    # The base comes last: hooks that remember a pass remember that one.
-    if noise:
-        corrupted_runs = list(_corrupted_runs(pair, plan, means))
-        clean_run = pair.run(pair.clean, names, plan.receiver_layer)
-    else:
-        clean_run = pair.run(pair.clean, names, plan.receiver_layer)
-        corrupted_runs = list(_corrupted_runs(pair, plan, means))
-    clean_written = written_by(model, clean_run.kept, {layer: heads})[layer]
-    if corrupted_runs:
-        written = [written_by(model, s.kept, {layer: heads})[layer] for s in corrupted_runs]
-        # With a run for each sender, each counts only for its own.
-        own = written if len(written) > 1 else written * len(heads)
-        corrupted = torch.stack([own[head][:, :, head] for head in heads], dim=2)
-    else:
-        corrupted = means[layer][1].to(clean_written)
-    new = corrupted - clean_written if noise else clean_written - corrupted
-    base, source = ([clean_run], corrupted_runs) if noise else (corrupted_runs, [clean_run])
-    before = torch.stack([measured(plan.metric, seen.logits, pair.clean) for seen in base])
+    model, layer = pair.model, plan.sender_layer
+    # The base runs last: hooks that remember a pass remember this one.
+    source, base = (_runs(pair, plan, means, which) for which in pair.order)
+    old = _written(model, layer, base)
+    new = _written(model, layer, source) if source else means[layer][1].to(old)
+    before = torch.stack([pair.measured(seen.logits) for seen in base])
     whole = torch.zeros_like(before)
     if plan.normalise:
-        whole = torch.stack([measured(plan.metric, seen.logits, pair.clean) for seen in source])
-        whole = whole - before
-    given = [seen.entered[0] for seen in base]
+        whole = torch.stack([pair.measured(seen.logits) for seen in source]) - before
     return Start(
-        torch.stack([entered.resid for entered in given]),
-        into_stream(model, layer, heads, new).movedim(2, 0),
+        [seen.entered[0] for seen in base],
+        into_stream(model, layer, range(model.cfg.n_heads), new - old).movedim(2, 0),
         before,
-        whole.expand(len(heads), -1),
-        given[0].others,
+        whole.expand(model.cfg.n_heads, -1),
     )
 
 
-def _corrupted_runs(pair: Pair, plan: Plan, means: Means) -> Iterator[Seen]:
-    """One for all senders, or one with each sender alone ablated; none where none is needed."""
-    names, layer = written_points(pair.model, [plan.sender_layer]), plan.receiver_layer
-    needed = pair.direction == "denoise" or plan.normalise
-    if pair.ablation != "resample":
-        # What noise puts in their place is known without a run.
-        heads, values = means[plan.sender_layer]
-        for at, head in enumerate(heads if needed else ()):
-            with pair.corrupting({plan.sender_layer: ([head], values[:, at : at + 1])}) as batch:
-                yield pair.run(batch, names, layer)
-    elif needed:
-        yield pair.run(pair.corrupted, names, layer)
-    else:
-        with pair.kept(pair.corrupted, names) as kept:
-            pair.model(pair.clean.tokens, stop_at_layer=plan.sender_layer + 1)
-        yield Seen(torch.empty(0, 0), kept)
+def _runs(pair: Pair, plan: Plan, means: Means, which: RunName) -> list[Seen]:
+    """Run it for all senders, or with each alone ablated; no run where none is needed."""
+    names = written_points(pair.model, [plan.sender_layer])
+    needed = pair.direction == "denoise" or plan.normalise or which == "clean"
+    if not needed and pair.ablation != "resample":
+        return []  # what is put in the senders' place is known
+    if not needed and starts_late(pair.model):  # a pass may end where the senders have written
+        return [pair.run(pair.corrupted, names, stop_at_layer=plan.sender_layer + 1)]
+    alone = which == "corrupted" and pair.ablation != "resample"
+    runs: list[Seen] = []
+    for head in range(pair.model.cfg.n_heads if alone else 1):
+        with pair.being(which, _alone(means, head)) as batch:
+            runs.append(pair.run(batch, names, plan.receiver_layer))
+    return runs
+
+
+def _alone(means: Means, head: int) -> Means:
+    """What one head of the senders' layer is set to."""
+    return {layer: ([head], values[:, [head]]) for layer, (_, values) in means.items()}
+
+
+def _written(
+    model: HookedTransformer, layer: int, runs: list[Seen]
+) -> Float[Tensor, "batch pos head d"]:
+    """What every head of the senders' layer writes, each in its own run if there are several."""
+    heads = list(range(model.cfg.n_heads))
+    each = [written_by(model, seen.kept, {layer: heads})[layer] for seen in runs]
+    if len(each) == 1:
+        return each[0]
+    return torch.stack([one[:, :, head] for head, one in enumerate(each)], dim=2)
 
 
 def _last_row(pair: Pair, plan: Plan, start: Start) -> Float[Tensor, "via sender receiver batch"]:
-    """The metric of every edge, where the last position of the last layer is all there is."""
+    """The metric with each edge patched, where the last layer's last position is all there is."""
     last, found = LastRow(pair.model), list[Tensor]()
     for rows in torch.arange(len(pair.clean)).split(FAST_CHUNK):
         part = slice(int(rows[0]), int(rows[-1]) + 1)
-        resid, clean = start.resid[:, part], pair.clean[part]
+        resid = torch.stack([entered.resid[part] for entered in start.base])
         base, patched = last.read(resid), last.read(resid + start.change[:, part])
         q, k, v = last.queries(base), last.keys(base), last.values(base)
         pattern = last.pattern(q, k)
@@ -151,56 +131,27 @@ def _last_row(pair: Pair, plan: Plan, start: Start) -> Float[Tensor, "via sender
             else:
                 new = last.z(pattern, last.values(patched))
             logits = last.logits(at_end + last.written(new - z))
-            by_input.append(measured(plan.metric, logits, clean).transpose(0, 1))
+            by_input.append(measured(pair.metric, logits, pair.clean[part]).transpose(0, 1))
         found.append(torch.stack(by_input))
     plan.done(found[0][..., 0].numel())
     return torch.cat(found, dim=-1)
 
 
-def _whole_layers(
-    pair: Pair, plan: Plan, start: Start
+def _edge_by_edge(
+    pair: Pair, plan: Plan, start: Start, means: Means
 ) -> Float[Tensor, "via sender receiver batch"]:
-    """The metric of every edge, by the model from the receivers' layer on."""
+    """The metric with each edge patched, by a pass from the receivers' layer on if it may be."""
     model, layer = pair.model, plan.receiver_layer
-    resid = start.resid.expand(len(start.change), *start.resid.shape[1:])
-    # Hooks and other code may be made for this many sequences; without any, senders go together.
-    together = not any(
-        is_hooked(part) or other_module(model, part) for part in [model, *from_layer(model, layer)]
-    )
-    senders = torch.arange(len(resid)).split(len(resid) if together else 1)
-    values = torch.empty(len(plan.via), len(resid), model.cfg.n_heads, len(pair.clean)).to(resid)
-    for v, letter in enumerate(plan.via):
-        for receiver in range(model.cfg.n_heads):
-            for group in senders:
-                logits = _from_layer(model, plan, start, resid[group], group, letter, receiver)
-                found = measured(plan.metric, logits, pair.clean)
-                values[v, group, receiver] = found.to(values)
-                plan.done(len(group))
-    return values
-
-
-def _from_layer(
-    model: HookedTransformer,
-    plan: Plan,
-    start: Start,
-    resid: Tensor,
-    senders: Tensor,
-    letter: Input,
-    receiver: int,
-) -> Float[Tensor, "sender batch label"]:
-    """Logits with one edge of each of these senders patched."""
-    n, size = len(senders), resid.shape[1]
-
-    def of_each(value: Tensor | None) -> Tensor | None:
-        return None if value is None else torch.cat([value.expand(size, *value.shape[1:])] * n)
-
-    others = {name: of_each(value) for name, value in start.others.items()}
-    patch = Patch(
-        model,
-        Edges({}, {plan.receiver_layer: [receiver]}, (letter,)),
-        changes={plan.sender_layer: start.change[senders].flatten(end_dim=1)},
-    )
-    with patch.applied():
-        flat = resid.flatten(end_dim=1)
-        logits = model(flat, start_at_layer=plan.receiver_layer, **others)
-    return logits[:, -1].unflatten(0, (n, -1))
+    heads, from_layer = range(model.cfg.n_heads), starts_late(model)
+    after = start.before.new_empty(len(plan.via), len(heads), len(heads), len(pair.clean))
+    for sender, (v, letter), receiver in product(heads, enumerate(plan.via), heads):
+        patch = Patch(
+            model,
+            Edges({}, {layer: [receiver]}, (letter,)),
+            changes={plan.sender_layer: start.change[sender]},
+        )
+        entered = start.base[sender if len(start.base) > 1 else 0] if from_layer else None
+        with pair.being(pair.order[1], _alone(means, sender)) as batch, patch.applied():
+            after[v, sender, receiver] = pair.measured(pair.run(batch, start=entered).logits)
+        plan.done(1)
+    return after

@@ -16,12 +16,8 @@ def stands_alone(model: HookedTransformer, layer: int) -> bool:
     """Return whether a layer is the last, without MLP, and computes what `LastRow` does by hand."""
     if layer != model.cfg.n_layers - 1 or not model.cfg.attn_only:
         return False
-    return not_plain(model, from_layer(model, layer)) is None
-
-
-def from_layer(model: HookedTransformer, layer: int) -> list[nn.Module]:
-    """Return the modules of a pass from a layer on."""
-    return parts_of(*model.blocks[layer:], *final_norm(model), model.unembed)
+    modules = parts_of(model.blocks[layer], *final_norm(model), model.unembed)
+    return not_plain(model, modules) is None
 
 
 def final_norm(model: HookedTransformer) -> tuple[nn.Module, ...]:

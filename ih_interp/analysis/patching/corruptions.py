@@ -1,31 +1,32 @@
-"""Corruptions of few-shot sequences: what path patching exchanges clean activations for.
+"""Corruptions of few-shot sequences, from which path patching takes activations.
 
 Each keeps shapes and positions, and takes away one piece of information. A corrupted batch is again
 a batch: its target is what a perfect induction circuit would now say, or the clean one where the
-context no longer says. Effects are measured against the clean batch's target and context.
+context no longer tells. Effects are measured against the clean batch's target and context.
 """
 
 from dataclasses import replace
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from ih_interp._torch_state import plain_torch
-from ih_interp.analysis.checks import refuse_wrong
+from ih_interp.analysis.checks import checked
 from ih_interp.tasks.few_shot import FewShotTask, Split
 from ih_interp.types import Batch
 
 Resampled: TypeAlias = Literal["query", "other"]
-"""Whose class is replaced: the query's copies in the context, or one of the other pairs'."""
+"""The pairs whose class is replaced: the query's copies in the context, or one of the others."""
 
-MAX_DRAWS = 1_000  # rounds of drawing anew what stands in the context already
+MAX_DRAWS = 1_000  # rounds of sampling again where a class stands in the context already
 
 
+@checked()
 @plain_torch()
 def swap_exemplars(batch: Batch) -> Batch:
-    """The exemplars of the context move to the pair before; labels and the query stay.
+    """Move the exemplars of the context to the pair before; labels and the query stay.
 
     Destroys which label the query's copy stands with, and where it stands; keeps which exemplars
     and labels are shown. With two pairs, `x1 l1 x2 l2 x1` becomes `x2 l1 x1 l2 x1`. In general, a
@@ -34,7 +35,6 @@ def swap_exemplars(batch: Batch) -> Batch:
     then stands as often as the label did, with its first drawing. The target becomes the label that
     the query's class now stands with. Raises ValueError for a context with one label only.
     """
-    refuse_wrong(batch=batch)
     labels = batch.context_labels
     following = _next_pair(labels)
     places = list(batch.layout.exemplars)
@@ -45,9 +45,10 @@ def swap_exemplars(batch: Batch) -> Batch:
     return replace(batch, tokens=tokens, target=target)
 
 
+@checked()
 @plain_torch()
 def swap_labels(batch: Batch) -> Batch:
-    """The labels of the context move to the pair before; exemplars and the query stay.
+    """Move the labels of the context to the pair before; exemplars and the query stay.
 
     Destroys which label the query's copy stands with; keeps where every exemplar stands, and which
     labels are shown. With two pairs, `x1 l1 x2 l2 x1` becomes `x1 l2 x2 l1 x1`. In general every
@@ -55,7 +56,6 @@ def swap_labels(batch: Batch) -> Batch:
     that all copies of a class still share one. The target becomes the label that the query's class
     now stands with. Raises ValueError for a context with one label only.
     """
-    refuse_wrong(batch=batch)
     labels = batch.context_labels
     renamed = labels.gather(1, _next_pair(labels))
     tokens = batch.tokens.clone()
@@ -64,6 +64,7 @@ def swap_labels(batch: Batch) -> Batch:
     return replace(batch, tokens=tokens, target=target)
 
 
+@checked()
 @plain_torch()
 def resample_class(
     task: FewShotTask,
@@ -73,23 +74,19 @@ def resample_class(
     which: Resampled = "query",
     split: Split = "train",
 ) -> Batch:
-    """A class of the context replaced by one of the split that is not in it, drawn uniformly.
+    """Replace a class of the context by one of the split that is not in it, drawn uniformly.
 
     `which="query"` replaces every copy of the query's class: destroys that anything in the context
     matches the query; keeps labels, positions and the other exemplars. `which="other"` replaces one
-    of the other pairs, drawn uniformly: the control, which destroys only whom the query must be
-    told apart from. Drawings are the split's. The target stays the clean one.
+    of the other pairs, drawn uniformly: the control, which destroys only what the query must be
+    told apart from. Exemplars are the split's. The target stays the clean one.
 
-    Raises ValueError for a split with no further class, a batch of another task's length, or
-    another `which`.
+    Raises ValueError for a split with no further class and for a batch of another task's length.
     """
-    refuse_wrong(task=task, batch=batch, generator=generator, which=which, split=split)
-    if which not in get_args(Resampled):
-        raise ValueError(f"which={which!r}; choose from {', '.join(get_args(Resampled))}.")
     if batch.layout.n_pairs != task.config.n_pairs:
         raise ValueError(
-            f"The batch has {batch.layout.n_pairs} pairs and the task {task.config.n_pairs}; "
-            "give the task that made the batch."
+            f"batch: expected {task.config.n_pairs} pairs, as the task makes them, got "
+            f"{batch.layout.n_pairs}; give the task that made the batch."
         )
     chosen = batch.correct if which == "query" else _one_of(~batch.correct, generator)
     drawn = _unseen(task, batch, split, generator)
@@ -102,11 +99,9 @@ def resample_class(
 
 
 def _next_pair(labels: Int[Tensor, "batch pair"]) -> Int[Tensor, "batch pair"]:
-    """For every pair, the first pair that has the next different label."""
+    """Return for every pair the first pair that has the next different label."""
     if bool((labels == labels[:, :1]).all(dim=1).any()):
-        raise ValueError(
-            "A context with one label only has nothing to swap; two different ones are needed."
-        )
+        raise ValueError("A context holds one label only: expected two different ones to swap.")
     pairs = torch.arange(labels.shape[1], device=labels.device)
     same = labels[:, :, None] == labels[:, None, :]
     first = same.int().argmax(dim=-1)  # where a pair's label appears first
@@ -116,13 +111,13 @@ def _next_pair(labels: Int[Tensor, "batch pair"]) -> Int[Tensor, "batch pair"]:
 
 
 def _label_where(chosen: Tensor, labels: Tensor, target: Tensor) -> Int[Tensor, " batch"]:
-    """The label of the first pair chosen; the target where there is none."""
+    """Return the label of the first pair chosen; the target where there is none."""
     first = labels.gather(1, chosen.int().argmax(dim=1, keepdim=True))[:, 0]
     return torch.where(chosen.any(dim=1), first, target)
 
 
 def _one_of(allowed: Tensor, generator: torch.Generator) -> Tensor:
-    """One pair a sequence, uniform over those allowed."""
+    """Draw one pair per sequence, uniformly over those allowed."""
     draws = torch.rand(allowed.shape, generator=generator).to(allowed.device)
     best = torch.where(allowed, draws, -1.0).argmax(dim=1, keepdim=True)
     return torch.zeros_like(allowed).scatter(1, best, True) & allowed
@@ -131,13 +126,13 @@ def _one_of(allowed: Tensor, generator: torch.Generator) -> Tensor:
 def _unseen(
     task: FewShotTask, batch: Batch, split: Split, generator: torch.Generator
 ) -> Int[Tensor, "batch copy"]:
-    """Exemplar tokens `[batch, copy]` of one class a sequence that its context lacks."""
+    """Draw, per sequence, exemplar tokens `[batch, copy]` of one class that its context lacks."""
     unseen = split == "test_exemplars"
     n_classes = task.n_test_classes if unseen else task.config.n_train_classes
     if n_classes <= task.config.n_context_classes:
         raise ValueError(
-            f"{split!r} has {n_classes} classes and a context shows {task.config.n_context_classes}"
-            "; none is left to put in."
+            f"split={split!r} has {n_classes} classes: expected more than the "
+            f"{task.config.n_context_classes} of a context."
         )
 
     def class_of(tokens: Tensor) -> Tensor:

@@ -6,8 +6,8 @@ source. Only the receivers' queries, keys or values see it; all after them runs 
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,7 @@ from transformer_lens import HookedTransformer
 
 from ih_interp._torch_state import plain_torch
 from ih_interp.analysis._passes import (
+    Ablation,
     Entered,
     HeadName,
     HeadsOf,
@@ -32,21 +33,21 @@ from ih_interp.analysis._passes import (
     written_by,
     written_points,
 )
-from ih_interp.analysis.checks import refuse_wrong
+from ih_interp.analysis.checks import checked
 from ih_interp.analysis.patching._patched_pass import Edges, Patch
 from ih_interp.evaluation import Metric, measured
-from ih_interp.types import Batch, expect
+from ih_interp.types import Batch
 
 Direction: TypeAlias = Literal["noise", "denoise"]
 """`noise` puts corrupted activations into the clean run, `denoise` clean into the corrupted."""
 
-Ablation: TypeAlias = Literal["resample", "mean", "zero"]
-"""What the corrupted run is: other sequences, or the clean ones with the senders' outputs set."""
+RunName: TypeAlias = Literal["clean", "corrupted"]
 
 Means: TypeAlias = Mapping[int, tuple[Sequence[int], Tensor]]
 """Heads of a layer, and what they are set to, `[pos, head, d]`."""
 
 
+@checked()
 @plain_torch()
 def path_patch(
     model: HookedTransformer,
@@ -63,7 +64,7 @@ def path_patch(
     per_sequence: bool = False,
     normalise: bool = False,
 ) -> Float[Tensor, ""] | Float[Tensor, " batch"]:
-    """Effect of all edges from senders to receivers, patched jointly (Wang et al. 2022).
+    """Return the effect of all edges from senders to receivers, patched jointly (Wang et al. 2022).
 
     `metric(patched run) - metric(base run)`, for the clean batch's target and context; its mean
     over sequences, or `[batch]` with `per_sequence=True`. 0 for an edge that carries nothing. With
@@ -90,7 +91,7 @@ def path_patch(
         direction: `noise`: base clean, source corrupted; `denoise`: the other way round.
         ablation: the corrupted run. `resample`: the corrupted sequences. `zero`, `mean`: the clean
             ones, with what senders write set to 0, or to its mean over the corrupted sequences,
-            for all who read it.
+            everywhere.
         metric: a scale of `metrics.SCALES`, or a function of logits `[batch, label]` and a batch.
         per_sequence: one effect per sequence.
         normalise: divide by the whole difference between the two runs.
@@ -101,35 +102,27 @@ def path_patch(
     stream between them, sequences of other shapes, and models in which an edge is not defined:
     those where code or hooks make what attention adds other than the sum of its heads' z W_O.
     """
-    refuse_wrong(
-        model=model,
-        clean=clean,
-        corrupted=corrupted,
-        via=via,
-        direction=direction,
-        ablation=ablation,
-        metric=metric,
-        per_sequence=per_sequence,
-        normalise=normalise,
-    )
     edges = _edges(model, senders, receivers, via, middle)
-    pair = Pair.of(model, clean, corrupted, direction, ablation)
+    pair = Pair.of(model, clean, corrupted, direction, ablation, metric)
     means = pair.means(edges.senders)
-    top = max([*edges.receivers, *[model.cfg.n_layers] * edges.to_output])
-    with whole_blocks(model, min(edges.senders), top):
-        values = [values_of(part, edges, metric, means, normalise) for part in pair.split()]
-    patched, base, source = (torch.cat(column) for column in zip(*values, strict=True))
-    return share(patched - base, source - base if normalise else None, per_sequence)
+    with whole_blocks(model, min(edges.senders), max(edges.above(model))):
+        parts = [_effect(part, edges, means, normalise) for part in pair.split()]
+    effect, whole = (torch.cat(column) for column in zip(*parts, strict=True))
+    return share(effect, whole, normalise=normalise, per_sequence=per_sequence)
 
 
 def share(
-    effect: Float[Tensor, "batch ..."], whole: Float[Tensor, "batch ..."] | None, per_sequence: bool
+    effect: Float[Tensor, "batch ..."],
+    whole: Float[Tensor, "batch ..."],
+    *,
+    normalise: bool,
+    per_sequence: bool,
 ) -> Tensor:
-    """Effects, or their mean over sequences, over the mean of the whole difference if given.
+    """Return effects, or their mean over sequences, if asked over the mean whole difference.
 
     Raises ValueError where that is 0: clean and corrupted runs that do not differ.
     """
-    if whole is not None:
+    if normalise:
         mean = whole.double().mean(dim=0)
         if bool((mean == 0).any()):
             raise ValueError(
@@ -140,32 +133,25 @@ def share(
     return effect if per_sequence else effect.double().mean(dim=0).to(effect)
 
 
-class Values(NamedTuple):
-    """The metric of every sequence in three runs; the source's is the base's where nobody asks."""
-
-    patched: Float[Tensor, " batch"]
-    base: Float[Tensor, " batch"]
-    source: Float[Tensor, " batch"]
-
-
 class Seen(NamedTuple):
-    """One run: logits of the last position, and activations by hook name."""
+    """One run: its logits at the last position, and activations by hook name."""
 
     logits: Float[Tensor, "batch label"]
     kept: dict[str, Tensor]
     entered: Sequence[Entered] = ()
-    """What the pass gave a layer, where one was named."""
+    """The inputs of a layer, where one was named."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A clean and a corrupted run of a model, and which of them is the base."""
+    """A clean and a corrupted run of a model, which of them is the base, and what is measured."""
 
     model: HookedTransformer
     clean: Batch
     corrupted: Batch
     direction: Direction
     ablation: Ablation
+    metric: Metric
 
     @classmethod
     def of(
@@ -173,99 +159,115 @@ class Pair:
         model: HookedTransformer,
         clean: Batch,
         corrupted: Batch | None,
-        direction: str,
-        ablation: str,
+        direction: Direction,
+        ablation: Ablation,
+        metric: Metric,
     ) -> "Pair":
-        """Checked; ValueError says what does not fit."""
-        expect(model, HookedTransformer, "The model", "a run's is run.model(step)")
-        expect(clean, Batch, "The clean batch", "give the Batch itself, not its tokens")
+        """Return the two runs; ValueError for what does not fit together."""
         refuse_shape(model)
-        for name, value, kind in (
-            ("direction", direction, Direction),
-            ("ablation", ablation, Ablation),
-        ):
-            if value not in get_args(kind):
-                raise ValueError(f"{name}={value!r}; choose from {', '.join(get_args(kind))}.")
         if corrupted is None:
             if ablation == "resample":
-                raise ValueError("Resampling needs corrupted sequences; see analysis.corruptions.")
+                raise ValueError(
+                    "corrupted=None: expected sequences to resample from; see analysis.corruptions."
+                )
             corrupted = clean
-        expect(corrupted, Batch, "The corrupted batch", "give the Batch itself, not its tokens")
         if clean.tokens.shape != corrupted.tokens.shape:
             raise ValueError(
-                f"Clean sequences are {tuple(clean.tokens.shape)} and corrupted ones "
-                f"{tuple(corrupted.tokens.shape)}; as many of the same length were expected."
+                f"corrupted: expected {tuple(clean.tokens.shape)} tokens, as many sequences as in "
+                f"clean and of the same length, got {tuple(corrupted.tokens.shape)}."
             )
-        return cls(model, clean, corrupted, direction, ablation)  # pyright: ignore
+        return cls(model, clean, corrupted, direction, ablation, metric)
 
     def split(self) -> "list[Pair]":
-        """The same in chunks."""
+        """Return the same in chunks."""
         size = chunk_size(self.model, len(self.clean))
         batches = zip(self.clean.split(size), self.corrupted.split(size), strict=True)
-        return [Pair(self.model, *both, self.direction, self.ablation) for both in batches]
+        return [replace(self, clean=clean, corrupted=corrupted) for clean, corrupted in batches]
+
+    @property
+    def order(self) -> tuple[RunName, RunName]:
+        """The names of the source run and of the base run."""
+        return ("corrupted", "clean") if self.direction == "noise" else ("clean", "corrupted")
+
+    def measured(self, logits: Float[Tensor, "batch label"]) -> Float[Tensor, " batch"]:
+        """Return the metric of every clean sequence."""
+        return measured(self.metric, logits, self.clean)
 
     def means(self, heads: HeadsOf) -> Means:
-        """What heads are set to where the ablation sets them: 0, or means over the corrupted."""
+        """Return what the ablation sets heads to: 0, or means over `corrupted`; else nothing."""
+        cfg, n_positions = self.model.cfg, self.clean.tokens.shape[1]
         if self.ablation == "resample":
             return {}
+        if self.ablation == "zero":
+            width = cfg.d_model if cfg.use_attn_result else cfg.d_head
+            return {
+                layer: (of, torch.zeros(n_positions, len(of), width)) for layer, of in heads.items()
+            }
         total: dict[int, Tensor] = {}
         for part in self.split():
             seen = part.run(part.corrupted, written_points(self.model, heads))
             for layer, written in written_by(self.model, seen.kept, heads).items():
                 total[layer] = total.get(layer, 0.0) + written.double().sum(dim=0)
-        scale = 0.0 if self.ablation == "zero" else 1 / len(self.corrupted)
-        return {layer: (heads[layer], scale * total[layer]) for layer in heads}
-
-    def run(self, batch: Batch, names: Iterable[str] = (), layer: int | None = None) -> Seen:
-        """Run these sequences, and keep the named activations and a layer's input."""
-        entered: Sequence[Entered] = ()
-        with ExitStack() as stack:
-            kept = stack.enter_context(self.kept(batch, names))
-            if layer is not None:
-                entered = stack.enter_context(entering(self.model, layer))
-            logits = self.model(self.clean.tokens)[:, -1]
-        return Seen(logits, kept, entered)
+        return {layer: (of, total[layer] / len(self.corrupted)) for layer, of in heads.items()}
 
     @contextmanager
-    def kept(self, batch: Batch, names: Iterable[str]) -> Generator[dict[str, Tensor]]:
-        """Inside, the model's passes of the clean tokens are passes of these sequences."""
-        with ExitStack() as stack:
-            if batch is not self.clean:
-                stack.enter_context(reading(self.model, batch.tokens))
-            yield stack.enter_context(recording(self.model, names))
-
-    @contextmanager
-    def corrupting(self, means: Means) -> Generator[Batch]:
-        """Inside, a pass of the given batch by `run` is the corrupted run."""
-        if self.ablation == "resample":
+    def being(self, which: RunName, means: Means) -> Generator[Batch]:
+        """In the block, `run` of the batch that is given is the clean or the corrupted run."""
+        if which == "clean":
+            yield self.clean
+        elif self.ablation == "resample":
             yield self.corrupted
         else:
             with set_heads(self.model, means):
                 yield self.clean
 
+    def run(
+        self,
+        batch: Batch,
+        names: Iterable[str] = (),
+        layer: int | None = None,
+        *,
+        start: Entered | None = None,
+        stop_at_layer: int | None = None,
+    ) -> Seen:
+        """Run these sequences, and keep the named activations and a layer's input.
 
-def values_of(pair: Pair, edges: Edges, metric: Metric, means: Means, normalise: bool) -> Values:
-    """Return the metric with these edges patched, in the base run and, if asked, the source run."""
-    model, clean = pair.model, pair.clean
-    names = written_points(model, {*edges.senders, *edges.middle})
-    clean_run = pair.run(clean, names)
-    with pair.corrupting(means) as batch:
-        corrupted_run = pair.run(batch, names)
-    noise = pair.direction == "noise"
-    base, source = (clean_run, corrupted_run) if noise else (corrupted_run, clean_run)
+        `start` is what another pass of them gave the layer at which this one starts.
+        """
+        given = self.clean.tokens if start is None else start.resid.clone()  # hooks may write to it
+        options: dict[str, Any] = {} if start is None else dict(start.options)
+        if stop_at_layer is not None:
+            options["stop_at_layer"] = stop_at_layer
+        with ExitStack() as stack:
+            if start is None and batch is not self.clean:
+                stack.enter_context(reading(self.model, batch.tokens))
+            kept = stack.enter_context(recording(self.model, names))
+            entered: Sequence[Entered] = ()
+            if layer is not None:
+                entered = stack.enter_context(entering(self.model, layer))
+            logits = self.model(given, **options)[:, -1]
+        return Seen(logits, kept, entered)
+
+
+def _effect(pair: Pair, edges: Edges, means: Means, normalise: bool) -> tuple[Tensor, Tensor]:
+    """Return the effect and the whole difference of every sequence; 0 for this if not asked."""
+    names = written_points(pair.model, {*edges.senders, *edges.middle})
+    runs: dict[RunName, Seen] = {}
+    for which in ("clean", "corrupted"):
+        with pair.being(which, means) as batch:
+            runs[which] = pair.run(batch, names)
+    source, base = (runs[which] for which in pair.order)
     patch = Patch(
-        model,
+        pair.model,
         edges,
-        source=written_by(model, source.kept, edges.senders),
-        frozen=written_by(model, base.kept, edges.middle),
+        source=written_by(pair.model, source.kept, edges.senders),
+        frozen=written_by(pair.model, base.kept, edges.middle),
     )
-    with ExitStack() as stack:
-        batch = clean if noise else stack.enter_context(pair.corrupting(means))
-        stack.enter_context(patch.applied())
-        logits = pair.run(batch).logits
-    patched, before = (measured(metric, seen, clean) for seen in (logits, base.logits))
-    whole = measured(metric, source.logits, clean) if normalise else before
-    return Values(patched, before, whole)
+    with pair.being(pair.order[1], means) as batch, patch.applied():
+        patched = pair.measured(pair.run(batch).logits)
+    before = pair.measured(base.logits)
+    whole = pair.measured(source.logits) if normalise else before
+    return patched - before, whole - before
 
 
 def _edges(
@@ -275,21 +277,20 @@ def _edges(
     via: str | Sequence[str],
     middle: Iterable[HeadName],
 ) -> Edges:
-    receivers = ["output"] if isinstance(receivers, str) and receivers == "output" else receivers
+    if isinstance(receivers, str) and receivers == "output":
+        receivers = [receivers]
     for name, heads in (("senders", senders), ("receivers", receivers), ("middle", middle)):
         if isinstance(heads, str):
-            raise TypeError(f'{name} are a list of heads, as ["L0H2"]; {heads!r} came.')
-        expect(heads, Iterable, name, 'write ["L0H2"]')
-    named = list(receivers)
+            raise TypeError(f'{name}={heads!r}: expected a list of heads; write ["L0H2"].')
+    given = [(isinstance(one, str) and one == "output", one) for one in receivers]
     edges = Edges(
         by_layer(senders, model),
-        by_layer([head for head in named if head != "output"], model),
+        by_layer([one for is_output, one in given if not is_output], model),
         inputs_named(via),
         by_layer(middle, model),
-        to_output="output" in named,
+        to_output=any(is_output for is_output, _ in given),
     )
-    top = [model.cfg.n_layers] if edges.to_output else []
-    below, above = list(edges.senders), [*edges.receivers, *top]
+    below, above = list(edges.senders), edges.above(model)
     if not below or not above:
         raise ValueError("An edge needs a sender and a receiver; name at least one of each.")
     if max(below) >= max(above) or min(above) <= min(below):
@@ -303,10 +304,8 @@ def _edges(
             f"Middle heads in layers {between} are not between senders in layers {below} and "
             f"receivers in layers {above}."
         )
-    shared = [
-        layer for layer in between if {*edges.middle[layer]} & {*edges.senders.get(layer, ())}
-    ]
-    if shared:
-        raise ValueError(f"A head of layer {shared[0]} is both a sender and a middle head.")
+    for layer in between:
+        if {*edges.middle[layer]} & {*edges.senders.get(layer, ())}:
+            raise ValueError(f"A head of layer {layer} is both a sender and a middle head.")
     refuse_cuts(model, min(below), max(above))
     return edges

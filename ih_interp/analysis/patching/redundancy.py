@@ -1,13 +1,13 @@
-"""How redundant a wiring is, from the effects of its edges.
+"""The redundancy of a wiring, from the effects of its edges.
 
-Edges come as `use`, `[sender, receiver]` or one a sequence `[batch, sender, receiver]`: positive
+Edges come as `use`, `[sender, receiver]` or one per sequence `[batch, sender, receiver]`: positive
 where the edge serves the behaviour (`Wiring.through`). Measures are of the mean over sequences;
 its negative entries, edges that work against the behaviour, count as no wire. Given sequences, they
 have bootstrap intervals over them; without, the ends are NaN.
 
-Effects that are nothing but noise look spread over many edges: read these numbers beside the
-effects themselves. Resamples are noisier than the mean and cut off at 0, so that a value may stand
-at one end of its interval where effects are small.
+Effects that are noise only look spread over many edges: read these numbers beside the effects
+themselves. Resamples are noisier than the mean and cut off at 0, so that a value may stand at one
+end of its interval where effects are small.
 """
 
 import math
@@ -24,14 +24,13 @@ from transformer_lens import HookedTransformer
 
 from ih_interp._columns import numbers
 from ih_interp._torch_state import plain_torch
-from ih_interp.analysis.checks import called_with, refuse_wrong
+from ih_interp.analysis.checks import checked
 from ih_interp.analysis.dynamics.trace import refuse_other_function, some_sequences, trace
 from ih_interp.analysis.heads.pattern_scores import CHUNK
 from ih_interp.analysis.patching.wiring import wiring_map
 from ih_interp.analysis.statistics import Estimate, bootstrap
-from ih_interp.evaluation import given_copies
 from ih_interp.runs import Run
-from ih_interp.types import Batch, Head, expect
+from ih_interp.types import Batch, Head
 
 Values: TypeAlias = Shaped[ndarray, "..."] | Shaped[torch.Tensor, "..."]
 """Numbers of any shape, from NumPy or torch."""
@@ -42,53 +41,57 @@ Statistic: TypeAlias = Callable[[ndarray], ndarray | float]
 EFFECTS = "give effects of edges, ih.wiring_map(model, clean, corrupted).through('k')"
 
 
-@called_with(EFFECTS)
+@checked(EFFECTS)
 def effective_senders(use: Values, **options: Any) -> Estimate:
-    """How many senders feed each receiver, `[receiver]`, in [1, n senders].
+    """Return how many senders feed each receiver, `[receiver]`, in [1, n senders].
 
     exp of the entropy of a receiver's shares, `p_s = max(use[s, r], 0) / sum over senders`: 1 where
     one sender does all, n where n do equally much (Hill number of order 1). NaN for a receiver that
-    nobody feeds. `options` are those of `bootstrap`.
+    no sender feeds. `options` are those of `bootstrap`.
     """
-    refuse_wrong(use=use)
     return estimated(use, 2, lambda wires: _effective(wires, 0), options)
 
 
-@called_with(EFFECTS)
+@checked(EFFECTS)
 def effective_receivers(use: Values, **options: Any) -> Estimate:
-    """How many receivers each sender serves, `[sender]`, in [1, n receivers]; as the one above."""
-    refuse_wrong(use=use)
+    """Return how many receivers each sender serves, `[sender]`, in [1, n receivers].
+
+    As `effective_senders`, with the shares of a sender's use.
+    """
     return estimated(use, 2, lambda wires: _effective(wires, 1), options)
 
 
-@called_with(EFFECTS)
+@checked(EFFECTS)
 def fan_in(use: Values, **options: Any) -> Estimate:
-    """How evenly receivers draw on senders, in [0, 1]: `H(sender | receiver) / ln n senders`.
+    """Return how evenly receivers draw on senders, in [0, 1].
 
-    The edges' shares of all positive use are taken as a joint distribution. 0 where every receiver
-    has one sender, 1 where all senders feed each equally; receivers count by what they receive. NaN
-    without any positive use. Raises ValueError for fewer than two senders.
+    `H(sender | receiver) / ln n senders`, the edges' shares of all positive use taken as a joint
+    distribution. 0 where every receiver has one sender, 1 where all senders feed each equally;
+    receivers count by what they receive. NaN without any positive use. Raises ValueError for fewer
+    than two senders.
     """
     return estimated(use, 2, lambda wires: _conditional(wires)[0] / _log(wires, 0), options)
 
 
-@called_with(EFFECTS)
+@checked(EFFECTS)
 def fan_out(use: Values, **options: Any) -> Estimate:
-    """How evenly senders serve receivers, in [0, 1]: `H(receiver | sender) / ln n receivers`."""
+    """Return how evenly senders serve receivers, in [0, 1].
+
+    `H(receiver | sender) / ln n receivers`, as in `fan_in`.
+    """
     return estimated(use, 2, lambda wires: _conditional(wires)[1] / _log(wires, 1), options)
 
 
-@called_with(EFFECTS)
+@checked(EFFECTS)
 def many_to_many(use: Values, **options: Any) -> Estimate:
-    """How far a wiring is from one to one, in [0, 1].
+    """Return how far a wiring is from one to one, in [0, 1].
 
     `(H(sender | receiver) + H(receiver | sender)) / (ln n senders + ln n receivers)`: the variation
-    of information between who sends and who receives, over its largest value. 0 exactly for one to
+    of information between senders and receivers, divided by its largest value. 0 exactly for one to
     one, whatever the strengths; 1 exactly for all to all, equally; one sender for n receivers, or n
     for one, give 1/2 of n x n; blocks of k x k in n x n give ln k / ln n. It does not depend on the
     scale of effects. NaN without any positive use. Raises ValueError for fewer than two heads.
     """
-    refuse_wrong(use=use)
 
     def index(wires: ndarray) -> float:
         given_receiver, given_sender = _conditional(wires)
@@ -97,6 +100,7 @@ def many_to_many(use: Values, **options: Any) -> Estimate:
     return estimated(use, 2, index, options)
 
 
+@checked()
 @plain_torch()
 def redundancy_over_training(
     run: Run,
@@ -106,10 +110,10 @@ def redundancy_over_training(
     via: str | Sequence[str] = ("q", "k", "v"),
     steps: Sequence[int] | None = None,
     progress: bool = False,
-    bootstrap_options: dict[str, Any] | None = None,
+    bootstrap_options: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> pd.DataFrame:
-    """Redundancy of the wiring at every checkpoint, with intervals over sequences.
+    """Return the redundancy of the wiring at every checkpoint, with intervals over sequences.
 
     Columns: `step`, `sequences`, `via`, `name`, `value`, `low`, `high`. Names are "many_to_many",
     "fan_in", "fan_out", "effective_senders L1H3" of every receiver and "effective_receivers L0H2"
@@ -117,18 +121,11 @@ def redundancy_over_training(
     fixed sample of the training split, here of at most 1,024. Raises ValueError for more sequences
     than one pass takes (1,024), over which intervals would be averaged.
     """
-    expect(run, Run, "The run", "open its folder with ih.Run(folder)")
-    batch, said = some_sequences(run.task, most=CHUNK) if batch is None else (batch, "")
-    refuse_wrong(batch=batch)
     refuse_other_function(corrupt, "corrupt", "batch")
+    batch, said = some_sequences(run.task, most=CHUNK) if batch is None else (batch, "")
     if len(batch) > CHUNK:
-        raise ValueError(f"{len(batch)} sequences are more than a pass of {CHUNK}; give fewer.")
-    if bootstrap_options is None:
-        bootstrap_options = {}
-    expect(bootstrap_options, Mapping, "bootstrap_options", 'write {"n_resamples": 200}')
-    given = {"n_resamples": 200, **bootstrap_options}
-
-    corrupt = given_copies(corrupt)
+        raise ValueError(f"batch: expected at most {CHUNK} sequences, got {len(batch)}.")
+    given = {"n_resamples": 200, **(bootstrap_options or {})}
 
     def measure(model: HookedTransformer, part: Batch) -> dict[str, float]:
         wiring = wiring_map(model, part, corrupt(part), via=via, per_sequence=True, **options)
@@ -172,13 +169,13 @@ def estimated(
     statistic: Callable[[ndarray], ndarray | float],
     options: dict[str, Any],
 ) -> Estimate:
-    """A statistic of `ndim` axes, or of the mean over sequences in front, with its interval."""
+    """Return a statistic of `ndim` axes, or of the mean over a batch in front with its interval."""
     array = numbers(values, "The values")
     if array.ndim == ndim + 1:
         return bootstrap(array, lambda mean: np.asarray(statistic(mean)), **options)
     if array.ndim != ndim:
         raise ValueError(
-            f"Shape {array.shape} was given; {ndim} axes, or a batch and {ndim}, were expected."
+            f"Values of shape {array.shape}: expected {ndim} axes, or a batch and {ndim}."
         )
     value = np.asarray(statistic(array), dtype=np.float64)
     return Estimate(value, np.full_like(value, np.nan), np.full_like(value, np.nan))
@@ -207,5 +204,5 @@ def _conditional(wires: ndarray) -> tuple[float, float]:
 
 def _log(wires: ndarray, axis: int) -> float:
     if wires.shape[axis] < 2:
-        raise ValueError(f"Wires are {wires.shape}; two senders and two receivers are the fewest.")
+        raise ValueError(f"Wires are {wires.shape}: expected two senders and receivers at least.")
     return float(np.log(wires.shape[axis]))

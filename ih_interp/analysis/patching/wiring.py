@@ -1,7 +1,8 @@
-"""The wiring between two layers: the effect of every single edge, all of them in one call."""
+"""The wiring between two layers: the effect of every single edge, all in one call."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import pandas as pd
@@ -13,11 +14,11 @@ from transformer_lens import HookedTransformer
 
 from ih_interp._reprs import short_repr
 from ih_interp._torch_state import plain_torch
-from ih_interp.analysis._passes import Input, inputs_named, refuse_cuts, whole_blocks
-from ih_interp.analysis.checks import refuse_wrong
+from ih_interp.analysis._passes import Ablation, Input, inputs_named, refuse_cuts, whole_blocks
+from ih_interp.analysis.checks import checked
 from ih_interp.analysis.dynamics.trace import refuse_other_function, trace
 from ih_interp.analysis.patching._all_edges import Plan, effects_of
-from ih_interp.analysis.patching.path_patching import Ablation, Direction, Pair, share
+from ih_interp.analysis.patching.path_patching import Direction, Pair, share
 from ih_interp.evaluation import LOWER_IS_BETTER, Metric
 from ih_interp.runs import Run
 from ih_interp.types import Batch, Head
@@ -37,37 +38,32 @@ class Wiring:
 
     @property
     def use(self) -> Float[Tensor, "*batch via sender receiver"]:
-        """Effects with the sign that makes an edge positive where it serves the behaviour."""
+        """The effects, with the sign that makes edges positive which serve the behaviour."""
         return self.effects if self.higher_is_used else -self.effects
 
     def through(self, via: str) -> Float[Tensor, "*batch sender receiver"]:
-        """`use` through one of the inputs: what the measures of `redundancy` take."""
+        """Return `use` through one of the inputs, as the measures of `redundancy` take it."""
         if via not in self.via:
-            raise ValueError(f"via={via!r} was not patched; choose from {', '.join(self.via)}.")
+            raise ValueError(f"via={via!r}: expected a patched input, {', '.join(self.via)}.")
         return self.use[..., self.via.index(via), :, :]  # pyright: ignore[reportArgumentType]
 
     def table(self) -> pd.DataFrame:
-        """One row an edge: `via`, `sender`, `receiver` ("L0H2"), `effect`, `use`; means."""
-        shape = self.effects.shape[-3:]
+        """Return one row per edge: `via`, `sender`, `receiver` ("L0H2"), `effect`, `use`; means."""
+        _, n_senders, n_receivers = shape = self.effects.shape[-3:]
+        names = {
+            "via": self.via,
+            "sender": [str(Head(self.sender_layer, head)) for head in range(n_senders)],
+            "receiver": [str(Head(self.receiver_layer, head)) for head in range(n_receivers)],
+        }
+        table = pd.DataFrame(product(*names.values()), columns=[*names])
         effect, use = (
-            values.reshape(-1, *shape).double().mean(dim=0).tolist()
+            values.reshape(-1, *shape).double().mean(dim=0).flatten().tolist()
             for values in (self.effects, self.use)
         )
-        rows = [
-            {
-                "via": via,
-                "sender": str(Head(self.sender_layer, s)),
-                "receiver": str(Head(self.receiver_layer, r)),
-                "effect": effect[v][s][r],
-                "use": use[v][s][r],
-            }
-            for v, via in enumerate(self.via)
-            for s in range(shape[1])
-            for r in range(shape[2])
-        ]
-        return pd.DataFrame(rows)
+        return table.assign(effect=effect, use=use)
 
 
+@checked()
 @plain_torch()
 def wiring_map(
     model: HookedTransformer,
@@ -84,39 +80,26 @@ def wiring_map(
     normalise: bool = False,
     progress: bool = False,
 ) -> Wiring:
-    """The effect of every edge from a head of one layer to one input of a head of another.
+    """Return the effect of every edge from a head of one layer to one input of a head of another.
 
     Each is what `path_patch` gives for that sender, receiver and input alone, with the same
     options and signs; `effects` are `[via, sender, receiver]`, or `[batch, via, sender, receiver]`
     with `per_sequence=True`. `receiver_layer` is the last by default. `progress` shows a bar.
 
-    Where the receivers are the last layer of an attention-only model and nobody hooks it, only the
+    Where the receivers are the last layer of an attention-only model and no hook is on it, only the
     last position is recomputed, for all edges at once; elsewhere the model runs on from the
-    receivers' layer, under everybody's hooks. Raises ValueError as `path_patch` does, and unless
+    receivers' layer, under all hooks. Raises ValueError as `path_patch` does, and unless
     0 <= sender_layer < receiver_layer < n_layers.
     """
-    refuse_wrong(
-        via=via,
-        model=model,
-        clean=clean,
-        corrupted=corrupted,
-        direction=direction,
-        ablation=ablation,
-        per_sequence=per_sequence,
-        normalise=normalise,
-        sender_layer=sender_layer,
-        receiver_layer=receiver_layer,
-        metric=metric,
-    )
     names = inputs_named(via)
     top = model.cfg.n_layers - 1 if receiver_layer is None else receiver_layer
     if not 0 <= sender_layer < top < model.cfg.n_layers:
         raise ValueError(
-            f"There is no edge from layer {sender_layer} to layer {top} in a model of "
-            f"{model.cfg.n_layers} layers; senders stand below receivers, layers count from 0."
+            f"sender_layer={sender_layer}, receiver_layer={top}: expected senders below receivers "
+            f"in a model of {model.cfg.n_layers} layers, which count from 0."
         )
     refuse_cuts(model, sender_layer, top)
-    pair = Pair.of(model, clean, corrupted, direction, ablation)
+    pair = Pair.of(model, clean, corrupted, direction, ablation, metric)
     means = pair.means({sender_layer: range(model.cfg.n_heads)})
     parts = pair.split()
     total = len(parts) * len(names) * model.cfg.n_heads**2
@@ -124,48 +107,53 @@ def wiring_map(
         whole_blocks(model, sender_layer, top),
         tqdm(total=total, disable=not progress, unit="edge") as bar,
     ):
-        plan = Plan(sender_layer, top, names, metric, normalise, bar.update)
+        plan = Plan(sender_layer, top, names, normalise, bar.update)
         found = [effects_of(part, plan, means) for part in parts]
     effect, whole = (torch.cat(column) for column in zip(*found, strict=True))
-    shares = share(effect, whole[:, None, :, None] if normalise else None, per_sequence)
+    whole = whole[:, None, :, None]
+    shares = share(effect, whole, normalise=normalise, per_sequence=per_sequence)
     lower = normalise is False and isinstance(metric, str) and metric in LOWER_IS_BETTER
     positive = normalise or (direction == "denoise") != lower
     return Wiring(shares, names, sender_layer, top, positive)
 
 
+@checked()
 @plain_torch()
 def wiring_over_training(
     run: Run,
-    corrupt: Any,
+    corrupt: Callable[[Batch], Batch],
     *,
     batch: Batch | None = None,
     steps: Sequence[int] | None = None,
     progress: bool = False,
     **options: Any,
 ) -> pd.DataFrame:
-    """The wiring at every checkpoint of a run, under the run's clamps: one row an edge and step.
+    """Return the wiring at every checkpoint of a run, under the run's clamps.
+
+    One row per edge and step.
 
     Columns: `step`, `sequences`, `via`, `sender`, `receiver`, `effect`, `use`. `corrupt` makes
     corrupted sequences from clean ones, as `corruptions.swap_exemplars` does; `options` are those
     of `wiring_map`. `batch` is by default, as in `trace`, a fixed sample of at most 4,096 training
     sequences. Long batches are measured in chunks, and means for `ablation="mean"` are then those
-    of a chunk. Raises as `wiring_map` and `trace` do, and for `normalise`, `per_sequence`.
+    of a chunk. Raises as `wiring_map` and `trace` do, and ValueError for `normalise` and
+    `per_sequence`.
     """
     refused = {"normalise", "per_sequence"} & {name for name, on in options.items() if on}
     if refused:
         raise ValueError(f"{', '.join(sorted(refused))} is no mean over sequences; leave it out.")
     refuse_other_function(corrupt, "corrupt", "batch")
-    last: dict[str, Wiring] = {}
+    last: list[Wiring] = []
 
     def measure(model: HookedTransformer, part: Batch) -> dict[str, float]:
-        found = last["wiring"] = wiring_map(model, part, corrupt(part), **options)
-        table = found.table()
-        return dict(zip(table.index.astype(str), table["effect"], strict=True))
+        last[:] = [wiring_map(model, part, corrupt(part), **options)]
+        table = last[0].table()
+        names = table["via"] + "|" + table["sender"] + "|" + table["receiver"]
+        return dict(zip(names, table["effect"], strict=True))
 
     rows = trace(run, measure, batch=batch, steps=steps, progress=progress)
-    edges = last["wiring"].table()[["via", "sender", "receiver"]]
-    table = rows[["step", "sequences"]].join(edges.loc[rows["name"].astype(int)].reset_index())
-    sign = 1 if last["wiring"].higher_is_used else -1
-    table = table.drop(columns="index").assign(effect=rows["value"], use=sign * rows["value"])
-    table.attrs |= rows.attrs
-    return table
+    edges = ["via", "sender", "receiver"]
+    rows[edges] = rows["name"].str.split("|", expand=True)
+    rows["effect"] = rows["value"]
+    rows["use"] = rows["value"] if last[0].higher_is_used else -rows["value"]
+    return rows[["step", "sequences", *edges, "effect", "use"]]

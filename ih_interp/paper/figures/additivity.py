@@ -12,8 +12,8 @@ from torch import Tensor
 from ih_interp.analysis.ablation.additivity import additivity_test
 from ih_interp.paper.recipes import last_layer_heads
 from ih_interp.paper.study import Claim, Figure, Study, decimals, judged, over_seeds
+from ih_interp.plots import plot_additive_fits
 from ih_interp.plots.additivity import METRIC_NAMES
-from ih_interp.plots.heads import plot_additive_fits
 from ih_interp.runs import Run
 from ih_interp.types import Batch
 

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
-from ih_interp.analysis.ablation.single_heads import only_and_without
+from ih_interp.analysis.ablation.single_heads import ablate_each_head
 from ih_interp.evaluation import Metric
 from ih_interp.paper.study import Claim, Figure, Study, decimals, judged, over_seeds
-from ih_interp.plots import plot_only_and_without
+from ih_interp.plots import plot_ablate_each_head
 from ih_interp.plots.seeds import plot_each_network
 
 LINEAR = 0.95
@@ -22,10 +22,10 @@ LEARNED = 0.9
 def ablation_table(study: Study, metric: Metric) -> pd.DataFrame:
     """One metric with only a head on and with all but it, for every network with all heads.
 
-    Columns: `seed`, `run`, `n_sequences`, and those of `only_and_without`; loss and accuracy as in
+    Columns: `seed`, `run`, `n_sequences`, and those of `ablate_each_head`; loss and accuracy as in
     `Study.losses`, but over `batch`.
     """
-    return study.each_network(lambda model, batch: only_and_without(model, batch, metrics=[metric]))
+    return study.each_network(lambda model, batch: ablate_each_head(model, batch, metrics=[metric]))
 
 
 def accuracy_claims(table: pd.DataFrame) -> list[Claim]:
@@ -138,7 +138,7 @@ def draw_ablations(table: pd.DataFrame, canvas: Canvas) -> None:
     """Figures 4a and 13: one panel a network."""
     (metric,) = table["metric"].unique()
     axes = plot_each_network(
-        table, canvas, lambda rows, ax: plot_only_and_without(rows, ax, metric=metric)
+        table, canvas, lambda rows, ax: plot_ablate_each_head(rows, ax, metric=metric)
     )
     for ax in axes:
         if metric == "accuracy":

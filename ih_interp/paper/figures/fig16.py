@@ -3,10 +3,9 @@
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
-from ih_interp.analysis.ablation.single_heads import label_specific_accuracy, only_and_without
+from ih_interp.analysis.ablation.single_heads import ablate_each_head, label_specific_accuracy
 from ih_interp.paper.study import Claim, Figure, Study, decimals, judged, over_seeds
-from ih_interp.plots.heads import plot_matches
-from ih_interp.plots.single_heads import plot_label_accuracy
+from ih_interp.plots import plot_label_accuracy, plot_matches
 from ih_interp.runs import Run
 from ih_interp.types import Batch
 
@@ -29,7 +28,7 @@ def label_table(study: Study) -> pd.DataFrame:
         parts = [label_specific_accuracy(model, batch).assign(match="perfect")]
         for match in ("computed", "perfect"):
             perfect = match == "perfect"
-            alone = only_and_without(model, batch, metrics="accuracy", perfect_match=perfect)
+            alone = ablate_each_head(model, batch, metrics="accuracy", perfect_match=perfect)
             alone = alone[alone["kept"] == "only"].drop(columns=["kept", "metric"])
             parts.append(alone.assign(quantity="accuracy of all", match=match))
         return pd.concat(parts, ignore_index=True)

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter
 
-from ih_interp.analysis.ablation.single_heads import only_and_without
+from ih_interp.analysis.ablation.single_heads import ablate_each_head
 from ih_interp.analysis.dynamics.emergence import learned
 from ih_interp.paper.figures._fig04b_17_drawing import plot_strength_against
 from ih_interp.paper.figures.fig04a_13 import LINEAR, correlation
@@ -30,7 +30,7 @@ def strength_table(study: Study) -> pd.DataFrame:
     that head on, or "learning_time", sequences of the head trained alone; not `observed`, they are
     the length of the run, which did not learn.
     """
-    ends = study.each_network(lambda model, batch: only_and_without(model, batch))
+    ends = study.each_network(lambda model, batch: ablate_each_head(model, batch))
     ends = ends[ends["kept"] == "only"].rename(columns={"metric": "quantity"})
     strengths = ends.drop_duplicates(["seed", "head"])[["seed", "head", "strength"]]
     losses = study.losses("single")

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure as Canvas
 
 from ih_interp.analysis.ablation.single_heads import mistakes_corrected
 from ih_interp.paper.study import Claim, Figure, Study, decimals, judged, over_seeds
-from ih_interp.plots.heads import plot_corrected
+from ih_interp.plots import plot_corrected
 from ih_interp.plots.seeds import plot_each_network
 
 

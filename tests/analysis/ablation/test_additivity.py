@@ -197,7 +197,7 @@ def test_tables_are_tidy_and_named(spread):
         "q",
     ]
     assert len(report.table()) == len(report.numbers)
-    with pytest.raises(ValueError, match="'interactions' is no quantity here; choose from r_squ"):
+    with pytest.raises(ValueError, match="'interactions'"):
         report.table("interactions")
 
 
@@ -210,10 +210,10 @@ def test_the_same_seed_gives_the_same_table(model, batch):
 
 
 def test_one_head_is_refused(model, batch):
-    with pytest.raises(ValueError, match="1 head came, and there is nothing to add up; give two"):
+    with pytest.raises(ValueError, match="heads"):
         additivity_test(model, batch, ["L1H0"])
 
 
 def test_one_sequence_is_refused(model, batch):
-    with pytest.raises(ValueError, match="1 sequences have no spread"):
+    with pytest.raises(ValueError, match="1 sequences"):
         additivity_test(model, batch[:1], ["L1H0", "L1H1"])

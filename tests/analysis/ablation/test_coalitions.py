@@ -1,6 +1,5 @@
 """Coalitions against one full pass a subset, whatever the model, the ablation and the hooks."""
 
-import inspect
 import itertools
 
 import numpy as np
@@ -12,7 +11,7 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 import ih_interp as ih
 from ih_interp.analysis.ablation import coalitions as module, interactions
 from ih_interp.analysis.ablation._linear_readout import is_linear
-from ih_interp.analysis.ablation._subset_passes import _replacement, one_cycle
+from ih_interp.analysis.ablation._subset_passes import one_cycle
 from ih_interp.analysis.ablation.coalitions import coalitions, subset_values
 from ih_interp.evaluation import SCALES, measured
 from ih_interp.types import Batch, Head
@@ -298,22 +297,18 @@ def test_values_of_named_subsets(model, batch):
     assert one.of([]) == one.values[0]
     whole = float(ih.evaluate(model, batch).loss.double().mean())
     assert float(one.of(one.heads)) == pytest.approx(whole, abs=1e-6)
-    with pytest.raises(ValueError, match="L1H7 is not among the heads"):
+    with pytest.raises(ValueError, match="L1H7"):
         one.of(["L1H7"])
 
 
+@torch.no_grad()
 def test_chosen_subsets_equal_all_of_them(model, batch):
     heads = [Head.parse(head) for head in MIXED]
-    for ablation in ("zero", "mean", "resample"):
-        whole = coalitions(
-            model, batch, heads, metric=["loss", "accuracy"], ablation=ablation, per_sequence=True
-        )
-        rows = [3, 8, 0]
-        on = interactions.members(4).astype(bool)[rows]
-        some = subset_values(
-            model, batch, heads, on, metrics=["loss", "accuracy"], ablation=ablation
-        )
-        assert_allclose(some, whole.per_sequence[:, :, rows], atol=1e-6)
+    whole = coalitions(model, batch, heads, metric=["loss", "accuracy"], per_sequence=True)
+    rows = [3, 8, 0]
+    on = interactions.members(4).astype(bool)[rows]
+    some = subset_values(model, batch, heads, on, ["loss", "accuracy"])
+    assert_allclose(some, whole.per_sequence[:, :, rows], atol=1e-6)
 
 
 def test_the_tautology(task, batch):
@@ -331,50 +326,41 @@ def test_the_tautology(task, batch):
     assert frozen.values[-1] == pytest.approx(free.values[-1], abs=1e-9)
 
 
+@torch.no_grad()
 def test_many_heads_in_little_memory(model, task, monkeypatch):
     batch = task.sample("train", 40, generator=torch.Generator().manual_seed(0))
     heads = [Head(1, h) for h in range(8)] + [Head(0, 0), Head(0, 1)]
     found = coalitions(model, batch, heads)
     assert found.values.shape == (1024,)
     on = interactions.members(10).astype(bool)[[0, 37, 1000]]
-    some = subset_values(model, batch, heads, on, metrics=["loss"])
+    some = subset_values(model, batch, heads, on, ["loss"])
     assert_allclose(found.values[[0, 37, 1000]], some[0].mean(axis=0), atol=1e-6)
     monkeypatch.setattr(module, "MOST_BYTES", 2**17)
-    with pytest.raises(ValueError, match=r"1 metrics x 40 sequences x 1,024 subsets need"):
+    with pytest.raises(ValueError, match="1,024 subsets"):
         coalitions(model, batch, heads, per_sequence=True)
 
 
-REFUSED = [
-    ({"heads": []}, r"0 heads have 2\^0 subsets"),
-    ({"heads": "L1H0"}, r'Heads come as a list, \["L1H0"\]'),
-    ({"heads": ["L1H0", (1, 0)]}, "names a head twice"),
-    ({"heads": ["L2H0"]}, "There is no head L2H0 in a model of 2 layers"),
-    ({"heads": [(layer, h) for layer in (0, 1) for h in range(8)] + [(2, 0)]}, "17 heads have"),
-    ({"metric": []}, "No metric was named"),
-]
+REFUSED = {
+    "no head": ({"heads": []}, "heads"),
+    "one head that is no list": ({"heads": "L1H0"}, "heads=L1H0"),
+    "a head twice": ({"heads": ["L1H0", (1, 0)]}, "L1H0, L1H0"),
+    "a layer that is not there": ({"heads": ["L2H0"]}, "L2H0"),
+    "too many heads": ({"heads": [(layer, h) for layer in (0, 1) for h in range(9)]}, "18"),
+    "no metric": ({"metric": []}, "metric"),
+    "an unknown ablation": ({"ablation": "nul"}, "ablation='nul'"),
+    "no sequences": ({"batch": lambda b: b[:0]}, "batch"),
+    "a reference for zero": ({"reference": lambda b: b}, "reference"),
+    "a short reference": (
+        {"reference": lambda b: Batch(b.tokens[:, 2:], b.target), "ablation": "mean"},
+        "5 tokens",
+    ),
+    "a small reference": ({"reference": lambda b: b[:10], "ablation": "resample"}, "24"),
+    "one sequence": ({"batch": lambda b: b[:1], "ablation": "resample"}, "batch"),
+}
 
 
-@pytest.mark.parametrize(("given", "message"), REFUSED)
-def test_what_cannot_be_is_refused(given, message, model, batch):
-    with pytest.raises(ValueError, match=message):
-        coalitions(model, batch, **({"heads": LAST} | given))
-
-
-def test_an_unknown_ablation_is_refused(model, batch):
-    unchecked = inspect.unwrap(_replacement)  # as for users, without jaxtyping's check
-    with pytest.raises(ValueError, match="ablation='nul'; choose from zero, mean, resample"):
-        unchecked(model, batch, [Head(1, 0)], "nul", None, 0)
-
-
-def test_references_that_do_not_fit_are_refused(model, batch, task):
-    with pytest.raises(ValueError, match="Zero ablation reads no reference"):
-        coalitions(model, batch, LAST, reference=batch)
-    short = Batch(batch.tokens[:, 2:], batch.target)
-    with pytest.raises(ValueError, match="have 3 tokens and the batch's 5"):
-        coalitions(model, batch, LAST, ablation="mean", reference=short)
-    with pytest.raises(ValueError, match="10 sequences and the batch 24"):
-        coalitions(model, batch, LAST, ablation="resample", reference=batch[:10])
-    with pytest.raises(ValueError, match="One sequence has no other"):
-        coalitions(model, batch[:1], LAST, ablation="resample")
-    with pytest.raises(ValueError, match="no sequences"):
-        coalitions(model, batch[:0], LAST)
+@pytest.mark.parametrize(("given", "token"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_is_refused(given, token, model, batch):
+    given = {name: value(batch) if callable(value) else value for name, value in given.items()}
+    with pytest.raises(ValueError, match=token):
+        coalitions(model, **({"batch": batch, "heads": LAST} | given))

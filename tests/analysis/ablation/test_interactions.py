@@ -95,6 +95,18 @@ def test_diagonals_hold_the_index_of_the_single_player():
         assert_allclose(np.diag(pairs(v)), single(v), atol=1e-12)
 
 
+def by_shapiq(v, index, order):
+    """Shapiq's values of the game by its players, from its own enumeration of subsets."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        shapiq = pytest.importorskip("shapiq")
+        n = interactions.n_players(v)
+        computer = shapiq.ExactComputer(
+            n_players=n, game=lambda on: v[on.astype(int) @ (1 << np.arange(n))]
+        )
+        return computer(index, order=order)
+
+
 @pytest.mark.parametrize(
     ("ours", "index", "order"),
     [
@@ -103,35 +115,19 @@ def test_diagonals_hold_the_index_of_the_single_player():
         (interactions.shapley_interaction, "SII", 2),
         (interactions.banzhaf_interaction, "BII", 2),
         (interactions.shapley_taylor, "STII", 2),
+        (interactions.moebius, "Moebius", 4),
     ],
 )
 def test_shapiq_agrees(ours, index, order):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        shapiq = pytest.importorskip("shapiq")
-        n, v = 5, random_game(5, seed=1)
-        computer = shapiq.ExactComputer(
-            n_players=n, game=lambda coalitions: v[coalitions.astype(int) @ (1 << np.arange(n))]
-        )
-        theirs = computer(index, order=order)
-    found = ours(v)
-    for players in itertools.combinations(range(n), order):
-        here = found[players] if order == 2 else found[players[0]]
-        assert here == pytest.approx(theirs[players], abs=1e-10)
-
-
-def test_shapiq_agrees_on_the_moebius_transform():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        shapiq = pytest.importorskip("shapiq")
-        n, v = 4, random_game(4, seed=2)
-        v[0] = 0  # shapiq leaves the empty set out
-        computer = shapiq.ExactComputer(
-            n_players=n, game=lambda coalitions: v[coalitions.astype(int) @ (1 << np.arange(n))]
-        )
-        theirs = computer("Moebius", order=n)
-    for T in subsets(range(n))[1:]:
-        assert at(interactions.moebius(v), T) == pytest.approx(theirs[T], abs=1e-10)
+    v = random_game(4, seed=1)
+    v[0] = 0  # shapiq leaves the empty set out of its Moebius transform
+    found, theirs = ours(v), by_shapiq(v, index, order)
+    for players in subsets(range(4))[1:]:
+        if ours is interactions.moebius:
+            assert at(found, players) == pytest.approx(theirs[players], abs=1e-10)
+        elif len(players) == order:
+            here = found[players] if order == 2 else found[players[0]]
+            assert here == pytest.approx(theirs[players], abs=1e-10)
 
 
 def test_or_is_redundant_and_and_is_complementary():
@@ -201,7 +197,6 @@ def test_a_random_game_explains_its_share_of_dimensions():
 
 EVERY = (
     interactions.moebius,
-    interactions.inverse,
     interactions.walsh,
     interactions.shapley,
     interactions.banzhaf,
@@ -227,14 +222,13 @@ def test_axes_in_front_are_games_of_their_own(function):
 
 @pytest.mark.parametrize("length", [0, 1, 3, 12])
 def test_other_lengths_are_refused(length):
-    with pytest.raises(ValueError, match=rf"each of 2\^n subsets.*{length} came"):
+    with pytest.raises(ValueError, match=f"{length} values"):
         interactions.moebius(np.zeros(length))
 
 
 @given(some_game)
 @settings(deadline=None)
-def test_the_transforms_turn_back(v):
-    assert_allclose(interactions.inverse(interactions.moebius(v)), v, atol=1e-9)
+def test_the_walsh_transform_turns_back(v):
     assert_allclose(interactions.walsh(interactions.walsh(v)) * len(v), v, atol=1e-9)
 
 
@@ -285,7 +279,7 @@ def test_who_changes_nothing_gets_nothing(v):
 @settings(deadline=None)
 def test_everything_but_shares_is_linear(v, factor, seed):
     w = random_game(interactions.n_players(v), seed)
-    for function in EVERY[:11]:
+    for function in EVERY[:10]:
         both = function(v + factor * w)
         assert_allclose(both, function(v) + factor * function(w), atol=1e-7)
 
@@ -343,7 +337,7 @@ def test_nan_makes_nan_and_infinity_is_refused(function):
     for place in range(8):
         game = random_game(3)
         game[place] = np.inf
-        with pytest.raises(ValueError, match="1 values of the game are infinite"):
+        with pytest.raises(ValueError, match="infinite"):
             function(game)
 
 
@@ -352,7 +346,7 @@ def test_nan_makes_nan_and_infinity_is_refused(function):
 )
 def test_what_is_no_number_has_no_game(values):
     for function in EVERY:
-        with pytest.raises(TypeError, match=r"The game: .*numbers were expected"):
+        with pytest.raises(TypeError, match="The game"):
             function(values)
 
 
@@ -361,8 +355,3 @@ def test_shares_do_not_depend_on_the_unit(scale):
     game = np.array([0.0, 1.0, 1.0, 1.0])
     np.testing.assert_allclose(interactions.variance_shares(game * scale), [2 / 3, 1 / 3])
     assert interactions.additive_fit(game * scale).r_squared == pytest.approx(2 / 3)
-
-
-def test_sizes_are_the_callers_own():
-    interactions.sizes(2)[:] = 7
-    np.testing.assert_array_equal(interactions.shapley(np.array([0.0, 1, 2, 3])), [1, 2])

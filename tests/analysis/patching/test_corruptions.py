@@ -1,7 +1,5 @@
 """Corruptions, on sequences small enough to read."""
 
-import inspect
-
 import pytest
 import torch
 from torch import tensor
@@ -83,7 +81,7 @@ def test_with_two_pairs_swapping_twice_changes_nothing(task):
 
 def test_one_label_has_nothing_to_swap():
     for corrupt in (swap_exemplars, swap_labels):
-        with pytest.raises(ValueError, match="nothing to swap"):
+        with pytest.raises(ValueError, match="label"):
             corrupt(batch_of([10, 3, 20, 3, 11], 3))
 
 
@@ -119,9 +117,9 @@ def test_replacements_come_from_the_split(task):
 def test_what_cannot_be_replaced_is_refused(exemplars):
     small = ih.FewShotTask(exemplars, ih.TaskConfig(n_train_classes=2))
     batch = small.sample("train", 3, generator=torch.Generator())
-    with pytest.raises(ValueError, match="none is left to put in"):
+    with pytest.raises(ValueError, match="split='train'"):
         resample_class(small, batch, torch.Generator())
-    with pytest.raises(ValueError, match="The batch has 3 pairs and the task 2"):
+    with pytest.raises(ValueError, match="pairs"):
         resample_class(small, THREE, torch.Generator())
-    with pytest.raises(ValueError, match="which='both'; choose from query, other"):
-        inspect.unwrap(resample_class)(small, batch, torch.Generator(), which="both")
+    with pytest.raises(ValueError, match="which='both'"):
+        resample_class(small, batch, torch.Generator(), which="both")

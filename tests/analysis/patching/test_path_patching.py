@@ -4,10 +4,11 @@ In double precision, where the two agree to 1e-9: nothing is linearised, nothing
 """
 
 import copy
-import inspect
 
+import numpy as np
 import pytest
 import torch
+from made_models import doubled, made, randomised, state_of, with_norm
 from torch.testing import assert_close
 
 import ih_interp as ih
@@ -15,47 +16,9 @@ from ih_interp.analysis import _passes as passes
 from ih_interp.analysis.patching.corruptions import swap_exemplars, swap_labels
 from ih_interp.analysis.patching.path_patching import path_patch
 from ih_interp.evaluation import measured
-from ih_interp.model import ModelConfig, build_model
 from ih_interp.types import Head
 
 N = 12
-
-
-def randomised(model, seed=0):
-    """All weights drawn anew, biases and norms too, so that nothing is accidentally zero or one."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            scale = 0.3 if parameter.ndim < 3 else 1.5 / parameter.shape[1] ** 0.5
-            if name == "embed.W_in":  # features are long vectors: attention must not saturate
-                scale = 0.03
-            parameter.add_(scale * noise) if name.endswith(".w") else parameter.copy_(scale * noise)
-    return model
-
-
-def made(task, **fields):
-    shape = {"n_layers": 2, "d_model": 16, "n_heads": 3, "d_head": 4, **fields}
-    return doubled(randomised(build_model(task, ModelConfig(**shape))))
-
-
-def doubled(model):
-    model.cfg.dtype = torch.float64  # to which norms cast what they give
-    return model.double()
-
-
-def with_norm(model, kind):
-    """The same weights with another normalisation, those that `ModelConfig` does not offer."""
-    from transformer_lens.components import LayerNormPre, RMSNormPre
-
-    norm = {"LNPre": LayerNormPre, "RMSPre": RMSNormPre}[kind]
-    for block in model.blocks:
-        block.add_module("ln1", norm(model.cfg))
-        if not model.cfg.attn_only:
-            block.add_module("ln2", norm(model.cfg))
-    model.add_module("ln_final", norm(model.cfg))
-    model.setup()
-    return model
 
 
 @pytest.fixture(scope="module")
@@ -379,13 +342,6 @@ def test_a_plain_language_model(corrupted):
     assert_close(again, expected, rtol=0, atol=1e-9)
 
 
-def state_of(model):
-    return {
-        name: (len(m._forward_hooks), len(m._forward_pre_hooks), len(getattr(m, "fwd_hooks", ())))
-        for name, m in model.named_modules()
-    }
-
-
 def test_hooks_are_found_as_they_were_after_an_error_too(task, clean, corrupted):
     model, seen = made(task, n_layers=3), []
     model.add_hook("hook_embed", lambda value, hook: seen.append(hook.name))
@@ -408,14 +364,14 @@ def test_hooks_are_found_as_they_were_after_an_error_too(task, clean, corrupted)
 
 
 REFUSED = {
-    "names a head twice": {"senders": ["L0H1", (0, 1)]},
-    "There is no head L0H9": {"senders": ["L0H9"]},
-    "do not all reach": {"senders": ["L1H0"], "receivers": ["L1H1"]},
-    "Middle heads in layers \\[1\\] are not between": {"middle": ["L1H0"]},
-    "at least one of each": {"receivers": []},
-    "via='x'; name some of q, k and v": {"via": "x"},
-    "direction='back'; choose from noise, denoise": {"direction": "back"},
-    "Resampling needs corrupted sequences": {"corrupted": None},
+    "L0H1": {"senders": ["L0H1", (0, 1)]},
+    "L0H9": {"senders": ["L0H9"]},
+    "Senders": {"senders": ["L1H0"], "receivers": ["L1H1"]},
+    "Middle": {"middle": ["L1H0"]},
+    "at least one": {"receivers": []},
+    "via='x'": {"via": "x"},
+    "direction='back'": {"direction": "back"},
+    "corrupted=None": {"corrupted": None},
 }
 
 
@@ -423,35 +379,35 @@ REFUSED = {
 def test_what_is_no_edge_is_refused(words, task, clean, corrupted):
     given = {"corrupted": corrupted, "senders": ["L0H1"], "receivers": ["L1H0"], **REFUSED[words]}
     with pytest.raises(ValueError, match=words):
-        inspect.unwrap(path_patch)(made(task), clean, **given)
+        path_patch(made(task), clean, **given)
 
 
 def test_other_shapes_and_lengths_are_refused(task, clean, corrupted):
     model = made(task)
-    with pytest.raises(ValueError, match="as many of the same length"):
+    with pytest.raises(ValueError, match="corrupted"):
         path_patch(model, clean, corrupted[:3], ["L0H1"], ["L1H0"])
-    with pytest.raises(TypeError, match="are a list of heads"):
+    with pytest.raises(TypeError, match="senders='L0H1'"):
         path_patch(model, clean, corrupted, "L0H1", ["L1H0"])
     model.cfg.n_key_value_heads = 1
-    with pytest.raises(ValueError, match="grouped-query attention"):
+    with pytest.raises(ValueError, match="grouped-query"):
         path_patch(model, clean, corrupted, ["L0H1"], ["L1H0"])
     model.cfg.n_key_value_heads = None
     model.cfg.use_split_qkv_input = True
-    with pytest.raises(ValueError, match="set them to False"):
+    with pytest.raises(ValueError, match="use_split_qkv_input"):
         path_patch(model, clean, corrupted, ["L0H1"], ["L1H0"])
 
 
 def test_a_clamp_that_cuts_the_stream_is_refused(task, clean, corrupted):
     model = made(task)
     with (
-        pytest.raises(ValueError, match=r"replaces blocks.1.hook_resid_pre"),
+        pytest.raises(ValueError, match="hook_resid_pre"),
         ih.clamped(model, [ih.clamps.PerfectLayerOne()], clean),
     ):
         path_patch(model, clean, corrupted, ["L0H1"], ["L1H0"])
 
 
 def test_identical_runs_have_no_difference_to_share(task, clean):
-    with pytest.raises(ValueError, match="no difference to share"):
+    with pytest.raises(ValueError, match="normalise"):
         path_patch(made(task), clean, clean, ["L0H1"], ["L1H0"], normalise=True)
 
 
@@ -461,6 +417,8 @@ def test_heads_are_named_in_every_way(task, clean, corrupted):
         float(path_patch(model, clean, corrupted, [sender], [receiver]))
         for sender, receiver in (("L0H1", "L1H0"), ((0, 1), (1, 0)), (Head(0, 1), Head(1, 0)))
     }
+    for rows in (np.array, torch.tensor):
+        found |= {float(path_patch(model, clean, corrupted, rows([[0, 1]]), rows([[1, 0]])))}
     assert len(found) == 1
 
 

@@ -1,21 +1,15 @@
 """Redundancy of wirings and sets whose answer is known, of planted circuits, and self-repair."""
 
-import inspect
 import math
 
 import numpy as np
 import pytest
 import torch
-from test_path_patching import made, state_of
+from made_models import made, state_of
 from torch.testing import assert_close
 
 import ih_interp as ih
-from ih_interp.analysis.ablation.backups import (
-    backup,
-    backup_heads,
-    minimal_sufficient,
-    set_redundancy,
-)
+from ih_interp.analysis.ablation.backups import backup_heads, minimal_sufficient, set_redundancy
 from ih_interp.analysis.patching import redundancy
 from ih_interp.analysis.patching.corruptions import swap_exemplars
 from ih_interp.analysis.patching.path_patching import path_patch
@@ -27,7 +21,7 @@ from ih_interp.analysis.patching.redundancy import (
     many_to_many,
     redundancy_over_training,
 )
-from ih_interp.analysis.patching.self_repair import repaired_share, self_repair
+from ih_interp.analysis.patching.self_repair import self_repair
 from ih_interp.analysis.patching.wiring import wiring_map
 from ih_interp.evaluation import measured
 from ih_interp.model import ModelConfig, build_model
@@ -92,9 +86,9 @@ def test_measures_are_scale_free_and_between_0_and_1():
 def test_no_wire_has_no_answer():
     for measure in (many_to_many, fan_in, fan_out):
         assert math.isnan(measure(-np.ones((3, 3))).value)
-    with pytest.raises(ValueError, match="two senders and two receivers are the fewest"):
+    with pytest.raises(ValueError, match=r"\(1, 3\)"):
         many_to_many(np.ones((1, 3)))
-    with pytest.raises(ValueError, match="2 axes, or a batch and 2"):
+    with pytest.raises(ValueError, match=r"\(3,\)"):
         many_to_many(np.ones(3))
 
 
@@ -122,7 +116,7 @@ def test_redundancy_of_a_set():
     assert set_redundancy(np.array([-1.0, 0.0]), np.array(-4.0)).value == pytest.approx(3 / 4)
     many = set_redundancy(np.tile([1.0, 0.0], (20, 1)), np.full(20, 4.0))
     assert (many.value, many.low, many.high) == pytest.approx((3 / 4, 3 / 4, 3 / 4))
-    with pytest.raises(ValueError, match="single effects have shape"):
+    with pytest.raises(ValueError, match="single has shape"):
         set_redundancy(np.ones(3), np.ones(3))
 
 
@@ -158,18 +152,6 @@ def test_minimal_sufficient_sets_against_every_set():
         assert set(minimal_sufficient(values, share=0.7)) == expected
 
 
-def test_backup():
-    found = backup(EITHER).value
-    assert found[0, 1] == found[1, 0] == 1
-    assert (found[0, 2], found[1, 2]) == (0, 0)
-    assert np.isnan(np.diag(found)).all()
-    assert backup(BOTH).value[0, 2] == -1
-    assert backup(1 - EITHER).value[0, 1] == 1
-    off = ~np.eye(3, dtype=bool)
-    assert backup(SUM).value[off] == pytest.approx(0)
-    assert backup(np.stack([EITHER, EITHER])).low[0, 1] == 1
-
-
 def test_backup_heads():
     # Head 0 does all; head 1 sleeps beside it and does half as much without it.
     sleeper = game(3, lambda on: 1 if 0 in on else 0.5 * (1 in on))
@@ -179,11 +161,11 @@ def test_backup_heads():
 
 
 def test_values_that_are_no_lattice_are_refused():
-    with pytest.raises(ValueError, match=r"\[2\^n\] or \[batch, 2\^n\] was expected"):
+    with pytest.raises(ValueError, match="3 values"):
         minimal_sufficient(np.ones(3))
-    with pytest.raises(ValueError, match="nothing here"):
+    with pytest.raises(ValueError, match="do nothing"):
         minimal_sufficient(np.ones(4))
-    with pytest.raises(ValueError, match="a share in"):
+    with pytest.raises(ValueError, match="share"):
         minimal_sufficient(EITHER, share=1.5)
 
 
@@ -380,21 +362,14 @@ def test_other_ablations_change_what_the_heads_write_to_what_is_said(ablation, t
     assert_close(found.direct + found.norm, total, rtol=0, atol=1e-9)
 
 
-def test_the_share_that_is_repaired(task, few):
-    found = self_repair(made(task), few, [(1, 0)])
-    share = repaired_share(found, n_resamples=50)
-    assert share.value == pytest.approx(float(1 - found.total.mean() / found.direct.mean()))
-    assert share.low <= share.value <= share.high
-
-
 def test_what_cannot_be_repaired_is_refused(task, few):
     model = made(task)
-    with pytest.raises(ValueError, match="name at least one"):
+    with pytest.raises(ValueError, match="heads"):
         self_repair(model, few, [])
-    with pytest.raises(ValueError, match="scale='loss'; direct effects add"):
-        inspect.unwrap(self_repair)(model, few, ["L1H0"], scale="loss")
+    with pytest.raises(ValueError, match="scale='loss'"):
+        self_repair(model, few, ["L1H0"], scale="loss")
     with (
-        pytest.raises(ValueError, match="no direct effect"),
+        pytest.raises(ValueError, match="logits"),
         ih.clamped(model, [ih.clamps.CopyFromAttention(head="L1H0")], few),
     ):
         self_repair(model, few, ["L1H0"])
@@ -437,7 +412,7 @@ def test_redundancy_of_every_checkpoint(small_run):
 def test_intervals_are_not_averaged_over_passes(small_run, monkeypatch):
     monkeypatch.setattr(redundancy, "CHUNK", 10)
     batch = small_run.task.sample("train", 20, generator=torch.Generator().manual_seed(0))
-    with pytest.raises(ValueError, match="20 sequences are more than a pass of 10"):
+    with pytest.raises(ValueError, match="20"):
         redundancy_over_training(small_run, swap_exemplars, batch=batch)
 
 
@@ -458,6 +433,5 @@ def test_sets_and_backups_are_not_read_from_what_is_no_number(bad):
 
 
 def test_heads_that_do_nothing_have_no_backups():
-    with pytest.raises(ValueError, match="All heads together do nothing"):
+    with pytest.raises(ValueError, match="do nothing"):
         backup_heads(np.ones(4))
-    assert np.isnan(backup(np.ones(4)).value).all()
