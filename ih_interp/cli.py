@@ -6,6 +6,7 @@ import shutil
 import textwrap
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from ih_interp.paper.study import Claim
+    from ih_interp.paper.claims import Claim
 
 app = typer.Typer(
     help="Train induction heads under clamps, read their checkpoints, draw the figures.",
@@ -81,19 +82,25 @@ def reproduce(
     figures_dir: Annotated[
         Path, typer.Option("--figures", help="Where pdf, png and csv go.")
     ] = Path("figures"),
+    redraw: Annotated[
+        bool,
+        typer.Option(
+            help="Draw figures again from their csv alone, without runs: give the options of the "
+            "command that made the numbers."
+        ),
+    ] = False,
 ) -> None:
     """Train what the figures need, draw them, and compare them with the paper."""
     typer.echo("loading torch and TransformerLens ...", err=True)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads that spin halve the rest
     with told_in_words("Everything is saved; the same command goes on from here."):
-        from ih_interp.paper.reproduce import reproduce as draw
+        from ih_interp.paper.reproduce import redraw as draw_again, reproduce as draw
 
-        claims = draw(
+        act = draw_again if redraw else partial(draw, seeds=seeds, runs=runs)
+        claims = act(
             figures or (),
             preset=preset.value,
             exemplars=exemplars,
-            seeds=seeds,
-            runs=runs,
             folder=figures_dir,
             say=typer.echo,
         )

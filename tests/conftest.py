@@ -1,18 +1,17 @@
 """Fixtures that every test may use: a task so small that the whole suite stays quick."""
 
 import signal
-from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 import torch
+from small_runs import FOUR_UPDATES
 from transformer_lens import HookedTransformer
 
 from ih_interp.clamps import InductionAttention
-from ih_interp.config import Grid, RunConfig
 from ih_interp.model import build_model
 from ih_interp.runs import Run
-from ih_interp.tasks.exemplars import Exemplars, GaussianSource
+from ih_interp.tasks.exemplars import Exemplars
 from ih_interp.tasks.few_shot import FewShotTask, TaskConfig
 from ih_interp.training import evaluating
 from ih_interp.training.train import train
@@ -21,16 +20,15 @@ from ih_interp.types import Batch
 # A shell that starts tests in the background has them ignore interrupts, as training then does.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-SMALL = RunConfig(
-    name="small",
-    exemplars=GaussianSource(n_classes=20, n_exemplars=2, n_features=16),
-    task=TaskConfig(n_train_classes=8),
-    sequences=32,
-    batch_size=8,
-    evaluations=Grid(),
-    evaluation_size=10,
-    checkpoints=Grid(every=16),
-)
+torch.set_num_threads(1)  # faster for models this small; bytes depend on the number
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what needs the checker of types and shapes, or needs it off, as users have it."""
+    skipped = "untyped" if config.getoption("jaxtyping_packages") else "typed"
+    for item in items:
+        if item.get_closest_marker(skipped):
+            item.add_marker(pytest.mark.skip(reason=f"{skipped}: see markers in pyproject.toml"))
 
 
 @pytest.fixture(scope="session")
@@ -58,14 +56,14 @@ def batch(task: FewShotTask) -> Batch:
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Four updates of the paper's model on eight small classes, a checkpoint every second one."""
-    return train(SMALL, tmp_path_factory.mktemp("runs"), progress=False)[0]
+    return train(FOUR_UPDATES, tmp_path_factory.mktemp("runs"), progress=False)[0]
 
 
 @pytest.fixture(scope="session")
 def clamped_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The same with L1H3's attention clamped: 0.7 on the correct label, 0.3 on the other."""
     clamp = InductionAttention(heads=("L1H3",), strength=0.7)
-    config = SMALL.replace(name="clamped", clamps=[clamp])
+    config = FOUR_UPDATES.replace(name="clamped", clamps=[clamp])
     return train(config, tmp_path_factory.mktemp("runs"), progress=False)[0]
 
 
@@ -76,15 +74,6 @@ def shared() -> Path:
     if not path.is_dir():
         pytest.skip("../shared is not here")
     return path
-
-
-@pytest.fixture
-def one_thread() -> Generator[None]:
-    """As training in workers does: with more threads, bytes differ."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A run small enough to train in a second, its fleet, and what it must leave."""
+"""Runs small enough to train in a second, their fleet, and the bytes which they must leave."""
 
 import os
 import signal
@@ -23,6 +23,16 @@ SMALL = RunConfig(
     evaluation_size=20,
     checkpoints=Grid(every=64),
 )
+"""24 updates, evaluated and saved every eighth."""
+
+FOUR_UPDATES = SMALL.replace(
+    optimiser=AdamConfig(),
+    sequences=4 * 8,
+    evaluations=Grid(),
+    evaluation_size=10,
+    checkpoints=Grid(every=16),
+)
+"""Four updates, evaluated rarely, a checkpoint every second one."""
 
 
 def make_fleet(tmp_path, configs):

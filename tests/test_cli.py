@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ih_interp.cli import app, claims_text
-from ih_interp.paper.study import Claim
+from ih_interp.paper.claims import Claim
 
 
 def test_help_is_instant():
@@ -35,6 +35,10 @@ def test_the_smoke_preset_runs_in_an_empty_folder(tmp_path, monkeypatch):
     assert "DOES NOT HOLD" not in result.output
     claims = pd.read_csv(tmp_path / "figures" / "claims.csv")
     assert set(claims["holds"]) == {"not judged"}
+    (tmp_path / "figures" / "fig3a.png").unlink()
+    again = CliRunner().invoke(app, ["reproduce", "3a", "--preset", "smoke", "--redraw"])
+    assert again.exit_code == 0, again.output
+    assert (tmp_path / "figures" / "fig3a.png").is_file()
 
 
 @pytest.mark.parametrize(
@@ -55,14 +59,14 @@ def test_wrong_input_ends_in_words_without_a_traceback(arguments, words, tmp_pat
 
 
 def test_figures_are_spelled_one_way_in_help_errors_and_input(tmp_path, monkeypatch):
+    from ih_interp.paper._request import named
     from ih_interp.paper.figures import FIGURES
-    from ih_interp.paper.reproduce import _named
 
     monkeypatch.chdir(tmp_path)
     told = " ".join(CliRunner().invoke(app, ["reproduce", "9z"]).output.split())
     words = told.partition("choose from ")[2].rstrip(".").split(", ")
     assert {"11init", "table1", "3b"} <= set(words)
-    assert [_named(word) for word in words] == [[name] for name in FIGURES]
+    assert [named(word) for word in words] == [[name] for name in FIGURES]
     assert "table1" in CliRunner().invoke(app, ["reproduce", "--help"]).output
 
 

@@ -26,6 +26,7 @@ def at_the_smoke_preset(notebook):
     return hits
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_the_notebook_runs_from_the_top(path, tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from pydantic import TypeAdapter
+from small_runs import FOUR_UPDATES
 
 import ih_interp as ih
 from ih_interp.clamps import Clamp, dump, parse
@@ -112,25 +113,18 @@ def test_every_source_of_exemplars_is_tried():
     assert sorted(kinds) == ["file", "gaussian"]
 
 
-SMALL = ih.RunConfig(
-    exemplars=GaussianSource(n_classes=20, n_exemplars=1, n_features=8),
-    task=ih.TaskConfig(n_train_classes=8),
-    sequences=32,
-)
-
-
 @pytest.mark.parametrize(
     ("runs", "options"),
     [
-        (SMALL, {"engine": "fast"}),
-        (SMALL, {"workers": 0}),
-        (SMALL, {"device": "abacus"}),
-        ([SMALL, SMALL], {}),
-        ([SMALL, "run"], {}),
-        (SMALL.replace(task=ih.TaskConfig(n_train_classes=50)), {}),
-        (SMALL.replace(clamps=[ih.clamps.match("L9H9")]), {}),
-        (SMALL.replace(clamps=[ih.clamps.GraftIn(run="gone", step=0, layer=0)]), {}),
-        (SMALL.replace(exemplars=FileSource(path="gone.npz", dataset="x", sha256="0")), {}),
+        (FOUR_UPDATES, {"engine": "fast"}),
+        (FOUR_UPDATES, {"workers": 0}),
+        (FOUR_UPDATES, {"device": "abacus"}),
+        ([FOUR_UPDATES, FOUR_UPDATES], {}),
+        ([FOUR_UPDATES, "run"], {}),
+        (FOUR_UPDATES.replace(task=ih.TaskConfig(n_train_classes=50)), {}),
+        (FOUR_UPDATES.replace(clamps=[ih.clamps.match("L9H9")]), {}),
+        (FOUR_UPDATES.replace(clamps=[ih.clamps.GraftIn(run="gone", step=0, layer=0)]), {}),
+        (FOUR_UPDATES.replace(exemplars=FileSource(path="gone.npz", dataset="x", sha256="0")), {}),
     ],
     ids=str,
 )
@@ -140,6 +134,7 @@ def test_nothing_is_written_before_validation(runs, options, tmp_path):
     assert list(tmp_path.rglob("*")) == []
 
 
+@pytest.mark.slow
 def test_bad_arguments_of_every_public_function():
     """In a process of its own, where no checks of shapes refuse before the package does."""
     done = subprocess.run(

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from matplotlib import pyplot as plt
 
+pytestmark = pytest.mark.slow
+
 README = Path(__file__).parents[1] / "README.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
 LONG, SHORT = "sequences=64_000", "sequences=1_600"

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import SMALL
+from small_runs import FOUR_UPDATES
 from torch.testing import assert_close
 
 import ih_interp as ih
@@ -342,7 +342,7 @@ class Place:
 
 def test_a_run_stays_where_it_was_opened_wherever_the_process_works(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (run,) = ih.train(SMALL, "runs", progress=False)
+    (run,) = ih.train(FOUR_UPDATES, "runs", progress=False)
     seen = (len(run.metrics), run.steps)
     (tmp_path / "link").symlink_to("runs/small")
     opened = ih.Run(Place("link"))
@@ -353,7 +353,7 @@ def test_a_run_stays_where_it_was_opened_wherever_the_process_works(tmp_path, mo
 def test_the_home_folder_is_meant_by_its_sign(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-    (run,) = ih.train(SMALL, Place("~/runs"), progress=False)
+    (run,) = ih.train(FOUR_UPDATES, Place("~/runs"), progress=False)
     assert run.folder == tmp_path / "home" / "runs" / "small"
     assert ih.Run("~/runs/small").steps == run.steps
     ih.Exemplars.gaussian(4, 2, 8).save("~/features.npz")
@@ -364,7 +364,7 @@ def test_the_home_folder_is_meant_by_its_sign(tmp_path, monkeypatch):
 
 
 def test_a_run_that_is_no_longer_there_is_refused_in_words(tmp_path):
-    (run,) = ih.train(SMALL, tmp_path, progress=False)
+    (run,) = ih.train(FOUR_UPDATES, tmp_path, progress=False)
     run.folder.rename(tmp_path / "elsewhere")
     for read in (lambda: run.metrics, lambda: run.steps, lambda: run.finished, run.model):
         with pytest.raises(FileNotFoundError, match=r"no run at .*small any more"):

@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import SMALL
-from small_runs import folder_bytes
+from small_runs import FOUR_UPDATES, folder_bytes
 
 import ih_interp as ih
 from ih_interp._torch_state import PRECISIONS, plain_torch
+
+pytestmark = pytest.mark.slow
 
 
 @contextlib.contextmanager
@@ -115,7 +116,7 @@ def test_whatever_the_state_results_are_the_same(name, usual):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    (run,) = ih.train(SMALL, tmp_path_factory.mktemp("usual"), progress=False)
+    (run,) = ih.train(FOUR_UPDATES, tmp_path_factory.mktemp("usual"), progress=False)
     return folder_bytes(run.folder)
 
 
@@ -125,7 +126,7 @@ def test_whatever_the_state_training_gives_the_same_bytes(name, trained, tmp_pat
         warnings.simplefilter("ignore", UserWarning)  # of anomaly mode, which is slow
         with STATES[name]():
             before = state()
-            (run,) = ih.train(SMALL, tmp_path, progress=False)
+            (run,) = ih.train(FOUR_UPDATES, tmp_path, progress=False)
             assert state() == before
     assert folder_bytes(run.folder) == trained
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias, Typ
 
 import torch
 from jaxtyping import Bool
-from pydantic import AfterValidator, BeforeValidator, ValidationInfo, field_validator
+from pydantic import AfterValidator, BeforeValidator, field_validator
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from transformer_lens import HookedTransformer
@@ -219,7 +219,7 @@ def refuse_no_clamps(clamps: object) -> None:
         expect(clamp, AbstractClamp, f"Each of clamps, {clamp!r} here,", f"{remedy}{more}")
 
 
-def _a_list(values: object, info: ValidationInfo) -> object:
+def _a_list(values: object, info: Any) -> object:  # of a protocol, which beartype cannot check
     """Refuse one entry without a list around it, which would be read letter by letter, and none."""
     if isinstance(values, str | Head) or (isinstance(values, Sequence) and not len(values)):
         raise ValueError(f"{info.field_name}={values!r}: expected a list with at least one entry.")

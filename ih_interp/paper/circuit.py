@@ -1,4 +1,4 @@
-"""Which heads a network's clamps and figures are about, by rule."""
+"""The rule that chooses the heads which a network's clamps and figures are about."""
 
 from typing import NamedTuple
 
@@ -10,18 +10,19 @@ from ih_interp.analysis.heads.attention import (
 from ih_interp.runs import Run
 from ih_interp.types import Batch, Head
 
-LIKE_THE_FIRST = 0.5  # a previous-token head is above chance by this share of the best one
+LIKE_THE_FIRST = 0.5
+"""The share of the best previous-token score above chance that makes a previous-token head."""
 
 
 class Circuit(NamedTuple):
     """The heads of one network, chosen by `choose_circuit`."""
 
     induction: Head
-    """Of the last layer, the one with the largest induction strength."""
+    """The head of the last layer with the largest induction strength."""
     previous_token: tuple[Head, ...]
-    """Of layer 0, those that attend to the previous token at labels, the strongest first."""
+    """The heads of layer 0 that attend to the previous token at labels, the strongest first."""
     unlike: Head
-    """Of layer 0, the one that attends there the least."""
+    """The head of layer 0 that attends there the least."""
 
     def __str__(self) -> str:
         previous = ", ".join(map(str, self.previous_token))
@@ -32,7 +33,7 @@ class Circuit(NamedTuple):
 
 
 def choose_circuit(run: Run, batch: Batch | None = None) -> Circuit:
-    """The heads of a network at the end of its run, over every training sequence or `batch`.
+    """Return the heads of a network at the end of its run, over every training sequence or `batch`.
 
     Previous-token heads are those whose `previous_token_score` at labels, less chance, is at least
     half of the best one's; in the paper's network these are its L1H1, L1H2 and L1H5.
@@ -44,7 +45,7 @@ def choose_circuit(run: Run, batch: Batch | None = None) -> Circuit:
     chance = previous_token_chance(batch.tokens.shape[1], "labels")
     above = previous_token_score(model, batch, rows="labels")[0] - chance
     if bool(strength.isnan().any() or above.isnan().any()):
-        raise ValueError(f"{run.folder} has heads of NaN at its end, none of which is the best.")
+        raise ValueError(f"{run.folder}: expected scores of heads at its end, got NaN.")
     order = above.argsort(descending=True).tolist()
     like = [head for head in order if above[head] >= LIKE_THE_FIRST * above[order[0]]]
     return Circuit(

@@ -1,19 +1,54 @@
-"""`claims.csv`: what the paper found, what these runs found, and whether it is the same."""
+"""Claims of the paper beside what these runs show, as a table in `claims.csv` and `README.md`."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
-from ih_interp.paper.study import Claim
-
 FILE = "claims.csv"
 COLUMNS = ["figure", "claim", "paper", "ours", "networks", "holds", "varies in the paper"]
-RUNS = "runs"  # the column of the file that says of which folder of runs a claim is
+RUNS = "runs"  # the column of the file that names the folder of runs behind a claim
+
+README = "README.md"
+BEGIN, END = "<!-- claims -->", "<!-- end of claims -->"
+"""Lines of a README between which the table of claims stands."""
+
+HEADING = """# Figures drawn by `ih-interp reproduce`
+
+Every figure is here as pdf and png with its numbers as csv; the table says what the paper found and
+what these runs found (medians over networks, ranges in brackets).
+"""
+
+
+class Claim(NamedTuple):
+    """A finding of the paper, its numbers here, and in how many networks it holds."""
+
+    figure: str
+    claim: str
+    paper: str
+    ours: str
+    held: int
+    """The number of networks in which it holds."""
+    of: int
+    varies: bool = False
+    """Whether it varies from network to network in the paper too; most of them suffice then."""
+    judged: bool = True
+    """Whether these runs can tell; those of the smoke preset learn nothing."""
+
+    @property
+    def verdict(self) -> str:
+        """Whether it holds, in words: "yes", "no" or "not judged"."""
+        return ("yes" if self.holds else "no") if self.judged else "not judged"
+
+    @property
+    def holds(self) -> bool:
+        """Whether it holds in every network or, where the paper's own vary, in more than half."""
+        return self.held > self.of / 2 if self.varies else self.held == self.of
 
 
 def claims_table(claims: Sequence[Claim]) -> pd.DataFrame:
-    """One row a claim; `networks` is in how many of them it holds, as "3 of 3"."""
+    """Return one row per claim; `networks` says in how many of them it holds, as "3 of 3"."""
     return pd.DataFrame(
         [
             (
@@ -34,43 +69,71 @@ def claims_table(claims: Sequence[Claim]) -> pd.DataFrame:
 def merge_claims(folder: Path, claims: Sequence[Claim], *, drawn: Sequence[str], runs: str) -> Path:
     """Write the claims of the figures just drawn; those of other figures in the folder stay.
 
-    `runs` names what the figures were drawn from, as "paper-omniglot_features".
+    `runs` names what the figures were drawn from, as "paper-omniglot_features". Raises ValueError
+    where the folder has another file of that name.
     """
     path = folder / FILE
     table = claims_table(claims).assign(**{RUNS: runs})
     if path.is_file():
-        before = pd.read_csv(path, dtype=str, keep_default_na=False)
-        if list(before.columns) != [*COLUMNS, RUNS]:
-            raise ValueError(
-                f"{path} is no table of claims: its columns are {', '.join(before.columns)}. "
-                "Move it away, or draw into another folder."
-            )
+        before = _read(folder)
         table = pd.concat([table, before[~before["figure"].isin(drawn)]], ignore_index=True)
     table = table.sort_values("figure", key=lambda names: names.map(_place), kind="stable")
     table.to_csv(path, index=False)
     return path
 
 
-def _place(name: str) -> tuple[bool, int, str]:
-    """Figures in order, then tables, then what is not the paper's."""
-    number = "".join(letter for letter in name if letter.isdigit())
-    return name.startswith("table") or not number, int(number or 999), name
+def write_readme(folder: Path) -> Path:
+    """Write the claims of a folder of figures into its `README.md`, a table per set of runs.
+
+    A file that is there keeps its words: the tables replace what stands between the lines `BEGIN`
+    and `END`, and a file without these lines stays as it is.
+    """
+    path = folder / README
+    text = path.read_text() if path.is_file() else f"{HEADING}\n{BEGIN}\n{END}\n"
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if begin and end:
+        tables = [f"Runs: `{runs}`\n\n{_markdown(t)}" for runs, t in _read(folder).groupby(RUNS)]
+        path.write_text("\n\n".join([f"{before}{BEGIN}", *tables, f"{END}{after}"]))
+    return path
 
 
 def claims_markdown(folder: Path) -> str:
-    """The claims of a folder of figures as a table for a README.
+    """Return the claims of a folder of figures as one table.
 
     Raises ValueError where the figures were drawn from runs of several presets or features.
     """
-    table = pd.read_csv(folder / FILE, dtype=str, keep_default_na=False)
+    table = _read(folder)
     if table[RUNS].nunique() > 1:
         several = ", ".join(sorted(set(table[RUNS])))
-        raise ValueError(f"{folder} has figures of {several}; draw each into a folder of its own.")
+        raise ValueError(
+            f"{folder}: expected figures of one set of runs, got those of {several}. "
+            "Draw each into a folder of its own."
+        )
+    return _markdown(table)
+
+
+def _read(folder: Path) -> pd.DataFrame:
+    path = folder / FILE
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if list(table.columns) != [*COLUMNS, RUNS]:
+        raise ValueError(
+            f"{path}: expected a table of claims, got the columns {', '.join(table.columns)}. "
+            "Move it away, or draw into another folder."
+        )
+    return table
+
+
+def _markdown(table: pd.DataFrame) -> str:
     lines = ["| figure | claim | paper | here | networks | holds |", "|---|---|---|---|---|---|"]
     for row in table[COLUMNS].itertuples(index=False):
-        figure, claim, paper, ours, networks, holds, varies = map(str, row)
-        verdict = "**no**" if holds == "no" else holds
-        if varies == "yes":
-            verdict += ", varies"
-        lines.append(f"| {figure} | {claim} | {paper} | {ours} | {networks} | {verdict} |")
+        *cells, holds, varies = map(str, row)
+        verdict = ("**no**" if holds == "no" else holds) + (", varies" if varies == "yes" else "")
+        lines.append(f"| {' | '.join([*cells, verdict])} |")
     return "\n".join(lines)
+
+
+def _place(name: str) -> tuple[bool, int, str]:
+    """Return the place of a figure: figures in order, then tables, then what is not the paper's."""
+    number = "".join(letter for letter in name if letter.isdigit())
+    return name.startswith("table") or not number, int(number or 999), name

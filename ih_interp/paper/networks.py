@@ -1,17 +1,18 @@
-"""From figures to a study: networks first, then, with their heads known, the other runs."""
+"""The networks behind some figures: trained first, then, with their heads known, other runs."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ih_interp.config import RunConfig, run_folder
 from ih_interp.paper.circuit import Circuit, choose_circuit
-from ih_interp.paper.estimate import Plan, is_finished, updates_done
 from ih_interp.paper.presets import Preset
 from ih_interp.paper.recipes import FIRST_SEED, NEED_NO_CIRCUIT, RECIPES, Context, RunSet, main_run
 from ih_interp.paper.study import Figure, Study
 from ih_interp.runs import Run
+from ih_interp.storage.run_files import CONFIG
 from ih_interp.tasks.exemplars import ExemplarSource
 from ih_interp.training._bar import one_bar
+from ih_interp.training.state import saved_step
 from ih_interp.training.train import Engine, train
 from ih_interp.types import Head
 
@@ -23,7 +24,7 @@ Configs = dict[RunSet, dict[int, dict[str, RunConfig]]]
 
 
 class Networks:
-    """The runs behind some figures, of networks `seeds`, under a root folder."""
+    """The runs behind some figures, of as many networks as `seeds` says, under a root folder."""
 
     def __init__(
         self,
@@ -34,67 +35,54 @@ class Networks:
         seeds: int,
         root: Path,
     ) -> None:
+        needed = {name for figure in figures for name in figure.needs}
+        # Where any runs are needed, main runs are: the others are about their heads.
+        self.sets: list[RunSet] = [n for n in RECIPES if n in needed or (needed and n == "main")]
         self.seeds = list(range(FIRST_SEED, FIRST_SEED + seeds))
-        self.sets: list[RunSet] = [
-            name for name in RECIPES if any(name in figure.needs for figure in figures)
-        ]
-        if self.sets and "main" not in self.sets:
-            self.sets.insert(0, "main")  # whose heads the others are about
+        self.trained = list(range(FIRST_SEED, FIRST_SEED + max(seeds, N_DONORS)))
+        """The seeds of the networks with all heads: those shown, and those that only donate."""
+        if "grafts" not in needed:
+            self.trained = self.seeds
         self.root = root
-        self._donors = any(figure.needs_donors for figure in figures)
         self._preset, self._exemplars = preset, exemplars
 
-    @property
-    def trained(self) -> list[int]:
-        """Seeds of the networks with all heads: those shown, and those that only donate."""
-        last = max(self.seeds[-1], FIRST_SEED + N_DONORS - 1) if self._donors else self.seeds[-1]
-        return list(range(FIRST_SEED, last + 1))
-
-    def before_circuits(self) -> Configs:
-        """Runs that need no heads chosen."""
+    def configs(self, circuits: Mapping[int, Circuit] | None = None) -> Configs:
+        """Return the runs that need no heads chosen or, with circuits, those about their heads."""
         return {
             name: {
-                seed: RECIPES[name](self._context(seed))
+                seed: RECIPES[name](self._context(seed, circuits[seed] if circuits else None))
                 for seed in (self.trained if name == "main" else self.seeds)
             }
             for name in self.sets
-            if name in NEED_NO_CIRCUIT
-        }
-
-    def after_circuits(self, circuits: Mapping[int, Circuit]) -> Configs:
-        """Runs about chosen heads."""
-        return {
-            name: {seed: RECIPES[name](self._context(seed, circuits[seed])) for seed in self.seeds}
-            for name in self.sets
-            if name not in NEED_NO_CIRCUIT
+            if (name in NEED_NO_CIRCUIT) == (circuits is None)
         }
 
     def every(self, circuits: Mapping[int, Circuit]) -> list[RunConfig]:
-        """All runs, for counting; where a circuit is not known yet, theirs have other names."""
-        later = self.after_circuits({**dict.fromkeys(self.seeds, UNKNOWN), **circuits})
-        return flat(self.before_circuits()) + flat(later)
+        """Return all runs, to be counted; where a circuit is not known, names of runs differ."""
+        known = {**dict.fromkeys(self.seeds, UNKNOWN), **circuits}
+        return flat(self.configs()) + flat(self.configs(known))
 
     def known_circuits(self) -> dict[int, Circuit]:
-        """Of networks that are trained already."""
-        found: dict[int, Circuit] = {}
-        for seed in self.seeds:
-            folder = self._main(seed)
-            if is_finished(folder):
-                found[seed] = choose_circuit(Run(folder))
-        return found
+        """Return the circuits of networks that are trained already."""
+        folders = {seed: self._main(seed) for seed in self.seeds}
+        return {
+            seed: choose_circuit(Run(folder))
+            for seed, folder in folders.items()
+            if _is_finished(folder)
+        }
 
     def _main(self, seed: int) -> Path:
-        """The folder of a network with all heads."""
+        """Return the folder of a network with all heads."""
         return run_folder(self.root, main_run(self._preset, self._exemplars, seed))
 
-    def _context(self, seed: int, circuit: Circuit | None = None) -> Context:
+    def _context(self, seed: int, circuit: Circuit | None) -> Context:
         others = [donor for donor in self.trained if donor != seed]
         donors = {donor: str(self._main(donor)) for donor in [seed, *others][:N_DONORS]}
         return Context(self._preset, self._exemplars, seed, circuit, donors)
 
 
 def flat(configs: Configs) -> list[RunConfig]:
-    """The runs of all sets in a row."""
+    """Return the runs of all sets in a row."""
     return [
         config
         for by_seed in configs.values()
@@ -111,15 +99,18 @@ def train_study(
         return Study({}, {}, sequences)
     root = networks.root
     circuits = networks.known_circuits()
-    say(str(Plan.of(networks.every(circuits), root)))
     every = networks.every(circuits)
-    with one_bar(every, sum(updates_done(run_folder(root, config)) for config in every)):
-        found = _trained(networks.before_circuits(), root, engine)
+    folders = [run_folder(root, config) for config in every]
+    updates = sum(config.n_steps for config in every)
+    finished = sum(map(_is_finished, folders))
+    say(f"{root}: {len(every)} run(s), {updates:,} updates, {finished} run(s) finished already")
+    with one_bar(every, sum(map(_updates_done, folders))):
+        found = _trained(networks.configs(), root, engine)
         for seed in networks.seeds:
             if seed not in circuits:
                 circuits[seed] = choose_circuit(found["main"][seed]["main"])
             say(f"seed {seed}: {circuits[seed]}")
-        found |= _trained(networks.after_circuits(circuits), root, engine)
+        found |= _trained(networks.configs(circuits), root, engine)
     return Study(found, circuits, sequences)
 
 
@@ -134,3 +125,20 @@ def _trained(
         }
         for name, by_seed in configs.items()
     }
+
+
+def _updates_done(folder: Path) -> int:
+    """Return how far the run in a folder has come; 0 where there is none."""
+    if not (folder / CONFIG).is_file():
+        return 0
+    return Run(folder).config.n_steps if _is_finished(folder) else saved_step(folder)
+
+
+def _is_finished(folder: Path) -> bool:
+    """Return whether a folder holds a run that is at its end."""
+    if not (folder / CONFIG).is_file():
+        return False
+    try:
+        return Run(folder).finished
+    except ValueError:  # `train` will say what is wrong with it
+        return False

@@ -1,4 +1,4 @@
-"""How long and how densely the paper's runs are repeated."""
+"""The lengths at which the paper's runs are repeated, and how densely they are evaluated."""
 
 from collections.abc import Mapping
 from typing import Literal, TypeAlias
@@ -12,10 +12,10 @@ PresetName: TypeAlias = Literal["smoke", "quick", "paper"]
 
 
 class Preset(Frozen):
-    """Lengths in sequences, and what is evaluated and kept on the way."""
+    """Lengths of runs in sequences, and how often they are evaluated and saved."""
 
     learning_rate: float
-    """Adam's, of every run."""
+    """The learning rate of Adam in every run."""
     main_sequences: int
     """Length of networks without clamps but for ablations: all heads, one head, pairs of heads."""
     clamped_sequences: int
@@ -27,22 +27,22 @@ class Preset(Frozen):
     branch_sequences: int
     """Length of grafts (Figure 7) and of previous-token clamps (Figure 8)."""
     evaluations: Grid
-    """When metrics are measured."""
+    """The points at which metrics are measured."""
     dense_evaluations: Grid
-    """When they are in the runs of Figures 5b to 8 that learn early."""
+    """The same in the runs of Figures 5b to 8 that learn early."""
     checkpoints: Grid
-    """When weights are kept of the networks with all heads, and of Figure 5b's without clamps; of
-    others the first and the last are."""
+    """The points at which weights are kept of networks with all heads, and of Figure 5b's without
+    clamps; of other runs the first and the last are kept."""
     evaluation_size: int = 1_000
-    """Sequences of each evaluation set."""
+    """The number of sequences of each evaluation set."""
     task: TaskConfig = TaskConfig()
     """The few-shot task of every figure but 6, which varies it."""
     n_classes: tuple[int, int, int] = (50, 100, 200)
-    """Training classes of Figure 6, the first those of every other figure."""
+    """Numbers of training classes in Figure 6; the first is that of every other figure."""
     n_labels: tuple[int, int, int] = (5, 10, 15)
-    """Labels of Figure 6, the first those of every other figure."""
+    """Numbers of labels in Figure 6; the first is that of every other figure."""
     exemplars: ExemplarSource = GaussianSource(n_classes=300)
-    """Where no others are given: as many as Figure 6 trains on, and 100 more to test on."""
+    """Exemplars where no others are given: 200 classes for Figure 6, and 100 more to test on."""
 
 
 PRESETS: Mapping[PresetName, Preset] = {

@@ -1,4 +1,4 @@
-"""Every run behind the figures and tables, as a value.
+"""The runs behind the figures and tables, as values.
 
 Names of runs end in the seed of their initial weights: `main-5`, `clamp-match-L1H3-5`. Heads are
 never typed in: they follow from the main run of the same seed by the rules of `choose_circuit`.
@@ -30,10 +30,10 @@ FIRST_SEED = 5  # the paper's main text; its other networks are 6 to 9
 RunSet: TypeAlias = Literal[
     "main", "single", "pairs", "clamped", "data", "grafts", "previous_token", "strengths"
 ]
-"""Runs that figures need together; what they are says the function of that name."""
+"""A set of runs that figures use together; see the function of the same name."""
 
 Evolution: TypeAlias = Literal["normal", "B alone", "C alone", "B and C"]
-"""Figure 6's columns: which subcircuits are left to learn."""
+"""A column of Figure 6: the subcircuits that are left to learn."""
 
 EVOLUTIONS: Mapping[Evolution, str] = {
     "normal": "none",
@@ -48,7 +48,7 @@ STRENGTHS = (1, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5, 0.4, 0.3,
 
 
 class Context(NamedTuple):
-    """What a network's runs are made from."""
+    """The values that one network's runs are made from."""
 
     preset: Preset
     exemplars: ExemplarSource
@@ -60,19 +60,19 @@ class Context(NamedTuple):
 
     @property
     def heads(self) -> Circuit:
-        """The circuit; ValueError before it is known."""
+        """The circuit; raises ValueError before it is known."""
         if self.circuit is None:
-            raise ValueError("These runs need heads: train the main run, then choose_circuit(run).")
+            raise ValueError("circuit=None: train the main run first, then choose_circuit(run).")
         return self.circuit
 
 
 def main(context: Context) -> dict[str, RunConfig]:
-    """All heads, no clamps: Figures 3, 4a, 11 to 14 and 16, and the tables."""
+    """Return the run with all heads and no clamps: Figures 3, 4a, 11 to 14, 16, and the tables."""
     return {"main": main_run(context.preset, context.exemplars, context.seed)}
 
 
 def main_run(preset: Preset, exemplars: ExemplarSource, seed: int) -> RunConfig:
-    """The run that all others vary."""
+    """Return the run that all others vary."""
     return RunConfig(
         name=f"main-{seed}",
         exemplars=exemplars,
@@ -87,33 +87,33 @@ def main_run(preset: Preset, exemplars: ExemplarSource, seed: int) -> RunConfig:
 
 
 def single(context: Context) -> dict[str, RunConfig]:
-    """Figures 4b and 18: one head of the last layer, each in turn; keys are heads."""
+    """Return Figures 4b and 18: one head of the last layer, each in turn; keys are heads."""
     return {
-        str(head): _with_heads(context, [head], name=f"single-{head}-{context.seed}")
-        for head in last_layer_heads()
+        str(head): _vary(context, f"single-{head}", [_only(head)]) for head in last_layer_heads()
     }
 
 
 def pairs(context: Context) -> dict[str, RunConfig]:
-    """Figure 17: the strongest induction head and one other; keys are the other."""
+    """Return Figure 17: the strongest induction head and one other; keys are the other."""
     first = context.heads.induction
     return {
-        str(head): _with_heads(context, [first, head], name=f"pair-{first}-{head}-{context.seed}")
+        str(head): _vary(context, f"pair-{first}-{head}", [_only(first, head)])
         for head in last_layer_heads()
         if head != first
     }
 
 
 def clamped(context: Context) -> dict[str, RunConfig]:
-    """Figure 5b: one head of the last layer active, and each subcircuit clamped in turn.
+    """Return Figure 5b: one head of the last layer, and each subcircuit clamped in turn.
 
     Copying clamps leave the ablation out, as the paper does: their loss does not see it.
     """
-    preset, head = context.preset, context.heads.induction
+    preset = context.preset
     return {
-        condition: _main_run(context).replace(
-            name=f"clamp-{condition.replace(' ', '')}-{head}-{context.seed}",
-            clamps=clamps,
+        condition: _vary(
+            context,
+            f"clamp-{condition.replace(' ', '')}-{context.heads.induction}",
+            clamps,
             sequences=preset.clamped_sequences,
             evaluations=preset.dense_evaluations,
             checkpoints=preset.checkpoints if condition == "none" else Grid(),
@@ -123,82 +123,79 @@ def clamped(context: Context) -> dict[str, RunConfig]:
 
 
 def data(context: Context) -> dict[str, RunConfig]:
-    """Figure 6: `clamped` with more classes or labels; keys are those of `data_key`.
+    """Return Figure 6: `clamped` with more classes or labels; keys are those of `data_key`.
 
     The figure's clamped runs with fewest classes and labels are those of `clamped`.
     """
-    preset, seed = context.preset, context.seed
-    fewest = (preset.n_classes[0], preset.n_labels[0])
-    sizes = [(n_classes, fewest[1]) for n_classes in preset.n_classes]
-    sizes += [(fewest[0], n_labels) for n_labels in preset.n_labels[1:]]
+    preset = context.preset
+    few_classes, few_labels = preset.n_classes[0], preset.n_labels[0]
+    sizes = [(n_classes, few_labels) for n_classes in preset.n_classes]
+    sizes += [(few_classes, n_labels) for n_labels in preset.n_labels[1:]]
     conditions = _conditions(context)
     return {
-        data_key(evolution, n_classes, n_labels): _main_run(context).replace(
-            name=f"data-{evolution.replace(' ', '')}-{n_classes}-{n_labels}"
-            f"-{context.heads.induction}-{seed}",
+        data_key(evolution, n_classes, n_labels): _vary(
+            context,
+            f"data-{evolution.replace(' ', '')}-{n_classes}-{n_labels}-{context.heads.induction}",
+            conditions[condition],
             task=preset.task.replace(n_train_classes=n_classes, n_labels=n_labels),
-            clamps=conditions[condition],
             sequences=preset.long_sequences if evolution == "normal" else preset.data_sequences,
             evaluations=preset.evaluations if evolution == "normal" else preset.dense_evaluations,
-            checkpoints=Grid(),
         )
         for evolution, condition in EVOLUTIONS.items()
         for n_classes, n_labels in sizes
-        if evolution == "normal" or (n_classes, n_labels) != fewest
+        if evolution == "normal" or (n_classes, n_labels) != (few_classes, few_labels)
     }
 
 
 def data_key(evolution: Evolution, n_classes: int, n_labels: int) -> str:
-    """The name of one of Figure 6's conditions."""
+    """Return the name of one of Figure 6's conditions."""
     return f"{evolution}, {n_classes} classes, {n_labels} labels"
 
 
 def grafts(context: Context) -> dict[str, RunConfig]:
-    """Figure 7: embedding and first layer are a trained network's; keys are seeds of donors."""
-    main = _main_run(context)
+    """Return Figure 7: embedding and first layer of a trained network; keys are donors' seeds."""
+    step = main(context)["main"].n_steps
     return {
-        str(donor): main.replace(
-            name=f"graft-{donor}-{context.seed}",
-            clamps=[GraftIn(run=folder, step=main.n_steps, layer=0)],
+        str(donor): _vary(
+            context,
+            f"graft-{donor}",
+            [GraftIn(run=folder, step=step, layer=0)],
             sequences=context.preset.branch_sequences,
             evaluations=context.preset.dense_evaluations,
-            checkpoints=Grid(),
         )
         for donor, folder in context.donors.items()
     }
 
 
 def previous_token(context: Context) -> dict[str, RunConfig]:
-    """Figure 8: which and how many heads of layer 0 attend to the previous token, perfectly."""
-    circuit, preset = context.heads, context.preset
-    n_heads = ModelConfig().n_heads
+    """Return Figure 8: perfect previous-token attention in one head of layer 0, several or all."""
+    circuit = context.heads
     conditions: dict[str, tuple[Head, ...]] = {
         "best": circuit.previous_token[:1],
         "unlike": (circuit.unlike,),
         "like": circuit.previous_token,
-        "all": tuple(Head(0, head) for head in range(n_heads)),
+        "all": tuple(Head(0, head) for head in range(ModelConfig().n_heads)),
     }
     return {
-        condition: _main_run(context).replace(
-            name=f"previous-{condition}-{circuit.induction}-{context.seed}",
-            clamps=[PreviousTokenAttention(heads=heads), _only(circuit.induction)],
-            sequences=preset.branch_sequences,
-            evaluations=preset.evaluations,
-            checkpoints=Grid(),
+        condition: _vary(
+            context,
+            f"previous-{condition}-{circuit.induction}",
+            [PreviousTokenAttention(heads=heads), _only(circuit.induction)],
+            sequences=context.preset.branch_sequences,
         )
         for condition, heads in conditions.items()
     }
 
 
 def strengths(context: Context) -> dict[str, RunConfig]:
-    """Figure 15: the induction head's attention clamped at each of `STRENGTHS`, all heads on."""
+    """Return Figure 15: the induction head's attention clamped at each of `STRENGTHS`."""
     head = context.heads.induction
     return {
-        str(strength): _main_run(context).replace(
-            name=f"strength-{strength}-{head}-{context.seed}",
-            clamps=[InductionAttention(heads=(head,), strength=strength)],
+        str(strength): _vary(
+            context,
+            f"strength-{strength}-{head}",
+            [InductionAttention(heads=(head,), strength=strength)],
             sequences=context.preset.clamped_sequences,
-            checkpoints=Grid(),
         )
         for strength in STRENGTHS
     }
@@ -220,13 +217,13 @@ assert set(RECIPES) == set(get_args(RunSet))
 
 
 def last_layer_heads() -> list[Head]:
-    """Heads of the paper's last layer."""
+    """Return the heads of the paper's last layer."""
     model = ModelConfig()
     return [Head(model.n_layers - 1, head) for head in range(model.n_heads)]
 
 
 def _conditions(context: Context) -> dict[str, tuple[AbstractClamp, ...]]:
-    """What Figure 5b clamps, by condition."""
+    """Return the clamps of Figure 5b, by condition."""
     circuit = context.heads
     head, others = circuit.induction, _only(circuit.induction)
     return {
@@ -239,14 +236,15 @@ def _conditions(context: Context) -> dict[str, tuple[AbstractClamp, ...]]:
     }
 
 
-def _main_run(context: Context) -> RunConfig:
-    return main_run(context.preset, context.exemplars, context.seed)
-
-
 def _only(*heads: Head) -> AblateHeads:
-    """All heads of the last layer but these are ablated."""
+    """Return the ablation of all heads of the last layer but these."""
     return AblateHeads(heads=keep_only(*heads, n_heads=ModelConfig().n_heads))
 
 
-def _with_heads(context: Context, heads: Sequence[Head], *, name: str) -> RunConfig:
-    return _main_run(context).replace(name=name, clamps=[_only(*heads)], checkpoints=Grid())
+def _vary(
+    context: Context, name: str, clamps: Sequence[AbstractClamp], **changes: object
+) -> RunConfig:
+    """Return the main run under clamps; of its checkpoints the first and the last are kept."""
+    return main(context)["main"].replace(
+        **{"name": f"{name}-{context.seed}", "clamps": clamps, "checkpoints": Grid(), **changes}
+    )

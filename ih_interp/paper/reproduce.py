@@ -1,44 +1,27 @@
-"""`ih-interp reproduce`: train what figures need, draw them, and say what holds."""
+"""`ih-interp reproduce`: train what figures need, draw them, and say which claims hold."""
 
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from tempfile import TemporaryDirectory
 
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
 from ih_interp._torch_state import plain_torch
-from ih_interp.paper.claims import merge_claims
+from ih_interp.paper._request import Request, named
+from ih_interp.paper.claims import Claim, merge_claims, write_readme
 from ih_interp.paper.figures import FIGURES
 from ih_interp.paper.networks import Networks, train_study
-from ih_interp.paper.presets import PRESETS, Preset, PresetName
-from ih_interp.paper.study import Claim, Figure, Study
+from ih_interp.paper.presets import PRESETS
+from ih_interp.paper.study import Figure, Study
 from ih_interp.plots._style import save, style
 from ih_interp.storage.atomic import PathLike, as_path
-from ih_interp.tasks.exemplars import Exemplars, ExemplarSource
+from ih_interp.tasks.exemplars import Exemplars
 from ih_interp.training.train import Engine
 
 SAMPLED = 2_000  # sequences that measures are averaged over, but for the paper preset: every one
-
-SEEDS: Mapping[PresetName, int] = {"smoke": 1, "quick": 1, "paper": 5}
-"""Networks where no number is asked for."""
-
-
-class Request(NamedTuple):
-    """What was asked for, checked."""
-
-    figures: list[Figure]
-    preset: PresetName
-    source: ExemplarSource
-    seeds: int
-    root: Path
-    options: str
-    """As the command line has them."""
-
-    def command(self, figure: Figure) -> str:
-        """What draws one of the figures."""
-        return f"ih-interp reproduce {figure.word}{self.options}"
 
 
 @plain_torch(gradient=None)
@@ -56,10 +39,10 @@ def reproduce(
     """Draw figures and tables of the paper into `folder`, training the runs they need.
 
     Each is written as pdf, png and csv, and what the paper claims about them as `claims.csv`, which
-    keeps the claims of figures drawn earlier; the smoke preset's are not judged. Finished runs
-    under `runs` are used again, interrupted ones resumed. Every row of a csv that comes from a run
-    names it (`run`), and the fingerprint of its configuration (`config`), as
-    `Run(folder).config.fingerprint` gives it.
+    keeps the claims of figures drawn earlier, and as a table in `README.md` (`write_readme`); the
+    smoke preset's are not judged. Finished runs under `runs` are used again, interrupted ones
+    resumed. Every row of a csv that comes from a run names it (`run`), and the fingerprint of its
+    configuration (`config`), as `Run(folder).config.fingerprint` gives it.
 
     Args:
         figures: names such as "3a", "3" for all of its parts, "table1", or "all"; by default
@@ -75,18 +58,61 @@ def reproduce(
     Raises ValueError for an unknown figure or preset, and what `Exemplars.load` and `train` raise.
     """
     say = say or (lambda _: None)
-    asked = _request(figures, preset, exemplars, seeds, as_path(runs, "runs"))
-    study, place = _trained(asked, engine, say), as_path(folder, "folder")
+    asked = Request.of(figures, preset, exemplars, seeds)
+    root, place = as_path(runs, "runs"), as_path(folder, "folder")
+    study = _trained(asked, root, engine, say)
     claims: list[Claim] = []
     for figure in asked.figures:
         table = figure.table(study)
-        canvas = draw(figure, table, caption=asked.command(figure))
+        canvas = draw(figure, table, caption=asked.command(figure, asked.seeds))
         paths = save(canvas, place, figure.file_name, _traceable(table, study))
         say(f"{figure.file_name}: {', '.join(map(str, paths))}")
-        judged = asked.preset != "smoke"
-        claims += [claim._replace(judged=judged) for claim in figure.claims(table)]
-    drawn = [figure.name for figure in asked.figures]
-    merge_claims(place, claims, drawn=drawn, runs=asked.root.name)
+        claims += figure.claims(table)
+    return _write_claims(asked, asked.figures, claims, place)
+
+
+def redraw(
+    figures: Sequence[str] = (),
+    *,
+    preset: str = "quick",
+    exemplars: PathLike | None = None,
+    folder: PathLike = "figures",
+    say: Callable[[str], None] | None = None,
+) -> list[Claim]:
+    """Draw figures again from their csv files in `folder`, without any run.
+
+    The csv files stay as they are; pdf, png and claims are written as by `reproduce`, and captions
+    say the command that made the numbers: `preset` and `exemplars` are those of that command, of
+    which the file of features need not be there. Figures without a csv in the folder are left out.
+
+    Raises ValueError for an unknown figure or preset, and FileNotFoundError where no csv is there.
+    """
+    say = say or (lambda _: None)
+    asked, place = Request.of(figures, preset, exemplars, None), as_path(folder, "folder")
+    drawn = [f for f in asked.figures if (place / f"{f.file_name}.csv").is_file()]
+    if not drawn:
+        names = ", ".join(f"{figure.file_name}.csv" for figure in asked.figures)
+        raise FileNotFoundError(f"{place}: expected one of {names}, found none to draw again.")
+    claims: list[Claim] = []
+    for figure in drawn:
+        table = pd.read_csv(place / f"{figure.file_name}.csv")
+        table = table.fillna(dict.fromkeys(table.columns.intersection(["heads", "ablated"]), ""))
+        seeds = table["seed"].nunique() if "seed" in table else asked.seeds
+        canvas = draw(figure, table, caption=asked.command(figure, seeds))
+        with TemporaryDirectory() as beside:  # the csv would be written again, with other digits
+            pictures = save(canvas, beside, figure.file_name, table)[:2]
+            paths = [shutil.move(picture, place / picture.name) for picture in pictures]
+        say(f"{figure.file_name}: {', '.join(map(str, paths))}")
+        claims += figure.claims(table)
+    return _write_claims(asked, drawn, claims, place)
+
+
+def _write_claims(
+    asked: Request, drawn: Sequence[Figure], claims: Sequence[Claim], folder: Path
+) -> list[Claim]:
+    claims = [claim._replace(judged=asked.preset != "smoke") for claim in claims]
+    merge_claims(folder, claims, drawn=[figure.name for figure in drawn], runs=asked.runs)
+    write_readme(folder)
     return claims
 
 
@@ -101,26 +127,26 @@ def prepare(
     engine: Engine = "auto",
     say: Callable[[str], None] | None = None,
 ) -> Study:
-    """The finished runs that figures are drawn from, trained where they are missing.
+    """Return the finished runs that figures are drawn from, trained where they are missing.
 
         study = prepare(["3b"], preset="smoke")
         table = FIGURES["3b"].table(study)
 
     Arguments and errors as in `reproduce`.
     """
-    asked = _request(figures, preset, exemplars, seeds, as_path(runs, "runs"))
-    return _trained(asked, engine, say or (lambda _: None))
+    asked = Request.of(figures, preset, exemplars, seeds)
+    return _trained(asked, as_path(runs, "runs"), engine, say or (lambda _: None))
 
 
 def draw(figure: str | Figure, table: pd.DataFrame, *, caption: str = "") -> Canvas:
-    """A figure of the paper from its table; the caption says by which command.
+    """Draw a figure of the paper from its table; the caption says by which command.
 
     Raises ValueError for a name that no figure has, or several have, such as "3".
     """
     if isinstance(figure, str):
-        found = _named(figure)
+        found = named(figure)
         if len(found) > 1:
-            raise ValueError(f"Several figures are called {figure}: {', '.join(found)}; draw one.")
+            raise ValueError(f"figure={figure!r}: expected one figure, got {', '.join(found)}.")
         figure = FIGURES[found[0]]
     with style():
         canvas = Canvas(figsize=figure.size, layout="constrained")
@@ -134,18 +160,20 @@ def draw(figure: str | Figure, table: pd.DataFrame, *, caption: str = "") -> Can
     return canvas
 
 
-def _trained(asked: Request, engine: Engine, say: Callable[[str], None]) -> Study:
+def _trained(asked: Request, root: Path, engine: Engine, say: Callable[[str], None]) -> Study:
+    preset = PRESETS[asked.preset]
+    source = preset.exemplars
+    if asked.exemplars is not None:
+        source = Exemplars.load(asked.exemplars).recorded_source
     if asked.preset == "smoke":
         say("smoke preset: everything runs, nothing is learned, no claim is judged")
-    networks = Networks(
-        asked.figures, PRESETS[asked.preset], asked.source, seeds=asked.seeds, root=asked.root
-    )
+    networks = Networks(asked.figures, preset, source, seeds=asked.seeds, root=root / asked.runs)
     sequences = None if asked.preset == "paper" else SAMPLED
     return train_study(networks, sequences=sequences, engine=engine, say=say)
 
 
 def _source_of(figure: Figure) -> str:
-    """What a figure repeats, for its caption."""
+    """Return the figure of the paper that a figure repeats, for its caption."""
     paper = "Singh et al. (2024)"
     if not any(map(str.isdigit, figure.name)):
         return f"Beyond {paper}"
@@ -153,67 +181,8 @@ def _source_of(figure: Figure) -> str:
     return f"{paper}, {figure.name.capitalize() if is_table else f'Figure {figure.name}'}"
 
 
-def _request(
-    figures: Sequence[str], preset: str, exemplars: PathLike | None, seeds: int | None, runs: Path
-) -> Request:
-    """Everything that can be refused is refused here."""
-    name = _preset(preset)
-    wanted = _wanted(figures, name)
-    seeds = SEEDS[name] if seeds is None else seeds
-    if seeds < 1:
-        raise ValueError(f"seeds={seeds}; at least one network has to be trained.")
-    source = _source(PRESETS[name], exemplars)
-    root = runs / f"{preset}-{'synthetic' if exemplars is None else Path(exemplars).stem}"
-    options = ""
-    if name != "quick":
-        options += f" --preset {name}"
-    if exemplars is not None:
-        options += f" --exemplars {Path(exemplars).name}"
-    if seeds != SEEDS[name]:
-        options += f" --seeds {seeds}"
-    return Request(wanted, name, source, seeds, root, options)
-
-
-def _wanted(names: Sequence[str], preset: PresetName) -> list[Figure]:
-    if not names:
-        return [figure for figure in FIGURES.values() if preset == "paper" or figure.main_text]
-    chosen: set[str] = set()
-    for name in names:
-        chosen.update(_named(name))
-    return [figure for name, figure in FIGURES.items() if name in chosen]
-
-
-def _named(name: str) -> list[str]:
-    """The figures that "3b", "3" or "all" asks for; ValueError for none."""
-    found = [known for known in FIGURES if _means(name, known)]
-    if not found:
-        words = ", ".join(figure.word for figure in FIGURES.values())
-        raise ValueError(f"There is no figure {name}; choose from {words}.")
-    return found
-
-
-def _means(asked: str, name: str) -> bool:
-    """Whether "3b", "fig3b", "3", "table1" or "all" asks for a figure."""
-    asked = asked.lower().replace(" ", "").removeprefix("fig").removeprefix("ure")
-    known = name.replace(" ", "")
-    return asked in {"all", known, known.rstrip("abc") if known[0].isdigit() else known}
-
-
-def _preset(name: str) -> PresetName:
-    for known in PRESETS:
-        if known == name:
-            return known
-    raise ValueError(f"There is no preset {name!r}; choose from {', '.join(PRESETS)}.")
-
-
-def _source(preset: Preset, exemplars: PathLike | None) -> ExemplarSource:
-    if exemplars is None:
-        return preset.exemplars
-    return Exemplars.load(exemplars).recorded_source
-
-
 def _traceable(table: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """The table with the fingerprint of every row's run."""
+    """Return the table with the fingerprint of every row's run."""
     if "run" not in table:
         return table
     fingerprints = {

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pytest
 import torch
-from clamp_cases import EVERY_CLAMP, every_clamp, gradients_under, hook_counts, logits_under
+from clamp_laws import EVERY_CLAMP, every_clamp, gradients_under, hook_counts, logits_under
 from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 from torch.testing import assert_close

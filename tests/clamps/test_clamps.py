@@ -1,14 +1,13 @@
 """Laws that every clamp obeys, and what each of them does to values and gradients."""
 
-import subprocess
-import sys
 import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
-from clamp_cases import EVERY_CLAMP, every_clamp, gradients_under, hook_counts, logits_under
+from clamp_laws import EVERY_CLAMP, every_clamp, gradients_under, hook_counts, logits_under
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
@@ -50,15 +49,6 @@ NONE: frozenset[int] = frozenset()
 every_head_clamp = pytest.mark.parametrize(
     "clamp", [clamp for clamp in EVERY_CLAMP if isinstance(clamp, HeadClamp)], ids=str
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Generator[None]:
-    """Several times faster for models this small, above all on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def patterns_under(
@@ -657,34 +647,28 @@ def test_a_schedule_needs_the_step(model, batch):
     refused(model, [AblateHeads(heads=["L0H0"], schedule=during(5))], batch, "pass the step")
 
 
-UNCHECKED = """
-import warnings
-import pytest, torch
-import ih_interp as ih
-
-task = ih.FewShotTask(ih.Exemplars.gaussian(8, 1, 4), ih.TaskConfig(n_train_classes=8))
-model = ih.build_model(task)
-batch = task.sample("train", 2, generator=torch.Generator().manual_seed(0))
-
-def enter(given):
-    with ih.clamped(model, given, batch):
-        model(batch.tokens)
-
-json = {"kind": "ablate_heads", "heads": ["L1H0"]}
-for given in [json], ih.clamps.AblateHeads(heads=["L1H0"]):
-    with pytest.raises(TypeError, match="clamp"):
-        enter(given)
-with pytest.raises(ValueError, match="Clamp number 0 .*preserve"):
-    ih.clamps.parse(["preserve"])
-with warnings.catch_warnings(record=True) as caught:
-    warnings.simplefilter("always")
-    enter([ih.clamps.Preserve(what=["patterns"])])
-assert [warning.filename for warning in caught] == ["<string>"], caught
-"""
+@pytest.mark.untyped
+@pytest.mark.parametrize(
+    "given",
+    [[{"kind": "ablate_heads", "heads": ["L1H0"]}], AblateHeads(heads=["L1H0"])],
+    ids=["json", "one clamp"],
+)
+def test_clamps_come_as_a_list(given, model, batch):
+    with pytest.raises(TypeError, match="list"), clamped(model, given, batch):
+        pass
 
 
-def test_what_users_see_where_no_type_checker_runs():
-    subprocess.run([sys.executable, "-c", UNCHECKED], check=True)
+@pytest.mark.untyped
+def test_json_of_another_kind_is_no_clamp():
+    with pytest.raises(ValueError, match="'preserve'"):
+        clamps.parse(["preserve"])
+
+
+@pytest.mark.untyped
+def test_a_warning_points_to_the_users_line(model, batch):
+    with pytest.warns(ClampUnchangedWarning) as caught:
+        logits_under(model, [Preserve(what=["patterns"])], batch)
+    assert [Path(warning.filename).name for warning in caught] == ["clamp_laws.py"]
 
 
 def test_induction_needs_a_correct_label_and_another(model, task):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from clamp_cases import gradients_under, logits_under
+from clamp_laws import gradients_under, logits_under
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.testing import assert_close

@@ -97,6 +97,7 @@ def test_a_link_among_temporary_files_is_not_followed(home, monkeypatch):
         assert place() != home
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not compiler_found(), reason="no C++ compiler")
 @pytest.mark.parametrize("kept", [0.0, 0.5])
 @pytest.mark.parametrize("suffixes", [(".so",), (".py", ".cpp", ".h")])
@@ -117,6 +118,7 @@ def test_damaged_entries_are_made_anew(kept, suffixes, home):
     assert [path.name for path in (home / ".cache").iterdir()] == ["ih_interp"]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_compiled_is_told_as_it_is(home):
     def fail():
         raise RuntimeError("no such operation")
@@ -127,6 +129,7 @@ def test_what_cannot_be_compiled_is_told_as_it_is(home):
         with_lasting_cache(fail)
 
 
+@pytest.mark.slow
 def test_eager_training_asks_for_no_home_and_makes_no_folder(tmp_path):
     script = (
         "import ih_interp as ih, pathlib\n"

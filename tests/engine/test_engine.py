@@ -70,10 +70,13 @@ def test_a_run_that_began_compiled_does_not_go_on_with_eager_evaluations(
 
 def test_one_thread_leaves_nothing_behind(monkeypatch):
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
-    before = torch.get_num_threads(), dict(os.environ)
+    before = dict(os.environ)
+    torch.set_num_threads(2)
     with training_module.one_thread():
         assert torch.get_num_threads() == 1
-    assert (torch.get_num_threads(), dict(os.environ)) == before
+    after = torch.get_num_threads()
+    torch.set_num_threads(1)
+    assert (after, dict(os.environ)) == (2, before)
 
 
 @pytest.mark.skipif(not compiler_found(), reason="no C++ compiler")

@@ -15,6 +15,8 @@ from ih_interp.tasks.exemplars import GaussianSource
 from ih_interp.training.fleet import trace_key
 from ih_interp.training.state import training_sequences
 
+pytestmark = pytest.mark.slow
+
 EVERY_KIND = {
     "none": [],
     "ablate_heads": [clamps.AblateHeads(heads=["L0H1", "L1H0"])],
@@ -69,7 +71,7 @@ def losses_together_and_apart(tmp_path, configs, *, updates):
 
 
 @pytest.mark.parametrize("kind", EVERY_KIND)
-def test_a_traced_fleet_trains_as_each_run_alone(kind, tmp_path, one_thread):
+def test_a_traced_fleet_trains_as_each_run_alone(kind, tmp_path):
     chosen = EVERY_KIND[kind]
     configs = [
         SMALL.replace(
@@ -83,7 +85,7 @@ def test_a_traced_fleet_trains_as_each_run_alone(kind, tmp_path, one_thread):
 
 
 @pytest.mark.parametrize("n_classes", [8, 60, 90])
-def test_a_fleet_can_have_more_classes_than_positions(n_classes, tmp_path, one_thread):
+def test_a_fleet_can_have_more_classes_than_positions(n_classes, tmp_path):
     """40 positions an update: a table of all exemplars is read, or each is embedded by itself."""
     config = SMALL.replace(
         exemplars=GaussianSource(n_classes=120, n_exemplars=2, n_features=16),
@@ -96,7 +98,7 @@ def test_a_fleet_can_have_more_classes_than_positions(n_classes, tmp_path, one_t
 
 
 @pytest.mark.parametrize("kind", [clamps.GraftIn, clamps.GraftOut])
-def test_donors_differ_between_runs_of_a_fleet(kind, tmp_path, one_thread):
+def test_donors_differ_between_runs_of_a_fleet(kind, tmp_path):
     """More classes than positions: no trace can ask which of them a batch shows."""
     base = SMALL.replace(
         exemplars=GaussianSource(n_classes=120, n_exemplars=2, n_features=16),
@@ -123,7 +125,7 @@ def test_donors_differ_between_runs_of_a_fleet(kind, tmp_path, one_thread):
     assert not torch.allclose(apart[:, 0], apart[:, 1], atol=1e-3)
 
 
-def test_clamp_parameters_differ_between_runs_of_a_fleet(tmp_path, one_thread):
+def test_clamp_parameters_differ_between_runs_of_a_fleet(tmp_path):
     configs = [
         SMALL.replace(
             name=f"s{strength}",
@@ -139,7 +141,7 @@ def test_clamp_parameters_differ_between_runs_of_a_fleet(tmp_path, one_thread):
 
 
 @pytest.mark.skipif(not compiler_found(), reason="no C++ compiler")
-def test_compiled_and_eager_give_the_same_losses_over_200_updates(tmp_path, one_thread):
+def test_compiled_and_eager_give_the_same_losses_over_200_updates(tmp_path):
     config = SMALL.replace(
         sequences=200 * 8,
         clamps=[
@@ -157,7 +159,7 @@ def test_compiled_and_eager_give_the_same_losses_over_200_updates(tmp_path, one_
     assert slow[-20:].mean() < slow[:20].mean()
 
 
-def test_eager_training_is_torch_adam_on_the_clamped_model(tmp_path, one_thread):
+def test_eager_training_is_torch_adam_on_the_clamped_model(tmp_path):
     """Against the plainest loop: `clamped`, cross-entropy, backward, `torch.optim.Adam`."""
     config = SMALL.replace(clamps=[clamps.InductionAttention(heads=["L1H3"], strength=0.7)])
     fleet = make_fleet(tmp_path, [config])

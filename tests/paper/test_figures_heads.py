@@ -10,12 +10,12 @@ from torch.testing import assert_close
 
 import ih_interp as ih
 from ih_interp.paper.circuit import choose_circuit
-from ih_interp.paper.figures import additivity, fig14, fig16, tables2_3
+from ih_interp.paper.figures import fig14, fig16, fig_additivity, tables2_3
 from ih_interp.paper.reproduce import draw
 from ih_interp.paper.study import Study
 
 NAMES = [f"L1H{head}" for head in range(8)]
-MODULES = (fig14, fig16, tables2_3, additivity)
+MODULES = (fig14, fig16, tables2_3, fig_additivity)
 EVERY = {figure.name: figure for module in MODULES for figure in module.FIGURES}
 
 
@@ -42,7 +42,7 @@ def study(tmp_path_factory):
 @pytest.fixture(scope="module")
 def tables(study):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(additivity, "RESAMPLES", 5)  # no interval is looked at here
+        patch.setattr(fig_additivity, "RESAMPLES", 5)  # no interval is looked at here
         return {name: figure.table(study) for name, figure in EVERY.items()}
 
 
@@ -92,8 +92,8 @@ def test_log_odds_are_of_the_softmax(study):
     batch = study.batch(run)
     logits = torch.randn(len(batch), 5, generator=torch.Generator().manual_seed(0))
     p = logits.softmax(dim=1).gather(1, batch.target[:, None])[:, 0]
-    assert_close(additivity.log_odds(logits, batch), (p / (1 - p)).log())
-    even = additivity.log_odds(torch.zeros(len(batch), 5), batch)
+    assert_close(fig_additivity.log_odds(logits, batch), (p / (1 - p)).log())
+    even = fig_additivity.log_odds(torch.zeros(len(batch), 5), batch)
     assert_close(even, torch.full_like(even, -math.log(4)))
 
 
@@ -127,7 +127,7 @@ def test_additive_logits_hold_and_interacting_ones_do_not():
         table = pd.DataFrame(
             {"seed": 5, "part": "total", "metric": [*values], "value": [*values.values()]}
         )
-        return [claim.holds for claim in additivity.additive_claims(table)]
+        return [claim.holds for claim in fig_additivity.additive_claims(table)]
 
     assert holds(0.97, 0.96, 0.7, 0.6) == [True, True]
     assert holds(0.97, 0.6, 0.5, 0.7) == [False, False]

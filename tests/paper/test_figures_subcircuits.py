@@ -13,8 +13,8 @@ import ih_interp as ih
 from ih_interp.config import run_folder
 from ih_interp.evaluation import evaluate
 from ih_interp.paper.circuit import Circuit
-from ih_interp.paper.figures import fig05a_09, fig05b_10, fig15
-from ih_interp.paper.figures._fig15_drawing import SIDES
+from ih_interp.paper.figures import fig05a_09, fig05b_10, fig07, fig08, fig15
+from ih_interp.paper.figures.fig15 import SIDES
 from ih_interp.paper.presets import PRESETS
 from ih_interp.paper.recipes import RECIPES, Context
 from ih_interp.paper.study import Study
@@ -22,7 +22,9 @@ from ih_interp.plots._style import DONOR_LINES, PREVIOUS_TOKEN_LINES
 from ih_interp.types import Head
 
 FIGURES = {
-    figure.name: figure for module in (fig05a_09, fig05b_10, fig15) for figure in module.FIGURES
+    figure.name: figure
+    for module in (fig05a_09, fig05b_10, fig07, fig08, fig15)
+    for figure in module.FIGURES
 }
 CIRCUIT = Circuit(Head(1, 3), (Head(0, 2), Head(0, 5)), Head(0, 6))
 ENDS = {
@@ -81,7 +83,7 @@ def test_every_row_names_its_run(study, name):
 
 
 def test_grafts_stand_beside_the_run_without(study):
-    table = fig15.graft_table(study)
+    table = fig07.graft_table(study)
     whose = dict(zip(table["whose"], table["donor"], strict=True))
     assert whose == {"none": "none", "own": "5", "another's": "6", "a third's": "7"}
     for key, run in {**study.runs["grafts"][5], "none": study.main[5]}.items():
@@ -101,7 +103,7 @@ def test_a_grafted_run_starts_as_the_donors_first_layer_under_its_own_second(stu
 
 
 def test_previous_token_runs_stand_beside_the_induction_heads_own(study):
-    table = fig15.previous_token_table(study)
+    table = fig08.previous_token_table(study)
     first = table.groupby("condition").first()
     assert set(first.index) == set(PREVIOUS_TOKEN_LINES)
     assert first["run"]["none"] == "single-L1H3-5"
@@ -199,7 +201,7 @@ def test_a_plateau_that_the_run_ends_on_counts_with_what_was_seen_of_it():
 def test_a_donor_that_is_no_better_than_others_is_not_the_papers():
     def of(**times):
         times = {"none": 270_000, "another's": 240_000, "a third's": 210_000, **times}
-        return verdicts(fig15.graft_claims(planted(times, "whose")))
+        return verdicts(fig07.graft_claims(planted(times, "whose")))
 
     assert of(own=20_000) == [True, True]
     assert of(own=150_000) == [False, False]
@@ -213,13 +215,13 @@ def test_a_run_without_a_graft_cut_at_1_9_times_is_not_known_to_take_three_times
     for times, verdict in ((1.9, False), (3.2, True)):
         for name, place in (("none", 0), ("another's", 1)):
             cut = with_cut(table, "whose", name, round(times * own, -3) + 2_000)
-            assert fig15.graft_claims(cut)[place].holds is verdict
+            assert fig07.graft_claims(cut)[place].holds is verdict
 
 
 def test_previous_token_heads_are_much_the_same_but_for_all_of_them():
     def of(**times):
         times = {"none": 310_000, "best": 216_000, "unlike": 280_000, "like": 187_000, **times}
-        return verdicts(fig15.previous_token_claims(planted(times, "condition")))
+        return verdicts(fig08.previous_token_claims(planted(times, "condition")))
 
     assert of(all=560_000) == [True, True, True]
     assert of(all=290_000) == [True, True, False]  # the clamps' slowest, and still faster than none
@@ -234,7 +236,7 @@ def test_a_run_that_ends_before_another_learns_is_not_known_to_be_slower():
     times = {"none": 700_000, "best": 216_000, "unlike": 280_000, "like": 187_000, "all": 0}
     table = planted(times, "condition")
     cut = with_cut(table, "condition", "all", 600_000)
-    assert verdicts(fig15.previous_token_claims(cut)) == [True, True, False]
+    assert verdicts(fig08.previous_token_claims(cut)) == [True, True, False]
 
 
 def strengths(relabel_of_wrong=1.5, **times):
@@ -324,7 +326,7 @@ def test_the_toys_plateau_is_drawn_where_it_is(toy):
     assert waiting == pytest.approx(level, rel=1e-3)
 
 
-def test_the_toys_progress_has_a_panel_a_measure(toy):
+def test_the_toys_progress_has_a_panel_per_measure(toy):
     canvas = Canvas(layout="constrained")
     FIGURES["9"].draw(toy[toy["clamped"] != "c"], canvas)
     canvas.draw_without_rendering()

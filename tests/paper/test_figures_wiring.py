@@ -9,14 +9,17 @@ from numpy.testing import assert_allclose
 from pandas.testing import assert_series_equal
 
 import ih_interp as ih
-from ih_interp.clamps import AblateHeads
 from ih_interp.paper.circuit import Circuit
-from ih_interp.paper.figures import _fig11_claims as fig11_claims, fig11
+from ih_interp.paper.figures import fig11, fig11_init, fig12, table1
 from ih_interp.paper.study import Study
 from ih_interp.types import Head
 
 CIRCUIT = Circuit(Head(1, 3), (Head(0, 2), Head(0, 1)), Head(0, 7))
-FIGURES = {figure.name: figure for figure in fig11.FIGURES}
+FIGURES = {
+    figure.name: figure
+    for module in (fig11, fig11_init, fig12, table1)
+    for figure in module.FIGURES
+}
 
 
 @pytest.fixture(scope="module")
@@ -29,20 +32,15 @@ def tables(study):
     return {name: figure.table(study) for name, figure in FIGURES.items()}
 
 
-def test_removed_parts_are_those_of_the_clamps(small_run, study):
+def test_without_the_last_layer_only_the_first_writes_to_the_output(small_run, study):
     model, batch = small_run.model(), study.batch(small_run)
-    with torch.no_grad():  # an untrained layer 0 hardly reaches the output
-        model.blocks[0].attn.W_O.mul_(10)
-    found = fig11.without_parts(model, batch)
-    slow = ih.direct_path_removed(model, batch)
-    last = ih.evaluate(model, batch, [AblateHeads(heads=[(1, head) for head in range(8)])])
-    for name in ("loss", "accuracy"):
-        assert found[f"direct path|{name}"] == pytest.approx(float(slow[name].mean()), abs=1e-5)
-        assert found[f"last layer|{name}"] == pytest.approx(
-            float(getattr(last, name).mean()), abs=1e-5
-        )
-    whole = found["nothing|loss"]
-    assert abs(found["direct path|loss"] - whole) > 1e-2 < abs(found["last layer|loss"] - whole)
+    found = fig12.last_layer_removed(model, batch)
+    with torch.no_grad():
+        model.blocks[1].attn.W_O.zero_()
+    bare = ih.evaluate(model, batch)
+    torch.testing.assert_close(found["loss"], bare.loss)
+    whole = ih.evaluate(small_run.model(), batch).loss
+    torch.testing.assert_close(found["loss_change"], bare.loss - whole)
 
 
 def test_figure_12_has_changes_against_the_same_checkpoint(tables, small_run, study):
@@ -55,7 +53,7 @@ def test_figure_12_has_changes_against_the_same_checkpoint(tables, small_run, st
 
 def test_the_end_of_figure_12_is_of_every_sequence_and_the_curve_of_a_sample(small_run):
     study = Study({"main": {5: {"main": small_run}}}, {5: CIRCUIT}, None)
-    table = fig11.removed_table(study)
+    table = fig12.removed_table(study)
     assert not table.duplicated(["sequences", "removed"]).any()
     for step in small_run.steps:
         last = step == small_run.steps[-1]
@@ -157,15 +155,15 @@ ONE = {  # one pair, and roles the other way round
 
 def test_claims_of_figure_11_can_hold_and_fail():
     other = {name: values + 2 * values.T for name, values in MANY.items()}
-    assert [c.holds for c in fig11_claims.map_claims(maps(MANY, composition=other))] == [True] * 4
-    assert [c.holds for c in fig11_claims.map_claims(maps(ONE))] == [False] * 4
-    assert fig11_claims.map_claims(maps(MANY))[1].ours == "2, 2"
+    assert [c.holds for c in fig11.map_claims(maps(MANY, composition=other))] == [True] * 4
+    assert [c.holds for c in fig11.map_claims(maps(ONE))] == [False] * 4
+    assert fig11.map_claims(maps(MANY))[1].ours == "2, 2"
 
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_agreement_whole_or_reversed_is_not_in_part(sign):
     composition = {name: sign * values for name, values in MANY.items()}
-    claims = fig11_claims.map_claims(maps(MANY, composition=composition))
+    claims = fig11.map_claims(maps(MANY, composition=composition))
     assert [c.holds for c in claims] == [True, True, True, False]
 
 
@@ -184,14 +182,14 @@ def removed(cost, most, end, last, *, start=0.05):
 
 
 def test_claims_of_figure_12_can_hold_and_fail():
-    holds = [c.holds for c in fig11_claims.direct_claims(removed(1.3e-4, 0.165, 1.6e-3, 1.89))]
-    fails = [c.holds for c in fig11_claims.direct_claims(removed(0.01, 0.165, 0.1, 0.5))]
+    holds = [c.holds for c in fig12.direct_claims(removed(1.3e-4, 0.165, 1.6e-3, 1.89))]
+    fails = [c.holds for c in fig12.direct_claims(removed(0.01, 0.165, 0.1, 0.5))]
     assert (holds, fails) == ([True] * 3, [False] * 3)
 
 
 def test_what_an_untrained_network_loses_is_not_learning():
     only_at_the_start = removed(1.3e-4, 1.7e-3, 1.6e-3, 1.89, start=0.3)
-    claims = fig11_claims.direct_claims(only_at_the_start)
+    claims = fig12.direct_claims(only_at_the_start)
     assert [c.holds for c in claims] == [True, False, True]
     assert claims[1].ours == "0.002, 0.0016"
 
@@ -209,11 +207,11 @@ def groups(*accuracies, seed=5):
 def test_claims_of_table_1_can_hold_and_fail():
     paper = groups(0.9985, 0.6987, 0.3427, 0.9932)
     other = groups(0.6987, 0.9985, 0.9932, 0.3427, seed=6)
-    assert [c.held for c in fig11_claims.preserving_claims(paper)] == [1, 1]
-    both = fig11_claims.preserving_claims(pd.concat([paper, other]))
+    assert [c.held for c in table1.preserving_claims(paper)] == [1, 1]
+    both = table1.preserving_claims(pd.concat([paper, other]))
     assert [(c.held, c.of) for c in both] == [(1, 2), (1, 2)]
     none = groups(0.9985, 0.6987, np.nan, np.nan)
-    assert [c.held for c in fig11_claims.preserving_claims(none)] == [1, 0]
+    assert [c.held for c in table1.preserving_claims(none)] == [1, 0]
 
 
 def before(start, *, best=0.9):
@@ -224,13 +222,13 @@ def before(start, *, best=0.9):
 
 def test_claims_about_composition_before_training_can_hold_and_fail():
     unrelated = np.tile([0.1, 0.15, 0.12, 0.11], 8)
-    assert [c.holds for c in fig11_claims.composition_claims(before(unrelated))] == [True] * 3
+    assert [c.holds for c in fig11_init.composition_claims(before(unrelated))] == [True] * 3
     related = np.linspace(0.1, 0.16, 32)
-    assert [c.holds for c in fig11_claims.composition_claims(before(related))] == [False] * 3
-    constant = fig11_claims.composition_claims(before(np.full(32, 0.1)))
+    assert [c.holds for c in fig11_init.composition_claims(before(related))] == [False] * 3
+    constant = fig11_init.composition_claims(before(np.full(32, 0.1)))
     assert not constant[0].holds  # a correlation of nothing is no number
     untrained = before(unrelated, best=0.4)
-    assert [c.holds for c in fig11_claims.composition_claims(untrained)] == [False] * 3
+    assert [c.holds for c in fig11_init.composition_claims(untrained)] == [False] * 3
 
 
 @pytest.mark.parametrize("name", FIGURES)

@@ -117,7 +117,7 @@ def test_figures_7_8_and_15():
 
 
 def test_heads_are_asked_for_before_they_are_known():
-    with pytest.raises(ValueError, match="train the main run, then choose_circuit"):
+    with pytest.raises(ValueError, match="choose_circuit"):
         recipes.clamped(CONTEXT._replace(circuit=None))
 
 
@@ -126,12 +126,12 @@ def test_heads_are_asked_for_before_they_are_known():
     [(1, [5, 6, 7], {5: "567"}), (4, [5, 6, 7, 8], {5: "567", 6: "657", 7: "756", 8: "856"})],
 )
 def test_grafts_have_three_donors_their_own_network_first(seeds, trained, donors):
-    figure = Figure("7", ("grafts",), *[lambda *_: None] * 3, needs_donors=True)
+    figure = Figure("7", ("grafts",), *[lambda *_: None] * 3)
     networks = Networks([figure], PAPER, PAPER.exemplars, seeds=seeds, root=Path("runs"))
     assert networks.trained == trained
-    later = networks.after_circuits(dict.fromkeys(networks.seeds, CIRCUIT))["grafts"]
+    later = networks.configs(dict.fromkeys(networks.seeds, CIRCUIT))["grafts"]
     assert {seed: "".join(runs) for seed, runs in later.items()} == donors
-    assert {config.name for config in flat(networks.before_circuits())} == {
+    assert {config.name for config in flat(networks.configs())} == {
         f"main-{seed}" for seed in trained
     }
 

@@ -5,7 +5,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from numpy.testing import assert_allclose
 
-from ih_interp.plots.single_heads import plot_ablate_each_head, plot_add_back, plot_label_accuracy
+from ih_interp.plots import plot_ablate_each_head, plot_add_back, plot_label_accuracy
 
 HEADS = ["L1H0", "L1H3", "L1H6"]
 

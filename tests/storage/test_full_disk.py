@@ -14,6 +14,8 @@ from ih_interp.storage import run_files
 from ih_interp.training import loop
 from ih_interp.training.state import TrainingFailedError
 
+pytestmark = pytest.mark.slow
+
 CONFIG, MATE = small_fleet()[:2]
 
 

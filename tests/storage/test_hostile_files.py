@@ -461,6 +461,7 @@ def test_a_graft_reads_nothing_but_a_run(tmp_path, model, batch):
 # Damage
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0])
 def test_two_thousand_mutated_files(seed):
     """In a process of its own, as users load: without this suite's checks of shapes."""

@@ -21,6 +21,8 @@ from ih_interp.storage import lock
 from ih_interp.storage.lock import LOCK, claimed
 from ih_interp.training.state import TrainingFailedError
 
+pytestmark = pytest.mark.slow
+
 FORK = multiprocessing.get_context("fork")  # without importing torch again
 
 

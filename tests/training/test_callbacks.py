@@ -6,17 +6,17 @@ import sys
 
 import pytest
 import torch
-from conftest import SMALL
-from small_runs import folder_bytes
+from small_runs import FOUR_UPDATES, folder_bytes
 
 import ih_interp as ih
 from ih_interp.config import Grid
 
-CONFIG = SMALL.replace(
+CONFIG = FOUR_UPDATES.replace(
     name="c", sequences=64, evaluations=Grid(every=16), checkpoints=Grid(every=16)
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_callback_finds_the_checkpoint_of_its_row(workers, tmp_path):
     found = {}
@@ -52,6 +52,7 @@ def test_stop_run_ends_one_run_as_far_as_it_got(tmp_path):
     assert folder_bytes(one.folder) == folder_bytes(whole.folder)
 
 
+@pytest.mark.slow
 def test_stop_run_reaches_workers(tmp_path):
     def stop(run, row):
         if run.config.name == "c":
@@ -123,7 +124,7 @@ LEFT_ON = {
 def test_what_a_callback_leaves_switched_changes_no_number(state, small_run, tmp_path):
     switch, back = LEFT_ON[state]
     try:
-        (run,) = ih.train(SMALL, tmp_path, progress=False, on_metrics=lambda *_: switch())
+        (run,) = ih.train(FOUR_UPDATES, tmp_path, progress=False, on_metrics=lambda *_: switch())
     finally:
         back()
     assert folder_bytes(run.folder) == folder_bytes(small_run.folder)
@@ -149,7 +150,10 @@ def test_a_signal_that_the_process_ignores_ends_no_training(number, small_run, t
     before = signal.signal(number, signal.SIG_IGN)
     try:
         (run,) = ih.train(
-            SMALL, tmp_path, progress=False, on_metrics=lambda *_: signal.raise_signal(number)
+            FOUR_UPDATES,
+            tmp_path,
+            progress=False,
+            on_metrics=lambda *_: signal.raise_signal(number),
         )
     finally:
         signal.signal(number, before)

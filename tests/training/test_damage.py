@@ -14,6 +14,8 @@ from ih_interp.training import loop
 from ih_interp.training.fleet import Fleet
 from ih_interp.training.state import TrainingFailedError, saved_step
 
+pytestmark = pytest.mark.slow
+
 CONFIG = small_fleet()[0]
 FILES = (run_files.CONFIG, run_files.METRICS, run_files.STATE, "checkpoints/00000009.safetensors")
 

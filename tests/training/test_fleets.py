@@ -9,6 +9,8 @@ import pytest
 from ih_interp import clamps
 from ih_interp.clamps.schedules import Schedule
 
+pytestmark = pytest.mark.slow
+
 KINDS = get_args(get_args(clamps.Clamp)[0])
 
 

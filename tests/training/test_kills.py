@@ -6,6 +6,8 @@ import random
 import pytest
 from kills import Killer
 
+pytestmark = pytest.mark.slow
+
 KILLS = int(os.environ.get("IH_KILLS", "25"))
 
 

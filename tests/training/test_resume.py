@@ -14,6 +14,8 @@ from ih_interp.training import evaluating, loop, state
 from ih_interp.training.fleet import Fleet
 from ih_interp.training.state import TrainingFailedError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("stop_at", [1, 8, 9, 23, 24])
 def test_a_stopped_run_resumes_to_the_same_bytes(stop_at, tmp_path, monkeypatch):

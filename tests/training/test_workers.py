@@ -18,7 +18,8 @@ from ih_interp.training._launch import received
 from ih_interp.training._workers import train_in_workers
 from ih_interp.training.fleet import Fleet
 from ih_interp.training.state import TrainingFailedError, record_engine
-from ih_interp.training.train import one_thread
+
+pytestmark = pytest.mark.slow
 
 SMALL = small_fleet(sequences=8 * 24)[0]
 
@@ -161,14 +162,7 @@ def test_a_second_interrupt_leaves_no_worker(tmp_path, stand_in):
             os.kill(int(pid), 0)
 
 
-@pytest.fixture
-def one_thread_as_in_workers():
-    """Bytes depend on the number of threads."""
-    with one_thread():
-        yield
-
-
-def test_a_fallback_outlives_the_worker(tmp_path, monkeypatch, one_thread_as_in_workers):
+def test_a_fallback_outlives_the_worker(tmp_path, monkeypatch):
     """Another that goes on with its runs goes on eagerly."""
     config = SMALL.replace(name="fallen")
     ih.train(config, tmp_path / "eager", engine="eager", progress=False)

@@ -3,39 +3,33 @@
 from collections.abc import Mapping
 
 from ih_interp.paper.figures import (
-    additivity,
     fig03,
     fig04a_13,
     fig04b_17,
     fig05a_09,
     fig05b_10,
     fig06,
+    fig07,
+    fig08,
     fig11,
+    fig11_init,
+    fig12,
     fig14,
     fig15,
     fig16,
     fig18,
+    fig_additivity,
+    table1,
     tables2_3,
 )
 from ih_interp.paper.study import Figure
 
+_MODULES = (
+    fig03, fig04a_13, fig04b_17, fig18, fig05a_09, fig05b_10, fig06, fig07, fig08, fig15,
+    fig11, fig11_init, fig12, table1, fig14, fig16, tables2_3, fig_additivity,
+)  # fmt: skip
+
 FIGURES: Mapping[str, Figure] = {
-    figure.name: figure
-    for module in (
-        fig03,
-        fig04a_13,
-        fig04b_17,
-        fig18,
-        fig05a_09,
-        fig05b_10,
-        fig06,
-        fig15,
-        fig11,
-        fig14,
-        fig16,
-        tables2_3,
-        additivity,
-    )
-    for figure in module.FIGURES
+    figure.name: figure for module in _MODULES for figure in module.FIGURES
 }
 """By name, "3a" or "table 1"."""

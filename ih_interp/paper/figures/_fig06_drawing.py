@@ -1,4 +1,4 @@
-"""Figure 6: how learning depends on the data, with subcircuits left to learn."""
+"""The drawings of Figure 6: how learning depends on the data, by the subcircuits left to learn."""
 
 from collections.abc import Mapping
 
@@ -18,19 +18,19 @@ COLUMNS: Mapping[str, tuple[str, str]] = {
     "C alone": ("C alone: copy", "match clamped"),
     "B and C": ("B and C", "layer 1 clamped"),
 }
-"""Evolutions, in the figure's order, what they are called, and what is clamped (from layer 1)."""
+"""Columns: evolutions, their titles, and what is clamped (layers count from 1, as in the paper)."""
 
 AMOUNT_LINES = (Line("#56B4E9"), Line("#0072B2", (0, (5, 1))), Line("#00264D", (0, (1, 1))))
-"""From the fewest classes or labels, light, to the most, dark."""
+"""Lines from the fewest classes or labels, light, to the most, dark."""
 
 ROWS = {"classes": "labels", "labels": "classes"}
-"""What varies in a row, and what stays at its fewest there."""
+"""The quantity that varies in a row, and the one that stays at its fewest there."""
 
 SLOWER = {"classes": "classes to train on", "labels": "labels"}
 
 
 def plot_data_dependence(table: pd.DataFrame, figure: Figure) -> list[list[Axes]]:
-    """Figure 6: a row for classes and one for labels, a column an evolution; its axes, by row.
+    """Draw Figure 6: a row for classes and one for labels, one column per evolution.
 
     Columns `seed`, `evolution` (a key of `COLUMNS`), `classes`, `labels`, `sequences`, `loss`. Each
     seed is thin, their median thick; the curve with fewest of both stands in both rows.
@@ -54,7 +54,7 @@ def plot_data_dependence(table: pd.DataFrame, figure: Figure) -> list[list[Axes]
         ax.set_xlabel("")
     if "B alone" in there:
         grid[1][there.index("B alone")].annotate(
-            "one curve by construction:\nits loss does not see the labels",
+            "identical by construction: its\nloss does not depend on labels",
             (0.97, 0.97),
             xycoords="axes fraction",
             ha="right",
@@ -68,7 +68,7 @@ def plot_data_dependence(table: pd.DataFrame, figure: Figure) -> list[list[Axes]
 def plot_slowdown(
     times: pd.DataFrame, axes: Mapping[str, Axes], *, lines: Mapping[str, Line]
 ) -> None:
-    """When each evolution learns, against how many classes or labels there are.
+    """Draw when each evolution learns, against how many classes or labels there are.
 
     `axes` are those of "classes" and "labels". Columns of `times`: `seed`, `evolution` (a key of
     `lines`), `classes`, `labels`, `time`, infinite where it never learned. Each seed that learned
@@ -97,13 +97,13 @@ def plot_slowdown(
 
 
 def of_row(table: pd.DataFrame, varied: str) -> pd.DataFrame:
-    """Rows of a table in which only `varied`, "classes" or "labels", is more than the fewest."""
+    """Return the rows of a table in which nothing but `varied` is more than the fewest."""
     kept = ROWS[varied]
     return table[table[kept] == table[kept].min()]
 
 
 def _top(table: pd.DataFrame) -> float:
-    """Where losses are cut off: their first fall is, but no curve that stays above."""
+    """Return where losses are cut off: above the first fall, but below no curve that stays up."""
     curves = table.groupby(["seed", "evolution", "classes", "labels"])["loss"]
     return 1.5 if curves.median().max() < 1.5 else 1.05 * float(table["loss"].max())
 

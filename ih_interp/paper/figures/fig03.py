@@ -1,7 +1,7 @@
 """Figure 3: induction heads emerge together, as the loss falls."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -10,17 +10,9 @@ from matplotlib.figure import Figure as Canvas
 from ih_interp.analysis.dynamics.emergence import first_below, plateau_length
 from ih_interp.analysis.dynamics.trace import trace
 from ih_interp.analysis.heads.attention import induction_strength
-from ih_interp.paper.figures.fig04a_13 import correlation
-from ih_interp.paper.study import (
-    Claim,
-    Figure,
-    Study,
-    curves,
-    decimals,
-    judged,
-    over_seeds,
-    some_steps,
-)
+from ih_interp.paper.claims import Claim
+from ih_interp.paper.judging import Measured, Rule, by_rules, curves, judge, rank_correlation, when
+from ih_interp.paper.study import Figure, Study, panels, some_steps
 from ih_interp.plots import plot_losses, plot_strengths
 from ih_interp.plots.seeds import plot_each_network
 
@@ -30,61 +22,57 @@ NEW_SPLITS: Mapping[str, tuple[str, str]] = {
 }
 """Splits that training never shows, in words, and the paper's loss on them at the end."""
 
-
-def loss_table(study: Study) -> pd.DataFrame:
-    """Losses of every main run: columns of `Study.losses` but `condition`."""
-    return study.losses("main", ("train", *NEW_SPLITS)).drop(columns="condition")
-
-
-def loss_claims(table: pd.DataFrame) -> list[Claim]:
-    """A plateau near ln 2, then a fall; the solution holds for unseen classes and label pairs."""
-    networks = curves(table, "split").values()
-    claims = [_pause_claim([network["train"] for network in networks])]
-    for split, (words, paper) in NEW_SPLITS.items():
-        last = [float(network[split][1][-1]) for network in networks if split in network]
-        if last:  # features of no unseen class, or no label set held out, have none
-            claims.append(
-                judged(
-                    "3a",
-                    f"the end generalises: loss on {words}",
-                    paper=paper,
-                    ours=over_seeds(last, decimals(3)),
-                    holds=[loss < math.log(2) / 2 for loss in last],
-                )
-            )
-    return claims
-
-
-def _pause_claim(trains: Sequence[tuple[np.ndarray, np.ndarray]]) -> Claim:
-    plateau = [
-        length.time if length.observed else math.inf
-        for length in (plateau_length(*train) for train in trains)
-    ]
-    ends = [first_below(*train, 0.1) for train in trains]
-    fall = [
-        end - first_below(*train, 0.6) if math.isfinite(end) else math.inf
-        for train, end in zip(trains, ends, strict=True)
-    ]
-    # Sequences a factor of e: an exponential slide needs as many on the plateau as in the fall.
-    pauses = [
-        down < math.inf and flat / math.log(0.8 / 0.6) > 2 * down / math.log(0.6 / 0.1)
-        for flat, down in zip(plateau, fall, strict=True)
-    ]
-    return judged(
-        "3a",
-        "training pauses near ln 2 and then falls: sequences from loss 0.8 to 0.6, 0.6 to 0.1",
-        paper="150k, 170k",
-        ours=f"{over_seeds(plateau)}, {over_seeds(fall)}",
-        holds=pauses,
-    )
-
-
 STRONG = 0.25
 """Induction strength above which a head is an induction head."""
 
 
+def loss_table(study: Study) -> pd.DataFrame:
+    """Return losses of every main run: columns of `Study.losses` but `condition`."""
+    return study.losses("main", ("train", *NEW_SPLITS)).drop(columns="condition")
+
+
+def loss_claims(table: pd.DataFrame) -> list[Claim]:
+    """Judge the plateau near ln 2, the fall, and losses on unseen classes and label pairs.
+
+    Splits that the task does not have (no unseen class, no held-out label set) are left out.
+    """
+    networks = [*curves(table, "split").values()]
+    last = {split: [n[split][1][-1] for n in networks if split in n] for split in NEW_SPLITS}
+    claims = judge(
+        "3a",
+        [_pause(*network["train"]) for network in networks],
+        Rule(
+            "training pauses near ln 2 and then falls: sequences from loss 0.8 to 0.6, 0.6 to 0.1",
+            "150k, 170k",
+            "{plateau}, {fall}",
+            # Sequences a factor of e: an exponential slide needs as many on both stretches.
+            lambda n: (
+                n["fall"] < math.inf
+                and n["plateau"] / math.log(0.8 / 0.6) > 2 * n["fall"] / math.log(0.6 / 0.1)
+            ),
+        ),
+    )
+    for split, (words, paper) in NEW_SPLITS.items():
+        if last[split]:
+            rule = Rule(
+                f"the end generalises: loss on {words}",
+                paper,
+                "{loss:.3f}",
+                lambda n: n["loss"] < math.log(2) / 2,
+            )
+            claims += judge("3a", [{"loss": loss} for loss in last[split]], rule)
+    return claims
+
+
+def _pause(sequences: np.ndarray, loss: np.ndarray) -> Measured:
+    """Return the sequences from loss 0.8 to 0.6, and from 0.6 to 0.1."""
+    end = first_below(sequences, loss, 0.1)
+    fall = end - first_below(sequences, loss, 0.6) if math.isfinite(end) else math.inf
+    return {"plateau": when(plateau_length(sequences, loss)), "fall": fall}
+
+
 def strength_table(study: Study) -> pd.DataFrame:
-    """Induction strengths over training.
+    """Return induction strengths over training.
 
     Columns: `seed`, `run`, `n_sequences`, `step`, `sequences`, `name` (a head), `value`, its
     `induction_strength`, in [-1, 1]; 0 where it does not tell the labels apart.
@@ -94,78 +82,61 @@ def strength_table(study: Study) -> pd.DataFrame:
     )
 
 
-def strength_claims(table: pd.DataFrame) -> list[Claim]:
-    """Several induction heads, of graded strength; heads that are none have no order to keep."""
-    last = table[(table["sequences"] == table["sequences"].max()) & table["name"].str.match("L1H")]
-    ends = [sorted(map(float, values), reverse=True) for _, values in last.groupby("seed")["value"]]
-    several = [float(sum(value > STRONG for value in values)) for values in ends]
-    kept = [_order_kept(rows) for _, rows in table.groupby("seed")]
-    return [
-        judged(
-            "3b",
-            f"several heads become induction heads: how many of 8 end above {STRONG}",
-            paper="7",
-            ours=over_seeds(several),
-            holds=[count >= 2 for count in several],
-        ),
-        judged(
-            "3b",
-            "of graded strength: the strongest, the weakest",
-            paper="0.85, 0.10",
-            ours=", ".join(
-                over_seeds([values[place] for values in ends], decimals(2)) for place in (0, -1)
-            ),
-            holds=[values[0] > 2 * values[-1] and values[0] > STRONG for values in ends],
-        ),
-        judged(
-            "3b",
-            "their order hardly changes any more: rank correlation with the end, above 0.8, when "
-            "the strongest has half of its last strength",
-            paper="but for two heads the order of the end",
-            ours=over_seeds(kept, decimals(2)),
-            holds=[r > 0.8 and values[0] > STRONG for r, values in zip(kept, ends, strict=True)],
-        ),
-    ]
+def _strengths(rows: pd.DataFrame) -> Measured:
+    """Return one network's strengths at the end, and how far their order was fixed at half time.
 
-
-def draw_losses(table: pd.DataFrame, canvas: Canvas) -> None:
-    """Figure 3a: every network in one panel."""
-    plot_losses(table, canvas.subplots())
-
-
-def draw_strengths(table: pd.DataFrame, canvas: Canvas) -> None:
-    """Figure 3b: one panel a network, all of one height."""
-    axes = plot_each_network(table, canvas, plot_strengths)
-    low, high = (end([ax.get_ylim()[place] for ax in axes]) for place, end in ((0, min), (1, max)))
-    for ax in axes:
-        ax.set_ylim(low, high)
-
-
-def _order_kept(rows: pd.DataFrame) -> float:
-    """Spearman's correlation of one network's strengths at half time and at the end.
-
-    Half time is when the head that ends strongest first has half of its last strength. NaN where
-    no strength is above 0.
+    Half time is when the head that ends strongest first has half of its last strength; `order` is
+    NaN where no strength is above 0.
     """
     heads = rows[rows["name"].str.match("L1H")]
     strengths = heads.pivot_table(index="sequences", columns="name", values="value")
     last = strengths.iloc[-1]
-    strongest = strengths[str(last.idxmax())]
-    if last.max() <= 0:
-        return float("nan")
-    half = strengths[strongest >= last.max() / 2].iloc[0]
-    return correlation(half.rank(), last.rank())
+    order = math.nan
+    if last.max() > 0:
+        half = strengths[strengths[str(last.idxmax())] >= last.max() / 2].iloc[0]
+        order = rank_correlation(half, last)
+    return {
+        "several": float((last > STRONG).sum()),
+        "strongest": float(last.max()),
+        "weakest": float(last.min()),
+        "order": order,
+    }
+
+
+strength_claims = by_rules(
+    "3b",
+    _strengths,
+    Rule(
+        f"several heads become induction heads: how many of 8 end above {STRONG}",
+        "7",
+        "{several}",
+        lambda n: n["several"] >= 2,
+    ),
+    Rule(
+        "of graded strength: the strongest, the weakest",
+        "0.85, 0.10",
+        "{strongest:.2f}, {weakest:.2f}",
+        lambda n: n["strongest"] > 2 * n["weakest"] and n["strongest"] > STRONG,
+    ),
+    Rule(
+        "their order hardly changes any more: rank correlation with the end, above 0.8, when "
+        "the strongest has half of its last strength",
+        "but for two heads the order of the end",
+        "{order:.2f}",
+        lambda n: n["order"] > 0.8 and n["strongest"] > STRONG,
+    ),
+)
+
+
+def draw_strengths(table: pd.DataFrame, canvas: Canvas) -> None:
+    """Draw Figure 3b: one panel per network, all of one height."""
+    axes = plot_each_network(table, canvas, plot_strengths)
+    lows, highs = zip(*(ax.get_ylim() for ax in axes), strict=True)
+    for ax in axes:
+        ax.set_ylim(min(lows), max(highs))
 
 
 FIGURES = (
-    Figure("3a", ("main",), loss_table, draw_losses, loss_claims, main_text=True),
-    Figure(
-        "3b",
-        ("main",),
-        strength_table,
-        draw_strengths,
-        strength_claims,
-        size=(8.4, 3.6),
-        main_text=True,
-    ),
+    Figure("3a", ("main",), loss_table, panels(plot_losses), loss_claims),
+    Figure("3b", ("main",), strength_table, draw_strengths, strength_claims, size=(8.4, 3.6)),
 )

@@ -6,19 +6,17 @@ from matplotlib.figure import Figure as Canvas
 
 from ih_interp.analysis.dynamics.emergence import plateau_length
 from ih_interp.analysis.dynamics.progress import progress_beside_training
-from ih_interp.paper.study import (
+from ih_interp.paper.claims import Claim
+from ih_interp.paper.judging import (
     UNTIL_LEARNED,
-    Claim,
-    Figure,
-    Study,
+    Rule,
     curves,
-    judged,
-    some_steps,
+    judge,
     surely_longer,
     times_of,
-    told,
     when,
 )
+from ih_interp.paper.study import Figure, Study, panels, some_steps
 from ih_interp.plots import plot_clamped_losses, plot_progress
 from ih_interp.plots._style import CLAMP_LINES
 
@@ -36,7 +34,7 @@ ORDER = (
 
 
 def clamped_table(study: Study) -> pd.DataFrame:
-    """Training losses under each clamp: `seed`, `clamp`, `run`, `sequences`, `loss`.
+    """Return training losses under each clamp: `seed`, `clamp`, `run`, `sequences`, `loss`.
 
     Loss as in `Study.losses`.
     """
@@ -45,47 +43,48 @@ def clamped_table(study: Study) -> pd.DataFrame:
 
 
 def clamped_claims(table: pd.DataFrame) -> list[Claim]:
-    """Clamping subcircuits moves the phase change; two of them at once remove it."""
+    """Judge how clamps on subcircuits move the phase change, and which remove it."""
     learned = times_of(table, "clamp")
-    plateau = [
+    plateaus = [
         {clamp: plateau_length(*curve) for clamp, curve in network.items()}
         for network in curves(table, "clamp").values()
     ]
-    by_time = sorted(CLAMP_LINES, key=lambda c: float(np.median([when(t[c]) for t in learned])))
-    return [
-        judged(
-            "5b",
+    by_time = sorted(CLAMP_LINES, key=lambda c: float(np.median([when(n[c]) for n in learned])))
+    order, plateau, previous = (
+        Rule(
             f"{UNTIL_LEARNED}, in order",
-            paper="layer 1 + copy 28k, match 33k, copy 41k, layer 1 79k, previous token 216k, "
-            "none 310k",
-            ours=told(learned, by_time),
-            holds=[all(surely_longer(t[late], t[early]) for early, late in ORDER) for t in learned],
+            "layer 1 + copy 28k, match 33k, copy 41k, layer 1 79k, previous token 216k, none 310k",
+            ", ".join(f"{clamp} {{{clamp}}}" for clamp in by_time),
+            lambda n: all(surely_longer(n[late], n[early]) for early, late in ORDER),
         ),
-        judged(
-            "5b",
+        Rule(
             "no plateau under match and layer 1 + copy, less than an eighth of that of none: "
             "sequences from loss 0.8 to 0.6",
-            paper="match 9k, layer 1 + copy 11k, none 166k",
-            ours=told(plateau, ["match", "layer 1 + copy", "none"]),
-            holds=[
-                all(surely_longer(t["none"], t[c], factor=8) for c in ("match", "layer 1 + copy"))
-                for t in plateau
-            ],
+            "match 9k, layer 1 + copy 11k, none 166k",
+            "match {match}, layer 1 + copy {layer 1 + copy}, none {none}",
+            lambda n: all(
+                surely_longer(n["none"], n[clamp], factor=8)
+                for clamp in ("match", "layer 1 + copy")
+            ),
         ),
-        judged(
-            "5b",
+        Rule(
             "a perfect previous-token pattern alone brings the phase change forward: "
             f"{UNTIL_LEARNED}",
-            paper="previous token 216k, none 310k; not in one of its eight series",
-            ours=told(learned, ["previous token", "none"]),
-            holds=[surely_longer(t["none"], t["previous token"]) for t in learned],
+            "previous token 216k, none 310k; not in one of its eight series",
+            "previous token {previous token}, none {none}",
+            lambda n: surely_longer(n["none"], n["previous token"]),
             varies=True,
         ),
+    )
+    return [
+        *judge("5b", learned, order),
+        *judge("5b", plateaus, plateau),
+        *judge("5b", learned, previous),
     ]
 
 
 def progress_table(study: Study) -> pd.DataFrame:
-    """Clamps in training beside progress measures of the run without them.
+    """Return clamps in training beside progress measures of the run without them.
 
     Columns: `seed`, `run`, `clamp`, `when` ("training", or "inference": perfected in checkpoints of
     the free run), `sequences`, `loss` as in `Study.losses`: over the runs' evaluations, but at
@@ -110,66 +109,53 @@ def progress_table(study: Study) -> pd.DataFrame:
 
 
 def progress_claims(table: pd.DataFrame) -> list[Claim]:
-    """Perfected at inference is not clamped in training: the free run's drop stays."""
-    perfected = times_of(table[table["when"] == "inference"], "clamp")
-    trained = times_of(table[table["when"] == "training"], "clamp")
-    match = [
-        {"at inference": late["match"], "in training": early["match"], "none": early["none"]}
-        for late, early in zip(perfected, trained, strict=True)
+    """Judge that parts perfected at inference are not clamped in training: the drop stays."""
+    perfected, trained = (
+        times_of(table[table["when"] == where], "clamp") for where in ("inference", "training")
+    )
+    networks = [
+        {**late, "none": free["none"], "match trained": free["match"]}
+        for late, free in zip(perfected, trained, strict=True)
     ]
-    previous = [
-        {"at inference": late["previous token"], "none": early["none"]}
-        for late, early in zip(perfected, trained, strict=True)
-    ]
-    return [
-        judged(
-            "10",
+    return judge(
+        "10",
+        networks,
+        Rule(
             "the match perfected in checkpoints of the free run is no clamp: it takes over half as "
             f"long as the free run, and the clamp in training under half: {UNTIL_LEARNED}",
-            paper="at inference 247k, in training 33k, none 310k",
-            ours=told(match, match[0]),
-            holds=[
-                surely_longer(t["at inference"], t["none"], factor=1 / 2)
-                and surely_longer(t["none"], t["in training"], factor=2)
-                for t in match
-            ],
+            "at inference 247k, in training 33k, none 310k",
+            "at inference {match}, in training {match trained}, none {none}",
+            lambda n: (
+                surely_longer(n["match"], n["none"], factor=1 / 2)
+                and surely_longer(n["none"], n["match trained"], factor=2)
+            ),
         ),
-        judged(
-            "10",
+        Rule(
             "the previous-token pattern perfected there leaves the free run's drop where it is, "
             f"within a quarter of its time: {UNTIL_LEARNED}",
-            paper="at inference between 300k and 400k, none 310k",
-            ours=told(previous, previous[0]),
-            holds=[
-                surely_longer(t["at inference"], t["none"], factor=3 / 4)
-                and surely_longer(t["none"], t["at inference"], factor=4 / 5)
-                for t in previous
-            ],
+            "at inference between 300k and 400k, none 310k",
+            "at inference {previous token}, none {none}",
+            lambda n: (
+                surely_longer(n["previous token"], n["none"], factor=3 / 4)
+                and surely_longer(n["none"], n["previous token"], factor=4 / 5)
+            ),
             varies=True,
         ),
-    ]
+    )
 
 
 def draw_clamped(table: pd.DataFrame, canvas: Canvas) -> None:
-    """Figure 5b: the first two thirds of the runs, by when all but the slowest have learned."""
+    """Draw Figure 5b: the first two thirds of the runs, when all but the slowest have learned."""
     plot_clamped_losses(table, canvas.subplots(), end=float(table["sequences"].max()) * 2 / 3)
 
 
 FIGURES = (
-    Figure(
-        "5b",
-        ("clamped",),
-        clamped_table,
-        draw_clamped,
-        clamped_claims,
-        size=(5.8, 3.9),
-        main_text=True,
-    ),
+    Figure("5b", ("clamped",), clamped_table, draw_clamped, clamped_claims, size=(5.8, 3.9)),
     Figure(
         "10",
         ("clamped",),
         progress_table,
-        lambda table, canvas: plot_progress(table, canvas.subplots(1, 2, sharey=True)),
+        panels(plot_progress, 1, 2, sharey=True),
         progress_claims,
         size=(8.4, 3.4),
     ),

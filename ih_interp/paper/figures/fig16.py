@@ -4,7 +4,8 @@ import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
 from ih_interp.analysis.ablation.single_heads import ablate_each_head, label_specific_accuracy
-from ih_interp.paper.study import Claim, Figure, Study, decimals, judged, over_seeds
+from ih_interp.paper.judging import Measured, Rule, by_rules
+from ih_interp.paper.study import Figure, Study
 from ih_interp.plots import plot_label_accuracy, plot_matches
 from ih_interp.runs import Run
 from ih_interp.types import Batch
@@ -14,7 +15,9 @@ BY_CHANCE = 3.0  # times the spread that sampling alone gives: above it, accurac
 
 
 def label_table(study: Study) -> pd.DataFrame:
-    """Heads alone, by match and by label: `seed`, `run`, `quantity`, `match`, `head`, `value` ...
+    """Return accuracies of heads alone, by match and by label.
+
+    Columns: those of `Study.each_run`, `quantity`, `match`, `head`, `value` and others.
 
     `quantity` is "accuracy of all" (panel a; `match` is "computed" or "perfect", `strength` that of
     the network as it is), or those of `label_specific_accuracy` with a perfect match: "accuracy"
@@ -37,7 +40,7 @@ def label_table(study: Study) -> pd.DataFrame:
 
 
 def draw_labels(table: pd.DataFrame, canvas: Canvas) -> None:
-    """Panel a of every network, b and c of the first; c of the others small in a second row."""
+    """Draw panel a of every network, b and c of the first, and c of the others in a second row."""
     seeds = sorted(table["seed"].unique())
     first = table[table["seed"] == seeds[0]]
     width, height = canvas.get_size_inches()
@@ -58,48 +61,46 @@ def draw_labels(table: pd.DataFrame, canvas: Canvas) -> None:
             ax.set_title(f"accuracy by label, seed {seed}")
 
 
-def label_claims(table: pd.DataFrame) -> list[Claim]:
-    """A perfect match helps most heads; what they copy still depends on the label."""
-    whole, by_label = (
-        [rows for _, rows in table[table["quantity"] == quantity].groupby("seed")]
-        for quantity in ("accuracy of all", "accuracy")
+def _measure(network: pd.DataFrame) -> Measured:
+    """Return how many heads gain by a perfect match, and how accuracies spread over labels."""
+    whole = network[network["quantity"] == "accuracy of all"]
+    alone = whole.pivot_table(index="head", columns="match", values="value")
+    gain = alone["perfect"] - alone["computed"]
+    rows = network[network["quantity"] == "accuracy"]
+    values, sizes = (
+        rows.pivot_table(index="head", columns="label", values=column)
+        for column in ("value", "sequences")
     )
-    both = [rows.pivot_table(index="head", columns="match", values="value") for rows in whole]
-    gains = [rows["perfect"] - rows["computed"] for rows in both]
-    spreads = [_spread(rows) for rows in by_label]
-    ranges = [float((s["high"] - s["low"]).median()) for s in spreads]
-    excess = [s["spread"] / s["by_chance"].where(s["by_chance"] > 0) for s in spreads]
-    return [
-        judged(
-            "16",
-            "a perfect match raises the accuracy of most heads alone: of 8, in the mean by",
-            paper="7, 0.08",
-            ours=f"{over_seeds([float((gain > 0).sum()) for gain in gains])}, "
-            f"{over_seeds([float(gain.mean()) for gain in gains], decimals(2))}",
-            holds=[bool((gain > 0).mean() > 0.5 and gain.mean() > 0) for gain in gains],
-        ),
-        judged(
-            "16",
-            "copying is label-specific: from its worst to its best label a head's accuracy differs "
-            f"(median of heads), and in most heads it spreads over labels {BY_CHANCE:.0f} times as "
-            "much as sequences drawn from one accuracy",
-            paper="by 0.54",
-            ours=f"by {over_seeds(ranges, decimals(2))}",
-            holds=[bool((times.fillna(0) > BY_CHANCE).mean() > 0.5) for times in excess],
-        ),
-    ]
-
-
-def _spread(rows: pd.DataFrame) -> pd.DataFrame:
-    """By head: least and largest accuracy over labels, their standard deviation, that by chance."""
-    values = rows.pivot_table(index="head", columns="label", values="value")
-    sizes = rows.pivot_table(index="head", columns="label", values="sequences")
     pooled = (values * sizes).sum(axis=1) / sizes.sum(axis=1)
-    chance = (pooled * (1 - pooled) * (1 / sizes).mean(axis=1)) ** 0.5
-    spread = values.std(axis=1)
-    return pd.DataFrame(
-        {"low": values.min(axis=1), "high": values.max(axis=1), "spread": spread}
-    ).assign(by_chance=chance)
+    by_chance = (pooled * (1 - pooled) * (1 / sizes).mean(axis=1)) ** 0.5
+    excess = values.std(axis=1) / by_chance.where(by_chance > 0)
+    return {
+        "gained": float((gain > 0).sum()),
+        "share gained": float((gain > 0).mean()),
+        "gain": float(gain.mean()),
+        "range": float((values.max(axis=1) - values.min(axis=1)).median()),
+        "share specific": float((excess.fillna(0) > BY_CHANCE).mean()),
+    }
+
+
+label_claims = by_rules(
+    "16",
+    _measure,
+    Rule(
+        "a perfect match raises the accuracy of most heads alone: of 8, in the mean by",
+        "7, 0.08",
+        "{gained}, {gain:.2f}",
+        lambda n: n["share gained"] > 0.5 and n["gain"] > 0,
+    ),
+    Rule(
+        "copying is label-specific: from its worst to its best label a head's accuracy differs "
+        f"(median of heads), and in most heads it spreads over labels {BY_CHANCE:.0f} times as "
+        "much as sequences drawn from one accuracy",
+        "by 0.54",
+        "by {range:.2f}",
+        lambda n: n["share specific"] > 0.5,
+    ),
+)
 
 
 FIGURES = (Figure("16", ("main",), label_table, draw_labels, label_claims, size=(11.0, 3.6)),)

@@ -4,26 +4,28 @@ import math
 from collections.abc import Mapping
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter
 
 from ih_interp.analysis.ablation.single_heads import ablate_each_head
 from ih_interp.analysis.dynamics.emergence import learned
-from ih_interp.paper.figures._fig04b_17_drawing import plot_strength_against
-from ih_interp.paper.figures.fig04a_13 import LINEAR, correlation
-from ih_interp.paper.study import Claim, Figure, Study, curves, decimals, judged, over_seeds
-from ih_interp.plots._style import short_count
+from ih_interp.paper.claims import Claim
+from ih_interp.paper.figures.fig04a_13 import LINEAR
+from ih_interp.paper.judging import Rule, by_seed, correlation, curves, judge
+from ih_interp.paper.study import Figure, Study
+from ih_interp.plots._style import HEAD_COLOURS, HEAD_MARKERS, short_count
 
 QUANTITIES: Mapping[str, str] = {
     "accuracy": "accuracy, only that head on",
     "loss": "loss (nats), only that head on",
     "learning_time": "sequences to learn, trained alone",
 }
-"""Panels of Figure 18, and what their y axes say."""
+"""Panels of Figure 18, and the labels of their y axes."""
 
 
 def strength_table(study: Study) -> pd.DataFrame:
-    """Strength of every head beside all others, against what it does alone.
+    """Return the strength of every head beside all others, and what it does alone.
 
     Columns: `seed`, `run`, `head`, `strength`, `quantity`, `value`, `observed`. `quantity` is
     "accuracy" or "loss" (as in `Study.losses`, but over `batch`) of the whole network with only
@@ -43,70 +45,95 @@ def strength_table(study: Study) -> pd.DataFrame:
         ],
         columns=["seed", "run", "head", "quantity", "value", "observed"],
     )
+    both = [ends.assign(observed=True), times.merge(strengths, on=["seed", "head"])]
     columns = ["seed", "run", "head", "strength", "quantity", "value", "observed"]
-    both = [
-        ends.assign(observed=True)[columns],
-        times.merge(strengths, on=["seed", "head"])[columns],
-    ]
-    return pd.concat(both, ignore_index=True)
+    return pd.concat([table[columns] for table in both], ignore_index=True)
 
 
 def strength_claims(table: pd.DataFrame) -> list[Claim]:
-    """A head's strength says what it does alone, and little of how fast it learns alone."""
-    r = {name: _correlations(table, name) for name in QUANTITIES}
-    pooled = {name: _pooled(table, name) for name in QUANTITIES}
-
-    def told(name: str) -> str:
-        return f"{over_seeds(r[name], decimals(2))}; {_two_digits(pooled[name])}"
-
-    pairs = list(zip(r["accuracy"], r["learning_time"], strict=True))
-    return [
-        judged(
-            "18",
+    """Judge how a head's strength goes with its accuracy alone, and with its learning time."""
+    networks = [{name: _r(rows, name) for name in QUANTITIES} for rows in by_seed(table)]
+    pooled = {name: _two_digits(_r(table, name)) for name in QUANTITIES}
+    return judge(
+        "18",
+        networks,
+        Rule(
             f"strength and accuracy alone: r above {LINEAR} in each network; all networks together",
-            paper="0.96 to 0.99; 0.956",
-            ours=told("accuracy"),
-            holds=[value > LINEAR for value in r["accuracy"]],
+            "0.96 to 0.99; 0.956",
+            f"{{accuracy:.2f}}; {pooled['accuracy']}",
+            lambda n: n["accuracy"] > LINEAR,
         ),
-        judged(
-            "18",
+        Rule(
             "strength and sequences to learn alone: r below 0, and further from -1 than that of "
             "accuracy from 1; all networks together",
-            paper="-0.33; -0.89, -0.58, -0.71, -0.71 in its other networks; -0.62",
-            ours=told("learning_time"),
-            holds=[-accuracy < time < 0 for accuracy, time in pairs],
+            "-0.33; -0.89, -0.58, -0.71, -0.71 in its other networks; -0.62",
+            f"{{learning_time:.2f}}; {pooled['learning_time']}",
+            lambda n: -n["accuracy"] < n["learning_time"] < 0,
             varies=True,
         ),
-    ]
+    )
 
 
 def draw_strength(table: pd.DataFrame, canvas: Canvas) -> None:
-    """Figure 18: three panels, each with the correlation in every network and in all."""
-    seeds = sorted(map(int, table["seed"].unique()))
+    """Draw Figure 18: three panels, each with the correlation in every network and in all."""
     for ax, (quantity, ylabel) in zip(canvas.subplots(1, 3), QUANTITIES.items(), strict=True):
         rows = table[table["quantity"] == quantity]
         names = {
-            seed: f"seed {seed}: r = {_two_digits(r)}"
-            for seed, r in zip(seeds, _correlations(table, quantity), strict=True)
+            int(str(seed)): f"seed {seed}: r = {_two_digits(_r(of_seed, quantity))}"
+            for seed, of_seed in rows.groupby("seed")
         }
         plot_strength_against(rows, ax, names=names, ylabel=ylabel)
-        ax.set_title(f"{quantity.replace('_', ' ')}: r = {_two_digits(_pooled(table, quantity))}")
+        pooled = _two_digits(_r(table, quantity))
+        ax.set_title(f"{quantity.replace('_', ' ')}: r = {pooled}")
         if quantity == "learning_time":
             ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short_count(value)))
+
+
+def plot_strength_against(
+    table: pd.DataFrame, ax: Axes, *, names: Mapping[int, str], ylabel: str
+) -> Axes:
+    """Draw a panel of Figure 18: a number of every head against its strength beside all others.
+
+    Columns `seed`, `strength`, `value`, `observed`; a point that is not observed lies higher than
+    drawn: it is open, with an arrow. Every seed of `names`, which say what the legend does, has a
+    colour and a marker.
+    """
+    for place, (seed, name) in enumerate(names.items()):
+        rows = table[table["seed"] == seed]
+        turns, number = divmod(place, len(HEAD_COLOURS))
+        colour = HEAD_COLOURS[number]
+        marker = HEAD_MARKERS[(number + turns) % len(HEAD_MARKERS)]  # another each turn
+        seen = rows["observed"].to_numpy(dtype=bool)
+        ax.scatter(
+            rows["strength"],
+            rows["value"],
+            facecolors=[colour if is_seen else "none" for is_seen in seen],
+            edgecolors=colour,
+            marker=marker,
+            s=26,
+            zorder=3,
+        )
+        ax.scatter([], [], c=colour, marker=marker, s=26, label=name)  # filled in the legend
+        for strength, value in rows.loc[~seen, ["strength", "value"]].to_numpy(dtype=float):
+            ax.annotate(
+                "",
+                xy=(strength, value),
+                xytext=(0, 14),
+                textcoords="offset points",
+                arrowprops={"arrowstyle": "<-", "color": colour, "linewidth": 0.9},
+            )
+    ax.margins(x=0.08, y=0.12)
+    ax.set(xlabel="induction strength, all heads on", ylabel=ylabel)
+    ax.legend(loc="upper left", bbox_to_anchor=(-0.05, -0.22), fontsize=8, ncols=1)
+    return ax
 
 
 def _two_digits(r: float) -> str:
     return f"{r:.2f}" if math.isfinite(r) else "none"
 
 
-def _correlations(table: pd.DataFrame, quantity: str) -> list[float]:
-    """Of strength and a quantity, seed after seed."""
-    rows = table[table["quantity"] == quantity]
-    return [correlation(of["strength"], of["value"]) for _, of in rows.groupby("seed")]
-
-
-def _pooled(table: pd.DataFrame, quantity: str) -> float:
-    """Of strength and a quantity over the heads of all networks."""
+def _r(table: pd.DataFrame, quantity: str) -> float:
+    """Return the correlation of strength and a quantity over all heads of a table."""
     rows = table[table["quantity"] == quantity]
     return correlation(rows["strength"], rows["value"])
 

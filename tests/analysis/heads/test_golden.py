@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Generator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,15 +23,6 @@ CASES: dict[str, Any] = json.loads(CASES_FILE.read_text()) if CASES_FILE.is_file
 PATTERN_OF_ANOTHER_PASS = ("copy", "layer_one_and_copy")
 
 every_case = pytest.mark.parametrize("case", CASES)  # none without ../shared: skipped
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Generator[None]:
-    """Several times faster for models this small, above all on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 # A circuit built by hand
@@ -152,7 +142,7 @@ class Random(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def random(shared: Path, one_thread: None) -> Random:
+def random(shared: Path) -> Random:
     with np.load(shared / "reference/icl_dynamics/random/arrays.npz") as file:
         arrays = dict(file)
     exemplars = ih.Exemplars(torch.from_numpy(arrays["features"]))
@@ -263,7 +253,9 @@ def test_the_public_measure_of_induction_is_the_published_one(trained):
     assert_close(strength, tensor(trained.measured["induction_strength"]), rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("head", range(8))
+@pytest.mark.parametrize(
+    "head", [0, 1, *(pytest.param(head, marks=pytest.mark.slow) for head in range(2, 8))]
+)
 @pytest.mark.parametrize("which", ["only_head", "without_head"])
 def test_accuracy_and_loss_with_heads_ablated(which, head, trained):
     rest = ih.clamps.keep_only((1, head), n_heads=8)

@@ -10,8 +10,10 @@ from matplotlib.figure import Figure as Canvas
 from torch import Tensor
 
 from ih_interp.analysis.ablation.additivity import additivity_test
+from ih_interp.paper.claims import Claim
+from ih_interp.paper.judging import Rule, by_seed, judge
 from ih_interp.paper.recipes import last_layer_heads
-from ih_interp.paper.study import Claim, Figure, Study, decimals, judged, over_seeds
+from ih_interp.paper.study import Figure, Study
 from ih_interp.plots import plot_additive_fits
 from ih_interp.plots.additivity import METRIC_NAMES
 from ih_interp.runs import Run
@@ -23,7 +25,9 @@ ADDITIVE = 0.9  # R squared from which heads are said to add up
 
 
 def additive_table(study: Study) -> pd.DataFrame:
-    """How well heads add up: columns of `Study.each_run`, `metric`, `part`, `value`, `low`, `high`.
+    """Return how well heads add up.
+
+    Columns: those of `Study.each_run`, `metric`, `part`, `value`, `low`, `high`.
 
     `value` is R squared of the best additive fit to the mean metric of every subset of the last
     layer's heads, of `additivity_test`: 1 if they add up, 8/255 for a random game. Log-odds are
@@ -51,46 +55,42 @@ def additive_table(study: Study) -> pd.DataFrame:
 
 
 def log_odds(logits: Float[Tensor, "sequence label"], batch: Batch) -> Float[Tensor, " sequence"]:
-    """The target's log p / (1 - p), p its probability; any real number, chance -log(L - 1)."""
+    """Return the target's log p / (1 - p), any real number; chance -log(L - 1)."""
     target = batch.target[:, None]
     others = logits.scatter(1, target, -torch.inf)
     return logits.gather(1, target)[:, 0] - others.logsumexp(dim=1)
 
 
 def draw_additive(table: pd.DataFrame, canvas: Canvas) -> None:
-    """Every network in one picture."""
+    """Draw every network in one picture."""
     names = [METRIC_NAMES[metric] for metric in dict.fromkeys(table["metric"])]
     plot_additive_fits(table, canvas.subplots(), names=names)
 
 
 def additive_claims(table: pd.DataFrame) -> list[Claim]:
-    """Heads add up in the logits, and saturate in what is made of them."""
+    """Judge that heads add up in the logits, and saturate in what is made of them."""
     total = table[table["part"] == "total"]
-    fits = [rows.set_index("metric")["value"] for _, rows in total.groupby("seed")]
 
     def told(*metrics: str) -> str:
-        return ", ".join(
-            f"{METRIC_NAMES[metric]} {over_seeds([fit[metric] for fit in fits], decimals(2))}"
-            for metric in metrics
-        )
+        return ", ".join(f"{METRIC_NAMES[metric]} {{{metric}:.2f}}" for metric in metrics)
 
-    return [
-        judged(
-            "additivity",
+    return judge(
+        "additivity",
+        [dict(zip(rows["metric"], rows["value"], strict=True)) for rows in by_seed(total)],
+        Rule(
             "heads are additive before the softmax, but for the final norm's one scale: R squared "
             f"of the best additive fit to all 256 subsets is above {ADDITIVE}",
-            paper="additive, in words",
-            ours=told("logit_difference", "log_odds"),
-            holds=[bool(fit[["logit_difference", "log_odds"]].min() > ADDITIVE) for fit in fits],
+            "additive, in words",
+            told("logit_difference", "log_odds"),
+            lambda n: min(n["logit_difference"], n["log_odds"]) > ADDITIVE,
         ),
-        judged(
-            "additivity",
+        Rule(
             "after it they saturate: R squared is lower",
-            paper="not measured",
-            ours=told("probability", "loss"),
-            holds=[bool(fit[["probability", "loss"]].max() < fit["log_odds"]) for fit in fits],
+            "not measured",
+            told("probability", "loss"),
+            lambda n: max(n["probability"], n["loss"]) < n["log_odds"],
         ),
-    ]
+    )
 
 
 FIGURES = (Figure("additivity", ("main",), additive_table, draw_additive, additive_claims),)

@@ -1,0 +1,81 @@
+"""A request for figures by name, checked before anything happens."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ih_interp.paper.figures import FIGURES
+from ih_interp.paper.presets import PRESETS, PresetName
+from ih_interp.paper.study import Figure
+from ih_interp.storage.atomic import PathLike, as_path
+
+MAIN_TEXT = ("3a", "3b", "4a", "4b", "5a", "5b", "6")
+"""Figures of the paper's main text."""
+
+SEEDS: Mapping[PresetName, int] = {"smoke": 1, "quick": 1, "paper": 5}
+"""Numbers of networks where none is asked for."""
+
+
+class Request(NamedTuple):
+    """Figures that were asked for, and how, checked."""
+
+    figures: list[Figure]
+    preset: PresetName
+    exemplars: Path | None
+    seeds: int
+
+    @classmethod
+    def of(
+        cls, figures: Sequence[str], preset: str, exemplars: PathLike | None, seeds: int | None
+    ) -> "Request":
+        """Check names and numbers; ValueError for those that are not known."""
+        name = _preset(preset)
+        seeds = SEEDS[name] if seeds is None else seeds
+        if seeds < 1:
+            raise ValueError(f"seeds={seeds}: expected at least one network to train.")
+        source = None if exemplars is None else as_path(exemplars, "exemplars")
+        return cls(_wanted(figures, name), name, source, seeds)
+
+    @property
+    def runs(self) -> str:
+        """The name of the folder of runs, as "paper-omniglot_features"."""
+        return f"{self.preset}-{'synthetic' if self.exemplars is None else self.exemplars.stem}"
+
+    def command(self, figure: Figure, seeds: int) -> str:
+        """Return the command that draws one of the figures, of so many networks."""
+        options = "" if self.preset == "quick" else f" --preset {self.preset}"
+        if self.exemplars is not None:
+            options += f" --exemplars {self.exemplars.name}"
+        if seeds != SEEDS[self.preset]:
+            options += f" --seeds {seeds}"
+        return f"ih-interp reproduce {figure.word}{options}"
+
+
+def _wanted(names: Sequence[str], preset: PresetName) -> list[Figure]:
+    chosen = {found for name in names for found in named(name)}
+    if not names:
+        chosen = set(FIGURES if preset == "paper" else MAIN_TEXT)
+    return [figure for name, figure in FIGURES.items() if name in chosen]
+
+
+def named(name: str) -> list[str]:
+    """Return the figures that "3b", "3" or "all" asks for; ValueError for none."""
+    found = [known for known in FIGURES if _means(name, known)]
+    if not found:
+        words = ", ".join(figure.word for figure in FIGURES.values())
+        raise ValueError(f"There is no figure {name}; choose from {words}.")
+    return found
+
+
+def _means(asked: str, name: str) -> bool:
+    """Return whether "3b", "fig3b", "3", "table1" or "all" asks for a figure."""
+    asked = asked.lower().replace(" ", "").removeprefix("fig").removeprefix("ure")
+    known = name.replace(" ", "")
+    return asked in {"all", known, known.rstrip("abc") if known[0].isdigit() else known}
+
+
+def _preset(name: str) -> PresetName:
+    for known in PRESETS:
+        if known == name:
+            return known
+    raise ValueError(f"There is no preset {name!r}; choose from {', '.join(PRESETS)}.")

@@ -1,0 +1,118 @@
+"""Figure 8: previous-token attention is perfect in one head of layer 0, in several, in all."""
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from ih_interp.clamps import PreviousTokenAttention
+from ih_interp.paper.claims import Claim
+from ih_interp.paper.judging import UNTIL_LEARNED, Rule, judge, surely_longer, times_of
+from ih_interp.paper.study import Figure, Study, panels
+from ih_interp.plots._style import PREVIOUS_TOKEN_LINES, count_sequences, legend_off_curves
+from ih_interp.plots._tables import expect_known
+from ih_interp.plots.curves import guess_line
+from ih_interp.plots.seeds import plot_over_seeds
+
+SOME = ("best", "unlike", "like")
+"""Conditions in which one head or several are clamped, not all."""
+
+
+def previous_token_table(study: Study) -> pd.DataFrame:
+    """Return training losses with heads of layer 0 attending perfectly, one induction head active.
+
+    Columns: `seed`, `run`, `condition` (a key of `PREVIOUS_TOKEN_LINES`), `heads`, as
+    "L0H2, L0H5", `sequences`, `loss` as in `Study.losses`. "none" is the network with that one
+    head.
+    """
+    clamped = study.losses("previous_token")
+    single = study.losses("single")
+    heads = {seed: str(circuit.induction) for seed, circuit in study.circuits.items()}
+    free = single[single["condition"] == single["seed"].map(heads)].assign(condition="none")
+    table = pd.concat([free, clamped], ignore_index=True)
+    table["heads"] = [
+        _heads(study, seed, condition)
+        for seed, condition in zip(table["seed"], table["condition"], strict=True)
+    ]
+    return table[["seed", "run", "condition", "heads", "sequences", "loss"]]
+
+
+def _heads(study: Study, seed: int, condition: str) -> str:
+    """Return the heads of layer 0 that a condition of Figure 8 clamps, read from the run."""
+    if condition == "none":
+        return ""
+    run = study.runs["previous_token"][seed][condition]
+    return ", ".join(
+        str(head)
+        for clamp in run.clamps
+        if isinstance(clamp, PreviousTokenAttention)
+        for head in sorted(clamp.heads)
+    )
+
+
+def previous_token_claims(table: pd.DataFrame) -> list[Claim]:
+    """Judge that it matters little which heads attend perfectly, unless it is every one."""
+    return judge(
+        "8",
+        times_of(table, "condition"),
+        Rule(
+            "one head or several, whichever, the slowest takes less than twice as long as the "
+            f"fastest: {UNTIL_LEARNED}",
+            "best 216k, unlike 280k, like 187k; one network",
+            "best {best}, unlike {unlike}, like {like}",
+            lambda n: all(
+                surely_longer(n[one], n[other], factor=1 / 2) for one in SOME for other in SOME
+            ),
+            varies=True,
+        ),
+        Rule(
+            f"all eight heads at once take longer than any of these: {UNTIL_LEARNED}",
+            "all 564k; one network",
+            "all {all}",
+            lambda n: all(surely_longer(n["all"], n[name]) for name in SOME),
+            varies=True,
+        ),
+        Rule(
+            f"all eight heads at once take longer even than none clamped: {UNTIL_LEARNED}",
+            "all 564k, none 310k; one network",
+            "all {all}, none {none}",
+            lambda n: surely_longer(n["all"], n["none"]),
+            varies=True,
+        ),
+    )
+
+
+def plot_previous_token(table: pd.DataFrame, ax: Axes) -> Axes:
+    """Draw Figure 8: training loss with perfect previous-token attention in heads of layer 0.
+
+    Columns `sequences`, `condition` (a key of `PREVIOUS_TOKEN_LINES`), `loss`, `seed`, and
+    `heads`, which the legend names where there is one network.
+    """
+    expect_known(table, "condition", PREVIOUS_TOKEN_LINES)
+    for condition, (words, line) in PREVIOUS_TOKEN_LINES.items():
+        rows = table[table["condition"] == condition]
+        if not len(rows):
+            continue
+        one = rows["seed"].nunique() == 1 and condition not in ("none", "all")
+        heads = rows["heads"].iloc[0]
+        plot_over_seeds(rows, ax, f"{words}: {heads}" if one else words, line)
+    guess_line(ax)
+    count_sequences(ax)
+    end = table.loc[table["condition"] != "none", "sequences"].max()
+    ax.set(
+        xlim=(0, end),
+        ylim=(0, None),
+        ylabel="training loss (nats)",
+        title="Perfect previous-token attention, one induction head",
+    )
+    legend_off_curves(ax, title="which heads of layer 0 (the paper's 1)")
+    return ax
+
+
+FIGURES = (
+    Figure(
+        "8",
+        ("single", "previous_token"),
+        previous_token_table,
+        panels(plot_previous_token),
+        previous_token_claims,
+    ),
+)
