@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar, cast, get_args
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
@@ -79,80 +79,62 @@ class QueryMetrics(NamedTuple):
         return pd.DataFrame({name: v.tolist() for name, v in self._asdict().items()})
 
 
-class _AtQuery:
-    """The one definition of each metric: a method named like it, of logits `[..., batch, label]`.
+def _definitions(
+    logits: Float[Tensor, "*any batch label"], batch: Batch
+) -> dict[str, Callable[[], Tensor]]:
+    """Return the one definition of every metric, `[..., batch]`, computed when it is called."""
+    target = batch.target
+    at_target = target.expand(logits.shape[:-1])[..., None]
 
-    What several metrics share is computed once, and only if one of them is asked for.
-    """
+    @functools.cache
+    def shown() -> Bool[Tensor, "batch label"]:
+        """Return which labels the context holds."""
+        none = torch.zeros(logits.shape[-2:], dtype=torch.bool, device=logits.device)
+        return none.scatter(1, batch.context_labels, True)
 
-    def __init__(self, logits: Float[Tensor, "*any batch label"], batch: Batch) -> None:
-        self._logits, self._batch = logits, batch
+    @functools.cache
+    def log_p(in_context: bool = False) -> Float[Tensor, "*any batch label"]:
+        kept = torch.where(shown(), logits, -torch.inf) if in_context else logits
+        return kept.log_softmax(dim=-1)
 
-    @functools.cached_property
-    def _shown(self) -> Bool[Tensor, "batch label"]:
-        """Which labels the context holds."""
-        shape, device = self._logits.shape[-2:], self._logits.device
-        shown = torch.zeros(shape, dtype=torch.bool, device=device)
-        return shown.scatter(1, self._batch.context_labels, True)
+    def of_target(values: Float[Tensor, "*any batch label"]) -> Float[Tensor, "*any batch"]:
+        return values.gather(-1, at_target)[..., 0]
 
-    @functools.cached_property
-    def _log_p(self) -> Float[Tensor, "*any batch label"]:
-        return self._logits.log_softmax(dim=-1)
-
-    @functools.cached_property
-    def _log_p_in_context(self) -> Float[Tensor, "*any batch label"]:
-        return torch.where(self._shown, self._logits, -torch.inf).log_softmax(dim=-1)
-
-    def _at_target(self, values: Float[Tensor, "*any batch label"]) -> Float[Tensor, "*any batch"]:
-        return values.gather(-1, self._batch.target.expand(values.shape[:-1])[..., None])[..., 0]
-
-    def _is_right(self, values: Float[Tensor, "*any batch label"]) -> Float[Tensor, "*any batch"]:
-        best, chosen = values.max(dim=-1)
-        # The place of a NaN would be a guess: `best - best` is 0, or NaN for NaN and infinities.
-        return (chosen == self._batch.target).to(values) + (best - best)
-
-    def logit(self) -> Float[Tensor, "*any batch"]:
-        return self._at_target(self._logits)
-
-    def logit_difference(self) -> Float[Tensor, "*any batch"]:
-        others = self._shown.scatter(1, self._batch.target[:, None], False)
+    def mean_of_others() -> Float[Tensor, "*any batch"]:
+        others = shown().scatter(1, target[:, None], False)
         if not bool(others.any(dim=-1).all()):
-            raise ValueError(
-                "logit_difference: expected another label than the target in every context; use "
-                "logit."
-            )
-        kept = self._logits * others  # quicker than `where`, and right for finite numbers
-        if not math.isfinite(float(self._logits.detach().sum())):
-            kept = torch.where(others, self._logits, 0)
-        return self.logit() - kept.sum(-1) / others.sum(-1)
+            raise ValueError("logit_difference: expected two labels in every context; use logit.")
+        kept = logits * others  # quicker than `where`, and right for finite numbers
+        if not math.isfinite(float(logits.detach().sum())):
+            kept = torch.where(others, logits, 0)
+        return kept.sum(-1) / others.sum(-1)
 
-    def loss(self) -> Float[Tensor, "*any batch"]:
-        return -self._at_target(self._log_p)
+    return {
+        "logit": lambda: of_target(logits),
+        "logit_difference": lambda: of_target(logits) - mean_of_others(),
+        "loss": lambda: -of_target(log_p()),
+        "in_context_loss": lambda: -of_target(log_p(in_context=True)),
+        "probability": lambda: of_target(log_p()).exp(),
+        "in_context_probability": lambda: of_target(log_p(in_context=True)).exp(),
+        "context_probability": lambda: (log_p().exp() * shown()).sum(dim=-1),
+        "accuracy": lambda: _is_right(logits, target),
+        "in_context_accuracy": lambda: _is_right(log_p(in_context=True), target),
+    }
 
-    def in_context_loss(self) -> Float[Tensor, "*any batch"]:
-        return -self._at_target(self._log_p_in_context)
 
-    def probability(self) -> Float[Tensor, "*any batch"]:
-        return self._at_target(self._log_p).exp()
-
-    def in_context_probability(self) -> Float[Tensor, "*any batch"]:
-        return self._at_target(self._log_p_in_context).exp()
-
-    def context_probability(self) -> Float[Tensor, "*any batch"]:
-        return (self._log_p.exp() * self._shown).sum(dim=-1)
-
-    def accuracy(self) -> Float[Tensor, "*any batch"]:
-        return self._is_right(self._logits)
-
-    def in_context_accuracy(self) -> Float[Tensor, "*any batch"]:
-        return self._is_right(self._log_p_in_context)
+def _is_right(
+    values: Float[Tensor, "*any batch label"], target: Int[Tensor, " batch"]
+) -> Float[Tensor, "*any batch"]:
+    best, chosen = values.max(dim=-1)
+    # The place of a NaN would be a guess: `best - best` is 0, or NaN for NaN and infinities.
+    return (chosen == target).to(values) + (best - best)
 
 
 def query_metrics(logits: Float[Tensor, "batch label"], batch: Batch) -> QueryMetrics:
     """Return the metrics of the query's logits; `QueryMetrics` defines them."""
     _refuse_other_logits(logits, batch, axes=2)
-    query = _AtQuery(logits, batch)
-    return QueryMetrics(*(getattr(query, name)() for name in QueryMetrics._fields))
+    definitions = _definitions(logits, batch)
+    return QueryMetrics(*(definitions[name]() for name in QueryMetrics._fields))
 
 
 def measured(
@@ -186,7 +168,7 @@ def measured(
         return torch.stack(values).reshape(logits.shape[:-1])
     if metric not in SCALES:
         raise ValueError(f"metric={metric!r}: expected one of {', '.join(SCALES)}.")
-    return getattr(_AtQuery(logits, batch), metric)()
+    return _definitions(logits, batch)[metric]()
 
 
 def given_copies(function: Function) -> Function:

@@ -33,12 +33,6 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from ih_interp._stock import refuse_other_names, refuse_unfit_weights
-from ih_interp.analysis._old_checks import (
-    FUNCTION as FUNCTION,
-    called_with as called_with,
-    refuse_no_heads as refuse_no_heads,
-    refuse_wrong as refuse_wrong,
-)
 from ih_interp.evaluation import given_copies as given_copies
 from ih_interp.model import refuse_other_exemplars
 from ih_interp.tasks.few_shot import FewShotTask

@@ -25,14 +25,10 @@ class Estimate(NamedTuple):
     high: Float[ndarray, "*out"]
 
 
-def _mean(means: ndarray) -> ndarray:
-    return means
-
-
 @checked()
 def bootstrap(
     values: ArrayLike,
-    statistic: Callable[[ndarray], ndarray] = _mean,
+    statistic: Callable[[ndarray], ndarray] = np.asarray,
     *,
     level: float = 0.95,
     n_resamples: Positive = 1_000,

@@ -428,7 +428,7 @@ def test_weights_that_are_not_used_as_they_stand_are_no_circuit(kind, task):
             lambda: ih.copying_score_diag(model),
             lambda: ih.qk_matching(model, torch.arange(5, 9)),
         ):
-            with pytest.raises(ValueError, match=r"blocks|ttention|norm|dtype"):
+            with pytest.raises(ValueError, match=r"blocks|attn|ttention|norm|dtype"):
                 score()
 
 

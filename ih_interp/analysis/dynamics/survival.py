@@ -82,23 +82,6 @@ def median_time(crossings: Sequence[Crossing]) -> float:
     falls later, the middle of that while, as R's `survfit`. Without censoring it is the ordinary
     median.
     """
-    _refuse_unsound(crossings)
-    return _median(crossings)
-
-
-@checked()
-def restricted_mean(crossings: Sequence[Crossing], horizon: NotNegative) -> float:
-    """Return the mean sequences without it, of the first `horizon`, in [0, horizon].
-
-    The area under Kaplan-Meier up to there: finite whatever is censored, so comparable where a
-    median is not reached, but only between numbers of one horizon. Raises ValueError for a horizon
-    that the longest run, a censored one, does not reach.
-    """
-    _refuse_unsound(crossings)
-    return _area(crossings, horizon)
-
-
-def _median(crossings: Sequence[Crossing]) -> float:
     time, share = _steps(crossings)
     reached = np.flatnonzero(share < 0.5 + 1e-9)
     if len(reached) == 0:
@@ -110,7 +93,14 @@ def _median(crossings: Sequence[Crossing]) -> float:
     return float(time[first])
 
 
-def _area(crossings: Sequence[Crossing], horizon: float) -> float:
+@checked()
+def restricted_mean(crossings: Sequence[Crossing], horizon: NotNegative) -> float:
+    """Return the mean sequences without it, of the first `horizon`, in [0, horizon].
+
+    The area under Kaplan-Meier up to there: finite whatever is censored, so comparable where a
+    median is not reached, but only between numbers of one horizon. Raises ValueError for a horizon
+    that the longest run, a censored one, does not reach.
+    """
     time, share = _steps(crossings)
     if horizon > time[-1] and share[-1] > 0:
         raise ValueError(
@@ -127,6 +117,7 @@ def _steps(crossings: Sequence[Crossing]) -> tuple[ndarray, ndarray]:
     `scipy.stats.ecdf` takes 25 times as long, and a bootstrap asks a thousand times. One step per
     run: ties one after the other, those that got there first, make the same product.
     """
+    _refuse_unsound(crossings)
     ordered = sorted(crossings, key=lambda crossing: (crossing.time, not crossing.observed))
     time = np.array([float(crossing.time) for crossing in ordered])
     observed = np.array([crossing.observed for crossing in ordered])
@@ -296,8 +287,8 @@ def emergence_summary(
     ended = [c.time for c in every if not c.observed]
     limit = min(ended) if ended else max(c.time for c in every)
     limit = limit if horizon is None else horizon
-    # Already checked: the public functions would check every resample again.
-    statistics = {"median": _median, "restricted_mean": partial(_area, horizon=limit)}
+    restricted = partial(restricted_mean, horizon=limit)
+    statistics = {"median": median_time, "restricted_mean": restricted}
     rows: list[dict[str, object]] = []
     for row, runs in columns.groups(times, keys):
         found = _crossings(runs, keys)
