@@ -65,7 +65,7 @@ def test_sequences_of_other_exemplars_are_refused_everywhere(model, task, batch)
     with pytest.raises(ValueError, match=words):
         evaluate(model, theirs[:5])
     with pytest.raises(ValueError, match=words):
-        ih.induction_strength(model, ih.swap_labels(theirs).to("cpu"))
+        ih.induction_strength(model, ih.patching.swap_labels(theirs).to("cpu"))
     with pytest.raises(ValueError, match=words), ih.clamped(model, [], theirs):
         pass
     same = ih.FewShotTask(ih.Exemplars.gaussian(30, 3, 16), task.config)

@@ -1,4 +1,4 @@
-"""The README's code runs as it stands, in its order, with fewer sequences to train on."""
+"""The code of the README and of the guides runs as it stands, with fewer sequences to train on."""
 
 import re
 from pathlib import Path
@@ -6,24 +6,40 @@ from pathlib import Path
 import pytest
 from matplotlib import pyplot as plt
 
-pytestmark = pytest.mark.slow
-
-README = Path(__file__).parents[1] / "README.md"
-BLOCKS = re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+ROOT = Path(__file__).parents[1]
+PAGES = [
+    ROOT / "README.md",
+    *(ROOT / "docs" / f"{n}.md" for n in ("analysis", "training", "reproducing")),
+]
 LONG, SHORT = "sequences=64_000", "sequences=1_600"
 
 
-def test_the_readme_runs_from_the_top(tmp_path, monkeypatch, capsys):
-    assert len(BLOCKS) >= 4
-    code = "\n".join(BLOCKS)
+def blocks(page: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def test_the_pages_run_from_the_top(tmp_path, monkeypatch, capsys):
+    assert all(blocks(page) for page in PAGES)
+    code = "\n".join(block for page in PAGES for block in blocks(page))
     assert code.count(LONG) == 1
     monkeypatch.chdir(tmp_path)
     names = {}
-    exec(compile(code.replace(LONG, SHORT), str(README), "exec"), names)
+    exec(compile(code.replace(LONG, SHORT), "README.md", "exec"), names)
     plt.close("all")
     shown = [float(number) for number in re.findall(r"\d\.\d+e[+-]\d+", capsys.readouterr().out)]
     assert shown[3] == pytest.approx(2 * 0.9 - 1, abs=1e-4)  # what the comment says L1H3 shows
-    assert {run.name for run in Path("runs/readme").iterdir()} >= {"free", "clamped"}
+    assert {run.name for run in Path("runs/readme").iterdir()} >= {"free", "clamped", "late"}
     assert len(list(Path("figures").glob("losses.*"))) == 3
     assert len(names["report"].table("r_squared")) == 6
     assert names["config"].name == "main-5"
+
+
+def test_the_readme_is_short():
+    words = re.sub(r"```.*?```", "", PAGES[0].read_text(), flags=re.DOTALL).split()
+    assert len(words) <= 1_000
+
+
+@pytest.mark.parametrize("page", [*PAGES, *sorted(ROOT.glob("*.md"))], ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)#]+)", page.read_text()):
+        assert "://" in link or (page.parent / link).exists(), link

@@ -72,27 +72,27 @@ def results(task):
     model = ih.build_model(task, seed=0)
     batch = task.sample("train", 64, generator=torch.Generator().manual_seed(1))
     games_of_heads = ih.coalitions(model, batch, HEADS, per_sequence=True)
-    wiring = ih.wiring_map(model, batch, ih.swap_exemplars(batch), per_sequence=True)
+    wiring = ih.wiring_map(model, batch, ih.patching.swap_exemplars(batch), per_sequence=True)
     times = {seed: Crossing(float(seed + 1), True) for seed in range(3)}
     return [
         batch,
         task,
         task.exemplars,
         ih.evaluate(model, batch),
-        ih.self_repair(model, batch, HEADS),
-        ih.direct_path_removed(model, batch),
-        ih.preserving_map(model, batch, preserve="values", per_sequence=True),
-        ih.preserving_ablation(model, batch, HEADS, preserve="values"),
+        ih.patching.self_repair(model, batch, HEADS),
+        ih.patching.direct_path_removed(model, batch),
+        ih.patching.preserving_map(model, batch, preserve="values", per_sequence=True),
+        ih.patching.preserving_ablation(model, batch, HEADS, preserve="values"),
         games_of_heads,
         ih.additivity_test(model, batch, HEADS, n_resamples=9, n_permutations=9),
         wiring,
-        ih.many_to_many(wiring.through("k")),
-        ih.effective_senders(wiring.through("k")),
+        ih.patching.many_to_many(wiring.through("k")),
+        ih.patching.effective_senders(wiring.through("k")),
         interactions.spectrum_by_order(games_of_heads.values),
         interactions.additive_fit(games_of_heads.values),
         survival.kaplan_meier(list(times.values())),
         survival.paired_times(times, times),
-        ih.copying_score_diag(model),
+        ih.heads.copying_score_diag(model),
         ih.clamps.Setting(model, batch, dict(model.named_parameters())),
     ]
 

@@ -234,7 +234,7 @@ def test_numbers_of_numpy_serve_as_pythons(task):
         assert torch.equal(model(batch.tokens), same(batch.tokens))
     assert ih.clamps.keep_only(heads[0], n_heads=np.int64(3)) == ((0, 1), (0, 2))
     scores = [
-        ih.prefix_matching_score(
+        ih.heads.prefix_matching_score(
             same, generator=torch.Generator().manual_seed(0), period=number(2), offset=number(1)
         )
         for number in (int, np.uint8)

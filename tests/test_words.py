@@ -38,7 +38,7 @@ WRONG_KINDS = {
     "progress": (lambda m, b: ih.train([], progress="no"), ("progress='no'", "bool")),
     "repair": (lambda m, b: ih.train([], repair=1), ("repair=1", "bool")),
     "a path for exemplars": (lambda m, b: ih.FewShotTask("features.npz"), ("Exemplars", "str")),
-    "a model for scores": (lambda m, b: ih.head_table(m, b), ("scores", "Mapping")),
+    "a model for scores": (lambda m, b: ih.heads.head_table(m, b), ("scores", "Mapping")),
     "an array for a tensor": (
         lambda m, b: ih.Exemplars(torch.zeros(2, 2, 2).numpy()),
         ("Tensor", "ndarray"),
@@ -66,11 +66,11 @@ def test_a_file_is_no_root(tmp_path):
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda m, b: ih.prefix_matching_score(m, b), "generator="),
-        (lambda m, b: ih.head_table(m, b), "scores"),
-        (lambda m, b: ih.set_redundancy(m, b, ["L1H3"]), "single, joint"),
-        (lambda m, b: ih.backup_heads(m, b, "L1H3"), "coalitions"),
-        (lambda m, b: ih.copying_score_diag(m, b), "tokens="),
+        (lambda m, b: ih.heads.prefix_matching_score(m, b), "generator="),
+        (lambda m, b: ih.heads.head_table(m, b), "scores"),
+        (lambda m, b: ih.ablation.set_redundancy(m, b, ["L1H3"]), "single, joint"),
+        (lambda m, b: ih.ablation.backup_heads(m, b, "L1H3"), "coalitions"),
+        (lambda m, b: ih.heads.copying_score_diag(m, b), "tokens="),
     ],
 )
 def test_other_arguments_than_a_function_takes_are_told_what_it_takes(call, words, model, batch):
@@ -81,5 +81,5 @@ def test_other_arguments_than_a_function_takes_are_told_what_it_takes(call, word
 def test_a_whole_vocabulary_that_takes_hours_is_refused(model, monkeypatch):
     monkeypatch.setattr("ih_interp.analysis.heads.copying.LARGE", 10)
     with pytest.raises(ValueError, match="tokens="):
-        ih.copying_score_diag(model)
-    assert ih.copying_score_diag(model, tokens=torch.arange(3)).top.shape == (2, 8)
+        ih.heads.copying_score_diag(model)
+    assert ih.heads.copying_score_diag(model, tokens=torch.arange(3)).top.shape == (2, 8)

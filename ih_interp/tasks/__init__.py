@@ -1,1 +1,14 @@
-"""What models are trained on: tasks, their exemplars and how sequences are sampled."""
+"""Tasks: what models are trained on, its exemplars, and where things stand in a sequence.
+
+Exemplars
+    Exemplars: Frozen features of a few images (exemplars) of each of many characters (classes).
+    GaussianSource: The recipe of `Exemplars.gaussian`.
+    FileSource: Features in a file, with the digest that says whether they are still the same.
+Few shot
+    FewShotTask: Sequences of a `TaskConfig` over given exemplars.
+    TaskConfig: The sequences to sample.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -318,14 +318,16 @@ def test_where_heads_do_not_add_up_no_edge_is_known(kind, task, clean):
         with pytest.raises(ValueError, match=r"blocks\.0|layer 0"):
             ih.wiring_map(model, clean, corrupted)
         with pytest.raises(ValueError, match=r"blocks\.0|layer 0|add up"):
-            ih.self_repair(model, clean, ["L0H0"])
+            ih.patching.self_repair(model, clean, ["L0H0"])
 
 
 @pytest.mark.parametrize("kind", [*KINDS, *NOT_SUMS])
 def test_the_preserving_map_is_what_clamps_give(kind, task, clean):
     with made(task, (KINDS | NOT_SUMS)[kind]) as model:
         for preserve in ("patterns", "values"):
-            found = ih.preserving_map(model, clean, preserve=preserve, per_sequence=True).loss
+            found = ih.patching.preserving_map(
+                model, clean, preserve=preserve, per_sequence=True
+            ).loss
             for receiver, sender in ((0, 1), (1, 0)):
                 clamps = [
                     ih.clamps.Preserve(what=[preserve]),
@@ -396,11 +398,11 @@ def test_repair_of_capped_logits_is_refused(cap):
     batch = ih.Batch(tokens, tokens[:, 0])
     if cap:
         with pytest.raises(ValueError, match="output_logits_soft_cap"):
-            ih.self_repair(model, batch, ["L1H1"])
+            ih.patching.self_repair(model, batch, ["L1H1"])
         with pytest.raises(ValueError, match="output_logits_soft_cap"):
-            ih.copying_score_eig(model)
+            ih.heads.copying_score_eig(model)
     else:
-        assert float(ih.self_repair(model, batch, ["L1H1"]).repair.abs().max()) < 1e-5
+        assert float(ih.patching.self_repair(model, batch, ["L1H1"]).repair.abs().max()) < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -410,9 +412,9 @@ def test_repair_adds_up_or_is_refused(kind, task, clean):
     with made(task, KINDS[kind]) as model:
         if kind == "hook on the model":
             with pytest.raises(ValueError, match="logits"):
-                ih.self_repair(model, clean, ["L0H0"])
+                ih.patching.self_repair(model, clean, ["L0H0"])
             return
-        found = ih.self_repair(model, clean, ["L0H0"])
+        found = ih.patching.self_repair(model, clean, ["L0H0"])
         assert_close(found.direct + found.heads + found.mlps + found.norm, found.total)
         assert float(found.direct.abs().max()) > 1e-3
 
@@ -423,10 +425,10 @@ def test_repair_adds_up_or_is_refused(kind, task, clean):
 def test_weights_that_are_not_used_as_they_stand_are_no_circuit(kind, task):
     with made(task, KINDS[kind]) as model:
         for score in (
-            lambda: ih.composition_scores(model, "K"),
-            lambda: ih.label_copying(model),
-            lambda: ih.copying_score_diag(model),
-            lambda: ih.qk_matching(model, torch.arange(5, 9)),
+            lambda: ih.heads.composition_scores(model, "K"),
+            lambda: ih.heads.label_copying(model),
+            lambda: ih.heads.copying_score_diag(model),
+            lambda: ih.heads.qk_matching(model, torch.arange(5, 9)),
         ):
             with pytest.raises(ValueError, match=r"blocks|attn|ttention|norm|dtype"):
                 score()
@@ -436,14 +438,16 @@ def test_parametrized_weights_are_read_as_they_are_used(task):
     with made(task, parametrized) as model, made(task, PLAIN["as it is"]) as turned:
         turned.blocks[1].attn.W_Q.data = turned.blocks[1].attn.W_Q.data.flip(0)
         assert_close(
-            ih.composition_scores(model, "Q"), ih.composition_scores(turned, "Q"), equal_nan=True
+            ih.heads.composition_scores(model, "Q"),
+            ih.heads.composition_scores(turned, "Q"),
+            equal_nan=True,
         )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_weights_in_half_precision_compose(dtype, task):
     with made(task, PLAIN["as it is"]) as model:
-        for score in (ih.composition_scores, ih.output_composition):
+        for score in (ih.heads.composition_scores, ih.heads.output_composition):
             expected = score(model, "K")
             found = score(copy.deepcopy(model).to(dtype), "K")
             assert_close(found.float(), expected, rtol=0, atol=0.02, equal_nan=True)
@@ -451,7 +455,7 @@ def test_weights_in_half_precision_compose(dtype, task):
 
 def test_an_array_in_bfloat16_is_one_in_double_precision():
     use = torch.rand(4, 4, generator=torch.Generator().manual_seed(0)).bfloat16()
-    assert ih.many_to_many(use).value == ih.many_to_many(use.double()).value
+    assert ih.patching.many_to_many(use).value == ih.patching.many_to_many(use.double()).value
 
 
 def stale(model):
@@ -491,8 +495,8 @@ def test_a_model_that_is_not_what_its_cfg_and_hook_points_say_is_refused(change,
         for measure in (
             lambda: ih.coalitions(model, clean, ["L0H1"]),
             lambda: ih.induction_strength(model, clean),
-            lambda: ih.preserving_ablation(model, clean, ["L0H1"], preserve="values"),
-            lambda: ih.self_repair(model, clean, ["L0H1"]),
+            lambda: ih.patching.preserving_ablation(model, clean, ["L0H1"], preserve="values"),
+            lambda: ih.patching.self_repair(model, clean, ["L0H1"]),
         ):
             with pytest.raises(ValueError, match=UNFIT[change]):
                 measure()
@@ -565,4 +569,4 @@ def test_hooks_that_write_into_what_a_layer_is_given_act_once_a_pass(in_place, t
 def test_effects_behind_a_hook_that_is_not_linear_are_refused(task, clean):
     change = hooked("unembed", lambda *given: given[-1].clamp(-0.1, 0.1))
     with made(task, change) as model, pytest.raises(ValueError, match="do not add up"):
-        ih.self_repair(model, clean, ["L0H1"])
+        ih.patching.self_repair(model, clean, ["L0H1"])

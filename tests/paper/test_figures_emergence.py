@@ -250,7 +250,7 @@ def tables(study):
 @pytest.mark.slow
 def test_ablations_are_those_of_the_trained_network(study, tables):
     run = study.main[5]
-    direct = ih.ablate_each_head(run.model(), study.batch(run))
+    direct = ih.ablation.ablate_each_head(run.model(), study.batch(run))
     for name, metric in (("4a", "accuracy"), ("13", "loss")):
         expected = direct.loc[direct["metric"] == metric, "value"].to_numpy()
         assert tables[name]["value"].to_numpy() == pytest.approx(expected)

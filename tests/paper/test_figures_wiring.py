@@ -78,9 +78,9 @@ def test_figure_11_is_the_preserving_maps_and_compositions(tables, small_run, st
 
     batch = study.batch(small_run)
     for through, kept, kind in (("patterns", "values", "K"), ("values", "patterns", "V")):
-        left = ih.preserving_map(model, batch, preserve=kept, keep="one").accuracy
-        change = ih.preserving_map(model, batch, preserve=kept).accuracy_change
-        composed = ih.output_composition(model, kind)[0, :, 1].T
+        left = ih.patching.preserving_map(model, batch, preserve=kept, keep="one").accuracy
+        change = ih.patching.preserving_map(model, batch, preserve=kept).accuracy_change
+        composed = ih.heads.output_composition(model, kind)[0, :, 1].T
         for name, found in (("one left", left), ("one ablated", change), ("composition", composed)):
             assert_allclose(shown(name, through), found.numpy(), atol=1e-6)
     for name in ("one left", "one ablated"):
@@ -93,7 +93,7 @@ def test_table_1_is_preserving_ablation_of_both_groups(tables, small_run, study)
     assert table.loc[("previous-token", "values"), "ablated"] == "L0H1 L0H2"
     for group, heads in (("previous-token", (1, 2)), ("others", (0, 3, 4, 5, 6, 7))):
         for kept in ("patterns", "values"):
-            found = ih.preserving_ablation(
+            found = ih.patching.preserving_ablation(
                 small_run.model(),
                 study.batch(small_run),
                 [f"L0H{head}" for head in heads],
@@ -109,7 +109,7 @@ def test_composition_starts_at_step_0_and_ends_at_the_last(tables, small_run):
     for through, kind in (("patterns", "K"), ("values", "V")):
         rows = table[table["through"] == through]
         for column, step in (("start", 0), ("end", small_run.steps[-1])):
-            scores = ih.output_composition(small_run.model(step), kind)[0, :, 1].T
+            scores = ih.heads.output_composition(small_run.model(step), kind)[0, :, 1].T
             shown = rows.pivot(index="receiver", columns="sender", values=column).to_numpy()
             assert (shown == scores.numpy()).all()  # four updates change the sixth digit
 

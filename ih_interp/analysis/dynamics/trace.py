@@ -65,7 +65,7 @@ def trace(
         strengths = ih.trace(run, ih.induction_strength, batch=batch)
         losses = ih.trace(run, ih.evaluate, batch=batch).query("name == 'loss'")
         copying = ih.trace(  # what does not take (model, batch) is wrapped
-            run, lambda model, batch: ih.label_copying_score(ih.label_copying(model))
+            run, lambda model, batch: ih.heads.label_copying_score(ih.heads.label_copying(model))
         )
 
     Args:

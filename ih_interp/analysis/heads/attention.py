@@ -110,6 +110,7 @@ def previous_token_chance(n_positions: Positions, rows: Rows = "all") -> float:
 
 
 current_token_chance = previous_token_chance
+"""Return the score of a head that attends evenly, the same number."""
 
 
 def _score_rows(n_positions: int, rows: Rows) -> list[int]:

@@ -244,7 +244,8 @@ def label_copying_score(
     label it attends to than it raises that label from another. Chance 0. What a head adds to a
     logit whichever the label cancels. Over checkpoints:
 
-        ih.trace(run, lambda model, batch: ih.label_copying_score(ih.label_copying(model)))
+        score, circuit = ih.heads.label_copying_score, ih.heads.label_copying
+        ih.trace(run, lambda model, batch: score(circuit(model)))
     """
     if circuit.ndim != 4 or circuit.shape[-1] != circuit.shape[-2] or 0 in circuit.shape:
         raise ValueError(

@@ -88,7 +88,7 @@ def test_plain_tokens_have_no_strength(length, model):
     def first_logit(logits, batch):
         return logits[:, 0]
 
-    table = ih.ablate_each_head(model, plain, ["L1H0", "L1H2"], metrics=first_logit)
+    table = ih.ablation.ablate_each_head(model, plain, ["L1H0", "L1H2"], metrics=first_logit)
     assert table["strength"].isna().all()
     with model.hooks(fwd_hooks=[("blocks.1.attn.hook_z", silence(2))]):
         expected = model(tokens)[:, -1, 0].mean().item()

@@ -109,11 +109,11 @@ def test_all_that_measure_over_training_take_the_same_sample(run_of_many, notes)
     sample = run_of_many.task.sample("train", 4_096, seed=0)
     calls = {
         "progress": lambda **given: ih.progress(run_of_many, [], steps=[0], **given),
-        "beside": lambda **given: ih.progress_beside_training(
+        "beside": lambda **given: ih.dynamics.progress_beside_training(
             run_of_many, {"none": run_of_many}, steps=[0], **given
         ),
-        "wiring": lambda **given: ih.wiring_over_training(
-            run_of_many, ih.swap_exemplars, via="k", steps=[0], **given
+        "wiring": lambda **given: ih.patching.wiring_over_training(
+            run_of_many, ih.patching.swap_exemplars, via="k", steps=[0], **given
         ),
     }
     for name, call in calls.items():
@@ -121,8 +121,8 @@ def test_all_that_measure_over_training_take_the_same_sample(run_of_many, notes)
         assert table.equals(call(batch=sample)), name
         assert table.attrs == {"batch": SAID}, name
     wires = partial(
-        ih.redundancy_over_training, run_of_many, ih.swap_exemplars, via="k", steps=[0],
-        bootstrap_options={"n_resamples": 2},
+        ih.patching.redundancy_over_training, run_of_many, ih.patching.swap_exemplars, via="k",
+        steps=[0], bootstrap_options={"n_resamples": 2},
     )  # fmt: skip
     table = wires()
     assert table.equals(wires(batch=run_of_many.task.sample("train", 1_024, seed=0)))
@@ -177,7 +177,7 @@ def test_what_is_no_list_or_no_function_is_told_in_words(clamped_run):
     ("measure", "words"),
     [
         (ih.induction_score, r"lambda model, batch: induction_score\(model, generator=\.\.\.\)"),
-        (ih.label_copying_score, r"lambda model, batch: label_copying_score\(circuit=\.\.\.\)"),
+        (ih.heads.label_copying_score, r"label_copying_score\(circuit=\.\.\.\)"),
         (int, "measure cannot be int"),
         ("loss", "measure='loss'"),
     ],

@@ -1,0 +1,29 @@
+from . import clamps as clamps, hooks as hooks, plots as plots, tasks as tasks, toy as toy
+from .analysis import (
+    ablation as ablation,
+    dynamics as dynamics,
+    heads as heads,
+    patching as patching,
+)
+from .analysis.ablation.additivity import additivity_test as additivity_test
+from .analysis.ablation.coalitions import coalitions as coalitions
+from .analysis.dynamics.progress import progress as progress
+from .analysis.dynamics.trace import trace as trace
+from .analysis.heads.attention import (
+    induction_strength as induction_strength,
+    previous_token_score as previous_token_score,
+)
+from .analysis.heads.repeated_tokens import induction_score as induction_score
+from .analysis.patching.path_patching import path_patch as path_patch
+from .analysis.patching.wiring import wiring_map as wiring_map
+from .clamps.context import clamped as clamped
+from .config import AdamConfig as AdamConfig, Grid as Grid, RunConfig as RunConfig, Seeds as Seeds
+from .evaluation import evaluate as evaluate
+from .interop.icl_dynamics import load_icl_dynamics as load_icl_dynamics
+from .model import ModelConfig as ModelConfig, build_model as build_model
+from .runs import Run as Run
+from .tasks.exemplars import Exemplars as Exemplars
+from .tasks.few_shot import FewShotTask as FewShotTask, TaskConfig as TaskConfig
+from .training.state import StopRun as StopRun, TrainingFailedError as TrainingFailedError
+from .training.train import train as train
+from .types import Batch as Batch, Head as Head

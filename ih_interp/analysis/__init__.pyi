@@ -1,0 +1,1 @@
+from . import ablation as ablation, dynamics as dynamics, heads as heads, patching as patching
