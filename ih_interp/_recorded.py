@@ -22,12 +22,19 @@ class Recorded(Frozen):
     """The fields of `config.json`."""
 
     format: int
+    """The number of this format, `run_files.FORMAT`."""
     run: dict[str, Any]
+    """The run's configuration, as `RunConfig.save` gives it."""
     fingerprint: str
+    """The digest of the configuration."""
     features_sha256: str
+    """The digest of the exemplars' features."""
     engine: Literal["compiled", "eager"]
+    """How updates were computed."""
     versions: dict[str, str]
+    """The versions of Python and of the packages that compute."""
     threads: int | None = None
+    """The number of torch's threads."""
     sha256: str | None = None
     """Of the other fields; missing in the first runs of format 1."""
 

@@ -118,7 +118,7 @@ def times_of(table: pd.DataFrame, by: str, *, level: float = LEARNED) -> list[di
     ]
 
 
-def surely_longer(slow: Crossing, fast: Crossing, *, factor: float = 1) -> bool:
+def surely_longer(slow: Crossing, fast: Crossing, *, factor: float | int = 1) -> bool:
     """Return whether a time is more than `factor` times another, as far as the runs show.
 
     A run that ended before its time counts as slow with its length only, and as fast not at all.

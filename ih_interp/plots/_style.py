@@ -9,7 +9,16 @@ from functools import wraps
 from itertools import pairwise
 from os import PathLike
 from pathlib import Path
-from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar, runtime_checkable
+from typing import (
+    Any,
+    Concatenate,
+    NamedTuple,
+    ParamSpec,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+    runtime_checkable,
+)
 
 import matplotlib as mpl
 import pandas as pd
@@ -237,7 +246,11 @@ def short_head(name: str) -> str:
     return f"H{head_place(name).head}"
 
 
-def note(ax: Axes, words: str, xy: Any, offset: tuple[float, float] = (0, 0), **look: Any) -> None:
+Offset: TypeAlias = tuple[float | int, float | int]
+"""Points to the right and up."""
+
+
+def note(ax: Axes, words: str, xy: Any, offset: Offset = (0, 0), **look: Any) -> None:
     """Write small words at a point of the data, moved by an offset in points."""
     own: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 8}
     ax.annotate(words, xy, offset, **(own | look))

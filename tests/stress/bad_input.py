@@ -152,13 +152,15 @@ LONG = {"progress", "n_draws", "n_resamples", "n_permutations", "n_sequences", "
 
 NOT_CALLED = {"train", "StopRun", "TrainingFailedError", "AdditivityReport", "Coalitions"}
 NOT_CALLED |= {"clamps.from_level", "Exemplars.load"}
-NOT_CALLED |= {"Wiring", "Run", "load_icl_dynamics", "Crossing"}
+NOT_CALLED |= {"Wiring", "Run", "load_icl_dynamics", "Crossing", "GaussianSource", "FileSource"}
 """Of files, which other tests read; and records of results."""
 
 
 def callables() -> dict[str, Callable[..., Any]]:
     """Every public function and class that is called here."""
     ours = {name: getattr(ih, name) for name in dir(ih)}
+    for folder in (ih.heads, ih.ablation, ih.patching, ih.dynamics, ih.tasks):
+        ours |= {name: getattr(folder, name) for name in dir(folder)}
     makers = ("copy", "layer_one", "b_alone", "keep_only", "during", "pulses")
     ours |= {f"clamps.{name}": getattr(ih.clamps, name) for name in (*makers, "ramp", "parse")}
     ours |= {"clamped": _clamped}

@@ -1,4 +1,5 @@
 import copy
+import importlib
 import shutil
 from functools import partial
 from typing import NamedTuple
@@ -38,7 +39,7 @@ def test_values_are_those_of_each_checkpoint(clamped_run):
 
 
 def test_chunks_are_averaged_by_their_size(clamped_run, monkeypatch):
-    from ih_interp.analysis.dynamics import trace as module
+    module = importlib.import_module("ih_interp.analysis.dynamics.trace")
 
     whole = ih.trace(clamped_run, lambda model, batch: ih.evaluate(model, batch).mean())
     monkeypatch.setattr(module, "CHUNK", 1_000)
@@ -156,6 +157,7 @@ def test_what_cannot_be_a_row_is_refused(clamped_run):
         ih.trace(clamped_run, ih.induction_strength, steps=[1])
 
 
+@pytest.mark.untyped
 def test_what_is_no_list_or_no_function_is_told_in_words(clamped_run):
     match = clamps.match("L1H3")
     for given, words in (
@@ -193,6 +195,7 @@ def unfinished(run, folder):
     return ih.Run(folder)
 
 
+@pytest.mark.untyped  # the checker of types stands between, and is named
 def test_an_unfinished_run_is_told_once(clamped_run, tmp_path):
     run = unfinished(clamped_run, tmp_path / "killed")
     batch = run.task.enumerate("train")[:20]
@@ -204,7 +207,7 @@ def test_an_unfinished_run_is_told_once(clamped_run, tmp_path):
 
 
 def test_named_values_of_every_sequence_are_averaged(clamped_run, monkeypatch):
-    from ih_interp.analysis.dynamics import trace as module
+    module = importlib.import_module("ih_interp.analysis.dynamics.trace")
 
     batch = clamped_run.task.enumerate("train")[:50]
     expected = ih.evaluate(clamped_run.model(2), batch, clamped_run.clamps).mean()
@@ -233,7 +236,7 @@ def test_named_values_may_be_of_any_kind_of_number(clamped_run):
 
 
 def test_names_that_change_between_chunks_are_refused(clamped_run, monkeypatch):
-    from ih_interp.analysis.dynamics import trace as module
+    module = importlib.import_module("ih_interp.analysis.dynamics.trace")
 
     monkeypatch.setattr(module, "CHUNK", 4)
     names = iter("ab")
@@ -339,6 +342,7 @@ def test_a_measure_may_change_the_model_and_put_it_back(clamped_run):
     assert len(ih.trace(clamped_run, ablated, batch=batch)) == 3
 
 
+@pytest.mark.untyped
 def test_steps_are_an_array_or_a_column(clamped_run):
     batch = clamped_run.task.enumerate("train")[:4]
     expected = ih.trace(clamped_run, ih.evaluate, batch=batch, steps=[0, 2])

@@ -74,10 +74,10 @@ def test_induction_strength_needs_a_choice(model, batch):
 
 
 def test_chunks_do_not_matter(model, task):
-    from ih_interp.analysis.heads import pattern_scores
+    from ih_interp.analysis.heads.pattern_scores import CHUNK
 
     batch = task.enumerate("train")
-    assert len(batch) > pattern_scores.CHUNK
+    assert len(batch) > CHUNK
     few = batch[torch.arange(0, len(batch), 97)]
     whole = induction_strength(model, batch, per_sequence=True)
     assert_close(whole[::97], induction_strength(model, few, per_sequence=True))
