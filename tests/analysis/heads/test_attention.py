@@ -18,7 +18,7 @@ from ih_interp.analysis.heads.attention import (
     previous_token_chance,
     previous_token_score,
 )
-from ih_interp.analysis.heads.pattern_scores import head_table, pattern_scores
+from ih_interp.analysis.heads.pattern_scores import CHUNK, head_table, pattern_scores
 
 
 def patterns(model, tokens):
@@ -74,10 +74,8 @@ def test_induction_strength_needs_a_choice(model, batch):
 
 
 def test_chunks_do_not_matter(model, task):
-    from ih_interp.analysis.heads import pattern_scores
-
     batch = task.enumerate("train")
-    assert len(batch) > pattern_scores.CHUNK
+    assert len(batch) > CHUNK
     few = batch[torch.arange(0, len(batch), 97)]
     whole = induction_strength(model, batch, per_sequence=True)
     assert_close(whole[::97], induction_strength(model, few, per_sequence=True))

@@ -1,10 +1,10 @@
 """The weights of heads as circuits read them, with the LayerNorms around them.
 
-Scores of weights (`composition`, `copying`, `matching`) run nothing: clamps and hooks do not matter
-to them. A LayerNorm is `x -> (x - mean x) / scale(x) * w + b`. Of its parts, centring and gain `w`
-are linear and can be counted among the weights that read after it (`folded`); its division depends
-on the vector, and is known only where that is (`embedded`); its shift `b`, like all biases, is the
-same for every token and left out. Vectors are rows, as in TransformerLens: `x @ W`.
+Scores of weights (`composition`, `copying`, `matching`) run no model, and so see no clamps and no
+hooks. A LayerNorm is `x -> (x - mean x) / scale(x) * w + b`. Its centring and gain `w` are linear
+and can be counted among the weights that read after it (`folded`); its division depends on the
+vector, and is known only where that is (`embedded`); its shift `b`, like all biases, is the same
+for every token and left out. Vectors are rows, as in TransformerLens: `x @ W`.
 """
 
 from typing import Any
@@ -51,7 +51,7 @@ def folded(
 ) -> Float[Tensor, "*heads d_model out"]:
     """Return `C diag(w) W`, the weight with the centring C and gain w of the norm before it.
 
-    RMS norms do not centre. As TransformerLens's `fold_layer_norm`.
+    RMS norms do not centre. TransformerLens's `fold_layer_norm` does the same.
     """
     # Norms that TransformerLens has folded already ("LNPre", "RMSPre") have no gain of their own.
     gain = getattr(norm, "w", None)
@@ -77,8 +77,8 @@ def embedded(
 ) -> Float[Tensor, "token d_model"]:
     """Return what heads of a layer read at a token whose residual stream is its embedding alone.
 
-    Its row of `W_E`; with `layer_norm` as that layer's norm makes it, division included, shift not.
-    Positions are not in it.
+    It is the token's row of `W_E`, without positions; with `layer_norm` normalised as the layer's
+    norm would, but without the shift.
     """
     rows = model.W_E[tokens]
     if not layer_norm or model.cfg.normalization_type is None:
@@ -105,13 +105,13 @@ def unembedding(
 ) -> Float[Tensor, "d_model d_vocab_out"]:
     """Return `W_U`, with `layer_norm` the final norm's centring and gain counted in.
 
-    Its division is left out: it depends on the whole sequence, and scales all logits alike.
-    Raises ValueError where a soft cap follows, through which logits are no sum.
+    Its division, which depends on the whole sequence and scales all logits alike, is left out.
+    Raises ValueError where a soft cap follows.
     """
     if model.cfg.output_logits_soft_cap > 0:
         raise ValueError(
             f"output_logits_soft_cap={model.cfg.output_logits_soft_cap}: expected 0, as capped "
-            "logits are no sum of what heads write."
+            "logits are not the sum of what heads write."
         )
     if not layer_norm or model.cfg.normalization_type is None:
         return model.W_U
@@ -123,8 +123,7 @@ def copied_tokens(
 ) -> Int[Tensor, " token"]:
     """Return tokens that are outputs too: those given, or all; in few-shot models the labels.
 
-    ValueError where the model's outputs are not its tokens and none are given, or for tokens that
-    are not outputs.
+    Raises ValueError where none are given and outputs are not tokens, or for others than outputs.
     """
     n_tokens, n_outputs = model.cfg.d_vocab, model.cfg.d_vocab_out
     if tokens is not None:
