@@ -11,8 +11,7 @@ from typing import Annotated
 
 import pandas as pd
 
-from ih_interp._torch_state import plain_torch
-from ih_interp.analysis.checks import checked
+from ih_interp.analysis.checks import checked_in_plain_torch
 from ih_interp.analysis.dynamics.trace import (
     ARun,
     Clamps,
@@ -31,8 +30,7 @@ COMPARED = ("exemplars", "task", "model", "optimiser", "seeds", "batch_size")
 """What two runs share where they differ in clamps alone."""
 
 
-@checked()
-@plain_torch(gradient=None)
+@checked_in_plain_torch(gradient=None)
 def progress(
     run: ARun,
     clamps: Clamps,
@@ -70,8 +68,7 @@ def progress(
     return table[["step", "sequences", "name", "value"]].assign(clamp=name)
 
 
-@checked()
-@plain_torch(gradient=None)
+@checked_in_plain_torch(gradient=None)
 def progress_beside_training(
     free: ARun,
     clamped: Annotated[Mapping[str, Run], 'give runs by name, {"match": run}'],

@@ -16,14 +16,13 @@ from tqdm import tqdm
 from transformer_lens import HookedTransformer
 
 from ih_interp._stock import n_hooks, parts_of
-from ih_interp._torch_state import plain_torch
-from ih_interp.analysis.checks import checked
-from ih_interp.analysis.heads.pattern_scores import CHUNK
+from ih_interp.analysis.checks import checked_in_plain_torch
+from ih_interp.analysis.heads.pattern_scores import CHUNK, by_head
 from ih_interp.clamps import AbstractClamp, clamped
 from ih_interp.evaluation import refuse_other_sequences
 from ih_interp.runs import Run
 from ih_interp.tasks.few_shot import FewShotTask, Split, number
-from ih_interp.types import Batch, Head
+from ih_interp.types import Batch
 
 Measure: TypeAlias = Callable[[HookedTransformer, Batch], Any]
 """From a model and sequences to a number, `[layer, head]`, or numbers by name; all means over them.
@@ -42,8 +41,7 @@ MOST_SEQUENCES = 4_096
 spread over sequences."""
 
 
-@checked()
-@plain_torch(gradient=None)
+@checked_in_plain_torch(gradient=None)
 def trace(
     run: ARun,
     measure: Measure,
@@ -226,12 +224,7 @@ def _named(value: Any, n_sequences: int) -> dict[str, float]:
     if isinstance(value, Tensor):
         value = value.detach()
     if isinstance(value, Tensor) and value.ndim == 2:
-        layers, heads = value.shape
-        return {
-            str(Head(layer, head)): float(value[layer, head])
-            for layer in range(layers)
-            for head in range(heads)
-        }
+        return by_head(value)
     return {"value": _number(value, None)}
 
 
