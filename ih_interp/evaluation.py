@@ -50,24 +50,19 @@ LOWER_IS_BETTER: tuple[Scale, ...] = ("loss", "in_context_loss")
 
 @short_repr
 class QueryMetrics(NamedTuple):
-    """One value per sequence, all at the query, for L labels, n of them in the context.
+    """One value per sequence, all at the query; `measured` defines them.
 
-    All are NaN where the logits that they are computed from are NaN or infinite, as in a network
-    that diverged.
+    `context_probability` is that of all the context's labels together; chance n/L for n of L labels
+    (`use_context_prob` in the published code). All are NaN where the logits that they are computed
+    from are NaN or infinite, as in a network that diverged.
     """
 
     loss: Float[Tensor, " batch"]
-    """Cross-entropy over all labels, nats; chance ln L, guessing within the context ln n."""
     accuracy: Float[Tensor, " batch"]
-    """1 where the largest logit is the target's; chance 1/L."""
     in_context_accuracy: Float[Tensor, " batch"]
-    """1 where it is the largest of the context's labels; chance 1/n."""
     probability: Float[Tensor, " batch"]
-    """Softmax over all labels at the target; chance 1/L."""
     in_context_probability: Float[Tensor, " batch"]
-    """Softmax over the context's labels alone at the target; chance 1/n."""
     context_probability: Float[Tensor, " batch"]
-    """Probability of all the context's labels; chance n/L. Published as `use_context_prob`."""
 
     def mean(self) -> dict[str, float]:
         """Return the mean over sequences of every metric, summed in float64."""
@@ -189,8 +184,7 @@ def given_copies(function: Function) -> Function:
 def _copy(value: Any) -> Any:
     if isinstance(value, Batch):
         return dataclasses.replace(value, tokens=value.tokens.clone(), target=value.target.clone())
-    if isinstance(value, Tensor):
-        return value.clone()
+    value = value.clone() if isinstance(value, Tensor) else value
     return value.copy() if isinstance(value, np.ndarray | list) else value
 
 
@@ -264,8 +258,7 @@ def evaluate(
     """
     expect(model, HookedTransformer, "The model", "a run's is run.model(step)")
     expect(batch, Batch, "The batch", "give the Batch itself, not its tokens")
-    chunk = integer(chunk, f"chunk={chunk!r}")
-    if chunk < 1:
+    if integer(chunk, f"chunk={chunk!r}") < 1:
         raise ValueError(f"chunk={chunk}: expected at least one sequence per pass.")
     refuse_unfit_weights(model)
     refuse_other_sequences(model, batch)

@@ -9,7 +9,7 @@ import inspect
 import math
 import sys
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import chain
 from typing import (
@@ -21,7 +21,6 @@ from typing import (
     TypeAlias,
     TypeVar,
     Union,
-    cast,
     get_args,
     get_origin,
     get_type_hints,
@@ -59,7 +58,11 @@ Positions: TypeAlias = Annotated[int, Within(1, 10**6)]
 NotNegative: TypeAlias = Annotated[float, Within(0, sys.float_info.max)]
 Confidence: TypeAlias = Annotated[float, Within(0, 1), "0.95 is usual"]
 
-INTEGER, NUMBER = (int, np.integer), (int, float, np.integer, np.floating)
+INTEGER, FLAG = (int, np.integer), (bool, np.bool_)
+NUMBER = (*INTEGER, float, np.floating)
+KINDS: dict[Any, tuple[type, ...]] = {int: INTEGER, float: NUMBER, bool: FLAG}
+WORDS = dict.fromkeys(NUMBER, "a number") | dict.fromkeys(INTEGER, "an integer")
+WORDS |= dict.fromkeys(FLAG, "True or False")
 
 REMEDIES: dict[Any, str] = {
     HookedTransformer: "a run's is run.model(step)",
@@ -166,11 +169,10 @@ class _Wanted:
             kind = hint.array_type
             sequences = whole and hint.dim_str.split() == ["batch", "pos"]
             return cls((kind,), tokens=whole, sequences=sequences, remedy=REMEDIES.get(kind, ""))
-        numbers: dict[Any, tuple[type, ...]] = {int: INTEGER, float: NUMBER, bool: (bool, np.bool_)}
         is_class = isinstance(hint, type) and hint not in (object, Any)
         if not is_class or getattr(hint, "_is_protocol", False):
             return cls(anything=True)
-        return cls(numbers.get(hint, (hint,)), remedy=REMEDIES.get(hint, ""))
+        return cls(KINDS.get(hint, (hint,)), remedy=REMEDIES.get(hint, ""))
 
     @classmethod
     def _any_of(cls, parts: Sequence["_Wanted"]) -> "_Wanted":
@@ -189,7 +191,7 @@ class _Wanted:
         fits = self.anything or (value is None and self.optional)
         if fits or (self.functions and callable(value)):
             return
-        is_bool = isinstance(value, bool | np.bool_)
+        is_bool = isinstance(value, FLAG)
         if (is_bool and bool not in self.kinds) or not isinstance(value, self.kinds):
             if not (isinstance(value, str) and value in self.choices):
                 self._refuse(name, value)
@@ -206,14 +208,13 @@ class _Wanted:
             return
         if self.length is not None and len(value) != self.length:
             raise ValueError(f"{name}={shown(value)}: expected {self.length} values.")
-        keys: Iterator[Any] = iter(value) if isinstance(value, Mapping) else iter(range(len(value)))
-        for place, key in enumerate(keys):
-            wanted = self.items[place if self.length else 0]
-            wanted.check(f"{name}[{key!r}]", cast(Any, value)[key])
+        pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for place, (key, item) in enumerate(pairs):
+            self.items[place if self.length else 0].check(f"{name}[{key!r}]", item)
 
     def _refuse(self, name: str, value: Any) -> None:
         words = [repr(choice) for choice in self.choices]
-        words += [self._kind_in_words(kind) for kind in self.kinds if kind not in INTEGER[1:]]
+        words += [WORDS.get(kind) or with_article(kind.__name__) for kind in self.kinds]
         words += ["a function"] if self.functions else []
         words += ["None"] if self.optional else []
         expected = " or ".join(dict.fromkeys(words))
@@ -224,14 +225,6 @@ class _Wanted:
         what = name if is_large else f"{name}={shown(value)}"
         came = with_article(type(value).__name__)
         raise TypeError(f"{what}: expected {expected}, got {came}{hint}.")
-
-    @staticmethod
-    def _kind_in_words(kind: type) -> str:
-        if kind in (bool, np.bool_):
-            return "True or False"
-        if kind in (float, np.floating):
-            return "a number"
-        return "an integer" if kind is int else with_article(kind.__name__)
 
 
 def _check_sequences(given: Mapping[str, Any], wanted: Mapping[str, _Wanted]) -> None:

@@ -47,12 +47,15 @@ def refuse_other_models(model: HookedTransformer) -> None:
 
 
 def folded(
-    model: HookedTransformer, norm: Any, weight: Float[Tensor, "*heads d_model out"]
-) -> Float[Tensor, "*heads d_model out"]:
+    model: HookedTransformer, norm: Any, weight: Float[Tensor, "*any d_model out"], layer_norm: bool
+) -> Float[Tensor, "*any d_model out"]:
     """Return `C diag(w) W`, the weight with the centring C and gain w of the norm before it.
 
-    RMS norms do not centre. TransformerLens's `fold_layer_norm` does the same.
+    RMS norms do not centre. TransformerLens's `fold_layer_norm` does the same. Without `layer_norm`
+    the weight is returned as it is.
     """
+    if not layer_norm or model.cfg.normalization_type is None:
+        return weight
     # Norms that TransformerLens has folded already ("LNPre", "RMSPre") have no gain of their own.
     gain = getattr(norm, "w", None)
     weight = weight if gain is None else gain[:, None] * weight
@@ -66,10 +69,7 @@ def inputs(
 ) -> Float[Tensor, "head d_model d_head"]:
     """Return `W_Q`, `W_K` or `W_V` of a layer, with `layer_norm` through its norm (`folded`)."""
     block = model.blocks[layer]
-    weight = getattr(block.attn, name)
-    if not layer_norm or model.cfg.normalization_type is None:
-        return weight
-    return folded(model, block.ln1, weight)
+    return folded(model, block.ln1, getattr(block.attn, name), layer_norm)
 
 
 def embedded(
@@ -113,9 +113,7 @@ def unembedding(
             f"output_logits_soft_cap={model.cfg.output_logits_soft_cap}: expected 0, as capped "
             "logits are not the sum of what heads write."
         )
-    if not layer_norm or model.cfg.normalization_type is None:
-        return model.W_U
-    return folded(model, model.ln_final, model.W_U)
+    return folded(model, getattr(model, "ln_final", None), model.W_U, layer_norm)
 
 
 def copied_tokens(

@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.special import entr
 from transformer_lens import HookedTransformer
 
 from ih_interp.analysis.checks import Positions, checked_in_plain_torch
@@ -50,7 +51,7 @@ def induction_strength(
     def score(pattern: Pattern, _: int, rows: slice) -> Float[Tensor, "batch head"]:
         return torch.einsum("bhk,bk->bh", pattern[:, :, -1], weights[rows].to(pattern))
 
-    return layer_scores(model, batch.tokens, score, per_sequence=per_sequence)
+    return layer_scores(model, batch, score, per_sequence=per_sequence)
 
 
 @checked_in_plain_torch()
@@ -169,11 +170,9 @@ def attention_entropy(
     `- sum over keys of A[query, key] ln A[query, key]`, from 0, for attention to one token, to
     `ln n_positions`, chance (`entropy_chance`).
     """
-
-    def score(pattern: Pattern, *_: object) -> Float[Tensor, "batch head"]:
-        return torch.special.entr(pattern[:, :, -1]).sum(dim=-1)
-
-    return layer_scores(model, tokens_of(batch), score, per_sequence=per_sequence)
+    return layer_scores(
+        model, batch, lambda a, *_: entr(a[:, :, -1]).sum(-1), per_sequence=per_sequence
+    )
 
 
 @checked_in_plain_torch()

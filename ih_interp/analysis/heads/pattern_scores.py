@@ -45,23 +45,19 @@ def pattern_scores(
     `score(pattern [batch, head, query, key], rows)` returns `[batch, head]`; `rows` is the slice of
     `tokens` that the pattern belongs to. Chance is the score of `A[i, j] = 1 / (i + 1)`.
     """
-
-    def of_layer(pattern: Pattern, _: int, rows: slice) -> Tensor:
-        return score(pattern, rows)
-
-    return layer_scores(model, tokens, of_layer, per_sequence=per_sequence)
+    return layer_scores(model, tokens, lambda a, _, rows: score(a, rows), per_sequence=per_sequence)
 
 
 def layer_scores(
     model: HookedTransformer,
-    tokens: Tokens,
+    batch: Batch | Tokens,
     score: LayerScore,
     *,
     point: str = "attn.hook_pattern",
     per_sequence: bool = False,
 ) -> PerHeadScore:
     """Apply a score to the activation at a hook point of every layer, by default its pattern."""
-    values = torch.cat(list(each_chunk(model, tokens, point, score)))
+    values = torch.cat(list(each_chunk(model, tokens_of(batch), point, score)))
     return values if per_sequence else values.double().mean(dim=0).float()
 
 
@@ -80,7 +76,7 @@ def entry_score(
         entries = pattern[:, :, list(queries), [query + shift for query in queries]]
         return entries.sum(dim=-1) / (divisor or len(queries))
 
-    return layer_scores(model, tokens_of(batch), score, per_sequence=per_sequence)
+    return layer_scores(model, batch, score, per_sequence=per_sequence)
 
 
 def entry_chance(queries: Sequence[int], divisor: int | None = None) -> float:
