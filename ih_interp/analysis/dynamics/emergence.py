@@ -20,14 +20,9 @@ from scipy.special import expit
 from ih_interp._columns import finite, numbers
 from ih_interp.analysis.checks import Positive, Within, checked
 
-LEARNED = 0.4 * math.log(2)
-"""Training loss below which the paper calls the task learned: 0.277 nats."""
-
-PLATEAU = (0.6, 0.8)
-"""Losses around ln 2 = 0.693, those of a model that guesses between the context's two labels."""
-
-GOOD_FIT = 0.9
-"""The least share of a curve's variance that a logistic explains for its midpoint to be used."""
+LEARNED = 0.4 * math.log(2)  # nats of training loss below which the paper calls the task learned
+PLATEAU = (0.6, 0.8)  # losses around ln 2, of a model that guesses between the context's two labels
+GOOD_FIT = 0.9  # the least share of the variance that a logistic explains whose midpoint is used
 
 Curve: TypeAlias = Float[ndarray, " point"]
 Rise: TypeAlias = Annotated[float, Within(0)]
@@ -121,16 +116,17 @@ def half_of_end(
 
 
 class Logistic(NamedTuple):
-    """A fitted rise `low + (high - low) / (1 + exp(-rate (ln t - ln midpoint)))`."""
+    """A fitted rise `low + (high - low) / (1 + exp(-rate (ln t - ln midpoint)))`.
+
+    From 12% to 88% of the rise takes a factor exp(4 / rate) of sequences; `midpoint` is in
+    sequences; `r_squared` is the share of the curve's variance that the fit explains, at most 1.
+    """
 
     low: float
     high: float
     rate: float
-    """Slope against ln t: from 12% to 88% of the rise takes a factor exp(4 / rate)."""
     midpoint: float
-    """Sequences at which half of the rise is done."""
     r_squared: float
-    """Share of the curve's variance that the fit explains, at most 1; poor below `GOOD_FIT`."""
 
 
 def fit_logistic(sequences: ArrayLike, curve: ArrayLike) -> Logistic:

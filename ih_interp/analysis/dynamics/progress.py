@@ -82,7 +82,14 @@ def progress_beside_training(
     grids, and for one without metrics on the split. Warns of runs that are not finished.
     """
     for name, run in clamped.items():
-        _refuse_other_network(free, run, name)
+        # `identity` knows features by their digest, wherever their file lies.
+        one, two = free.config.identity, run.config.identity
+        differ = [field for field in COMPARED if getattr(one, field) != getattr(two, field)]
+        if differ:
+            raise ValueError(
+                f"The run {name!r} differs from the free run in {', '.join(differ)}: expected the "
+                "same but for clamps, lengths and grids."
+            )
     batch, said = some_sequences(free.task, split) if batch is None else (batch, "")
     parts: list[pd.DataFrame] = []
     for name, run in clamped.items():
@@ -108,18 +115,7 @@ def _evaluations(run: Run, name: str, split: Split) -> pd.DataFrame:
         )
     found = metrics[metrics["split"] == split]
     if found.empty:
-        measured = ", ".join(sorted(metrics["split"].unique()))
-        raise ValueError(f"The run {name!r} has no metrics on {split!r}; choose from {measured}.")
+        splits = ", ".join(sorted(metrics["split"].unique()))
+        raise ValueError(f"split={split!r}: the run {name!r} has metrics on {splits}; name one.")
     warn_unfinished(run)
     return found
-
-
-def _refuse_other_network(free: Run, other: Run, name: str) -> None:
-    # `identity` knows features by their digest, wherever their file lies.
-    one, two = free.config.identity, other.config.identity
-    differ = [field for field in COMPARED if getattr(one, field) != getattr(two, field)]
-    if differ:
-        raise ValueError(
-            f"The run {name!r} differs from the free run in {', '.join(differ)}: expected the same "
-            "but for clamps, lengths and grids."
-        )

@@ -122,9 +122,7 @@ def some_sequences(
     return task.sample(split, most, seed=0), said
 
 
-@functools.cache
-def _say_once(text: str) -> None:
-    logging.getLogger("ih_interp").warning(text)
+_say_once = functools.cache(logging.getLogger("ih_interp").warning)
 
 
 def warn_unfinished(run: Run) -> None:

@@ -70,15 +70,15 @@ def copying_score_eig(
     chosen = copied_tokens(model, tokens) if full else torch.arange(0)
     scores: list[Tensor] = []
     for layer, block in enumerate(model.blocks):
-        w_o = block.attn.W_O.double()
+        values, outputs = (
+            inputs(model, "W_V", layer, layer_norm=layer_norm),
+            block.attn.W_O.double(),
+        )
         if full:
             rows = embedded(model, chosen, layer, layer_norm=layer_norm).double()
             values = rows @ block.attn.W_V.double()
-            outputs = w_o @ unembedding(model, layer_norm=layer_norm)[:, chosen].double()
-        else:
-            values = inputs(model, "W_V", layer, layer_norm=layer_norm).double()
-            outputs = w_o
-        scores.append(eigenvalue_ratio(values, outputs))
+            outputs = outputs @ unembedding(model, layer_norm=layer_norm)[:, chosen].double()
+        scores.append(eigenvalue_ratio(values.double(), outputs))
     return torch.stack(scores).to(model.W_U)
 
 

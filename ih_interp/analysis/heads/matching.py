@@ -10,6 +10,7 @@ for vectors x, y that the heads read at the tokens' embeddings (`_weights`). The
 say what a circuit can do; path patching says what it does.
 """
 
+import itertools
 from typing import Annotated, TypeAlias
 
 import torch
@@ -64,10 +65,9 @@ def qk_matching(
         w_k = inputs(model, "W_K", layer, layer_norm=layer_norm)
         for source in range(layer):
             copies = written(model, tokens, source, layer_norm=layer_norm)
-            for head in range(n_heads):
-                for writer in range(n_heads):
-                    matches = queries[head] @ (copies[writer] @ w_k[head]).T
-                    scores[source, writer, layer, head] = _share_below_diagonal(matches)
+            for writer, head in itertools.product(range(n_heads), repeat=2):
+                matches = queries[head] @ (copies[writer] @ w_k[head]).T
+                scores[source, writer, layer, head] = _share_below_diagonal(matches)
     return scores
 
 
