@@ -190,9 +190,7 @@ def _copy(value: Any) -> Any:
 
 def parse_metrics(metric: Metric | Sequence[Metric]) -> tuple[Metric, ...]:
     """Return one metric, or several, as a tuple; ValueError for none."""
-    if isinstance(metric, str):
-        return (metric,)  # pyright: ignore[reportReturnType]
-    metrics = (metric,) if callable(metric) else tuple(metric)
+    metrics: Any = (metric,) if isinstance(metric, str) or callable(metric) else tuple(metric)
     if not metrics:
         raise ValueError("metric=[]: expected at least one, such as 'loss'.")
     return metrics
@@ -258,7 +256,8 @@ def evaluate(
     """
     expect(model, HookedTransformer, "The model", "a run's is run.model(step)")
     expect(batch, Batch, "The batch", "give the Batch itself, not its tokens")
-    if integer(chunk, f"chunk={chunk!r}") < 1:
+    chunk = integer(chunk, f"chunk={chunk!r}")
+    if chunk < 1:
         raise ValueError(f"chunk={chunk}: expected at least one sequence per pass.")
     refuse_unfit_weights(model)
     refuse_other_sequences(model, batch)

@@ -61,8 +61,10 @@ Confidence: TypeAlias = Annotated[float, Within(0, 1), "0.95 is usual"]
 INTEGER, FLAG = (int, np.integer), (bool, np.bool_)
 NUMBER = (*INTEGER, float, np.floating)
 KINDS: dict[Any, tuple[type, ...]] = {int: INTEGER, float: NUMBER, bool: FLAG}
-WORDS = dict.fromkeys(NUMBER, "a number") | dict.fromkeys(INTEGER, "an integer")
-WORDS |= dict.fromkeys(FLAG, "True or False")
+WORDS: dict[type, str] = {
+    **(dict.fromkeys(NUMBER, "a number") | dict.fromkeys(INTEGER, "an integer")),
+    **dict.fromkeys(FLAG, "True or False"),
+}
 
 REMEDIES: dict[Any, str] = {
     HookedTransformer: "a run's is run.model(step)",

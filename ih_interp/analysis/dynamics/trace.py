@@ -49,7 +49,7 @@ def trace(
     steps: Steps | None = None,
     progress: bool = False,
 ) -> pd.DataFrame:
-    """Apply a measure to a run's checkpoints; return one row per checkpoint and number.
+    """Apply a measure to a run's checkpoints; return a table, one row per checkpoint and number.
 
     Columns: `step`, `sequences`, `name`, `value`. `name` is the head ("L1H3") for `[layer, head]`
     measures, the key for mappings, the field for NamedTuples, "value" for single numbers.
@@ -211,10 +211,8 @@ def _named(value: Any, n_sequences: int) -> dict[str, float]:
         value = value._asdict()  # pyright: ignore
     if isinstance(value, Mapping):
         return {str(name): _number(part, n_sequences) for name, part in value.items()}
-    if isinstance(value, Tensor):
-        value = value.detach()
     if isinstance(value, Tensor) and value.ndim == 2:
-        return by_head(value)
+        return by_head(value.detach())
     return {"value": _number(value, None)}
 
 
@@ -222,8 +220,7 @@ def _number(value: Any, n_sequences: int | None) -> float:
     """Return a number, or the mean of one per sequence where `n_sequences` is given."""
     if isinstance(value, Tensor):
         value = value.detach()
-        if value.shape == (n_sequences,):
-            value = value.double().mean()
+        value = value.double().mean() if value.shape == (n_sequences,) else value
     if isinstance(value, Real) or (isinstance(value, Tensor) and value.ndim == 0):
         return float(value)
     shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__

@@ -70,10 +70,8 @@ def copying_score_eig(
     chosen = copied_tokens(model, tokens) if full else torch.arange(0)
     scores: list[Tensor] = []
     for layer, block in enumerate(model.blocks):
-        values, outputs = (
-            inputs(model, "W_V", layer, layer_norm=layer_norm),
-            block.attn.W_O.double(),
-        )
+        values = inputs(model, "W_V", layer, layer_norm=layer_norm)
+        outputs = block.attn.W_O.double()
         if full:
             rows = embedded(model, chosen, layer, layer_norm=layer_norm).double()
             values = rows @ block.attn.W_V.double()
@@ -93,9 +91,9 @@ def copying_score_diag(
 
     `top`: share of tokens whose own logit is the largest of all outputs, in [0, 1]; chance
     1 / d_vocab_out. `rank`: mean share of the other outputs that are lower, in [0, 1]; chance 1/2.
-    Ties count in equal parts. Rows are those of `tokens` (`copying_score_eig`). Heads times tokens
-    times outputs are computed: where that is more than 2^31, as for all of GPT-2's vocabulary, all
-    tokens are refused (ValueError): let `tokens` name some hundreds or thousands.
+    Ties count in equal parts. Rows are those of `tokens` (`copying_score_eig`). All tokens are
+    refused (ValueError) where heads times tokens times outputs exceed 2^31, as in GPT-2: let
+    `tokens` name some hundreds or thousands.
     """
     refuse_other_models(model)
     chosen = copied_tokens(model, tokens)
