@@ -283,8 +283,7 @@ def refuse_outside(expected: str, values: Int[Tensor, "*shape"], high: int) -> N
     low_seen, high_seen = (int(values.min()), int(values.max())) if values.numel() else (0, 0)
     if low_seen < 0 or high_seen >= high:
         raise ValueError(
-            f"{expected} in [0, {high}), got {low_seen} to {high_seen}; use sequences of the "
-            "model's own task."
+            f"{expected} in [0, {high}), got {low_seen} to {high_seen}; make them for this model."
         )
 
 

@@ -16,6 +16,7 @@ from transformer_lens import HookedTransformer
 
 from ih_interp._stock import runs_own_code, wrong_norm
 from ih_interp.analysis.patching._last_layer import final_norm
+from ih_interp.evaluation import refuse_outside
 from ih_interp.model import FewShotEmbed
 
 NORMS = (None, "LN", "LNPre", "RMS", "RMSPre")
@@ -100,9 +101,7 @@ def written(
     return read @ attention.W_V @ attention.W_O
 
 
-def unembedding(
-    model: HookedTransformer, *, layer_norm: bool
-) -> Float[Tensor, "d_model d_vocab_out"]:
+def unembedding(model: HookedTransformer, layer_norm: bool) -> Float[Tensor, "d_model output"]:
     """Return `W_U`, with `layer_norm` the final norm's centring and gain counted in.
 
     Its division, which depends on the whole sequence and scales all logits alike, is left out.
@@ -144,9 +143,5 @@ def different_tokens(
             f"tokens: expected [token], two or more, each once, got shape {tuple(tokens.shape)} "
             f"with {n_different} different ones."
         )
-    if not (int(tokens.min()) >= 0 and int(tokens.max()) < size):
-        raise ValueError(
-            f"tokens: expected tokens in [0, {size}), got {int(tokens.min())} to "
-            f"{int(tokens.max())}."
-        )
+    refuse_outside("tokens: expected tokens", tokens, size)
     return tokens.to(model.W_U.device)

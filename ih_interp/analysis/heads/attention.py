@@ -82,8 +82,7 @@ def current_token_score(
 ) -> PerHeadScore:
     """Return the mean attention from a token to itself, in [0, 1].
 
-    `mean over rows i of A[i, i]`, rows as in `previous_token_score`; chance
-    `current_token_chance`.
+    `mean over rows i of A[i, i]`, rows as in `previous_token_score`; chance `current_token_chance`.
     """
     queries = _score_rows(tokens_of(batch).shape[1], rows)
     return entry_score(model, batch, queries, 0, per_sequence=per_sequence)
@@ -100,7 +99,6 @@ def previous_token_chance(n_positions: Positions, rows: Rows = "all") -> float:
 
 
 current_token_chance = previous_token_chance
-"""Return the score of a head that attends evenly, the same number."""
 
 
 def _score_rows(n_positions: int, rows: Rows) -> list[int]:
@@ -138,6 +136,8 @@ def duplicate_token_score(
 @checked_in_plain_torch()
 def duplicate_token_chance(batch: Batch | Tokens) -> float:
     """Return the score of even attention: the mean over queries i of (earlier copies) / (i + 1).
+
+    The mean is taken within each sequence first, as in the score.
 
     >>> round(duplicate_token_chance(torch.tensor([[7, 8, 7, 7]])), 6)  # mean of 1/3 and 2/4
     0.416667

@@ -100,22 +100,17 @@ def each_chunk(
     # A clamp whose hook never fires is an error, and some act on the logits.
     stop = None if active(model) else model.cfg.n_layers
     names = [f"blocks.{layer}.{point}" for layer in range(model.cfg.n_layers)]
+    rows, found = slice(size), dict[int, Tensor]()
+
+    # Read in the hook, not kept: patterns of all layers of a language model would fill memory.
+    def keep(activation: Tensor, hook: HookPoint) -> None:
+        found[hook.layer()] = read(activation, hook.layer(), rows)
+
     for start in range(0, len(tokens), size):
         rows = slice(start, start + size)
-        found: dict[int, Tensor] = {}
-
-        # Read in the hook, not kept: patterns of all layers of a language model would fill memory.
-        def keep(
-            activation: Tensor,
-            hook: HookPoint,
-            found: dict[int, Tensor] = found,
-            rows: slice = rows,
-        ) -> None:
-            found[hook.layer()] = read(activation, hook.layer(), rows)
-
         with model.hooks(fwd_hooks=[(name, keep) for name in names]):
             model(tokens[rows], stop_at_layer=stop)
-        yield torch.stack([found[layer] for layer in range(model.cfg.n_layers)], dim=1)
+        yield torch.stack([found.pop(layer) for layer in range(model.cfg.n_layers)], dim=1)
 
 
 @checked_in_plain_torch("give scores by name, {'induction': induction_strength(...)}")

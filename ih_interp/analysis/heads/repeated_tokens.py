@@ -15,6 +15,7 @@ from transformer_lens import HookedTransformer
 
 from ih_interp.analysis.checks import Positive, Within, checked_in_plain_torch
 from ih_interp.analysis.heads.pattern_scores import PerHeadScore, entry_chance, entry_score
+from ih_interp.evaluation import refuse_outside
 from ih_interp.types import Tokens
 
 Convention: TypeAlias = Literal["matched", "diagonal", "mul"]
@@ -43,8 +44,8 @@ def repeated_tokens(
     """Return `period` different random tokens said `repeats` times, after `bos` if it is given.
 
     Tokens are drawn evenly without repetition from `vocabulary`, by default all of the model's, but
-    never `bos`. By default `period` fills the context, up to 25. Raises ValueError for sequences
-    longer than the context, or a period that needs more different tokens than there are.
+    never `bos`, and lie on its device. By default `period` fills the context, up to 25. Raises
+    ValueError for sequences longer than the context, and for fewer different tokens than `period`.
     """
     room = model.cfg.n_ctx - (bos is not None)
     repeats = int(repeats)  # uint8 would overflow
@@ -55,10 +56,8 @@ def repeated_tokens(
             f" (n_ctx{'' if bos is None else ' without the BOS token'})."
         )
     choice = torch.arange(model.cfg.d_vocab) if vocabulary is None else vocabulary.cpu().unique()
-    if len(choice) and not (int(choice[0]) >= 0 and int(choice[-1]) < model.cfg.d_vocab):
-        raise ValueError(f"vocabulary: expected tokens of the model, in [0, {model.cfg.d_vocab}).")
-    if bos is not None:
-        choice = choice[choice != bos]
+    refuse_outside("vocabulary: expected tokens", choice, model.cfg.d_vocab)
+    choice = choice if bos is None else choice[choice != bos]
     if period > len(choice):
         raise ValueError(
             f"period={period}: expected at most {len(choice)}, as many different tokens as there "
