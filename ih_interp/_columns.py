@@ -1,7 +1,7 @@
 """Columns and arrays read as numbers, flags and keys, or refused by name.
 
-A missing key (None, NaN, NA or NaT) is a key like any other: a run without clamps has no clamp to
-name. Tables keep it as it came, and plots call it "none".
+A missing key (None, NaN, NA or NaT) is a key like any other, as the clamp of a run without clamps.
+Tables keep it as it came, and plots call it "none".
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,11 +14,11 @@ from numpy import ndarray
 
 
 def numbers(values: Any, what: str) -> Float[ndarray, "*shape"]:
-    """Return real numbers of any type in double precision; what is missing or masked is NaN.
+    """Return real numbers in double precision; missing and masked values become NaN.
 
-    `values` is a list, an array, a column or a torch tensor: whole numbers, truth values and
-    numbers of any precision. Raises TypeError, with the name `what`, for words, dates, complex
-    numbers and lists of unequal length.
+    `values` is a list, an array, a column or a torch tensor of integers, truth values or numbers of
+    any precision. Raises TypeError, with the name `what`, for words, dates, complex numbers and
+    lists of unequal length.
     """
     if type(values) is ndarray and values.dtype == np.float64:
         return values
@@ -52,9 +52,7 @@ def flags(values: Iterable[object], what: str) -> Bool[ndarray, " row"]:
     for value in listed:
         is_number = isinstance(value, bool | np.bool_ | int | float | np.number)
         if not is_number or value not in (0, 1):
-            raise ValueError(
-                f"{what} holds {value!r}: expected True or False (or 1 or 0); convert it."
-            )
+            raise ValueError(f"{what} holds {value!r}: expected True, False, 1 or 0; convert it.")
     return np.array(listed, dtype=bool)
 
 
@@ -69,7 +67,7 @@ def shown(key: object) -> str:
 
 
 def equal(column: "pd.Series[Any]", value: object) -> Bool[ndarray, " row"]:
-    """Return which rows have this value; a missing value is that of every missing row."""
+    """Return which rows have this value; every missing value equals every other."""
     if missing(value):
         return column.isna().to_numpy(dtype=bool)
     if not pd.api.types.is_scalar(value):
@@ -78,14 +76,14 @@ def equal(column: "pd.Series[Any]", value: object) -> Bool[ndarray, " row"]:
 
 
 def distinct(column: "pd.Series[Any]") -> list[Any]:
-    """Return each value once, in order of appearance; what is missing counts as one value."""
+    """Return each value once, in order of appearance; all missing values count as one."""
     values = column.drop_duplicates().tolist()
     first = next((place for place, value in enumerate(values) if missing(value)), 0)
     return [v for place, v in enumerate(values) if place == first or not missing(v)]
 
 
 def ordered(column: "pd.Series[Any]") -> list[Any]:
-    """Return each value once, numbers in order, then words in theirs, and what is missing last."""
+    """Return each value once: numbers in order, then words in order, and a missing value last."""
 
     def place(value: Any) -> tuple[bool, bool, Any]:
         if missing(value):
@@ -108,7 +106,7 @@ def groups(table: pd.DataFrame, by: Sequence[str]) -> list[tuple[dict[str, Any],
 
 
 def key_columns(by: str | Sequence[str], *made: str, seed: bool = False) -> list[str]:
-    """Return the columns that tell rows apart; ValueError for none, one twice, or one `made`."""
+    """Return the columns that tell rows apart; ValueError for none, one twice, or one of `made`."""
     columns = [*([by] if isinstance(by, str) else by), *(["seed"] if seed else [])]
     if not columns or len(set(columns)) < len(columns) or set(columns) & set(made):
         raise ValueError(
@@ -124,9 +122,9 @@ def refuse_columns(table: pd.DataFrame, columns: Sequence[str]) -> None:
     lacking = [column for column in columns if column not in names]
     if lacking or len(table) == 0:
         lacks = f" and lacks the columns {lacking}" if lacking else ""
+        wanted = ", ".join(map(str, columns)) or "some rows"
         raise ValueError(
-            f"The table has {len(table)} rows{lacks}; "
-            f"{', '.join(map(str, columns)) or 'some rows'} were expected, and it has {names[:12]}."
+            f"The table has {len(table)} rows{lacks}: expected {wanted}, got {names[:12]}."
         )
     twice = [column for column in columns if names.count(column) > 1]
     if twice:
@@ -134,13 +132,13 @@ def refuse_columns(table: pd.DataFrame, columns: Sequence[str]) -> None:
 
 
 def refuse_seeds(seeds: Sequence[object]) -> None:
-    """Refuse seeds by which runs cannot be paired: some missing, or words beside numbers."""
+    """Refuse seeds that cannot pair runs: some missing, or words beside numbers (ValueError)."""
     if any(missing(seed) for seed in seeds) or len({isinstance(s, str) for s in seeds}) > 1:
         raise ValueError(f"seed={seeds[:12]}: expected numbers or words, and none missing.")
 
 
 def _plain(values: Any) -> Any:
-    """Return an array of what NumPy would misread: tensors (of bfloat16) and masked arrays."""
+    """Return as an array what NumPy would misread: tensors (of bfloat16) and masked arrays."""
     if hasattr(values, "detach"):
         values = values.detach().cpu().to_dense()
         return (values if values.is_complex() else values.double()).numpy()

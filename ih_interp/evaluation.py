@@ -50,25 +50,19 @@ LOWER_IS_BETTER: tuple[Scale, ...] = ("loss", "in_context_loss")
 
 @short_repr
 class QueryMetrics(NamedTuple):
-    """One value per sequence, all at the query. L labels, n of them in the context.
+    """One value per sequence, all at the query; `measured` defines them.
 
-    All are NaN where the logits that they are made from are NaN or infinite, as in a network that
-    diverged: an accuracy is then no guess.
+    `context_probability` is that of all the context's labels together; chance n/L for n of L labels
+    (`use_context_prob` in the published code). All are NaN where the logits that they are computed
+    from are NaN or infinite, as in a network that diverged.
     """
 
     loss: Float[Tensor, " batch"]
-    """Cross-entropy over all labels, nats; chance ln L, guessing within the context ln n."""
     accuracy: Float[Tensor, " batch"]
-    """1 where the largest logit is the target's; chance 1/L."""
     in_context_accuracy: Float[Tensor, " batch"]
-    """1 where it is the largest of the context's labels; chance 1/n."""
     probability: Float[Tensor, " batch"]
-    """Softmax over all labels at the target; chance 1/L."""
     in_context_probability: Float[Tensor, " batch"]
-    """Softmax over the context's labels alone at the target; chance 1/n."""
     context_probability: Float[Tensor, " batch"]
-    """Probability of all the context's labels together; chance n/L. The published code's
-    `use_context_prob`."""
 
     def mean(self) -> dict[str, float]:
         """Return the mean over sequences of every metric, summed in float64."""
@@ -126,7 +120,7 @@ def _is_right(
     values: Float[Tensor, "*any batch label"], target: Int[Tensor, " batch"]
 ) -> Float[Tensor, "*any batch"]:
     best, chosen = values.max(dim=-1)
-    # The place of a NaN would be a guess: `best - best` is 0, or NaN for NaN and infinities.
+    # `best - best` is 0, or NaN for NaN and infinities, whose place says nothing.
     return (chosen == target).to(values) + (best - best)
 
 
@@ -154,12 +148,11 @@ def measured(
         in_context_accuracy     1 where it is the largest of the context's; chance 1/n
 
     All are NaN where their logits are, an accuracy also where the largest is infinite. `logits` may
-    have axes in front, `[..., batch, label]`, which the result keeps. The scales that speak of the
-    context need few-shot sequences; the others take any `Batch`.
+    have axes in front, `[..., batch, label]`, which the result keeps. The scales over the context
+    need few-shot sequences; the others take any `Batch`.
 
     Raises ValueError for an unknown name, logits of other sequences than the batch's, a function
-    that gives something else than `[batch]`, or a logit difference where a context has no other
-    label.
+    that gives no `[batch]`, or a logit difference where a context has no other label.
     """
     _refuse_other_logits(logits, batch)
     if callable(metric):
@@ -191,23 +184,20 @@ def given_copies(function: Function) -> Function:
 def _copy(value: Any) -> Any:
     if isinstance(value, Batch):
         return dataclasses.replace(value, tokens=value.tokens.clone(), target=value.target.clone())
-    if isinstance(value, Tensor):
-        return value.clone()
+    value = value.clone() if isinstance(value, Tensor) else value
     return value.copy() if isinstance(value, np.ndarray | list) else value
 
 
 def parse_metrics(metric: Metric | Sequence[Metric]) -> tuple[Metric, ...]:
-    """Return one metric or several as several; ValueError for none."""
-    if isinstance(metric, str):
-        return (metric,)  # pyright: ignore[reportReturnType]
-    metrics = (metric,) if callable(metric) else tuple(metric)
+    """Return one metric, or several, as a tuple; ValueError for none."""
+    metrics: Any = (metric,) if isinstance(metric, str) or callable(metric) else tuple(metric)
     if not metrics:
         raise ValueError("metric=[]: expected at least one, such as 'loss'.")
     return metrics
 
 
 def metric_name(metric: Metric) -> str:
-    """Return a metric's name in tables: of a function, its own."""
+    """Return a metric's name in tables; a function has its own."""
     if isinstance(metric, str):
         return metric
     own: Any = inspect.unwrap(metric)  # without the copies of arguments that it is given
@@ -216,7 +206,7 @@ def metric_name(metric: Metric) -> str:
 
 def _given_by(metric: Callable[[Tensor, Batch], Tensor], logits: Tensor, batch: Batch) -> Tensor:
     value = metric(logits, batch)
-    expect(value, Tensor, "What the metric gives", "return one number per sequence")
+    expect(value, Tensor, "The metric's result", "return one number per sequence")
     if value.shape != (len(batch),):
         raise ValueError(
             f"The metric gave shape {tuple(value.shape)} for {len(batch)} sequences: expected one "
@@ -226,7 +216,7 @@ def _given_by(metric: Callable[[Tensor, Batch], Tensor], logits: Tensor, batch: 
 
 
 def _refuse_other_logits(logits: Tensor, batch: Batch, *, axes: int | None = None) -> None:
-    """Refuse logits that are none of this batch's, `[..., batch, label]` or of so many axes."""
+    """Refuse logits other than `[..., batch, label]` of this batch, with `axes` axes if given."""
     expect(logits, Tensor, "The logits", "give model(batch.tokens)[:, -1]")
     expect(batch, Batch, "The batch", "give the Batch itself, not its tokens")
     if logits.ndim < 2 or logits.ndim != (axes or logits.ndim) or logits.shape[-2] != len(batch):
@@ -279,28 +269,29 @@ def evaluate(
 
 
 def refuse_other_sequences(model: HookedTransformer, batch: Batch) -> None:
-    """Refuse sequences that the model cannot be given (ValueError).
+    """Refuse tokens and targets that a model does not have, and exemplars that it does not embed.
 
-    That is tokens and targets that it does not have, which torch would name by number, and
-    exemplars that it does not embed.
+    Raises ValueError; torch would say only which number is out of range.
     """
-    for name, values, high in (
-        ("tokens", batch.tokens, model.cfg.d_vocab),
-        ("targets", batch.target, model.cfg.d_vocab_out),
-    ):
-        if values.numel() and not (int(values.min()) >= 0 and int(values.max()) < high):
-            raise ValueError(
-                f"The batch's {name} run from {int(values.min())} to {int(values.max())}: expected "
-                f"[0, {high}); use sequences of the model's own task."
-            )
+    refuse_outside("batch: expected tokens", batch.tokens, model.cfg.d_vocab)
+    refuse_outside("batch: expected targets", batch.target, model.cfg.d_vocab_out)
     refuse_other_exemplars(model, batch)
+
+
+def refuse_outside(expected: str, values: Int[Tensor, "*shape"], high: int) -> None:
+    """Refuse whole numbers outside [0, high), with ValueError."""
+    low_seen, high_seen = (int(values.min()), int(values.max())) if values.numel() else (0, 0)
+    if low_seen < 0 or high_seen >= high:
+        raise ValueError(
+            f"{expected} in [0, {high}), got {low_seen} to {high_seen}; make them for this model."
+        )
 
 
 @plain_torch()
 def evaluation_sets(task: FewShotTask, config: RunConfig) -> dict[str, Batch]:
-    """Return the fixed sequences that a run is evaluated on, one set per split.
+    """Return the fixed sequences that a run is evaluated on, by split.
 
-    Each is drawn from its own seed, so that it is the same whichever other splits the task has.
+    Each set is drawn from its own seed, and so is the same whichever other splits the task has.
     """
     sets: dict[str, Batch] = {}
     for split in task.splits:

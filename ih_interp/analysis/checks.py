@@ -9,8 +9,9 @@ import inspect
 import math
 import sys
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import chain
 from typing import (
     Annotated,
     Any,
@@ -20,7 +21,6 @@ from typing import (
     TypeAlias,
     TypeVar,
     Union,
-    cast,
     get_args,
     get_origin,
     get_type_hints,
@@ -33,7 +33,8 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from ih_interp._stock import refuse_other_names, refuse_unfit_weights
-from ih_interp.evaluation import given_copies as given_copies
+from ih_interp._torch_state import plain_torch
+from ih_interp.evaluation import given_copies as given_copies, refuse_outside
 from ih_interp.model import refuse_other_exemplars
 from ih_interp.tasks.few_shot import FewShotTask
 from ih_interp.types import Batch, with_article
@@ -57,7 +58,13 @@ Positions: TypeAlias = Annotated[int, Within(1, 10**6)]
 NotNegative: TypeAlias = Annotated[float, Within(0, sys.float_info.max)]
 Confidence: TypeAlias = Annotated[float, Within(0, 1), "0.95 is usual"]
 
-INTEGER, NUMBER = (int, np.integer), (int, float, np.integer, np.floating)
+INTEGER, FLAG = (int, np.integer), (bool, np.bool_)
+NUMBER = (*INTEGER, float, np.floating)
+KINDS: dict[Any, tuple[type, ...]] = {int: INTEGER, float: NUMBER, bool: FLAG}
+WORDS: dict[type, str] = {
+    **(dict.fromkeys(NUMBER, "a number") | dict.fromkeys(INTEGER, "an integer")),
+    **dict.fromkeys(FLAG, "True or False"),
+}
 
 REMEDIES: dict[Any, str] = {
     HookedTransformer: "a run's is run.model(step)",
@@ -74,12 +81,10 @@ REMEDIES: dict[Any, str] = {
 def checked(remedy: str = "") -> Callable[[Callable[Given, Result]], Callable[Given, Result]]:
     """Return a decorator which checks each argument of a function against its annotation.
 
-    Functions that the user gives are called with copies of their arguments, so that what they
-    write changes no other number.
-
-    Raises TypeError for another type, and for a call that does not fit the signature (`remedy`
-    ends its message); ValueError for another choice, a number out of range, and tokens or targets
-    that the model does not have.
+    Functions that the user gives are called with copies of their arguments, so that what they write
+    changes no other number. Raises TypeError for another type, and for a call that does not fit the
+    signature (`remedy` ends its message); ValueError for another choice, a number out of range, and
+    tokens or targets that the model does not have.
     """
 
     def decorate(function: Callable[Given, Result]) -> Callable[Given, Result]:
@@ -109,22 +114,30 @@ def checked(remedy: str = "") -> Callable[[Callable[Given, Result]], Callable[Gi
     return decorate
 
 
+def checked_in_plain_torch(
+    remedy: str = "", *, gradient: bool | None = False
+) -> Callable[[Callable[Given, Result]], Callable[Given, Result]]:
+    """Return `checked`, and run the function, once its arguments are checked, in `plain_torch`."""
+    plain = plain_torch(gradient=gradient)
+    return lambda function: checked(remedy)(plain(function))
+
+
 @dataclass(frozen=True)
 class _Wanted:
-    """What an annotation asks for: one of several types, or one of several choices."""
+    """The types and the choices that an annotation allows."""
 
     kinds: tuple[type, ...] = ()
     choices: tuple[object, ...] = ()
     items: tuple["_Wanted", ...] = ()
-    """Of the elements of a sequence or the values of a mapping; of a tuple one by one."""
+    """For the elements of a sequence or the values of a mapping; for a tuple one by one."""
     length: int | None = None
     anything: bool = False
     optional: bool = False
     functions: bool = False
     tokens: bool = False
-    """Whole numbers which are token ids."""
+    """Allows whole numbers that are token ids."""
     sequences: bool = False
-    """Token ids [batch, pos]."""
+    """Allows token ids `[batch, pos]`."""
     within: Within = ANY_NUMBER
     remedy: str = ""
 
@@ -158,36 +171,29 @@ class _Wanted:
             kind = hint.array_type
             sequences = whole and hint.dim_str.split() == ["batch", "pos"]
             return cls((kind,), tokens=whole, sequences=sequences, remedy=REMEDIES.get(kind, ""))
-        numbers: dict[Any, tuple[type, ...]] = {int: INTEGER, float: NUMBER, bool: (bool, np.bool_)}
         is_class = isinstance(hint, type) and hint not in (object, Any)
         if not is_class or getattr(hint, "_is_protocol", False):
             return cls(anything=True)
-        return cls(numbers.get(hint, (hint,)), remedy=REMEDIES.get(hint, ""))
+        return cls(KINDS.get(hint, (hint,)), remedy=REMEDIES.get(hint, ""))
 
     @classmethod
     def _any_of(cls, parts: Sequence["_Wanted"]) -> "_Wanted":
-        of_items = [part for part in parts if part.items]
-        return cls(
-            kinds=tuple(kind for part in parts for kind in part.kinds),
-            choices=tuple(choice for part in parts for choice in part.choices),
-            items=of_items[0].items if len(of_items) == 1 else (),
-            length=of_items[0].length if len(of_items) == 1 else None,
-            anything=any(part.anything for part in parts),
-            optional=any(part.optional for part in parts),
-            functions=any(part.functions for part in parts),
-            tokens=any(part.tokens for part in parts),
-            sequences=any(part.sequences for part in parts),
-            within=next((part.within for part in parts if part.within != ANY_NUMBER), ANY_NUMBER),
-            remedy=next((part.remedy for part in parts if part.remedy), ""),
-        )
+        found = {
+            field.name: [v for part in parts if (v := getattr(part, field.name)) != field.default]
+            for field in fields(cls)
+        }
+        joined: dict[str, Any] = {name: values[0] for name, values in found.items() if values}
+        joined |= {name: tuple(chain(*found[name])) for name in ("kinds", "choices")}
+        if len(found["items"]) > 1:  # it is not known which of them the elements should fit
+            joined |= {"items": (), "length": None}
+        return cls(**joined)
 
     def check(self, name: str, value: Any) -> None:
         """Raise TypeError or ValueError where a value is not what is wanted."""
-        if self.anything or (value is None and self.optional):
+        fits = self.anything or (value is None and self.optional)
+        if fits or (self.functions and callable(value)):
             return
-        if self.functions and callable(value):
-            return
-        is_bool = isinstance(value, bool | np.bool_)
+        is_bool = isinstance(value, FLAG)
         if (is_bool and bool not in self.kinds) or not isinstance(value, self.kinds):
             if not (isinstance(value, str) and value in self.choices):
                 self._refuse(name, value)
@@ -204,14 +210,13 @@ class _Wanted:
             return
         if self.length is not None and len(value) != self.length:
             raise ValueError(f"{name}={shown(value)}: expected {self.length} values.")
-        keys: Iterator[Any] = iter(value) if isinstance(value, Mapping) else iter(range(len(value)))
-        for place, key in enumerate(keys):
-            wanted = self.items[place if self.length else 0]
-            wanted.check(f"{name}[{key!r}]", cast(Any, value)[key])
+        pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for place, (key, item) in enumerate(pairs):
+            self.items[place if self.length else 0].check(f"{name}[{key!r}]", item)
 
     def _refuse(self, name: str, value: Any) -> None:
         words = [repr(choice) for choice in self.choices]
-        words += [self._kind_in_words(kind) for kind in self.kinds if kind not in INTEGER[1:]]
+        words += [WORDS.get(kind) or with_article(kind.__name__) for kind in self.kinds]
         words += ["a function"] if self.functions else []
         words += ["None"] if self.optional else []
         expected = " or ".join(dict.fromkeys(words))
@@ -223,14 +228,6 @@ class _Wanted:
         came = with_article(type(value).__name__)
         raise TypeError(f"{what}: expected {expected}, got {came}{hint}.")
 
-    @staticmethod
-    def _kind_in_words(kind: type) -> str:
-        if kind in (bool, np.bool_):
-            return "True or False"
-        if kind in (float, np.floating):
-            return "a number"
-        return "an integer" if kind is int else with_article(kind.__name__)
-
 
 def _check_sequences(given: Mapping[str, Any], wanted: Mapping[str, _Wanted]) -> None:
     """Check models, and tokens and targets against the model where there is one."""
@@ -241,7 +238,8 @@ def _check_sequences(given: Mapping[str, Any], wanted: Mapping[str, _Wanted]) ->
     for name, value in given.items():
         if isinstance(value, Batch):
             _check_tokens(name, value.tokens, model)
-            _check_targets(name, value, model)
+            high = sys.maxsize if model is None else model.cfg.d_vocab_out
+            refuse_outside(f"{name}: expected targets", value.target, high)
             if model is not None:
                 refuse_other_exemplars(model, value)
         elif isinstance(value, Tensor) and wanted[name].sequences:
@@ -251,7 +249,7 @@ def _check_sequences(given: Mapping[str, Any], wanted: Mapping[str, _Wanted]) ->
 
 
 def _check_integers(name: str, tokens: Tensor) -> None:
-    """To torch, uint8 and bool are masks, and other narrow integers are no indices."""
+    """Refuse uint8 and bool, which are masks to torch, and other types that are no indices."""
     if tokens.dtype not in (torch.int64, torch.int32):
         raise ValueError(f"{name}: expected torch.int64, got {tokens.dtype}; use .long().")
 
@@ -265,28 +263,12 @@ def _check_tokens(name: str, tokens: Tensor, model: HookedTransformer | None) ->
             f"shape {tuple(tokens.shape)}."
         )
     _check_integers(name, tokens)
-    if model is None:
-        _check_range(name, "tokens", tokens, sys.maxsize)
-        return
-    _check_range(name, "tokens", tokens, model.cfg.d_vocab)
-    if tokens.shape[1] > model.cfg.n_ctx:
+    high = sys.maxsize if model is None else model.cfg.d_vocab
+    refuse_outside(f"{name}: expected tokens", tokens, high)
+    if model is not None and tokens.shape[1] > model.cfg.n_ctx:
         raise ValueError(
             f"{name} has {tokens.shape[1]} positions: expected at most {model.cfg.n_ctx}, as many "
             "as the model takes."
-        )
-
-
-def _check_targets(name: str, batch: Batch, model: HookedTransformer | None) -> None:
-    high = sys.maxsize if model is None else model.cfg.d_vocab_out
-    _check_range(name, "targets", batch.target, high)
-
-
-def _check_range(name: str, what: str, values: Tensor, high: int) -> None:
-    low_seen, high_seen = int(values.min()), int(values.max())
-    if low_seen < 0 or high_seen >= high:
-        raise ValueError(
-            f"{name}: expected {what} in [0, {high}), got {low_seen} to {high_seen}; use sequences "
-            "of the model's own task."
         )
 
 

@@ -1,4 +1,4 @@
-"""How sure a number is: bootstrap intervals, sign-flip tests, false discoveries."""
+"""The uncertainty of a number: bootstrap intervals, sign-flip tests, false discoveries."""
 
 from collections.abc import Callable, Generator
 from typing import Annotated, Any, NamedTuple
@@ -18,7 +18,7 @@ BLOCK = 64  # resamples at once: their weights are [resample, batch]
 
 @short_repr
 class Estimate(NamedTuple):
-    """A number, or an array of them, with the ends of its interval."""
+    """A number, or an array of numbers, with the ends of its interval."""
 
     value: Float[ndarray, "*out"]
     low: Float[ndarray, "*out"]
@@ -39,17 +39,17 @@ def bootstrap(
     `values` are `[batch, ...]`. Sequences are drawn with replacement `n_resamples` times;
     `statistic` maps their mean `[...]` to numbers `[*out]`, by default the mean itself. The
     interval runs between the quantiles (1 - level) / 2 and (1 + level) / 2 of the resampled
-    statistic (Efron 1979). It says how much the number would vary with other sequences, not with
-    other networks. The same seed gives the same interval. NaN and infinite values have NaN for
-    ends. Raises ValueError for fewer than two sequences, a level outside (0, 1) or a statistic of
-    another shape for every draw, and TypeError for what is no real number.
+    statistic (Efron 1979): how much the number would vary with other sequences, not with other
+    networks. Ends of NaN and infinite values are NaN. Raises ValueError for fewer than two
+    sequences, a level outside (0, 1) or a statistic whose shape varies, and TypeError for other
+    than real numbers.
     """
     means = _several(values, "values")
     if not 0 < level < 1:
         raise ValueError(f"level={level}: expected a share between 0 and 1, such as 0.95.")
-    # scipy's needs [resample, batch, ...] in memory; these means are products of matrices.
+    # scipy's bootstrap needs [resample, batch, ...] in memory; these means are matrix products.
     flat, rng = means.reshape(len(means), -1), np.random.default_rng(seed)
-    with np.errstate(invalid="ignore"):  # of infinities; NaN says so
+    with np.errstate(invalid="ignore"):  # infinities give NaN
         drawn = [
             _given_by(statistic, mean.reshape(means.shape[1:]))
             for weights in _resampled(len(means), n_resamples, rng)
@@ -67,7 +67,7 @@ def _given_by(statistic: Callable[[Any], Any], mean: Any) -> ndarray:
     found = statistic(mean)
     if found is None:
         raise TypeError("The statistic gave None: expected numbers, return them.")
-    return numbers(found, "What the statistic gives")
+    return numbers(found, "The statistic")
 
 
 def _resampled(
@@ -89,13 +89,13 @@ def sign_flip_test(
     """Return two-sided p-values of the hypothesis that an effect is distributed evenly about 0.
 
     `effects` are `[batch, test]`. Signs of whole sequences are flipped at random; p = (1 +
-    permutations whose absolute mean is at least that of the data) / (1 + n_permutations), so at
-    least 1 / (1 + n_permutations) and in (0, 1] (Phipson and Smyth 2010). Where n sequences have no
-    more than 1 + n_permutations flips, each of the 2^n is taken once and p is exact, at least
-    2^(1 - n). All tests share the flips. The p of an effect with a NaN or an infinity is NaN.
-    Raises ValueError for fewer than two sequences, or effects of another shape.
+    permutations whose absolute mean is at least that of the data) / (1 + n_permutations), in
+    (0, 1] (Phipson and Smyth 2010). Where n sequences have at most 1 + n_permutations flips, each
+    of the 2^n is taken once and p is exact, at least 2^(1 - n). All tests share the flips. The p of
+    an effect with a NaN or an infinity is NaN. Raises ValueError for fewer than two sequences, or
+    effects of another shape.
     """
-    # Not scipy.stats.permutation_test: it draws other flips, and published p-values would change.
+    # scipy.stats.permutation_test draws other flips, and published p-values would change.
     found = _several(effects, "effects")
     if found.ndim != 2:
         raise ValueError(f"effects: expected [batch, test], got shape {found.shape}.")
@@ -124,17 +124,16 @@ def _flips(
 
 
 def adjusted_for_discoveries(p: ArrayLike) -> Float[ndarray, "*test"]:
-    """Return p-values adjusted for how many were tried (Benjamini and Hochberg 1995).
+    """Return p-values adjusted for their number (Benjamini and Hochberg 1995), in [0, 1].
 
-    Of the same shape; NaN stays NaN and does not count.
-
-    Of those called effects because the result is at most q, a share of at most q is none, in
-    expectation, for independent or positively dependent tests. Raises ValueError outside [0, 1].
+    The shape stays; NaN stays NaN and does not count. If results of at most q are called effects,
+    the expected share of false ones among them is at most q, for independent or positively
+    dependent tests. Raises ValueError for p-values outside [0, 1].
     """
     found = numbers(p, "p")
     if ((found < 0) | (found > 1)).any():
         raise ValueError(f"p={np.nanmin(found):g} to {np.nanmax(found):g}: expected 0 to 1.")
-    adjusted, there = np.full(found.shape, np.nan), ~np.isnan(found)
+    adjusted, there = found.copy(), ~np.isnan(found)
     if there.any():
         adjusted[there] = false_discovery_control(found[there], method="bh")
     return adjusted

@@ -1,9 +1,9 @@
-"""When a curve of one run changes: crossings, midpoints, the steepest place, plateaus.
+"""Times at which a curve of one run changes: crossings, midpoints, the steepest place, plateaus.
 
-A curve is `sequences` and values, `[point]` each. Times are in sequences seen. What happened before
-a curve's end is told apart from what may happen after it: see `Crossing`; across runs, see
-`survival`. All functions raise ValueError unless sequences and values are as many, the sequences
-ascend from at least 0, and every value is a finite number.
+A curve is `sequences` and values, `[point]` each; times are in sequences seen. An event after the
+curve's end is censored (`Crossing`); across runs, see `survival`. All functions raise ValueError
+unless there are as many sequences as values, the sequences ascend from at least 0, and every value
+is a finite number.
 """
 
 import math
@@ -20,24 +20,21 @@ from scipy.special import expit
 from ih_interp._columns import finite, numbers
 from ih_interp.analysis.checks import Positive, Within, checked
 
-LEARNED = 0.4 * math.log(2)
-"""Training loss below which the paper calls the task learned: 0.277 nats."""
-
-PLATEAU = (0.6, 0.8)
-"""Losses around ln 2 = 0.693, where a model knows the two labels of the context and not which."""
-
-GOOD_FIT = 0.9
-"""Share of a curve's variance that a logistic has to explain for its midpoint to be a time."""
+LEARNED = 0.4 * math.log(2)  # nats of training loss below which the paper calls the task learned
+PLATEAU = (0.6, 0.8)  # losses around ln 2, of a model that guesses between the context's two labels
+GOOD_FIT = 0.9  # the least share of the variance that a logistic explains whose midpoint is used
 
 Curve: TypeAlias = Float[ndarray, " point"]
 Rise: TypeAlias = Annotated[float, Within(0)]
 
 
 class Crossing(NamedTuple):
-    """When something happened in a run, or how long the run lasted without it."""
+    """The time at which a run got there, or, not `observed` (censored), the run's length.
+
+    Times are in sequences, finite and at least 0. A censored run got there later or never.
+    """
 
     time: float
-    """Sequences, finite and at least 0. Not observed, it happened later or never (censored)."""
     observed: bool
 
     @classmethod
@@ -49,7 +46,7 @@ class Crossing(NamedTuple):
 
 
 Criterion: TypeAlias = Callable[[ArrayLike, ArrayLike], Crossing]
-"""From sequences and a curve to when the run got there: `learned`, `half_of_end`, or one's own."""
+"""Maps sequences and a curve to a `Crossing`: `learned`, `half_of_end`, or a function of yours."""
 
 
 @checked()
@@ -58,9 +55,8 @@ def first_below(
 ) -> float:
     """Return sequences at which a curve first falls below a level, or infinity.
 
-    The crossing counts where at least `for_at_least` points in a row are below; what is below from
-    the start crosses at the first point. Between two points the curve is taken to be straight, so
-    the time is right within their distance.
+    The crossing counts where at least `for_at_least` points in a row are below; a curve that starts
+    below crosses at its first point. Between two points the curve is taken to be straight.
 
     >>> first_below(np.array([0.0, 10.0, 20.0]), np.array([3.0, 2.0, 0.0]), 1.0)
     15.0
@@ -95,9 +91,8 @@ def learned(
 ) -> Crossing:
     """Return when the loss first falls below 0.4 ln 2, the paper's time of learning.
 
-    Censored if it never does. The published code takes the first evaluation below and the run's
-    length where there is none; this one interpolates, and says which it is. Source: Singh et al.
-    (2024), arXiv:2404.07129.
+    It is censored if it never does, and interpolated between evaluations; the published code (Singh
+    et al. 2024, arXiv:2404.07129) takes the first evaluation below, or the run's length.
     """
     time = first_below(sequences, loss, level, for_at_least=for_at_least)
     return Crossing.before_end(sequences, time)
@@ -109,37 +104,37 @@ def half_of_end(
 ) -> Crossing:
     """Return when a strength first rises above half of its last value.
 
-    Censored where that is too small: a head that ends below `at_least` never emerged, and half of
-    nothing is crossed by noise. The time depends on where the run ends, so compare runs of one
-    length. Raises ValueError for a curve that falls by `at_least`, such as a loss.
+    It is censored for a head that ends below `at_least`, which never emerged: noise would cross
+    half of nothing. The time depends on where the run ends, so compare runs of one length. Raises
+    ValueError for a curve that falls by `at_least`, such as a loss.
     """
     x, y = _curve(sequences, strength)
     _refuse_fall(y, at_least)
-    half = float(y[-1]) / 2
     late = y[-1] < at_least
-    time = math.inf if late else _first_below(x, -y, -half, for_at_least)
+    time = math.inf if late else _first_below(x, -y, -float(y[-1]) / 2, for_at_least)
     return Crossing.before_end(x, time)
 
 
 class Logistic(NamedTuple):
-    """A fitted rise `low + (high - low) / (1 + exp(-rate (ln t - ln midpoint)))`."""
+    """A fitted rise `low + (high - low) / (1 + exp(-rate (ln t - ln midpoint)))`.
+
+    From 12% to 88% of the rise takes a factor exp(4 / rate) of sequences; `midpoint` is in
+    sequences; `r_squared` is the share of the curve's variance that the fit explains, at most 1.
+    """
 
     low: float
     high: float
     rate: float
-    """Slope against ln t: from 12% to 88% of the rise takes a factor exp(4 / rate)."""
     midpoint: float
-    """Sequences at which half of the rise is done."""
     r_squared: float
-    """Share of the curve's variance that the fit explains, at most 1; poor below `GOOD_FIT`."""
 
 
 def fit_logistic(sequences: ArrayLike, curve: ArrayLike) -> Logistic:
     """Fit the logistic in ln(sequences) with the least squared error, every point counting alike.
 
     For a loss give its negative. The midpoint of a curve that has not levelled off may lie beyond
-    its end. Raises ValueError for fewer than five points and for curves that do not rise: of which
-    the best rising logistic explains less than half.
+    its end. Raises ValueError for fewer than five points, and for a curve of whose variance the
+    best rising logistic explains less than half.
     """
     x, y = _curve(sequences, curve)
     if len(x) < 5:
@@ -161,9 +156,9 @@ def fit_logistic(sequences: ArrayLike, curve: ArrayLike) -> Logistic:
 def logistic_midpoint(sequences: ArrayLike, curve: ArrayLike, *, at_least: Rise = 0.1) -> Crossing:
     """Return when half of a logistic rise is done; censored where it rises less than `at_least`.
 
-    The rise is the last value less the first. Also censored: a midpoint beyond the curve's end.
+    The rise is the last value less the first. A midpoint beyond the curve's end is censored too.
     Raises ValueError for a curve that falls by `at_least`, such as a loss, and for one that rises
-    but not as a logistic (R squared below `GOOD_FIT`): its midpoint would be no time.
+    otherwise than a logistic (R squared below `GOOD_FIT`).
     """
     x, y = _curve(sequences, curve)
     _refuse_fall(y, at_least)
@@ -179,12 +174,12 @@ def logistic_midpoint(sequences: ArrayLike, curve: ArrayLike, *, at_least: Rise 
 
 
 class Steepest(NamedTuple):
-    """Where a curve falls fastest."""
+    """The place at which a curve falls fastest."""
 
     crossing: Crossing
     """Not observed where it falls fastest at its end, as it may fall faster yet."""
     slope: float
-    """Below 0: nats (or the curve's unit) per sequence, or per factor e of sequences."""
+    """Below 0, in nats (or the curve's unit) per sequence, or per factor e of sequences."""
 
 
 @checked()
@@ -198,10 +193,10 @@ def steepest_descent(
 ) -> Steepest:
     """Return where the straight line through `n_points` neighbouring points falls fastest.
 
-    The slope is by least squares against sequences, or against their logarithm (`scale="log"`, the
-    geometric mean is the time), and its place the mean of the points. A loss falls fastest at its
-    very start: look from the plateau on with `after=first_below(sequences, loss, 0.8)`. Raises
-    ValueError where fewer points are left, or the curve falls nowhere.
+    The slope is by least squares against sequences, or with `scale="log"` against their logarithm;
+    the time is the points' mean, or their geometric mean. A loss falls fastest at its very start:
+    look from the plateau on with `after=first_below(sequences, loss, 0.8)`. Raises ValueError where
+    fewer points are left, or the curve falls nowhere.
     """
     x, y = _curve(sequences, curve)
     there = (x >= after) & ((x > 0) | (scale == "sequences"))
@@ -226,8 +221,8 @@ def plateau_length(
 ) -> Crossing:
     """Return sequences from the first loss below a band's upper end to the first below its lower.
 
-    By default the band around ln 2. A run that ends before it leaves the band is censored: the
-    length is what it spent there so far, 0 where it never got there.
+    By default the band lies around ln 2. A run that ends before it leaves the band is censored,
+    after the sequences that it spent there so far, 0 where it never got there.
     """
     low, high = band
     if not low < high:
@@ -279,8 +274,7 @@ def _curve(sequences: ArrayLike, curve: ArrayLike) -> tuple[Curve, Curve]:
     x, y = numbers(sequences, "sequences"), numbers(curve, "The curve")
     if x.shape == y.shape == (0,):
         raise ValueError(
-            "The curve has no points: expected some; a run that is not finished may have no "
-            "metrics saved yet, train it to its end."
+            "The curve has no points: expected some; train a run without metrics to its end."
         )
     if x.ndim != 1 or x.shape != y.shape:
         raise ValueError(
@@ -289,7 +283,4 @@ def _curve(sequences: ArrayLike, curve: ArrayLike) -> tuple[Curve, Curve]:
     finite(x, "sequences", low=0)
     if not (np.diff(x) > 0).all():
         raise ValueError("sequences: expected one run's, ascending; sort the curve.")
-    bad = int((~np.isfinite(y)).sum())
-    if bad:
-        raise ValueError(f"{bad} values of the curve: expected finite numbers; remove them.")
-    return x, y
+    return x, finite(y, "The curve")

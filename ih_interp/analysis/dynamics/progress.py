@@ -1,9 +1,9 @@
 """Progress measures: parts of the circuit made perfect in the checkpoints of a run without them.
 
-A clamp in training asks how the rest is learned where a part is perfect from the start; the same
-clamp on checkpoints of a free run asks how much the rest has learned there, beside the part as it
-was. The two are not the same (Singh et al. 2024, arXiv:2404.07129, Figure 10): the progress measure
-keeps the plateau and the sudden drop of the free run.
+A clamp in training shows how the rest is learned where a part is perfect from the start; the same
+clamp on checkpoints of a free run shows how much the rest has learned there. The two differ (Singh
+et al. 2024, arXiv:2404.07129, Figure 10): the progress measure keeps the plateau and the sudden
+drop of the free run.
 """
 
 from collections.abc import Mapping
@@ -11,8 +11,7 @@ from typing import Annotated
 
 import pandas as pd
 
-from ih_interp._torch_state import plain_torch
-from ih_interp.analysis.checks import checked
+from ih_interp.analysis.checks import checked_in_plain_torch
 from ih_interp.analysis.dynamics.trace import (
     ARun,
     Clamps,
@@ -28,11 +27,10 @@ from ih_interp.tasks.few_shot import Split
 from ih_interp.types import Batch
 
 COMPARED = ("exemplars", "task", "model", "optimiser", "seeds", "batch_size")
-"""What two runs share where they differ in clamps alone."""
+"""The parts of a configuration that two runs share where they differ in clamps alone."""
 
 
-@checked()
-@plain_torch(gradient=None)
+@checked_in_plain_torch(gradient=None)
 def progress(
     run: ARun,
     clamps: Clamps,
@@ -50,19 +48,11 @@ def progress(
     Columns: `clamp`, and those of `trace`: `step`, `sequences`, `name`, `value`, by default the
     means of `evaluation.QueryMetrics`, whose ranges and chance levels hold.
 
-    Args:
-        run: whose checkpoints, each as it is.
-        clamps: exactly those in force. The run's own are left out: name them again to keep them, as
-            an ablation of the other heads in the paper's runs.
-        name: what the table calls them; by default the clamps as they print, "none" without any.
-        measure: as in `trace`.
-        batch: the sequences; by default, as in `trace`, a fixed sample of at most 4,096 of the
-            training split.
-        steps: which checkpoints; by default all that are there, with a warning if the run is not
-            finished.
-
-    A clamp with a schedule is on as at the checkpoint's step. Raises ValueError as `trace` does,
-    also for clamps that cannot act together.
+    `clamps` are exactly those in force, each as at the checkpoint's step. The run's own are left
+    out: name them again to keep them, as the ablation of other heads in the paper's runs. `name` is
+    the entry in column `clamp`; by default the clamps as they print, "none" without any. The other
+    arguments are those of `trace`. Raises ValueError as `trace` does, also for clamps that cannot
+    act together.
     """
     if name is None:
         name = " + ".join(map(str, clamps)) or "none"
@@ -70,8 +60,7 @@ def progress(
     return table[["step", "sequences", "name", "value"]].assign(clamp=name)
 
 
-@checked()
-@plain_torch(gradient=None)
+@checked_in_plain_torch(gradient=None)
 def progress_beside_training(
     free: ARun,
     clamped: Annotated[Mapping[str, Run], 'give runs by name, {"match": run}'],
@@ -86,16 +75,21 @@ def progress_beside_training(
 
     Columns: `sequences`, `clamp` (the key), `when`, `loss` (nats), `seed` (of the weights). Rows
     "training" are the clamped run's own evaluations on `split`; rows "inference" the free run's
-    checkpoints under the clamped run's clamps, all of them, with its ablations, over `batch`, by
-    default, as in `trace`, a fixed sample of at most 4,096 sequences of the split. Name the free
-    run itself to have its curve in both.
+    checkpoints under all of the clamped run's clamps, over `batch`, by default sequences of `split`
+    chosen as in `trace`. Name the free run itself to have its curve in both.
 
     Raises ValueError for a run that differs from the free one in more than clamps, lengths and
-    grids, as its curve would be another network's, and for one without metrics on the split. Warns
-    of runs that are not finished.
+    grids, and for one without metrics on the split. Warns of runs that are not finished.
     """
     for name, run in clamped.items():
-        _refuse_other_network(free, run, name)
+        # `identity` knows features by their digest, wherever their file lies.
+        one, two = free.config.identity, run.config.identity
+        differ = [field for field in COMPARED if getattr(one, field) != getattr(two, field)]
+        if differ:
+            raise ValueError(
+                f"The run {name!r} differs from the free run in {', '.join(differ)}: expected the "
+                "same but for clamps, lengths and grids."
+            )
     batch, said = some_sequences(free.task, split) if batch is None else (batch, "")
     parts: list[pd.DataFrame] = []
     for name, run in clamped.items():
@@ -116,23 +110,12 @@ def _evaluations(run: Run, name: str, split: Split) -> pd.DataFrame:
     metrics = run.metrics
     if metrics.empty:
         raise ValueError(
-            f"The run {name!r} has no metrics saved, so no curve in training; train it to its end, "
-            "or name finished runs only."
+            f"The run {name!r} has no metrics saved: expected a curve in training; train it to its "
+            "end, or name finished runs only."
         )
     found = metrics[metrics["split"] == split]
     if found.empty:
-        measured = ", ".join(sorted(metrics["split"].unique()))
-        raise ValueError(f"The run {name!r} has no metrics on {split!r}; choose from {measured}.")
+        splits = ", ".join(sorted(metrics["split"].unique()))
+        raise ValueError(f"split={split!r}: the run {name!r} has metrics on {splits}; name one.")
     warn_unfinished(run)
     return found
-
-
-def _refuse_other_network(free: Run, other: Run, name: str) -> None:
-    # `identity` knows features by their digest, wherever their file lies.
-    one, two = free.config.identity, other.config.identity
-    differ = [field for field in COMPARED if getattr(one, field) != getattr(two, field)]
-    if differ:
-        raise ValueError(
-            f"The run {name!r} differs from the free run in {', '.join(differ)}: expected the same "
-            "but for clamps, lengths and grids."
-        )

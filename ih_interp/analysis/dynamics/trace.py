@@ -16,17 +16,16 @@ from tqdm import tqdm
 from transformer_lens import HookedTransformer
 
 from ih_interp._stock import n_hooks, parts_of
-from ih_interp._torch_state import plain_torch
-from ih_interp.analysis.checks import checked
-from ih_interp.analysis.heads.pattern_scores import CHUNK
+from ih_interp.analysis.checks import checked_in_plain_torch
+from ih_interp.analysis.heads.pattern_scores import CHUNK, by_head
 from ih_interp.clamps import AbstractClamp, clamped
 from ih_interp.evaluation import refuse_other_sequences
 from ih_interp.runs import Run
 from ih_interp.tasks.few_shot import FewShotTask, Split, number
-from ih_interp.types import Batch, Head
+from ih_interp.types import Batch
 
 Measure: TypeAlias = Callable[[HookedTransformer, Batch], Any]
-"""From a model and sequences to a number, `[layer, head]`, or numbers by name; all means over them.
+"""Maps a model and sequences to a number, `[layer, head]`, or numbers by name, all of them means.
 
 By name (a mapping, a NamedTuple such as `QueryMetrics`) a tensor `[batch]`, one value per sequence,
 may stand for its mean.
@@ -37,13 +36,10 @@ Steps: TypeAlias = Annotated[Iterable[int], "write steps=[0, 100]"]
 ARun: TypeAlias = Annotated[Run, "open its folder with ih.Run(folder)"]
 
 SETTING = (int, float, str)
-MOST_SEQUENCES = 4_096
-"""How many a measure is averaged over where none are given: a mean's error is then 1/64 of the
-spread over sequences."""
+MOST_SEQUENCES = 4_096  # where none are given: a mean's error is 1/64 of the spread over them
 
 
-@checked()
-@plain_torch(gradient=None)
+@checked_in_plain_torch(gradient=None)
 def trace(
     run: ARun,
     measure: Measure,
@@ -53,11 +49,7 @@ def trace(
     steps: Steps | None = None,
     progress: bool = False,
 ) -> pd.DataFrame:
-    """Apply a measure to a run's checkpoints; a tidy table, one row per checkpoint and number.
-
-    Without `batch` the measure is averaged over a fixed sample of at most 4,096 training sequences;
-    `table.attrs["batch"]` says how many of how many, and so does a line on the first such call.
-    For every one give `batch=run.task.enumerate("train")`.
+    """Apply a measure to a run's checkpoints; return a table, one row per checkpoint and number.
 
     Columns: `step`, `sequences`, `name`, `value`. `name` is the head ("L1H3") for `[layer, head]`
     measures, the key for mappings, the field for NamedTuples, "value" for single numbers.
@@ -69,14 +61,14 @@ def trace(
         )
 
     Args:
-        run: whose checkpoints.
+        run: the run that has the checkpoints.
         measure: called with (model, batch); must be a mean over sequences, as long batches are
             measured in chunks and averaged.
-        batch: the sequences; by default every one of the training split where there are no more
-            than 4,096, else so many drawn from it with `task.sample("train", 4_096, seed=0)`.
-        clamps: applied to every checkpoint, by default those it was trained under, at its step;
-            others than those of training give the paper's progress measures.
-        steps: which checkpoints, in updates, of `run.steps`; by default all that are there, with a
+        batch: the sequences; by default all of the training split, or, where there are more, the
+            4,096 of `task.sample("train", 4_096, seed=0)`. `table.attrs["batch"]` then says which,
+            and the first such call logs it. For all give `run.task.enumerate("train")`.
+        clamps: applied to every checkpoint, by default those of training, each as at the step.
+        steps: the checkpoints, in updates, of `run.steps`; by default all that are there, with a
             warning where the run is not finished.
         progress: show a bar.
 
@@ -100,7 +92,7 @@ def trace(
         place = {"step": step, "sequences": step * run.config.batch_size}
         apply = functools.partial(clamped, model, clamps, step=step, metrics=metrics)
         values = _means(model, measure, batch, apply)
-        # The next checkpoint is measured on this model: a measure has to leave it as it came.
+        # The next checkpoint is measured on this model: a measure must leave it as it came.
         same_weights = all(map(torch.equal, model.parameters(), weights))
         if not same_weights or _parts(model) != parts:
             what = "modules, settings, buffers or hooks" if same_weights else "weights"
@@ -117,11 +109,10 @@ def trace(
 def some_sequences(
     task: FewShotTask, split: Split = "train", most: int = MOST_SEQUENCES
 ) -> tuple[Batch, str]:
-    """Return sequences for a measure where none were given, and what they are in words.
+    """Return sequences for a measure where none were given, and a phrase that says which.
 
-    Every one of the split where there are no more than `most`; else the same sample every time,
-    which is said, once each, through `logging`, as a warning would stop a program that has made
-    warnings errors.
+    They are all of the split, or, where there are more than `most`, the same sample every time,
+    which is logged once. (A warning would stop a program that has made warnings errors.)
     """
     size = task.n_sequences(split)
     if size <= most:
@@ -131,24 +122,22 @@ def some_sequences(
     return task.sample(split, most, seed=0), said
 
 
-@functools.cache
-def _say_once(text: str) -> None:
-    logging.getLogger("ih_interp").warning(text)
+_say_once = functools.cache(logging.getLogger("ih_interp").warning)
 
 
 def warn_unfinished(run: Run) -> None:
-    """Warn that a run's last checkpoint is not yet its end; silent for a finished run."""
+    """Warn of a run whose last checkpoint is not yet its end."""
     if not run.finished:
         last, end = max(run.steps, default=0), run.config.n_steps
         warnings.warn(
             f"{run.folder} is not finished: its last checkpoint is at update {last:,} and its end "
-            f"at {end:,}; what is given ends there. Train it again to go on.",
-            stacklevel=6,  # past the caller, its two decorators, and the function that asked
+            f"at {end:,}; the result ends there. Train it again to go on.",
+            stacklevel=6,  # past the caller, the checks, torch's state, and the function that asked
         )
 
 
 def _chosen(run: Run, steps: Steps | None) -> list[int]:
-    """Return the steps, each of which has a checkpoint; of an unfinished run with a warning."""
+    """Return the steps, each with a checkpoint; by default all, with a warning if not finished."""
     if not run.steps:
         raise ValueError(f"{run.folder} has no checkpoints yet; train it first.")
     if steps is None:
@@ -162,11 +151,10 @@ def _chosen(run: Run, steps: Steps | None) -> list[int]:
 
 def refuse_other_function(function: Callable[..., Any], what: str, *names: str) -> None:
     """Refuse a function that cannot be called with arguments of these names (TypeError)."""
-    called = ", ".join(names)
-    name = getattr(function, "__name__", "it")
+    called, name = ", ".join(names), getattr(function, "__name__", "it")
     try:
         signature = inspect.signature(function)
-    except ValueError as error:  # of some builtins nothing is known
+    except ValueError as error:  # some builtins have no signature
         raise TypeError(f"{what} cannot be {name}; wrap it: lambda {called}: ...") from error
     try:
         signature.bind(*names)
@@ -181,7 +169,7 @@ def refuse_other_function(function: Callable[..., Any], what: str, *names: str) 
 
 
 def _parts(model: HookedTransformer) -> tuple[object, ...]:
-    """Return what of a model, but for the values of its weights, a measure may not change."""
+    """Return what a measure may not change in a model, but for the values of its weights."""
     parts = [
         (
             id(module),
@@ -203,7 +191,7 @@ def _means(
     batch: Batch,
     apply: Callable[..., AbstractContextManager[Any]],
 ) -> dict[str, float]:
-    """Return the measure's numbers by name, under what `apply` puts on the model, by chunks."""
+    """Return the measure's numbers by name, chunk by chunk, each under the clamps of `apply`."""
     total: dict[str, float] = {}
     for part in batch.split(CHUNK):
         with apply(batch=part):
@@ -223,15 +211,8 @@ def _named(value: Any, n_sequences: int) -> dict[str, float]:
         value = value._asdict()  # pyright: ignore
     if isinstance(value, Mapping):
         return {str(name): _number(part, n_sequences) for name, part in value.items()}
-    if isinstance(value, Tensor):
-        value = value.detach()
     if isinstance(value, Tensor) and value.ndim == 2:
-        layers, heads = value.shape
-        return {
-            str(Head(layer, head)): float(value[layer, head])
-            for layer in range(layers)
-            for head in range(heads)
-        }
+        return by_head(value.detach())
     return {"value": _number(value, None)}
 
 
@@ -239,8 +220,7 @@ def _number(value: Any, n_sequences: int | None) -> float:
     """Return a number, or the mean of one per sequence where `n_sequences` is given."""
     if isinstance(value, Tensor):
         value = value.detach()
-        if value.shape == (n_sequences,):
-            value = value.double().mean()
+        value = value.double().mean() if value.shape == (n_sequences,) else value
     if isinstance(value, Real) or (isinstance(value, Tensor) and value.ndim == 0):
         return float(value)
     shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__

@@ -1,9 +1,8 @@
 """Scores of heads from their attention patterns.
 
-Every score is `[layer, head]`, or `[batch, layer, head]` with `per_sequence=True`, and has a chance
-level: the score of a head that attends evenly to all it can see. All work on the model as it
-stands, under clamps and other people's hooks, and leave both as they were. Scores on repeated
-random tokens are in `repeated_tokens`.
+Every score is `[layer, head]`, the mean over sequences, or `[batch, layer, head]` with
+`per_sequence=True`. Chance is the score of a head that attends evenly to all it can see. Scores
+work on the model as it stands, under clamps and other people's hooks, and leave both as they were.
 """
 
 from typing import Literal, TypeAlias
@@ -11,10 +10,10 @@ from typing import Literal, TypeAlias
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.special import entr
 from transformer_lens import HookedTransformer
 
-from ih_interp._torch_state import plain_torch
-from ih_interp.analysis.checks import Positions, checked
+from ih_interp.analysis.checks import Positions, checked_in_plain_torch
 from ih_interp.analysis.heads.pattern_scores import (
     PerHeadScore,
     entry_chance,
@@ -29,21 +28,18 @@ Rows: TypeAlias = Literal["all", "labels"]
 """Query rows that a score averages: every one that has a choice, or those of the labels."""
 
 
-@checked()
-@plain_torch()
+@checked_in_plain_torch()
 def induction_strength(
     model: HookedTransformer, batch: Batch, *, per_sequence: bool = False
 ) -> PerHeadScore:
     """Return attention from the query to the correct labels minus to the others, in [-1, 1].
 
-    `mean over correct labels of A[query, label] - mean over the others`, which with two pairs is
-    the measure of Singh et al. (2024), Figure 3b; 0 when a head does not tell the labels apart
-    (chance), and 2 s - 1 under `InductionAttention(strength=s)` with two pairs. It is of the
-    few-shot task's own sequences; on repeated random tokens, as for language models, it is
-    `induction_score`.
+    `mean over correct labels of A[query, label] - mean over the others`; chance 0. With two pairs
+    it is the measure of Singh et al. (2024), Figure 3b, and 2 s - 1 under
+    `InductionAttention(strength=s)`. It needs sequences of the few-shot task; on repeated random
+    tokens, as for language models, use `induction_score`.
 
-    Shape `[layer, head]`, the mean over sequences, or `[batch, layer, head]`. Raises ValueError for
-    sequences whose context lacks the target, or holds nothing else.
+    Raises ValueError for sequences whose context lacks the target, or holds nothing else.
     """
     correct = batch.correct
     if not bool((correct.any(dim=1) & ~correct.all(dim=1)).all()):
@@ -55,11 +51,10 @@ def induction_strength(
     def score(pattern: Pattern, _: int, rows: slice) -> Float[Tensor, "batch head"]:
         return torch.einsum("bhk,bk->bh", pattern[:, :, -1], weights[rows].to(pattern))
 
-    return layer_scores(model, batch.tokens, score, per_sequence=per_sequence)
+    return layer_scores(model, batch, score, per_sequence=per_sequence)
 
 
-@checked()
-@plain_torch()
+@checked_in_plain_torch()
 def previous_token_score(
     model: HookedTransformer,
     batch: Batch | Tokens,
@@ -74,12 +69,10 @@ def previous_token_score(
     induction circuit reads. Chance: `previous_token_chance`.
     """
     queries = _score_rows(tokens_of(batch).shape[1], rows)
-    keys = [query - 1 for query in queries]
-    return entry_score(model, batch, queries, keys, per_sequence=per_sequence)
+    return entry_score(model, batch, queries, -1, per_sequence=per_sequence)
 
 
-@checked()
-@plain_torch()
+@checked_in_plain_torch()
 def current_token_score(
     model: HookedTransformer,
     batch: Batch | Tokens,
@@ -89,19 +82,15 @@ def current_token_score(
 ) -> PerHeadScore:
     """Return the mean attention from a token to itself, in [0, 1].
 
-    `mean over rows i of A[i, i]`, rows as in `previous_token_score`: the first has no choice and
-    is left out. Chance: `current_token_chance`.
+    `mean over rows i of A[i, i]`, rows as in `previous_token_score`; chance `current_token_chance`.
     """
     queries = _score_rows(tokens_of(batch).shape[1], rows)
-    return entry_score(model, batch, queries, queries, per_sequence=per_sequence)
+    return entry_score(model, batch, queries, 0, per_sequence=per_sequence)
 
 
-@checked()
-@plain_torch()
+@checked_in_plain_torch()
 def previous_token_chance(n_positions: Positions, rows: Rows = "all") -> float:
     """Return the score of a head that attends evenly: the mean over the rows i of 1 / (i + 1).
-
-    `current_token_chance` is the same number.
 
     >>> previous_token_chance(5, "labels")
     0.375
@@ -110,7 +99,6 @@ def previous_token_chance(n_positions: Positions, rows: Rows = "all") -> float:
 
 
 current_token_chance = previous_token_chance
-"""Return the score of a head that attends evenly, the same number."""
 
 
 def _score_rows(n_positions: int, rows: Rows) -> list[int]:
@@ -121,20 +109,18 @@ def _score_rows(n_positions: int, rows: Rows) -> list[int]:
     return list(range(1, n_positions))
 
 
-@checked()
-@plain_torch()
+@checked_in_plain_torch()
 def duplicate_token_score(
     model: HookedTransformer, batch: Batch | Tokens, *, per_sequence: bool = False
 ) -> PerHeadScore:
     """Return the mean attention from a repeated token to its earlier copies, in [0, 1].
 
     `sum over j < i with token j = token i of A[i, j]`, averaged over the queries i of a sequence
-    that have such a j, then over sequences (the head is TransformerLens's `duplicate_token_head`;
-    its detector averages over queries without a copy too, and so cannot reach 1). Chance:
-    `duplicate_token_chance`.
+    that have such a j, then over sequences. (TransformerLens's detector of `duplicate_token_head`
+    averages over the other queries too, and so cannot reach 1.) Chance: `duplicate_token_chance`.
 
-    Raises ValueError for sequences that repeat no token, as few-shot sequences do whose query is
-    another drawing than its copy in the context.
+    Raises ValueError for sequences that repeat no token, such as few-shot sequences whose query is
+    another drawing than the one in the context.
     """
     tokens = tokens_of(batch)
     copies = _earlier_copies(tokens)
@@ -147,12 +133,11 @@ def duplicate_token_score(
     return layer_scores(model, tokens, score, per_sequence=per_sequence)
 
 
-@checked()
-@plain_torch()
+@checked_in_plain_torch()
 def duplicate_token_chance(batch: Batch | Tokens) -> float:
     """Return the score of even attention: the mean over queries i of (earlier copies) / (i + 1).
 
-    As in the score, the mean is taken within each sequence first.
+    The mean is taken within each sequence first, as in the score.
 
     >>> round(duplicate_token_chance(torch.tensor([[7, 8, 7, 7]])), 6)  # mean of 1/3 and 2/4
     0.416667
@@ -176,25 +161,21 @@ def _earlier_copies(tokens: Tokens) -> Bool[Tensor, "batch query key"]:
     return copies
 
 
-@checked()
-@plain_torch()
+@checked_in_plain_torch()
 def attention_entropy(
     model: HookedTransformer, batch: Batch | Tokens, *, per_sequence: bool = False
 ) -> PerHeadScore:
     """Return the entropy of the pattern's last row, the query's, in nats.
 
-    `- sum over keys of A[query, key] ln A[query, key]`; 0 attends to one token. Chance, and the
-    largest: `ln n_positions` (`entropy_chance`).
+    `- sum over keys of A[query, key] ln A[query, key]`, from 0, for attention to one token, to
+    `ln n_positions`, chance (`entropy_chance`).
     """
-
-    def score(pattern: Pattern, *_: object) -> Float[Tensor, "batch head"]:
-        return torch.special.entr(pattern[:, :, -1]).sum(dim=-1)
-
-    return layer_scores(model, tokens_of(batch), score, per_sequence=per_sequence)
+    return layer_scores(
+        model, batch, lambda a, *_: entr(a[:, :, -1]).sum(-1), per_sequence=per_sequence
+    )
 
 
-@checked()
-@plain_torch()
+@checked_in_plain_torch()
 def entropy_chance(n_positions: Positions) -> float:
     """Return the entropy of even attention from the last row: ln n_positions."""
     return float(torch.tensor(float(n_positions)).log())

@@ -1,9 +1,9 @@
 """Composition: how much of what a head writes lies where a later head's weights read.
 
-All scores are `[source layer, source head, layer, head]`, source first as in TransformerLens, in
-[0, 1]. Where the source's layer is not an earlier one they are NaN, so that no mean counts pairs
-which cannot compose (TransformerLens's `all_composition_scores` has 0 there); 0 where either head's
-weights are all zero. They read weights alone: how strongly heads are wired, not what for.
+All scores are `[source layer, source head, layer, head]`, in [0, 1]; 0 where either head's weights
+are all zero. They are NaN where the source's layer is not an earlier one, so that no mean counts
+pairs which cannot compose (TransformerLens's `all_composition_scores` has 0 there). They read
+weights alone.
 """
 
 from typing import Annotated, Literal, NamedTuple, TypeAlias
@@ -14,13 +14,12 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from ih_interp._torch_state import plain_torch
-from ih_interp.analysis.checks import Within, checked
-from ih_interp.analysis.heads.weights import inputs, refuse_other_models
+from ih_interp.analysis.checks import Within, checked_in_plain_torch
+from ih_interp.analysis.heads._weights import inputs, refuse_other_models
 from ih_interp.types import Head
 
 Kind: TypeAlias = Literal["Q", "K", "V"]
-"""What the later head makes of what it reads: queries, keys or values."""
+"""The use that the later head makes of its input: queries, keys or values."""
 
 Pairs: TypeAlias = Float[Tensor, "source_layer source_head layer head"]
 """A number for every source and every head that reads it."""
@@ -35,8 +34,7 @@ class Chance(NamedTuple):
     std: float
 
 
-@checked()
-@plain_torch()
+@checked_in_plain_torch()
 def composition_scores(model: HookedTransformer, kind: Kind, *, fold_ln: bool = False) -> Pairs:
     """Return composition after Elhage et al. (2021, "A Mathematical Framework"), in [0, 1].
 
@@ -48,47 +46,44 @@ def composition_scores(model: HookedTransformer, kind: Kind, *, fold_ln: bool = 
 
     `fold_ln=True` multiplies W_Q, W_K and W_V by their LayerNorm's gain and centres them, as
     TransformerLens does when it loads a language model; False takes the weights as they are, and so
-    equals `model.all_composition_scores(kind)`. Chance: `composition_chance`, about
-    1 / sqrt(d_model). Layout and NaN as the module says.
+    equals `model.all_composition_scores(kind)`. Shape `[source layer, source head, layer, head]`;
+    NaN where the source's layer is not an earlier one. Chance: `composition_chance`, about
+    1 / sqrt(d_model).
     """
     refuse_other_models(model)
     w_o, reads = _wide(model.W_O), _reads(model, kind, fold_ln)
-    rest = w_o if kind == "V" else _reads(model, "K" if kind == "Q" else "Q", fold_ln).mT
-    return _pairs(_left(_reads(model, "V", fold_ln)) @ w_o, reads @ _right(rest))
+    rest = w_o.mT if kind == "V" else _reads(model, "K" if kind == "Q" else "Q", fold_ln)
+    return _pairs(_small(_reads(model, "V", fold_ln)) @ w_o, reads @ _small(rest).mT)
 
 
-@checked()
-@plain_torch()
+@checked_in_plain_torch()
 def output_composition(model: HookedTransformer, kind: Kind) -> Pairs:
     """Return `|W_O^s W_X| / (|W_O^s| |W_X|)` with X = Q, K or V, Frobenius norms, in [0, 1].
 
     The published notebook's composition (Singh et al. 2024, Figure 11): how much of the source's
-    output matrix the later head's input matrix reads, whatever the source reads and the later head
-    makes of it. Weights as they are, no LayerNorm folded in. Chance: `output_composition_chance`,
-    about 1 / sqrt(d_model). Layout and NaN as the module says.
+    output matrix the later head's input matrix reads. No LayerNorm is folded in. Shape and NaN as
+    in `composition_scores`. Chance: `output_composition_chance`, about 1 / sqrt(d_model).
     """
     refuse_other_models(model)
     return _pairs(_wide(model.W_O), _reads(model, kind, fold_ln=False))
 
 
-@checked()
-@plain_torch()
+@checked_in_plain_torch()
 def composition_chance(
     model: HookedTransformer, *, generator: torch.Generator, n_draws: Draws = 1_000
 ) -> Chance:
     """Return `composition_scores` of Gaussian matrices of the model's shapes.
 
-    About 1 / sqrt(d_model); Elhage et al. subtract it. One number for Q, K and V: their matrices
-    have the same shapes. The standard deviation is that of one pair of heads.
+    About 1 / sqrt(d_model), for Q, K and V alike; Elhage et al. subtract it. The standard deviation
+    is that of one pair of heads.
     """
     d, r = model.cfg.d_model, model.cfg.d_head
     w_v, w_q = _gaussian(generator, 2, n_draws, d, r)
     w_o, w_k = _gaussian(generator, 2, n_draws, r, d)
-    return _chance(_left(w_v) @ w_o, w_q @ _right(w_k))
+    return _chance(_small(w_v) @ w_o, w_q @ _small(w_k.mT).mT)
 
 
-@checked()
-@plain_torch()
+@checked_in_plain_torch()
 def output_composition_chance(
     model: HookedTransformer, *, generator: torch.Generator, n_draws: Draws = 1_000
 ) -> Chance:
@@ -97,24 +92,17 @@ def output_composition_chance(
     return _chance(_gaussian(generator, n_draws, r, d), _gaussian(generator, n_draws, d, r))
 
 
-@checked()
-@plain_torch()
+@checked_in_plain_torch()
 def pair_table(scores: Pairs) -> pd.DataFrame:
     """Return scores of pairs as a table, as `plots.plot_composition` draws it.
 
     Columns `source`, `name` (both "L1H3"), `value`; pairs that cannot compose (NaN) have no row.
     """
-    return pd.DataFrame(
-        [
-            {
-                "source": str(Head(source, writer)),
-                "name": str(Head(layer, head)),
-                "value": float(scores[source, writer, layer, head]),
-            }
-            for source, writer, layer, head in torch.nonzero(~scores.isnan()).tolist()
-        ],
-        columns=["source", "name", "value"],
-    )
+    rows = [
+        (str(Head(*place[:2])), str(Head(*place[2:])), float(scores[tuple(place)]))
+        for place in torch.nonzero(~scores.isnan()).tolist()
+    ]
+    return pd.DataFrame(rows, columns=["source", "name", "value"])
 
 
 def _reads(
@@ -127,18 +115,13 @@ def _reads(
 
 
 def _wide(weight: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Return at least single precision: half has no QR decomposition, and its norms overflow."""
+    """Return a weight in single precision at least: QR needs it, and norms of half overflow."""
     return weight.to(torch.promote_types(weight.dtype, torch.float32))
 
 
-def _left(factor: Float[Tensor, "*any d_model d_head"]) -> Float[Tensor, "*any small d_head"]:
+def _small(factor: Float[Tensor, "*any d_model d_head"]) -> Float[Tensor, "*any small d_head"]:
     """Return a small R with |R M| = |factor M| for every M: rotations change no norm."""
     return torch.linalg.qr(factor, mode="r").R
-
-
-def _right(factor: Float[Tensor, "*any d_head d_model"]) -> Float[Tensor, "*any d_head small"]:
-    """Return a small R with |M R| = |M factor| for every M."""
-    return _left(factor.mT).mT
 
 
 def _pairs(

@@ -1,13 +1,13 @@
 """Copying: whether a head raises the logit of the token that it attends to.
 
-Several definitions are in use, and disagree; each has its own name here. Those of weights read the
-circuit `W_E W_V W_O W_U` from a token to the logits along the direct path, and so miss what earlier
-heads wrote at the token. With `layer_norm=True` embeddings are normalised as the head's LayerNorm
-would normalise them alone, and the final norm's centring and gain are counted in (`weights`); with
-False the matrices are multiplied as they are. Scores are `[layer, head]`.
+Several definitions are in use, and disagree. Those of weights read the circuit `W_E W_V W_O W_U`
+from a token to the logits along the direct path, and so miss what earlier heads wrote at the token.
+With `layer_norm=True` embeddings are normalised as the head's LayerNorm would normalise them alone,
+and the final norm's centring and gain are counted in (`_weights`); with False the matrices are
+multiplied as they are. Scores are `[layer, head]`.
 
-In the few-shot task copying is from labels to labels: a matrix `[label in, label out]` for every
-head, whose diagonal is what an induction head needs.
+In the few-shot task labels are copied to labels: each head has a matrix `[label in, label out]`,
+whose diagonal an induction head needs.
 """
 
 from typing import NamedTuple
@@ -18,15 +18,8 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from ih_interp._reprs import short_repr
-from ih_interp._torch_state import plain_torch
-from ih_interp.analysis.checks import checked
-from ih_interp.analysis.heads.pattern_scores import (
-    PerHeadScore,
-    each_chunk,
-    layer_scores,
-    tokens_of,
-)
-from ih_interp.analysis.heads.weights import (
+from ih_interp.analysis.checks import checked_in_plain_torch
+from ih_interp.analysis.heads._weights import (
     copied_tokens,
     embedded,
     inputs,
@@ -34,24 +27,29 @@ from ih_interp.analysis.heads.weights import (
     unembedding,
     written,
 )
+from ih_interp.analysis.heads.pattern_scores import (
+    PerHeadScore,
+    each_chunk,
+    layer_scores,
+    tokens_of,
+)
 from ih_interp.model import FewShotEmbed
 from ih_interp.types import Batch, PerHead, Tokens
 
-LARGE = 2**31  # numbers in the circuits of all heads, from which a choice of tokens is asked for
+LARGE = 2**31  # numbers in the circuits of all heads; for more, tokens have to be chosen
 TOKENS = "name tokens, as tokens=torch.arange(model.cfg.d_vocab)"
 ROWS = 1_024  # tokens at a time: a block of the circuit is [token, output]
 
 
 @short_repr
 class DiagonalCopying(NamedTuple):
-    """How often a token raises its own logit most, and how high its own stands among all."""
+    """The share of tokens that raise their own logit most, and the mean rank of their own."""
 
     top: Float[Tensor, "layer head"]
     rank: Float[Tensor, "layer head"]
 
 
-@checked(TOKENS)
-@plain_torch()
+@checked_in_plain_torch(TOKENS)
 def copying_score_eig(
     model: HookedTransformer,
     *,
@@ -61,33 +59,28 @@ def copying_score_eig(
 ) -> Float[Tensor, "layer head"]:
     """Return `sum of Re lambda / sum of |lambda|` over eigenvalues of a head's OV circuit.
 
-    In [-1, 1]. Of `W_E W_V W_O W_U` over `tokens` that are inputs and outputs (Elhage et al. 2021),
-    by default all, in few-shot models the labels; with `full=False` of `W_V W_O` alone. 1 if all
-    are positive, as for copying; 0 for a head that writes nothing. Chance 0: random matrices have
-    eigenvalues symmetric about it.
+    In [-1, 1]. The circuit is `W_E W_V W_O W_U` over `tokens` that are inputs and outputs (Elhage
+    et al. 2021), by default all, in few-shot models the labels; with `full=False` `W_V W_O` alone.
+    1 if all eigenvalues are positive, as for copying; 0 for a head that writes nothing; chance 0.
+    A d_head x d_head matrix has the same eigenvalues but for zeros, so vocabularies may be large.
 
-    The eigenvalues other than 0 are those of a d_head x d_head matrix, so that large vocabularies
-    are cheap. Raises ValueError for models whose outputs are not their tokens, unless `tokens` are
-    given.
+    Raises ValueError for models whose outputs are not their tokens, unless `tokens` are given.
     """
     refuse_other_models(model)
     chosen = copied_tokens(model, tokens) if full else torch.arange(0)
     scores: list[Tensor] = []
     for layer, block in enumerate(model.blocks):
-        w_o = block.attn.W_O.double()
+        values = inputs(model, "W_V", layer, layer_norm=layer_norm)
+        outputs = block.attn.W_O.double()
         if full:
             rows = embedded(model, chosen, layer, layer_norm=layer_norm).double()
             values = rows @ block.attn.W_V.double()
-            outputs = w_o @ unembedding(model, layer_norm=layer_norm)[:, chosen].double()
-        else:
-            values = inputs(model, "W_V", layer, layer_norm=layer_norm).double()
-            outputs = w_o
-        scores.append(eigenvalue_ratio(values, outputs))
+            outputs = outputs @ unembedding(model, layer_norm=layer_norm)[:, chosen].double()
+        scores.append(eigenvalue_ratio(values.double(), outputs))
     return torch.stack(scores).to(model.W_U)
 
 
-@checked(TOKENS)
-@plain_torch()
+@checked_in_plain_torch(TOKENS)
 def copying_score_diag(
     model: HookedTransformer,
     *,
@@ -98,9 +91,9 @@ def copying_score_diag(
 
     `top`: share of tokens whose own logit is the largest of all outputs, in [0, 1]; chance
     1 / d_vocab_out. `rank`: mean share of the other outputs that are lower, in [0, 1]; chance 1/2.
-    Ties count in equal parts. Rows are those of `tokens` (`copying_score_eig`). Heads times tokens
-    times outputs are computed: where that is more than 2^31, as for all of GPT-2's vocabulary, all
-    tokens are refused (ValueError), and `tokens` has to name some hundreds or thousands.
+    Ties count in equal parts. Rows are those of `tokens` (`copying_score_eig`). All tokens are
+    refused (ValueError) where heads times tokens times outputs exceed 2^31, as in GPT-2: let
+    `tokens` name some hundreds or thousands.
     """
     refuse_other_models(model)
     chosen = copied_tokens(model, tokens)
@@ -124,23 +117,21 @@ def copying_score_diag(
     return DiagonalCopying((top / len(chosen)).float(), (rank / len(chosen)).float())
 
 
-@checked()
-@plain_torch()
+@checked_in_plain_torch()
 def copying_score_logit(
     model: HookedTransformer, batch: Batch | Tokens, *, per_sequence: bool = False
 ) -> PerHeadScore:
     """Return the share of a head's raise of logits that goes to the token attended to, in [0, 1].
 
-    For every position j of a sequence whose token t is an output: attending to j alone would add
-    `v_j W_O W_U` to the logits (the actual value v_j, the final norm's centring and gain counted
-    in); centred over all outputs and cut below 0, it raises each output. The score is the raise of
-    t divided by that of all different tokens of the sequence, averaged over j (after Olsson et al.
-    2022, appendix, on random tokens; their rescaling to [-1, 1] is left to the reader). Where none
-    of them is raised it is the chance level, `copying_logit_chance`. In few-shot models only labels
-    are outputs.
+    Attention to position j alone would add `v_j W_O W_U` to the logits (v_j the actual value, under
+    clamps too; the final norm's centring and gain counted in). Centred over all outputs and cut
+    below 0, it is the raise of each output. The score is the raise of j's own token divided by that
+    of all different tokens of the sequence, averaged over the j whose token is an output, in
+    few-shot models the labels (after Olsson et al. 2022, appendix, on random tokens, without their
+    rescaling to [-1, 1]). Where none is raised it is the chance level, `copying_logit_chance`.
 
-    Runs the model, and so sees clamped values. `[layer, head]`, or `[batch, layer, head]`. Raises
-    ValueError for sequences with fewer than two different outputs.
+    `[layer, head]`, or `[batch, layer, head]` with `per_sequence`. Raises ValueError for sequences
+    with fewer than two different outputs.
     """
     refuse_other_models(model)
     tokens = tokens_of(batch)
@@ -166,19 +157,16 @@ def copying_score_logit(
     return layer_scores(model, tokens, score, point="attn.hook_v", per_sequence=per_sequence)
 
 
-@checked()
-@plain_torch()
+@checked_in_plain_torch()
 def copying_logit_chance(model: HookedTransformer, batch: Batch | Tokens) -> float:
     """Return the score of a head that raises all tokens of a sequence alike.
 
-    The mean of 1 / (how many different outputs the sequence holds).
+    It is the mean of 1 / (number of different outputs in the sequence).
     """
-    tokens = tokens_of(batch)
-    return float((1 / _shares_of_outputs(model, tokens).sum(dim=1)).mean())
+    return float((1 / _shares_of_outputs(model, tokens_of(batch)).sum(dim=1)).mean())
 
 
-@checked("it reads weights alone; label_copying_of_values(model, batch) takes sequences")
-@plain_torch()
+@checked_in_plain_torch("on sequences use label_copying_of_values(model, batch)")
 def label_copying(
     model: HookedTransformer,
     *,
@@ -187,10 +175,10 @@ def label_copying(
 ) -> Float[Tensor, "layer head label label"]:
     """Return what attending to a label adds to the logits, by weights: `W_E[label] W_V W_O W_U`.
 
-    `[layer, head, label in, label out]`, any real number; `layer_norm` as the module says. Only the
-    label's own embedding is followed: in a trained network layer 0 rewrites labels, and later heads
-    copy what it wrote, which `label_copying_of_values` sees. `tokens` are the labels by default,
-    and have to be given for other than few-shot models. Score and chance: `label_copying_score`.
+    `[layer, head, label in, label out]`, any real number. Only the label's own embedding is
+    followed: in a trained network layer 0 rewrites labels, and later heads copy what it wrote,
+    which `label_copying_of_values` sees. By default `tokens` are the labels; other than few-shot
+    models need them (ValueError). Score and chance: `label_copying_score`.
     """
     refuse_other_models(model)
     if tokens is None and not isinstance(model.embed, FewShotEmbed):
@@ -201,17 +189,15 @@ def label_copying(
     return torch.stack([written(model, chosen, n, layer_norm=layer_norm) @ w_u for n in layers])
 
 
-@checked()
-@plain_torch()
+@checked_in_plain_torch()
 def label_copying_of_values(
     model: HookedTransformer, batch: Batch
 ) -> Float[Tensor, "layer head label label"]:
     """Return what attending to a label adds to the logits, by values: the mean of `v W_O W_U`.
 
-    `[layer, head, label in, label out]`: the head's value v at every occurrence of a label in the
-    contexts, through the final norm's centring and gain but not its division. Runs the model, and
-    so sees clamped values. Score and chance: `label_copying_score`. Raises ValueError for a label
-    that no context shows.
+    `[layer, head, label in, label out]`, from the head's value v at every occurrence of a label in
+    the contexts, under clamps too, through the final norm's centring and gain but not its division.
+    Score and chance: `label_copying_score`. Raises ValueError for a label that no context shows.
     """
     refuse_other_models(model)
     positions = list(batch.layout.labels)
@@ -222,8 +208,7 @@ def label_copying_of_values(
         raise ValueError(f"batch: no context shows the labels {missing}; give more sequences.")
     w_u = unembedding(model, layer_norm=True)
 
-    def read(values: PerHead, layer: int, rows: slice) -> Float[Tensor, "batch head label d_head"]:
-        del layer
+    def read(values: PerHead, _: int, rows: slice) -> Float[Tensor, "batch head label d_head"]:
         values = _of_each_head(values, model.cfg.n_heads)
         return torch.einsum("bphr,bpl->bhlr", values[:, positions], shown[rows].to(values))
 
@@ -233,16 +218,14 @@ def label_copying_of_values(
     return means @ model.W_O @ w_u
 
 
-@checked()
-@plain_torch()
+@checked_in_plain_torch()
 def label_copying_score(
     circuit: Float[Tensor, "layer head label label"],
 ) -> Float[Tensor, "layer head"]:
     """Return the mean diagonal of a label copying matrix minus the mean of the rest.
 
-    Any real number, in logits before the final norm's division: how much more a head raises the
-    label it attends to than it raises that label from another. Chance 0. What a head adds to a
-    logit whichever the label cancels. Over checkpoints:
+    Any real number, in logits before the final norm's division; chance 0. What a head adds to a
+    logit whatever label it attends to cancels. Over checkpoints:
 
         score, circuit = ih.heads.label_copying_score, ih.heads.label_copying
         ih.trace(run, lambda model, batch: score(circuit(model)))
@@ -276,7 +259,7 @@ def _of_each_head(values: PerHead, n_heads: int) -> PerHead:
 
 
 def _shares_of_outputs(model: HookedTransformer, tokens: Tokens) -> Float[Tensor, "batch pos"]:
-    """Return 1 / (how often the token stands in its sequence), 0 for tokens that are no outputs."""
+    """Return 1 / (how often the token stands in its sequence), 0 where it is not an output."""
     if model.cfg.d_vocab != model.cfg.d_vocab_out and not isinstance(model.embed, FewShotEmbed):
         raise ValueError(
             f"model: expected outputs which are tokens, got {model.cfg.d_vocab} tokens and "

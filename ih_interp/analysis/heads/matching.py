@@ -6,10 +6,11 @@ alone the attention score of x for the label after y is
 
     M[x, y] = (x W_Q^r) . (y W_V^s W_O^s W_K^r)
 
-for vectors x, y that the heads read at the tokens' embeddings (`weights`). These are scores of
-weights: what they say is possible, path patching says is done.
+for vectors x, y that the heads read at the tokens' embeddings (`_weights`). These scores of weights
+say what a circuit can do; path patching says what it does.
 """
 
+import itertools
 from typing import Annotated, TypeAlias
 
 import torch
@@ -17,23 +18,21 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from ih_interp._torch_state import plain_torch
-from ih_interp.analysis.checks import Within, checked
-from ih_interp.analysis.heads.composition import Pairs
-from ih_interp.analysis.heads.copying import eigenvalue_ratio
-from ih_interp.analysis.heads.weights import (
+from ih_interp.analysis.checks import Within, checked_in_plain_torch
+from ih_interp.analysis.heads._weights import (
     different_tokens,
     embedded,
     inputs,
     refuse_other_models,
     written,
 )
+from ih_interp.analysis.heads.composition import Pairs
+from ih_interp.analysis.heads.copying import eigenvalue_ratio
 
 Distance: TypeAlias = Annotated[int, Within(0)]
 
 
-@checked()
-@plain_torch()
+@checked_in_plain_torch()
 def qk_matching(
     model: HookedTransformer,
     tokens: Int[Tensor, " token"],
@@ -44,16 +43,16 @@ def qk_matching(
     """Return the share of pairs of tokens x, y with M[x, x] > M[x, y], in [0, 1]; chance 1/2.
 
     `[source layer, source head, layer, head]`, NaN where the source's layer is not an earlier one;
-    M as the module says, over all ordered pairs of different `tokens`, ties counted half. For
-    sequences of two pairs it is the accuracy with which head r would find the query's class if it
-    read nothing but what head s writes.
+    M[x, y] = (x W_Q^r) . (y W_V^s W_O^s W_K^r), over all ordered pairs of different `tokens`, ties
+    counted half. For sequences of two pairs it is the accuracy with which head r would find the
+    query's class if it read nothing but the output of head s.
 
     Args:
         model: any HookedTransformer.
-        tokens: which are matched: in few-shot models exemplars, `task.token(class, exemplar)`.
-        distance: positions from key to query, for models with rotary positions, which turn queries
-            by it; in few-shot sequences of two pairs 1 or 3. 0 leaves rotation out.
-        layer_norm: count the norms in (`weights`); False multiplies the matrices as they are.
+        tokens: those to match; in few-shot models exemplars, `task.token(class, exemplar)`.
+        distance: positions from key to query, by which rotary models turn queries; in few-shot
+            sequences of two pairs 1 or 3. 0 leaves rotation out.
+        layer_norm: count the norms in (`copying`); False multiplies the matrices as they are.
 
     Raises ValueError for fewer than two tokens, repeated ones, or a distance beyond the context.
     """
@@ -66,15 +65,13 @@ def qk_matching(
         w_k = inputs(model, "W_K", layer, layer_norm=layer_norm)
         for source in range(layer):
             copies = written(model, tokens, source, layer_norm=layer_norm)
-            for head in range(n_heads):
-                for writer in range(n_heads):
-                    matches = queries[head] @ (copies[writer] @ w_k[head]).T
-                    scores[source, writer, layer, head] = _share_below_diagonal(matches)
+            for writer, head in itertools.product(range(n_heads), repeat=2):
+                matches = queries[head] @ (copies[writer] @ w_k[head]).T
+                scores[source, writer, layer, head] = _share_below_diagonal(matches)
     return scores
 
 
-@checked()
-@plain_torch()
+@checked_in_plain_torch()
 def induction_trace(
     model: HookedTransformer,
     tokens: Int[Tensor, " token"],
@@ -87,13 +84,13 @@ def induction_trace(
     """Return the trace of M, summed over sources by how much they attend to the previous token.
 
     `W = sum over earlier heads s of previous[s] M_s`, a matrix over `tokens` (Olsson et al. 2022,
-    appendix, with their matrices transposed). Its trace is the sum of its eigenvalues; divided by
-    the sum of their absolute values it lies in [-1, 1], 1 for a head that matches every token with
-    itself alone. `normalise=False` gives the trace. Chance 0, over random weights. NaN in layer 0,
-    which has no earlier heads.
+    appendix, with their matrices transposed; M as in `qk_matching`). Its trace, divided by the sum
+    of its eigenvalues' absolute values, lies in [-1, 1], 1 for a head that matches every token with
+    itself alone; `normalise=False` does not divide. Chance 0. NaN in layer 0, which has no earlier
+    heads.
 
-    `previous` weighs the sources: `previous_token_score`, or that minus its chance. Other arguments
-    and errors as in `qk_matching`.
+    `previous` weighs the sources: `previous_token_score`, or that minus its chance. The other
+    arguments and the errors are those of `qk_matching`.
     """
     refuse_other_models(model)
     tokens = different_tokens(model, tokens, model.cfg.d_vocab)
@@ -130,7 +127,7 @@ def _queries(
             f"distance={distance}: expected 0, as positions are "
             f"{model.cfg.positional_embedding_type!r} and not rotary."
         )
-    if not 0 < distance < model.cfg.n_ctx:
+    if distance >= model.cfg.n_ctx:
         raise ValueError(f"distance={distance}: expected from 0 to {model.cfg.n_ctx - 1}.")
     by_position = queries.movedim(0, 1)[:, None]
     turned = attention.apply_rotary(by_position, past_kv_pos_offset=distance)
@@ -140,6 +137,5 @@ def _queries(
 def _share_below_diagonal(matches: Float[Tensor, "token token"]) -> float:
     own = matches.diagonal()[:, None]
     n = len(matches)
-    lower = int((matches < own).sum())
-    tied = int((matches == own).sum()) - n
+    lower, tied = int((matches < own).sum()), int((matches == own).sum()) - n
     return (lower + tied / 2) / (n * (n - 1))

@@ -1,6 +1,6 @@
 """One pass over every layer's activation at a hook point, and scores made of these activations.
 
-`pattern_scores` computes every score of attention patterns, and one of your own:
+`pattern_scores` computes a score of your own, as the package's scores of patterns are computed:
 
     def to_first(pattern, rows):  # attention to the first token, chance 1 / n where n are visible
         return pattern[..., 0].mean(dim=-1)
@@ -10,6 +10,8 @@
 The model runs as it stands, under clamps and other people's hooks, and both are left as they were.
 """
 
+import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
@@ -20,48 +22,42 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.hook_points import HookPoint
 
-from ih_interp._torch_state import plain_torch
-from ih_interp.analysis.checks import checked
+from ih_interp.analysis.checks import checked_in_plain_torch
 from ih_interp.clamps._active import active, pass_size
 from ih_interp.types import Batch, Head, Pattern, Tokens
 
 PerHeadScore: TypeAlias = Float[Tensor, "layer head"] | Float[Tensor, "batch layer head"]
 Score: TypeAlias = Callable[[Tensor, slice], Tensor]
-"""From a layer's pattern, and which sequences these are, to `[batch, head]`."""
+"""Maps a layer's pattern, and the slice of sequences that it is of, to `[batch, head]`."""
 
 LayerScore: TypeAlias = Callable[[Tensor, int, slice], Tensor]
-"""From a layer's activation, the layer, and which sequences these are, to `[batch, head]`."""
+"""Maps a layer's activation, the layer, and the slice of sequences to `[batch, head]`."""
 
 CHUNK = 1_024  # sequences per pass: the activations of more leave the processor's cache
 
 
-@checked()
-@plain_torch()
+@checked_in_plain_torch()
 def pattern_scores(
     model: HookedTransformer, tokens: Tokens, score: Score, *, per_sequence: bool = False
 ) -> PerHeadScore:
     """Apply a score of your own to every layer's pattern, 1,024 sequences at a time.
 
-    `score(pattern [batch, head, query, key], rows)` gives `[batch, head]`; `rows` is the slice of
+    `score(pattern [batch, head, query, key], rows)` returns `[batch, head]`; `rows` is the slice of
     `tokens` that the pattern belongs to. Chance is the score of `A[i, j] = 1 / (i + 1)`.
     """
-
-    def of_layer(pattern: Pattern, _: int, rows: slice) -> Tensor:
-        return score(pattern, rows)
-
-    return layer_scores(model, tokens, of_layer, per_sequence=per_sequence)
+    return layer_scores(model, tokens, lambda a, _, rows: score(a, rows), per_sequence=per_sequence)
 
 
 def layer_scores(
     model: HookedTransformer,
-    tokens: Tokens,
+    batch: Batch | Tokens,
     score: LayerScore,
     *,
     point: str = "attn.hook_pattern",
     per_sequence: bool = False,
 ) -> PerHeadScore:
     """Apply a score to the activation at a hook point of every layer, by default its pattern."""
-    values = torch.cat(list(each_chunk(model, tokens, point, score)))
+    values = torch.cat(list(each_chunk(model, tokens_of(batch), point, score)))
     return values if per_sequence else values.double().mean(dim=0).float()
 
 
@@ -69,18 +65,18 @@ def entry_score(
     model: HookedTransformer,
     batch: Batch | Tokens,
     queries: Sequence[int],
-    keys: Sequence[int],
+    shift: int,
     *,
     divisor: int | None = None,
     per_sequence: bool = False,
 ) -> PerHeadScore:
-    """Return the sum of the entries `A[query, key]` over their number, or over `divisor`."""
+    """Return the sum of `A[query, query + shift]` over the number of queries, or over `divisor`."""
 
     def score(pattern: Pattern, *_: object) -> Float[Tensor, "batch head"]:
-        entries = pattern[:, :, list(queries), list(keys)]
+        entries = pattern[:, :, list(queries), [query + shift for query in queries]]
         return entries.sum(dim=-1) / (divisor or len(queries))
 
-    return layer_scores(model, tokens_of(batch), score, per_sequence=per_sequence)
+    return layer_scores(model, batch, score, per_sequence=per_sequence)
 
 
 def entry_chance(queries: Sequence[int], divisor: int | None = None) -> float:
@@ -104,26 +100,20 @@ def each_chunk(
     # A clamp whose hook never fires is an error, and some act on the logits.
     stop = None if active(model) else model.cfg.n_layers
     names = [f"blocks.{layer}.{point}" for layer in range(model.cfg.n_layers)]
+    rows, found = slice(size), dict[int, Tensor]()
+
+    # Read in the hook, not kept: patterns of all layers of a language model would fill memory.
+    def keep(activation: Tensor, hook: HookPoint) -> None:
+        found[hook.layer()] = read(activation, hook.layer(), rows)
+
     for start in range(0, len(tokens), size):
         rows = slice(start, start + size)
-        found: dict[int, Tensor] = {}
-
-        # Read in the hook, not kept: patterns of all layers of a language model would fill memory.
-        def keep(
-            activation: Tensor,
-            hook: HookPoint,
-            found: dict[int, Tensor] = found,
-            rows: slice = rows,
-        ) -> None:
-            found[hook.layer()] = read(activation, hook.layer(), rows)
-
         with model.hooks(fwd_hooks=[(name, keep) for name in names]):
             model(tokens[rows], stop_at_layer=stop)
-        yield torch.stack([found[layer] for layer in range(model.cfg.n_layers)], dim=1)
+        yield torch.stack([found.pop(layer) for layer in range(model.cfg.n_layers)], dim=1)
 
 
-@checked("give scores by name, {'induction': induction_strength(...)}")
-@plain_torch()
+@checked_in_plain_torch("give scores by name, {'induction': induction_strength(...)}")
 def head_table(
     scores: Mapping[str, Float[Tensor, "layer head"]], chance: Mapping[str, float] | None = None
 ) -> pd.DataFrame:
@@ -131,16 +121,18 @@ def head_table(
 
     Columns `score`, `name` ("L1H3"), `value`, `chance`; NaN where no chance level is given.
     """
+    level = chance or {}
     return pd.DataFrame(
         [
-            {
-                "score": score,
-                "name": str(Head(layer, head)),
-                "value": float(values[layer, head]),
-                "chance": (chance or {}).get(score, float("nan")),
-            }
+            {"score": score, "name": name, "value": value, "chance": level.get(score, math.nan)}
             for score, values in scores.items()
-            for layer in range(values.shape[0])
-            for head in range(values.shape[1])
+            for name, value in by_head(values).items()
         ]
     )
+
+
+def by_head(values: Float[Tensor, "layer head"]) -> dict[str, float]:
+    """Return numbers by the name of the head, "L1H3"."""
+    layers, heads = values.shape
+    places = itertools.product(range(layers), range(heads))
+    return {str(Head(*place)): float(values[place]) for place in places}

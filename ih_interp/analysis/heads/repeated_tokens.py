@@ -1,9 +1,9 @@
 """Scores of heads on repeated random tokens: prefix matching and induction.
 
-Sequences are random tokens said several times, so that nothing but the context can tell what comes
-next. For any HookedTransformer: no tokenizer is used. Scores are `[layer, head]`, or
-`[batch, layer, head]` with `per_sequence=True`. Those that do not depend on where the copies stand
-take the same sequences: `duplicate_token_score(model, repeated_tokens(model, ...))`.
+Sequences are random tokens said several times, so that nothing but the context tells what comes
+next. No tokenizer is used. Scores are `[layer, head]`, or `[batch, layer, head]` with
+`per_sequence=True`. Scores of `attention` take the same sequences:
+`duplicate_token_score(model, repeated_tokens(model, ...))`.
 """
 
 from typing import Annotated, Literal, TypeAlias
@@ -13,25 +13,24 @@ from jaxtyping import Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from ih_interp._torch_state import plain_torch
-from ih_interp.analysis.checks import Positive, Within, checked
+from ih_interp.analysis.checks import Positive, Within, checked_in_plain_torch
 from ih_interp.analysis.heads.pattern_scores import PerHeadScore, entry_chance, entry_score
+from ih_interp.evaluation import refuse_outside
 from ih_interp.types import Tokens
 
 Convention: TypeAlias = Literal["matched", "diagonal", "mul"]
-"""What the attention to successors is divided by; `induction_score` says how."""
+"""What the attention to successors is divided by; `induction_score` defines each."""
 
 Several: TypeAlias = Annotated[int, Within(2, 10**6)]
 Token: TypeAlias = Annotated[int, Within(0, 2**31)]
 
 GENERATOR = (
-    "it draws its own sequences: write generator=torch.Generator().manual_seed(0); on yours use "
+    "it draws its own sequences: give generator=torch.Generator().manual_seed(0); for yours use "
     "previous_token_score, duplicate_token_score or pattern_scores"
 )
 
 
-@checked(GENERATOR)
-@plain_torch()
+@checked_in_plain_torch(GENERATOR)
 def repeated_tokens(
     model: HookedTransformer,
     *,
@@ -44,11 +43,9 @@ def repeated_tokens(
 ) -> Tokens:
     """Return `period` different random tokens said `repeats` times, after `bos` if it is given.
 
-    Tokens are drawn evenly without repetition from `vocabulary`, by default all of the model's, and
-    never `bos`. By default `period` fills the context, up to 25. On the model's device.
-
-    Raises ValueError for sequences longer than the context, or a period that needs more different
-    tokens than there are.
+    Tokens are drawn evenly without repetition from `vocabulary`, by default all of the model's, but
+    never `bos`, and lie on its device. By default `period` fills the context, up to 25. Raises
+    ValueError for sequences longer than the context, and for fewer different tokens than `period`.
     """
     room = model.cfg.n_ctx - (bos is not None)
     repeats = int(repeats)  # uint8 would overflow
@@ -59,10 +56,8 @@ def repeated_tokens(
             f" (n_ctx{'' if bos is None else ' without the BOS token'})."
         )
     choice = torch.arange(model.cfg.d_vocab) if vocabulary is None else vocabulary.cpu().unique()
-    if len(choice) and not (int(choice[0]) >= 0 and int(choice[-1]) < model.cfg.d_vocab):
-        raise ValueError(f"vocabulary: expected tokens of the model, in [0, {model.cfg.d_vocab}).")
-    if bos is not None:
-        choice = choice[choice != bos]
+    refuse_outside("vocabulary: expected tokens", choice, model.cfg.d_vocab)
+    choice = choice if bos is None else choice[choice != bos]
     if period > len(choice):
         raise ValueError(
             f"period={period}: expected at most {len(choice)}, as many different tokens as there "
@@ -75,8 +70,7 @@ def repeated_tokens(
     return tokens.to(model.cfg.device)
 
 
-@checked(GENERATOR)
-@plain_torch()
+@checked_in_plain_torch(GENERATOR)
 def prefix_matching_score(
     model: HookedTransformer,
     *,
@@ -92,12 +86,11 @@ def prefix_matching_score(
     """Return attention from repeated random tokens to what followed their last occurrence.
 
     Sequences are `repeated_tokens`; the score is the mean over positions i from the second time on
-    of `A[i, i - period + offset]`, in [0, 1]. `offset=1` is the successor, which an induction head
-    attends to (Olsson et al. 2022, arXiv:2209.11895, appendix: BOS, then 25 tokens 4 times; their
-    prose says "preceded", their mechanism and later code say successor); 0 the token itself, a
-    duplicate-token head; -1 its predecessor. Where that would stand before the first token
-    (negative offsets), the position is left out. A perfect head scores 1. Chance:
-    `prefix_matching_chance`.
+    of `A[i, i - period + offset]`, in [0, 1]; 1 for a perfect head. `offset=1` is the successor,
+    which an induction head attends to (Olsson et al. 2022, arXiv:2209.11895, appendix: BOS, then 25
+    tokens 4 times; they write "preceded", but their mechanism and later code take the successor); 0
+    is the token itself, as for a duplicate-token head, and -1 its predecessor, where there is one
+    in the sequence. Chance: `prefix_matching_chance`.
 
     Raises ValueError as `repeated_tokens` does, and for an offset beyond one period.
     """
@@ -112,12 +105,10 @@ def prefix_matching_score(
     )
     period = (tokens.shape[1] - (bos is not None)) // int(repeats)
     queries = _prefix_rows(period, repeats, offset, bos is not None)
-    keys = [query - period + int(offset) for query in queries]
-    return entry_score(model, tokens, queries, keys, per_sequence=per_sequence)
+    return entry_score(model, tokens, queries, int(offset) - period, per_sequence=per_sequence)
 
 
-@checked()
-@plain_torch()
+@checked_in_plain_torch()
 def prefix_matching_chance(
     period: Several, repeats: Several = 2, offset: int = 1, *, bos: bool = False
 ) -> float:
@@ -129,8 +120,7 @@ def prefix_matching_chance(
     return entry_chance(_prefix_rows(period, repeats, offset, bos))
 
 
-@checked(GENERATOR)
-@plain_torch()
+@checked_in_plain_torch(GENERATOR)
 def induction_score(
     model: HookedTransformer,
     *,
@@ -150,16 +140,16 @@ def induction_score(
         matched   mean over the P queries of the second r; a perfect head gets 1
         diagonal  mean of the whole diagonal, `pattern.diagonal(-P + 1).mean()` (ARENA); it begins
                   before the second r, with 2 queries that have no copy (1 without BOS). A perfect
-                  head that else rests on the first token gets (P + 1) / (P + 2) (1 without BOS)
+                  head that else attends to the first token gets (P + 1) / (P + 2) (1 without BOS)
         mul       sum over the matched queries divided by all attention, one per position (the "mul"
                   of TransformerLens's `detect_head`); a perfect head gets P / (2 P + 1) (1/2
                   without BOS): 0.455 at P = 5, 0.488 at 20, 0.495 at 50
 
-    "matched" equals `prefix_matching_score` with two repeats and `offset=1`. By default P fills
-    the context, min(25, n_ctx // 2); chance is `induction_chance(P)`, with the `bos` and
-    `convention` of the call: 0.292 by default in a few-shot model of two pairs, whose 5 positions
-    make P = 2, and 0.027 at P = 25. There tokens are labels and exemplars alike, drawn at random;
-    on the few-shot task's own sequences the measure is `induction_strength`. Over checkpoints:
+    "matched" equals `prefix_matching_score` with two repeats and `offset=1`. By default P fills the
+    context, min(25, n_ctx // 2). Chance is `induction_chance(P)` with the call's `bos` and
+    `convention`: 0.027 at P = 25, and 0.292 by default in a few-shot model of two pairs, whose 5
+    positions allow P = 2. There tokens are labels and exemplars alike; on the task's own sequences
+    use `induction_strength`. Over checkpoints:
 
         def score(model, batch):
             return ih.induction_score(model, generator=torch.Generator().manual_seed(0))
@@ -178,12 +168,12 @@ def induction_score(
     )
     period = tokens.shape[1] // 2
     queries, divisor = _induction_rows(period, bos is not None, convention)
-    keys = [query - period + 1 for query in queries]
-    return entry_score(model, tokens, queries, keys, divisor=divisor, per_sequence=per_sequence)
+    return entry_score(
+        model, tokens, queries, 1 - period, divisor=divisor, per_sequence=per_sequence
+    )
 
 
-@checked()
-@plain_torch()
+@checked_in_plain_torch()
 def induction_chance(
     period: Several, *, bos: bool = False, convention: Convention = "matched"
 ) -> float:
@@ -196,7 +186,7 @@ def induction_chance(
 
 
 def _prefix_rows(period: int, repeats: int, offset: int, bos: bool) -> list[int]:
-    """Return the rows, from the second saying on, whose key stands in what was said."""
+    """Return the rows, from the second period on, whose key stands in the sequence."""
     period, repeats, offset = int(period), int(repeats), int(offset)  # uint8 would overflow
     if not -period < offset < period:
         raise ValueError(f"offset={offset}: expected less than one period of {period}.")
@@ -204,9 +194,8 @@ def _prefix_rows(period: int, repeats: int, offset: int, bos: bool) -> list[int]
 
 
 def _induction_rows(period: int, bos: bool, convention: Convention) -> tuple[list[int], int]:
-    """Return which queries are summed, and what the sum is divided by."""
-    n_positions = 2 * int(period) + bos
-    if convention == "diagonal":
-        return list(range(int(period) - 1, n_positions)), n_positions - int(period) + 1
-    matched = list(range(int(period) + bos, n_positions))
-    return matched, len(matched) if convention == "matched" else n_positions
+    """Return the queries to sum, and the divisor of the sum."""
+    period = int(period)  # uint8 would overflow
+    n_positions = 2 * period + bos
+    rows = list(range(period - 1 if convention == "diagonal" else period + bos, n_positions))
+    return rows, n_positions if convention == "mul" else len(rows)

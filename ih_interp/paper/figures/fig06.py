@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ih_interp.analysis.dynamics.emergence import Crossing, learned
-from ih_interp.analysis.dynamics.survival import emergence_table
+from ih_interp.analysis.dynamics.tables import emergence_table
 from ih_interp.paper.claims import Claim
 from ih_interp.paper.figures._fig06_drawing import of_row, plot_data_dependence
 from ih_interp.paper.judging import UNTIL_LEARNED, Measured, Rule, judge, surely_longer, when

@@ -77,7 +77,7 @@ def test_columns_cut_from_a_table_are_read_by_place():
         ([[0, 1]], [[2, 1]], r"\[point\]"),
         ([0, 2, 1], [2, 1, 0], "ascending"),
         ([0, 1, 0, 1], [2, 1, 2, 1], "ascending"),
-        ([0, 1, 2], [2, np.nan, 0], "1 values of the curve"),
+        ([0, 1, 2], [2, np.nan, 0], "The curve holds nan"),
     ],
 )
 def test_what_is_no_curve_is_refused(sequences, curve, words):
@@ -248,7 +248,7 @@ def test_curves_of_words_and_complex_numbers_are_refused():
 def test_columns_of_any_type_are_curves():
     nullable = pd.Series([3, 0], dtype="Float32", index=[9, 9])
     assert first_below([0, 10], nullable, 1.5) == 5
-    with pytest.raises(ValueError, match="1 values of the curve"):
+    with pytest.raises(ValueError, match="The curve holds nan"):
         first_below([0, 10], pd.Series([3, None], dtype="Float32"), 1.5)
 
 

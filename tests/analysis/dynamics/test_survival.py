@@ -12,15 +12,17 @@ import torch
 from ih_interp.analysis.dynamics.emergence import Crossing, half_of_end, logistic_midpoint
 from ih_interp.analysis.dynamics.survival import (
     bootstrap_over_seeds,
-    crossings_by_seed,
-    emergence_summary,
-    emergence_table,
     kaplan_meier,
     median_time,
     paired_times,
     restricted_mean,
-    survival_table,
     widest_coverage,
+)
+from ih_interp.analysis.dynamics.tables import (
+    crossings_by_seed,
+    emergence_summary,
+    emergence_table,
+    survival_table,
 )
 
 

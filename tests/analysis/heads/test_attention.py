@@ -18,7 +18,7 @@ from ih_interp.analysis.heads.attention import (
     previous_token_chance,
     previous_token_score,
 )
-from ih_interp.analysis.heads.pattern_scores import head_table, pattern_scores
+from ih_interp.analysis.heads.pattern_scores import CHUNK, head_table, pattern_scores
 
 
 def patterns(model, tokens):
@@ -74,7 +74,6 @@ def test_induction_strength_needs_a_choice(model, batch):
 
 
 def test_chunks_do_not_matter(model, task):
-    from ih_interp.analysis.heads.pattern_scores import CHUNK
 
     batch = task.enumerate("train")
     assert len(batch) > CHUNK

@@ -1,10 +1,10 @@
 """The weights of heads as circuits read them, with the LayerNorms around them.
 
-Scores of weights (`composition`, `copying`, `matching`) run nothing: clamps and hooks do not matter
-to them. A LayerNorm is `x -> (x - mean x) / scale(x) * w + b`. Of its parts, centring and gain `w`
-are linear and can be counted among the weights that read after it (`folded`); its division depends
-on the vector, and is known only where that is (`embedded`); its shift `b`, like all biases, is the
-same for every token and left out. Vectors are rows, as in TransformerLens: `x @ W`.
+Scores of weights (`composition`, `copying`, `matching`) run no model, and so see no clamps and no
+hooks. A LayerNorm is `x -> (x - mean x) / scale(x) * w + b`. Its centring and gain `w` are linear
+and can be counted among the weights that read after it (`folded`); its division depends on the
+vector, and is known only where that is (`embedded`); its shift `b`, like all biases, is the same
+for every token and left out. Vectors are rows, as in TransformerLens: `x @ W`.
 """
 
 from typing import Any
@@ -16,6 +16,7 @@ from transformer_lens import HookedTransformer
 
 from ih_interp._stock import runs_own_code, wrong_norm
 from ih_interp.analysis.patching._last_layer import final_norm
+from ih_interp.evaluation import refuse_outside
 from ih_interp.model import FewShotEmbed
 
 NORMS = (None, "LN", "LNPre", "RMS", "RMSPre")
@@ -47,12 +48,15 @@ def refuse_other_models(model: HookedTransformer) -> None:
 
 
 def folded(
-    model: HookedTransformer, norm: Any, weight: Float[Tensor, "*heads d_model out"]
-) -> Float[Tensor, "*heads d_model out"]:
+    model: HookedTransformer, norm: Any, weight: Float[Tensor, "*any d_model out"], layer_norm: bool
+) -> Float[Tensor, "*any d_model out"]:
     """Return `C diag(w) W`, the weight with the centring C and gain w of the norm before it.
 
-    RMS norms do not centre. As TransformerLens's `fold_layer_norm`.
+    RMS norms do not centre. TransformerLens's `fold_layer_norm` does the same. Without `layer_norm`
+    the weight is returned as it is.
     """
+    if not layer_norm or model.cfg.normalization_type is None:
+        return weight
     # Norms that TransformerLens has folded already ("LNPre", "RMSPre") have no gain of their own.
     gain = getattr(norm, "w", None)
     weight = weight if gain is None else gain[:, None] * weight
@@ -66,10 +70,7 @@ def inputs(
 ) -> Float[Tensor, "head d_model d_head"]:
     """Return `W_Q`, `W_K` or `W_V` of a layer, with `layer_norm` through its norm (`folded`)."""
     block = model.blocks[layer]
-    weight = getattr(block.attn, name)
-    if not layer_norm or model.cfg.normalization_type is None:
-        return weight
-    return folded(model, block.ln1, weight)
+    return folded(model, block.ln1, getattr(block.attn, name), layer_norm)
 
 
 def embedded(
@@ -77,8 +78,8 @@ def embedded(
 ) -> Float[Tensor, "token d_model"]:
     """Return what heads of a layer read at a token whose residual stream is its embedding alone.
 
-    Its row of `W_E`; with `layer_norm` as that layer's norm makes it, division included, shift not.
-    Positions are not in it.
+    It is the token's row of `W_E`, without positions; with `layer_norm` normalised as the layer's
+    norm would, but without the shift.
     """
     rows = model.W_E[tokens]
     if not layer_norm or model.cfg.normalization_type is None:
@@ -100,22 +101,18 @@ def written(
     return read @ attention.W_V @ attention.W_O
 
 
-def unembedding(
-    model: HookedTransformer, *, layer_norm: bool
-) -> Float[Tensor, "d_model d_vocab_out"]:
+def unembedding(model: HookedTransformer, layer_norm: bool) -> Float[Tensor, "d_model output"]:
     """Return `W_U`, with `layer_norm` the final norm's centring and gain counted in.
 
-    Its division is left out: it depends on the whole sequence, and scales all logits alike.
-    Raises ValueError where a soft cap follows, through which logits are no sum.
+    Its division, which depends on the whole sequence and scales all logits alike, is left out.
+    Raises ValueError where a soft cap follows.
     """
     if model.cfg.output_logits_soft_cap > 0:
         raise ValueError(
             f"output_logits_soft_cap={model.cfg.output_logits_soft_cap}: expected 0, as capped "
-            "logits are no sum of what heads write."
+            "logits are not the sum of what heads write."
         )
-    if not layer_norm or model.cfg.normalization_type is None:
-        return model.W_U
-    return folded(model, model.ln_final, model.W_U)
+    return folded(model, getattr(model, "ln_final", None), model.W_U, layer_norm)
 
 
 def copied_tokens(
@@ -123,8 +120,7 @@ def copied_tokens(
 ) -> Int[Tensor, " token"]:
     """Return tokens that are outputs too: those given, or all; in few-shot models the labels.
 
-    ValueError where the model's outputs are not its tokens and none are given, or for tokens that
-    are not outputs.
+    Raises ValueError where none are given and outputs are not tokens, or for others than outputs.
     """
     n_tokens, n_outputs = model.cfg.d_vocab, model.cfg.d_vocab_out
     if tokens is not None:
@@ -147,9 +143,5 @@ def different_tokens(
             f"tokens: expected [token], two or more, each once, got shape {tuple(tokens.shape)} "
             f"with {n_different} different ones."
         )
-    if not (int(tokens.min()) >= 0 and int(tokens.max()) < size):
-        raise ValueError(
-            f"tokens: expected tokens in [0, {size}), got {int(tokens.min())} to "
-            f"{int(tokens.max())}."
-        )
+    refuse_outside("tokens: expected tokens", tokens, size)
     return tokens.to(model.W_U.device)
