@@ -102,12 +102,6 @@ def _other_instance(model: HookedTransformer, module: nn.Module) -> str | None:
     return _other_settings(model, own)
 
 
-def starts_late(model: HookedTransformer) -> bool:
-    """Return whether a pass from what a layer is given goes on as one from the tokens does."""
-    hooked = bool(vars(model)["_forward_pre_hooks"]) or _MODULE._has_any_global_hook()
-    return not hooked and other_module(model, model) is None
-
-
 def refuse_unfit_weights(model: HookedTransformer) -> None:
     """Refuse missing weights, and those of another precision than `cfg` says (ValueError)."""
     first, cfg = next(model.parameters()), cast(Any, model.cfg)

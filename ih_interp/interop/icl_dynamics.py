@@ -1,8 +1,7 @@
 """A reader of the published code's files (icl-dynamics, JAX): `.eqx` checkpoints, `.h5` logs.
 
-An `.eqx` file is numpy arrays one after the other, in tree order, without names: the iteration, the
-model, the optimiser's state, the seeds. Nothing is unpickled. Features in `.h5` are read by
-`Exemplars.load`.
+An `.eqx` file holds numpy arrays one after the other, in tree order, without names: the iteration,
+the model, the optimiser's state, the seeds. Nothing is unpickled. `Exemplars.load` reads features.
 """
 
 import io
@@ -10,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-import einops
 import h5py
 import numpy as np
 import pandas as pd
@@ -103,12 +101,8 @@ def load_icl_dynamics(
     with checkpoint.open("rb") as file:  # sizes, rates and flags lie between arrays as scalars
         arrays = [array for array in _arrays_in(file, checkpoint) if array.ndim > 0]
     _refuse_huge(config, options, sum(array.size for array in arrays))
-    model = empty_model(
-        features_by_token(task.exemplars),
-        shape,
-        n_labels=task.n_labels,
-        n_ctx=task.layout.n_positions,
-    )
+    sizes = {"n_labels": task.n_labels, "n_ctx": task.layout.n_positions}
+    model = empty_model(features_by_token(task.exemplars), shape, **sizes)
     try:
         with torch.no_grad():
             _copy_arrays(model, iter(arrays))
@@ -147,7 +141,9 @@ def _log_table(name: str, group: h5py.Group, sequences: np.ndarray) -> pd.DataFr
     for metric in map(str, group):
         item = h5_item(group.file, f"{name}/{metric}")
         if not isinstance(item, h5py.Dataset):
-            raise RefusedError(f"has {name}/{metric}, which is no dataset; numbers were expected")
+            raise RefusedError(
+                f"has {name}/{metric}, which is not a dataset; numbers were expected"
+            )
         values = h5_numbers(item, "fiub")
         if values.shape[:1] != sequences.shape or values.size == 0:
             raise RefusedError(
@@ -178,9 +174,9 @@ def _refuse_huge(path: Path, options: Options, n_values: int) -> None:
 
 def _arrays_in(file: io.BufferedIOBase, path: Path) -> Iterator[np.ndarray]:
     size = path.stat().st_size
-    while file.tell() < size:
+    while (left := size - file.tell()) > 0:
         try:
-            yield read_npy(file, size - file.tell())
+            yield read_npy(file, left)
         except UNREADABLE as error:
             raise ValueError(
                 f"{path} is no .eqx file, or it is cut short after {file.tell()} bytes: {error}"
@@ -191,25 +187,27 @@ def _copy_arrays(model: HookedTransformer, arrays: Iterator[np.ndarray]) -> None
     """Take the model's arrays in tree order; linear weights are [out, in] there."""
     embed, cfg = model.embed, model.cfg
     assert isinstance(embed, FewShotEmbed)
-    _take(arrays, embed.W_in, "model feature -> feature model")
+    _take(arrays, embed.W_in.T)
     _take(arrays, embed.b_in)
-    _take(arrays, embed.W_label, "model label -> label model")
+    _take(arrays, embed.W_label.T)
     if cfg.positional_embedding_type == "standard":
-        table = _weights(arrays)[..., : cfg.n_ctx]  # 32 positions there
-        _check_shape(table, (cfg.d_model, cfg.n_ctx))
-        model.pos_embed.W_pos.copy_(table.T)
+        table = next(arrays)[..., : cfg.n_ctx]  # 32 positions there
+        _take(iter([table]), model.pos_embed.W_pos.T)
     blocks: Any = model.blocks
     for block in blocks:
         _take_norm(arrays, block.ln1)
-        _take_attention(arrays, block.attn)
+        attn, all_heads = block.attn, cfg.n_heads * cfg.d_head
+        for bias in (attn.b_Q, attn.b_K, attn.b_V, attn.b_O):
+            bias.zero_()
+        qkv = (attn.W_Q.mT, attn.W_K.mT, attn.W_V.mT)  # [head, d_head, d_model] each
+        _take(arrays, *qkv, shape=(3 * all_heads, cfg.d_model))
+        _take(arrays, attn.W_O.permute(2, 0, 1), shape=(cfg.d_model, all_heads))
         if not cfg.attn_only:
             _take_norm(arrays, block.ln2)
-            _take(arrays, block.mlp.W_in, "mlp model -> model mlp")
-            _take(arrays, block.mlp.b_in)
-            _take(arrays, block.mlp.W_out, "model mlp -> mlp model")
-            _take(arrays, block.mlp.b_out)
+            for parameter in (block.mlp.W_in.T, block.mlp.b_in, block.mlp.W_out.T, block.mlp.b_out):
+                _take(arrays, parameter)
     _take_norm(arrays, getattr(model, "ln_final", None))
-    _take(arrays, model.unembed.W_U, "label model -> model label")
+    _take(arrays, model.unembed.W_U.T)
     _take(arrays, model.unembed.b_U)
 
 
@@ -219,35 +217,19 @@ def _take_norm(arrays: Iterator[np.ndarray], norm: Any) -> None:
         _take(arrays, norm.b)
 
 
-def _take_attention(arrays: Iterator[np.ndarray], attention: torch.nn.Module) -> None:
-    parameters = dict(attention.named_parameters())
-    for name in ("b_Q", "b_K", "b_V", "b_O"):
-        parameters[name].zero_()
-    n_heads, d_model, d_head = parameters["W_Q"].shape
-    qkv = _weights(arrays)
-    _check_shape(qkv, (3 * n_heads * d_head, d_model))
-    split = einops.rearrange(
-        qkv, "(three head d_head) model -> three head model d_head", three=3, head=n_heads
-    )
-    for name, weight in zip(("W_Q", "W_K", "W_V"), split, strict=True):
-        parameters[name].copy_(weight)
-    out = _weights(arrays)
-    _check_shape(out, (d_model, n_heads * d_head))
-    parameters["W_O"].copy_(
-        einops.rearrange(out, "model (head d_head) -> head d_head model", head=n_heads)
-    )
+def _take(
+    arrays: Iterator[np.ndarray], *views: Tensor, shape: tuple[int, ...] | None = None
+) -> None:
+    """Copy the next array into views of parameters, equal parts of it; `shape` is the array's."""
+    value = _weights(next(arrays))
+    expected = tuple(views[0].shape) if shape is None else shape
+    if tuple(value.shape) != expected:
+        raise ValueError(f"an array has shape {tuple(value.shape)} where {expected} was expected")
+    for view, part in zip(views, value.reshape(len(views), *views[0].shape), strict=True):
+        view.copy_(part)
 
 
-def _take(arrays: Iterator[np.ndarray], parameter: Tensor, pattern: str | None = None) -> None:
-    value = _weights(arrays)
-    if pattern is not None and value.ndim == 2:
-        value = einops.rearrange(value, pattern)
-    _check_shape(value, tuple(parameter.shape))
-    parameter.copy_(value)
-
-
-def _weights(arrays: Iterator[np.ndarray]) -> Tensor:
-    array = next(arrays)
+def _weights(array: np.ndarray) -> Tensor:
     if array.dtype.kind != "f":
         raise ValueError(f"an array of {array.dtype} lies where weights were expected")
     with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and so refused
@@ -255,8 +237,3 @@ def _weights(arrays: Iterator[np.ndarray]) -> Tensor:
     if not bool(torch.isfinite(weights).all()):
         raise ValueError("an array of weights holds NaN or infinity")
     return weights
-
-
-def _check_shape(value: Tensor, expected: tuple[int, ...]) -> None:
-    if tuple(value.shape) != expected:
-        raise ValueError(f"an array has shape {tuple(value.shape)} where {expected} was expected")

@@ -16,12 +16,12 @@ from numpy import ndarray
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from ih_interp.analysis._passes import Ablation, chunk_size, recording
+from ih_interp.analysis._passes import Ablation, chunk_size, put_heads, recording
 from ih_interp.analysis.ablation._linear_readout import Readout, is_linear, readout
 from ih_interp.analysis.heads.pattern_scores import CHUNK
 from ih_interp.clamps.base import Hook, Shape, head_mask
 from ih_interp.evaluation import Metric, measured
-from ih_interp.types import Batch, Head, PerHead, Tokens
+from ih_interp.types import Batch, Head, Tokens
 
 Block: TypeAlias = tuple[slice, Int[ndarray, " subset"], Float[Tensor, "subset batch label"]]
 """Which sequences and which subsets, and their logits at the last position."""
@@ -143,21 +143,12 @@ def _run(chunk: _Chunk, off: Sequence[int], hooks: Sequence[Hook] = ()) -> _Pass
     ablate: list[Any] = []
     for layer in sorted({heads[i].layer for i in off}):
         here = [i for i in off if heads[i].layer == layer]
-        put = partial(_put, heads=[heads[i].head for i in here], value=chunk.given[:, :, here])
+        put = partial(put_heads, heads=[heads[i].head for i in here], value=chunk.given[:, :, here])
         ablate.append((f"blocks.{layer}.attn.hook_z", put))
     names = [name for name in (z, resid, SCALE) if name in model.hook_dict]
     with model.hooks(fwd_hooks=[*ablate, *hooks]), recording(model, names) as kept:
         logits = model(chunk.tokens)
     return _Pass(logits[:, -1], kept[z][:, -1], kept[resid][:, -1], kept.get(SCALE))
-
-
-def _put(
-    z: PerHead, hook: Any, *, heads: Sequence[int], value: Float[Tensor, "row pos chosen d_head"]
-) -> PerHead:
-    del hook
-    replaced = z.clone()
-    replaced[:, :, list(heads)] = value.to(z)
-    return replaced
 
 
 def _replacement(

@@ -5,9 +5,9 @@ source. Only the receivers' queries, keys or values see it; all after them runs 
 """
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -17,11 +17,9 @@ from transformer_lens import HookedTransformer
 from ih_interp._torch_state import plain_torch
 from ih_interp.analysis._passes import (
     Ablation,
-    Entered,
     HeadsOf,
     by_layer,
     chunk_size,
-    entering,
     inputs_named,
     reading,
     recording,
@@ -137,8 +135,6 @@ class Seen(NamedTuple):
 
     logits: Float[Tensor, "batch label"]
     kept: dict[str, Tensor]
-    entered: Sequence[Entered] = ()
-    """The inputs of a layer, where one was named."""
 
 
 @dataclass(frozen=True)
@@ -211,7 +207,7 @@ class Pair:
 
     @contextmanager
     def being(self, which: RunName, means: Means) -> Generator[Batch]:
-        """In the block, `run` of the batch that is given is the clean or the corrupted run."""
+        """Give the batch whose `run` in the block is the clean or the corrupted run."""
         if which == "clean":
             yield self.clean
         elif self.ablation == "resample":
@@ -220,32 +216,11 @@ class Pair:
             with set_heads(self.model, means):
                 yield self.clean
 
-    def run(
-        self,
-        batch: Batch,
-        names: Iterable[str] = (),
-        layer: int | None = None,
-        *,
-        start: Entered | None = None,
-        stop_at_layer: int | None = None,
-    ) -> Seen:
-        """Run these sequences, and keep the named activations and a layer's input.
-
-        `start` is what another pass of them gave the layer at which this one starts.
-        """
-        given = self.clean.tokens if start is None else start.resid.clone()  # hooks may write to it
-        options: dict[str, Any] = {} if start is None else dict(start.options)
-        if stop_at_layer is not None:
-            options["stop_at_layer"] = stop_at_layer
-        with ExitStack() as stack:
-            if start is None and batch is not self.clean:
-                stack.enter_context(reading(self.model, batch.tokens))
-            kept = stack.enter_context(recording(self.model, names))
-            entered: Sequence[Entered] = ()
-            if layer is not None:
-                entered = stack.enter_context(entering(self.model, layer))
-            logits = self.model(given, **options)[:, -1]
-        return Seen(logits, kept, entered)
+    def run(self, batch: Batch, names: Iterable[str] = ()) -> Seen:
+        """Run these sequences, and keep the named activations."""
+        other = reading(self.model, batch.tokens) if batch is not self.clean else nullcontext()
+        with other, recording(self.model, names) as kept:
+            return Seen(self.model(self.clean.tokens)[:, -1], kept)
 
 
 def _effect(pair: Pair, edges: Edges, means: Means, normalise: bool) -> tuple[Tensor, Tensor]:

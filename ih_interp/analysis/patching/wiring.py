@@ -87,8 +87,8 @@ def wiring_map(
     with `per_sequence=True`. `receiver_layer` is the last by default. `progress` shows a bar.
 
     Where the receivers are the last layer of an attention-only model and no hook is on it, only the
-    last position is recomputed, for all edges at once; elsewhere the model runs on from the
-    receivers' layer, under all hooks. Raises ValueError as `path_patch` does, and unless
+    last position is recomputed, for all edges at once; elsewhere each edge is a pass of the model,
+    under all hooks. Raises ValueError as `path_patch` does, and unless
     0 <= sender_layer < receiver_layer < n_layers.
     """
     names = inputs_named(via)
