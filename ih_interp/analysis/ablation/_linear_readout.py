@@ -27,14 +27,14 @@ BEFORE_Z = frozenset(
     + [f"attn.hook_{name}" for name in ("q", "k", "v", "rot_q", "rot_k")]
     + [f"attn.hook_{name}" for name in ("attn_scores", "pattern", "z")]
 )
-"""Modules of a block up to the heads' output: hooks here leave the rest of the block linear."""
+"""Modules of a block up to the heads' output; hooks on them leave the rest of it linear."""
 
 
 def is_linear(model: HookedTransformer) -> bool:
-    """Return whether logits are linear in the last `hook_z`, but for the final norm's scale.
+    """Return whether logits are known to be linear in the last `hook_z`, but for a norm's scale.
 
-    They are in an attention-only model with one of TransformerLens's norms or none, as long as no
-    hook stands after the last `hook_z`. Anything not known to be linear is not.
+    They are in an attention-only model with one of TransformerLens's norms or none, unless a hook
+    stands after the last `hook_z`.
     """
     if not model.cfg.attn_only:
         return False
@@ -48,9 +48,9 @@ class Readout(NamedTuple):
     """The last position's logits of some sequences, in parts; part 0 is always on. Float64."""
 
     unnormalised: Float[Tensor, "part batch label"]
-    """What each part adds to the logits, before division by the scale."""
+    """Logits that each part adds, before division by the scale."""
     gram: Float[Tensor, "pair batch"] | None
-    """Inner products of the parts i <= j, over d_model, those of i < j twice; None without norm."""
+    """Inner products of the parts i <= j, over d_model, twice for i < j; None without a norm."""
     bias: Float[Tensor, " label"]
     eps: float
 
@@ -88,17 +88,13 @@ def readout(
     model: HookedTransformer,
     heads: Sequence[int],
     z: Float[Tensor, "batch head d_head"],
-    ablated: Float[Tensor, "#batch chosen d_head"],
+    ablated: Float[Tensor, "batch chosen d_head"],
     resid: Float[Tensor, "batch d_model"],
 ) -> Readout:
     """Return the parts of the logits of a model that `is_linear`.
 
-    Args:
-        model: its last layer, final norm and unembedding are read.
-        heads: heads of the last layer, in the order of `ablated`.
-        z: `hook_z` of all its heads at the last position.
-        ablated: what replaces `hook_z` of the chosen heads if they are ablated.
-        resid: the residual stream before the last layer.
+    `z` is `hook_z` of all heads of the last layer at the last position, `ablated` what replaces
+    that of the chosen `heads`, and `resid` the residual stream before the layer.
     """
     attn = model.blocks[-1].attn
     w_o, z = attn.W_O.double(), z.double()

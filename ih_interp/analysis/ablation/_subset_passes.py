@@ -24,10 +24,10 @@ from ih_interp.evaluation import Metric, measured
 from ih_interp.types import Batch, Head, Tokens
 
 Block: TypeAlias = tuple[slice, Int[ndarray, " subset"], Float[Tensor, "subset batch label"]]
-"""Which sequences and which subsets, and their logits at the last position."""
+"""Sequences, subsets, and their logits at the last position."""
 
-Replacement: TypeAlias = Float[Tensor, "#batch pos head d_head"]
-"""What replaces z of the ablated heads, for every sequence its own or one for all."""
+Replacement: TypeAlias = Float[Tensor, "batch pos head d_head"]
+"""What replaces z of the ablated heads."""
 
 BLOCK = 2**19  # logits at once, 4 MiB: more leave the processor's cache
 SCALE = "ln_final.hook_scale"
@@ -46,15 +46,12 @@ class _Chunk:
 
 
 class _Pass(NamedTuple):
-    """What one pass left at the last position."""
+    """Activations of one pass: z of the last layer, its input, and the final norm's scale."""
 
     logits: Float[Tensor, "batch label"]
     z: Float[Tensor, "batch head d_head"]
-    """Of the last layer."""
     resid: Float[Tensor, "batch d_model"]
-    """Before it."""
     scale: Float[Tensor, "batch pos 1"] | None
-    """The final norm's."""
 
 
 def measured_subsets(
@@ -62,22 +59,20 @@ def measured_subsets(
     batch: Batch,
     heads: Sequence[Head],
     on: Bool[ndarray, "subset head"],
-    *,
     metrics: Sequence[Metric],
     ablation: Ablation = "zero",
     reference: Batch | None = None,
+    *,
     freeze_ln: bool = False,
     seed: int = 0,
 ) -> Generator[tuple[slice, Int[ndarray, " subset"], Float[Tensor, "metric subset batch"]]]:
-    """Yield metrics of some sequences and subsets at a time, until all of both have been."""
+    """Yield metrics of some sequences and subsets at a time, until all are done."""
     head_mask(heads, Shape.of(model))  # refuses heads that the model lacks
     given = _replacement(model, batch, heads, ablation, reference, seed)
     size = chunk_size(model, len(batch))
     for start, part in zip(range(0, len(batch), size), batch.split(size), strict=True):
-        here = _rows(given, slice(start, start + size))
-        for rows, columns, logits in _blocks(
-            _Chunk(model, part.tokens, heads, on, here, freeze_ln)
-        ):
+        chunk = _Chunk(model, part.tokens, heads, on, given[start : start + size], freeze_ln)
+        for rows, columns, logits in _blocks(chunk):
             values = [measured(metric, logits, part[rows]).double() for metric in metrics]
             of_batch = slice(start + rows.start, start + min(rows.stop, len(part)))
             yield of_batch, columns, torch.stack(values)
@@ -110,7 +105,7 @@ def _read_linearly(
     columns: Int[ndarray, " subset"],
     read: Bool[ndarray, " head"],
 ) -> Generator[Block]:
-    """Yield logits of those subsets that differ in the heads `read` alone, from one pass."""
+    """Yield logits of subsets that differ in the heads `read` alone, from one pass."""
     on = torch.from_numpy(chunk.on[columns][:, read]).to(found.resid).double()
     on = torch.cat([torch.ones_like(on[:, :1]), on], dim=1)
     for start in range(0, len(chunk.tokens), CHUNK):
@@ -128,12 +123,8 @@ def _parts(chunk: _Chunk, found: _Pass, rows: slice, read: Bool[ndarray, " head"
     """Return a pass's logits in parts, one for each of the heads `read`."""
     places = np.flatnonzero(read).tolist()
     heads = [chunk.heads[place].head for place in places]
-    ablated = _rows(chunk.given[:, -1, places], rows)
+    ablated = chunk.given[rows, -1, places]
     return readout(chunk.model, heads, found.z[rows], ablated, found.resid[rows])
-
-
-def _rows(given: Tensor, rows: slice) -> Tensor:
-    return given if len(given) == 1 else given[rows]
 
 
 def _run(chunk: _Chunk, off: Sequence[int], hooks: Sequence[Hook] = ()) -> _Pass:
@@ -166,7 +157,7 @@ def _replacement(
                 "reference: expected None with ablation='zero', which reads none; drop it, or "
                 "write ablation='mean' or 'resample'."
             )
-        return torch.zeros(1, n_positions, len(heads), model.cfg.d_head)
+        return torch.zeros(1, n_positions, len(heads), model.cfg.d_head).expand(n, -1, -1, -1)
     if source.tokens.shape[1] != n_positions:
         raise ValueError(
             f"reference: expected sequences of {n_positions} tokens like the batch's, because z is "
@@ -174,7 +165,7 @@ def _replacement(
         )
     if ablation == "mean":
         z = _clean_z(model, source, heads)
-        return z.double().mean(dim=0, keepdim=True).to(z)
+        return z.double().mean(dim=0).to(z).expand(n, -1, -1, -1)
     if len(source) != n:
         raise ValueError(
             f"reference: expected {n} sequences like the batch, because resampling goes row by "
@@ -187,7 +178,7 @@ def _replacement(
 
 
 def one_cycle(n: int, seed: int) -> Int[Tensor, " batch"]:
-    """Return a random cycle through n places: for each the next one, never itself."""
+    """Return for each of n places the next one on a random cycle through all of them."""
     order = torch.randperm(n, generator=torch.Generator().manual_seed(int(seed)))
     return torch.empty_like(order).scatter_(0, order, order.roll(1))
 
