@@ -1,7 +1,7 @@
-"""Forward passes in which chosen edges between heads carry another run's activations.
+"""Passes in which chosen edges between heads carry another run's activations.
 
-The model's own modules and hooks do the work. What an edge changes is put in where it enters a hook
-point, before all other hooks: clamps and users' hooks act on it as on any other value.
+The model's own modules and hooks do the work. A change enters at a hook point before all other
+hooks, so that clamps and users' hooks act on it as on any other value.
 """
 
 from collections.abc import Generator, Mapping, Sequence
@@ -20,7 +20,7 @@ from ih_interp.types import Residual
 
 @dataclass(frozen=True)
 class Edges:
-    """The edges that are patched: from all senders to all receivers above them."""
+    """Edges to patch, from all senders to all receivers above them."""
 
     senders: HeadsOf
     receivers: HeadsOf
@@ -36,12 +36,11 @@ class Edges:
 
 @dataclass
 class Patch:
-    """Edges of one pass that carry what senders wrote in another run.
+    """Edges of one pass that carry what senders wrote in another run, `source`, by layer.
 
-    `source` holds it by layer. `frozen` holds what middle heads write in the base run: what they
-    compute from patched inputs goes along patched edges only. `changes` collects, by layer, what
-    patched edges carry minus what the pass itself has there. Give `changes` instead of `source`
-    where it is known before the pass.
+    `frozen` holds what middle heads write in the base run: what they compute from patched inputs
+    goes along patched edges only. `changes` collects what patched edges carry minus what the pass
+    itself has there; give it instead of `source` where it is known before the pass.
     """
 
     model: HookedTransformer
@@ -74,7 +73,7 @@ class Patch:
             yield
 
     def _before(self, layer: int) -> Tensor | float:
-        """Return what the patched edges change in the input of a layer."""
+        """Return the change of a layer's input by the patched edges."""
         return sum((c for below, c in self.changes.items() if below < layer), 0.0)
 
     def _read_patched(
@@ -87,8 +86,8 @@ class Patch:
     ) -> None:
         """Have heads of a layer compute q, k or v from their patched input, until the stack ends.
 
-        Attention runs twice: first, cut short, on the patched input for these heads' q, k and v,
-        then on its own input with these put in.
+        Attention runs twice: first, cut short, on the patched input to get these heads' q, k and v,
+        then on its own input with these in place.
         """
         block: Any = self.model.blocks[layer]
         made, positions = dict[str, Tensor](), list[Tensor | None]()
@@ -131,7 +130,7 @@ class Patch:
             stack.callback(handle.remove)
 
     def _carry(self, written: Written, hook: Any, *, layer: int) -> Tensor | None:
-        """Note what senders and middle heads change, and let middle heads write as before."""
+        """Store what senders and middle heads change, and have middle heads write as before."""
         del hook
         changes: list[Tensor] = []
         if layer in self.source:
@@ -153,7 +152,7 @@ class Patch:
 
 
 class _Enough(Exception):
-    """Raised to end a pass of attention once its queries, keys and values are known."""
+    """A signal that ends a pass of attention once its queries, keys and values are known."""
 
 
 def _projected(
@@ -161,8 +160,8 @@ def _projected(
 ) -> dict[str, Float[Tensor, "batch pos head d_head"]]:
     """Return these heads' q, k or v as attention makes them, before all hooks on them.
 
-    Points without hooks stand in for hook_q, hook_k and hook_v meanwhile: users' hooks there may
-    count on being called once per pass.
+    Modules without hooks replace hook_q, hook_k and hook_v meanwhile: users' hooks there may expect
+    one call per pass.
     """
     found = dict[str, Tensor]()
 

@@ -1,7 +1,7 @@
 """Path patching: the effect of edges between heads, exact through LayerNorm, attention and MLPs.
 
-One run of the model, the base, gets on chosen edges what their senders wrote in another run, the
-source. Only the receivers' queries, keys or values see it; all after them runs freely.
+In one run, the base, chosen edges carry what their senders wrote in another run, the source. Only
+the receivers' queries, keys or values get it; all after them runs freely.
 """
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
@@ -61,43 +61,41 @@ def path_patch(
     per_sequence: bool = False,
     normalise: bool = False,
 ) -> Float[Tensor, ""] | Float[Tensor, " batch"]:
-    """Return the effect of all edges from senders to receivers, patched jointly (Wang et al. 2022).
+    """Return the effect of all edges from senders to receivers, patched jointly.
 
-    `metric(patched run) - metric(base run)`, for the clean batch's target and context; its mean
-    over sequences, or `[batch]` with `per_sequence=True`. 0 for an edge that carries nothing. With
-    a metric that is higher for better models, `noise` gives negative effects for edges that serve
-    the behaviour and `denoise` positive ones. `normalise=True` divides by the mean over sequences
-    of `metric(source run) - metric(base run)`: then 1 is an edge that alone carries all of the
-    difference, whichever the metric or direction, and 0 one that carries none of it.
+    `metric(patched run) - metric(base run)`, for the clean batch's target and context (Wang et al.
+    2022); its mean over sequences, or `[batch]` with `per_sequence=True`. 0 for an edge that
+    carries nothing. With a metric that is higher for better models, `noise` gives negative effects
+    for edges that serve the behaviour and `denoise` positive ones. `normalise=True` divides by the
+    mean over sequences of `metric(source run) - metric(base run)`: 1 for an edge that alone carries
+    the whole difference, whichever the metric or direction.
 
     A receiver's queries, keys or values (`via`) are computed by the model's own LN1 from its input
     with `sender in the source run - sender in this run` added, so nothing is linearised; "output"
-    as a receiver is the final residual stream, the direct effect on the logits. `middle` heads,
-    between all senders and receivers, add the paths through any of them, in order: they compute
-    from patched inputs, all three, and go along patched edges only. All other heads and MLPs see
-    none of it before a receiver (the treeified computation of Goldowsky-Dill et al. 2023).
+    as a receiver is the final residual stream, the direct effect on the logits. `middle` heads add
+    the paths through any of them, in order: they compute q, k and v from patched inputs, and what
+    that changes goes along patched edges only. Other heads and MLPs get none of it before a
+    receiver (the treeified computation of Goldowsky-Dill et al. 2023).
 
     Args:
-        model: any HookedTransformer whose heads add up; GQA is refused.
+        model: any HookedTransformer whose heads add up, so without grouped-query attention.
         clean: the sequences, with the target and the context that the metric is about.
         corrupted: as many sequences, from `corruptions`; None for zero, and for means over `clean`.
         senders: heads, `"L0H2"` or `(0, 2)`.
         receivers: heads above them, or "output".
-        via: which of the receivers' inputs, "q", "k", "v".
-        middle: heads of layers between.
-        direction: `noise`: base clean, source corrupted; `denoise`: the other way round.
+        via: the receivers' inputs, some of "q", "k", "v".
+        middle: heads of layers between all senders and receivers.
+        direction: `noise`: base clean, source corrupted; `denoise`: the reverse.
         ablation: the corrupted run. `resample`: the corrupted sequences. `zero`, `mean`: the clean
-            ones, with what senders write set to 0, or to its mean over the corrupted sequences,
-            everywhere.
-        metric: a scale of `metrics.SCALES`, or a function of logits `[batch, label]` and a batch.
+            ones, with what senders write set to 0, or to its mean over the corrupted sequences.
+        metric: one of `evaluation.SCALES`, or a function of logits `[batch, label]` and a batch.
         per_sequence: one effect per sequence.
         normalise: divide by the whole difference between the two runs.
 
-    Active clamps and hooks act in every run as in a pass of the model; those made for a batch must
-    be made for `clean`, and act in the corrupted run as they do there. Attention of another class
-    computes as it does. Raises ValueError for heads that no edge connects, clamps that replace the
-    stream between them, sequences of other shapes, and models in which an edge is not defined:
-    those where code or hooks make what attention adds other than the sum of its heads' z W_O.
+    Clamps and hooks act in every run; those made for a batch must be made for `clean`, and act in
+    the corrupted run as they do there. Raises ValueError for heads that no edge connects, clamps
+    that replace the stream between them, sequences of other shapes, and models in which code or
+    hooks make what attention adds other than the sum of its heads' z W_O.
     """
     edges = _edges(model, senders, receivers, via, middle)
     pair = Pair.of(model, clean, corrupted, direction, ablation, metric)
@@ -115,9 +113,9 @@ def share(
     normalise: bool,
     per_sequence: bool,
 ) -> Tensor:
-    """Return effects, or their mean over sequences, if asked over the mean whole difference.
+    """Return effects or their mean over sequences, divided by the mean whole difference if asked.
 
-    Raises ValueError where that is 0: clean and corrupted runs that do not differ.
+    Raises ValueError where that is 0.
     """
     if normalise:
         mean = whole.double().mean(dim=0)
@@ -131,7 +129,7 @@ def share(
 
 
 class Seen(NamedTuple):
-    """One run: its logits at the last position, and activations by hook name."""
+    """The logits of a run at the last position, and its activations by hook name."""
 
     logits: Float[Tensor, "batch label"]
     kept: dict[str, Tensor]
@@ -139,7 +137,7 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True)
 class Pair:
-    """A clean and a corrupted run of a model, which of them is the base, and what is measured."""
+    """A clean and a corrupted run of a model, a direction between them and a metric."""
 
     model: HookedTransformer
     clean: Batch
@@ -158,7 +156,7 @@ class Pair:
         ablation: Ablation,
         metric: Metric,
     ) -> "Pair":
-        """Return the two runs; ValueError for what does not fit together."""
+        """Return the two runs; ValueError for sequences that do not fit together."""
         refuse_shape(model)
         if corrupted is None:
             if ablation == "resample":
@@ -189,15 +187,13 @@ class Pair:
         return measured(self.metric, logits, self.clean)
 
     def means(self, heads: HeadsOf) -> Means:
-        """Return what the ablation sets heads to: 0, or means over `corrupted`; else nothing."""
+        """Return values to set heads to: 0, or means over `corrupted`; for resampling none."""
         cfg, n_positions = self.model.cfg, self.clean.tokens.shape[1]
         if self.ablation == "resample":
             return {}
         if self.ablation == "zero":
             width = cfg.d_model if cfg.use_attn_result else cfg.d_head
-            return {
-                layer: (of, torch.zeros(n_positions, len(of), width)) for layer, of in heads.items()
-            }
+            return {n: (of, torch.zeros(n_positions, len(of), width)) for n, of in heads.items()}
         total: dict[int, Tensor] = {}
         for part in self.split():
             seen = part.run(part.corrupted, written_points(self.model, heads))
@@ -224,7 +220,7 @@ class Pair:
 
 
 def _effect(pair: Pair, edges: Edges, means: Means, normalise: bool) -> tuple[Tensor, Tensor]:
-    """Return the effect and the whole difference of every sequence; 0 for this if not asked."""
+    """Return the effect and, if asked for, the whole difference of every sequence; else 0."""
     names = written_points(pair.model, {*edges.senders, *edges.middle})
     runs: dict[RunName, Seen] = {}
     for which in ("clean", "corrupted"):
@@ -256,14 +252,11 @@ def _edges(
     for name, heads in (("senders", senders), ("receivers", receivers), ("middle", middle)):
         if isinstance(heads, str):
             raise TypeError(f'{name}={heads!r}: expected a list of heads; write ["L0H2"].')
-    given = [(isinstance(one, str) and one == "output", one) for one in receivers]
-    edges = Edges(
-        by_layer(senders, model),
-        by_layer([one for is_output, one in given if not is_output], model),
-        inputs_named(via),
-        by_layer(middle, model),
-        to_output=any(is_output for is_output, _ in given),
-    )
+    given = list(receivers)
+    reached = [one for one in given if not (isinstance(one, str) and one == "output")]
+    layers = (by_layer(senders, model), by_layer(reached, model))
+    to_output = len(reached) < len(given)
+    edges = Edges(*layers, inputs_named(via), by_layer(middle, model), to_output)
     below, above = list(edges.senders), edges.above(model)
     if not below or not above:
         raise ValueError("An edge needs a sender and a receiver; name at least one of each.")
