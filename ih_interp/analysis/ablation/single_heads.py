@@ -193,7 +193,7 @@ def by_strength(model: HookedTransformer, batch: Batch, heads: Sequence[Head]) -
             f"The induction strengths are {strengths.tolist()}: expected numbers, which have an "
             "order; look at the model's weights, or name the heads in their order."
         )
-    return tuple(heads[place] for place in np.argsort(-strengths, kind="stable"))
+    return tuple(heads[place] for place in np.argsort(-strengths, kind="stable").tolist())
 
 
 def _is_few_shot(batch: Batch) -> bool:

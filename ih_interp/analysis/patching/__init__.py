@@ -13,7 +13,7 @@ Corruptions
 Preserving
     preserving_ablation: Return metrics with heads ablated and patterns or values forced clean.
     preserving_map: Return accuracy and loss for each head of layer 1 and each sender below.
-    direct_path_removed: Return the loss of a layer's direct path to the output (Figure 12).
+    direct_path_removed: Return metrics without the direct path of a layer to the output.
 Redundancy
     effective_senders: Return how many senders feed each receiver.
     effective_receivers: Return how many receivers each sender serves.

@@ -2,8 +2,7 @@
 
 from collections.abc import Iterable
 from contextlib import ExitStack
-from functools import partial
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -47,13 +46,13 @@ class SelfRepair(NamedTuple):
     total: Float[Tensor, " batch"]
     """As the model gives it."""
     direct: Float[Tensor, " batch"]
-    """Of the ablated heads' own output, with the final norm's scale as in the whole pass."""
+    """Of the ablated heads' own output, with the final norm's scale of the whole pass."""
     heads: Float[Tensor, " batch"]
     """Of what all other heads then write, with that scale."""
     mlps: Float[Tensor, " batch"]
     """Of what MLPs then write, with that scale."""
     norm: Float[Tensor, " batch"]
-    """The rest: the final norm's scale is another. 0 without one."""
+    """The rest, by another scale of the final norm; 0 without one."""
 
     @property
     def repair(self) -> Float[Tensor, " batch"]:
@@ -75,12 +74,11 @@ def self_repair(
     """Return the change of the target's logit when heads are ablated, split by what makes it.
 
     Rushing and Nanda (2024): the direct effect is that of the heads' own output on the logit, with
-    the final norm's scale frozen; what the whole change is short of it has been repaired, by later
-    heads, by MLPs, or by the norm alone, whose scale shrinks with the stream. Any real numbers;
-    heads of the last layer of an attention-only model are repaired by the norm alone, and without
-    a norm by nothing. `ablation` as in `path_patch`, of all that the heads write. A measure for
-    `ih.trace`. Raises ValueError for clamps that set the stream or the logits, and where direct
-    effects do not add up on the logits, as behind a soft cap.
+    the final norm's scale frozen; later heads, MLPs and the norm, whose scale shrinks with the
+    stream, repair the difference from the whole change. Any real numbers; only the norm repairs
+    heads of the last layer of an attention-only model. `ablation` is as in `path_patch`, of all
+    that the heads write. A measure for `ih.trace`. Raises ValueError for clamps that set the stream
+    or the logits, and where direct effects do not add up on the logits, as behind a soft cap.
     """
     chosen = by_layer(heads, model)
     if not chosen:
@@ -125,13 +123,7 @@ def _part(pair: Pair, chosen: HeadsOf, means: Means) -> SelfRepair:
     direct, heads, of_mlps = (frozen(resid + part) - start for part in (own, others, mlps))
     what = "The effects of heads and MLPs on the logits do not add up"
     refuse_unequal(start + direct + heads + of_mlps, same_scale, what)
-    return SelfRepair(
-        total=now - before,
-        direct=direct,
-        heads=heads,
-        mlps=of_mlps,
-        norm=(now - before) - (same_scale - start),
-    )
+    return SelfRepair(now - before, direct, heads, of_mlps, (now - before) - (same_scale - start))
 
 
 def _names(model: HookedTransformer) -> list[str]:
@@ -167,13 +159,7 @@ def _frozen_logits(model: HookedTransformer, whole: Seen, stream: Tensor) -> Ten
     with ExitStack() as stack:
         if SCALE in whole.kept:
             scale = whole.kept[SCALE][:, -1:]
-            hooks: list[Any] = [(SCALE, partial(_replaced, scale=scale))]
-            stack.enter_context(model.hooks(fwd_hooks=hooks))
+            stack.enter_context(model.hooks(fwd_hooks=[(SCALE, lambda *_, **__: scale)]))
         for norm in final_norm(model):
             value = norm(value)
         return model.unembed(value)[:, -1]
-
-
-def _replaced(value: Tensor, hook: Any, *, scale: Tensor) -> Tensor:
-    del value, hook
-    return scale
