@@ -388,8 +388,8 @@ def test_what_cannot_be_repaired_is_refused(task, few):
     ],
 )
 def test_a_call_that_does_not_fit_is_told_with_what_the_function_takes(name, given, words, model):
+    folder = next(f for f in (ih.ablation, ih.patching, ih.heads) if name in dir(f))
     with pytest.raises(TypeError, match=f"{name} {words}" if words[0] == "t" else words):
-        folder = next(f for f in (ih.ablation, ih.patching, ih.heads) if name in dir(f))
         getattr(folder, name)(*[model, "L1H3", "L1H4"][:given])
 
 
