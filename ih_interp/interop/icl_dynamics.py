@@ -20,16 +20,9 @@ from transformer_lens import HookedTransformer
 from ih_interp._config_base import explain, short
 from ih_interp._torch_state import plain_torch
 from ih_interp.model import FewShotEmbed, ModelConfig, empty_model
-from ih_interp.storage import run_files
+from ih_interp.storage import feature_files as files, run_files
 from ih_interp.storage.atomic import PathLike, as_path
-from ih_interp.storage.feature_files import (
-    UNREADABLE,
-    RefusedError,
-    h5_item,
-    h5_numbers,
-    opened_h5,
-    read_npy,
-)
+from ih_interp.storage.feature_files import RefusedError
 from ih_interp.tasks.few_shot import FewShotTask, features_by_token
 from ih_interp.types import expect
 
@@ -121,14 +114,14 @@ def read_icl_dynamics_log(path: PathLike) -> pd.DataFrame:
     `Exemplars.load` no link is followed and no size is believed.
     """
     path = _file(path, "log")
-    with opened_h5(path) as file:
-        iterations = h5_item(file, "eval_iter")
+    with files.opened_h5(path) as file:
+        iterations = files.h5_item(file, "eval_iter")
         if not isinstance(iterations, h5py.Dataset):
             raise RefusedError(f"has no 'eval_iter'; it holds {short(list(file))}")
-        sequences = h5_numbers(iterations)
+        sequences = files.h5_numbers(iterations)
         if sequences.ndim != 1:
             raise RefusedError(f"has 'eval_iter' of shape {sequences.shape}; one axis was expected")
-        items = {name: h5_item(file, name) for name in map(str, file)}
+        items = {name: files.h5_item(file, name) for name in map(str, file)}
         groups = {name: item for name, item in items.items() if isinstance(item, h5py.Group)}
         if not groups:
             raise RefusedError("holds no evaluator's group")
@@ -139,12 +132,12 @@ def read_icl_dynamics_log(path: PathLike) -> pd.DataFrame:
 def _log_table(name: str, group: h5py.Group, sequences: np.ndarray) -> pd.DataFrame:
     means: dict[str, np.ndarray] = {}
     for metric in map(str, group):
-        item = h5_item(group.file, f"{name}/{metric}")
+        item = files.h5_item(group.file, f"{name}/{metric}")
         if not isinstance(item, h5py.Dataset):
             raise RefusedError(
                 f"has {name}/{metric}, which is not a dataset; numbers were expected"
             )
-        values = h5_numbers(item, "fiub")
+        values = files.h5_numbers(item, "fiub")
         if values.shape[:1] != sequences.shape or values.size == 0:
             raise RefusedError(
                 f"has {name}/{metric} of shape {values.shape} for {len(sequences)} evaluations; "
@@ -176,8 +169,8 @@ def _arrays_in(file: io.BufferedIOBase, path: Path) -> Iterator[np.ndarray]:
     size = path.stat().st_size
     while (left := size - file.tell()) > 0:
         try:
-            yield read_npy(file, left)
-        except UNREADABLE as error:
+            yield files.read_npy(file, left)
+        except files.UNREADABLE as error:
             raise ValueError(
                 f"{path} is no .eqx file, or it is cut short after {file.tell()} bytes: {error}"
             ) from error
@@ -221,19 +214,15 @@ def _take(
     arrays: Iterator[np.ndarray], *views: Tensor, shape: tuple[int, ...] | None = None
 ) -> None:
     """Copy the next array into views of parameters, equal parts of it; `shape` is the array's."""
-    value = _weights(next(arrays))
+    array = next(arrays)
+    if array.dtype.kind != "f":
+        raise ValueError(f"an array of {array.dtype} lies where weights were expected")
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and so refused
+        value = torch.from_numpy(array.astype(np.float32))
+    if not bool(torch.isfinite(value).all()):
+        raise ValueError("an array of weights holds NaN or infinity")
     expected = tuple(views[0].shape) if shape is None else shape
     if tuple(value.shape) != expected:
         raise ValueError(f"an array has shape {tuple(value.shape)} where {expected} was expected")
     for view, part in zip(views, value.reshape(len(views), *views[0].shape), strict=True):
         view.copy_(part)
-
-
-def _weights(array: np.ndarray) -> Tensor:
-    if array.dtype.kind != "f":
-        raise ValueError(f"an array of {array.dtype} lies where weights were expected")
-    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and so refused
-        weights = torch.from_numpy(array.astype(np.float32))
-    if not bool(torch.isfinite(weights).all()):
-        raise ValueError("an array of weights holds NaN or infinity")
-    return weights

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.components.layer_norm import LayerNorm
@@ -58,7 +58,7 @@ class Readout(NamedTuple):
         """Return the final norm's scale for every subset; None without a norm."""
         if self.gram is None:
             return None
-        i, j = _pairs(on.shape[1])
+        i, j = torch.triu_indices(on.shape[1], on.shape[1])
         squares = times(on[:, i] * on[:, j], self.gram)
         return (squares.clamp(min=0) + self.eps).sqrt()  # rounding may fall below 0
 
@@ -114,13 +114,8 @@ def readout(
         bias = bias + norm.b.double() @ w_u
     if isinstance(norm, LayerNorm | RMSNorm):
         w_u = norm.w.double()[:, None] * w_u
-    i, j = _pairs(len(parts))
+    i, j = torch.triu_indices(len(parts), len(parts))
     by_sequence = parts.transpose(0, 1)
     inner = (by_sequence @ by_sequence.mT)[:, i, j].T / parts.shape[-1]
     gram = inner * torch.where(i == j, 1.0, 2.0).to(inner)[:, None]
     return Readout(parts @ w_u, gram, bias, norm.eps)
-
-
-def _pairs(n_parts: int) -> tuple[Int[Tensor, " pair"], Int[Tensor, " pair"]]:
-    i, j = torch.triu_indices(n_parts, n_parts)
-    return i, j

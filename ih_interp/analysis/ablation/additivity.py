@@ -8,11 +8,12 @@ saturate. Each metric is therefore tested as it is and with the final norm's sca
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any, Literal, NamedTuple, TypeAlias, cast, get_args
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from numpy import ndarray
 from transformer_lens import HookedTransformer
 
@@ -123,9 +124,14 @@ def additivity_test(
     for metric, *pair in zip(metrics, *values, strict=True):
         both = np.stack(pair, axis=1).astype(np.float64)
         found = _rows(both, heads, -1 if metric in LOWER_IS_BETTER else 1, draws)
-        effects = _interactions(both).reshape(len(both), -1)
-        p = sign_flip_test(effects, n_permutations=n_permutations, seed=seed)
-        _add_p(found, p.reshape(len(PARTS), -1))
+        effects = _interactions(both)
+        p = sign_flip_test(
+            effects.reshape(len(both), -1), n_permutations=n_permutations, seed=seed
+        ).reshape(effects.shape[1:])
+        q = [adjusted_for_discoveries(of_part) for of_part in p]
+        pairs = (row for row in found if row["quantity"] == "interaction")
+        for row, of_pair, adjusted in zip(pairs, p.ravel(), np.ravel(q), strict=True):
+            row.update(p=of_pair, q=adjusted)
         rows += [{"metric": metric_name(metric), **row} for row in found]
     said: Any = {"heads": heads, "ablation": ablation, "n_sequences": len(batch), "level": level}
     return AdditivityReport(**said, numbers=pd.DataFrame(rows))
@@ -147,7 +153,7 @@ def _labels(heads: Sequence[Head]) -> tuple[list[_Label], list[_Label]]:
     shape += [_Label(name, order=k) for name in ("share", "moebius") for k in orders]
     by_head = ("first_in", "last_in", "redundancy", "shapley")
     effects = [_Label(quantity, head) for quantity in by_head for head in names]
-    effects += [_Label("interaction", names[i], names[j]) for i, j in _pairs(len(heads))]
+    effects += [_Label("interaction", *pair) for pair in combinations(names, 2)]
     return shape, effects
 
 
@@ -161,7 +167,7 @@ def _shape(values: Game) -> Float[ndarray, "*game number"]:
 def _effects(values: Game, sign: int, rounding: float) -> Float[ndarray, "*game number"]:
     """Return by head first in, last in, redundancy and Shapley value, by pair the interaction."""
     first, last = interactions.first_in(values), interactions.last_in(values)
-    i, j = _pairs(interactions.n_players(values)).T
+    i, j = np.triu_indices(interactions.n_players(values), k=1)
     pairs = interactions.shapley_interaction(values)[..., i, j]
     redundancy, pairs = (_rounded(x, rounding) for x in (sign * (first - last), pairs))
     return np.concatenate([first, last, redundancy, interactions.shapley(values), pairs], axis=-1)
@@ -209,7 +215,7 @@ def _additive_share(mean: Float[ndarray, "part two"]) -> Float[ndarray, " part"]
 
 def _interactions(both: Float[ndarray, "batch two subset"]) -> Float[ndarray, "batch part pair"]:
     """Return Shapley interactions of each sequence's own game: total, frozen, rest."""
-    i, j = _pairs(interactions.n_players(both)).T
+    i, j = np.triu_indices(interactions.n_players(both), k=1)
     size = max(1, VALUES // both[0].size)
     chunks = [both[start : start + size] for start in range(0, len(both), size)]
     found = np.concatenate([interactions.shapley_interaction(chunk)[..., i, j] for chunk in chunks])
@@ -219,17 +225,5 @@ def _interactions(both: Float[ndarray, "batch two subset"]) -> Float[ndarray, "b
     return np.where(small, 0.0, found)
 
 
-def _add_p(rows: Sequence[dict[str, Any]], p: Float[ndarray, "part pair"]) -> None:
-    """Add p-values, and those adjusted for discoveries, to the rows of interactions."""
-    q = np.stack([adjusted_for_discoveries(of_part) for of_part in p])
-    pairs = (row for row in rows if row["quantity"] == "interaction")
-    for row, of_pair, adjusted in zip(pairs, p.ravel(), q.ravel(), strict=True):
-        row.update(p=of_pair, q=adjusted)
-
-
 def _rounded(x: Float[ndarray, "*shape"], rounding: float) -> Float[ndarray, "*shape"]:
     return np.where(np.abs(x) <= rounding, 0.0, x)
-
-
-def _pairs(n: int) -> Int[ndarray, "pair two"]:
-    return np.stack(np.triu_indices(n, k=1), axis=1)

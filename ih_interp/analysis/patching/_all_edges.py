@@ -33,47 +33,34 @@ class Plan(NamedTuple):
     normalise: bool
     done: Callable[[int], object]
 
-
-class Start(NamedTuple):
-    """The state from which receivers are patched."""
-
-    base: list[Tensor]
-    """The inputs of the receivers' layer in the base run; one for all senders, or one for each."""
-    change: Float[Tensor, "sender batch pos d_model"]
-    """The change that each sender's edge makes in it."""
-    before: Float[Tensor, "base batch"]
-    """The metric of the base run."""
-    whole: Float[Tensor, "sender batch"]
-    """The metric of the source run minus that of the base run, where it is asked for; else 0."""
+    @property
+    def read(self) -> str:
+        """The hook point of what receivers read."""
+        return f"blocks.{self.receiver_layer}.hook_resid_pre"
 
 
 def effects_of(pair: Pair, plan: Plan, means: Means) -> tuple[Tensor, Tensor]:
-    """Return effects `[batch, via, sender, receiver]` and whole differences `[batch, sender]`."""
-    start = _start(pair, plan, means)
-    if stands_alone(pair.model, plan.receiver_layer):
-        after = _last_row(pair, plan, start)
-    else:
-        after = _edge_by_edge(pair, plan, start, means)
-    effect = after - start.before[None, :, None]
-    return effect.permute(3, 0, 1, 2), start.whole.T
+    """Return effects `[batch, via, sender, receiver]` and whole differences `[batch, sender]`.
 
-
-def _start(pair: Pair, plan: Plan, means: Means) -> Start:
-    model, layer = pair.model, plan.sender_layer
+    Whole differences are 0 where they are not asked for.
+    """
+    model, layer, n_heads = pair.model, plan.sender_layer, pair.model.cfg.n_heads
     # The base runs last: hooks that remember a pass remember this one.
     source, base = (_runs(pair, plan, means, which) for which in pair.order)
     old = _written(model, layer, base)
     new = _written(model, layer, source) if source else means[layer][1].to(old)
+    change = into_stream(model, layer, range(n_heads), new - old).movedim(2, 0)
     before = torch.stack([pair.measured(seen.logits) for seen in base])
     whole = torch.zeros_like(before)
     if plan.normalise:
         whole = torch.stack([pair.measured(seen.logits) for seen in source]) - before
-    return Start(
-        [seen.kept[_input_of(plan)] for seen in base],
-        into_stream(model, layer, range(model.cfg.n_heads), new - old).movedim(2, 0),
-        before,
-        whole.expand(model.cfg.n_heads, -1),
-    )
+    if stands_alone(model, plan.receiver_layer):
+        resid = torch.stack([seen.kept[plan.read] for seen in base])
+        after = _last_row(pair, plan, resid, change)
+    else:
+        after = _edge_by_edge(pair, plan, change, means)
+    effect = after - before[None, :, None]
+    return effect.permute(3, 0, 1, 2), whole.expand(n_heads, -1).T
 
 
 def _runs(pair: Pair, plan: Plan, means: Means, which: RunName) -> list[Seen]:
@@ -81,16 +68,12 @@ def _runs(pair: Pair, plan: Plan, means: Means, which: RunName) -> list[Seen]:
     alone = which == "corrupted" and pair.ablation != "resample"
     if alone and pair.direction == "noise" and not plan.normalise:
         return []  # what is put in the senders' place is known
-    names = [*written_points(pair.model, [plan.sender_layer]), _input_of(plan)]
+    names = [*written_points(pair.model, [plan.sender_layer]), plan.read]
     runs: list[Seen] = []
     for head in range(pair.model.cfg.n_heads if alone else 1):
         with pair.being(which, _alone(means, head)) as batch:
             runs.append(pair.run(batch, names))
     return runs
-
-
-def _input_of(plan: Plan) -> str:
-    return f"blocks.{plan.receiver_layer}.hook_resid_pre"
 
 
 def _alone(means: Means, head: int) -> Means:
@@ -109,13 +92,18 @@ def _written(
     return torch.stack([one[:, :, head] for head, one in enumerate(each)], dim=2)
 
 
-def _last_row(pair: Pair, plan: Plan, start: Start) -> Float[Tensor, "via sender receiver batch"]:
+def _last_row(
+    pair: Pair,
+    plan: Plan,
+    resids: Float[Tensor, "base batch pos d_model"],
+    change: Float[Tensor, "sender batch pos d_model"],
+) -> Float[Tensor, "via sender receiver batch"]:
     """Return the metric with each edge patched, from the last layer's last position alone."""
     last, found = LastRow(pair.model), list[Tensor]()
     for rows in torch.arange(len(pair.clean)).split(FAST_CHUNK):
         part = slice(int(rows[0]), int(rows[-1]) + 1)
-        resid = torch.stack([entered[part] for entered in start.base])
-        base, patched = last.read(resid), last.read(resid + start.change[:, part])
+        resid = resids[:, part]
+        base, patched = last.read(resid), last.read(resid + change[:, part])
         q, k, v = last.queries(base), last.keys(base), last.values(base)
         pattern = last.pattern(q, k)
         z = last.z(pattern, v)
@@ -136,18 +124,14 @@ def _last_row(pair: Pair, plan: Plan, start: Start) -> Float[Tensor, "via sender
 
 
 def _edge_by_edge(
-    pair: Pair, plan: Plan, start: Start, means: Means
+    pair: Pair, plan: Plan, change: Float[Tensor, "sender batch pos d_model"], means: Means
 ) -> Float[Tensor, "via sender receiver batch"]:
     """Return the metric with each edge patched, by one pass per edge."""
-    model, layer, heads = pair.model, plan.receiver_layer, range(pair.model.cfg.n_heads)
-    after = start.before.new_empty(len(plan.via), len(heads), len(heads), len(pair.clean))
-    for sender, (v, letter), receiver in product(heads, enumerate(plan.via), heads):
-        patch = Patch(
-            model,
-            Edges({}, {layer: [receiver]}, (letter,)),
-            changes={plan.sender_layer: start.change[sender]},
-        )
+    heads, after = range(pair.model.cfg.n_heads), list[Tensor]()
+    for letter, sender, receiver in product(plan.via, heads, heads):
+        edges = Edges({}, {plan.receiver_layer: [receiver]}, (letter,))
+        patch = Patch(pair.model, edges, changes={plan.sender_layer: change[sender]})
         with pair.being(pair.order[1], _alone(means, sender)) as batch, patch.applied():
-            after[v, sender, receiver] = pair.measured(pair.run(batch).logits)
+            after.append(pair.measured(pair.run(batch).logits))
         plan.done(1)
-    return after
+    return torch.stack(after).unflatten(0, (len(plan.via), len(heads), len(heads)))

@@ -63,7 +63,8 @@ class Patch:
             for layer in sorted({*self.source, *edges.middle})
         ]
         if edges.to_output:
-            hooks.append((f"blocks.{top}.hook_resid_post", self._add_to_output))
+            end = f"blocks.{top}.hook_resid_post"
+            hooks.append((end, lambda resid, **_: resid + self._before(top + 1)))
         with ExitStack() as stack:
             points = [f"blocks.{layer}.hook_resid_pre" for layer, *_ in readers]
             seen = stack.enter_context(recording(self.model, points))
@@ -145,10 +146,6 @@ class Patch:
             written[:, :, middle] = self.frozen[layer]
         self.changes[layer] = sum(changes[1:], changes[0])
         return written if middle else None
-
-    def _add_to_output(self, resid: Residual, hook: Any) -> Residual:
-        del hook
-        return resid + self._before(self.model.cfg.n_layers)
 
 
 class _Enough(Exception):

@@ -84,7 +84,11 @@ def resample_class(
             f"batch: expected {task.config.n_pairs} pairs, as the task makes them, got "
             f"{batch.layout.n_pairs}; give the task that made the batch."
         )
-    chosen = batch.correct if which == "query" else _one_of(~batch.correct, generator)
+    chosen = batch.correct
+    if which == "other":  # the largest of uniform numbers at the other pairs
+        draws = torch.rand(chosen.shape, generator=generator).to(chosen.device)
+        best = draws.masked_fill(chosen, -1.0).argmax(dim=1, keepdim=True)
+        chosen = torch.zeros_like(chosen).scatter(1, best, True) & ~chosen
     drawn = _unseen(task, batch, split, generator)
     # The n-th copy gets the n-th of the new class's exemplars.
     exemplar = drawn.gather(1, (chosen.cumsum(dim=1) - 1).clamp(min=0))
@@ -109,13 +113,6 @@ def _label_where(chosen: Tensor, labels: Tensor, target: Tensor) -> Int[Tensor, 
     """Return the label of the first pair chosen; the target where there is none."""
     first = labels.gather(1, chosen.int().argmax(dim=1, keepdim=True))[:, 0]
     return torch.where(chosen.any(dim=1), first, target)
-
-
-def _one_of(allowed: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw one pair per sequence, uniformly over those allowed."""
-    draws = torch.rand(allowed.shape, generator=generator).to(allowed.device)
-    best = torch.where(allowed, draws, -1.0).argmax(dim=1, keepdim=True)
-    return torch.zeros_like(allowed).scatter(1, best, True) & allowed
 
 
 def _unseen(

@@ -15,21 +15,8 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from ih_interp._torch_state import plain_torch
-from ih_interp.analysis._passes import (
-    Ablation,
-    HeadsOf,
-    by_layer,
-    chunk_size,
-    inputs_named,
-    reading,
-    recording,
-    refuse_cuts,
-    refuse_shape,
-    set_heads,
-    whole_blocks,
-    written_by,
-    written_points,
-)
+from ih_interp.analysis import _passes as passes
+from ih_interp.analysis._passes import Ablation, HeadsOf
 from ih_interp.analysis.checks import checked
 from ih_interp.analysis.patching._patched_pass import Edges, Patch
 from ih_interp.evaluation import Metric, measured
@@ -100,7 +87,7 @@ def path_patch(
     edges = _edges(model, senders, receivers, via, middle)
     pair = Pair.of(model, clean, corrupted, direction, ablation, metric)
     means = pair.means(edges.senders)
-    with whole_blocks(model, min(edges.senders), max(edges.above(model))):
+    with passes.whole_blocks(model, min(edges.senders), max(edges.above(model))):
         parts = [_effect(part, edges, means, normalise) for part in pair.split()]
     effect, whole = (torch.cat(column) for column in zip(*parts, strict=True))
     return share(effect, whole, normalise=normalise, per_sequence=per_sequence)
@@ -157,7 +144,7 @@ class Pair:
         metric: Metric,
     ) -> "Pair":
         """Return the two runs; ValueError for sequences that do not fit together."""
-        refuse_shape(model)
+        passes.refuse_shape(model)
         if corrupted is None:
             if ablation == "resample":
                 raise ValueError(
@@ -173,7 +160,7 @@ class Pair:
 
     def split(self) -> "list[Pair]":
         """Return the same in chunks."""
-        size = chunk_size(self.model, len(self.clean))
+        size = passes.chunk_size(self.model, len(self.clean))
         batches = zip(self.clean.split(size), self.corrupted.split(size), strict=True)
         return [replace(self, clean=clean, corrupted=corrupted) for clean, corrupted in batches]
 
@@ -196,8 +183,8 @@ class Pair:
             return {n: (of, torch.zeros(n_positions, len(of), width)) for n, of in heads.items()}
         total: dict[int, Tensor] = {}
         for part in self.split():
-            seen = part.run(part.corrupted, written_points(self.model, heads))
-            for layer, written in written_by(self.model, seen.kept, heads).items():
+            seen = part.run(part.corrupted, passes.written_points(self.model, heads))
+            for layer, written in passes.written_by(self.model, seen.kept, heads).items():
                 total[layer] = total.get(layer, 0.0) + written.double().sum(dim=0)
         return {layer: (of, total[layer] / len(self.corrupted)) for layer, of in heads.items()}
 
@@ -209,19 +196,20 @@ class Pair:
         elif self.ablation == "resample":
             yield self.corrupted
         else:
-            with set_heads(self.model, means):
+            with passes.set_heads(self.model, means):
                 yield self.clean
 
     def run(self, batch: Batch, names: Iterable[str] = ()) -> Seen:
         """Run these sequences, and keep the named activations."""
-        other = reading(self.model, batch.tokens) if batch is not self.clean else nullcontext()
-        with other, recording(self.model, names) as kept:
+        is_other = batch is not self.clean
+        other = passes.reading(self.model, batch.tokens) if is_other else nullcontext()
+        with other, passes.recording(self.model, names) as kept:
             return Seen(self.model(self.clean.tokens)[:, -1], kept)
 
 
 def _effect(pair: Pair, edges: Edges, means: Means, normalise: bool) -> tuple[Tensor, Tensor]:
     """Return the effect and, if asked for, the whole difference of every sequence; else 0."""
-    names = written_points(pair.model, {*edges.senders, *edges.middle})
+    names = passes.written_points(pair.model, {*edges.senders, *edges.middle})
     runs: dict[RunName, Seen] = {}
     for which in ("clean", "corrupted"):
         with pair.being(which, means) as batch:
@@ -230,8 +218,8 @@ def _effect(pair: Pair, edges: Edges, means: Means, normalise: bool) -> tuple[Te
     patch = Patch(
         pair.model,
         edges,
-        source=written_by(pair.model, source.kept, edges.senders),
-        frozen=written_by(pair.model, base.kept, edges.middle),
+        source=passes.written_by(pair.model, source.kept, edges.senders),
+        frozen=passes.written_by(pair.model, base.kept, edges.middle),
     )
     with pair.being(pair.order[1], means) as batch, patch.applied():
         patched = pair.measured(pair.run(batch).logits)
@@ -254,9 +242,9 @@ def _edges(
             raise TypeError(f'{name}={heads!r}: expected a list of heads; write ["L0H2"].')
     given = list(receivers)
     reached = [one for one in given if not (isinstance(one, str) and one == "output")]
-    layers = (by_layer(senders, model), by_layer(reached, model))
+    layers = (passes.by_layer(senders, model), passes.by_layer(reached, model))
     to_output = len(reached) < len(given)
-    edges = Edges(*layers, inputs_named(via), by_layer(middle, model), to_output)
+    edges = Edges(*layers, passes.inputs_named(via), passes.by_layer(middle, model), to_output)
     below, above = list(edges.senders), edges.above(model)
     if not below or not above:
         raise ValueError("An edge needs a sender and a receiver; name at least one of each.")
@@ -274,5 +262,5 @@ def _edges(
     for layer in between:
         if {*edges.middle[layer]} & {*edges.senders.get(layer, ())}:
             raise ValueError(f"A head of layer {layer} is both a sender and a middle head.")
-    refuse_cuts(model, min(below), max(above))
+    passes.refuse_cuts(model, min(below), max(above))
     return edges

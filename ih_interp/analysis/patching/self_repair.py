@@ -11,19 +11,8 @@ from transformer_lens import HookedTransformer
 
 from ih_interp._reprs import short_repr
 from ih_interp._torch_state import plain_torch
-from ih_interp.analysis._passes import (
-    Ablation,
-    HeadsOf,
-    by_layer,
-    into_stream,
-    refuse_cuts,
-    refuse_unequal,
-    set_heads,
-    whole_blocks,
-    written_at,
-    written_by,
-    written_points,
-)
+from ih_interp.analysis import _passes as passes
+from ih_interp.analysis._passes import Ablation, HeadsOf
 from ih_interp.analysis.checks import checked
 from ih_interp.analysis.patching._last_layer import final_norm
 from ih_interp.analysis.patching.path_patching import Means, Pair, Seen
@@ -80,15 +69,15 @@ def self_repair(
     that the heads write. A measure for `ih.trace`. Raises ValueError for clamps that set the stream
     or the logits, and where direct effects do not add up on the logits, as behind a soft cap.
     """
-    chosen = by_layer(heads, model)
+    chosen = passes.by_layer(heads, model)
     if not chosen:
         raise ValueError("heads=[]: expected at least one head to ablate.")
-    refuse_cuts(model, min(chosen), model.cfg.n_layers)
+    passes.refuse_cuts(model, min(chosen), model.cfg.n_layers)
     if any("unembed.hook_logits" in one.points for one in active(model)):
         raise ValueError("A clamp sets the logits: heads have no direct effect on them.")
     pair = Pair.of(model, batch, corrupted, "noise", ablation, scale)
     means = pair.means(chosen)
-    with whole_blocks(model, min(chosen), model.cfg.n_layers):
+    with passes.whole_blocks(model, min(chosen), model.cfg.n_layers):
         parts = [_part(one, chosen, means) for one in pair.split()]
     return SelfRepair(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
@@ -98,17 +87,17 @@ def _part(pair: Pair, chosen: HeadsOf, means: Means) -> SelfRepair:
     names = _names(model)
     whole = pair.run(clean, names)
     if pair.ablation == "resample":
-        seen = pair.run(pair.corrupted, written_points(model, chosen))
-        new = written_by(model, seen.kept, chosen)
+        seen = pair.run(pair.corrupted, passes.written_points(model, chosen))
+        new = passes.written_by(model, seen.kept, chosen)
         means = {layer: (chosen[layer], new[layer]) for layer in chosen}
-    with set_heads(model, means):
+    with passes.set_heads(model, means):
         ablated = pair.run(clean, names)
     own, others, mlps = _changes(model, whole, ablated, chosen)
     resid, after = (run.kept[names[0]][:, -1] for run in (whole, ablated))
-    refuse_unequal(
+    passes.refuse_unequal(
         resid + own + others + mlps, after, "Heads and MLPs do not add up to the residual stream"
     )
-    refuse_unequal(
+    passes.refuse_unequal(
         _frozen_logits(model, whole, resid),
         whole.logits,
         f"With output_logits_soft_cap={model.cfg.output_logits_soft_cap}, the final norm and "
@@ -122,14 +111,14 @@ def _part(pair: Pair, chosen: HeadsOf, means: Means) -> SelfRepair:
     same_scale, start = frozen(after), frozen(resid)
     direct, heads, of_mlps = (frozen(resid + part) - start for part in (own, others, mlps))
     what = "The effects of heads and MLPs on the logits do not add up"
-    refuse_unequal(start + direct + heads + of_mlps, same_scale, what)
+    passes.refuse_unequal(start + direct + heads + of_mlps, same_scale, what)
     return SelfRepair(now - before, direct, heads, of_mlps, (now - before) - (same_scale - start))
 
 
 def _names(model: HookedTransformer) -> list[str]:
     """Return the points to record: the last stream first, what is added to it, the norm's scale."""
     layers = range(model.cfg.n_layers)
-    names = [f"blocks.{layers[-1]}.hook_resid_post", *written_points(model, layers)]
+    names = [f"blocks.{layers[-1]}.hook_resid_post", *passes.written_points(model, layers)]
     if not model.cfg.attn_only:
         names += [f"blocks.{layer}.hook_mlp_out" for layer in layers]
     return names + [SCALE] * (SCALE in model.hook_dict)
@@ -141,9 +130,9 @@ def _changes(
     """Return ablated minus whole in the last stream, of chosen heads, of other heads, of MLPs."""
     own = others = mlps = torch.zeros_like(whole.kept[_names(model)[0]][:, -1])
     for layer in range(model.cfg.n_layers):
-        point = written_at(model, layer)
+        point = passes.written_at(model, layer)
         change = ablated.kept[point][:, -1:] - whole.kept[point][:, -1:]
-        each = into_stream(model, layer, range(model.cfg.n_heads), change)[:, 0]
+        each = passes.into_stream(model, layer, range(model.cfg.n_heads), change)[:, 0]
         mine = torch.zeros(model.cfg.n_heads, dtype=torch.bool, device=each.device)
         mine[list(chosen.get(layer, ()))] = True
         own, others = own + each[:, mine].sum(dim=1), others + each[:, ~mine].sum(dim=1)
