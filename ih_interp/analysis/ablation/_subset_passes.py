@@ -27,7 +27,6 @@ Block: TypeAlias = tuple[slice, Int[ndarray, " subset"], Float[Tensor, "subset b
 """Sequences, subsets, and their logits at the last position."""
 
 Replacement: TypeAlias = Float[Tensor, "batch pos head d_head"]
-"""What replaces z of the ablated heads."""
 
 BLOCK = 2**19  # logits at once, 4 MiB: more leave the processor's cache
 SCALE = "ln_final.hook_scale"
@@ -150,6 +149,7 @@ def _replacement(
     reference: Batch | None,
     seed: int,
 ) -> Replacement:
+    """Return what replaces z of the heads in every sequence; ValueError for an unfit reference."""
     (n, n_positions), source = batch.tokens.shape, batch if reference is None else reference
     if ablation == "zero":
         if reference is not None:
@@ -158,22 +158,17 @@ def _replacement(
                 "write ablation='mean' or 'resample'."
             )
         return torch.zeros(1, n_positions, len(heads), model.cfg.d_head).expand(n, -1, -1, -1)
-    if source.tokens.shape[1] != n_positions:
+    rows = n if ablation == "resample" else len(source)
+    if source.tokens.shape != (rows, n_positions):
         raise ValueError(
-            f"reference: expected sequences of {n_positions} tokens like the batch's, because z is "
-            f"replaced position by position, and got {source.tokens.shape[1]}."
+            f"reference: expected {rows} sequences of {n_positions} tokens, to replace z position "
+            f"by position, got {len(source)} of {source.tokens.shape[1]}."
         )
-    if ablation == "mean":
-        z = _clean_z(model, source, heads)
-        return z.double().mean(dim=0).to(z).expand(n, -1, -1, -1)
-    if len(source) != n:
-        raise ValueError(
-            f"reference: expected {n} sequences like the batch, because resampling goes row by "
-            f"row, and got {len(source)}."
-        )
-    if reference is None and n < 2:
+    if ablation == "resample" and reference is None and n < 2:
         raise ValueError("batch: expected two sequences to resample from, or a reference; got 1.")
     z = _clean_z(model, source, heads)
+    if ablation == "mean":
+        return z.double().mean(dim=0).to(z).expand(n, -1, -1, -1)
     return z if reference is not None else z[one_cycle(n, seed)]
 
 

@@ -64,7 +64,7 @@ def effects_of(pair: Pair, plan: Plan, means: Means) -> tuple[Tensor, Tensor]:
 
 
 def _runs(pair: Pair, plan: Plan, means: Means, which: RunName) -> list[Seen]:
-    """Run it for all senders, or with each alone ablated; no run where none is needed."""
+    """Return one run for all senders, or one with each ablated; none where none is needed."""
     alone = which == "corrupted" and pair.ablation != "resample"
     if alone and pair.direction == "noise" and not plan.normalise:
         return []  # what is put in the senders' place is known

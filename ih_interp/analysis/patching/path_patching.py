@@ -159,7 +159,7 @@ class Pair:
         return cls(model, clean, corrupted, direction, ablation, metric)
 
     def split(self) -> "list[Pair]":
-        """Return the same in chunks."""
+        """Return pairs of as many sequences as one pass takes."""
         size = passes.chunk_size(self.model, len(self.clean))
         batches = zip(self.clean.split(size), self.corrupted.split(size), strict=True)
         return [replace(self, clean=clean, corrupted=corrupted) for clean, corrupted in batches]

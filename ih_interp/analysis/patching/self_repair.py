@@ -33,19 +33,18 @@ class SelfRepair(NamedTuple):
     """
 
     total: Float[Tensor, " batch"]
-    """As the model gives it."""
     direct: Float[Tensor, " batch"]
-    """Of the ablated heads' own output, with the final norm's scale of the whole pass."""
+    """By the ablated heads' own output, with the final norm's scale of the whole pass."""
     heads: Float[Tensor, " batch"]
-    """Of what all other heads then write, with that scale."""
+    """By all other heads, with that scale."""
     mlps: Float[Tensor, " batch"]
-    """Of what MLPs then write, with that scale."""
+    """By MLPs, with that scale."""
     norm: Float[Tensor, " batch"]
-    """The rest, by another scale of the final norm; 0 without one."""
+    """By another scale of the final norm: the rest; 0 without a norm."""
 
     @property
     def repair(self) -> Float[Tensor, " batch"]:
-        """`total - direct`: of the other sign than `direct` where damage is repaired."""
+        """`total - direct`, whose sign is opposite to that of `direct` if damage is repaired."""
         return self.total - self.direct
 
 
@@ -60,7 +59,7 @@ def self_repair(
     corrupted: Batch | None = None,
     scale: LinearScale = "logit",
 ) -> SelfRepair:
-    """Return the change of the target's logit when heads are ablated, split by what makes it.
+    """Return the change of the target's logit when heads are ablated, split by cause.
 
     Rushing and Nanda (2024): the direct effect is that of the heads' own output on the logit, with
     the final norm's scale frozen; later heads, MLPs and the norm, whose scale shrinks with the
@@ -94,22 +93,16 @@ def _part(pair: Pair, chosen: HeadsOf, means: Means) -> SelfRepair:
         ablated = pair.run(clean, names)
     own, others, mlps = _changes(model, whole, ablated, chosen)
     resid, after = (run.kept[names[0]][:, -1] for run in (whole, ablated))
-    passes.refuse_unequal(
-        resid + own + others + mlps, after, "Heads and MLPs do not add up to the residual stream"
-    )
-    passes.refuse_unequal(
-        _frozen_logits(model, whole, resid),
-        whole.logits,
-        f"With output_logits_soft_cap={model.cfg.output_logits_soft_cap}, the final norm and "
-        "unembedding do not give the model's logits",
-    )
-
-    def frozen(stream: Tensor) -> Tensor:
-        return pair.measured(_frozen_logits(model, whole, stream))
-
+    what = "Heads and MLPs do not add up to the residual stream"
+    passes.refuse_unequal(resid + own + others + mlps, after, what)
+    cap = f"output_logits_soft_cap={model.cfg.output_logits_soft_cap}"
+    what = f"With {cap}, the final norm and unembedding do not give the model's logits"
+    passes.refuse_unequal(_frozen_logits(model, whole, resid), whole.logits, what)
     before, now = (pair.measured(run.logits) for run in (whole, ablated))
-    same_scale, start = frozen(after), frozen(resid)
-    direct, heads, of_mlps = (frozen(resid + part) - start for part in (own, others, mlps))
+    streams = (after, resid, resid + own, resid + others, resid + mlps)
+    frozen = [pair.measured(_frozen_logits(model, whole, stream)) for stream in streams]
+    same_scale, start = frozen[:2]
+    direct, heads, of_mlps = (each - start for each in frozen[2:])
     what = "The effects of heads and MLPs on the logits do not add up"
     passes.refuse_unequal(start + direct + heads + of_mlps, same_scale, what)
     return SelfRepair(now - before, direct, heads, of_mlps, (now - before) - (same_scale - start))
