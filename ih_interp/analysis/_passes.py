@@ -159,21 +159,16 @@ def reading(model: HookedTransformer, tokens: Int[Tensor, "batch pos"]) -> Gener
     Clamps that were made for a batch then act as they do there, although the sequences differ.
     """
     embedded = model.embed.forward(tokens)
-
-    def replace(module: Any, inputs: Any, output: Any) -> Tensor:
-        del module, inputs, output
-        return embedded
-
-    handle = model.embed.register_forward_hook(replace, prepend=True)  # other hooks come after
+    # Before all other hooks.
+    handle = model.embed.register_forward_hook(lambda *_: embedded, prepend=True)
     try:
         yield
     finally:
         handle.remove()
 
 
-def put_heads(written: Written, hook: Any, *, heads: Sequence[int], value: Tensor) -> Written:
+def put_heads(written: Written, *, heads: Sequence[int], value: Tensor, **_: Any) -> Written:
     """Return what heads write with that of the given heads replaced: a hook function."""
-    del hook
     changed = written.clone()
     changed[:, :, list(heads)] = value.to(written)
     return changed
@@ -200,12 +195,10 @@ def whole_blocks(model: HookedTransformer, first: int, last: int) -> Generator[N
     """
     written: dict[int, Tensor] = {}
 
-    def note(module: Any, inputs: Any, output: Tensor, number: int) -> None:
-        del module, inputs
+    def note(_block: Any, _inputs: Any, output: Tensor, number: int) -> None:
         written[number] = output
 
-    def compare(module: Any, inputs: Any, output: Tensor, number: int) -> None:
-        del module, inputs
+    def compare(_block: Any, _inputs: Any, output: Tensor, number: int) -> None:
         what = f"A hook on blocks.{number} changes what it gives the next layer"
         refuse_unequal(written[number], output, what)
 

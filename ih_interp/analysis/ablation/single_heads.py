@@ -227,8 +227,9 @@ def _right(
     """Return 1 where only that head is on and right, else 0; ValueError for no finite logits."""
     alone = np.eye(len(heads), dtype=bool)
     (right,) = _values(model, batch, heads, alone, ["accuracy"], perfect_match=perfect_match)
-    if np.isnan(right).any():
-        names = ", ".join(str(heads[i]) for i in np.flatnonzero(np.isnan(right).any(axis=0)))
+    unknown = np.flatnonzero(np.isnan(right).any(axis=0)).tolist()
+    if unknown:
+        names = ", ".join(str(heads[i]) for i in unknown)
         raise ValueError(
             f"With only {names} on, logits are NaN or infinite: expected finite ones, for an "
             "answer that is right or wrong; look at the model's weights."

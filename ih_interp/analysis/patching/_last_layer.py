@@ -4,12 +4,17 @@ The model's own norms, weights, rotation and unembedding act on many inputs at o
 front. The result is the model's only where the layer `stands_alone`; elsewhere the model must run.
 """
 
+from typing import TypeAlias
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformer_lens import HookedTransformer
 
 from ih_interp._stock import not_plain, parts_of
+
+Stream: TypeAlias = Float[Tensor, "*any pos d_model"]
+PerHead: TypeAlias = Float[Tensor, "*any pos head d_head"]
 
 
 def stands_alone(model: HookedTransformer, layer: int) -> bool:
@@ -26,32 +31,26 @@ def final_norm(model: HookedTransformer) -> tuple[nn.Module, ...]:
 
 
 class LastRow:
-    """Layer, final norm and unembedding of one model; `...` are any axes in front."""
+    """The last layer, final norm and unembedding of a model; `*any` are axes in front."""
 
     def __init__(self, model: HookedTransformer) -> None:
         self.model = model
         self.block = model.blocks[-1]
         self.attn = self.block.attn
 
-    def read(self, resid: Float[Tensor, "*any pos d_model"]) -> Float[Tensor, "*any pos d_model"]:
+    def read(self, resid: Stream) -> Stream:
         """Return the stream after LN1, which queries, keys and values read."""
         return self.block.ln1(resid.flatten(end_dim=-3)).view(resid.shape)
 
-    def queries(
-        self, read: Float[Tensor, "*any pos d_model"]
-    ) -> Float[Tensor, "*any 1 head d_head"]:
+    def queries(self, read: Stream) -> Float[Tensor, "*any 1 head d_head"]:
         """Return rotated queries of the last position."""
         return self._rotated(self._heads(read[..., -1:, :], "Q"), offset=read.shape[-2] - 1)
 
-    def keys(
-        self, read: Float[Tensor, "*any pos d_model"]
-    ) -> Float[Tensor, "*any pos head d_head"]:
+    def keys(self, read: Stream) -> PerHead:
         """Return rotated keys of all positions."""
         return self._rotated(self._heads(read, "K"), offset=0)
 
-    def values(
-        self, read: Float[Tensor, "*any pos d_model"]
-    ) -> Float[Tensor, "*any pos head d_head"]:
+    def values(self, read: Stream) -> PerHead:
         return self._heads(read, "V")
 
     def pattern(self, q: Tensor, k: Tensor) -> Float[Tensor, "*any pos head"]:

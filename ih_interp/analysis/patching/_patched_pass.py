@@ -94,13 +94,11 @@ class Patch:
         made, positions = dict[str, Tensor](), list[Tensor | None]()
         is_first = False
 
-        def note(block: Any, inputs: Any, keywords: dict[str, Any]) -> None:
-            del block, inputs
+        def note(_block: Any, _inputs: Any, keywords: dict[str, Any]) -> None:
             positions[:] = [keywords.get("shortformer_pos_embed")]  # not read by values
 
-        def compute(attention: Any, inputs: Any, keywords: dict[str, Any]) -> None:
+        def compute(attention: Any, _inputs: Any, keywords: dict[str, Any]) -> None:
             nonlocal is_first
-            del inputs
             if is_first:
                 return
             read = block.ln1(seen[f"blocks.{layer}.hook_resid_pre"] + self._before(layer))
@@ -112,8 +110,7 @@ class Patch:
             is_first = False
             made.update(found)
 
-        def put(point: Any, inputs: tuple[Tensor], letter: str) -> tuple[Tensor] | None:
-            del point
+        def put(_point: Any, inputs: tuple[Tensor], letter: str) -> tuple[Tensor] | None:
             if letter not in made:
                 return None
             value = inputs[0].clone()
@@ -130,9 +127,8 @@ class Patch:
         for handle in handles:
             stack.callback(handle.remove)
 
-    def _carry(self, written: Written, hook: Any, *, layer: int) -> Tensor | None:
+    def _carry(self, written: Written, *, layer: int, **_: Any) -> Tensor | None:
         """Store what senders and middle heads change, and have middle heads write as before."""
-        del hook
         changes: list[Tensor] = []
         if layer in self.source:
             heads = list(self.edges.senders[layer])
@@ -162,8 +158,7 @@ def _projected(
     """
     found = dict[str, Tensor]()
 
-    def keep(point: Any, arriving: tuple[Tensor], letter: str) -> None:
-        del point
+    def keep(_point: Any, arriving: tuple[Tensor], letter: str) -> None:
         found[letter] = arriving[0][:, :, heads]
         if all(wanted in found for wanted in via):
             raise _Enough
