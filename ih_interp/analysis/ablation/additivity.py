@@ -124,13 +124,11 @@ def additivity_test(
     for metric, *pair in zip(metrics, *values, strict=True):
         both = np.stack(pair, axis=1).astype(np.float64)
         found = _rows(both, heads, -1 if metric in LOWER_IS_BETTER else 1, draws)
-        effects = _interactions(both)
-        p = sign_flip_test(
-            effects.reshape(len(both), -1), n_permutations=n_permutations, seed=seed
-        ).reshape(effects.shape[1:])
-        q = [adjusted_for_discoveries(of_part) for of_part in p]
+        effects = _interactions(both).reshape(len(both), -1)
+        p = sign_flip_test(effects, n_permutations=n_permutations, seed=seed)
+        q = [adjusted_for_discoveries(of_part) for of_part in p.reshape(len(PARTS), -1)]
         pairs = (row for row in found if row["quantity"] == "interaction")
-        for row, of_pair, adjusted in zip(pairs, p.ravel(), np.ravel(q), strict=True):
+        for row, of_pair, adjusted in zip(pairs, p, np.ravel(q), strict=True):
             row.update(p=of_pair, q=adjusted)
         rows += [{"metric": metric_name(metric), **row} for row in found]
     said: Any = {"heads": heads, "ablation": ablation, "n_sequences": len(batch), "level": level}
