@@ -1,9 +1,9 @@
-"""JAX's default random numbers, in numpy: what the published code drew can be drawn again.
+"""JAX's default random numbers, in numpy, to repeat the draws of the published code.
 
-The published code splits labels, initialises its networks and draws its toy vectors with
-`jax.random`. The generator is Threefry-2x32 with 20 rounds (Salmon et al. 2011, "Parallel random
-numbers: as easy as 1, 2, 3"); keys, splitting and shaping follow JAX 0.4
-(`jax_threefry_partitionable` off). Tests hold it against numbers that JAX printed.
+That code splits labels, initialises its networks and draws its toy vectors with `jax.random`. The
+generator is Threefry-2x32 with 20 rounds (Salmon et al. 2011, "Parallel random numbers: as easy as
+1, 2, 3"); keys, splitting and shaping follow JAX 0.4 (`jax_threefry_partitionable` off). Tests
+compare it with numbers that JAX printed.
 """
 
 import math

@@ -14,8 +14,8 @@ MOST_LETTERS = 100  # of anything else; a longer one is shown by its class
 def short_repr(cls: Class) -> Class:
     """Give a dataclass, a NamedTuple or a dict a `repr` that shows arrays by their shapes.
 
-    Numbers, and arrays of one axis and up to eight of them, stand there themselves, rounded to four
-    digits. Decorates the class last, above `@dataclass`.
+    Numbers, and arrays of one axis and up to eight of them, are shown rounded to four digits. Write
+    it above `@dataclass`.
 
     >>> from typing import NamedTuple
     >>> import numpy as np

@@ -1,10 +1,10 @@
-"""Whether a model runs TransformerLens's own code and nothing else, as every fast path assumes.
+"""A check that a model runs TransformerLens's own code and nothing else.
 
-A fast path computes what modules of a model would compute. It may do so only where it knows what
-that is: modules of TransformerLens's own types, with none of their methods replaced on an instance
-or a class, no hook of TransformerLens or of PyTorch on them, the norms that `cfg` names, no soft
-cap, weights of one type and device, and a process without autocast, modes or another default dtype.
-`not_plain` answers for all of them; where it names a reason, the model itself has to run.
+A fast path computes what modules of a model would compute. That is known only for modules of
+TransformerLens's own types, with no method replaced on an instance or a class, no hook of
+TransformerLens or of PyTorch, the norms that `cfg` names, no soft cap, weights of one type and
+device, and a process without autocast, modes or another default dtype. `not_plain` checks all of
+them; where it names a reason, the model itself must run.
 """
 
 from collections.abc import Collection, Iterable
@@ -33,7 +33,7 @@ NORMS: dict[str | None, type[nn.Module]] = {
     "RMSPre": _LENS.RMSNormPre,
     None: nn.Identity,
 }
-"""The module which each `cfg.normalization_type` names."""
+"""The module that each `cfg.normalization_type` names."""
 
 _C: Any = torch._C  # pyright: ignore[reportPrivateUsage]
 _MODULE: Any = torch.nn.modules.module
@@ -49,26 +49,20 @@ def not_plain(
 ) -> str | None:
     """Return why these modules cannot be computed by hand, as a clause; None where they can.
 
-    `modules` are all those that a fast path skips, submodules listed too; the model itself is
-    always among them. `may_be_hooked` names those whose hooks a fast path still runs. With
-    `after_z` of attention only what follows the heads' `z` is skipped. `while_tracing` leaves out
-    the state of the process, which is another while torch traces.
+    `modules` are all those that a fast path skips, submodules too; the model itself is always
+    checked. `may_be_hooked` names those whose hooks a fast path still runs. With `after_z` only
+    what follows the heads' `z` in attention is skipped. `while_tracing` leaves out the state of the
+    process, which differs while torch traces.
     """
     cfg: Any = model.cfg
     unusual = {} if while_tracing else _unusual_process(cfg)
-    unusual |= {
-        "a hook for all modules is registered in torch": _MODULE._has_any_global_hook(),
-        f"its weights are {cfg.dtype}": cfg.dtype not in (torch.float32, torch.float64),
-    }
-    unusual |= {
-        f"its cfg has {name}": found
-        for name, found in _unusual_config(model, after_z=after_z).items()
-    }
+    unusual["a hook for all modules is registered in torch"] = _MODULE._has_any_global_hook()
+    unusual[f"its weights are {cfg.dtype}"] = cfg.dtype not in (torch.float32, torch.float64)
+    unusual |= _unusual_config(model, after_z=after_z)
+    if any(unusual.values()):
+        return next(reason for reason, applies in unusual.items() if applies)
     skipped = [model, *modules]
     of_class = {kind: _other_class(kind) for kind in {*map(type, skipped)}}
-    for reason, applies in unusual.items():
-        if applies:
-            return reason
     for module in skipped:
         reason = of_class[type(module)] or _other_instance(model, module)
         norms = [vars(module)["_modules"].get(name) for name in ("ln1", "ln_final")]
@@ -82,13 +76,13 @@ def not_plain(
 
 
 def other_module(model: HookedTransformer, module: nn.Module) -> str | None:
-    """Return what of one module is not TransformerLens's own, whatever its hooks are."""
+    """Return why a module is not TransformerLens's own, hooks aside; None if it is."""
     return _other_class(type(module)) or _other_instance(model, module)
 
 
 def _other_class(kind: type[nn.Module]) -> str | None:
     if kind not in _METHODS:
-        return f"has the type {kind.__name__}, which is no module of TransformerLens's own"
+        return f"has the type {kind.__name__}, which is not one of TransformerLens"
     for name, function in _METHODS[kind].items():
         if getattr(kind, name, None) is not function:
             return f"has another {kind.__name__}.{name} than TransformerLens's"
@@ -100,12 +94,6 @@ def _other_instance(model: HookedTransformer, module: nn.Module) -> str | None:
     if not methods.isdisjoint(own):
         return f"has another {min(methods & own.keys())} than its class"
     return _other_settings(model, own)
-
-
-def starts_late(model: HookedTransformer) -> bool:
-    """Return whether a pass from what a layer is given goes on as one from the tokens does."""
-    hooked = bool(vars(model)["_forward_pre_hooks"]) or _MODULE._has_any_global_hook()
-    return not hooked and other_module(model, model) is None
 
 
 def refuse_unfit_weights(model: HookedTransformer) -> None:
@@ -123,14 +111,14 @@ def refuse_unfit_weights(model: HookedTransformer) -> None:
 def refuse_other_names(model: HookedTransformer) -> None:
     """Refuse a model whose hook points are others than `hook_dict` names (ValueError).
 
-    TransformerLens puts hooks by that table. It is stale where a module was replaced, moved or
-    taken out, and then hooks act elsewhere, or nowhere, in silence.
+    TransformerLens puts hooks by that table. After a module was replaced, moved or taken out, hooks
+    would act elsewhere or nowhere, in silence.
     """
-    cfg: Any = model.cfg
-    if len(model.blocks) != cfg.n_layers or len({*model.blocks}) < cfg.n_layers:
+    n_layers, n_blocks = model.cfg.n_layers, len({*model.blocks})
+    if not len(model.blocks) == n_blocks == n_layers:
         raise ValueError(
-            f"cfg.n_layers={cfg.n_layers}: expected as many different blocks, got "
-            f"{len({*model.blocks})}; make a model of that shape."
+            f"cfg.n_layers={n_layers}: expected as many different blocks, got {n_blocks}; make a "
+            "model of that shape."
         )
     for name, point in model.hook_dict.items():
         here: Any = model
@@ -157,14 +145,13 @@ def is_hooked(module: nn.Module) -> bool:
 
 
 def n_hooks(module: nn.Module) -> int:
-    """Return how many hooks are on it."""
-    own = vars(module)
-    forward = len(own["_forward_hooks"]) + len(own["_forward_pre_hooks"])
-    return forward + len(own["_backward_hooks"]) + len(own["_backward_pre_hooks"])
+    """Return how many hooks are on a module."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return sum(len(vars(module)[kind]) for kind in kinds)
 
 
 def runs_own_code(module: nn.Module, *methods: str) -> bool:
-    """Return whether these methods are TransformerLens's, on the module's instance and class."""
+    """Return whether a module's methods of these names are TransformerLens's."""
     found = (getattr(module, method) for method in methods)
     return all(_is_of_library(getattr(method, "__func__", method)) for method in found)
 
@@ -175,7 +162,7 @@ def wrong_norm(norm: nn.Module | None, cfg: HookedTransformerConfig) -> bool:
 
 
 def _unusual_config(model: HookedTransformer, *, after_z: bool) -> dict[str, bool]:
-    """Name what of a configuration no fast path computes, and say whether it is so."""
+    """Return the options that no fast path computes, in words, and whether they are in use."""
     cfg: Any = model.cfg
     after = {
         "output_logits_soft_cap": cfg.output_logits_soft_cap > 0,
@@ -197,31 +184,31 @@ def _unusual_config(model: HookedTransformer, *, after_z: bool) -> dict[str, boo
     flags = ("use_attn_result", "use_local_attn", "use_qk_norm", "use_logn_attn")
     flags += ("use_attention_sinks", "use_attn_in", "use_split_qkv_input")
     before |= {flag: bool(getattr(cfg, flag)) for flag in flags}
-    return after if after_z else after | before
+    found = after if after_z else after | before
+    return {f"its cfg has {name}": in_use for name, in_use in found.items()}
 
 
 def _unusual_process(cfg: HookedTransformerConfig) -> dict[str, bool]:
-    """Name what in this process makes torch compute otherwise, and say whether it is so."""
+    """Return the states of a process in which torch computes otherwise, and whether they hold."""
     dtype, device = torch.get_default_dtype(), str(cfg.device or "cpu").split(":")[0]
     # A default device, ours included, changes where tensors are made and no number.
     modes = [m for m in _get_current_function_mode_stack() if not isinstance(m, DeviceContext)]
     transformed = _C._functorch.maybe_current_level() is not None
+    mode = bool(modes) or _C._len_torch_dispatch_stack() > 0 or transformed
     return {
         f"torch's default dtype is {dtype}": dtype != torch.float32,
         "autocast is on": torch.is_autocast_enabled(device),
-        "a mode or transform of torch is on": (
-            bool(modes) or _C._len_torch_dispatch_stack() > 0 or transformed
-        ),
+        "a mode or transform of torch is on": mode,
     }
 
 
 def _other_settings(model: HookedTransformer, own: dict[str, Any]) -> str | None:
-    """Return what of a module's attributes its own code was not written for."""
+    """Return why a module's code was not written for its attributes; None if it was."""
     cfg: Any = model.cfg
     if own.get("cfg", cfg) is not cfg:
         return "has a cfg of its own"
     if any(isinstance(value, Tensor) for value in own.values()):
-        return "has a tensor that is no parameter"
+        return "has a tensor that is not a parameter"
     device = model.unembed.W_U.device
     for name, parameter in own["_parameters"].items():
         if parameter is not None and (
@@ -248,7 +235,7 @@ def _is_of_library(function: object) -> bool:
 def _methods(kind: type[nn.Module]) -> dict[str, object]:
     """Return the methods that a module of this class runs; None for one that is already replaced.
 
-    Of the largest classes only those that a pass calls.
+    For the largest classes these are only those that a pass calls.
     """
     found: dict[str, object] = {}
     for base in kind.__mro__:
@@ -269,7 +256,7 @@ _CALLED: dict[type, tuple[str, ...]] = {
     nn.Module: ("__call__", "_call_impl", "_wrapped_call_impl"),
     **dict.fromkeys((HookedRootModule, HookedTransformer, FewShotTransformer), _OF_ROOT),
 }
-"""The methods which a pass calls of classes that have many more."""
+"""The methods that a pass calls of classes that have many more."""
 
 _STOCK: tuple[type[nn.Module], ...] = (
     *(FewShotEmbed, FewShotUnembed, FewShotTransformer, HookedTransformer, HookPoint),
@@ -278,11 +265,9 @@ _STOCK: tuple[type[nn.Module], ...] = (
     *(TypedModuleList, nn.Module),
 )
 
-_METHODS = {kind: _methods(kind) for kind in _STOCK}
-"""As they were when this module was imported."""
+_METHODS = {kind: _methods(kind) for kind in _STOCK}  # as they were at the import of this module
 
-_CALLABLE = {
+_CALLABLE = {  # names of methods, which no instance may set for itself
     kind: frozenset({"_compiled_call_impl"} | {n for n in dir(kind) if callable(getattr(kind, n))})
     for kind in _STOCK
 }
-"""Names of methods, which no instance may set for itself."""

@@ -1,9 +1,9 @@
 """The toy model of three vectors: a product alone makes a plateau and a sudden drop.
 
-`T*_ijk = a*_i b*_j c*_k` is learned as `a_i b_j c_k` by gradient descent: three factors that only
-work together, as the three subcircuits of an induction head do. Clamping one factor to its true
-value shortens the plateau, clamping two removes it. Source: Singh et al. (2024), arXiv:2404.07129,
-Section 4, Figures 5a and 9; the vectors are the published code's, drawn with JAX's generator.
+Gradient descent learns `T*_ijk = a*_i b*_j c*_k` as `a_i b_j c_k`: three factors that only work
+together, like the subcircuits of an induction head. Clamping one to its true value shortens the
+plateau, clamping two removes it. Source: Singh et al. (2024), arXiv:2404.07129, Section 4, Figures
+5a and 9; the vectors are those of the published code, drawn with JAX's generator.
 """
 
 import math
@@ -36,9 +36,9 @@ class ToyConfig(Frozen):
     learning_rate: float = Field(default=1.0, gt=0)
     """Step size of gradient descent."""
     iterations: int = Field(default=1_000, ge=1)
-    """How many steps are taken, each on the full loss."""
+    """The number of steps, each on the full loss."""
     clamp: dict[Name, Size | None] = Field(default_factory=dict[Name, Size | None])
-    """How many first entries of a vector are held at their true values; None for all of them."""
+    """The number of first entries of a vector held at their true values; None for all of them."""
 
     @model_validator(mode="after")
     def _fits(self) -> "ToyConfig":
@@ -62,10 +62,7 @@ def draw_vectors(config: ToyConfig) -> tuple[Vectors, Vectors]:
 
 
 def descend(config: ToyConfig) -> Iterator[Vectors]:
-    """Yield the vectors before every step of full-batch gradient descent, as they are clamped.
-
-    Raises ValueError where the descent diverges.
-    """
+    """Yield the clamped vectors before every step of descent; ValueError where it diverges."""
     true, vectors = draw_vectors(config)
     held = _held(config)
     for iteration in range(config.iterations):
@@ -90,9 +87,9 @@ def train_toy(config: ToyConfig | None = None) -> pd.DataFrame:
       to zero, `plateau_loss`.
     - `progress_1`: 1 - cos(a*, a)^2, in [0, 1]; 0 when a points along a* or against it, 1 - 1/I on
       average for a random direction.
-    - `progress_2`: the loss with b and c perfected up to sign, the smaller over the sign of a of
-      0.5 mean_ijk (T* - (+-a) b* c*)^2, at least 0; at a = 0 `plateau_loss`. It also asks for the
-      length of a, which b and c can make up for: unless both are clamped it need not reach 0.
+    - `progress_2`: the loss with b and c perfect up to sign, the smaller over the sign of a of
+      0.5 mean_ijk (T* - (+-a) b* c*)^2, at least 0; at a = 0 `plateau_loss`. It also depends on the
+      length of a, which b and c can make up for: unless both are clamped it may stay above 0.
     """
     config = ToyConfig() if config is None else config
     expect(config, ToyConfig, f"config={config!r}", "write ToyConfig(...)")
@@ -116,13 +113,12 @@ def lone_vector_losses(config: ToyConfig) -> np.ndarray:
 
     With b and c clamped the gradient of a is r (a - a*) with r = |b*|^2 |c*|^2 / (I J K), so that
     every step multiplies a - a* by f = 1 - learning_rate r, and the loss of iteration t is
-    f^(2t) r |a - a*|^2 / 2 of the initial a. Likewise for b and c.
-
-    Raises ValueError unless two vectors are clamped whole and the third is free.
+    f^(2t) r |a - a*|^2 / 2 of the initial a. The same holds for b and c. Raises ValueError unless
+    two vectors are clamped whole and the third is free.
     """
-    held, sizes = _held(config), dict(zip(NAMES, config.sizes, strict=True))
+    held = _held(config)
     free = [name for name in NAMES if held[name] == 0]
-    whole = [name for name in NAMES if held[name] == sizes[name]]
+    whole = [n for n, size in zip(NAMES, config.sizes, strict=True) if held[n] == size]
     if len(free) != 1 or len(whole) != 2:
         raise ValueError(
             f"clamp={config.clamp}: expected two vectors clamped whole and one free, which have "

@@ -102,10 +102,10 @@ def test_nothing_is_unpickled(checkpoint, config, task):
     ("options", "words"),
     [
         ({"depth": 3}, r"\(5, 8\) where \(24, 8\) was expected"),
-        ({"d_model": 16}, r"\(16, 8\) where \(16, 16\) was expected"),
+        ({"d_model": 16}, r"\(8, 16\) where \(16, 16\) was expected"),
         ({"no_norm": True}, r"\(8,\) where \(24, 8\) was expected"),
         ({"pos_embedding_type": "ape"}, r"\(5,\) where \(8, 5\) was expected"),
-        ({"mlp_ratio": 2.0}, r"\(8, 24\) where \(8, 16\) was expected"),
+        ({"mlp_ratio": 2.0}, r"\(24, 8\) where \(16, 8\) was expected"),
     ],
     ids=str,
 )
@@ -117,7 +117,7 @@ def test_another_models_checkpoint_is_refused(options, words, checkpoint, config
 
 def test_another_tasks_checkpoint_is_refused(checkpoint, config):
     wider = FewShotTask(Exemplars.gaussian(n_classes=60, n_exemplars=1, n_features=32))
-    words = r"an array has shape \(16, 8\) where \(32, 8\) was expected"
+    words = r"an array has shape \(8, 16\) where \(8, 32\) was expected"
     refused(checkpoint, config, wider, words)
 
 

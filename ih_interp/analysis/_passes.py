@@ -1,13 +1,13 @@
-"""Forward passes of a model on other sequences or with heads set, and recording what heads write.
+"""Passes of a model on other sequences or with heads set, and records of what its heads write.
 
-The model's own modules and hooks do the work; models in which they do not show what a head writes
+The model's own modules and hooks do the work. Models in which they do not show what a head writes
 are refused.
 """
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -19,7 +19,7 @@ from ih_interp._stock import is_hooked, other_module
 from ih_interp.analysis.heads.pattern_scores import CHUNK
 from ih_interp.clamps._active import active, pass_size
 from ih_interp.clamps.base import Shape, head_mask
-from ih_interp.types import HeadName as HeadName, Residual, parse_heads
+from ih_interp.types import HeadName, parse_heads
 
 Input: TypeAlias = Literal["q", "k", "v"]
 """The input of a head through which it is reached."""
@@ -59,7 +59,7 @@ def by_layer(heads: Iterable[HeadName], model: HookedTransformer) -> dict[int, l
 
 
 def refuse_shape(model: HookedTransformer) -> None:
-    """Refuse models in which an edge is no sum of head outputs (ValueError)."""
+    """Refuse models in which what heads write does not add up (ValueError)."""
     cfg = model.cfg
     normalised = cfg.use_normalization_before_and_after or (
         cfg.original_architecture in POST_NORM_ARCHITECTURES
@@ -99,7 +99,7 @@ def written_at(model: HookedTransformer, layer: int) -> str:
 
 
 def written_points(model: HookedTransformer, layers: Iterable[int]) -> list[str]:
-    """Return those of several layers, and what attention adds where that may not be their sum."""
+    """Return `written_at` of layers, and `hook_attn_out` where attention may add something else."""
     points = [written_at(model, layer) for layer in layers]
     for layer in layers:
         block = model.blocks[layer]
@@ -154,84 +154,51 @@ def into_stream(
 
 @contextmanager
 def reading(model: HookedTransformer, tokens: Int[Tensor, "batch pos"]) -> Generator[None]:
-    """In the block, have passes read these tokens' embedding, whichever tokens they are given.
+    """Have passes in the block read the embedding of these tokens instead of their own.
 
-    So clamps made for a batch are in force as they were made, though the sequences are others.
+    Clamps that were made for a batch then act as they do there, although the sequences differ.
     """
     embedded = model.embed.forward(tokens)
-
-    def replace(module: Any, inputs: Any, output: Any) -> Tensor:
-        del module, inputs, output
-        return embedded
-
-    handle = model.embed.register_forward_hook(replace, prepend=True)  # other hooks come after
+    # Before all other hooks.
+    handle = model.embed.register_forward_hook(lambda *_: embedded, prepend=True)
     try:
         yield
     finally:
         handle.remove()
+
+
+def put_heads(written: Written, *, heads: Sequence[int], value: Tensor, **_: Any) -> Written:
+    """Return what heads write with that of the given heads replaced: a hook function."""
+    changed = written.clone()
+    changed[:, :, list(heads)] = value.to(written)
+    return changed
 
 
 @contextmanager
 def set_heads(
     model: HookedTransformer, values: Mapping[int, tuple[Sequence[int], Tensor]]
 ) -> Generator[None]:
-    """In the block, have heads write given values `[pos, head, d]`, for all that read them."""
-
-    def replace(written: Tensor, hook: Any, heads: Sequence[int], value: Tensor) -> Tensor:
-        del hook
-        changed = written.clone()
-        changed[:, :, list(heads)] = value.to(written)
-        return changed
-
+    """Have heads in the block write given values `[pos, head, d]`, by layer."""
     hooks: list[Any] = [
-        (written_at(model, layer), partial(replace, heads=heads, value=value))
+        (written_at(model, layer), partial(put_heads, heads=heads, value=value))
         for layer, (heads, value) in values.items()
     ]
     with model.hooks(fwd_hooks=hooks):
         yield
 
 
-class Entered(NamedTuple):
-    """The inputs that a pass gave a layer."""
-
-    resid: Residual
-    options: dict[str, Any]
-    """Keywords for a pass that starts there: the layer, positions of a shortformer, padding."""
-
-
-@contextmanager
-def entering(model: HookedTransformer, layer: int) -> Generator[list[Entered]]:
-    """In the block, have passes append what they give a layer, before all hooks on it."""
-    entered: list[Entered] = []
-
-    def keep(block: Any, inputs: tuple[Tensor], keywords: dict[str, Any]) -> None:
-        options = {n: keywords.get(n) for n in ("shortformer_pos_embed", "attention_mask")}
-        # A hook may write into it afterwards.
-        hooked = is_hooked(block) or is_hooked(block.hook_resid_pre)
-        resid = inputs[0].clone() if hooked else inputs[0]
-        entered.append(Entered(resid, {"start_at_layer": layer, **options}))
-
-    handle = model.blocks[layer].register_forward_pre_hook(keep, with_kwargs=True, prepend=True)
-    try:
-        yield entered
-    finally:
-        handle.remove()
-
-
 @contextmanager
 def whole_blocks(model: HookedTransformer, first: int, last: int) -> Generator[None]:
-    """In the block, refuse passes in which the stream is not the sum of what blocks write to it.
+    """Refuse passes in the block in which the stream is not the sum of what blocks write to it.
 
-    It is checked at the blocks from `first` up to `last`, where receivers read.
+    Blocks from `first` up to `last`, where receivers read, are checked.
     """
     written: dict[int, Tensor] = {}
 
-    def note(module: Any, inputs: Any, output: Tensor, number: int) -> None:
-        del module, inputs
+    def note(_block: Any, _inputs: Any, output: Tensor, number: int) -> None:
         written[number] = output
 
-    def compare(module: Any, inputs: Any, output: Tensor, number: int) -> None:
-        del module, inputs
+    def compare(_block: Any, _inputs: Any, output: Tensor, number: int) -> None:
         what = f"A hook on blocks.{number} changes what it gives the next layer"
         refuse_unequal(written[number], output, what)
 
@@ -253,7 +220,7 @@ def whole_blocks(model: HookedTransformer, first: int, last: int) -> Generator[N
 
 @contextmanager
 def recording(model: HookedTransformer, names: Iterable[str]) -> Generator[dict[str, Tensor]]:
-    """In the block, have passes write named activations, as hooks left them, into the result."""
+    """Have passes in the block store named activations, as hooks left them, in the result."""
     kept: dict[str, Tensor] = {}
 
     def keep(activation: Tensor, hook: Any) -> None:

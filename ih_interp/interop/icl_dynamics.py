@@ -1,8 +1,7 @@
 """A reader of the published code's files (icl-dynamics, JAX): `.eqx` checkpoints, `.h5` logs.
 
-An `.eqx` file is numpy arrays one after the other, in tree order, without names: the iteration, the
-model, the optimiser's state, the seeds. Nothing is unpickled. Features in `.h5` are read by
-`Exemplars.load`.
+An `.eqx` file holds numpy arrays one after the other, in tree order, without names: the iteration,
+the model, the optimiser's state, the seeds. Nothing is unpickled. `Exemplars.load` reads features.
 """
 
 import io
@@ -10,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-import einops
 import h5py
 import numpy as np
 import pandas as pd
@@ -22,16 +20,9 @@ from transformer_lens import HookedTransformer
 from ih_interp._config_base import explain, short
 from ih_interp._torch_state import plain_torch
 from ih_interp.model import FewShotEmbed, ModelConfig, empty_model
-from ih_interp.storage import run_files
+from ih_interp.storage import feature_files as files, run_files
 from ih_interp.storage.atomic import PathLike, as_path
-from ih_interp.storage.feature_files import (
-    UNREADABLE,
-    RefusedError,
-    h5_item,
-    h5_numbers,
-    opened_h5,
-    read_npy,
-)
+from ih_interp.storage.feature_files import RefusedError
 from ih_interp.tasks.few_shot import FewShotTask, features_by_token
 from ih_interp.types import expect
 
@@ -103,12 +94,8 @@ def load_icl_dynamics(
     with checkpoint.open("rb") as file:  # sizes, rates and flags lie between arrays as scalars
         arrays = [array for array in _arrays_in(file, checkpoint) if array.ndim > 0]
     _refuse_huge(config, options, sum(array.size for array in arrays))
-    model = empty_model(
-        features_by_token(task.exemplars),
-        shape,
-        n_labels=task.n_labels,
-        n_ctx=task.layout.n_positions,
-    )
+    sizes = {"n_labels": task.n_labels, "n_ctx": task.layout.n_positions}
+    model = empty_model(features_by_token(task.exemplars), shape, **sizes)
     try:
         with torch.no_grad():
             _copy_arrays(model, iter(arrays))
@@ -127,14 +114,14 @@ def read_icl_dynamics_log(path: PathLike) -> pd.DataFrame:
     `Exemplars.load` no link is followed and no size is believed.
     """
     path = _file(path, "log")
-    with opened_h5(path) as file:
-        iterations = h5_item(file, "eval_iter")
+    with files.opened_h5(path) as file:
+        iterations = files.h5_item(file, "eval_iter")
         if not isinstance(iterations, h5py.Dataset):
             raise RefusedError(f"has no 'eval_iter'; it holds {short(list(file))}")
-        sequences = h5_numbers(iterations)
+        sequences = files.h5_numbers(iterations)
         if sequences.ndim != 1:
             raise RefusedError(f"has 'eval_iter' of shape {sequences.shape}; one axis was expected")
-        items = {name: h5_item(file, name) for name in map(str, file)}
+        items = {name: files.h5_item(file, name) for name in map(str, file)}
         groups = {name: item for name, item in items.items() if isinstance(item, h5py.Group)}
         if not groups:
             raise RefusedError("holds no evaluator's group")
@@ -145,10 +132,12 @@ def read_icl_dynamics_log(path: PathLike) -> pd.DataFrame:
 def _log_table(name: str, group: h5py.Group, sequences: np.ndarray) -> pd.DataFrame:
     means: dict[str, np.ndarray] = {}
     for metric in map(str, group):
-        item = h5_item(group.file, f"{name}/{metric}")
+        item = files.h5_item(group.file, f"{name}/{metric}")
         if not isinstance(item, h5py.Dataset):
-            raise RefusedError(f"has {name}/{metric}, which is no dataset; numbers were expected")
-        values = h5_numbers(item, "fiub")
+            raise RefusedError(
+                f"has {name}/{metric}, which is not a dataset; numbers were expected"
+            )
+        values = files.h5_numbers(item, "fiub")
         if values.shape[:1] != sequences.shape or values.size == 0:
             raise RefusedError(
                 f"has {name}/{metric} of shape {values.shape} for {len(sequences)} evaluations; "
@@ -178,10 +167,10 @@ def _refuse_huge(path: Path, options: Options, n_values: int) -> None:
 
 def _arrays_in(file: io.BufferedIOBase, path: Path) -> Iterator[np.ndarray]:
     size = path.stat().st_size
-    while file.tell() < size:
+    while (left := size - file.tell()) > 0:
         try:
-            yield read_npy(file, size - file.tell())
-        except UNREADABLE as error:
+            yield files.read_npy(file, left)
+        except files.UNREADABLE as error:
             raise ValueError(
                 f"{path} is no .eqx file, or it is cut short after {file.tell()} bytes: {error}"
             ) from error
@@ -191,25 +180,27 @@ def _copy_arrays(model: HookedTransformer, arrays: Iterator[np.ndarray]) -> None
     """Take the model's arrays in tree order; linear weights are [out, in] there."""
     embed, cfg = model.embed, model.cfg
     assert isinstance(embed, FewShotEmbed)
-    _take(arrays, embed.W_in, "model feature -> feature model")
+    _take(arrays, embed.W_in.T)
     _take(arrays, embed.b_in)
-    _take(arrays, embed.W_label, "model label -> label model")
+    _take(arrays, embed.W_label.T)
     if cfg.positional_embedding_type == "standard":
-        table = _weights(arrays)[..., : cfg.n_ctx]  # 32 positions there
-        _check_shape(table, (cfg.d_model, cfg.n_ctx))
-        model.pos_embed.W_pos.copy_(table.T)
+        table = next(arrays)[..., : cfg.n_ctx]  # 32 positions there
+        _take(iter([table]), model.pos_embed.W_pos.T)
     blocks: Any = model.blocks
     for block in blocks:
         _take_norm(arrays, block.ln1)
-        _take_attention(arrays, block.attn)
+        attn, all_heads = block.attn, cfg.n_heads * cfg.d_head
+        for bias in (attn.b_Q, attn.b_K, attn.b_V, attn.b_O):
+            bias.zero_()
+        qkv = (attn.W_Q.mT, attn.W_K.mT, attn.W_V.mT)  # [head, d_head, d_model] each
+        _take(arrays, *qkv, shape=(3 * all_heads, cfg.d_model))
+        _take(arrays, attn.W_O.permute(2, 0, 1), shape=(cfg.d_model, all_heads))
         if not cfg.attn_only:
             _take_norm(arrays, block.ln2)
-            _take(arrays, block.mlp.W_in, "mlp model -> model mlp")
-            _take(arrays, block.mlp.b_in)
-            _take(arrays, block.mlp.W_out, "model mlp -> mlp model")
-            _take(arrays, block.mlp.b_out)
+            for parameter in (block.mlp.W_in.T, block.mlp.b_in, block.mlp.W_out.T, block.mlp.b_out):
+                _take(arrays, parameter)
     _take_norm(arrays, getattr(model, "ln_final", None))
-    _take(arrays, model.unembed.W_U, "label model -> model label")
+    _take(arrays, model.unembed.W_U.T)
     _take(arrays, model.unembed.b_U)
 
 
@@ -219,44 +210,19 @@ def _take_norm(arrays: Iterator[np.ndarray], norm: Any) -> None:
         _take(arrays, norm.b)
 
 
-def _take_attention(arrays: Iterator[np.ndarray], attention: torch.nn.Module) -> None:
-    parameters = dict(attention.named_parameters())
-    for name in ("b_Q", "b_K", "b_V", "b_O"):
-        parameters[name].zero_()
-    n_heads, d_model, d_head = parameters["W_Q"].shape
-    qkv = _weights(arrays)
-    _check_shape(qkv, (3 * n_heads * d_head, d_model))
-    split = einops.rearrange(
-        qkv, "(three head d_head) model -> three head model d_head", three=3, head=n_heads
-    )
-    for name, weight in zip(("W_Q", "W_K", "W_V"), split, strict=True):
-        parameters[name].copy_(weight)
-    out = _weights(arrays)
-    _check_shape(out, (d_model, n_heads * d_head))
-    parameters["W_O"].copy_(
-        einops.rearrange(out, "model (head d_head) -> head d_head model", head=n_heads)
-    )
-
-
-def _take(arrays: Iterator[np.ndarray], parameter: Tensor, pattern: str | None = None) -> None:
-    value = _weights(arrays)
-    if pattern is not None and value.ndim == 2:
-        value = einops.rearrange(value, pattern)
-    _check_shape(value, tuple(parameter.shape))
-    parameter.copy_(value)
-
-
-def _weights(arrays: Iterator[np.ndarray]) -> Tensor:
+def _take(
+    arrays: Iterator[np.ndarray], *views: Tensor, shape: tuple[int, ...] | None = None
+) -> None:
+    """Copy the next array into views of parameters, equal parts of it; `shape` is the array's."""
     array = next(arrays)
     if array.dtype.kind != "f":
         raise ValueError(f"an array of {array.dtype} lies where weights were expected")
     with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and so refused
-        weights = torch.from_numpy(array.astype(np.float32))
-    if not bool(torch.isfinite(weights).all()):
+        value = torch.from_numpy(array.astype(np.float32))
+    if not bool(torch.isfinite(value).all()):
         raise ValueError("an array of weights holds NaN or infinity")
-    return weights
-
-
-def _check_shape(value: Tensor, expected: tuple[int, ...]) -> None:
+    expected = tuple(views[0].shape) if shape is None else shape
     if tuple(value.shape) != expected:
         raise ValueError(f"an array has shape {tuple(value.shape)} where {expected} was expected")
+    for view, part in zip(views, value.reshape(len(views), *views[0].shape), strict=True):
+        view.copy_(part)

@@ -1,25 +1,19 @@
-"""What heads do alone, together, and for each other, by ablating them.
+"""Measures by ablation: what heads do alone, together, and in place of each other.
 
 Single heads
-    ablate_each_head: Return metrics with only one head on, and with all but it, beside its
-        induction strength.
-    add_back: Return metrics as heads of the last layer are added one by one to none of them.
-    mistakes_corrected: Return the share of the base head's mistakes, alone, that another head
-        alone gets right.
-    label_specific_accuracy: Return by true label each head's accuracy alone, and that label's
-        share of its mistakes.
+    ablate_each_head: Return metrics with one head on, and with all but it, and its strength.
+    add_back: Return metrics as heads of the last layer are added one by one.
+    mistakes_corrected: Return the share of the base head's mistakes that another head gets right.
+    label_specific_accuracy: Return each head's accuracy and mistakes by true label.
 Coalitions
     coalitions: Return the mean metric of every subset of heads on, the others of them ablated.
     Coalitions: The value of every subset of heads.
 Additivity
-    additivity_test: Test how additive the heads are on every scale, with intervals over
-        sequences.
+    additivity_test: Test how additive the heads are on every scale.
     AdditivityReport: The result of `additivity_test`.
 Backups
-    backup_heads: Return for every head those that do nothing beside it and step in when it is
-        off.
-    minimal_sufficient: Return the smallest sets of heads that do at least a share of what all of
-        them do.
+    backup_heads: Return for every head those that step in when it is off.
+    minimal_sufficient: Return the smallest sets of heads that do at least a share of the whole.
     set_redundancy: Return the share of a set's effect that no member shows alone.
 """
 

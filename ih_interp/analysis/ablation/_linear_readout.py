@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.components.layer_norm import LayerNorm
@@ -27,14 +27,14 @@ BEFORE_Z = frozenset(
     + [f"attn.hook_{name}" for name in ("q", "k", "v", "rot_q", "rot_k")]
     + [f"attn.hook_{name}" for name in ("attn_scores", "pattern", "z")]
 )
-"""Modules of a block up to the heads' output: hooks here leave the rest of the block linear."""
+"""Modules of a block up to the heads' output; hooks on them leave the rest of it linear."""
 
 
 def is_linear(model: HookedTransformer) -> bool:
-    """Return whether logits are linear in the last `hook_z`, but for the final norm's scale.
+    """Return whether logits are known to be linear in the last `hook_z`, but for a norm's scale.
 
-    They are in an attention-only model with one of TransformerLens's norms or none, as long as no
-    hook stands after the last `hook_z`. Anything not known to be linear is not.
+    They are in an attention-only model with one of TransformerLens's norms or none, unless a hook
+    stands after the last `hook_z`.
     """
     if not model.cfg.attn_only:
         return False
@@ -48,9 +48,9 @@ class Readout(NamedTuple):
     """The last position's logits of some sequences, in parts; part 0 is always on. Float64."""
 
     unnormalised: Float[Tensor, "part batch label"]
-    """What each part adds to the logits, before division by the scale."""
+    """Logits that each part adds, before division by the scale."""
     gram: Float[Tensor, "pair batch"] | None
-    """Inner products of the parts i <= j, over d_model, those of i < j twice; None without norm."""
+    """Inner products of the parts i <= j, over d_model, twice for i < j; None without a norm."""
     bias: Float[Tensor, " label"]
     eps: float
 
@@ -58,7 +58,7 @@ class Readout(NamedTuple):
         """Return the final norm's scale for every subset; None without a norm."""
         if self.gram is None:
             return None
-        i, j = _pairs(on.shape[1])
+        i, j = torch.triu_indices(on.shape[1], on.shape[1])
         squares = times(on[:, i] * on[:, j], self.gram)
         return (squares.clamp(min=0) + self.eps).sqrt()  # rounding may fall below 0
 
@@ -88,17 +88,13 @@ def readout(
     model: HookedTransformer,
     heads: Sequence[int],
     z: Float[Tensor, "batch head d_head"],
-    ablated: Float[Tensor, "#batch chosen d_head"],
+    ablated: Float[Tensor, "batch chosen d_head"],
     resid: Float[Tensor, "batch d_model"],
 ) -> Readout:
     """Return the parts of the logits of a model that `is_linear`.
 
-    Args:
-        model: its last layer, final norm and unembedding are read.
-        heads: heads of the last layer, in the order of `ablated`.
-        z: `hook_z` of all its heads at the last position.
-        ablated: what replaces `hook_z` of the chosen heads if they are ablated.
-        resid: the residual stream before the last layer.
+    `z` is `hook_z` of all heads of the last layer at the last position, `ablated` what replaces
+    that of the chosen `heads`, and `resid` the residual stream before the layer.
     """
     attn = model.blocks[-1].attn
     w_o, z = attn.W_O.double(), z.double()
@@ -118,13 +114,8 @@ def readout(
         bias = bias + norm.b.double() @ w_u
     if isinstance(norm, LayerNorm | RMSNorm):
         w_u = norm.w.double()[:, None] * w_u
-    i, j = _pairs(len(parts))
+    i, j = torch.triu_indices(len(parts), len(parts))
     by_sequence = parts.transpose(0, 1)
     inner = (by_sequence @ by_sequence.mT)[:, i, j].T / parts.shape[-1]
     gram = inner * torch.where(i == j, 1.0, 2.0).to(inner)[:, None]
     return Readout(parts @ w_u, gram, bias, norm.eps)
-
-
-def _pairs(n_parts: int) -> tuple[Int[Tensor, " pair"], Int[Tensor, " pair"]]:
-    i, j = torch.triu_indices(n_parts, n_parts)
-    return i, j

@@ -16,18 +16,17 @@ from numpy import ndarray
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from ih_interp.analysis._passes import Ablation, chunk_size, recording
+from ih_interp.analysis._passes import Ablation, chunk_size, put_heads, recording
 from ih_interp.analysis.ablation._linear_readout import Readout, is_linear, readout
 from ih_interp.analysis.heads.pattern_scores import CHUNK
 from ih_interp.clamps.base import Hook, Shape, head_mask
 from ih_interp.evaluation import Metric, measured
-from ih_interp.types import Batch, Head, PerHead, Tokens
+from ih_interp.types import Batch, Head, Tokens
 
 Block: TypeAlias = tuple[slice, Int[ndarray, " subset"], Float[Tensor, "subset batch label"]]
-"""Which sequences and which subsets, and their logits at the last position."""
+"""Sequences, subsets, and their logits at the last position."""
 
-Replacement: TypeAlias = Float[Tensor, "#batch pos head d_head"]
-"""What replaces z of the ablated heads, for every sequence its own or one for all."""
+Replacement: TypeAlias = Float[Tensor, "batch pos head d_head"]
 
 BLOCK = 2**19  # logits at once, 4 MiB: more leave the processor's cache
 SCALE = "ln_final.hook_scale"
@@ -46,15 +45,12 @@ class _Chunk:
 
 
 class _Pass(NamedTuple):
-    """What one pass left at the last position."""
+    """Activations of one pass: z of the last layer, its input, and the final norm's scale."""
 
     logits: Float[Tensor, "batch label"]
     z: Float[Tensor, "batch head d_head"]
-    """Of the last layer."""
     resid: Float[Tensor, "batch d_model"]
-    """Before it."""
     scale: Float[Tensor, "batch pos 1"] | None
-    """The final norm's."""
 
 
 def measured_subsets(
@@ -62,22 +58,20 @@ def measured_subsets(
     batch: Batch,
     heads: Sequence[Head],
     on: Bool[ndarray, "subset head"],
-    *,
     metrics: Sequence[Metric],
     ablation: Ablation = "zero",
     reference: Batch | None = None,
+    *,
     freeze_ln: bool = False,
     seed: int = 0,
 ) -> Generator[tuple[slice, Int[ndarray, " subset"], Float[Tensor, "metric subset batch"]]]:
-    """Yield metrics of some sequences and subsets at a time, until all of both have been."""
+    """Yield metrics of some sequences and subsets at a time, until all are done."""
     head_mask(heads, Shape.of(model))  # refuses heads that the model lacks
     given = _replacement(model, batch, heads, ablation, reference, seed)
     size = chunk_size(model, len(batch))
     for start, part in zip(range(0, len(batch), size), batch.split(size), strict=True):
-        here = _rows(given, slice(start, start + size))
-        for rows, columns, logits in _blocks(
-            _Chunk(model, part.tokens, heads, on, here, freeze_ln)
-        ):
+        chunk = _Chunk(model, part.tokens, heads, on, given[start : start + size], freeze_ln)
+        for rows, columns, logits in _blocks(chunk):
             values = [measured(metric, logits, part[rows]).double() for metric in metrics]
             of_batch = slice(start + rows.start, start + min(rows.stop, len(part)))
             yield of_batch, columns, torch.stack(values)
@@ -110,7 +104,7 @@ def _read_linearly(
     columns: Int[ndarray, " subset"],
     read: Bool[ndarray, " head"],
 ) -> Generator[Block]:
-    """Yield logits of those subsets that differ in the heads `read` alone, from one pass."""
+    """Yield logits of subsets that differ in the heads `read` alone, from one pass."""
     on = torch.from_numpy(chunk.on[columns][:, read]).to(found.resid).double()
     on = torch.cat([torch.ones_like(on[:, :1]), on], dim=1)
     for start in range(0, len(chunk.tokens), CHUNK):
@@ -128,12 +122,8 @@ def _parts(chunk: _Chunk, found: _Pass, rows: slice, read: Bool[ndarray, " head"
     """Return a pass's logits in parts, one for each of the heads `read`."""
     places = np.flatnonzero(read).tolist()
     heads = [chunk.heads[place].head for place in places]
-    ablated = _rows(chunk.given[:, -1, places], rows)
+    ablated = chunk.given[rows, -1, places]
     return readout(chunk.model, heads, found.z[rows], ablated, found.resid[rows])
-
-
-def _rows(given: Tensor, rows: slice) -> Tensor:
-    return given if len(given) == 1 else given[rows]
 
 
 def _run(chunk: _Chunk, off: Sequence[int], hooks: Sequence[Hook] = ()) -> _Pass:
@@ -143,21 +133,12 @@ def _run(chunk: _Chunk, off: Sequence[int], hooks: Sequence[Hook] = ()) -> _Pass
     ablate: list[Any] = []
     for layer in sorted({heads[i].layer for i in off}):
         here = [i for i in off if heads[i].layer == layer]
-        put = partial(_put, heads=[heads[i].head for i in here], value=chunk.given[:, :, here])
+        put = partial(put_heads, heads=[heads[i].head for i in here], value=chunk.given[:, :, here])
         ablate.append((f"blocks.{layer}.attn.hook_z", put))
     names = [name for name in (z, resid, SCALE) if name in model.hook_dict]
     with model.hooks(fwd_hooks=[*ablate, *hooks]), recording(model, names) as kept:
         logits = model(chunk.tokens)
     return _Pass(logits[:, -1], kept[z][:, -1], kept[resid][:, -1], kept.get(SCALE))
-
-
-def _put(
-    z: PerHead, hook: Any, *, heads: Sequence[int], value: Float[Tensor, "row pos chosen d_head"]
-) -> PerHead:
-    del hook
-    replaced = z.clone()
-    replaced[:, :, list(heads)] = value.to(z)
-    return replaced
 
 
 def _replacement(
@@ -168,6 +149,7 @@ def _replacement(
     reference: Batch | None,
     seed: int,
 ) -> Replacement:
+    """Return what replaces z of the heads in every sequence; ValueError for an unfit reference."""
     (n, n_positions), source = batch.tokens.shape, batch if reference is None else reference
     if ablation == "zero":
         if reference is not None:
@@ -175,28 +157,23 @@ def _replacement(
                 "reference: expected None with ablation='zero', which reads none; drop it, or "
                 "write ablation='mean' or 'resample'."
             )
-        return torch.zeros(1, n_positions, len(heads), model.cfg.d_head)
-    if source.tokens.shape[1] != n_positions:
+        return torch.zeros(1, n_positions, len(heads), model.cfg.d_head).expand(n, -1, -1, -1)
+    rows = n if ablation == "resample" else len(source)
+    if source.tokens.shape != (rows, n_positions):
         raise ValueError(
-            f"reference: expected sequences of {n_positions} tokens like the batch's, because z is "
-            f"replaced position by position, and got {source.tokens.shape[1]}."
+            f"reference: expected {rows} sequences of {n_positions} tokens, to replace z position "
+            f"by position, got {len(source)} of {source.tokens.shape[1]}."
         )
-    if ablation == "mean":
-        z = _clean_z(model, source, heads)
-        return z.double().mean(dim=0, keepdim=True).to(z)
-    if len(source) != n:
-        raise ValueError(
-            f"reference: expected {n} sequences like the batch, because resampling goes row by "
-            f"row, and got {len(source)}."
-        )
-    if reference is None and n < 2:
+    if ablation == "resample" and reference is None and n < 2:
         raise ValueError("batch: expected two sequences to resample from, or a reference; got 1.")
     z = _clean_z(model, source, heads)
+    if ablation == "mean":
+        return z.double().mean(dim=0).to(z).expand(n, -1, -1, -1)
     return z if reference is not None else z[one_cycle(n, seed)]
 
 
 def one_cycle(n: int, seed: int) -> Int[Tensor, " batch"]:
-    """Return a random cycle through n places: for each the next one, never itself."""
+    """Return for each of n places the next one on a random cycle through all of them."""
     order = torch.randperm(n, generator=torch.Generator().manual_seed(int(seed)))
     return torch.empty_like(order).scatter_(0, order, order.roll(1))
 

@@ -1,19 +1,19 @@
-"""A test of whether heads add up: how far from additive they are, on which scale, how surely.
+"""A test of whether heads add up, on several scales, with intervals over sequences.
 
 The game is that of `coalitions`: every subset of the heads on, the others ablated. Whether it is
 additive depends on the scale: heads of the last layer add up in the logits but for the final
-LayerNorm (the tautology that `coalitions` explains), and even then not in the probability or the
-loss, which saturate. Each metric is therefore tested twice: as it is, and with the final norm's
-scale frozen.
+LayerNorm (the tautology that `coalitions` explains), and not in the probability or the loss, which
+saturate. Each metric is therefore tested as it is and with the final norm's scale frozen.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any, Literal, NamedTuple, TypeAlias, cast, get_args
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from numpy import ndarray
 from transformer_lens import HookedTransformer
 
@@ -40,7 +40,7 @@ PARTS: tuple[Part, ...] = get_args(Part)
 MEASURED: tuple[Part, ...] = PARTS[:2]
 
 VALUES = 2**16  # at once, so that they stay in the processor's cache
-ROUNDING = 1e-6  # of the largest value: what float32 cannot tell from 0
+ROUNDING = 1e-6  # of the largest value; float32 does not tell less from 0
 
 
 @short_repr
@@ -79,17 +79,17 @@ def additivity_test(
     n_permutations: Positive = 999,
     seed: Seed = 0,
 ) -> AdditivityReport:
-    """Test how additive the heads are on every scale, with intervals over sequences.
+    """Test how additive the heads are on every scale.
 
-    The table has one row per `metric`, `part` and `quantity`, with `value`, and the ends `low`
-    and `high` of its percentile bootstrap interval over sequences. v is the mean over sequences of
-    the metric with a subset of the heads on, n the number of heads; see `interactions`:
+    The table has one row per `metric`, `part` and `quantity`, with `value` and its percentile
+    bootstrap interval over sequences, `low` to `high`. v is the mean over sequences of the metric
+    with a subset of the heads on, n the number of heads; see `interactions`:
 
         r_squared      of the best additive fit to v, all subsets alike, in [0, 1]; 1 is additive,
                        n / (2^n - 1) a random game, NaN a constant one
         r_squared_per_sequence
-                       the same for each sequence's own v, their variances pooled; lower than the
-                       above where departures cancel in the mean
+                       the same for each sequence's own v, their variances pooled; lower where
+                       departures cancel in the mean
         share          of v's variance over subsets, by `order`: Walsh terms of that many heads
         moebius        sum of |Moebius terms| by `order`, in the metric's unit
         first_in       v(head) - v(none), by `head`;     last_in     v(all) - v(all but head)
@@ -99,43 +99,40 @@ def additivity_test(
         interaction    Shapley interaction index of `head` and `other`, in the metric's unit; 0 if
                        additive. `p` is the two-sided sign-flip p-value that it is symmetric about 0
                        over sequences, `q` the same adjusted for false discoveries over the pairs of
-                       that metric and part. Where higher is better, below 0 is redundant and above
-                       complementary; where lower is better (`metrics.LOWER_IS_BETTER`), turned
+                       that metric and part. Below 0 is redundant and above complementary, the
+                       reverse where lower is better (`evaluation.LOWER_IS_BETTER`)
 
-    `part` is "total", the model as it is; "frozen", with the final norm's scale of every sequence
-    kept as with all heads on; for quantities by head or pair also "rest", total - frozen: what the
-    one shared scale does. Departures below a millionth of the largest v are rounding, and 0. The
-    intervals speak of other sequences, not of other networks.
+    `part` is "total", the model as it is; "frozen", with each sequence's scale of the final norm as
+    with all heads on; by head or pair also "rest", total - frozen, the part of that scale.
+    Departures below a millionth of the largest v are rounding, and 0. The intervals are about other
+    sequences, not other networks. `coalitions` explains heads, ablation and reference.
 
-    Raises ValueError as `coalitions` does, which also explains heads, ablation and reference, and
-    for fewer than two heads or sequences.
+    Raises ValueError as `coalitions` does, and for fewer than two heads or sequences.
     """
     heads = parse_heads(heads)
     if len(heads) < 2:
         raise ValueError(f"heads: expected at least two, which can add up, and got {len(heads)}.")
     metrics = parse_metrics(metrics)
-    given: dict[str, Any] = {"metric": metrics, "ablation": ablation, "reference": reference}
-    given |= {"per_sequence": True, "seed": seed}
+    given: Any = {"metric": metrics, "ablation": ablation, "reference": reference, "seed": seed}
+    given["per_sequence"] = True
     total = frozen = coalitions(model, batch, heads, **given)
     if model.cfg.normalization_type is not None:
         frozen = coalitions(model, batch, heads, freeze_ln=True, **given)
     draws = {"level": level, "n_resamples": n_resamples, "seed": seed}
     rows: list[dict[str, Any]] = []
-    values = (cast(ndarray, found.per_sequence) for found in (total, frozen))
+    values = [cast(ndarray, found.per_sequence) for found in (total, frozen)]
     for metric, *pair in zip(metrics, *values, strict=True):
         both = np.stack(pair, axis=1).astype(np.float64)
         found = _rows(both, heads, -1 if metric in LOWER_IS_BETTER else 1, draws)
         effects = _interactions(both).reshape(len(both), -1)
         p = sign_flip_test(effects, n_permutations=n_permutations, seed=seed)
-        _add_p(found, p.reshape(len(PARTS), -1))
+        q = [adjusted_for_discoveries(of_part) for of_part in p.reshape(len(PARTS), -1)]
+        pairs = (row for row in found if row["quantity"] == "interaction")
+        for row, of_pair, adjusted in zip(pairs, p, np.ravel(q), strict=True):
+            row.update(p=of_pair, q=adjusted)
         rows += [{"metric": metric_name(metric), **row} for row in found]
-    return AdditivityReport(
-        heads=heads,
-        ablation=ablation,
-        n_sequences=len(batch),
-        level=level,
-        numbers=pd.DataFrame(rows),
-    )
+    said: Any = {"heads": heads, "ablation": ablation, "n_sequences": len(batch), "level": level}
+    return AdditivityReport(**said, numbers=pd.DataFrame(rows))
 
 
 class _Label(NamedTuple):
@@ -154,7 +151,7 @@ def _labels(heads: Sequence[Head]) -> tuple[list[_Label], list[_Label]]:
     shape += [_Label(name, order=k) for name in ("share", "moebius") for k in orders]
     by_head = ("first_in", "last_in", "redundancy", "shapley")
     effects = [_Label(quantity, head) for quantity in by_head for head in names]
-    effects += [_Label("interaction", names[i], names[j]) for i, j in _pairs(len(heads))]
+    effects += [_Label("interaction", *pair) for pair in combinations(names, 2)]
     return shape, effects
 
 
@@ -168,7 +165,7 @@ def _shape(values: Game) -> Float[ndarray, "*game number"]:
 def _effects(values: Game, sign: int, rounding: float) -> Float[ndarray, "*game number"]:
     """Return by head first in, last in, redundancy and Shapley value, by pair the interaction."""
     first, last = interactions.first_in(values), interactions.last_in(values)
-    i, j = _pairs(interactions.n_players(values)).T
+    i, j = np.triu_indices(interactions.n_players(values), k=1)
     pairs = interactions.shapley_interaction(values)[..., i, j]
     redundancy, pairs = (_rounded(x, rounding) for x in (sign * (first - last), pairs))
     return np.concatenate([first, last, redundancy, interactions.shapley(values), pairs], axis=-1)
@@ -189,7 +186,7 @@ def _rows(
     labels = [(part, label) for part in MEASURED for label in shape]
     labels += [(part, label) for part in PARTS for label in effects]
     rows = _with_intervals(labels, bootstrap(both, numbers, **draws))
-    pooled = bootstrap(_variances(both), _first_over_second, **draws)
+    pooled = bootstrap(_variances(both), _additive_share, **draws)
     labels = [(part, _Label("r_squared_per_sequence")) for part in MEASURED]
     return rows + _with_intervals(labels, pooled)
 
@@ -210,13 +207,13 @@ def _variances(both: Float[ndarray, "batch part subset"]) -> Float[ndarray, "bat
     return np.where(constant[..., None], 0.0, found)  # else a ratio of two rounding errors
 
 
-def _first_over_second(mean: Float[ndarray, "part two"]) -> Float[ndarray, " part"]:
+def _additive_share(mean: Float[ndarray, "part two"]) -> Float[ndarray, " part"]:
     return mean[:, 0] / np.where(mean[:, 1] > 0, mean[:, 1], np.nan)
 
 
 def _interactions(both: Float[ndarray, "batch two subset"]) -> Float[ndarray, "batch part pair"]:
     """Return Shapley interactions of each sequence's own game: total, frozen, rest."""
-    i, j = _pairs(interactions.n_players(both)).T
+    i, j = np.triu_indices(interactions.n_players(both), k=1)
     size = max(1, VALUES // both[0].size)
     chunks = [both[start : start + size] for start in range(0, len(both), size)]
     found = np.concatenate([interactions.shapley_interaction(chunk)[..., i, j] for chunk in chunks])
@@ -226,17 +223,5 @@ def _interactions(both: Float[ndarray, "batch two subset"]) -> Float[ndarray, "b
     return np.where(small, 0.0, found)
 
 
-def _add_p(rows: Sequence[dict[str, Any]], p: Float[ndarray, "part pair"]) -> None:
-    """Add p-values, and those adjusted for discoveries, to the rows of interactions."""
-    q = np.stack([adjusted_for_discoveries(of_part) for of_part in p])
-    pairs = (row for row in rows if row["quantity"] == "interaction")
-    for row, of_pair, adjusted in zip(pairs, p.ravel(), q.ravel(), strict=True):
-        row.update(p=of_pair, q=adjusted)
-
-
 def _rounded(x: Float[ndarray, "*shape"], rounding: float) -> Float[ndarray, "*shape"]:
     return np.where(np.abs(x) <= rounding, 0.0, x)
-
-
-def _pairs(n: int) -> Int[ndarray, "pair two"]:
-    return np.stack(np.triu_indices(n, k=1), axis=1)

@@ -1,6 +1,6 @@
-"""Redundancy of a set of heads: joint and single effects, sets that suffice, backup heads.
+"""The redundancy of a set of heads: joint and single effects, sets that suffice, backup heads.
 
-Values of every subset of n heads come as `[2^n]`, or one per sequence `[batch, 2^n]`; bit i of the
+Values of every subset of n heads are `[2^n]`, or one per sequence `[batch, 2^n]`; bit i of the
 index tells whether head i is on (`coalitions`).
 """
 
@@ -29,8 +29,8 @@ def set_redundancy(single: Values, joint: Values, **options: Any) -> Estimate:
     a number or `[batch]`: effects of ablating (noising) each alone and all together. 1 where only
     all together matter, so that each backs the others up; 0 where effects add; below 0 where
     members need each other, down to 1 - n where each alone does as much as all n. NaN where the
-    joint effect is 0. Given sequences, it has a bootstrap interval over them (`options` are those
-    of `bootstrap`); without, the ends are NaN.
+    joint effect is 0. With sequences it has a bootstrap interval over them (`options` are those of
+    `bootstrap`), otherwise NaN.
     """
     single, joint = numbers(single, "single"), numbers(joint, "joint")
     if single.ndim != joint.ndim + 1 or single.shape[:-1] != joint.shape:
@@ -97,9 +97,9 @@ def backup_heads(
 
 
 def _means(values: Values) -> Float[ndarray, " subset"]:
-    """Return means over sequences; ValueError where all heads do nothing that is to be shared."""
+    """Return means over sequences; ValueError for heads that do nothing, and other lengths."""
     table = finite(values, "values")
-    n_players(table)  # refuses other lengths than 2^n
+    n_players(table)
     if table.ndim > 2:
         raise ValueError(f"values has shape {table.shape}: expected [2^n] or [batch, 2^n].")
     table = np.atleast_2d(table).mean(axis=0)

@@ -1,15 +1,14 @@
-"""Values of every subset of some heads: the game that additivity is a property of.
+"""Values of every subset of some heads: the game that is additive or not.
 
 **A tautology to know.** The heads of the last layer of an attention-only model do not feed each
 other. Without a final LayerNorm the logits are therefore *exactly* additive over them, whatever was
-learned; with one, all that is not additive in the logits is its one shared scale. Additivity of
-such heads says something about the model on the scales of loss, probability and accuracy only, and
-of heads in other layers on any scale. `freeze_ln=True` takes the shared scale away.
+learned; with one, only its one shared scale is not additive. Additivity of such heads says
+something about the model on the scales of loss, probability and accuracy only, and of heads in
+other layers on any scale. `freeze_ln=True` takes the shared scale away.
 
-**Which passes are run.** Where the logits are linear in what the last layer's heads write, every
-subset of these heads comes from one pass, and heads of lower layers cost one pass per subset of
-*theirs*. Elsewhere (MLPs, or a hook after the last `hook_z`, such as a clamp on the logits) one
-pass per subset is run. The numbers are the same, the speed is not.
+**Speed.** Where the logits are linear in what the last layer's heads write, every subset of these
+heads comes from one pass, and heads of lower layers cost one pass per subset of *theirs*. Elsewhere
+(MLPs, or a hook after the last `hook_z`, such as a clamp on the logits) each subset is a pass.
 """
 
 from collections.abc import Iterable, Sequence
@@ -78,22 +77,21 @@ def coalitions(
     """Return the mean metric of every subset of heads on, the others of them ablated.
 
     `v(S) = mean over sequences of the metric, with z of the heads not in S replaced`; all else
-    stays on. Chance levels are the metric's. Clamps and other hooks stay in force: an ablation
-    comes last, so that it also silences a clamped head.
+    stays on. Chance levels are the metric's. Clamps and other hooks act before the ablation, which
+    therefore silences a clamped head too.
 
     Args:
         model: any HookedTransformer.
         batch: sequences; the metric reads the logits of the last position.
         heads: of any layers, such as `["L1H0", "L1H3"]`, at most 16.
-        metric: one, or several for little more time; see `metrics.measured`.
-        ablation: what replaces z (`hook_z`) of an ablated head, at every position: "zero", as the
-            paper does; "mean", its mean over `reference`, position by position; "resample", its z
-            in another sequence, row by row of `reference`.
-        reference: sequences as long as the batch's, where the model runs with every head on. By
-            default the batch itself; resampling then gives every sequence the z of another one,
-            along one random cycle through all of them.
-        freeze_ln: divide every subset's logits by the final norm's scale with every head on, each
-            sequence its own, so that they are exactly linear in what the last layer's heads write.
+        metric: one or several, of `evaluation.SCALES` or functions of logits and batch.
+        ablation: what replaces z (`hook_z`) of an ablated head, at every position: "zero", as in
+            the paper; "mean", its mean over `reference` at that position; "resample", its z in that
+            row of `reference`.
+        reference: sequences as long as the batch's, run with every head on. By default the batch
+            itself; resampling then follows one random cycle through its sequences.
+        freeze_ln: divide the logits by the final norm's scale with every head on, each sequence by
+            its own, so that they are exactly linear in what the last layer's heads write.
         per_sequence: keep the value of every sequence too, in float32.
         seed: of the random cycle.
 
@@ -111,17 +109,10 @@ def coalitions(
     on = interactions.members(len(chosen)).astype(bool)
     kept = _room(len(metrics), len(batch), len(on)) if per_sequence else None
     total = np.zeros((len(metrics), len(on)))
-    for rows, columns, values in measured_subsets(
-        model,
-        batch,
-        chosen,
-        on,
-        metrics=metrics,
-        ablation=ablation,
-        reference=reference,
-        freeze_ln=freeze_ln,
-        seed=seed,
-    ):
+    parts = measured_subsets(
+        model, batch, chosen, on, metrics, ablation, reference, freeze_ln=freeze_ln, seed=seed
+    )
+    for rows, columns, values in parts:
         total[:, columns] += values.sum(dim=-1).cpu().numpy()
         if kept is not None:
             kept[:, rows, columns] = values.transpose(1, 2).cpu().numpy()
@@ -146,7 +137,7 @@ def subset_values(
 ) -> Float[ndarray, "metric batch subset"]:
     """Return metrics of every sequence for chosen subsets only, heads ablated by zero."""
     kept = _room(len(metrics), len(batch), len(on))
-    for rows, columns, values in measured_subsets(model, batch, heads, on, metrics=metrics):
+    for rows, columns, values in measured_subsets(model, batch, heads, on, metrics):
         kept[:, rows, columns] = values.transpose(1, 2).cpu().numpy()
     return kept
 

@@ -1,4 +1,4 @@
-"""Cooperative games: what each player and each pair is worth when every subset has a value.
+"""Cooperative games: the worth of each player and each pair when every subset has a value.
 
 A game is `values [..., 2^n]`: bit i of a subset's index says whether player i is in, so that index
 0 is the empty subset, 2^n - 1 all players, and `values[0b101]` players 0 and 2. Axes in front are
@@ -9,8 +9,7 @@ games of their own and are kept. With v(S) the value of a subset S:
     Walsh transform      F(T) = 2^-n sum over all S of v(S) (-1)^|S and T|
 
 A game is additive where v(S) is v(empty) plus a number for each player in S: m(T) = F(T) = 0 for
-every T of two or more. Nothing here knows of models; a metric for which lower is better turns every
-sign.
+every T of two or more. A metric for which lower is better turns every sign.
 
 Values may be numbers of any type; all is computed in double precision. A NaN makes NaN of every
 result that it enters. Infinite values raise ValueError, because their differences are undefined.
@@ -45,7 +44,7 @@ class Spectrum(NamedTuple):
     variance: Float[ndarray, "*game order"]
     """Sum of F(T)^2 over the sets of that size; the sum over orders is the game's variance."""
     moebius: Float[ndarray, "*game order"]
-    """Sum of |m(T)|. The Moebius basis is not orthogonal, so this is no share of anything."""
+    """Sum of |m(T)|. The Moebius basis is not orthogonal, so these are not shares."""
 
 
 @short_repr
@@ -79,9 +78,7 @@ def sizes(n_players: int) -> Int[ndarray, " subset"]:
 
 
 def moebius(values: AnyGame) -> Game:
-    """Return what every subset adds beyond its parts, m(T) of the module's docstring.
-
-    These are the dividends of Harsanyi (1963).
+    """Return what every subset adds beyond its parts, m(T): the dividends of Harsanyi (1963).
 
     >>> moebius(np.array([0.0, 1.0, 1.0, 1.0])).tolist()  # OR: the second adds nothing
     [0.0, 1.0, 1.0, -1.0]
@@ -102,13 +99,13 @@ def walsh(values: AnyGame) -> Game:
 
 
 def first_in(values: AnyGame) -> PerPlayer:
-    """Return v(i) - v(empty): what a player does alone."""
+    """Return v(i) - v(empty), the effect of a player alone."""
     values = _game(values)
     return values[..., 2 ** np.arange(n_players(values))] - values[..., :1]
 
 
 def last_in(values: AnyGame) -> PerPlayer:
-    """Return v(all) - v(all but i): what is lost without a player; `first_in` if additive."""
+    """Return v(all) - v(all but i), the loss without a player; `first_in` if additive."""
     values = _game(values)
     n = n_players(values)
     return values[..., -1:] - values[..., 2**n - 1 - 2 ** np.arange(n)]
@@ -133,7 +130,7 @@ def banzhaf(values: AnyGame) -> PerPlayer:
 
 
 def synergy(values: AnyGame) -> PerPair:
-    """Return v(ij) - v(i) - v(j) + v(empty): what a pair does beyond its players, all others out.
+    """Return v(ij) - v(i) - v(j) + v(empty): a pair's effect beyond its players, all others out.
 
     Above 0 complementary, below 0 redundant where higher is better. Diagonal: `first_in`.
     """
@@ -194,8 +191,8 @@ def additive_fit(values: AnyGame) -> AdditiveFit:
     """Return the additive game nearest to this one, all subsets counting alike.
 
     R squared = sum over |T| = 1 of F(T)^2 / sum over all but the empty T, in [0, 1]: 1 for an
-    additive game, and for a random one n / (2^n - 1) on average. It is NaN for a constant game,
-    which has no variance to explain: one that varies by less than 1e-12 of its largest value.
+    additive game, n / (2^n - 1) for a random one on average, and NaN for a constant one, which
+    varies by less than 1e-12 of its largest value.
 
     >>> additive_fit(np.array([0.0, 1.0, 1.0, 1.0])).r_squared.round(3).item()
     0.667
@@ -203,8 +200,8 @@ def additive_fit(values: AnyGame) -> AdditiveFit:
     values = _game(values)
     slopes = banzhaf(values)
     intercept = values.mean(axis=-1) - slopes.sum(axis=-1) / 2
-    r_squared = variance_shares(values)[..., 0]
-    return AdditiveFit(np.asarray(r_squared), np.asarray(intercept), slopes)
+    r_squared = np.asarray(variance_shares(values)[..., 0])
+    return AdditiveFit(r_squared, np.asarray(intercept), slopes)
 
 
 def n_players(values: AnyGame) -> int:
@@ -222,8 +219,7 @@ def n_players(values: AnyGame) -> int:
 def _game(values: AnyGame) -> Game:
     """Return the game in double precision, so that no difference overflows the caller's type."""
     game = numbers(values, "The game")
-    n_infinite = np.count_nonzero(np.isinf(game))
-    if n_infinite:
+    if n_infinite := np.count_nonzero(np.isinf(game)):
         raise ValueError(
             f"The game has {n_infinite} infinite values: expected finite numbers, or NaN; leave "
             "out the sequences with an infinite metric."

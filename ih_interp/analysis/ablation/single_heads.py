@@ -1,10 +1,11 @@
 """Measures of single heads of the last layer: alone, left out, added back, and label by label.
 
 These are the measures of Singh et al. (2024), arXiv:2404.07129, Figures 4a, 13, 14 and 16 and
-Tables 2 and 3: heads are ablated by zero, as there, and every table has percentile bootstrap
-intervals (`low`, `high`) over sequences. With `perfect_match=True` the heads attend to the correct
-label alone (the clamp `InductionAttention`, strength 1), so that they differ only in what they
-copy. Clamps and other hooks on the model stay in force.
+Tables 2 and 3. Heads are ablated by zero, as there; `heads` are all of the last layer by default,
+and others stay on. Every `value` has a percentile bootstrap interval, `low` to `high`, over
+sequences. With `perfect_match=True` the heads attend to the correct label alone (the clamp
+`InductionAttention`, strength 1), so that they differ only in what they copy. Clamps and other
+hooks on the model stay in force.
 """
 
 from collections.abc import Iterable, Sequence
@@ -44,27 +45,23 @@ def ablate_each_head(
 ) -> pd.DataFrame:
     """Return metrics with only one head on, and with all but it, beside its induction strength.
 
-    Figures 4a and 13 of the paper; with `perfect_match` also 16a. `heads` are those of the last
-    layer by default; what is not among them stays on. Columns: `head`, `strength` (as the model is,
-    `induction_strength`; NaN for sequences that are not few-shot ones, as plain tokens), `kept`,
-    `metric`, `value`, `low`, `high`. `kept` is "only" or "without" the head, and for no head "all"
-    of them or "none". Chance, with L labels of which n are in the context: strength 0; accuracy
-    1/L, a guess within the context 1/n; loss ln L and ln n nats; others as
-    `evaluation.QueryMetrics` says. "none" is what the rest of the model gets without the heads,
-    about chance where only they carry the answer.
+    Figures 4a and 13 of the paper; with `perfect_match` also 16a. Columns: `head`, `strength`
+    (`induction_strength` of the model as it is; NaN for sequences that are not few-shot), `kept`,
+    `metric`, `value`, `low`, `high`. `kept` is "only" or "without" the head, and without a head
+    "all" of them or "none", which is about chance where only they carry the answer. Chance, with L
+    labels of which n are in the context: strength 0; accuracy 1/L, a guess within the context 1/n;
+    loss ln L and ln n nats; others as in `evaluation.QueryMetrics`.
     """
     chosen, metrics = _heads(model, heads), parse_metrics(metrics)
     n = len(chosen)
-    alone = np.eye(n, dtype=bool)
-    whole = np.stack([np.ones(n, dtype=bool), np.zeros(n, dtype=bool)])
-    on = np.concatenate([alone, ~alone, whole])
+    alone, both = np.eye(n, dtype=bool), np.array([[True], [False]])
+    on = np.concatenate([alone, ~alone, both.repeat(n, axis=1)])
     values = _values(model, batch, chosen, on, metrics, perfect_match=perfect_match)
     strength = _strengths(model, batch, chosen) if _is_few_shot(batch) else np.full(n, np.nan)
-    names = [str(head) for head in chosen]
     places = [
-        {"head": name, "strength": of_head, "kept": kept}
+        {"head": str(head), "strength": of_head, "kept": kept}
         for kept in ("only", "without")
-        for name, of_head in zip(names, strength, strict=True)
+        for head, of_head in zip(chosen, strength, strict=True)
     ]
     places += [{"head": None, "strength": np.nan, "kept": kept} for kept in ("all", "none")]
     return _table(values, places, metrics, seed)
@@ -83,16 +80,15 @@ def add_back(
     """Return metrics as heads of the last layer are added one by one to none of them.
 
     Figure 14 of the paper. `order` is that of falling induction strength by default; heads of the
-    last layer that are not in it stay ablated. Columns: `n_heads` that are on, `head` (the one just
-    added; none in the first row), `metric`, `value`, `low`, `high`.
+    last layer that are not in it stay ablated. Columns: `n_heads` on, `head` (the one just added;
+    None in the first row), `metric`, `value`, `low`, `high`.
     """
     every, metrics = _heads(model, None), parse_metrics(metrics)
     added = by_strength(model, batch, every) if order is None else parse_heads(order)
     chosen = (*added, *(head for head in every if head not in added))
     on = np.arange(len(chosen)) < np.arange(len(added) + 1)[:, None]
     values = subset_values(model, batch, chosen, on, metrics)
-    names = [None, *map(str, added)]
-    places = [{"n_heads": n, "head": name} for n, name in enumerate(names)]
+    places = [{"n_heads": n, "head": head} for n, head in enumerate([None, *map(str, added)])]
     return _table(values, places, metrics, seed)
 
 
@@ -110,17 +106,15 @@ def mistakes_corrected(
     """Return the share of the base head's mistakes, alone, that another head alone gets right.
 
     `sum of wrong(base) right(head) / sum of wrong(base)`, in [0, 1]; Table 2 of the paper, and with
-    `perfect_match` Table 3. If mistakes were independent it would be the head's `accuracy`, which
-    is given beside it. `base` is the strongest head by default, `heads` all of the last layer.
-    Columns: `base`, `mistakes` (their number), `head`, `accuracy`, `value`, `low`, `high`; NaN
-    where the base makes no mistake. An end of an interval is NaN where a resample has none, as is
-    likely where the base makes only a few.
+    `perfect_match` Table 3. For independent mistakes it is the head's `accuracy`, which stands
+    beside it. `base` is the strongest head by default. Columns: `base`, `mistakes` (their number),
+    `head`, `accuracy`, `value`, `low`, `high`; NaN where the base makes no mistake, and an end of
+    an interval where a resample has none.
     """
     chosen = _heads(model, heads)
     first = by_strength(model, batch, chosen)[0] if base is None else Head.parse(base)
     others = [head for head in chosen if head != first]
-    chosen = (first, *others)
-    right = _right(model, batch, chosen, perfect_match=perfect_match)
+    right = _right(model, batch, [first, *others], perfect_match=perfect_match)
     wrong = 1 - right[:, :1]
     found = bootstrap(
         np.concatenate([wrong * right[:, 1:], wrong], axis=1),
@@ -155,24 +149,23 @@ def label_specific_accuracy(
     `quantity`, `value`, `low`, `high`, `sequences` and `mistakes` of that label. `quantity` is
     "accuracy", of the sequences with that label (chance 1/L for L labels), or "mistake_share", of
     the head's mistakes, which sums to 1 over labels (even: 1/L) and is NaN for a head without any.
-    `heads` are those of the last layer by default. An end of an interval is NaN where a resample
-    lacks the label, or the mistakes.
+    An end of an interval is NaN where a resample lacks the label or the mistakes.
     """
     chosen = _heads(model, heads)
     right = _right(model, batch, chosen, perfect_match=perfect_match)
     target = batch.target.cpu().numpy()
     labels = np.unique(target)
-    shown = (target[:, None] == labels).astype(np.float64)
-    correct = right[:, :, None] * shown[:, None]
+    shown = (target[:, None] == labels).astype(np.float64)[:, None]
+    correct = right[:, :, None] * shown
 
     def by_label(mean: Float[ndarray, "head_and_all label"]) -> Float[ndarray, "two head label"]:
         mistakes = mean[-1] - mean[:-1]
         shares = _ratio(mistakes, mistakes.sum(axis=-1, keepdims=True))
         return np.stack([_ratio(mean[:-1], mean[-1]), shares])
 
-    both = np.concatenate([correct, shown[:, None]], axis=1)
+    both = np.concatenate([correct, shown], axis=1)
     found = bootstrap(both, by_label, n_resamples=N_RESAMPLES, seed=seed)
-    total, n_correct = shown.sum(axis=0).astype(int), correct.sum(axis=0).astype(int)
+    *n_correct, total = both.sum(axis=0).astype(int)
     rows = [
         {
             "head": str(head),
@@ -180,7 +173,7 @@ def label_specific_accuracy(
             "quantity": quantity,
             **{name: part[q, h, l] for name, part in found._asdict().items()},
             "sequences": total[l],
-            "mistakes": total[l] - n_correct[h, l],
+            "mistakes": total[l] - n_correct[h][l],
         }
         for q, quantity in enumerate(("accuracy", "mistake_share"))
         for h, head in enumerate(chosen)
@@ -192,7 +185,7 @@ def label_specific_accuracy(
 def by_strength(model: HookedTransformer, batch: Batch, heads: Sequence[Head]) -> tuple[Head, ...]:
     """Return heads in the order of falling induction strength, as the model is.
 
-    Raises ValueError where a strength is NaN, as in a network that diverged.
+    Raises ValueError where one is NaN, as in a network that diverged.
     """
     strengths = _strengths(model, batch, heads)
     if np.isnan(strengths).any():
@@ -200,8 +193,7 @@ def by_strength(model: HookedTransformer, batch: Batch, heads: Sequence[Head]) -
             f"The induction strengths are {strengths.tolist()}: expected numbers, which have an "
             "order; look at the model's weights, or name the heads in their order."
         )
-    order = np.argsort(-strengths, kind="stable")
-    return tuple(heads[place] for place in order)
+    return tuple(heads[place] for place in np.argsort(-strengths, kind="stable").tolist())
 
 
 def _is_few_shot(batch: Batch) -> bool:
@@ -235,9 +227,9 @@ def _right(
     """Return 1 where only that head is on and right, else 0; ValueError for no finite logits."""
     alone = np.eye(len(heads), dtype=bool)
     (right,) = _values(model, batch, heads, alone, ["accuracy"], perfect_match=perfect_match)
-    unknown = np.isnan(right).any(axis=0)
-    if unknown.any():
-        names = ", ".join(str(head) for head, bad in zip(heads, unknown, strict=True) if bad)
+    unknown = np.flatnonzero(np.isnan(right).any(axis=0)).tolist()
+    if unknown:
+        names = ", ".join(str(heads[i]) for i in unknown)
         raise ValueError(
             f"With only {names} on, logits are NaN or infinite: expected finite ones, for an "
             "answer that is right or wrong; look at the model's weights."

@@ -1,8 +1,10 @@
 """The last layer of an attention-only model, at the one position that is measured.
 
-The model's own norms, weights, rotation and unembedding, with axes in front for many inputs at
-once. It is the whole truth only where `stands_alone`; elsewhere the model itself has to run.
+The model's own norms, weights, rotation and unembedding act on many inputs at once, in axes in
+front. The result is the model's only where the layer `stands_alone`; elsewhere the model must run.
 """
+
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -10,6 +12,9 @@ from torch import Tensor, nn
 from transformer_lens import HookedTransformer
 
 from ih_interp._stock import not_plain, parts_of
+
+Stream: TypeAlias = Float[Tensor, "*any pos d_model"]
+PerHead: TypeAlias = Float[Tensor, "*any pos head d_head"]
 
 
 def stands_alone(model: HookedTransformer, layer: int) -> bool:
@@ -21,59 +26,50 @@ def stands_alone(model: HookedTransformer, layer: int) -> bool:
 
 
 def final_norm(model: HookedTransformer) -> tuple[nn.Module, ...]:
-    """The final norm, if the model has one."""
+    """Return the final norm, if the model has one."""
     return () if model.cfg.normalization_type is None else (model.ln_final,)
 
 
 class LastRow:
-    """Layer, final norm and unembedding of one model; `...` are any axes in front."""
+    """The last layer, final norm and unembedding of a model; `*any` are axes in front."""
 
     def __init__(self, model: HookedTransformer) -> None:
         self.model = model
         self.block = model.blocks[-1]
         self.attn = self.block.attn
 
-    def read(self, resid: Float[Tensor, "*any pos d_model"]) -> Float[Tensor, "*any pos d_model"]:
-        """What queries, keys and values read: the stream after LN1."""
+    def read(self, resid: Stream) -> Stream:
+        """Return the stream after LN1, which queries, keys and values read."""
         return self.block.ln1(resid.flatten(end_dim=-3)).view(resid.shape)
 
-    def queries(
-        self, read: Float[Tensor, "*any pos d_model"]
-    ) -> Float[Tensor, "*any 1 head d_head"]:
-        """Rotated queries of the last position."""
+    def queries(self, read: Stream) -> Float[Tensor, "*any 1 head d_head"]:
+        """Return rotated queries of the last position."""
         return self._rotated(self._heads(read[..., -1:, :], "Q"), offset=read.shape[-2] - 1)
 
-    def keys(
-        self, read: Float[Tensor, "*any pos d_model"]
-    ) -> Float[Tensor, "*any pos head d_head"]:
-        """Rotated keys of all positions."""
+    def keys(self, read: Stream) -> PerHead:
+        """Return rotated keys of all positions."""
         return self._rotated(self._heads(read, "K"), offset=0)
 
-    def values(
-        self, read: Float[Tensor, "*any pos d_model"]
-    ) -> Float[Tensor, "*any pos head d_head"]:
+    def values(self, read: Stream) -> PerHead:
         return self._heads(read, "V")
 
     def pattern(self, q: Tensor, k: Tensor) -> Float[Tensor, "*any pos head"]:
-        """The last row of the pattern; axes in front of `q` and `k` are broadcast.
-
-        As in TransformerLens, where it is no number it is 0.
-        """
+        """Return the pattern's last row, 0 where it is NaN; axes before `q` and `k` broadcast."""
         pattern = ((q * k).sum(dim=-1) / self.attn.attn_scale).softmax(dim=-2)
         return torch.where(pattern.isnan(), torch.zeros((), device="cpu").to(pattern), pattern)
 
     def z(self, pattern: Tensor, v: Tensor) -> Float[Tensor, "*any head d_head"]:
-        """Values mixed by the pattern."""
+        """Return values mixed by the pattern."""
         return (pattern[..., None] * v).sum(dim=-3)
 
     def written(self, z: Float[Tensor, "*any head d_head"]) -> Float[Tensor, "head *any d_model"]:
-        """What each head adds to the stream; heads come first."""
+        """Return what each head adds to the stream; heads come first."""
         by_head = z.movedim(-2, 0)
         flat = by_head.reshape(len(by_head), -1, z.shape[-1]) @ self.attn.W_O
         return flat.view(*by_head.shape[:-1], -1)
 
     def logits(self, resid: Float[Tensor, "*any d_model"]) -> Float[Tensor, "*any label"]:
-        """Final norm and unembedding of the last position's stream."""
+        """Return the logits of the last position's stream."""
         flat = resid.reshape(-1, 1, resid.shape[-1])
         for norm in final_norm(self.model):
             flat = norm(flat)

@@ -1,7 +1,7 @@
-"""Forward passes in which chosen edges between heads carry another run's activations.
+"""Passes in which chosen edges between heads carry another run's activations.
 
-The model's own modules and hooks do the work. What an edge changes is put in where it enters a hook
-point, before all other hooks: clamps and users' hooks act on it as on any other value.
+The model's own modules and hooks do the work. A change enters at a hook point before all other
+hooks, so that clamps and users' hooks act on it as on any other value.
 """
 
 from collections.abc import Generator, Mapping, Sequence
@@ -20,7 +20,7 @@ from ih_interp.types import Residual
 
 @dataclass(frozen=True)
 class Edges:
-    """The edges that are patched: from all senders to all receivers above them."""
+    """Edges to patch, from all senders to all receivers above them."""
 
     senders: HeadsOf
     receivers: HeadsOf
@@ -36,12 +36,11 @@ class Edges:
 
 @dataclass
 class Patch:
-    """Edges of one pass that carry what senders wrote in another run.
+    """Edges of one pass that carry what senders wrote in another run, `source`, by layer.
 
-    `source` holds it by layer. `frozen` holds what middle heads write in the base run: what they
-    compute from patched inputs goes along patched edges only. `changes` collects, by layer, what
-    patched edges carry minus what the pass itself has there. Give `changes` instead of `source`
-    where it is known before the pass.
+    `frozen` holds what middle heads write in the base run: what they compute from patched inputs
+    goes along patched edges only. `changes` collects what patched edges carry minus what the pass
+    itself has there; give it instead of `source` where it is known before the pass.
     """
 
     model: HookedTransformer
@@ -64,7 +63,8 @@ class Patch:
             for layer in sorted({*self.source, *edges.middle})
         ]
         if edges.to_output:
-            hooks.append((f"blocks.{top}.hook_resid_post", self._add_to_output))
+            end = f"blocks.{top}.hook_resid_post"
+            hooks.append((end, lambda resid, **_: resid + self._before(top + 1)))
         with ExitStack() as stack:
             points = [f"blocks.{layer}.hook_resid_pre" for layer, *_ in readers]
             seen = stack.enter_context(recording(self.model, points))
@@ -74,7 +74,7 @@ class Patch:
             yield
 
     def _before(self, layer: int) -> Tensor | float:
-        """Return what the patched edges change in the input of a layer."""
+        """Return the change of a layer's input by the patched edges."""
         return sum((c for below, c in self.changes.items() if below < layer), 0.0)
 
     def _read_patched(
@@ -87,20 +87,18 @@ class Patch:
     ) -> None:
         """Have heads of a layer compute q, k or v from their patched input, until the stack ends.
 
-        Attention runs twice: first, cut short, on the patched input for these heads' q, k and v,
-        then on its own input with these put in.
+        Attention runs twice: first, cut short, on the patched input to get these heads' q, k and v,
+        then on its own input with these in place.
         """
         block: Any = self.model.blocks[layer]
         made, positions = dict[str, Tensor](), list[Tensor | None]()
         is_first = False
 
-        def note(block: Any, inputs: Any, keywords: dict[str, Any]) -> None:
-            del block, inputs
+        def note(_block: Any, _inputs: Any, keywords: dict[str, Any]) -> None:
             positions[:] = [keywords.get("shortformer_pos_embed")]  # not read by values
 
-        def compute(attention: Any, inputs: Any, keywords: dict[str, Any]) -> None:
+        def compute(attention: Any, _inputs: Any, keywords: dict[str, Any]) -> None:
             nonlocal is_first
-            del inputs
             if is_first:
                 return
             read = block.ln1(seen[f"blocks.{layer}.hook_resid_pre"] + self._before(layer))
@@ -112,8 +110,7 @@ class Patch:
             is_first = False
             made.update(found)
 
-        def put(point: Any, inputs: tuple[Tensor], letter: str) -> tuple[Tensor] | None:
-            del point
+        def put(_point: Any, inputs: tuple[Tensor], letter: str) -> tuple[Tensor] | None:
             if letter not in made:
                 return None
             value = inputs[0].clone()
@@ -130,9 +127,8 @@ class Patch:
         for handle in handles:
             stack.callback(handle.remove)
 
-    def _carry(self, written: Written, hook: Any, *, layer: int) -> Tensor | None:
-        """Note what senders and middle heads change, and let middle heads write as before."""
-        del hook
+    def _carry(self, written: Written, *, layer: int, **_: Any) -> Tensor | None:
+        """Store what senders and middle heads change, and have middle heads write as before."""
         changes: list[Tensor] = []
         if layer in self.source:
             heads = list(self.edges.senders[layer])
@@ -147,13 +143,9 @@ class Patch:
         self.changes[layer] = sum(changes[1:], changes[0])
         return written if middle else None
 
-    def _add_to_output(self, resid: Residual, hook: Any) -> Residual:
-        del hook
-        return resid + self._before(self.model.cfg.n_layers)
-
 
 class _Enough(Exception):
-    """Raised to end a pass of attention once its queries, keys and values are known."""
+    """A signal that ends a pass of attention once its queries, keys and values are known."""
 
 
 def _projected(
@@ -161,13 +153,12 @@ def _projected(
 ) -> dict[str, Float[Tensor, "batch pos head d_head"]]:
     """Return these heads' q, k or v as attention makes them, before all hooks on them.
 
-    Points without hooks stand in for hook_q, hook_k and hook_v meanwhile: users' hooks there may
-    count on being called once per pass.
+    Modules without hooks replace hook_q, hook_k and hook_v meanwhile: users' hooks there may expect
+    one call per pass.
     """
     found = dict[str, Tensor]()
 
-    def keep(point: Any, arriving: tuple[Tensor], letter: str) -> None:
-        del point
+    def keep(_point: Any, arriving: tuple[Tensor], letter: str) -> None:
         found[letter] = arriving[0][:, :, heads]
         if all(wanted in found for wanted in via):
             raise _Enough

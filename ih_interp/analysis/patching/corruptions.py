@@ -1,8 +1,8 @@
 """Corruptions of few-shot sequences, from which path patching takes activations.
 
-Each keeps shapes and positions, and takes away one piece of information. A corrupted batch is again
-a batch: its target is what a perfect induction circuit would now say, or the clean one where the
-context no longer tells. Effects are measured against the clean batch's target and context.
+Each keeps shapes and positions, and takes away one piece of information. The corrupted target is
+what a perfect induction circuit would now say, or the clean one where the context no longer tells.
+Effects are measured against the clean batch's target and context.
 """
 
 from dataclasses import replace
@@ -18,7 +18,7 @@ from ih_interp.tasks.few_shot import FewShotTask, Split
 from ih_interp.types import Batch
 
 Resampled: TypeAlias = Literal["query", "other"]
-"""The pairs whose class is replaced: the query's copies in the context, or one of the others."""
+"""The pairs whose class is replaced: the query's copies in the context, or one other pair."""
 
 MAX_DRAWS = 1_000  # rounds of sampling again where a class stands in the context already
 
@@ -28,11 +28,10 @@ MAX_DRAWS = 1_000  # rounds of sampling again where a class stands in the contex
 def swap_exemplars(batch: Batch) -> Batch:
     """Move the exemplars of the context to the pair before; labels and the query stay.
 
-    Destroys which label the query's copy stands with, and where it stands; keeps which exemplars
-    and labels are shown. With two pairs, `x1 l1 x2 l2 x1` becomes `x2 l1 x1 l2 x1`. In general, a
-    label gets the exemplar of the next different label of the context, in cyclic order of first
-    appearance, so that no copy of the query stays with its label however many there are; a class
-    then stands as often as the label did, with its first drawing. The target becomes the label that
+    This destroys the place and the label of the query's copy, and keeps the exemplars and labels
+    that are shown. With two pairs, `x1 l1 x2 l2 x1` becomes `x2 l1 x1 l2 x1`. In general, a label
+    gets the first exemplar of the next different label of the context, in cyclic order of first
+    appearance, so that no copy of the query stays with its label. The target becomes the label that
     the query's class now stands with. Raises ValueError for a context with one label only.
     """
     labels = batch.context_labels
@@ -40,8 +39,7 @@ def swap_exemplars(batch: Batch) -> Batch:
     places = list(batch.layout.exemplars)
     tokens = batch.tokens.clone()
     tokens[:, places] = batch.tokens[:, places].gather(1, following)
-    moved = labels.gather(1, following)
-    target = _label_where(moved == batch.target[:, None], labels, batch.target)
+    target = _label_where(batch.correct.gather(1, following), labels, batch.target)
     return replace(batch, tokens=tokens, target=target)
 
 
@@ -50,11 +48,10 @@ def swap_exemplars(batch: Batch) -> Batch:
 def swap_labels(batch: Batch) -> Batch:
     """Move the labels of the context to the pair before; exemplars and the query stay.
 
-    Destroys which label the query's copy stands with; keeps where every exemplar stands, and which
-    labels are shown. With two pairs, `x1 l1 x2 l2 x1` becomes `x1 l2 x2 l1 x1`. In general every
-    label becomes the next different one of the context, in cyclic order of first appearance, so
-    that all copies of a class still share one. The target becomes the label that the query's class
-    now stands with. Raises ValueError for a context with one label only.
+    This destroys the label of the query's copy, and keeps the places of exemplars and the labels
+    that are shown. With two pairs, `x1 l1 x2 l2 x1` becomes `x1 l2 x2 l1 x1`. In general every
+    label becomes the next different one, as in `swap_exemplars`, so that all copies of a class
+    still share one; the target follows as there. Raises ValueError for a context with one label.
     """
     labels = batch.context_labels
     renamed = labels.gather(1, _next_pair(labels))
@@ -76,10 +73,9 @@ def resample_class(
 ) -> Batch:
     """Replace a class of the context by one of the split that is not in it, drawn uniformly.
 
-    `which="query"` replaces every copy of the query's class: destroys that anything in the context
-    matches the query; keeps labels, positions and the other exemplars. `which="other"` replaces one
-    of the other pairs, drawn uniformly: the control, which destroys only what the query must be
-    told apart from. Exemplars are the split's. The target stays the clean one.
+    `which="query"` replaces every copy of the query's class, so that nothing in the context matches
+    the query; labels, positions and the other exemplars stay. `which="other"`, the control,
+    replaces one of the other pairs, drawn uniformly. Exemplars are the split's. The target stays.
 
     Raises ValueError for a split with no further class and for a batch of another task's length.
     """
@@ -88,7 +84,11 @@ def resample_class(
             f"batch: expected {task.config.n_pairs} pairs, as the task makes them, got "
             f"{batch.layout.n_pairs}; give the task that made the batch."
         )
-    chosen = batch.correct if which == "query" else _one_of(~batch.correct, generator)
+    chosen = batch.correct
+    if which == "other":  # the largest of uniform numbers at the other pairs
+        draws = torch.rand(chosen.shape, generator=generator).to(chosen.device)
+        best = draws.masked_fill(chosen, -1.0).argmax(dim=1, keepdim=True)
+        chosen = torch.zeros_like(chosen).scatter(1, best, True) & ~chosen
     drawn = _unseen(task, batch, split, generator)
     # The n-th copy gets the n-th of the new class's exemplars.
     exemplar = drawn.gather(1, (chosen.cumsum(dim=1) - 1).clamp(min=0))
@@ -106,21 +106,13 @@ def _next_pair(labels: Int[Tensor, "batch pair"]) -> Int[Tensor, "batch pair"]:
     same = labels[:, :, None] == labels[:, None, :]
     first = same.int().argmax(dim=-1)  # where a pair's label appears first
     later = (first == pairs)[:, None, :] & (pairs > first[:, :, None])
-    wraps = ~later.any(dim=-1)
-    return torch.where(wraps, torch.zeros_like(first), later.int().argmax(dim=-1))
+    return later.int().argmax(dim=-1)  # 0, the first label, where none is later
 
 
 def _label_where(chosen: Tensor, labels: Tensor, target: Tensor) -> Int[Tensor, " batch"]:
     """Return the label of the first pair chosen; the target where there is none."""
     first = labels.gather(1, chosen.int().argmax(dim=1, keepdim=True))[:, 0]
     return torch.where(chosen.any(dim=1), first, target)
-
-
-def _one_of(allowed: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw one pair per sequence, uniformly over those allowed."""
-    draws = torch.rand(allowed.shape, generator=generator).to(allowed.device)
-    best = torch.where(allowed, draws, -1.0).argmax(dim=1, keepdim=True)
-    return torch.zeros_like(allowed).scatter(1, best, True) & allowed
 
 
 def _unseen(

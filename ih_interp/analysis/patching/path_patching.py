@@ -1,13 +1,13 @@
 """Path patching: the effect of edges between heads, exact through LayerNorm, attention and MLPs.
 
-One run of the model, the base, gets on chosen edges what their senders wrote in another run, the
-source. Only the receivers' queries, keys or values see it; all after them runs freely.
+In one run, the base, chosen edges carry what their senders wrote in another run, the source. Only
+the receivers' queries, keys or values get it; all after them runs freely.
 """
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -15,23 +15,8 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from ih_interp._torch_state import plain_torch
-from ih_interp.analysis._passes import (
-    Ablation,
-    Entered,
-    HeadsOf,
-    by_layer,
-    chunk_size,
-    entering,
-    inputs_named,
-    reading,
-    recording,
-    refuse_cuts,
-    refuse_shape,
-    set_heads,
-    whole_blocks,
-    written_by,
-    written_points,
-)
+from ih_interp.analysis import _passes as passes
+from ih_interp.analysis._passes import Ablation, HeadsOf
 from ih_interp.analysis.checks import checked
 from ih_interp.analysis.patching._patched_pass import Edges, Patch
 from ih_interp.evaluation import Metric, measured
@@ -63,48 +48,46 @@ def path_patch(
     per_sequence: bool = False,
     normalise: bool = False,
 ) -> Float[Tensor, ""] | Float[Tensor, " batch"]:
-    """Return the effect of all edges from senders to receivers, patched jointly (Wang et al. 2022).
+    """Return the effect of all edges from senders to receivers, patched jointly.
 
-    `metric(patched run) - metric(base run)`, for the clean batch's target and context; its mean
-    over sequences, or `[batch]` with `per_sequence=True`. 0 for an edge that carries nothing. With
-    a metric that is higher for better models, `noise` gives negative effects for edges that serve
-    the behaviour and `denoise` positive ones. `normalise=True` divides by the mean over sequences
-    of `metric(source run) - metric(base run)`: then 1 is an edge that alone carries all of the
-    difference, whichever the metric or direction, and 0 one that carries none of it.
+    `metric(patched run) - metric(base run)`, for the clean batch's target and context (Wang et al.
+    2022); its mean over sequences, or `[batch]` with `per_sequence=True`. 0 for an edge that
+    carries nothing. With a metric that is higher for better models, `noise` gives negative effects
+    for edges that serve the behaviour and `denoise` positive ones. `normalise=True` divides by the
+    mean over sequences of `metric(source run) - metric(base run)`: 1 for an edge that alone carries
+    the whole difference, whichever the metric or direction.
 
     A receiver's queries, keys or values (`via`) are computed by the model's own LN1 from its input
     with `sender in the source run - sender in this run` added, so nothing is linearised; "output"
-    as a receiver is the final residual stream, the direct effect on the logits. `middle` heads,
-    between all senders and receivers, add the paths through any of them, in order: they compute
-    from patched inputs, all three, and go along patched edges only. All other heads and MLPs see
-    none of it before a receiver (the treeified computation of Goldowsky-Dill et al. 2023).
+    as a receiver is the final residual stream, the direct effect on the logits. `middle` heads add
+    the paths through any of them, in order: they compute q, k and v from patched inputs, and what
+    that changes goes along patched edges only. Other heads and MLPs get none of it before a
+    receiver (the treeified computation of Goldowsky-Dill et al. 2023).
 
     Args:
-        model: any HookedTransformer whose heads add up; GQA is refused.
+        model: any HookedTransformer whose heads add up, so without grouped-query attention.
         clean: the sequences, with the target and the context that the metric is about.
         corrupted: as many sequences, from `corruptions`; None for zero, and for means over `clean`.
         senders: heads, `"L0H2"` or `(0, 2)`.
         receivers: heads above them, or "output".
-        via: which of the receivers' inputs, "q", "k", "v".
-        middle: heads of layers between.
-        direction: `noise`: base clean, source corrupted; `denoise`: the other way round.
+        via: the receivers' inputs, some of "q", "k", "v".
+        middle: heads of layers between all senders and receivers.
+        direction: `noise`: base clean, source corrupted; `denoise`: the reverse.
         ablation: the corrupted run. `resample`: the corrupted sequences. `zero`, `mean`: the clean
-            ones, with what senders write set to 0, or to its mean over the corrupted sequences,
-            everywhere.
-        metric: a scale of `metrics.SCALES`, or a function of logits `[batch, label]` and a batch.
+            ones, with what senders write set to 0, or to its mean over the corrupted sequences.
+        metric: one of `evaluation.SCALES`, or a function of logits `[batch, label]` and a batch.
         per_sequence: one effect per sequence.
         normalise: divide by the whole difference between the two runs.
 
-    Active clamps and hooks act in every run as in a pass of the model; those made for a batch must
-    be made for `clean`, and act in the corrupted run as they do there. Attention of another class
-    computes as it does. Raises ValueError for heads that no edge connects, clamps that replace the
-    stream between them, sequences of other shapes, and models in which an edge is not defined:
-    those where code or hooks make what attention adds other than the sum of its heads' z W_O.
+    Clamps and hooks act in every run; those made for a batch must be made for `clean`, and act in
+    the corrupted run as they do there. Raises ValueError for heads that no edge connects, clamps
+    that replace the stream between them, sequences of other shapes, and models in which code or
+    hooks make what attention adds other than the sum of its heads' z W_O.
     """
     edges = _edges(model, senders, receivers, via, middle)
     pair = Pair.of(model, clean, corrupted, direction, ablation, metric)
     means = pair.means(edges.senders)
-    with whole_blocks(model, min(edges.senders), max(edges.above(model))):
+    with passes.whole_blocks(model, min(edges.senders), max(edges.above(model))):
         parts = [_effect(part, edges, means, normalise) for part in pair.split()]
     effect, whole = (torch.cat(column) for column in zip(*parts, strict=True))
     return share(effect, whole, normalise=normalise, per_sequence=per_sequence)
@@ -117,9 +100,9 @@ def share(
     normalise: bool,
     per_sequence: bool,
 ) -> Tensor:
-    """Return effects, or their mean over sequences, if asked over the mean whole difference.
+    """Return effects or their mean over sequences, divided by the mean whole difference if asked.
 
-    Raises ValueError where that is 0: clean and corrupted runs that do not differ.
+    Raises ValueError where that is 0.
     """
     if normalise:
         mean = whole.double().mean(dim=0)
@@ -133,17 +116,15 @@ def share(
 
 
 class Seen(NamedTuple):
-    """One run: its logits at the last position, and activations by hook name."""
+    """The logits of a run at the last position, and its activations by hook name."""
 
     logits: Float[Tensor, "batch label"]
     kept: dict[str, Tensor]
-    entered: Sequence[Entered] = ()
-    """The inputs of a layer, where one was named."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A clean and a corrupted run of a model, which of them is the base, and what is measured."""
+    """A clean and a corrupted run of a model, a direction between them and a metric."""
 
     model: HookedTransformer
     clean: Batch
@@ -162,8 +143,8 @@ class Pair:
         ablation: Ablation,
         metric: Metric,
     ) -> "Pair":
-        """Return the two runs; ValueError for what does not fit together."""
-        refuse_shape(model)
+        """Return the two runs; ValueError for sequences that do not fit together."""
+        passes.refuse_shape(model)
         if corrupted is None:
             if ablation == "resample":
                 raise ValueError(
@@ -178,8 +159,8 @@ class Pair:
         return cls(model, clean, corrupted, direction, ablation, metric)
 
     def split(self) -> "list[Pair]":
-        """Return the same in chunks."""
-        size = chunk_size(self.model, len(self.clean))
+        """Return pairs of as many sequences as one pass takes."""
+        size = passes.chunk_size(self.model, len(self.clean))
         batches = zip(self.clean.split(size), self.corrupted.split(size), strict=True)
         return [replace(self, clean=clean, corrupted=corrupted) for clean, corrupted in batches]
 
@@ -193,64 +174,42 @@ class Pair:
         return measured(self.metric, logits, self.clean)
 
     def means(self, heads: HeadsOf) -> Means:
-        """Return what the ablation sets heads to: 0, or means over `corrupted`; else nothing."""
+        """Return values to set heads to: 0, or means over `corrupted`; for resampling none."""
         cfg, n_positions = self.model.cfg, self.clean.tokens.shape[1]
         if self.ablation == "resample":
             return {}
         if self.ablation == "zero":
             width = cfg.d_model if cfg.use_attn_result else cfg.d_head
-            return {
-                layer: (of, torch.zeros(n_positions, len(of), width)) for layer, of in heads.items()
-            }
+            return {n: (of, torch.zeros(n_positions, len(of), width)) for n, of in heads.items()}
         total: dict[int, Tensor] = {}
         for part in self.split():
-            seen = part.run(part.corrupted, written_points(self.model, heads))
-            for layer, written in written_by(self.model, seen.kept, heads).items():
+            seen = part.run(part.corrupted, passes.written_points(self.model, heads))
+            for layer, written in passes.written_by(self.model, seen.kept, heads).items():
                 total[layer] = total.get(layer, 0.0) + written.double().sum(dim=0)
         return {layer: (of, total[layer] / len(self.corrupted)) for layer, of in heads.items()}
 
     @contextmanager
     def being(self, which: RunName, means: Means) -> Generator[Batch]:
-        """In the block, `run` of the batch that is given is the clean or the corrupted run."""
+        """Give the batch whose `run` in the block is the clean or the corrupted run."""
         if which == "clean":
             yield self.clean
         elif self.ablation == "resample":
             yield self.corrupted
         else:
-            with set_heads(self.model, means):
+            with passes.set_heads(self.model, means):
                 yield self.clean
 
-    def run(
-        self,
-        batch: Batch,
-        names: Iterable[str] = (),
-        layer: int | None = None,
-        *,
-        start: Entered | None = None,
-        stop_at_layer: int | None = None,
-    ) -> Seen:
-        """Run these sequences, and keep the named activations and a layer's input.
-
-        `start` is what another pass of them gave the layer at which this one starts.
-        """
-        given = self.clean.tokens if start is None else start.resid.clone()  # hooks may write to it
-        options: dict[str, Any] = {} if start is None else dict(start.options)
-        if stop_at_layer is not None:
-            options["stop_at_layer"] = stop_at_layer
-        with ExitStack() as stack:
-            if start is None and batch is not self.clean:
-                stack.enter_context(reading(self.model, batch.tokens))
-            kept = stack.enter_context(recording(self.model, names))
-            entered: Sequence[Entered] = ()
-            if layer is not None:
-                entered = stack.enter_context(entering(self.model, layer))
-            logits = self.model(given, **options)[:, -1]
-        return Seen(logits, kept, entered)
+    def run(self, batch: Batch, names: Iterable[str] = ()) -> Seen:
+        """Run these sequences, and keep the named activations."""
+        is_other = batch is not self.clean
+        other = passes.reading(self.model, batch.tokens) if is_other else nullcontext()
+        with other, passes.recording(self.model, names) as kept:
+            return Seen(self.model(self.clean.tokens)[:, -1], kept)
 
 
 def _effect(pair: Pair, edges: Edges, means: Means, normalise: bool) -> tuple[Tensor, Tensor]:
-    """Return the effect and the whole difference of every sequence; 0 for this if not asked."""
-    names = written_points(pair.model, {*edges.senders, *edges.middle})
+    """Return the effect and, if asked for, the whole difference of every sequence; else 0."""
+    names = passes.written_points(pair.model, {*edges.senders, *edges.middle})
     runs: dict[RunName, Seen] = {}
     for which in ("clean", "corrupted"):
         with pair.being(which, means) as batch:
@@ -259,8 +218,8 @@ def _effect(pair: Pair, edges: Edges, means: Means, normalise: bool) -> tuple[Te
     patch = Patch(
         pair.model,
         edges,
-        source=written_by(pair.model, source.kept, edges.senders),
-        frozen=written_by(pair.model, base.kept, edges.middle),
+        source=passes.written_by(pair.model, source.kept, edges.senders),
+        frozen=passes.written_by(pair.model, base.kept, edges.middle),
     )
     with pair.being(pair.order[1], means) as batch, patch.applied():
         patched = pair.measured(pair.run(batch).logits)
@@ -281,14 +240,11 @@ def _edges(
     for name, heads in (("senders", senders), ("receivers", receivers), ("middle", middle)):
         if isinstance(heads, str):
             raise TypeError(f'{name}={heads!r}: expected a list of heads; write ["L0H2"].')
-    given = [(isinstance(one, str) and one == "output", one) for one in receivers]
-    edges = Edges(
-        by_layer(senders, model),
-        by_layer([one for is_output, one in given if not is_output], model),
-        inputs_named(via),
-        by_layer(middle, model),
-        to_output=any(is_output for is_output, _ in given),
-    )
+    given = list(receivers)
+    reached = [one for one in given if not (isinstance(one, str) and one == "output")]
+    layers = (passes.by_layer(senders, model), passes.by_layer(reached, model))
+    to_output = len(reached) < len(given)
+    edges = Edges(*layers, passes.inputs_named(via), passes.by_layer(middle, model), to_output)
     below, above = list(edges.senders), edges.above(model)
     if not below or not above:
         raise ValueError("An edge needs a sender and a receiver; name at least one of each.")
@@ -306,5 +262,5 @@ def _edges(
     for layer in between:
         if {*edges.middle[layer]} & {*edges.senders.get(layer, ())}:
             raise ValueError(f"A head of layer {layer} is both a sender and a middle head.")
-    refuse_cuts(model, min(below), max(above))
+    passes.refuse_cuts(model, min(below), max(above))
     return edges

@@ -1,9 +1,9 @@
 """The paper's wiring analysis: heads of layer 0 are ablated while patterns or values stay clean.
 
-A clean pass, completely unablated, gives the patterns or the values of all layers, which are then
-forced (Singh et al. 2024, appendix E, Figures 11 and 12, Table 1). With patterns preserved, ablated
-heads of layer 0 no longer reach the values of layer 1; with values preserved, no longer its queries
-and keys; in both, no longer the output directly. Layers count from 0 here, from 1 in the paper.
+A pass without ablation gives the patterns or the values of all layers, which are then forced (Singh
+et al. 2024, appendix E, Figures 11 and 12, Table 1). With patterns preserved, ablated heads of
+layer 0 no longer reach the values of layer 1; with values preserved, its queries and keys; in both
+cases, the output directly. Layers count from 0 here, from 1 in the paper.
 """
 
 from collections.abc import Iterable, Sequence
@@ -29,7 +29,7 @@ from ih_interp.evaluation import QueryMetrics, evaluate, measured
 from ih_interp.types import Batch, Head, HeadName, parse_heads
 
 Kept: TypeAlias = Literal["patterns", "values"]
-"""The activations of a clean pass which are forced."""
+"""The activations of a clean pass that are forced."""
 
 Keep: TypeAlias = Literal["all_but_one", "one"]
 """Which senders are left: all but the sender of a cell (column 1), or only it (column 2)."""
@@ -50,7 +50,7 @@ class Preserving:
     loss: Float[Tensor, "*batch receiver sender"]
     """Cross-entropy over all labels, nats; chance ln L."""
     unablated_accuracy: Float[Tensor, "*batch receiver"]
-    """With every sender left and one receiver: what column 1 of the figure subtracts."""
+    """With every sender and one receiver left; column 1 of the figure subtracts it."""
     unablated_loss: Float[Tensor, "*batch receiver"]
 
     @property
@@ -60,23 +60,18 @@ class Preserving:
 
     def table(self) -> pd.DataFrame:
         """Return one row per cell: `receiver`, `sender`, `accuracy`, `loss`, and their changes."""
-        _, n_senders = shape = self.accuracy.shape[-2:]
+        shape = self.accuracy.shape[-2:]
         columns = {
             "accuracy": self.accuracy,
             "loss": self.loss,
             "accuracy_change": self.accuracy_change,
             "loss_change": self.loss - self.unablated_loss[..., None],
         }
-        places = [
-            (str(Head(1, cell // n_senders)), str(Head(0, cell % n_senders)))
-            for cell in range(shape.numel())
-        ]
-        return pd.DataFrame(places, columns=["receiver", "sender"]).assign(
-            **{
-                name: column.reshape(-1, shape.numel()).double().mean(dim=0).tolist()
-                for name, column in columns.items()
-            }
-        )
+        places = [(str(Head(1, i)), str(Head(0, j))) for i, j in product(*map(range, shape))]
+        table = pd.DataFrame(places, columns=["receiver", "sender"])
+        for name, column in columns.items():
+            table[name] = column.reshape(-1, shape.numel()).double().mean(dim=0).tolist()
+        return table
 
 
 @short_repr
@@ -98,13 +93,11 @@ def preserving_map(
 
     Cell `[i, j]` ablates all heads of layer 1 but i, and of layer 0 only j (`keep="all_but_one"`,
     column 1 of Figure 11) or all but j (`keep="one"`, column 2), with `preserve` forced from a
-    clean pass: what `evaluate(model, batch, [Preserve, AblateHeads])` gives. Without hooks, layer 0
+    clean pass, as by `evaluate(model, batch, [Preserve, AblateHeads])`. Without hooks, layer 0
     writes as in the clean pass, so that one pass and one reading of layer 1 per sender give every
-    receiver; under hooks and clamps, which may be made for whole passes, each cell is a pass. For
-    784 sequences of the paper's model that is 0.08 s and 5 s.
-
-    Raises ValueError for models of other than two layers, or with MLPs, for which "the layer below"
-    is not defined by the paper.
+    receiver; under hooks and clamps each cell is a pass. For 784 sequences of the paper's model
+    that takes 0.08 s and 5 s. Raises ValueError for models of other than two layers, or with MLPs,
+    for which the paper does not define "the layer below".
     """
     if model.cfg.n_layers != 2 or not model.cfg.attn_only:
         raise ValueError(
@@ -146,26 +139,22 @@ def preserving_ablation(
 def direct_path_removed(
     model: HookedTransformer, batch: Batch, *, layer: Annotated[int, Within(0)] = 0
 ) -> PerSequence:
-    """Return what is lost without the direct path of a layer's heads to the output (Figure 12).
+    """Return metrics without the direct path of a layer's heads to the output (Figure 12).
 
     All of them are ablated while patterns and values of every layer are forced clean, so that only
-    what they add to the final residual stream is gone. By name, one number per sequence: `accuracy`
-    and `loss` without it, and `accuracy_change`, `loss_change` against the model as it is (0 for a
+    their part of the final residual stream is gone. By name, one number per sequence: `accuracy`
+    and `loss` without it, and `accuracy_change`, `loss_change` from the model as it is (0 for a
     layer that writes nothing to the output). A measure for `ih.trace`.
     """
     heads = [Head(layer, head) for head in range(model.cfg.n_heads)]
     without = preserving_ablation(model, batch, heads, preserve=("patterns", "values"))
     whole = evaluate(model, batch, chunk=chunk_size(model, len(batch)))
-    return PerSequence(
-        accuracy=without.accuracy,
-        loss=without.loss,
-        accuracy_change=without.accuracy - whole.accuracy,
-        loss_change=without.loss - whole.loss,
-    )
+    found = {name: getattr(without, name) for name in SCALES}
+    return PerSequence(found | {f"{n}_change": found[n] - getattr(whole, n) for n in SCALES})
 
 
 def _senders_left(model: HookedTransformer, keep: Keep) -> list[list[int]]:
-    """Return the heads of layer 0 that are left: all, then those of each column of the map."""
+    """Return the heads of layer 0 that are left: all, then those of every column of the map."""
     heads = list(range(model.cfg.n_heads))
     columns = [[h] if keep == "one" else [o for o in heads if o != h] for h in heads]
     return [heads, *columns]

@@ -1,13 +1,13 @@
 """The redundancy of a wiring, from the effects of its edges.
 
-Edges come as `use`, `[sender, receiver]` or one per sequence `[batch, sender, receiver]`: positive
-where the edge serves the behaviour (`Wiring.through`). Measures are of the mean over sequences;
-its negative entries, edges that work against the behaviour, count as no wire. Given sequences, they
-have bootstrap intervals over them; without, the ends are NaN.
+Edges are `use`, `[sender, receiver]` or one per sequence `[batch, sender, receiver]`: positive
+where the edge serves the behaviour (`Wiring.through`). Measures are of the mean over sequences,
+whose negative entries count as 0. With sequences, they have bootstrap intervals over them
+(`options` are those of `bootstrap`), otherwise NaN.
 
-Effects that are noise only look spread over many edges: read these numbers beside the effects
-themselves. Resamples are noisier than the mean and cut off at 0, so that a value may stand at one
-end of its interval where effects are small.
+Pure noise looks like effects spread over many edges: read these numbers beside the effects
+themselves. Resamples are noisier than the mean and cut off at 0, so that a value may lie at one end
+of its interval where effects are small.
 """
 
 import math
@@ -37,7 +37,6 @@ Values: TypeAlias = Shaped[ndarray, "..."] | Shaped[torch.Tensor, "..."]
 
 Statistic: TypeAlias = Callable[[ndarray], ndarray | float]
 
-
 EFFECTS = "give effects of edges, ih.wiring_map(model, clean, corrupted).through('k')"
 
 
@@ -47,7 +46,7 @@ def effective_senders(use: Values, **options: Any) -> Estimate:
 
     exp of the entropy of a receiver's shares, `p_s = max(use[s, r], 0) / sum over senders`: 1 where
     one sender does all, n where n do equally much (Hill number of order 1). NaN for a receiver that
-    no sender feeds. `options` are those of `bootstrap`.
+    no sender feeds.
     """
     return estimated(use, 2, lambda wires: _effective(wires, 0), options)
 
@@ -65,10 +64,9 @@ def effective_receivers(use: Values, **options: Any) -> Estimate:
 def fan_in(use: Values, **options: Any) -> Estimate:
     """Return how evenly receivers draw on senders, in [0, 1].
 
-    `H(sender | receiver) / ln n senders`, the edges' shares of all positive use taken as a joint
-    distribution. 0 where every receiver has one sender, 1 where all senders feed each equally;
-    receivers count by what they receive. NaN without any positive use. Raises ValueError for fewer
-    than two senders.
+    `H(sender | receiver) / ln n senders`, with the edges' shares of all positive use as a joint
+    distribution. 0 where every receiver has one sender, 1 where all senders feed each equally.
+    NaN without any positive use. Raises ValueError for fewer than two senders.
     """
     return estimated(use, 2, lambda wires: _conditional(wires)[0] / _log(wires, 0), options)
 
@@ -88,9 +86,9 @@ def many_to_many(use: Values, **options: Any) -> Estimate:
 
     `(H(sender | receiver) + H(receiver | sender)) / (ln n senders + ln n receivers)`: the variation
     of information between senders and receivers, divided by its largest value. 0 exactly for one to
-    one, whatever the strengths; 1 exactly for all to all, equally; one sender for n receivers, or n
-    for one, give 1/2 of n x n; blocks of k x k in n x n give ln k / ln n. It does not depend on the
-    scale of effects. NaN without any positive use. Raises ValueError for fewer than two heads.
+    one, whatever the strengths; 1 exactly for all to all, equally; 1/2 for one sender of n, or one
+    receiver; ln k / ln n for blocks of k x k in n x n. It does not depend on the scale of effects.
+    NaN without any positive use. Raises ValueError for fewer than two heads.
     """
 
     def index(wires: ndarray) -> float:
@@ -118,8 +116,8 @@ def redundancy_over_training(
     Columns: `step`, `sequences`, `via`, `name`, `value`, `low`, `high`. Names are "many_to_many",
     "fan_in", "fan_out", "effective_senders L1H3" of every receiver and "effective_receivers L0H2"
     of every sender. `options` are those of `wiring_map`. `batch` is by default, as in `trace`, a
-    fixed sample of the training split, here of at most 1,024. Raises ValueError for more sequences
-    than one pass takes (1,024), over which intervals would be averaged.
+    fixed sample of the training split, here of at most 1,024. Raises ValueError for more sequences,
+    which go through several passes and would have several intervals.
     """
     refuse_other_function(corrupt, "corrupt", "batch")
     batch, said = some_sequences(run.task, most=CHUNK) if batch is None else (batch, "")
@@ -148,28 +146,18 @@ def redundancy_over_training(
 def _named(
     use: torch.Tensor, layers: tuple[int, int], options: dict[str, Any]
 ) -> dict[str, Estimate]:
-    found = {
-        "many_to_many": many_to_many(use, **options),
-        "fan_in": fan_in(use, **options),
-        "fan_out": fan_out(use, **options),
-    }
-    for layer, name, measure in (
-        (layers[1], "effective_senders", effective_senders),
-        (layers[0], "effective_receivers", effective_receivers),
-    ):
+    whole = (many_to_many, fan_in, fan_out)
+    found = {measure.__name__: measure(use, **options) for measure in whole}
+    for layer, measure in ((layers[1], effective_senders), (layers[0], effective_receivers)):
         columns = zip(*measure(use, **options), strict=True)
+        name = measure.__name__
         found |= {f"{name} {Head(layer, h)}": Estimate(*ends) for h, ends in enumerate(columns)}
     return found
 
 
 @plain_torch()
-def estimated(
-    values: Values,
-    ndim: int,
-    statistic: Callable[[ndarray], ndarray | float],
-    options: dict[str, Any],
-) -> Estimate:
-    """Return a statistic of `ndim` axes, or of the mean over a batch in front with its interval."""
+def estimated(values: Values, ndim: int, statistic: Statistic, options: dict[str, Any]) -> Estimate:
+    """Return a statistic of `ndim` axes; with a batch in front, of its mean with an interval."""
     array = numbers(values, "The values")
     if array.ndim == ndim + 1:
         return bootstrap(array, lambda mean: np.asarray(statistic(mean)), **options)
@@ -189,14 +177,14 @@ def _effective(wires: ndarray, axis: int) -> ndarray:
 
 
 def _conditional(wires: ndarray) -> tuple[float, float]:
-    """H(sender | receiver) and H(receiver | sender) of the positive entries, in nats."""
+    """Return H(sender | receiver) and H(receiver | sender) of the positive entries, in nats."""
     positive = np.maximum(wires, 0)
     if positive.sum() == 0:
         return math.nan, math.nan
     joint = positive / positive.sum()
     together = float(entr(joint).sum())
     receivers, senders = (float(entr(joint.sum(axis=axis)).sum()) for axis in (0, 1))
-    # The differences of entropies are rounded; one to one has to be 0, not nearly.
+    # Differences of entropies are rounded; one to one must be exactly 0.
     return tuple(  # pyright: ignore[reportReturnType]
         0.0 if math.isclose(together, one) else together - one for one in (receivers, senders)
     )

@@ -2,8 +2,7 @@
 
 from collections.abc import Iterable
 from contextlib import ExitStack
-from functools import partial
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -12,19 +11,8 @@ from transformer_lens import HookedTransformer
 
 from ih_interp._reprs import short_repr
 from ih_interp._torch_state import plain_torch
-from ih_interp.analysis._passes import (
-    Ablation,
-    HeadsOf,
-    by_layer,
-    into_stream,
-    refuse_cuts,
-    refuse_unequal,
-    set_heads,
-    whole_blocks,
-    written_at,
-    written_by,
-    written_points,
-)
+from ih_interp.analysis import _passes as passes
+from ih_interp.analysis._passes import Ablation, HeadsOf
 from ih_interp.analysis.checks import checked
 from ih_interp.analysis.patching._last_layer import final_norm
 from ih_interp.analysis.patching.path_patching import Means, Pair, Seen
@@ -45,19 +33,18 @@ class SelfRepair(NamedTuple):
     """
 
     total: Float[Tensor, " batch"]
-    """As the model gives it."""
     direct: Float[Tensor, " batch"]
-    """Of the ablated heads' own output, with the final norm's scale as in the whole pass."""
+    """By the ablated heads' own output, with the final norm's scale of the whole pass."""
     heads: Float[Tensor, " batch"]
-    """Of what all other heads then write, with that scale."""
+    """By all other heads, with that scale."""
     mlps: Float[Tensor, " batch"]
-    """Of what MLPs then write, with that scale."""
+    """By MLPs, with that scale."""
     norm: Float[Tensor, " batch"]
-    """The rest: the final norm's scale is another. 0 without one."""
+    """By another scale of the final norm: the rest; 0 without a norm."""
 
     @property
     def repair(self) -> Float[Tensor, " batch"]:
-        """`total - direct`: of the other sign than `direct` where damage is repaired."""
+        """`total - direct`, whose sign is opposite to that of `direct` if damage is repaired."""
         return self.total - self.direct
 
 
@@ -72,25 +59,24 @@ def self_repair(
     corrupted: Batch | None = None,
     scale: LinearScale = "logit",
 ) -> SelfRepair:
-    """Return the change of the target's logit when heads are ablated, split by what makes it.
+    """Return the change of the target's logit when heads are ablated, split by cause.
 
     Rushing and Nanda (2024): the direct effect is that of the heads' own output on the logit, with
-    the final norm's scale frozen; what the whole change is short of it has been repaired, by later
-    heads, by MLPs, or by the norm alone, whose scale shrinks with the stream. Any real numbers;
-    heads of the last layer of an attention-only model are repaired by the norm alone, and without
-    a norm by nothing. `ablation` as in `path_patch`, of all that the heads write. A measure for
-    `ih.trace`. Raises ValueError for clamps that set the stream or the logits, and where direct
-    effects do not add up on the logits, as behind a soft cap.
+    the final norm's scale frozen; later heads, MLPs and the norm, whose scale shrinks with the
+    stream, repair the difference from the whole change. Any real numbers; only the norm repairs
+    heads of the last layer of an attention-only model. `ablation` is as in `path_patch`, of all
+    that the heads write. A measure for `ih.trace`. Raises ValueError for clamps that set the stream
+    or the logits, and where direct effects do not add up on the logits, as behind a soft cap.
     """
-    chosen = by_layer(heads, model)
+    chosen = passes.by_layer(heads, model)
     if not chosen:
         raise ValueError("heads=[]: expected at least one head to ablate.")
-    refuse_cuts(model, min(chosen), model.cfg.n_layers)
+    passes.refuse_cuts(model, min(chosen), model.cfg.n_layers)
     if any("unembed.hook_logits" in one.points for one in active(model)):
         raise ValueError("A clamp sets the logits: heads have no direct effect on them.")
     pair = Pair.of(model, batch, corrupted, "noise", ablation, scale)
     means = pair.means(chosen)
-    with whole_blocks(model, min(chosen), model.cfg.n_layers):
+    with passes.whole_blocks(model, min(chosen), model.cfg.n_layers):
         parts = [_part(one, chosen, means) for one in pair.split()]
     return SelfRepair(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
@@ -100,44 +86,32 @@ def _part(pair: Pair, chosen: HeadsOf, means: Means) -> SelfRepair:
     names = _names(model)
     whole = pair.run(clean, names)
     if pair.ablation == "resample":
-        seen = pair.run(pair.corrupted, written_points(model, chosen))
-        new = written_by(model, seen.kept, chosen)
+        seen = pair.run(pair.corrupted, passes.written_points(model, chosen))
+        new = passes.written_by(model, seen.kept, chosen)
         means = {layer: (chosen[layer], new[layer]) for layer in chosen}
-    with set_heads(model, means):
+    with passes.set_heads(model, means):
         ablated = pair.run(clean, names)
     own, others, mlps = _changes(model, whole, ablated, chosen)
     resid, after = (run.kept[names[0]][:, -1] for run in (whole, ablated))
-    refuse_unequal(
-        resid + own + others + mlps, after, "Heads and MLPs do not add up to the residual stream"
-    )
-    refuse_unequal(
-        _frozen_logits(model, whole, resid),
-        whole.logits,
-        f"With output_logits_soft_cap={model.cfg.output_logits_soft_cap}, the final norm and "
-        "unembedding do not give the model's logits",
-    )
-
-    def frozen(stream: Tensor) -> Tensor:
-        return pair.measured(_frozen_logits(model, whole, stream))
-
+    what = "Heads and MLPs do not add up to the residual stream"
+    passes.refuse_unequal(resid + own + others + mlps, after, what)
+    cap = f"output_logits_soft_cap={model.cfg.output_logits_soft_cap}"
+    what = f"With {cap}, the final norm and unembedding do not give the model's logits"
+    passes.refuse_unequal(_frozen_logits(model, whole, resid), whole.logits, what)
     before, now = (pair.measured(run.logits) for run in (whole, ablated))
-    same_scale, start = frozen(after), frozen(resid)
-    direct, heads, of_mlps = (frozen(resid + part) - start for part in (own, others, mlps))
+    streams = (after, resid, resid + own, resid + others, resid + mlps)
+    frozen = [pair.measured(_frozen_logits(model, whole, stream)) for stream in streams]
+    same_scale, start = frozen[:2]
+    direct, heads, of_mlps = (each - start for each in frozen[2:])
     what = "The effects of heads and MLPs on the logits do not add up"
-    refuse_unequal(start + direct + heads + of_mlps, same_scale, what)
-    return SelfRepair(
-        total=now - before,
-        direct=direct,
-        heads=heads,
-        mlps=of_mlps,
-        norm=(now - before) - (same_scale - start),
-    )
+    passes.refuse_unequal(start + direct + heads + of_mlps, same_scale, what)
+    return SelfRepair(now - before, direct, heads, of_mlps, (now - before) - (same_scale - start))
 
 
 def _names(model: HookedTransformer) -> list[str]:
     """Return the points to record: the last stream first, what is added to it, the norm's scale."""
     layers = range(model.cfg.n_layers)
-    names = [f"blocks.{layers[-1]}.hook_resid_post", *written_points(model, layers)]
+    names = [f"blocks.{layers[-1]}.hook_resid_post", *passes.written_points(model, layers)]
     if not model.cfg.attn_only:
         names += [f"blocks.{layer}.hook_mlp_out" for layer in layers]
     return names + [SCALE] * (SCALE in model.hook_dict)
@@ -149,9 +123,9 @@ def _changes(
     """Return ablated minus whole in the last stream, of chosen heads, of other heads, of MLPs."""
     own = others = mlps = torch.zeros_like(whole.kept[_names(model)[0]][:, -1])
     for layer in range(model.cfg.n_layers):
-        point = written_at(model, layer)
+        point = passes.written_at(model, layer)
         change = ablated.kept[point][:, -1:] - whole.kept[point][:, -1:]
-        each = into_stream(model, layer, range(model.cfg.n_heads), change)[:, 0]
+        each = passes.into_stream(model, layer, range(model.cfg.n_heads), change)[:, 0]
         mine = torch.zeros(model.cfg.n_heads, dtype=torch.bool, device=each.device)
         mine[list(chosen.get(layer, ()))] = True
         own, others = own + each[:, mine].sum(dim=1), others + each[:, ~mine].sum(dim=1)
@@ -167,13 +141,7 @@ def _frozen_logits(model: HookedTransformer, whole: Seen, stream: Tensor) -> Ten
     with ExitStack() as stack:
         if SCALE in whole.kept:
             scale = whole.kept[SCALE][:, -1:]
-            hooks: list[Any] = [(SCALE, partial(_replaced, scale=scale))]
-            stack.enter_context(model.hooks(fwd_hooks=hooks))
+            stack.enter_context(model.hooks(fwd_hooks=[(SCALE, lambda *_, **__: scale)]))
         for norm in final_norm(model):
             value = norm(value)
         return model.unembed(value)[:, -1]
-
-
-def _replaced(value: Tensor, hook: Any, *, scale: Tensor) -> Tensor:
-    del value, hook
-    return scale

@@ -34,15 +34,15 @@ class Wiring:
     sender_layer: int
     receiver_layer: int
     higher_is_used: bool
-    """Whether an edge that serves the behaviour has a positive effect."""
+    """Whether edges that serve the behaviour have positive effects."""
 
     @property
     def use(self) -> Float[Tensor, "*batch via sender receiver"]:
-        """The effects, with the sign that makes edges positive which serve the behaviour."""
+        """The effects, with the sign by which edges that serve the behaviour are positive."""
         return self.effects if self.higher_is_used else -self.effects
 
     def through(self, via: str) -> Float[Tensor, "*batch sender receiver"]:
-        """Return `use` through one of the inputs, as the measures of `redundancy` take it."""
+        """Return `use` through one of the inputs, for the measures of `redundancy`."""
         if via not in self.via:
             raise ValueError(f"via={via!r}: expected a patched input, {', '.join(self.via)}.")
         return self.use[..., self.via.index(via), :, :]  # pyright: ignore[reportArgumentType]
@@ -50,17 +50,13 @@ class Wiring:
     def table(self) -> pd.DataFrame:
         """Return one row per edge: `via`, `sender`, `receiver` ("L0H2"), `effect`, `use`; means."""
         _, n_senders, n_receivers = shape = self.effects.shape[-3:]
-        names = {
-            "via": self.via,
-            "sender": [str(Head(self.sender_layer, head)) for head in range(n_senders)],
-            "receiver": [str(Head(self.receiver_layer, head)) for head in range(n_receivers)],
-        }
-        table = pd.DataFrame(product(*names.values()), columns=[*names])
-        effect, use = (
-            values.reshape(-1, *shape).double().mean(dim=0).flatten().tolist()
-            for values in (self.effects, self.use)
-        )
-        return table.assign(effect=effect, use=use)
+        senders = [str(Head(self.sender_layer, head)) for head in range(n_senders)]
+        receivers = [str(Head(self.receiver_layer, head)) for head in range(n_receivers)]
+        edges = product(self.via, senders, receivers)
+        table = pd.DataFrame(edges, columns=["via", "sender", "receiver"])
+        for name, values in (("effect", self.effects), ("use", self.use)):
+            table[name] = values.reshape(-1, shape.numel()).double().mean(dim=0).tolist()
+        return table
 
 
 @checked()
@@ -82,13 +78,13 @@ def wiring_map(
 ) -> Wiring:
     """Return the effect of every edge from a head of one layer to one input of a head of another.
 
-    Each is what `path_patch` gives for that sender, receiver and input alone, with the same
-    options and signs; `effects` are `[via, sender, receiver]`, or `[batch, via, sender, receiver]`
-    with `per_sequence=True`. `receiver_layer` is the last by default. `progress` shows a bar.
+    Each is that of `path_patch` for this sender, receiver and input alone, with the same options
+    and signs; `effects` are `[via, sender, receiver]`, or `[batch, via, sender, receiver]` with
+    `per_sequence=True`. `receiver_layer` is the last by default. `progress` shows a bar.
 
     Where the receivers are the last layer of an attention-only model and no hook is on it, only the
-    last position is recomputed, for all edges at once; elsewhere the model runs on from the
-    receivers' layer, under all hooks. Raises ValueError as `path_patch` does, and unless
+    last position is recomputed, for all edges at once; elsewhere each edge is a pass of the model,
+    under all hooks. Raises ValueError as `path_patch` does, and unless
     0 <= sender_layer < receiver_layer < n_layers.
     """
     names = inputs_named(via)
@@ -130,18 +126,16 @@ def wiring_over_training(
 ) -> pd.DataFrame:
     """Return the wiring at every checkpoint of a run, under the run's clamps.
 
-    One row per edge and step.
-
-    Columns: `step`, `sequences`, `via`, `sender`, `receiver`, `effect`, `use`. `corrupt` makes
-    corrupted sequences from clean ones, as `corruptions.swap_exemplars` does; `options` are those
-    of `wiring_map`. `batch` is by default, as in `trace`, a fixed sample of at most 4,096 training
-    sequences. Long batches are measured in chunks, and means for `ablation="mean"` are then those
-    of a chunk. Raises as `wiring_map` and `trace` do, and ValueError for `normalise` and
+    One row per edge and step, with `step`, `sequences`, `via`, `sender`, `receiver`, `effect` and
+    `use`. `corrupt` makes corrupted sequences from clean ones, as `swap_exemplars` does; `options`
+    are those of `wiring_map`. `batch` is by default, as in `trace`, a fixed sample of at most 4,096
+    training sequences. Long batches are measured in chunks, each with its own means for
+    `ablation="mean"`. Raises as `wiring_map` and `trace` do, and ValueError for `normalise` and
     `per_sequence`.
     """
     refused = {"normalise", "per_sequence"} & {name for name, on in options.items() if on}
     if refused:
-        raise ValueError(f"{', '.join(sorted(refused))} is no mean over sequences; leave it out.")
+        raise ValueError(f"{', '.join(sorted(refused))}: expected a mean over sequences; omit it.")
     refuse_other_function(corrupt, "corrupt", "batch")
     last: list[Wiring] = []
 

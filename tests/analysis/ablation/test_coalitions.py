@@ -1,6 +1,7 @@
 """Coalitions against one full pass a subset, whatever the model, the ablation and the hooks."""
 
 import itertools
+import sys
 
 import numpy as np
 import pytest
@@ -335,7 +336,7 @@ def test_many_heads_in_little_memory(model, task, monkeypatch):
     on = interactions.members(10).astype(bool)[[0, 37, 1000]]
     some = subset_values(model, batch, heads, on, ["loss"])
     assert_allclose(found.values[[0, 37, 1000]], some[0].mean(axis=0), atol=1e-6)
-    monkeypatch.setitem(coalitions.__wrapped__.__globals__, "MOST_BYTES", 2**17)
+    monkeypatch.setattr(sys.modules[subset_values.__module__], "MOST_BYTES", 2**17)
     with pytest.raises(ValueError, match="1,024 subsets"):
         coalitions(model, batch, heads, per_sequence=True)
 

@@ -375,9 +375,6 @@ def test_what_cannot_be_repaired_is_refused(task, few):
         self_repair(model, few, ["L1H0"])
 
 
-PUBLIC = (ih.ablation, ih.patching, ih.heads)
-
-
 @pytest.mark.parametrize(
     ("name", "given", "words"),
     [
@@ -391,9 +388,9 @@ PUBLIC = (ih.ablation, ih.patching, ih.heads)
     ],
 )
 def test_a_call_that_does_not_fit_is_told_with_what_the_function_takes(name, given, words, model):
-    function = next(getattr(m, name) for m in PUBLIC if name in dir(m))
+    folder = next(f for f in (ih.ablation, ih.patching, ih.heads) if name in dir(f))
     with pytest.raises(TypeError, match=f"{name} {words}" if words[0] == "t" else words):
-        function(*[model, "L1H3", "L1H4"][:given])
+        getattr(folder, name)(*[model, "L1H3", "L1H4"][:given])
 
 
 # Over training
