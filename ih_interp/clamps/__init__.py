@@ -83,7 +83,7 @@ def parse(values: Iterable[Mapping[str, Any] | AbstractClamp]) -> tuple[Abstract
 
     Raises ValueError that names the clamp, the field, the value and what was expected.
     """
-    expect(values, Iterable, "What parse reads", "write a list of JSON objects")
+    expect(values, Iterable, "values", "write a list of JSON objects")
     if isinstance(values, Mapping | AbstractClamp):
         raise ValueError(f"parse reads a list of clamps and one came alone; write [{values!r}].")
     clamps: list[AbstractClamp] = []
@@ -92,14 +92,14 @@ def parse(values: Iterable[Mapping[str, Any] | AbstractClamp]) -> tuple[Abstract
             given = isinstance(value, AbstractClamp)
             clamps.append(value if given else _ONE.validate_python(dict(value)))
         except (ValueError, TypeError) as error:
-            read = isinstance(error, ValidationError)
-            why = explain(error) if read else f"{value!r} is no JSON object"
+            invalid = isinstance(error, ValidationError)
+            why = explain(error) if invalid else f"expected a JSON object, got {value!r}."
             raise ValueError(f"Clamp number {number} cannot be read: {why}") from error
     return tuple(clamps)
 
 
 def dump(clamps: Iterable[AbstractClamp]) -> list[dict[str, Any]]:
-    """Return JSON values that `parse` reads back as equal clamps; ValueError for own classes."""
+    """Return JSON values that `parse` reads back; ValueError for clamps of the user's classes."""
     given = list(clamps)
     for clamp in given:
         clamp.refuse_own()
@@ -107,9 +107,6 @@ def dump(clamps: Iterable[AbstractClamp]) -> list[dict[str, Any]]:
 
 
 def __dir__() -> list[str]:
-    ours = (
-        name
-        for name, value in globals().items()
-        if str(getattr(value, "__module__", "")).startswith("ih_interp.clamps")
-    )
+    modules = {name: str(getattr(value, "__module__", "")) for name, value in globals().items()}
+    ours = (name for name, module in modules.items() if module.startswith("ih_interp.clamps"))
     return sorted(["Clamp", *(name for name in ours if not name.startswith("_"))])

@@ -1,4 +1,4 @@
-"""Which clamps cannot act together: refused before anything runs."""
+"""Refusals, before anything runs, of clamps that cannot act together."""
 
 import itertools
 from collections.abc import Sequence
@@ -16,10 +16,8 @@ def refuse_conflicts(clamps: Sequence[AbstractClamp], shape: Shape) -> None:
                 "The later would win in silence, whatever their schedules are; drop one."
             )
     for one, other in itertools.permutations(clamps, 2):
-        why = (
-            None if other.is_scheduled else _void(one, other, shape)
-        )  # off, it leaves one the time
-        if why:
+        # A scheduled one is off for a time, in which the other acts.
+        if not other.is_scheduled and (why := _void(one, other, shape)):
             raise ValueError(f"{one} is void{why}. Drop one.")
 
 
@@ -29,7 +27,7 @@ def _place(site: Site) -> str:
 
 
 def _void(one: AbstractClamp, by: AbstractClamp, shape: Shape) -> str | None:
-    """Return why nothing that the one sets reaches the output under the other; None if it does."""
+    """Return why nothing that `one` sets reaches the output under `by`; None if it does."""
     sites, others = sorted(one.sites(shape), key=str), by.sites(shape)
     for site in sites:
         pattern = site._replace(what="pattern")
@@ -41,7 +39,7 @@ def _void(one: AbstractClamp, by: AbstractClamp, shape: Shape) -> str | None:
         if site.what == "pattern" and site.layer in read:
             return f": {by} reads scores, which no {_place(site)} changes"
     cut = sorted({site.layer for site in sites} & set(by.voids(shape)))
-    if cut and one.kind != "preserve":  # which holds every layer: the others still matter
+    if cut and one.kind != "preserve":  # it holds every layer, and the others still matter
         where = ", ".join("the embedding" if layer < 0 else f"layer {layer}" for layer in cut)
         return f" at {where}: under {by} nothing there reaches the output"
     return None

@@ -17,6 +17,7 @@ from ih_interp.clamps.base import AbstractClamp, few_shot_embed
 from ih_interp.clamps.context import in_order
 from ih_interp.model import ModelConfig, empty_model, trained_parameters
 from ih_interp.storage import run_files
+from ih_interp.storage.atomic import PathLike
 
 
 @short_repr
@@ -34,7 +35,7 @@ class Source:
 
 
 class Target(NamedTuple):
-    """The shape and the place that a source has to have, by the model to clamp."""
+    """The sizes of the model to clamp, which a source shares, and the device it goes to."""
 
     n_labels: int
     n_ctx: int
@@ -49,7 +50,7 @@ class Target(NamedTuple):
 
 
 def opened(folder: Path) -> "ih.Run":
-    """Open the run that layers are taken from, after every check that `Run` makes of its files."""
+    """Open the run that layers are taken from, with every check that `Run` makes of its files."""
     try:
         return ih.Run(folder)
     except FileNotFoundError as error:
@@ -91,36 +92,28 @@ def frozen_model(source: Source, target: Target) -> HookedTransformer:
     folder, weights = source.folder, source.weights
     features = torch.zeros(target.rows - target.n_labels, target.n_features)
     model = empty_model(features, source.config, n_labels=target.n_labels, n_ctx=target.n_ctx)
-    trained, config = trained_parameters(model), f"the model in its {run_files.CONFIG}"
-    differing = sorted(set(weights) ^ set(trained))
-    if differing:
-        raise ValueError(
-            f"The checkpoint in {folder} and {config} do not have the same weights: "
-            f"{short(differing)} are in one of them only."
-        )
-    _refuse_other_sizes(folder, weights, target)
-    wrong = [name for name, weight in weights.items() if weight.shape != trained[name].shape]
-    if wrong:
-        raise ValueError(
-            f"The checkpoint in {folder} and {config} have other shapes of {short(wrong)}."
-        )
-    # Not strict: what a checkpoint lacks are the attention's biases, which are never trained and
-    # which the empty model has at zero, and buffers. The names of all else were compared above.
+    trained = trained_parameters(model)
+    both = f"The checkpoint in {folder} and the model in its {run_files.CONFIG}"
+    if differing := sorted(set(weights) ^ set(trained)):
+        raise ValueError(f"{both} have other weights: one of them lacks {short(differing)}.")
+    positions = weights.get("pos_embed.W_pos", range(target.n_ctx))
+    for what, size, own in (
+        ("{} features", len(weights["embed.W_in"]), target.n_features),
+        ("{} labels", len(weights["embed.W_label"]), target.n_labels),
+        ("learned positions for {} tokens", len(positions), target.n_ctx),
+    ):
+        refuse_other_size(folder, what, size, own)
+    if wrong := [name for name, weight in weights.items() if weight.shape != trained[name].shape]:
+        raise ValueError(f"{both} have other shapes of {short(wrong)}.")
+    # Not strict: checkpoints lack buffers, and the attention's biases, which are never trained and
+    # which the empty model has at zero. The names of all else were compared above.
     model.load_state_dict(weights, strict=False)
     model.requires_grad_(False)
     return model.to(target.device, print_details=False)
 
 
-def _refuse_other_sizes(folder: Path, weights: dict[str, Tensor], target: Target) -> None:
-    n_features, n_labels = len(weights["embed.W_in"]), len(weights["embed.W_label"])
-    if (n_features, n_labels) != (target.n_features, target.n_labels):
-        raise ValueError(
-            f"{folder} has {n_features} features and {n_labels} labels, the model to clamp "
-            f"{target.n_features} and {target.n_labels}; a graft needs the same."
-        )
-    positions = weights.get("pos_embed.W_pos")
-    if positions is not None and len(positions) != target.n_ctx:
-        raise ValueError(
-            f"{folder} has learned positions for {len(positions)} tokens, the model to clamp for "
-            f"{target.n_ctx}; a graft needs the same."
-        )
+def refuse_other_size(run: PathLike, what: str, size: int, own: int) -> None:
+    """Refuse a run of another size than the model to clamp."""
+    if size != own:
+        has = what.format(size)
+        raise ValueError(f"{run} has {has}, the model to clamp {own}; a graft needs the same.")

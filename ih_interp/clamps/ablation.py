@@ -10,9 +10,8 @@ from ih_interp.clamps.base import EMBEDDING, AbstractClamp, HeadClamp, Hook, Set
 class AblateHeads(HeadClamp):
     """The heads' values are 0 at every position, so they write nothing; their patterns stay.
 
-    Where heads share values (grouped-query attention), what a head mixes of them, its z, is 0
-    instead. Clamps on the patterns of these heads remain in force, and show in them, to no effect
-    on the logits.
+    Where heads share values (grouped-query attention), their z is 0 instead. Clamps on the patterns
+    of these heads remain in force, to no effect on the logits.
     """
 
     kind: Literal["ablate_heads"] = "ablate_heads"
@@ -24,7 +23,7 @@ class AblateHeads(HeadClamp):
 
 
 class AblateEmbedding(AbstractClamp):
-    """The token embedding is 0: silences all that `preserve` does not hold."""
+    """The token embedding is 0, which silences all that `preserve` does not hold."""
 
     kind: Literal["ablate_embedding"] = "ablate_embedding"
 

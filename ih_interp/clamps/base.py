@@ -1,11 +1,11 @@
-"""What a clamp is: an intervention as data, which gives hook functions for a model and a batch."""
+"""The base of clamps: interventions as data, which give hook functions for a model and a batch."""
 
 import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Bool
@@ -18,7 +18,7 @@ from ih_interp._config_base import Frozen
 from ih_interp._reprs import short_repr
 from ih_interp.clamps.schedules import Always, Schedule
 from ih_interp.model import FewShotEmbed
-from ih_interp.types import Batch, Head, HeadField
+from ih_interp.types import Batch, Entry, Head, HeadField, once_each
 
 HookFunction: TypeAlias = Callable[..., Tensor | None]
 Hook: TypeAlias = tuple[str, HookFunction]
@@ -88,11 +88,11 @@ def few_shot_embed(model: HookedTransformer) -> FewShotEmbed:
 
 
 class AbstractClamp(Frozen):
-    """A named intervention. Fields are JSON; `hooks` says what it does."""
+    """A named intervention: its fields are JSON, and `hooks` gives the functions that do it."""
 
     needs_batch: ClassVar[bool] = False
     reads_pass: ClassVar[bool] = False
-    """Whether `hooks` runs a pass without clamps: it holds for the weights of that moment."""
+    """Whether `hooks` runs a pass without clamps, which holds for the weights of that moment."""
 
     kind: str
     """Which clamp it is, in JSON."""
@@ -148,11 +148,11 @@ class AbstractClamp(Frozen):
 
     @property
     def identity(self) -> "AbstractClamp":
-        """What its numbers depend on: without the places of files of which it knows the digest."""
+        """What its numbers depend on: no places of files whose digests it knows."""
         return self
 
     def pinned(self) -> "AbstractClamp":
-        """Return the same clamp with digests of the files that it reads, for a run to record."""
+        """Return the clamp with digests of the files that it reads, for a run to record."""
         return self
 
     def refuse_own(self) -> None:
@@ -164,13 +164,13 @@ class AbstractClamp(Frozen):
             )
 
     def __str__(self) -> str:
-        """Kind and the fields that differ from their defaults."""
+        """Return the kind and the fields that differ from their defaults."""
         fields = self.model_dump(mode="json", exclude_defaults=True, exclude={"kind"})
         return f"{self.kind}({', '.join(f'{name}={value}' for name, value in fields.items())})"
 
 
 def hooks_of(clamp: AbstractClamp, setting: Setting) -> list[Hook]:
-    """Return what a clamp's `hooks` gives; TypeError where a user's own kind gives no hooks."""
+    """Return a clamp's hooks; TypeError where a user's own kind gives anything else."""
     given: Any = clamp.hooks(setting)
     pairs = list(given) if isinstance(given, Iterable) else [given]
     for pair in pairs if clamp.is_own else ():
@@ -209,22 +209,17 @@ def hooks_of_all(
 
 
 def _a_list(values: object, info: Any) -> object:  # of a protocol, which beartype cannot check
-    """Refuse one entry without a list around it, which would be read letter by letter, and none."""
+    """Refuse an empty list, and one entry alone, which would be read letter by letter."""
     if isinstance(values, str | Head) or (isinstance(values, Sequence) and not len(values)):
         raise ValueError(f"{info.field_name}={values!r}: expected a list with at least one entry.")
     return values
 
 
-def _once_each(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    if len(set(values)) < len(values):
-        raise ValueError(f"{', '.join(map(str, values))}: expected each once, one came twice.")
-    return tuple(sorted(values))
+def _once(values: tuple[Any, ...], info: Any) -> tuple[Any, ...]:
+    return tuple(sorted(once_each(values, info.field_name)))
 
 
-Entry = TypeVar("Entry")
-OnceEach: TypeAlias = Annotated[
-    tuple[Entry, ...], BeforeValidator(_a_list), AfterValidator(_once_each)
-]
+OnceEach: TypeAlias = Annotated[tuple[Entry, ...], BeforeValidator(_a_list), AfterValidator(_once)]
 """At least one entry, none twice; they are sorted."""
 
 

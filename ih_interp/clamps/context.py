@@ -1,4 +1,4 @@
-"""`clamped`: clamps on a model for one batch, and off again at the end of the block."""
+"""`clamped`, which puts clamps on a model for one block of code."""
 
 import itertools
 import warnings
@@ -36,17 +36,17 @@ ORDER = (
 
 
 class ClampUnchangedWarning(UserWarning):
-    """A warning of a clamp that was applied where every activation was so already."""
+    """A warning that every activation already was what a clamp set."""
 
 
 def in_order(clamps: Sequence[AbstractClamp]) -> tuple[AbstractClamp, ...]:
-    """Return clamps in the order in which their hooks are added: a user's own kinds come last."""
+    """Return clamps in the order in which their hooks are added, a user's own kinds last."""
     place = {kind: number for number, kind in enumerate(ORDER)}
     return tuple(sorted(clamps, key=lambda clamp: place.get(clamp.kind, len(ORDER))))
 
 
 def _refuse_no_clamps(clamps: object) -> None:
-    """Raise TypeError where something other than a list of clamps came, as one clamp alone."""
+    """Raise TypeError for anything but a list of clamps, one clamp alone included."""
     remedy = "write [ih.clamps.match('L1H3')]; ih.clamps.parse reads JSON"
     if isinstance(clamps, AbstractClamp):
         raise TypeError(f"clamps={clamps}: expected a list and one clamp came; write [clamp].")
@@ -95,16 +95,16 @@ def clamped(
 ) -> Generator[HookedTransformer]:
     """Run `model` on `batch.tokens` under clamps inside this block; leaving it restores the model.
 
-    Gradients flow. Hooks of others stay, and caches made inside see clamped values. A copy of the
-    model made inside is free, and `model.reset_hooks` takes off hooks of others only. `step`
-    places clamps with a schedule in time; `from_level` also reads `metrics`, the rows of a run's
-    metrics, `run.metrics.to_dict("records")`. Passes that a clamp reads from run first, without any
-    clamps. Blocks may be nested, and then act as one block with the clamps of all.
+    Gradients flow. Other hooks stay, `model.reset_hooks` takes off only those, and caches made
+    inside see clamped values; a copy of the model made inside is free. `step` is the update that
+    schedules are at; `from_level` also reads `metrics`, the rows of a run's metrics,
+    `run.metrics.to_dict("records")`. Passes that a clamp reads run first, without any clamps.
+    Nested blocks act as one block with the clamps of all.
 
     Raises ValueError, before anything is changed, for heads or layers that the model lacks, clamps
-    that set the same thing or make each other void, in this block and those around it, a missing
-    batch, step or metrics; during the block, where a clamp depends on the sequences, for others
-    than the batch's; at its end for a clamp whose hooks never fired, or were taken off before.
+    that set the same thing or make each other void (in this block and those around it), and a
+    missing batch, step or metrics; during the block for other sequences than the batch's, where a
+    clamp depends on them; at its end for a clamp whose hooks never fired or were taken off before.
     Warns (`ClampUnchangedWarning`) of a clamp that changed nothing.
     """
     expect(model, HookedTransformer, "The model", "a run's is run.model(step)")
@@ -154,14 +154,14 @@ def _ready(
     return Active(
         clamp,
         hooks_of(clamp, Setting(model, batch, tensors, gate)),
-        # A clamp of the user's own may have read the batch without saying so.
+        # A clamp of the user's own may have read the batch undeclared.
         is_bound=batch is not None and (clamp.needs_batch or clamp.is_own),
         is_off=clamp.is_own and gate == 0,
     )
 
 
 def _refuse_wrong_order(outer: Sequence[Active], inner: Sequence[Active]) -> None:
-    """Refuse what one block would have put before hooks of an outer one, which come first here."""
+    """Refuse clamps whose hooks, in one block, would come before those of an outer block."""
     for early, late in itertools.product(inner, outer):
         shared = sorted(early.points & late.points)
         if shared and in_order([late.clamp, early.clamp])[0] is early.clamp:

@@ -12,7 +12,14 @@ from torch.func import functional_call
 from transformer_lens import HookedTransformer
 
 from ih_interp import hooks
-from ih_interp.clamps._graft_sources import Source, Target, frozen_model, opened, read_source
+from ih_interp.clamps._graft_sources import (
+    Source,
+    Target,
+    frozen_model,
+    opened,
+    read_source,
+    refuse_other_size,
+)
 from ih_interp.clamps.base import (
     EMBEDDING,
     AbstractClamp,
@@ -33,13 +40,13 @@ class Graft(AbstractClamp):
 
     run: str = Field(pattern=r"^[^\x00]+$")
     """The run's folder, anywhere on this machine: its configuration, metrics and checkpoints are
-    read, numbers all, and written nowhere. `sha256` says which checkpoint it has to be."""
+    read, and nothing of them is written anywhere."""
     step: int = Field(ge=0)
     """Which checkpoint of that run, in updates."""
     layer: int = Field(ge=0)
     """The last of the lower layers, from 0: what lies above it is joined to what lies below."""
     sha256: str | None = None
-    """Digest of the checkpoint, of which others are refused; None takes what lies there."""
+    """Digest of the checkpoint, others than which are refused; None takes what is there."""
 
     def prepare(self, model: HookedTransformer) -> None:
         """Read the checkpoint; ValueError where it does not fit the model."""
@@ -49,7 +56,7 @@ class Graft(AbstractClamp):
                 "A graft compares exemplars, and this model does not say which it embeds: "
                 "make it with build_model, or set model.embed.exemplars to the task's."
             )
-        # The model's own: the exemplars may have been changed in place since it was made.
+        # Those of the model: the exemplars may have been changed in place since it was made.
         features = embed.features.view(embed.exemplars.features.shape)
         if features_digest(features.float()) != opened(self.folder).features_sha256:
             raise ValueError(
@@ -61,15 +68,10 @@ class Graft(AbstractClamp):
                 raise ValueError(
                     f"layer={self.layer}, but the {name} has {other.cfg.n_layers} layers, from 0."
                 )
-        if source.cfg.d_model != model.cfg.d_model:
-            raise ValueError(
-                f"{self.run} has d_model {source.cfg.d_model}, this model {model.cfg.d_model}; "
-                "a graft needs the same."
-            )
+        refuse_other_size(self.run, "d_model {}", source.cfg.d_model, model.cfg.d_model)
 
     @property
     def folder(self) -> Path:
-        """The run's folder."""
         return as_path(self.run, "run")
 
     @property
@@ -85,8 +87,8 @@ class Graft(AbstractClamp):
         source = read_source(self.folder, self.step)
         if self.sha256 not in (None, source.sha256):
             raise ValueError(
-                f"Step {self.step} of {self.run} has the digest {source.sha256}, and {self.sha256} "
-                "is to be grafted: restore that checkpoint, or leave sha256 out to take this one."
+                f"Step {self.step} of {self.run} has the digest {source.sha256}: expected "
+                f"{self.sha256}; restore that checkpoint, or leave sha256 out to take this one."
             )
         return source
 
@@ -186,7 +188,7 @@ class GraftOut(Graft):
 
 
 class _Within(torch.nn.Module):
-    """A function as a module that has the model in it, for `functional_call`."""
+    """A function as a module that holds the model, for `functional_call`."""
 
     def __init__(self, model: HookedTransformer, function: Callable[[], Tensor]) -> None:
         super().__init__()

@@ -26,7 +26,7 @@ class Preserve(AbstractClamp):
     what: OnceEach[Preserved]
     """Which activations are kept."""
     gradient: GradientMode = "flow"
-    """Whether gradient flows into the unclamped pass that it reads; "flow" in the paper."""
+    """Whether gradient flows into the unclamped pass; "flow" in the paper."""
 
     def sites(self, shape: Shape) -> frozenset[Site]:
         return frozenset(
