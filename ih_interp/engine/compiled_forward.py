@@ -1,7 +1,7 @@
 """The model's own forward pass as a graph: traced under clamps, narrowed to what is read, compiled.
 
-The model is defined once, by `HookedTransformer.forward` with hooks. `torch.compile` alone would
-skip TransformerLens's hooks, so the pass is traced first, by running it.
+`torch.compile` alone would skip TransformerLens's hooks, so the pass is traced first, by running
+`HookedTransformer.forward` with hooks.
 """
 
 import shutil
@@ -36,8 +36,7 @@ Tensors: TypeAlias = dict[str, Tensor]
 class ClampedModel(nn.Module):
     """The query's logits under clamps; `functional_call` gives it weights and features.
 
-    Clamps' tensors come as one flat list (`clamps.base.flat_tensors`), as compiled graphs take
-    them, and become trees again by the structure that the clamps themselves have.
+    Clamps' tensors come as one flat list, `clamps.base.flat_tensors`, for compiled graphs.
     """
 
     def __init__(self, model: HookedTransformer, clamps: Sequence[AbstractClamp]) -> None:
@@ -62,9 +61,8 @@ class ClampedModel(nn.Module):
             return self.model(tokens)[:, -1]
 
 
-def _query_row(resid: Residual, hook: Any) -> Float[Tensor, "batch 1 d_model"]:
-    """Keep the query alone: spares the other rows' final LayerNorm and unembedding."""
-    del hook
+def _query_row(resid: Residual, hook: Any) -> Float[Tensor, "batch 1 d_model"]:  # noqa: ARG001
+    """Keep the query alone, which spares the other rows' final LayerNorm and unembedding."""
     return resid[:, -1:]
 
 
@@ -77,8 +75,8 @@ def trace_forward(
 ) -> GraphModule:
     """Return one run's forward pass as a graph of (weights, features, *given).
 
-    `given` is as `ClampedModel` takes it. The graph gives the query's logits `[batch, label]`, and
-    computes nothing that they do not depend on.
+    `given` is as `ClampedModel` takes it. The graph computes the query's logits `[batch, label]`,
+    and nothing that they do not depend on.
     """
     clamped = ClampedModel(model, clamps)
 
@@ -94,10 +92,8 @@ def trace_forward(
 
 
 def traced(function: Callable[..., Any], *example: Any) -> GraphModule:
-    """Return the function as a graph, by running it on an example.
-
-    The values of a trace share one mode of fake tensors: a mode for each takes as long as all else.
-    """
+    """Return the function as a graph, by running it on an example."""
+    # The values share one mode of fake tensors: a mode for each takes as long as all else.
     with tracing(TracingContext(FakeTensorMode())):
         return make_fx(function)(*example)
 
@@ -105,9 +101,9 @@ def traced(function: Callable[..., Any], *example: Any) -> GraphModule:
 def compile_graph(graph: GraphModule, *example: Tensor) -> Callable[..., Any]:
     """Compile the graph for tensors of these shapes and strides, and run it on them once.
 
-    The compiler takes the graph as it is: `torch.compile` would read it as Python first, which
-    takes longer than all that is left to do where it has been compiled before. Its options are left
-    alone: with some, a run alone and the same run in a fleet no longer have the same bytes.
+    `torch.compile` would read the graph as Python first, which takes longer than all else where it
+    has been compiled before. The compiler's options are left alone: with some, a run alone and the
+    same run in a fleet no longer have the same bytes.
     """
     from torch._inductor import compile as compile_as_it_is  # 2 s that eager training spares
 
@@ -117,7 +113,7 @@ def compile_graph(graph: GraphModule, *example: Tensor) -> Callable[..., Any]:
     shapes: list[Any] = [fake.from_tensor(tensor, static_shapes=True) for tensor in example]
 
     def compile_it() -> Callable[..., Any]:
-        compiled: Any = compile_as_it_is(deepcopy(graph), shapes)  # which it changes
+        compiled: Any = compile_as_it_is(deepcopy(graph), shapes)  # it changes its graph
         compiled(*example)
         return compiled
 
@@ -126,13 +122,13 @@ def compile_graph(graph: GraphModule, *example: Tensor) -> Callable[..., Any]:
 
 
 def named_for_model(weights: Tensors, features: Tensor) -> Tensors:
-    """Return weights and features under the names that `ClampedModel` has for them."""
+    """Return weights and features by the names that they have in `ClampedModel`."""
     named = {f"model.{name}": tensor for name, tensor in weights.items()}
     return {**named, "model.embed.features": features}
 
 
 def compiler_found() -> bool:
-    """Return whether there is a C++ compiler, without which graphs cannot be compiled."""
+    """Return whether there is the C++ compiler that compiling graphs needs."""
     from torch._inductor import config
 
     return any(name and shutil.which(name) for name in config.cpp.cxx)

@@ -35,7 +35,6 @@ class FleetState:
     """The tensors that training changes, in place. Axis 0 is the run."""
 
     parameters: Tensors
-    """Each with a leading run axis, and so the moments."""
     first_moments: Tensors
     second_moments: Tensors
     count: Float[Tensor, "*run"]
@@ -57,10 +56,6 @@ class FleetState:
         """Return a state with the function of every tensor."""
         return self.like([function(tensor) for tensor in self.flat])
 
-    def clone(self) -> "FleetState":
-        """Return a copy that shares nothing."""
-        return self.map(torch.clone)
-
 
 @dataclass(frozen=True)
 class FleetInputs:
@@ -70,7 +65,7 @@ class FleetInputs:
     target: Int[Tensor, "run batch"]
     learning_rate: Float[Tensor, " run"]
     clamps: Sequence[Shaped[Tensor, "run ..."]]
-    """What differs between the runs' clamps, head masks and strengths: `flat_tensors`, stacked."""
+    """`flat_tensors` of each run's clamps, such as head masks and strengths, stacked."""
     gates: Sequence[Float[Tensor, " run"]]
     """One per clamp with a schedule, in order."""
     features: Float[Tensor, "row feature"]
@@ -98,16 +93,12 @@ def eager_step(model: HookedTransformer, clamps: Sequence[AbstractClamp], adam: 
     def step(state: FleetState, inputs: FleetInputs) -> Losses:
         losses: list[Tensor] = []
         for run in range(len(inputs.target)):
-            weights = {
-                name: tensor[run].detach().requires_grad_()
-                for name, tensor in state.parameters.items()
-            }
-            logits = functional_call(
-                clamped, named_for_model(weights, inputs.features), inputs.of_run(run)
-            )
+            one = state.map(lambda tensor, run=run: tensor[run])
+            weights = {n: w.detach().requires_grad_() for n, w in one.parameters.items()}
+            named = named_for_model(weights, inputs.features)
+            logits = functional_call(clamped, named, inputs.of_run(run))
             loss = cross_entropy(logits, inputs.target[run])
             gradients = torch.autograd.grad(loss, list(weights.values()), materialize_grads=True)
-            one = state.map(lambda tensor, run=run: tensor[run])
             _adam(one, dict(zip(weights, gradients, strict=True)), inputs.learning_rate[run], adam)
             losses.append(loss.detach())
         return torch.stack(losses)
@@ -124,7 +115,7 @@ def traced_step(
 ) -> Step:
     """Return the whole update as a compiled graph, for state and inputs of these shapes."""
     graph = trace_update(model, clamps, adam, state, inputs)
-    compiled = compile_graph(graph, *state.clone().flat, *inputs.flat)
+    compiled = compile_graph(graph, *state.map(torch.clone).flat, *inputs.flat)
 
     def step(state: FleetState, inputs: FleetInputs) -> Losses:
         with torch.no_grad():
@@ -159,21 +150,20 @@ def trace_update(
         return losses
 
     # Tracing runs the update: on a clone, so that nothing is trained by it.
-    return traced(update, *state.clone().flat, *inputs.flat)
+    return traced(update, *state.map(torch.clone).flat, *inputs.flat)
 
 
 def _adam(state: FleetState, gradients: Tensors, rate: Tensor, adam: AdamConfig) -> None:
     """Do one step of Kingma and Ba's Adam, as optax and torch write it, in place.
 
-    On a fleet, of which `count` and `rate` have a run axis, or on one run, where they have none.
+    `count` and `rate` have a run axis for a fleet, and none for one run.
     """
     state.count.add_(1)
     bias1 = 1 - adam.beta1**state.count
     bias2 = 1 - adam.beta2**state.count
+    groups = (state.parameters, state.first_moments, state.second_moments)
     for name, gradient in gradients.items():
-        weight, m, v = (
-            group[name] for group in (state.parameters, state.first_moments, state.second_moments)
-        )
+        weight, m, v = (group[name] for group in groups)
         over_runs = (-1,) + (1,) * (weight.ndim - 1)
         m.copy_(adam.beta1 * m + (1 - adam.beta1) * gradient)
         v.copy_(adam.beta2 * v + (1 - adam.beta2) * gradient * gradient)
