@@ -23,8 +23,6 @@ from ih_interp.types import Batch, as_indices, expect, integer, values_are_known
 
 ATTENTION_BIASES = ("b_Q", "b_K", "b_V", "b_O")  # the paper's model has none: zero, never trained
 TRUNCATION = 0.87962566103423978  # standard deviation of a normal cut at two sigma
-
-
 MAX_WEIGHTS = 10**9  # 4 GB, and training takes four times that
 
 

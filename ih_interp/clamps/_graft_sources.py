@@ -3,7 +3,6 @@
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ import ih_interp as ih  # a run has clamps and these clamps read runs: `ih.Run` 
 from ih_interp._config_base import short
 from ih_interp._reprs import short_repr
 from ih_interp._torch_state import plain_torch
-from ih_interp.clamps.base import AbstractClamp, few_shot_embed
+from ih_interp.clamps.base import AbstractClamp
 from ih_interp.clamps.context import in_order
 from ih_interp.model import ModelConfig, empty_model, trained_parameters
 from ih_interp.storage import run_files
@@ -32,21 +31,6 @@ class Source:
     gates: tuple[float, ...]
     """Of those clamps, at the checkpoint's step."""
     sha256: str
-
-
-class Target(NamedTuple):
-    """The sizes of the model to clamp, which a source shares, and the device it goes to."""
-
-    n_labels: int
-    n_ctx: int
-    rows: int
-    n_features: int
-    device: torch.device
-
-    @classmethod
-    def of(cls, model: HookedTransformer) -> "Target":
-        cfg, weights = model.cfg, few_shot_embed(model).W_in
-        return cls(cfg.d_vocab_out, cfg.n_ctx, cfg.d_vocab, len(weights), weights.device)
 
 
 def opened(folder: Path) -> "ih.Run":
@@ -87,20 +71,21 @@ def _read_source(folder: Path, step: int, written: tuple[int, ...]) -> Source:
 
 @functools.lru_cache(maxsize=16)
 @plain_torch()
-def frozen_model(source: Source, target: Target) -> HookedTransformer:
-    """Return a checkpoint's model over the features of the model to clamp, made once."""
+def frozen_model(
+    source: Source, n_labels: int, n_ctx: int, features: tuple[int, int], device: torch.device
+) -> HookedTransformer:
+    """Return a checkpoint's model with the sizes of the model to clamp, made once."""
     folder, weights = source.folder, source.weights
-    features = torch.zeros(target.rows - target.n_labels, target.n_features)
-    model = empty_model(features, source.config, n_labels=target.n_labels, n_ctx=target.n_ctx)
+    model = empty_model(torch.zeros(features), source.config, n_labels=n_labels, n_ctx=n_ctx)
     trained = trained_parameters(model)
     both = f"The checkpoint in {folder} and the model in its {run_files.CONFIG}"
     if differing := sorted(set(weights) ^ set(trained)):
         raise ValueError(f"{both} have other weights: one of them lacks {short(differing)}.")
-    positions = weights.get("pos_embed.W_pos", range(target.n_ctx))
+    positions = weights.get("pos_embed.W_pos", range(n_ctx))
     for what, size, own in (
-        ("{} features", len(weights["embed.W_in"]), target.n_features),
-        ("{} labels", len(weights["embed.W_label"]), target.n_labels),
-        ("learned positions for {} tokens", len(positions), target.n_ctx),
+        ("{} features", len(weights["embed.W_in"]), features[1]),
+        ("{} labels", len(weights["embed.W_label"]), n_labels),
+        ("learned positions for {} tokens", len(positions), n_ctx),
     ):
         refuse_other_size(folder, what, size, own)
     if wrong := [name for name, weight in weights.items() if weight.shape != trained[name].shape]:
@@ -109,7 +94,7 @@ def frozen_model(source: Source, target: Target) -> HookedTransformer:
     # which the empty model has at zero. The names of all else were compared above.
     model.load_state_dict(weights, strict=False)
     model.requires_grad_(False)
-    return model.to(target.device, print_details=False)
+    return model.to(device, print_details=False)
 
 
 def refuse_other_size(run: PathLike, what: str, size: int, own: int) -> None:

@@ -10,11 +10,10 @@ from torch.utils._pytree import tree_map
 from transformer_lens import HookedTransformer
 
 from ih_interp.clamps._active import Active, activated, active, refuse_removed
-from ih_interp.clamps._conflicts import refuse_conflicts
 from ih_interp.clamps.base import EMBEDDING, AbstractClamp, Setting, Shape, Site, hooks_of
 from ih_interp.clamps.schedules import Metrics
 from ih_interp.model import refuse_other_exemplars
-from ih_interp.types import Batch, expect, integer
+from ih_interp.types import Batch, Head, expect, integer
 
 ORDER = (
     "preserve",
@@ -82,6 +81,44 @@ def _refuse_sites(clamp: AbstractClamp, shape: Shape) -> None:
                 f"{clamp} sets {site}: expected layers and heads of a model of {shape.n_layers} "
                 f"layers x {shape.n_heads} heads, from 0 (the embedding is layer {EMBEDDING})."
             )
+
+
+def refuse_conflicts(clamps: Sequence[AbstractClamp], shape: Shape) -> None:
+    """Raise ValueError where two clamps set one thing, or one makes another void throughout."""
+    for one, other in itertools.combinations(clamps, 2):
+        for site in sorted(one.sites(shape) & other.sites(shape), key=str):
+            raise ValueError(
+                f"Two clamps set the {_place(site)}: {one} and {other}. "
+                "The later would win in silence, whatever their schedules are; drop one."
+            )
+    for one, other in itertools.permutations(clamps, 2):
+        # A scheduled one is off for a time, in which the other acts.
+        if not other.is_scheduled and (why := _void(one, other, shape)):
+            raise ValueError(f"{one} is void{why}. Drop one.")
+
+
+def _place(site: Site) -> str:
+    where = f"layer {site.layer}" if site.head is None else str(Head(site.layer, site.head))
+    return f"{site.what} of {where}" + (f", {site.row} rows" if site.row else "")
+
+
+def _void(one: AbstractClamp, by: AbstractClamp, shape: Shape) -> str | None:
+    """Return why nothing that `one` sets reaches the output under `by`; None if it does."""
+    sites, others = sorted(one.sites(shape), key=str), by.sites(shape)
+    for site in sites:
+        pattern = site._replace(what="pattern")
+        set_after = {pattern, Site("preserved pattern", site.layer)} & others
+        if site.what.startswith("scores:") and set_after:
+            return f": {by} sets the {_place(pattern)}, which the scores no longer reach"
+    read = {site.layer for site in others if site.what == "scores read"}
+    for site in sites:
+        if site.what == "pattern" and site.layer in read:
+            return f": {by} reads scores, which no {_place(site)} changes"
+    cut = sorted({site.layer for site in sites} & set(by.voids(shape)))
+    if cut and one.kind != "preserve":  # it holds every layer, and the others still matter
+        where = ", ".join("the embedding" if layer < 0 else f"layer {layer}" for layer in cut)
+        return f" at {where}: under {by} nothing there reaches the output"
+    return None
 
 
 @contextmanager

@@ -12,14 +12,8 @@ from torch.func import functional_call
 from transformer_lens import HookedTransformer
 
 from ih_interp import hooks
-from ih_interp.clamps._graft_sources import (
-    Source,
-    Target,
-    frozen_model,
-    opened,
-    read_source,
-    refuse_other_size,
-)
+from ih_interp.clamps import _graft_sources as sources
+from ih_interp.clamps._graft_sources import Source, opened
 from ih_interp.clamps.base import (
     EMBEDDING,
     AbstractClamp,
@@ -68,7 +62,7 @@ class Graft(AbstractClamp):
                 raise ValueError(
                     f"layer={self.layer}, but the {name} has {other.cfg.n_layers} layers, from 0."
                 )
-        refuse_other_size(self.run, "d_model {}", source.cfg.d_model, model.cfg.d_model)
+        sources.refuse_other_size(self.run, "d_model {}", source.cfg.d_model, model.cfg.d_model)
 
     @property
     def folder(self) -> Path:
@@ -84,7 +78,7 @@ class Graft(AbstractClamp):
     @property
     def source(self) -> Source:
         """The checkpoint; ValueError where it has another digest."""
-        source = read_source(self.folder, self.step)
+        source = sources.read_source(self.folder, self.step)
         if self.sha256 not in (None, source.sha256):
             raise ValueError(
                 f"Step {self.step} of {self.run} has the digest {source.sha256}: expected "
@@ -94,7 +88,9 @@ class Graft(AbstractClamp):
 
     def model_for(self, model: HookedTransformer) -> HookedTransformer:
         """Return the checkpoint's model, frozen, to be joined to this one."""
-        return frozen_model(self.source, Target.of(model))
+        cfg, embed = model.cfg, few_shot_embed(model)
+        shape, device = (cfg.d_vocab - cfg.d_vocab_out, len(embed.W_in)), embed.W_in.device
+        return sources.frozen_model(self.source, cfg.d_vocab_out, cfg.n_ctx, shape, device)
 
     def tensors(self, shape: Shape) -> dict[str, Any]:
         """Return the checkpoint's weights."""

@@ -253,21 +253,13 @@ def _matrices(node: Node, axis: int) -> Axes | None:
 
 
 AXES: dict[Any, Callable[[Node, int], Axes | None]] = {
-    aten._softmax.default: _unless(1),
-    aten._log_softmax.default: _unless(1),
-    aten.slice.Tensor: _unless(1),
+    **dict.fromkeys((aten._softmax.default, aten._log_softmax.default), _unless(1)),
+    **dict.fromkeys((aten.slice.Tensor, aten.cat.default), _unless(1)),
     aten.slice_scatter.default: _unless(2),
-    aten.cat.default: _unless(1),
-    aten.mean.dim: _moved,
-    aten.sum.dim_IntList: _moved,
-    aten.permute.default: _moved,
-    aten.transpose.int: _moved,
-    aten.t.default: _moved,
-    aten.unsqueeze.default: _moved,
-    aten.select.int: _moved,
-    aten.mm.default: _matrices,
-    aten.bmm.default: _matrices,
-    aten.addmm.default: _matrices,
+    **dict.fromkeys((aten.permute.default, aten.transpose.int, aten.t.default), _moved),
+    **dict.fromkeys((aten.unsqueeze.default, aten.select.int), _moved),
+    **dict.fromkeys((aten.mean.dim, aten.sum.dim_IntList), _moved),
+    **dict.fromkeys((aten.mm.default, aten.bmm.default, aten.addmm.default), _matrices),
 }
 """Rules that find an output axis in an operation's inputs; without a rule all is computed."""
 
