@@ -8,6 +8,7 @@ so for queries, keys and values each.
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -68,7 +69,7 @@ def substituted(model: HookedTransformer) -> Generator[None]:
                 norm: Any = block.ln1
                 reads = number == 0 and model.cfg.normalization_type is not None
                 forward = _normalise_once(norm, known) if reads else norm.forward
-                put(norm, "forward", _remembering_last(forward))
+                put(norm, "forward", lru_cache(maxsize=1)(forward))  # tensors hash by identity
             attention: Any = block.attn
             put(attention, "calculate_qkv_matrices", _project_once(attention, known, number == 0))
             if model.cfg.positional_embedding_type == "rotary":
@@ -104,17 +105,6 @@ def _normalise_once(norm: Any, known: Known) -> Callable[[Tensor], Tensor]:
         return known.normalised.result
 
     return normalised
-
-
-def _remembering_last(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    last: list[Tensor] = []
-
-    def remembering(x: Tensor) -> Tensor:
-        if not last or last[0] is not x:
-            last[:] = [x, function(x)]
-        return last[1]
-
-    return remembering
 
 
 def _project_once(

@@ -4,9 +4,9 @@
 (`engine.compiled_forward`) over the runs, traces the whole update and compiles the trace.
 """
 
+import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
 from torch.fx import GraphModule
 from torch.nn.functional import cross_entropy
+from torch.utils._pytree import tree_map, tree_structure, tree_unflatten
 from transformer_lens import HookedTransformer
 
 from ih_interp.clamps import AbstractClamp
@@ -30,8 +31,7 @@ from ih_interp.engine.compiled_forward import (
 Losses: TypeAlias = Float[Tensor, " run"]
 
 
-@dataclass(frozen=True)
-class FleetState:
+class FleetState(NamedTuple):
     """The tensors that training changes, in place. Axis 0 is the run."""
 
     parameters: Tensors
@@ -42,23 +42,15 @@ class FleetState:
 
     @property
     def flat(self) -> list[Tensor]:
-        """The tensors in one list, as a graph takes them."""
+        """The tensors in one list, as a graph takes them: the leaves of the tree, in order."""
         groups = (self.parameters, self.first_moments, self.second_moments)
         return [tensor for group in groups for tensor in group.values()] + [self.count]
 
-    def like(self, flat: Sequence[Tensor]) -> "FleetState":
-        """Return the state that has these tensors, in the order of `flat`."""
-        names = list(self.parameters)
-        groups = (flat[i * len(names) : (i + 1) * len(names)] for i in range(3))
-        return FleetState(*(dict(zip(names, g, strict=True)) for g in groups), count=flat[-1])
-
     def map(self, function: Callable[[Tensor], Tensor]) -> "FleetState":
-        """Return a state with the function of every tensor."""
-        return self.like([function(tensor) for tensor in self.flat])
+        return tree_map(function, self)
 
 
-@dataclass(frozen=True)
-class FleetInputs:
+class FleetInputs(NamedTuple):
     """The inputs of an update. Axis 0 is the run; features are shared."""
 
     tokens: Int[Tensor, "run batch pos"]
@@ -72,7 +64,6 @@ class FleetInputs:
 
     @property
     def flat(self) -> list[Tensor]:
-        """The tensors in one list, as a graph takes them."""
         single = [self.learning_rate, self.tokens, self.target, self.features]
         return [*single, *self.clamps, *self.gates]
 
@@ -93,7 +84,7 @@ def eager_step(model: HookedTransformer, clamps: Sequence[AbstractClamp], adam: 
     def step(state: FleetState, inputs: FleetInputs) -> Losses:
         losses: list[Tensor] = []
         for run in range(len(inputs.target)):
-            one = state.map(lambda tensor, run=run: tensor[run])
+            one = state.map(operator.itemgetter(run))
             weights = {n: w.detach().requires_grad_() for n, w in one.parameters.items()}
             named = named_for_model(weights, inputs.features)
             logits = functional_call(clamped, named, inputs.of_run(run))
@@ -132,7 +123,7 @@ def trace_update(
     inputs: FleetInputs,
 ) -> GraphModule:
     """Return the update of a fleet as a graph from `state.flat` and `inputs.flat` to the losses."""
-    n_state, n_clamps = len(state.flat), len(inputs.clamps)
+    n_state, n_clamps, structure = len(state.flat), len(inputs.clamps), tree_structure(state)
     weights = {name: tensor[0] for name, tensor in state.parameters.items()}
     query_logits = trace_forward(model, clamps, weights, inputs.features, *inputs.of_run(0))
 
@@ -143,7 +134,8 @@ def trace_update(
     per_run = vmap(grad_and_value(loss), in_dims=(0, None, 0, 0, 0, 0))
 
     def update(*flat: Tensor) -> Losses:
-        now, (rate, tokens, target, features, *rest) = state.like(flat[:n_state]), flat[n_state:]
+        now: FleetState = tree_unflatten(flat[:n_state], structure)
+        rate, tokens, target, features, *rest = flat[n_state:]
         given = (tokens, target, rest[:n_clamps], rest[n_clamps:])
         gradients, losses = per_run(now.parameters, features, *given)
         _adam(now, gradients, rate, adam)
