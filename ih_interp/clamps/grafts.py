@@ -1,6 +1,8 @@
 """Clamps that join the model to another, frozen one: its lower layers, or its upper ones."""
 
+import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -11,9 +13,11 @@ from torch import Tensor
 from torch.func import functional_call
 from transformer_lens import HookedTransformer
 
+import ih_interp as ih  # a run has clamps and these clamps read runs: `ih.Run` is found when used
 from ih_interp import hooks
-from ih_interp.clamps import _graft_sources as sources
-from ih_interp.clamps._graft_sources import Source, opened
+from ih_interp._config_base import short
+from ih_interp._reprs import short_repr
+from ih_interp._torch_state import plain_torch
 from ih_interp.clamps.base import (
     EMBEDDING,
     AbstractClamp,
@@ -24,9 +28,97 @@ from ih_interp.clamps.base import (
     few_shot_embed,
     hooks_of_all,
 )
-from ih_interp.storage.atomic import as_path
+from ih_interp.clamps.context import in_order
+from ih_interp.model import ModelConfig, empty_model, trained_parameters
+from ih_interp.storage import run_files
+from ih_interp.storage.atomic import PathLike, as_path
 from ih_interp.tasks.exemplars import features_digest
 from ih_interp.types import Batch, Logits, Residual
+
+
+@short_repr
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A checkpoint, with the clamps it was trained under."""
+
+    folder: Path
+    weights: dict[str, Tensor]
+    config: ModelConfig
+    clamps: tuple[AbstractClamp, ...]
+    gates: tuple[float, ...]
+    """Of those clamps, at the checkpoint's step."""
+    sha256: str
+
+
+def opened(folder: Path) -> "ih.Run":
+    """Open the run that layers are taken from, with every check that `Run` makes of its files."""
+    try:
+        return ih.Run(folder)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{error} A graft needs the run that it takes layers from, named by a path that holds "
+            f"in this folder, {Path.cwd()}."
+        ) from error
+
+
+def read_source(folder: Path, step: int) -> Source:
+    """Read a checkpoint once, and again where its run was written anew."""
+    checkpoint = run_files.checkpoint_path(folder, step)
+    paths = (folder / run_files.CONFIG, folder / run_files.METRICS, checkpoint)
+    written = tuple(path.stat().st_mtime_ns for path in paths if path.is_file())
+    return _read_source(folder.resolve(), step, written)
+
+
+@functools.lru_cache(maxsize=16)
+@plain_torch()
+def _read_source(folder: Path, step: int, written: tuple[int, ...]) -> Source:
+    del written  # which tells readings apart
+    run = opened(folder)
+    if step not in run.steps:
+        raise FileNotFoundError(
+            f"{folder} has no checkpoint at step {step}; it has {short(run.steps)}."
+        )
+    weights, facts = run.read_weights(step)
+    clamps = in_order(run.clamps)
+    rows = run.rows(before=0) if (folder / run_files.METRICS).is_file() else None
+    gates = tuple(clamp.schedule.gate(step, rows) for clamp in clamps)
+    sha256 = run_files.digest_of(weights, facts)
+    return Source(folder, weights, run.config.model, clamps, gates, sha256)
+
+
+@functools.lru_cache(maxsize=16)
+@plain_torch()
+def frozen_model(
+    source: Source, n_labels: int, n_ctx: int, features: tuple[int, int], device: torch.device
+) -> HookedTransformer:
+    """Return a checkpoint's model with the sizes of the model to clamp, made once."""
+    folder, weights = source.folder, source.weights
+    model = empty_model(torch.zeros(features), source.config, n_labels=n_labels, n_ctx=n_ctx)
+    trained = trained_parameters(model)
+    both = f"The checkpoint in {folder} and the model in its {run_files.CONFIG}"
+    if differing := sorted(set(weights) ^ set(trained)):
+        raise ValueError(f"{both} have other weights: one of them lacks {short(differing)}.")
+    positions = weights.get("pos_embed.W_pos", range(n_ctx))
+    for what, size, own in (
+        ("{} features", len(weights["embed.W_in"]), features[1]),
+        ("{} labels", len(weights["embed.W_label"]), n_labels),
+        ("learned positions for {} tokens", len(positions), n_ctx),
+    ):
+        refuse_other_size(folder, what, size, own)
+    if wrong := [name for name, weight in weights.items() if weight.shape != trained[name].shape]:
+        raise ValueError(f"{both} have other shapes of {short(wrong)}.")
+    # Not strict: checkpoints lack buffers, and the attention's biases, which are never trained and
+    # which the empty model has at zero. The names of all else were compared above.
+    model.load_state_dict(weights, strict=False)
+    model.requires_grad_(False)
+    return model.to(device, print_details=False)
+
+
+def refuse_other_size(run: PathLike, what: str, size: int, own: int) -> None:
+    """Refuse a run of another size than the model to clamp."""
+    if size != own:
+        has = what.format(size)
+        raise ValueError(f"{run} has {has}, the model to clamp {own}; a graft needs the same.")
 
 
 class Graft(AbstractClamp):
@@ -62,7 +154,7 @@ class Graft(AbstractClamp):
                 raise ValueError(
                     f"layer={self.layer}, but the {name} has {other.cfg.n_layers} layers, from 0."
                 )
-        sources.refuse_other_size(self.run, "d_model {}", source.cfg.d_model, model.cfg.d_model)
+        refuse_other_size(self.run, "d_model {}", source.cfg.d_model, model.cfg.d_model)
 
     @property
     def folder(self) -> Path:
@@ -78,7 +170,7 @@ class Graft(AbstractClamp):
     @property
     def source(self) -> Source:
         """The checkpoint; ValueError where it has another digest."""
-        source = sources.read_source(self.folder, self.step)
+        source = read_source(self.folder, self.step)
         if self.sha256 not in (None, source.sha256):
             raise ValueError(
                 f"Step {self.step} of {self.run} has the digest {source.sha256}: expected "
@@ -90,7 +182,7 @@ class Graft(AbstractClamp):
         """Return the checkpoint's model, frozen, to be joined to this one."""
         cfg, embed = model.cfg, few_shot_embed(model)
         shape, device = (cfg.d_vocab - cfg.d_vocab_out, len(embed.W_in)), embed.W_in.device
-        return sources.frozen_model(self.source, cfg.d_vocab_out, cfg.n_ctx, shape, device)
+        return frozen_model(self.source, cfg.d_vocab_out, cfg.n_ctx, shape, device)
 
     def tensors(self, shape: Shape) -> dict[str, Any]:
         """Return the checkpoint's weights."""
