@@ -5,6 +5,8 @@ with ih.clamped(model, [ablate], batch):
     logits = model(batch.tokens)
 """
 
+# pyright: reportUnusedImport=false
+
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, TypeAlias
 

@@ -18,7 +18,7 @@ from ih_interp._config_base import Frozen
 from ih_interp._reprs import short_repr
 from ih_interp.clamps.schedules import Always, Schedule
 from ih_interp.model import FewShotEmbed
-from ih_interp.types import Batch, Entry, Head, HeadField, once_each
+from ih_interp.types import Batch, Entry, Head, HeadField, expect, once_each
 
 HookFunction: TypeAlias = Callable[..., Tensor | None]
 Hook: TypeAlias = tuple[str, HookFunction]
@@ -68,7 +68,7 @@ class Setting:
 
     @property
     def sequences(self) -> Batch:
-        """The batch; ValueError where none was given."""
+        """The batch; ValueError where there is none."""
         if self.batch is None:
             raise ValueError("This clamp depends on the sequences: pass the batch to clamped().")
         return self.batch
@@ -132,12 +132,12 @@ class AbstractClamp(Frozen):
 
     @property
     def is_own(self) -> bool:
-        """Whether a user wrote the class: it acts as it does, but no file can name it."""
+        """Whether a user wrote the class, which no file can name."""
         return not type(self).__module__.startswith("ih_interp.clamps.")
 
     @property
     def is_scheduled(self) -> bool:
-        """Whether the clamp has a gate; one that is always on does without."""
+        """Whether the clamp has a gate, as all but those that are always on."""
         return not isinstance(self.schedule, Always)
 
     def prepare(self, model: HookedTransformer) -> None:
@@ -177,14 +177,12 @@ def hooks_of(clamp: AbstractClamp, setting: Setting) -> list[Hook]:
         try:
             name, function = pair
             inspect.signature(function).bind(None, hook=None)
-            is_hook = isinstance(name, str)
-        except (TypeError, ValueError):
-            is_hook = False
-        if not is_hook:
+            expect(name, str, "name")
+        except (TypeError, ValueError) as error:
             raise TypeError(
                 f"hooks() of {clamp} gives {pair!r}: expected pairs of a hook point's name and a "
                 'function of (activation, hook), [("blocks.1.attn.hook_z", halve)].'
-            )
+            ) from error
     return pairs
 
 

@@ -92,7 +92,7 @@ def refuse_conflicts(clamps: Sequence[AbstractClamp], shape: Shape) -> None:
                 "The later would win in silence, whatever their schedules are; drop one."
             )
     for one, other in itertools.permutations(clamps, 2):
-        # A scheduled one is off for a time, in which the other acts.
+        # A clamp with a schedule is off for a time, in which the other one acts.
         if not other.is_scheduled and (why := _void(one, other, shape)):
             raise ValueError(f"{one} is void{why}. Drop one.")
 

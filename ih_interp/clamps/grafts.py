@@ -56,7 +56,7 @@ def opened(folder: Path) -> "ih.Run":
         return ih.Run(folder)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"{error} A graft needs the run that it takes layers from, named by a path that holds "
+            f"{error} A graft needs the run that it takes layers from: give a path that is right "
             f"in this folder, {Path.cwd()}."
         ) from error
 
@@ -72,7 +72,7 @@ def read_source(folder: Path, step: int) -> Source:
 @functools.lru_cache(maxsize=16)
 @plain_torch()
 def _read_source(folder: Path, step: int, written: tuple[int, ...]) -> Source:
-    del written  # which tells readings apart
+    del written  # it only tells one reading from another
     run = opened(folder)
     if step not in run.steps:
         raise FileNotFoundError(
@@ -225,16 +225,11 @@ class GraftIn(Graft):
         model, source, batch = self.model_for(setting.model), self.source, setting.sequences
         name = f"blocks.{self.layer}.hook_resid_post"
         gates = [None if gate == 1 else gate for gate in source.gates]
-        kept: dict[str, Residual] = {}
-
-        def keep(activation: Residual, hook: object) -> None:
-            kept[name] = activation
 
         def residual() -> Residual:
             own = hooks_of_all(model, batch, source.clamps, setting.tensors["clamps"], gates)
-            with model.hooks(fwd_hooks=[*own, (name, keep)]):
-                model(batch.tokens)
-            return kept[name]
+            with model.hooks(fwd_hooks=own):
+                return model(batch.tokens, stop_at_layer=self.layer + 1)
 
         weights = {f"model.{name}": weight for name, weight in setting.tensors["weights"].items()}
         weights["model.embed.features"] = setting.embed.features  # in training fewer rows

@@ -185,8 +185,9 @@ def _is_zero(graph: GraphModule, bias: object) -> bool:
     """Return whether this is a constant of zeros, seen through changes of shape."""
     while isinstance(bias, Node) and bias.target in VIEWS:
         bias = bias.all_input_nodes[0]
-    is_constant = isinstance(bias, Node) and bias.op == "get_attr"
-    return is_constant and not bool(getattr(graph, str(bias.target)).any())
+    if not isinstance(bias, Node) or bias.op != "get_attr":
+        return False
+    return not bool(getattr(graph, str(bias.target)).any())
 
 
 def _is_tiny(node: Node) -> bool:

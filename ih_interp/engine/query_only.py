@@ -198,12 +198,12 @@ SAME_SHAPE = (
 def _pointwise(node: Node, axis: int) -> Axes:
     """Match axes from the last, as broadcasting does; an axis of size 1 serves every index."""
     from_end = len(shape_of(node)) - axis
-    axes: Axes = {}
-    for source in node.all_input_nodes:
-        shape = shape_of(source)
+
+    def place(shape: Shape) -> int | None:
         missing = from_end > len(shape) or shape[-from_end] == 1
-        axes[source] = None if missing else len(shape) - from_end
-    return axes
+        return None if missing else len(shape) - from_end
+
+    return {source: place(shape_of(source)) for source in node.all_input_nodes}
 
 
 def _unless(where: int) -> Callable[[Node, int], Axes | None]:

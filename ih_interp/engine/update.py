@@ -37,7 +37,7 @@ class FleetState(NamedTuple):
     parameters: Tensors
     first_moments: Tensors
     second_moments: Tensors
-    count: Float[Tensor, "*run"]
+    count: Float[Tensor, "*run"]  # pyright: ignore[reportIncompatibleMethodOverride]
     """Updates done, run by run."""
 
     @property
