@@ -42,7 +42,7 @@ class ModelConfig(Frozen):
     d_mlp: int | None = Field(default=None, ge=1)
     """Width of the MLPs, 4 x d_model where None; only with `attn_only=False`."""
     act_fn: Literal["gelu", "gelu_new", "relu", "silu"] = "gelu"
-    """The MLPs' nonlinearity; "gelu_new" is GELU by tanh, as in `jax.nn.gelu` and the paper."""
+    """The MLPs' nonlinearity; "gelu_new" is GELU by tanh, as in the published code."""
     normalization_type: Literal["LN", "RMS"] | None = "LN"
     """LayerNorm or RMSNorm before each part of a layer and before the output; None for neither."""
     eps: float = Field(default=1e-5, gt=0)
@@ -77,7 +77,7 @@ class FewShotEmbed(nn.Module):
 
     features: Float[Tensor, "row feature"]
     exemplars: Exemplars | None = None
-    """Whose features these are, where `build_model` made the model: grafts compare digests."""
+    """The exemplars with these features, where `build_model` made it; grafts compare digests."""
 
     def __init__(self, features: Float[Tensor, "row feature"], n_labels: int, d_model: int) -> None:
         super().__init__()

@@ -54,7 +54,7 @@ MetricName: TypeAlias = Literal[
     "in_context_probability",
     "context_probability",
 ]
-"""What every evaluation measures at the query; `evaluation.QueryMetrics` says how."""
+"""A number that every evaluation measures at the query, as `evaluation.QueryMetrics` defines it."""
 
 
 def expect(value: object, kind: type | tuple[type, ...], what: str, remedy: str = "") -> None:

@@ -43,7 +43,7 @@ class _OurHook:
         return (_Off, ())
 
     def is_on(self, model: HookedTransformer) -> bool:
-        """Return whether the model still has this module, and the module the hook."""
+        """Return whether the model still has the module, and the module this hook."""
         hooks: Any = self.handle.hooks_dict_ref()
         here: Any = model
         for part in self.name.split("."):

@@ -227,7 +227,7 @@ class HeadClamp(AbstractClamp):
     sets: ClassVar[str] = ""
     """What it sets of its heads, as a `Site` names it."""
     rows: ClassVar[tuple[Role, ...]] = ()
-    """In which rows of the pattern or the scores; () where there are none."""
+    """The rows of the pattern or the scores that it sets; () where there are none."""
     numbers: ClassVar[tuple[str, ...]] = ()
     """Fields that may differ between runs which share one trace."""
 

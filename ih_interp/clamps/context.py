@@ -35,7 +35,7 @@ ORDER = (
 
 
 class ClampUnchangedWarning(UserWarning):
-    """A warning that every activation already was what a clamp set."""
+    """A warning that a clamp set every activation to the value that it had."""
 
 
 def in_order(clamps: Sequence[AbstractClamp]) -> tuple[AbstractClamp, ...]:
@@ -191,7 +191,7 @@ def _ready(
     return Active(
         clamp,
         hooks_of(clamp, Setting(model, batch, tensors, gate)),
-        # A clamp of the user's own may have read the batch undeclared.
+        # A clamp of the user's own may read the batch without declaring it.
         is_bound=batch is not None and (clamp.needs_batch or clamp.is_own),
         is_off=clamp.is_own and gate == 0,
     )

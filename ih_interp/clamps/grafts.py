@@ -132,7 +132,7 @@ class Graft(AbstractClamp):
     layer: int = Field(ge=0)
     """The last of the lower layers, from 0: what lies above it is joined to what lies below."""
     sha256: str | None = None
-    """Digest of the checkpoint, others than which are refused; None takes what is there."""
+    """Digest of the checkpoint, which must be the same; None takes what is there."""
 
     def prepare(self, model: HookedTransformer) -> None:
         """Read the checkpoint; ValueError where it does not fit the model."""
@@ -228,7 +228,7 @@ class GraftIn(Graft):
 
         def residual() -> Residual:
             own = hooks_of_all(model, batch, source.clamps, setting.tensors["clamps"], gates)
-            with model.hooks(fwd_hooks=own):
+            with model.hooks(fwd_hooks=[*own]):
                 return model(batch.tokens, stop_at_layer=self.layer + 1)
 
         weights = {f"model.{name}": weight for name, weight in setting.tensors["weights"].items()}
