@@ -280,6 +280,12 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
+def named_for_model(weights: dict[str, Tensor], features: Tensor) -> dict[str, Tensor]:
+    """Return weights and features by the names that they have in a module with a `model` in it."""
+    named = {f"model.{name}": tensor for name, tensor in weights.items()}
+    return {**named, "model.embed.features": features}
+
+
 def _initialise(model: HookedTransformer, seed: int) -> None:
     for name, parameter in model.named_parameters():
         parameter.fill_(1.0 if name.endswith(".w") else 0.0)  # ".w": gains of norms

@@ -18,7 +18,7 @@ from ih_interp._config_base import Frozen
 from ih_interp._reprs import short_repr
 from ih_interp.clamps.schedules import Always, Schedule
 from ih_interp.model import FewShotEmbed
-from ih_interp.types import Batch, Entry, Head, HeadField, expect, once_each
+from ih_interp.types import Batch, Entry, Head, HeadField, HeadName, expect, once_each
 
 HookFunction: TypeAlias = Callable[..., Tensor | None]
 Hook: TypeAlias = tuple[str, HookFunction]
@@ -283,7 +283,7 @@ def head_mask(heads: Sequence[Head], shape: Shape) -> Bool[Tensor, "layer head"]
     return chosen
 
 
-def keep_only(*heads: str | tuple[int, int] | Head, n_heads: int) -> tuple[Head, ...]:
+def keep_only(*heads: HeadName, n_heads: int) -> tuple[Head, ...]:
     """Return all other heads of the given heads' layers, `n_heads` each, to be ablated.
 
     >>> [str(head) for head in keep_only("L1H2", n_heads=4)]

@@ -29,7 +29,7 @@ from ih_interp.clamps.base import (
     hooks_of_all,
 )
 from ih_interp.clamps.context import in_order
-from ih_interp.model import ModelConfig, empty_model, trained_parameters
+from ih_interp.model import ModelConfig, empty_model, named_for_model, trained_parameters
 from ih_interp.storage import run_files
 from ih_interp.storage.atomic import PathLike, as_path
 from ih_interp.tasks.exemplars import features_digest
@@ -231,8 +231,8 @@ class GraftIn(Graft):
             with model.hooks(fwd_hooks=[*own]):
                 return model(batch.tokens, stop_at_layer=self.layer + 1)
 
-        weights = {f"model.{name}": weight for name, weight in setting.tensors["weights"].items()}
-        weights["model.embed.features"] = setting.embed.features  # in training fewer rows
+        features = setting.embed.features  # in training fewer rows
+        weights = named_for_model(setting.tensors["weights"], features)
         with torch.no_grad():
             # The source's own clamps may read a pass: their hooks are made under these weights too.
             value = functional_call(_Within(model, residual), weights, ())

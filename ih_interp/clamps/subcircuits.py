@@ -29,7 +29,7 @@ from ih_interp.clamps.base import (
     head_mask,
 )
 from ih_interp.clamps.schedules import ALWAYS, Schedule
-from ih_interp.types import Head, HeadField, Logits, Residual, Scores
+from ih_interp.types import Head, HeadField, HeadName, Logits, Residual, Scores
 
 
 class CopyFromAttention(AbstractClamp):
@@ -171,7 +171,7 @@ def layer_one(*, schedule: Schedule = ALWAYS) -> PerfectLayerOne:
     return PerfectLayerOne(schedule=schedule)
 
 
-def match(*heads: str | tuple[int, int] | Head, schedule: Schedule = ALWAYS) -> InductionAttention:
+def match(*heads: HeadName, schedule: Schedule = ALWAYS) -> InductionAttention:
     """Return the clamp that makes A and B perfect: the paper's "1,2,3qk,4".
 
     The heads attend to the correct label. A match by likeness is `SimilarityAttention`.
@@ -179,7 +179,7 @@ def match(*heads: str | tuple[int, int] | Head, schedule: Schedule = ALWAYS) -> 
     return InductionAttention(heads=tuple(map(Head.parse, heads)), schedule=schedule)
 
 
-def copy(head: str | tuple[int, int] | Head, *, schedule: Schedule = ALWAYS) -> CopyFromAttention:
+def copy(head: HeadName, *, schedule: Schedule = ALWAYS) -> CopyFromAttention:
     """Return the clamp that makes subcircuit C perfect: the paper's "3v,5"."""
     return CopyFromAttention(head=Head.parse(head), schedule=schedule)
 
@@ -189,15 +189,11 @@ def a_alone(*, schedule: Schedule = ALWAYS) -> tuple[AbstractClamp, ...]:
     return (PerfectMatchAndCopy(schedule=schedule),)
 
 
-def b_alone(
-    head: str | tuple[int, int] | Head, *, schedule: Schedule = ALWAYS
-) -> tuple[AbstractClamp, ...]:
+def b_alone(head: HeadName, *, schedule: Schedule = ALWAYS) -> tuple[AbstractClamp, ...]:
     """Return the clamps under which only the match learns: the paper's "1,2,3v,5"."""
     return (layer_one(schedule=schedule), copy(head, schedule=schedule))
 
 
-def c_alone(
-    *heads: str | tuple[int, int] | Head, schedule: Schedule = ALWAYS
-) -> tuple[AbstractClamp, ...]:
+def c_alone(*heads: HeadName, schedule: Schedule = ALWAYS) -> tuple[AbstractClamp, ...]:
     """Return the clamps under which only copying and layer 0 learn: the paper's "1,2,3qk,4"."""
     return (match(*heads, schedule=schedule),)

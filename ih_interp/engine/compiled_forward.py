@@ -26,6 +26,7 @@ from ih_interp.clamps.base import hooks_of_all
 from ih_interp.engine.compile_cache import with_lasting_cache
 from ih_interp.engine.fast_layers import substituted
 from ih_interp.engine.query_only import VIEWS, aten, narrow, shape_of
+from ih_interp.model import named_for_model
 from ih_interp.types import Batch, Residual
 
 Tensors: TypeAlias = dict[str, Tensor]
@@ -120,12 +121,6 @@ def compile_graph(graph: GraphModule, *example: Tensor) -> Callable[..., Any]:
 
     with torch.no_grad():
         return with_lasting_cache(compile_it)
-
-
-def named_for_model(weights: Tensors, features: Tensor) -> Tensors:
-    """Return weights and features by the names that they have in `ClampedModel`."""
-    named = {f"model.{name}": tensor for name, tensor in weights.items()}
-    return {**named, "model.embed.features": features}
 
 
 def compiler_found() -> bool:

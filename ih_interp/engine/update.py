@@ -23,10 +23,10 @@ from ih_interp.engine.compiled_forward import (
     ClampedModel,
     Tensors,
     compile_graph,
-    named_for_model,
     trace_forward,
     traced,
 )
+from ih_interp.model import named_for_model
 
 Losses: TypeAlias = Float[Tensor, " run"]
 
