@@ -1,7 +1,6 @@
 """The base of every value that is written to JSON: frozen, keyword-only, strict about fields.
 
-`help` and `?` show its signature in words and the docstring under each field, and nothing of
-pydantic.
+`help` and `?` show its signature in words and the docstring under each field, not pydantic's.
 """
 
 import inspect
@@ -40,12 +39,12 @@ _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = _SHORT.maxset = 12
 Value = TypeVar("Value", bound=BaseModel)
 
 LIMITS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
-"""Of numbers, in words, in the order in which they are said."""
+"""Limits of numbers in words, in the order in which help shows them."""
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(Field,))
 class Readable(ModelMetaclass):
-    """A class of configuration classes: `dir` and `help` list what is ours, not pydantic's."""
+    """The metaclass of configurations, whose `dir` and `help` list our names, not pydantic's."""
 
     def __dir__(cls) -> list[str]:
         ours = [base for base in cls.__mro__ if isinstance(base, Readable)]
@@ -74,7 +73,7 @@ class Frozen(BaseModel, metaclass=Readable):
         cls.__doc__ = f"{own}\n\n{_told(cls.model_fields)}".rstrip()
 
     def __init__(self, *given: object, **fields: Any) -> None:
-        """Take the fields by name; TypeError for values that came without one."""
+        """Take the fields by name; TypeError for positional values."""
         if given:
             name, fields = type(self).__name__, type(self).model_fields
             first = next((field for field, _ in _in_order(fields) if field != "kind"), "field")
@@ -84,13 +83,13 @@ class Frozen(BaseModel, metaclass=Readable):
             )
         super().__init__(**fields)
 
-    # As of pydantic's own: values that are read from JSON are made without a call of it.
+    # The mark of pydantic's own `__init__`: reading JSON then makes values without calling it.
     setattr(__init__, "__pydantic_base_init__", True)  # noqa: B010  a function has no such name
 
     @model_validator(mode="before")
     @classmethod
     def _plain_numbers(cls, fields: object) -> object:
-        """NumPy's and torch's numbers and arrays as Python's; True is no number."""
+        """Turn NumPy's and torch's numbers and arrays into Python's; refuse True as a number."""
         if not isinstance(fields, Mapping):
             return fields
         plain = {str(n): _plain(value) for n, value in cast(Mapping[Any, Any], fields).items()}
@@ -102,7 +101,7 @@ class Frozen(BaseModel, metaclass=Readable):
         return plain
 
     def __repr_args__(self) -> list[tuple[str | None, Any]]:
-        """Return what a call has to say to get this value: fields other than their defaults."""
+        """Return the fields that differ from their defaults, as a call would write them."""
         fields = type(self).model_fields
         given = [(name, getattr(self, name)) for name in fields]
         return [(n, v) for n, v in given if n != "kind" and v != _default_of(fields[n])]
@@ -117,7 +116,7 @@ class Frozen(BaseModel, metaclass=Readable):
 
 
 def _plain(value: Any) -> Any:
-    """Return a value without NumPy and torch, also inside of lists and tuples."""
+    """Return a value without NumPy's and torch's types, inside lists and tuples too."""
     if isinstance(value, np.generic | np.ndarray | Tensor):
         return cast(Any, value).tolist()
     if type(value) in (list, tuple):
@@ -149,25 +148,21 @@ class _Words(str):
 
 
 def _signature(fields: dict[str, FieldInfo]) -> inspect.Signature:
-    """Return the fields as keywords; without `kind`, which never varies."""
-
-    def keyword(name: str, field: FieldInfo) -> inspect.Parameter:
+    """Return the fields as keywords, without `kind`, which never varies."""
+    keywords: list[inspect.Parameter] = []
+    for name, field in _in_order(fields):
         default: Any = _Words(_written(_default_of(field)))
-        return inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            annotation=_Words(_type(field.annotation)),
-            default=inspect.Parameter.empty if field.is_required() else default,
-        )
-
-    return inspect.Signature([keyword(*item) for item in _in_order(fields) if item[0] != "kind"])
+        default = inspect.Parameter.empty if field.is_required() else default
+        annotation = _Words(_type(field.annotation))
+        kind = inspect.Parameter.KEYWORD_ONLY
+        keywords.append(inspect.Parameter(name, kind, annotation=annotation, default=default))
+    return inspect.Signature([keyword for keyword in keywords if keyword.name != "kind"])
 
 
 def _in_order(fields: dict[str, FieldInfo]) -> list[tuple[str, FieldInfo]]:
-    """Return the fields without default first, and last those that every clamp has."""
-    return sorted(
-        fields.items(), key=lambda f: (f[0] in ("schedule", "kind"), not f[1].is_required())
-    )
+    """Return fields without default first, and those that every clamp has last."""
+    of_all = ("schedule", "kind")
+    return sorted(fields.items(), key=lambda f: (f[0] in of_all, not f[1].is_required()))
 
 
 def _default_of(field: FieldInfo) -> Any:
@@ -175,7 +170,7 @@ def _default_of(field: FieldInfo) -> Any:
 
 
 def _written(value: object) -> str:
-    """Return a value as one would write it: a tuple, which stands for a list, in brackets."""
+    """Return a value as Python source, in which a tuple, which stands for a list, has brackets."""
     if type(value) is tuple:
         return f"[{', '.join(map(_written, value))}]"
     return json.dumps(value) if isinstance(value, str) else repr(value)
@@ -195,7 +190,7 @@ def _type(annotation: Any) -> str:
         return " | ".join(map(_type, parts))
     if origin in (tuple, list) and parts:
         number = "" if origin is list or Ellipsis in parts else f"{len(parts)} "
-        word = _type(parts[0])  # of choices the choices themselves
+        word = _type(parts[0])  # a name, or choices, which have no plural
         plural = f"{word.removeprefix('Abstract').lower()}s" if word.isidentifier() else word
         return f"list of {number}{plural}"
     if origin is dict:
@@ -220,7 +215,7 @@ def _told(fields: dict[str, FieldInfo]) -> str:
 
 
 def short(value: object) -> str:
-    """Return `repr` for a message: the first 12 of many names, and how many there are."""
+    """Return a `repr` for messages: the first 12 of many items, and how many there are."""
     told = _SHORT.repr(value)
     size = len(cast(list[object], value)) if isinstance(value, list) else 0
     return f"{told} ({size:,} in all)" if size > _SHORT.maxlist else told

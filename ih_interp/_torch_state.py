@@ -1,7 +1,7 @@
 """The state of torch in which this package computes, whatever its caller's is.
 
-Notebooks switch gradients off, other libraries change the default dtype, training loops stand under
-autocast: each would give other numbers, or none, for the same call.
+Notebooks switch gradients off, libraries change the default dtype, training loops use autocast:
+each would change the numbers of a call, or make it fail.
 """
 
 # pyright: reportPrivateUsage=false
@@ -21,9 +21,8 @@ PRECISIONS = (
     *(("generic", "all"), ("cuda", "all"), ("cuda", "matmul")),
     *(("mkldnn", "all"), ("mkldnn", "matmul"), ("mkldnn", "conv")),
 )
-"""Where torch keeps how exactly float32 is multiplied; each unset one follows those before it."""
+"""Where torch keeps how exactly float32 is multiplied; an unset one follows those before it."""
 
-FULL = ("none", "ieee")
 SMALLEST = 5e-324  # 0 where the processor takes denormal numbers for 0
 
 
@@ -32,13 +31,11 @@ class plain_torch:
 
     That is without autocast, outside inference mode, with float32 as the default dtype, the CPU as
     the default device, products of float32 in full precision, denormal numbers, and NumPy's own
-    treatment of errors. The caller's state comes back afterwards. Functions that the caller gives,
-    scores and measures, run in it too.
+    treatment of errors; also in functions that the caller gives. The caller's state comes back
+    afterwards. `gradient` says whether gradients are recorded; None leaves that to the caller.
 
-    `gradient` says whether gradients are recorded; None leaves that to the caller.
-
-    The default dtype and the precision belong to the process: threads that compute at once, while
-    another is set, see each other switch. Set float32 first, or let one thread compute at a time.
+    The default dtype and the precision belong to the process: where the caller sets others, threads
+    that compute at once disturb each other. Set float32 first, or let one thread compute at a time.
     """
 
     def __init__(self, *, gradient: bool | None = False) -> None:
@@ -57,7 +54,8 @@ class plain_torch:
                 stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.set_grad_enabled(gradient))
             if torch._C._is_any_autocast_enabled():
-                _without_autocast(stack)
+                for device in filter(torch.is_autocast_enabled, ("cpu", "cuda", "mps", "xpu")):
+                    stack.enter_context(torch.autocast(device, enabled=False))
             if (dtype := torch.get_default_dtype()) is not torch.float32:
                 stack.callback(torch.set_default_dtype, dtype)
                 torch.set_default_dtype(torch.float32)
@@ -79,7 +77,7 @@ class plain_torch:
 
 @contextmanager
 def users_code() -> Generator[None]:
-    """Run a user's code inside a `plain_torch` block, and undo what it switches."""
+    """Run a user's code inside a `plain_torch` block, and undo its changes of torch's state."""
     n_threads = torch.get_num_threads()
     with (
         torch.set_grad_enabled(torch.is_grad_enabled()),
@@ -95,24 +93,16 @@ def users_code() -> Generator[None]:
                 _multiply_exactly(ExitStack())
 
 
-def _without_autocast(stack: ExitStack) -> None:
-    for device in ("cpu", "cuda", "mps", "xpu"):
-        if torch.is_autocast_enabled(device):
-            stack.enter_context(torch.autocast(device, enabled=False))
-
-
 def _multiplies_exactly() -> bool:
-    return all(_precision(*place) in FULL for place in PRECISIONS)
+    return all(_precision(*place) in ("none", "ieee") for place in PRECISIONS)
 
 
 def _multiply_exactly(stack: ExitStack) -> None:
-    """Have float32 multiplied exactly; the stack puts back what was set, and where.
-
-    Torch has an older setting beside the places, which can only be read where these are unset.
-    """
+    """Have float32 multiplied exactly; the stack restores what was set."""
     for place in PRECISIONS:
         stack.callback(_set_precision, *place, _precision(*place))
         _set_precision(*place, "none")
+    # Torch has an older setting, too, which can be read only where these are unset.
     older = torch.get_float32_matmul_precision()
     if older != "highest":
         stack.callback(torch.set_float32_matmul_precision, older)

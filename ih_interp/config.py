@@ -38,17 +38,16 @@ class Seeds(Frozen):
     init: int = Field(default=5, ge=0, lt=2**32)
     """Draws the weights before training."""
     data: int = Field(default=0, ge=0, lt=2**32)
-    """Draws which sequences are seen, and in which order."""
+    """Draws the training sequences and their order."""
     evaluation: int = Field(default=1, ge=0, lt=2**32)
     """Draws the evaluation sets, once."""
 
 
 class Grid(Frozen):
-    """Points of a run at which something is done: 0 and the end always, and those in between.
+    """Points of a run, in sequences, at which something is done: both ends and some in between.
 
-    A grid counts sequences; `run.steps` and schedules (`during`, `ramp`, `pulses`) count updates,
-    of `batch_size` sequences each. A point at `s` sequences falls on the first update with at least
-    `s`, as in the published code. Both fields may be given; without any, only the ends are points.
+    A point at `s` sequences falls on the first update with at least `s`, as in the published code.
+    Both fields may be given; without any, only the ends are points.
     """
 
     every: int | None = Field(default=None, ge=1)
@@ -57,7 +56,7 @@ class Grid(Frozen):
     """Points per factor of ten in sequences, evenly in the logarithm."""
 
     def steps(self, n_steps: int, batch_size: int) -> list[int]:
-        """Return the updates after which it is time, ascending, 0 and `n_steps` included.
+        """Return the updates at these points, ascending, 0 and `n_steps` included.
 
         >>> Grid(every=5000).steps(n_steps=400, batch_size=32)
         [0, 157, 313, 400]
@@ -78,21 +77,21 @@ class RunConfig(Frozen):
     >>> RunConfig(name="main").n_steps
     31250
 
-    Two units of time: `sequences`, `evaluations` and `checkpoints` count sequences; the schedules
-    of clamps (`during`, `ramp`, `pulses`), `n_steps` and `run.steps` count updates. One update is
-    `batch_size` sequences, so that `during(0, 100)` ends at 3,200 sequences by default.
+    `sequences`, `evaluations` and `checkpoints` count sequences. Schedules of clamps (`during`,
+    `ramp`, `pulses`), `n_steps` and `run.steps` count updates, of `batch_size` sequences each:
+    `during(0, 100)` ends at 3,200 sequences by default.
     """
 
     name: str = "run"
     """The run's folder under the root; letters, digits and `._=+-` only."""
     exemplars: ExemplarSource = GaussianSource()
-    """Where features come from; `ih.Exemplars` may be given, their source is recorded."""
+    """The source of features; where `ih.Exemplars` are given, theirs is recorded."""
     task: TaskConfig = TaskConfig()
     """Classes, labels and pairs of the few-shot task."""
     model: ModelConfig = ModelConfig()
     """Layers, heads and widths of the transformer."""
     clamps: tuple[Clamp, ...] = ()
-    """Those in force while it trains, each from `ih.clamps`."""
+    """Clamps in force while it trains, each from `ih.clamps`."""
     optimiser: AdamConfig = AdamConfig()
     """Adam's learning rate and moments."""
     seeds: Seeds = Seeds()
@@ -102,19 +101,18 @@ class RunConfig(Frozen):
     batch_size: int = Field(default=32, ge=1)
     """Sequences per update."""
     evaluations: Grid = Grid(every=5_000)
-    """When metrics are measured, in sequences."""
+    """The points at which metrics are measured, in sequences."""
     evaluation_size: int = Field(default=1_000, ge=1, le=10_000_000)
     """Sequences of each evaluation set, drawn once."""
     checkpoints: Grid = Grid(every=10_000)
-    """When weights are saved, in sequences."""
+    """The points at which weights are saved, in sequences."""
 
     @field_validator("name")
     @classmethod
     def _is_a_folder_name(cls, name: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9_=+-][A-Za-z0-9._=+-]*", name):
-            raise ValueError(f"name={name!r}: expected letters, digits and ._=+- only.")
-        if len(name) > 200:  # file systems take 255, and there are temporary names beside it
-            raise ValueError(f"name={name!r} has {len(name)} letters: expected up to 200.")
+        # File systems take 255 letters, and temporary names are longer than this one.
+        if not re.fullmatch(r"[A-Za-z0-9_=+-][A-Za-z0-9._=+-]{0,199}", name):
+            raise ValueError(f"name={name!r}: expected up to 200 letters, digits and ._=+- only.")
         return name
 
     @field_validator("exemplars", mode="before")
@@ -137,9 +135,9 @@ class RunConfig(Frozen):
         given = list(clamps)
         for clamp in given:
             if isinstance(clamp, list | tuple):
-                raise ValueError(f"clamps has the list {clamp} in it: unpack it with a star.")
+                raise ValueError(f"clamps contains the list {clamp}: unpack it with a star.")
             if callable(clamp):
-                raise ValueError(f"clamps has the function {clamp} in it: call it with its heads.")
+                raise ValueError(f"clamps contains the function {clamp}: call it with its heads.")
             if isinstance(clamp, AbstractClamp):
                 clamp.refuse_own()
         return given
@@ -181,19 +179,19 @@ class RunConfig(Frozen):
 
     @property
     def identity(self) -> "RunConfig":
-        """What the numbers depend on: no name, and no places of files whose digest is known."""
+        """The fields that numbers depend on: no name, and no places of files with known digests."""
         nameless = self.replace(name="run", clamps=[clamp.identity for clamp in self.clamps])
-        if nameless.exemplars.kind == "file":  # the digest says which features, not the place
+        if nameless.exemplars.kind == "file":
             moved = nameless.exemplars.model_copy(update={"path": ""})
             nameless = nameless.model_copy(update={"exemplars": moved})
         return nameless
 
     @property
     def fingerprint(self) -> str:
-        """The identity's 12 hexadecimal digits: equal runs, equal digits."""
+        """12 hexadecimal digits, the same for runs with the same identity."""
         return hashlib.sha256(canonical_json(self.identity).encode()).hexdigest()[:12]
 
 
 def run_folder(root: PathLike, config: RunConfig) -> Path:
-    """Return where a run lies."""
+    """Return the folder of a run under a root."""
     return as_path(root, "root") / config.name

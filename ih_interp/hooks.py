@@ -4,9 +4,9 @@
     hook = partial(hooks.previous_token_attention, heads=hooks.mask([2], 8), strength=1.0)
     logits = model.run_with_hooks(tokens, fwd_hooks=[("blocks.0.attn.hook_pattern", hook)])
 
-Each returns a new tensor and never writes into the one it was given. `gate` goes from 0, the free
-activation, to 1, the clamped one; None is 1 without the arithmetic. Constants carry no gradient;
-values handed in carry theirs.
+Each returns a new tensor and never writes into the one it was given. `heads` are those of the layer
+that are meant, as `mask` gives them. `gate` goes from 0, the free activation, to 1, the clamped
+one; None is 1 without the arithmetic. Constants carry no gradient; values handed in carry theirs.
 """
 
 import operator
@@ -21,23 +21,20 @@ from transformer_lens.hook_points import HookPoint
 from ih_interp.types import Logits, Pattern, PerHead, Residual, Scores, values_are_known
 
 MASKED = -1e9
-"""Stands for minus infinity in scores and logits: its exp is exactly 0, and 0 times it no NaN.
-
-Where a dtype does not hold it (float16), the dtype's lowest number stands instead."""
+"""Stands for minus infinity in scores and logits: its exp is exactly 0, and 0 times it is not NaN.
+In float16, which does not hold it, the dtype's lowest number stands instead."""
 
 COLDEST, HOTTEST = 1e-30, 1e30
 """Temperatures between which float32 holds both 1/temperature and what it scales."""
 
 Activation: TypeAlias = Float[Tensor, "*shape"]
 Heads: TypeAlias = Bool[Tensor, " head"]
-"""Which heads of a layer are meant, as `mask` gives them."""
-
 Gate: TypeAlias = Float[Tensor, ""] | float | None
 Strength: TypeAlias = Float[Tensor, ""] | float
 
 
 def mask(heads: Sequence[int], n_heads: int) -> Heads:
-    """Return which of `n_heads` heads (or positions) are meant; ValueError for one not among them.
+    """Return True for these of `n_heads` heads or positions; ValueError for others, and for bools.
 
     A negative number would count from the end, and True be 1, in silence.
     """
@@ -52,7 +49,7 @@ def mask(heads: Sequence[int], n_heads: int) -> Heads:
 def blend(free: Activation, clamped: Activation, gate: Gate) -> Activation:
     """Return `free + gate * (clamped - free)`, exact at both ends, in the dtype of `free`.
 
-    Raises ValueError for another shape, as of a pass on other sequences: it would broadcast.
+    Raises ValueError for two shapes, as of passes on different sequences: one would broadcast.
     """
     if clamped.shape != free.shape:
         raise ValueError(
@@ -78,23 +75,22 @@ def zero(activation: Activation, hook: HookPoint, *, gate: Gate = None) -> Activ
 
 
 def zero_heads(v: PerHead, hook: HookPoint, *, heads: Heads, gate: Gate = None) -> PerHead:
-    """Return values with the heads' set to zero at every position: they write nothing."""
+    """Set the heads' values to zero at every position, so that they write nothing."""
     clamped = torch.where(_chosen(heads, v.transpose(1, 2))[..., 0], torch.zeros_like(v), v)
     return blend(v, clamped, gate)
 
 
 def previous_token_pattern(n_positions: int, strength: Strength) -> Float[Tensor, "query key"]:
-    """Return the pattern with `strength` on i-1 and the rest on i in row i; row 0 on itself.
+    """Return the pattern whose row i has `strength` on i-1 and the rest on i; row 0 is on itself.
 
     >>> previous_token_pattern(3, 0.75).tolist()
     [[1.0, 0.0, 0.0], [0.75, 0.25, 0.0], [0.0, 0.75, 0.25]]
     """
-    own = torch.eye(n_positions, dtype=torch.float32, device="cpu")
+    device = strength.device if isinstance(strength, Tensor) else "cpu"
+    own = torch.eye(n_positions, dtype=torch.float32, device=device)
     previous = own.roll(-1, dims=1).tril(-1)
-    first = torch.zeros(n_positions, n_positions, dtype=torch.float32, device="cpu")
+    first = torch.zeros(n_positions, n_positions, dtype=torch.float32, device=device)
     first[0, 0] = 1.0
-    if isinstance(strength, Tensor):
-        own, previous, first = (part.to(strength.device) for part in (own, previous, first))
     return strength * previous + (1 - strength) * (own - first) + first
 
 
@@ -107,7 +103,7 @@ def previous_token_attention(
     rows: Sequence[int] | None = None,
     gate: Gate = None,
 ) -> Pattern:
-    """Have the heads' rows (all, or those given) attend to the previous token, as above.
+    """Have the heads' rows, all or those given, attend as in `previous_token_pattern`.
 
     With keys in a cache, rows are still positions of the whole sequence. Padding on the left has no
     pattern and keeps none; the token after it attends to itself, as a first one does.
@@ -143,7 +139,7 @@ def forbid_previous_token(
 def attend_only(
     scores: Scores, hook: HookPoint, *, heads: Heads, keys: Sequence[int], gate: Gate = None
 ) -> Scores:
-    """Mask the last row's scores except at the given positions; the gate is as in the one above."""
+    """Mask the last row's scores except at some keys; gates act as in `forbid_previous_token`."""
     n_positions = scores.shape[-1]
     chosen = _chosen(heads, scores) & ~mask(keys, n_positions).to(scores.device)
     return _mask_scores(scores, chosen & _rows([n_positions - 1], scores), gate)
@@ -152,10 +148,10 @@ def attend_only(
 def attention_temperature(
     scores: Scores, hook: HookPoint, *, heads: Heads, temperature: Strength, gate: Gate = None
 ) -> Scores:
-    """Divide the heads' scores by a temperature: below 1 sharper, above 1 flatter.
+    """Divide the heads' scores by a temperature in [1e-30, 1e30]: below 1 sharper, above 1 flatter.
 
-    Temperatures lie in [1e-30, 1e30]. In half precision the row's largest score is taken off first,
-    which the softmax does not see: quotients might be infinite there.
+    In half precision, where quotients might be infinite, the row's largest score is taken off
+    first, which does not change the softmax.
     """
     _refuse_extreme(temperature)
     wide, chosen = widened(scores), _chosen(heads, scores)
@@ -196,7 +192,10 @@ def query_attention(
 def induction_weights(
     correct: Bool[Tensor, "batch pair"], strength: Strength
 ) -> Float[Tensor, "batch pair"]:
-    """Share `strength` among the correct labels, `1 - strength` among the others; rows sum to 1."""
+    """Return `strength` shared among the correct labels and `1 - strength` among the others.
+
+    Rows sum to 1.
+    """
     right = correct.float()
     wrong = 1 - right
     n_right, n_wrong = (each.sum(-1, keepdim=True) for each in (right, wrong))
@@ -206,9 +205,9 @@ def induction_weights(
 def match_weights(
     similarity: Float[Tensor, "batch pair"], temperature: Strength, *, hard: bool
 ) -> Float[Tensor, "batch pair"]:
-    """Return the softmax of similarity / temperature; `hard` is its limit at 0, which ties share.
+    """Return the softmax of similarity / temperature, at least in float32.
 
-    Temperatures lie in [1e-30, 1e30]; the weights of half-precision similarities are float32.
+    Temperatures lie in [1e-30, 1e30]; `hard` is the limit at 0, which ties share.
     """
     similarity = widened(similarity)
     if hard:
@@ -227,9 +226,9 @@ def at_labels(weights: Float[Tensor, "batch pair"], n_positions: int) -> Float[T
 def copied_logits(
     scores: Float[Tensor, "batch pair"], labels: Int[Tensor, "batch pair"], n_labels: int
 ) -> Float[Tensor, "batch label"]:
-    """Return as a context label's logit the log of its pairs' summed exp(score); others are masked.
+    """Return each context label's logit: logsumexp of its pairs' scores; others are masked.
 
-    With each label once in the context that is the score itself.
+    A label that the context shows once has the score itself.
     """
     shown = labels[..., None] == torch.arange(n_labels, device=labels.device)
     return torch.where(shown, scores[..., None], _masked(scores)).logsumexp(dim=-2)
@@ -240,8 +239,7 @@ def query_logits(
 ) -> Logits:
     """Set the last row of the logits, the query's, to a given value.
 
-    Where that is masked, a gate g multiplies the label's odds by 1 - g; elsewhere logits are
-    blended.
+    A gate g blends logits; where the value is masked, it multiplies the label's odds by 1 - g.
     """
     free = logits[:, -1]
     row = blend(free, value, gate)
@@ -256,7 +254,7 @@ def previous_token_input(resid: Residual) -> Residual:
 
 
 def lowest(like: Tensor) -> float:
-    """Return what stands for minus infinity in this tensor's dtype: `MASKED`, or its lowest."""
+    """Return `MASKED`, or the tensor's dtype's lowest number where that is higher."""
     return max(MASKED, torch.finfo(like.dtype).min)
 
 
@@ -266,7 +264,7 @@ def widened(values: Activation) -> Activation:
 
 
 def _masked(like: Tensor) -> Float[Tensor, ""]:
-    """Return `lowest` as a tensor; made on the CPU, whatever the default device is."""
+    """Return `lowest` as a tensor, made on the CPU whatever the default device is."""
     return torch.full((), lowest(like), device="cpu").to(like)
 
 
@@ -276,14 +274,14 @@ def _refuse_extreme(temperature: Strength) -> None:
     if not COLDEST * 0.99 <= float(temperature) <= HOTTEST * 1.01:  # float32 rounds the ends
         raise ValueError(
             f"temperature={float(temperature):g}: expected {COLDEST:g} to {HOTTEST:g}, beyond "
-            "which quotients are infinite or no numbers."
+            "which quotients are infinite or NaN."
         )
 
 
 def _chosen(
     heads: Heads, activation: Float[Tensor, "batch _head pos any"]
 ) -> Bool[Tensor, "head 1 1"]:
-    """Return the heads' mask beside `[batch, head, pos, any]`; ValueError for other numbers."""
+    """Return the heads' mask beside `[batch, head, pos, any]`; ValueError for another length."""
     if len(heads) != activation.shape[1]:
         raise ValueError(
             f"The mask names {len(heads)} heads and the activation has {activation.shape[1]}; "
@@ -295,7 +293,7 @@ def _chosen(
 def _last(
     rows: Shaped[Tensor, "key any"], like: Float[Tensor, "batch head query key"]
 ) -> Shaped[Tensor, "query any"]:
-    """Return a row per query: the last ones, where earlier keys come from a cache."""
+    """Return one row per query, the last ones: earlier keys come from a cache."""
     n_queries = like.shape[-2]
     return rows if len(rows) == n_queries else rows[len(rows) - n_queries :]
 
@@ -316,6 +314,6 @@ def _mask_scores(scores: Scores, chosen: Tensor, gate: Gate) -> Scores:
 def _lower_odds(free: Activation, gate: Float[Tensor, ""] | float) -> Activation:
     """Return the logarithms of odds that are multiplied by 1 - gate; `lowest` where that is 0."""
     g = torch.as_tensor(gate, dtype=free.dtype, device=free.device)
-    # The logarithm is never taken of 0, where a gradient would be no number.
+    # The logarithm is never taken of 0, where a gradient would be NaN.
     lowered = free + torch.log1p(-torch.where(g < 1, g, torch.zeros_like(g)))
     return torch.where(g < 1, lowered, _masked(free))

@@ -1,4 +1,4 @@
-"""A `HookedTransformer` for a task: its embedding, its output hook point, its initial weights."""
+"""A `HookedTransformer` for few-shot tasks: its embedding, output hook point and first weights."""
 
 import copy
 import math
@@ -23,8 +23,6 @@ from ih_interp.types import Batch, as_indices, expect, integer, values_are_known
 
 ATTENTION_BIASES = ("b_Q", "b_K", "b_V", "b_O")  # the paper's model has none: zero, never trained
 TRUNCATION = 0.87962566103423978  # standard deviation of a normal cut at two sigma
-
-
 MAX_WEIGHTS = 10**9  # 4 GB, and training takes four times that
 
 
@@ -44,8 +42,7 @@ class ModelConfig(Frozen):
     d_mlp: int | None = Field(default=None, ge=1)
     """Width of the MLPs, 4 x d_model where None; only with `attn_only=False`."""
     act_fn: Literal["gelu", "gelu_new", "relu", "silu"] = "gelu"
-    """The MLPs' nonlinearity; "gelu_new" is GELU by tanh, as `jax.nn.gelu` and so the published
-    code."""
+    """The MLPs' nonlinearity; "gelu_new" is GELU by tanh, as in the published code."""
     normalization_type: Literal["LN", "RMS"] | None = "LN"
     """LayerNorm or RMSNorm before each part of a layer and before the output; None for neither."""
     eps: float = Field(default=1e-5, gt=0)
@@ -80,7 +77,7 @@ class FewShotEmbed(nn.Module):
 
     features: Float[Tensor, "row feature"]
     exemplars: Exemplars | None = None
-    """Whose features these are, where `build_model` made the model: grafts compare digests."""
+    """The exemplars with these features, where `build_model` made it; grafts compare digests."""
 
     def __init__(self, features: Float[Tensor, "row feature"], n_labels: int, d_model: int) -> None:
         super().__init__()
@@ -100,17 +97,17 @@ class FewShotEmbed(nn.Module):
 
     def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
         tokens = as_indices(tokens, "tokens")
-        # Whichever is less work: project every exemplar once, or only those that occur; and those
-        # once each, which takes their number: nothing that a gradient's graph could depend on.
+        # Whichever is less work: to project every exemplar once, or only those that occur. Once
+        # each is possible only where no trace or gradient's graph depends on their number.
         if len(self.features) <= tokens.numel():
             return self.W_E[tokens]
-        if not torch.is_grad_enabled() and values_are_known():  # no trace can know how many
+        if not torch.is_grad_enabled() and values_are_known():
             shown, place = tokens.unique(return_inverse=True)
             return self.one_by_one(shown)[place]
         return self.one_by_one(tokens)
 
     def one_by_one(self, tokens: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape d_model"]:
-        """Return the same vectors, each token's by itself."""
+        """Return the vectors that `forward` returns, computed for each token by itself."""
         is_label = (tokens < self.n_labels)[..., None]
         labels = self.W_label[tokens.clamp(max=self.n_labels - 1)]
         exemplars = self.rows(tokens.clamp(min=self.n_labels)) @ self.W_in + self.b_in
@@ -118,7 +115,7 @@ class FewShotEmbed(nn.Module):
 
 
 class FewShotUnembed(Unembed):
-    """TransformerLens's unembedding with a hook point that can replace the logits."""
+    """TransformerLens's unembedding with a hook point at the logits."""
 
     def __init__(self, cfg: HookedTransformerConfig) -> None:
         super().__init__(cfg)
@@ -134,7 +131,7 @@ class FewShotTransformer(HookedTransformer):
     """TransformerLens's model with a few-shot embedding, whose weights can be processed too."""
 
     def center_writing_weights(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Centre what makes `W_E`, and with it every row of `W_E`; as TransformerLens does."""
+        """Centre weights as TransformerLens does, and with what makes `W_E` all of its rows."""
         for name in ("W_label", "W_in", "b_in"):
             weight = state_dict[f"embed.{name}"]
             state_dict[f"embed.{name}"] = weight - weight.mean(dim=-1, keepdim=True)
@@ -153,10 +150,10 @@ class FewShotTransformer(HookedTransformer):
         fold_value_biases: bool = True,
         refactor_factored_attn_matrices: bool = False,
     ) -> None:
-        """Process weights as TransformerLens does, but exactly: log probabilities stay the same.
+        """Process weights as TransformerLens does, where log probabilities stay the same.
 
-        It is tried on a copy first. Raises ValueError, before anything is changed, where
-        TransformerLens cannot process these weights, or not without changing what they compute.
+        Raises ValueError, before anything is changed, where TransformerLens cannot process these
+        weights without changing what they compute.
         """
         given = {name: tensor.detach().clone() for name, tensor in state_dict.items()}
         options = {
@@ -179,8 +176,8 @@ class FewShotTransformer(HookedTransformer):
             process(after, dict(given))
         except Exception as error:  # TransformerLens asserts, and torch raises what it likes
             raise ValueError(
-                f"The weights cannot be processed in this way ({error}); leave out what does not "
-                "fit this model. Nothing was changed."
+                f"The weights cannot be processed in this way ({error}); leave out the options "
+                "that do not fit this model. Nothing was changed."
             ) from error
         if not _same_predictions(before, after):
             raise ValueError(
@@ -206,13 +203,12 @@ def build_model(
 ) -> HookedTransformer:
     """Build a transformer for the task with the published code's initial weights.
 
-    The weights are drawn with JAX's generator through the published code's tree of keys, so that
-    `seed=5` is the network of the paper's main text (66,629 trained parameters): weights are
-    truncated normals of variance 1/fan-in, the label table 0.02 times a normal cut at two sigma,
-    biases zero, LayerNorms identities. What the published code lacks (learned positions, MLPs with
-    other widths) is drawn alike from unused keys. Only what the paper trains requires gradients.
-
-    Global random state is neither read nor changed.
+    They are drawn with JAX's generator through the published code's tree of keys, so that `seed=5`
+    is the network of the paper's main text (66,629 trained parameters): weights are truncated
+    normals of variance 1/fan-in, the label table 0.02 times a normal cut at two sigma, biases zero,
+    LayerNorms identities. Parts that the published code lacks (learned positions, MLPs of other
+    widths) are drawn alike from unused keys. Only the parameters that the paper trains require
+    gradients. Global random state is neither read nor changed.
     """
     expect(task, FewShotTask, "The task", "make it with ih.FewShotTask(exemplars)")
     if config is not None:
@@ -235,7 +231,7 @@ def build_model(
 def empty_model(
     features: Float[Tensor, "row feature"], config: ModelConfig, *, n_labels: int, n_ctx: int
 ) -> HookedTransformer:
-    """Build the modules, with weights still to be written (`build_model`, a checkpoint)."""
+    """Build the modules, whose weights are still to be written."""
     fields: dict[str, Any] = config.model_dump()
     if config.attn_only:
         del fields["act_fn"]
@@ -263,15 +259,12 @@ def empty_model(
 
 
 def is_zero_bias(name: str) -> bool:
-    """Return whether a parameter is a bias of attention, which is zero and never trained."""
+    """Return whether a parameter is one of attention's biases, which stay zero."""
     return ".attn." in name and name.endswith(ATTENTION_BIASES)
 
 
 def refuse_other_exemplars(model: HookedTransformer, batch: Batch) -> None:
-    """Refuse sequences of other exemplars than the model embeds: equal tokens mean other drawings.
-
-    Nothing is compared where the batch or the model does not say whose tokens these are.
-    """
+    """Refuse sequences of other exemplars than the model embeds, where both are known."""
     own, theirs = getattr(model.embed, "exemplars", None), batch.exemplars
     if own is theirs or not (isinstance(own, Exemplars) and isinstance(theirs, Exemplars)):
         return
@@ -287,49 +280,49 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
+def named_for_model(weights: dict[str, Tensor], features: Tensor) -> dict[str, Tensor]:
+    """Return weights and features by the names that they have in a module with a `model` in it."""
+    named = {f"model.{name}": tensor for name, tensor in weights.items()}
+    return {**named, "model.embed.features": features}
+
+
 def _initialise(model: HookedTransformer, seed: int) -> None:
     for name, parameter in model.named_parameters():
         parameter.fill_(1.0 if name.endswith(".w") else 0.0)  # ".w": gains of norms
     embed_key, label_key, transformer_key, unembed_key = jax_random.split(jax_random.key(seed), 4)
     embed, cfg = model.embed, model.cfg
     assert isinstance(embed, FewShotEmbed)
-    _lecun(embed_key, embed.W_in.T)
-    _small(label_key, embed.W_label.T)
-    _lecun(unembed_key, model.unembed.W_U.T)
+    _draw(embed_key, embed.W_in.T)
+    _draw(label_key, embed.W_label.T, 0.02)
+    _draw(unembed_key, model.unembed.W_U.T)
     keys = jax_random.split(transformer_key, cfg.n_layers + 3)
     if cfg.positional_embedding_type == "standard":
-        _small(keys[0], model.pos_embed.W_pos)
+        _draw(keys[0], model.pos_embed.W_pos, 0.02)
     for block, key in zip(model.blocks, keys[2:], strict=False):
         attention_key, mlp_key = jax_random.split(key)
         _initialise_attention(block.attn, *jax_random.split(attention_key))
         if not cfg.attn_only:
             in_key, out_key = jax_random.split(mlp_key)
-            _lecun(in_key, block.mlp.W_in.T)
-            _lecun(out_key, block.mlp.W_out.T)
+            _draw(in_key, block.mlp.W_in.T)
+            _draw(out_key, block.mlp.W_out.T)
 
 
 def _initialise_attention(attention: Any, qkv_key: jax_random.Key, out_key: jax_random.Key) -> None:
     n_heads, d_model, d_head = attention.W_Q.shape
     qkv = torch.empty(3 * n_heads * d_head, d_model)
-    _lecun(qkv_key, qkv)
+    _draw(qkv_key, qkv)
     parts = einops.rearrange(qkv, "(three head d) model -> three head model d", three=3, d=d_head)
     for weight, part in zip((attention.W_Q, attention.W_K, attention.W_V), parts, strict=True):
         weight.copy_(part)
     out = torch.empty(d_model, n_heads * d_head)
-    _lecun(out_key, out)
+    _draw(out_key, out)
     attention.W_O.copy_(einops.rearrange(out, "model (head d) -> head d model", d=d_head))
 
 
-def _lecun(key: jax_random.Key, weight: Float[Tensor, "fan_out fan_in"]) -> None:
-    """Write a normal that is cut at two sigma and rescaled to variance 1/fan_in."""
-    weight.copy_(_drawn(key, weight) / (TRUNCATION * math.sqrt(weight.shape[1])))
-
-
-def _small(key: jax_random.Key, weight: Float[Tensor, "fan_out fan_in"]) -> None:
-    """Write 0.02 times a normal cut at two sigma: standard deviation 0.0176."""
-    weight.copy_(0.02 * _drawn(key, weight))
-
-
-def _drawn(key: jax_random.Key, like: Tensor) -> Tensor:
-    shape = (like.shape[0], like.shape[1])
-    return torch.from_numpy(jax_random.truncated_normal(jax_random.split(key)[0], shape))
+def _draw(
+    key: jax_random.Key, weight: Float[Tensor, "fan_out fan_in"], scale: float | None = None
+) -> None:
+    """Write a normal that is cut at two sigma, times `scale` or rescaled to variance 1/fan_in."""
+    n_out, n_in = weight.shape
+    drawn = torch.from_numpy(jax_random.truncated_normal(jax_random.split(key)[0], (n_out, n_in)))
+    weight.copy_(drawn * scale if scale else drawn / (TRUNCATION * math.sqrt(n_in)))

@@ -13,8 +13,9 @@ Axes, everywhere in the package:
 import operator
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal, NamedTuple, TypeAlias
+from typing import Annotated, Literal, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +25,8 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from ih_interp._reprs import short_repr
+
+Entry = TypeVar("Entry")
 
 Tokens: TypeAlias = Int[Tensor, "batch pos"]
 """Token ids: the labels first, then every exemplar (`FewShotTask.token`)."""
@@ -51,38 +54,35 @@ MetricName: TypeAlias = Literal[
     "in_context_probability",
     "context_probability",
 ]
-"""What every evaluation measures at the query; `evaluation.QueryMetrics` says how."""
+"""A number that every evaluation measures at the query, as `evaluation.QueryMetrics` defines it."""
 
 
 def expect(value: object, kind: type | tuple[type, ...], what: str, remedy: str = "") -> None:
-    """Raise TypeError in words where another kind of object came than `what` has to be."""
+    """Raise TypeError for another kind of object: "what: expected a Kind, got another; remedy."."""
     if not isinstance(value, kind):
         kinds = kind if isinstance(kind, tuple) else (kind,)
         names = " or ".join(with_article(one.__name__) for one in kinds)
-        came, hint = with_article(type(value).__name__), f"; {remedy}" if remedy else ""
-        raise TypeError(f"{what}: expected {names}, got {came}{hint}.")
+        raise _wrong_kind(value, names, what, remedy)
+
+
+def _wrong_kind(value: object, expected: str, what: str, remedy: str) -> TypeError:
+    came, hint = with_article(type(value).__name__), f"; {remedy}" if remedy else ""
+    return TypeError(f"{what}: expected {expected}, got {came}{hint}.")
 
 
 def integer(value: object, what: str, remedy: str = "") -> int:
-    """Return a whole number of any library as Python's; TypeError in words for anything else.
+    """Return a whole number of any library as Python's; TypeError for True and anything else.
 
-    NumPy's integers are integers, and so are arrays and tensors of no axes. True and False are
-    numbers to Python, and a slip everywhere else.
+    Arrays and tensors without axes are numbers too.
 
     >>> integer(np.int64(5), "n"), integer(torch.tensor(5), "n")
     (5, 5)
     """
-    try:
-        if isinstance(value, bool) or getattr(value, "dtype", None) == torch.bool:
-            raise TypeError
-        if getattr(value, "shape", ()) != ():
-            raise TypeError
-        return operator.index(value)  # pyright: ignore[reportArgumentType]
-    except TypeError:
-        hint = f"; {remedy}" if remedy else ""
-        raise TypeError(
-            f"{what}: expected an integer, got {with_article(type(value).__name__)}{hint}."
-        ) from None
+    is_bool = isinstance(value, bool) or getattr(value, "dtype", None) == torch.bool
+    with suppress(TypeError):
+        if not is_bool and getattr(value, "shape", ()) == ():
+            return operator.index(value)  # pyright: ignore[reportArgumentType]
+    raise _wrong_kind(value, "an integer", what, remedy)
 
 
 def with_article(name: str) -> str:
@@ -92,11 +92,7 @@ def with_article(name: str) -> str:
 
 
 def values_are_known() -> bool:
-    """Return whether tensors' values may be looked at now.
-
-    Inside a trace, a compiler or a transform of functorch (`vmap`, `grad`), what depends on them
-    has no meaning, or no one value.
-    """
+    """Return whether tensors have values now: not in a trace, a compiler or a `vmap` or `grad`."""
     level = torch._C._functorch.maybe_current_level()  # pyright: ignore
     return level is None and get_proxy_mode() is None and not torch.compiler.is_compiling()
 
@@ -115,16 +111,13 @@ class Head(NamedTuple):
     def parse(cls, value: object) -> "Head":
         """Read "L1H3", `(1, 3)` or a row of `np.argwhere`; a ValueError says what came instead."""
         if isinstance(value, str) and len(value) < 20:
-            match = re.fullmatch(r"L(\d+)H(\d+)", value)
-            if match:
+            if match := re.fullmatch(r"L(\d+)H(\d+)", value):
                 return cls(int(match[1]), int(match[2]))
         elif isinstance(value, Sequence | np.ndarray | Tensor) and np.shape(value) == (2,):
-            try:
+            with suppress(TypeError):
                 pair = cls(*(integer(part, "A head") for part in value))
-            except TypeError:
-                pair = cls(-1, -1)
-            if min(pair) >= 0:
-                return pair
+                if min(pair) >= 0:
+                    return pair
         raise ValueError(f'{value!r} is not a head; write "L1H3" or (1, 3), both from zero.')
 
     def __str__(self) -> str:
@@ -143,10 +136,15 @@ def parse_heads(heads: Iterable[object]) -> tuple[Head, ...]:
     """
     if isinstance(heads, str | Head):
         raise ValueError(f'heads={heads}: expected a list; write ["{heads}"].')
-    parsed = tuple(map(Head.parse, heads))
-    if len(set(parsed)) < len(parsed):
-        raise ValueError(f"heads={', '.join(map(str, parsed))}: expected each head once.")
-    return parsed
+    return once_each(map(Head.parse, heads), "heads")
+
+
+def once_each(values: Iterable[Entry], name: str) -> tuple[Entry, ...]:
+    """Return the values of an argument or a field; ValueError where one came twice."""
+    given = tuple(values)
+    if len(set(given)) < len(given):
+        raise ValueError(f"{name}={', '.join(map(str, given))}: expected each once.")
+    return given
 
 
 HeadField: TypeAlias = Annotated[Head, BeforeValidator(Head.parse), PlainSerializer(str)]
@@ -162,7 +160,7 @@ def as_indices(values: Tensor, what: str) -> Int[Tensor, "..."]:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where exemplars, labels and the query stand in `x1 l1 x2 l2 ... xq`.
+    """The places of exemplars, labels and the query in `x1 l1 x2 l2 ... xq`.
 
     >>> Layout(n_pairs=2).labels, Layout(n_pairs=2).query
     ((1, 3), 4)
@@ -172,12 +170,12 @@ class Layout:
 
     @classmethod
     def of(cls, tokens: Tensor) -> "Layout":
-        """The layout of sequences `[..., pos]`."""
+        """Return the layout of sequences `[..., pos]`."""
         n_positions = tokens.shape[-1]
         if n_positions < 3 or n_positions % 2 == 0:
             raise ValueError(
-                f"Sequences of {n_positions} tokens are not pairs and a query: "
-                "an odd number of at least 3 was expected, x1 l1 ... xq."
+                f"Sequences of {n_positions} tokens are not pairs and a query: expected an odd "
+                "number of at least 3, x1 l1 ... xq."
             )
         return cls(n_pairs=n_positions // 2)
 
@@ -206,15 +204,14 @@ class Layout:
 class Batch:
     """Sequences and the query's label, which is never an input.
 
-    A batch that a task drew knows whose exemplars its tokens number: functions refuse a model that
-    embeds others, of which the same tokens mean other drawings.
+    A batch that a task drew knows its exemplars: functions refuse a model that embeds others.
     """
 
     tokens: Integer[Tensor, "batch pos"]
     """Whole numbers of any width, which become int64: to torch, uint8 is a mask."""
     target: Integer[Tensor, " batch"]
     exemplars: object = field(default=None, repr=False, compare=False)
-    """The task's `Exemplars`; None where nobody said."""
+    """The task's `Exemplars`; None where they are unknown."""
 
     def __post_init__(self) -> None:
         for name, value in (("tokens", self.tokens), ("target", self.target)):
@@ -228,7 +225,7 @@ class Batch:
         if self.tokens.ndim != 2 or self.target.shape != self.tokens.shape[:1]:
             raise ValueError(
                 f"tokens have shape {tuple(self.tokens.shape)} and target "
-                f"{tuple(self.target.shape)}; [batch, pos] and [batch] were expected."
+                f"{tuple(self.target.shape)}: expected [batch, pos] and [batch]."
             )
 
     @property
@@ -242,7 +239,7 @@ class Batch:
 
     @property
     def correct(self) -> Bool[Tensor, "batch pair"]:
-        """Which context labels equal the target."""
+        """True for the context labels that equal the target."""
         return self.context_labels == self.target[:, None]
 
     def to(self, device: str) -> "Batch":
@@ -255,15 +252,13 @@ class Batch:
         try:
             return replace(self, tokens=self.tokens[rows], target=self.target[rows])
         except IndexError as error:
-            raise IndexError(
-                f"batch[rows]: a slice, or rows of {len(self)} as int64 or bool, were expected: "
-                f"{error}."
-            ) from error
+            what = f"a slice, or rows of {len(self)} as int64 or bool"
+            raise IndexError(f"batch[rows]: expected {what}: {error}.") from error
 
     def split(self, size: int) -> "list[Batch]":
-        """Consecutive batches of at most `size` sequences; ValueError where there are none."""
+        """Return consecutive batches of at most `size` sequences; ValueError if there are none."""
         if integer(size, "size") < 1:
-            raise ValueError(f"size={size}: at least one sequence was expected.")
+            raise ValueError(f"size={size}: expected at least 1.")
         if len(self) == 0:
             raise ValueError("There are no sequences in this batch; give at least one.")
         return [self[start : start + size] for start in range(0, len(self), size)]

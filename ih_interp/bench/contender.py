@@ -103,7 +103,7 @@ def matrix_flops(fleet: Fleet, *, compiled: bool) -> float:
     model, clamps = build_model(fleet.runs[0].task, config.model), in_order(config.clamps)
     graph = trace_update(model, clamps, config.optimiser, fleet.state, inputs)
     with FlopCounterMode(display=False) as counted, torch.no_grad():
-        graph(*fleet.state.clone().flat, *inputs.flat)
+        graph(*fleet.state.map(torch.clone).flat, *inputs.flat)
     return float(counted.get_total_flops())
 
 

@@ -5,74 +5,46 @@ with ih.clamped(model, [ablate], batch):
     logits = model(batch.tokens)
 """
 
+# pyright: reportUnusedImport=false
+
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, TypeAlias
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from ih_interp._config_base import explain
-from ih_interp.clamps.ablation import AblateEmbedding as AblateEmbedding, AblateHeads as AblateHeads
+from ih_interp.clamps.activations import AblateEmbedding, AblateHeads, Preserve
 from ih_interp.clamps.attention import (
-    AttendLabelsOnly as AttendLabelsOnly,
-    AttentionTemperature as AttentionTemperature,
-    ForbidPreviousToken as ForbidPreviousToken,
-    InductionAttention as InductionAttention,
-    PreviousTokenAttention as PreviousTokenAttention,
-    SimilarityAttention as SimilarityAttention,
+    AttendLabelsOnly,
+    AttentionTemperature,
+    ForbidPreviousToken,
+    InductionAttention,
+    PreviousTokenAttention,
+    SimilarityAttention,
 )
-from ih_interp.clamps.base import (
-    AbstractClamp as AbstractClamp,
-    Setting as Setting,
-    Shape as Shape,
-    Site as Site,
-    keep_only as keep_only,
-)
-from ih_interp.clamps.context import (
-    ClampUnchangedWarning as ClampUnchangedWarning,
-    check as check,
-    clamped as clamped,
-    in_order as in_order,
-)
-from ih_interp.clamps.grafts import GraftIn as GraftIn, GraftOut as GraftOut
-from ih_interp.clamps.preserve import Preserve as Preserve
-from ih_interp.clamps.schedules import (
-    Always as Always,
-    always as always,
-    during as during,
-    from_level as from_level,
-    pulses as pulses,
-    ramp as ramp,
-)
+from ih_interp.clamps.base import AbstractClamp, Setting, Shape, Site, keep_only
+from ih_interp.clamps.context import ClampUnchangedWarning, check, clamped, in_order
+from ih_interp.clamps.grafts import GraftIn, GraftOut
+from ih_interp.clamps.schedules import Always, always, during, from_level, pulses, ramp
 from ih_interp.clamps.subcircuits import (
-    CopyFromAttention as CopyFromAttention,
-    PerfectLayerOne as PerfectLayerOne,
-    PerfectMatchAndCopy as PerfectMatchAndCopy,
-    a_alone as a_alone,
-    b_alone as b_alone,
-    c_alone as c_alone,
-    copy as copy,
-    layer_one as layer_one,
-    match as match,
+    CopyFromAttention,
+    PerfectLayerOne,
+    PerfectMatchAndCopy,
+    a_alone,
+    b_alone,
+    c_alone,
+    copy,
+    layer_one,
+    match,
 )
 from ih_interp.types import expect
 
-Clamp: TypeAlias = Annotated[
-    AblateEmbedding
-    | AblateHeads
-    | AttendLabelsOnly
-    | AttentionTemperature
-    | CopyFromAttention
-    | ForbidPreviousToken
-    | GraftIn
-    | GraftOut
-    | InductionAttention
-    | PerfectLayerOne
-    | PerfectMatchAndCopy
-    | Preserve
-    | PreviousTokenAttention
-    | SimilarityAttention,
-    Field(discriminator="kind"),
-]
+_OfActivations: TypeAlias = AblateEmbedding | AblateHeads | Preserve | GraftIn | GraftOut
+_OfScores: TypeAlias = AttendLabelsOnly | AttentionTemperature | ForbidPreviousToken
+_OfPatterns: TypeAlias = InductionAttention | PreviousTokenAttention | SimilarityAttention
+_OfSubcircuits: TypeAlias = CopyFromAttention | PerfectLayerOne | PerfectMatchAndCopy
+_Any: TypeAlias = _OfActivations | _OfScores | _OfPatterns | _OfSubcircuits
+Clamp: TypeAlias = Annotated[_Any, Field(discriminator="kind")]
 """Any clamp; `kind` says which in JSON."""
 
 _ONE: TypeAdapter[AbstractClamp] = TypeAdapter(Clamp)
@@ -83,7 +55,7 @@ def parse(values: Iterable[Mapping[str, Any] | AbstractClamp]) -> tuple[Abstract
 
     Raises ValueError that names the clamp, the field, the value and what was expected.
     """
-    expect(values, Iterable, "What parse reads", "write a list of JSON objects")
+    expect(values, Iterable, "values", "write a list of JSON objects")
     if isinstance(values, Mapping | AbstractClamp):
         raise ValueError(f"parse reads a list of clamps and one came alone; write [{values!r}].")
     clamps: list[AbstractClamp] = []
@@ -92,14 +64,14 @@ def parse(values: Iterable[Mapping[str, Any] | AbstractClamp]) -> tuple[Abstract
             given = isinstance(value, AbstractClamp)
             clamps.append(value if given else _ONE.validate_python(dict(value)))
         except (ValueError, TypeError) as error:
-            read = isinstance(error, ValidationError)
-            why = explain(error) if read else f"{value!r} is no JSON object"
+            invalid = isinstance(error, ValidationError)
+            why = explain(error) if invalid else f"expected a JSON object, got {value!r}."
             raise ValueError(f"Clamp number {number} cannot be read: {why}") from error
     return tuple(clamps)
 
 
 def dump(clamps: Iterable[AbstractClamp]) -> list[dict[str, Any]]:
-    """Return JSON values that `parse` reads back as equal clamps; ValueError for own classes."""
+    """Return JSON values that `parse` reads back; ValueError for clamps of the user's classes."""
     given = list(clamps)
     for clamp in given:
         clamp.refuse_own()
@@ -107,9 +79,6 @@ def dump(clamps: Iterable[AbstractClamp]) -> list[dict[str, Any]]:
 
 
 def __dir__() -> list[str]:
-    ours = (
-        name
-        for name, value in globals().items()
-        if str(getattr(value, "__module__", "")).startswith("ih_interp.clamps")
-    )
+    modules = {name: str(getattr(value, "__module__", "")) for name, value in globals().items()}
+    ours = (name for name, module in modules.items() if module.startswith("ih_interp.clamps"))
     return sorted(["Clamp", *(name for name in ours if not name.startswith("_"))])

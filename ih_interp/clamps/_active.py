@@ -25,10 +25,9 @@ class _Off:
 
 @dataclass(eq=False)
 class _OurHook:
-    """A hook of PyTorch's on one module; not on copies of it, pickled or not.
+    """A hook of PyTorch's on one module, and not on copies of it, pickled or not.
 
-    It is none of TransformerLens's: `model.reset_hooks` would take those off, and they act on
-    copies too.
+    TransformerLens's own hooks act on copies too, and `model.reset_hooks` takes them off.
     """
 
     name: str
@@ -44,7 +43,7 @@ class _OurHook:
         return (_Off, ())
 
     def is_on(self, model: HookedTransformer) -> bool:
-        """Return whether the model's module is still that one, and has the hook."""
+        """Return whether the model still has the module, and the module this hook."""
         hooks: Any = self.handle.hooks_dict_ref()
         here: Any = model
         for part in self.name.split("."):
@@ -59,11 +58,11 @@ class Active:
     clamp: AbstractClamp
     given: list[Hook]
     is_bound: bool = False
-    """Whether it was made for a batch, and refuses other sequences."""
+    """Whether it was made for a batch and refuses other sequences."""
     is_off: bool = False
-    """Whether a clamp of the user's own is off now, by its schedule."""
+    """Whether it is a clamp of the user's own that its schedule has off now."""
     is_paused: bool = False
-    """Whether the model runs without it: for a pass that another clamp reads."""
+    """Whether the model runs without it, for a pass that another clamp reads."""
     fired: set[str] = field(default_factory=set[str])
     changed: bool = False
     placed: list[_OurHook] = field(default_factory=list[_OurHook])
@@ -102,20 +101,19 @@ class Active:
             return None
         before = _version(output)
         result = function(output, hook=module)
-        if _version(output) != before:  # a function of the user's wrote into the activation
-            self.changed = True
+        self.changed |= _version(output) != before  # a function of the user's may write into it
         if result is None:
             return None
         if not _is_like(result, output):
-            shape = getattr(result, "shape", ())
             raise ValueError(
                 f"{self.clamp} gives {getattr(result, 'dtype', type(result).__name__)} of shape "
-                f"{tuple(shape)} at {name}: expected None, or a floating-point tensor like the "
-                f"activation, of shape {tuple(output.shape)} on {output.device}."
+                f"{tuple(getattr(result, 'shape', ()))} at {name}: expected None, or a floating-"
+                f"point tensor like the activation, of shape {tuple(output.shape)} on "
+                f"{output.device}."
             )
-        if not self.changed:
-            same = values_are_known() and torch.equal(result.detach(), output.detach())
-            self.changed = not same
+        self.changed = self.changed or not (
+            values_are_known() and torch.equal(result.detach(), output.detach())
+        )
         return result
 
 
@@ -129,15 +127,12 @@ def active(model: HookedTransformer) -> tuple[Active, ...]:
 
 
 def pass_size(model: HookedTransformer, n_sequences: int, most: int) -> int:
-    """Return how many of `n_sequences` go through one pass: at most so many.
-
-    Clamps on the model that were made for a batch refuse parts of it: under them it stays whole.
-    """
+    """Return how many sequences go through one pass: all, under clamps made for a batch."""
     return n_sequences if any(one.is_bound for one in active(model)) else most
 
 
 def refuse_removed(model: HookedTransformer) -> None:
-    """Refuse clamps of which a hook was taken off inside their block, or its module replaced."""
+    """Refuse clamps that lost a hook inside their block, or the module that it is on."""
     for one in active(model):
         gone = [hook.name for hook in one.placed if not hook.is_on(model)]
         if gone:
@@ -154,7 +149,7 @@ def activated(model: HookedTransformer, added: Sequence[Active]) -> Generator[No
     _ACTIVE[model] = (*active(model), *added)
     try:
         yield
-    finally:  # blocks that are left in another order than they were entered keep their own
+    finally:  # blocks may be left in another order than they were entered
         _ACTIVE[model] = tuple(one for one in active(model) if one not in added)
 
 
@@ -181,7 +176,7 @@ def unclamped(
 ) -> dict[str, Tensor]:
     """Return activations of a pass without clamps, with their graph unless gradient is "block".
 
-    `layers` are the first one that runs and the one before which the pass stops.
+    `layers` are the first that runs, and the one before which the pass stops.
     """
     refuse_other_names(model)
     kept: dict[str, Tensor] = {}
@@ -196,9 +191,8 @@ def unclamped(
 
 def weights_of(model: HookedTransformer) -> list[tuple[Tensor, int]]:
     """Return a model's weights, and how often each was written into."""
-    modules = map(vars, parts_of(model))
-    found = [p for own in modules for p in own["_parameters"].values() if p is not None]
-    return [(p, _version(p)) for p in found]
+    found = (p for module in parts_of(model) for p in vars(module)["_parameters"].values())
+    return [(p, _version(p)) for p in found if p is not None]
 
 
 def _refuse_other_pass(
@@ -209,19 +203,17 @@ def _refuse_other_pass(
 ) -> None:
     """Refuse other sequences than the batch's, and other weights than a clamp has read."""
     (tokens,) = inputs
-    now = [] if read is None else weights_of(model)
-    if read is not None and not (
-        len(read) == len(now)
-        and all(p is q and n == m for (p, n), (q, m) in zip(read, now, strict=True))
-    ):
-        raise ValueError(
-            "A clamp has read a pass with the weights that the model had when clamped() was "
-            "entered, and now it has others: enter clamped() anew after every change."
-        )
+    if read is not None:
+        then, now = ([(id(p), n) for p, n in found] for found in (read, weights_of(model)))
+        if then != now:
+            raise ValueError(
+                "A clamp has read a pass with the weights that the model had when clamped() was "
+                "entered, and now it has others: enter clamped() anew after every change."
+            )
     if torch._C._functorch.is_functorch_wrapped_tensor(tokens):  # pyright: ignore
         raise ValueError(
-            "These clamps were made for a batch, and inside vmap its tokens cannot be compared "
-            "with it: map over weights alone, and run the model on batch.tokens."
+            "These clamps were made for a batch, with which tokens inside vmap cannot be "
+            "compared: map over weights alone, and run the model on batch.tokens."
         )
     if tokens.shape != own.shape or not torch.equal(tokens.to(own.device).long(), own):
         raise ValueError(
@@ -236,7 +228,7 @@ def _version(tensor: Tensor) -> int:
 
 
 def _is_like(result: object, output: Tensor) -> bool:
-    """Return whether a hook's result may stand in the place of an activation."""
+    """Return whether a hook's result may replace an activation."""
     return (
         isinstance(result, Tensor)
         and result.shape == output.shape

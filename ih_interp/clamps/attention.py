@@ -59,9 +59,10 @@ class PreviousTokenAttention(PreviousTokenClamp):
     """Attention weight on the previous token."""
 
     def hooks(self, setting: Setting) -> list[Hook]:
-        function = self.on_rows(hooks.previous_token_attention)
-        strength = setting.tensors["strength"]
-        return self.at_each_layer(setting, "hook_pattern", function, strength=strength)
+        hook = self.on_rows(hooks.previous_token_attention)
+        return self.at_each_layer(
+            setting, "hook_pattern", hook, strength=setting.tensors["strength"]
+        )
 
 
 class ForbidPreviousToken(PreviousTokenClamp):
@@ -71,8 +72,8 @@ class ForbidPreviousToken(PreviousTokenClamp):
     sets = "scores:previous"
 
     def hooks(self, setting: Setting) -> list[Hook]:
-        function = self.on_rows(hooks.forbid_previous_token)
-        return self.at_each_layer(setting, "hook_attn_scores", function)
+        hook = self.on_rows(hooks.forbid_previous_token)
+        return self.at_each_layer(setting, "hook_attn_scores", hook)
 
 
 class QueryClamp(HeadClamp):
@@ -126,7 +127,7 @@ class SimilarityAttention(QueryClamp):
     kind: Literal["match_attention"] = "match_attention"
     numbers = ("temperature",)
     temperature: Temperature = Field(default=0.0, ge=0)
-    """By which cosines are divided before the softmax; 0 takes the most alike alone."""
+    """Divides cosines before the softmax; 0 takes the most alike alone."""
 
     def structure(self) -> Any:
         return {**super().structure(), "hard": self.temperature == 0}
@@ -145,7 +146,7 @@ class AttentionTemperature(HeadClamp):
     rows = ROLES
     numbers = ("temperature",)
     temperature: Temperature = Field(gt=0)
-    """By which scores are divided; very large ones make attention uniform."""
+    """Divides scores; very large ones make attention uniform."""
 
     def hooks(self, setting: Setting) -> list[Hook]:
         function, temperature = hooks.attention_temperature, setting.tensors["temperature"]
@@ -168,7 +169,7 @@ class AttendLabelsOnly(HeadClamp):
 def similarity(setting: Setting, batch: Batch) -> Float[Tensor, "batch pair"]:
     """Return the cosine of every context exemplar's raw features with the query's, in [-1, 1].
 
-    That of half-precision features is in float32: with three digits, different exemplars would tie.
+    It is at least float32: with the digits of half precision, different exemplars would tie.
     """
     embed, layout = setting.embed, batch.layout
     context = hooks.widened(embed.rows(batch.tokens[:, list(layout.exemplars)]))

@@ -1,11 +1,11 @@
-"""What a clamp is: an intervention as data, which gives hook functions for a model and a batch."""
+"""The base of clamps: interventions as data, which give hook functions for a model and a batch."""
 
 import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Bool
@@ -18,7 +18,7 @@ from ih_interp._config_base import Frozen
 from ih_interp._reprs import short_repr
 from ih_interp.clamps.schedules import Always, Schedule
 from ih_interp.model import FewShotEmbed
-from ih_interp.types import Batch, Head, HeadField
+from ih_interp.types import Batch, Entry, Head, HeadField, HeadName, expect, once_each
 
 HookFunction: TypeAlias = Callable[..., Tensor | None]
 Hook: TypeAlias = tuple[str, HookFunction]
@@ -68,7 +68,7 @@ class Setting:
 
     @property
     def sequences(self) -> Batch:
-        """The batch; ValueError where none was given."""
+        """The batch; ValueError where there is none."""
         if self.batch is None:
             raise ValueError("This clamp depends on the sequences: pass the batch to clamped().")
         return self.batch
@@ -88,11 +88,11 @@ def few_shot_embed(model: HookedTransformer) -> FewShotEmbed:
 
 
 class AbstractClamp(Frozen):
-    """A named intervention. Fields are JSON; `hooks` says what it does."""
+    """A named intervention: its fields are JSON, and `hooks` gives the functions that do it."""
 
     needs_batch: ClassVar[bool] = False
     reads_pass: ClassVar[bool] = False
-    """Whether `hooks` runs a pass without clamps: it holds for the weights of that moment."""
+    """Whether `hooks` runs a pass without clamps, which holds for the weights of that moment."""
 
     kind: str
     """Which clamp it is, in JSON."""
@@ -132,12 +132,12 @@ class AbstractClamp(Frozen):
 
     @property
     def is_own(self) -> bool:
-        """Whether a user wrote the class: it acts as it does, but no file can name it."""
+        """Whether a user wrote the class, which no file can name."""
         return not type(self).__module__.startswith("ih_interp.clamps.")
 
     @property
     def is_scheduled(self) -> bool:
-        """Whether the clamp has a gate; one that is always on does without."""
+        """Whether the clamp has a gate, as all but those that are always on."""
         return not isinstance(self.schedule, Always)
 
     def prepare(self, model: HookedTransformer) -> None:
@@ -148,11 +148,11 @@ class AbstractClamp(Frozen):
 
     @property
     def identity(self) -> "AbstractClamp":
-        """What its numbers depend on: without the places of files of which it knows the digest."""
+        """What its numbers depend on: no places of files whose digests it knows."""
         return self
 
     def pinned(self) -> "AbstractClamp":
-        """Return the same clamp with digests of the files that it reads, for a run to record."""
+        """Return the clamp with digests of the files that it reads, for a run to record."""
         return self
 
     def refuse_own(self) -> None:
@@ -164,27 +164,25 @@ class AbstractClamp(Frozen):
             )
 
     def __str__(self) -> str:
-        """Kind and the fields that differ from their defaults."""
+        """Return the kind and the fields that differ from their defaults."""
         fields = self.model_dump(mode="json", exclude_defaults=True, exclude={"kind"})
         return f"{self.kind}({', '.join(f'{name}={value}' for name, value in fields.items())})"
 
 
 def hooks_of(clamp: AbstractClamp, setting: Setting) -> list[Hook]:
-    """Return what a clamp's `hooks` gives; TypeError where a user's own kind gives no hooks."""
+    """Return a clamp's hooks; TypeError where a user's own kind gives anything else."""
     given: Any = clamp.hooks(setting)
     pairs = list(given) if isinstance(given, Iterable) else [given]
     for pair in pairs if clamp.is_own else ():
         try:
             name, function = pair
             inspect.signature(function).bind(None, hook=None)
-            is_hook = isinstance(name, str)
-        except (TypeError, ValueError):
-            is_hook = False
-        if not is_hook:
+            expect(name, str, "name")
+        except (TypeError, ValueError) as error:
             raise TypeError(
                 f"hooks() of {clamp} gives {pair!r}: expected pairs of a hook point's name and a "
                 'function of (activation, hook), [("blocks.1.attn.hook_z", halve)].'
-            )
+            ) from error
     return pairs
 
 
@@ -209,22 +207,17 @@ def hooks_of_all(
 
 
 def _a_list(values: object, info: Any) -> object:  # of a protocol, which beartype cannot check
-    """Refuse one entry without a list around it, which would be read letter by letter, and none."""
+    """Refuse an empty list, and one entry alone, which would be read letter by letter."""
     if isinstance(values, str | Head) or (isinstance(values, Sequence) and not len(values)):
         raise ValueError(f"{info.field_name}={values!r}: expected a list with at least one entry.")
     return values
 
 
-def _once_each(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    if len(set(values)) < len(values):
-        raise ValueError(f"{', '.join(map(str, values))}: expected each once, one came twice.")
-    return tuple(sorted(values))
+def _once(values: tuple[Any, ...], info: Any) -> tuple[Any, ...]:
+    return tuple(sorted(once_each(values, info.field_name)))
 
 
-Entry = TypeVar("Entry")
-OnceEach: TypeAlias = Annotated[
-    tuple[Entry, ...], BeforeValidator(_a_list), AfterValidator(_once_each)
-]
+OnceEach: TypeAlias = Annotated[tuple[Entry, ...], BeforeValidator(_a_list), AfterValidator(_once)]
 """At least one entry, none twice; they are sorted."""
 
 
@@ -234,7 +227,7 @@ class HeadClamp(AbstractClamp):
     sets: ClassVar[str] = ""
     """What it sets of its heads, as a `Site` names it."""
     rows: ClassVar[tuple[Role, ...]] = ()
-    """In which rows of the pattern or the scores; () where there are none."""
+    """The rows of the pattern or the scores that it sets; () where there are none."""
     numbers: ClassVar[tuple[str, ...]] = ()
     """Fields that may differ between runs which share one trace."""
 
@@ -290,7 +283,7 @@ def head_mask(heads: Sequence[Head], shape: Shape) -> Bool[Tensor, "layer head"]
     return chosen
 
 
-def keep_only(*heads: str | tuple[int, int] | Head, n_heads: int) -> tuple[Head, ...]:
+def keep_only(*heads: HeadName, n_heads: int) -> tuple[Head, ...]:
     """Return all other heads of the given heads' layers, `n_heads` each, to be ablated.
 
     >>> [str(head) for head in keep_only("L1H2", n_heads=4)]

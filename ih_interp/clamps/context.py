@@ -1,4 +1,4 @@
-"""`clamped`: clamps on a model for one batch, and off again at the end of the block."""
+"""`clamped`, which puts clamps on a model for one block of code."""
 
 import itertools
 import warnings
@@ -10,11 +10,10 @@ from torch.utils._pytree import tree_map
 from transformer_lens import HookedTransformer
 
 from ih_interp.clamps._active import Active, activated, active, refuse_removed
-from ih_interp.clamps._conflicts import refuse_conflicts
 from ih_interp.clamps.base import EMBEDDING, AbstractClamp, Setting, Shape, Site, hooks_of
 from ih_interp.clamps.schedules import Metrics
 from ih_interp.model import refuse_other_exemplars
-from ih_interp.types import Batch, expect, integer
+from ih_interp.types import Batch, Head, expect, integer
 
 ORDER = (
     "preserve",
@@ -36,17 +35,17 @@ ORDER = (
 
 
 class ClampUnchangedWarning(UserWarning):
-    """A warning of a clamp that was applied where every activation was so already."""
+    """A warning that a clamp set every activation to the value that it had."""
 
 
 def in_order(clamps: Sequence[AbstractClamp]) -> tuple[AbstractClamp, ...]:
-    """Return clamps in the order in which their hooks are added: a user's own kinds come last."""
+    """Return clamps in the order in which their hooks are added, a user's own kinds last."""
     place = {kind: number for number, kind in enumerate(ORDER)}
     return tuple(sorted(clamps, key=lambda clamp: place.get(clamp.kind, len(ORDER))))
 
 
 def _refuse_no_clamps(clamps: object) -> None:
-    """Raise TypeError where something other than a list of clamps came, as one clamp alone."""
+    """Raise TypeError for anything but a list of clamps, one clamp alone included."""
     remedy = "write [ih.clamps.match('L1H3')]; ih.clamps.parse reads JSON"
     if isinstance(clamps, AbstractClamp):
         raise TypeError(f"clamps={clamps}: expected a list and one clamp came; write [clamp].")
@@ -84,6 +83,44 @@ def _refuse_sites(clamp: AbstractClamp, shape: Shape) -> None:
             )
 
 
+def refuse_conflicts(clamps: Sequence[AbstractClamp], shape: Shape) -> None:
+    """Raise ValueError where two clamps set one thing, or one makes another void throughout."""
+    for one, other in itertools.combinations(clamps, 2):
+        for site in sorted(one.sites(shape) & other.sites(shape), key=str):
+            raise ValueError(
+                f"Two clamps set the {_place(site)}: {one} and {other}. "
+                "The later would win in silence, whatever their schedules are; drop one."
+            )
+    for one, other in itertools.permutations(clamps, 2):
+        # A clamp with a schedule is off for a time, in which the other one acts.
+        if not other.is_scheduled and (why := _void(one, other, shape)):
+            raise ValueError(f"{one} is void{why}. Drop one.")
+
+
+def _place(site: Site) -> str:
+    where = f"layer {site.layer}" if site.head is None else str(Head(site.layer, site.head))
+    return f"{site.what} of {where}" + (f", {site.row} rows" if site.row else "")
+
+
+def _void(one: AbstractClamp, by: AbstractClamp, shape: Shape) -> str | None:
+    """Return why nothing that `one` sets reaches the output under `by`; None if it does."""
+    sites, others = sorted(one.sites(shape), key=str), by.sites(shape)
+    for site in sites:
+        pattern = site._replace(what="pattern")
+        set_after = {pattern, Site("preserved pattern", site.layer)} & others
+        if site.what.startswith("scores:") and set_after:
+            return f": {by} sets the {_place(pattern)}, which the scores no longer reach"
+    read = {site.layer for site in others if site.what == "scores read"}
+    for site in sites:
+        if site.what == "pattern" and site.layer in read:
+            return f": {by} reads scores, which no {_place(site)} changes"
+    cut = sorted({site.layer for site in sites} & set(by.voids(shape)))
+    if cut and one.kind != "preserve":  # it holds every layer, and the others still matter
+        where = ", ".join("the embedding" if layer < 0 else f"layer {layer}" for layer in cut)
+        return f" at {where}: under {by} nothing there reaches the output"
+    return None
+
+
 @contextmanager
 def clamped(
     model: HookedTransformer,
@@ -95,16 +132,16 @@ def clamped(
 ) -> Generator[HookedTransformer]:
     """Run `model` on `batch.tokens` under clamps inside this block; leaving it restores the model.
 
-    Gradients flow. Hooks of others stay, and caches made inside see clamped values. A copy of the
-    model made inside is free, and `model.reset_hooks` takes off hooks of others only. `step`
-    places clamps with a schedule in time; `from_level` also reads `metrics`, the rows of a run's
-    metrics, `run.metrics.to_dict("records")`. Passes that a clamp reads from run first, without any
-    clamps. Blocks may be nested, and then act as one block with the clamps of all.
+    Gradients flow. Other hooks stay, `model.reset_hooks` takes off only those, and caches made
+    inside see clamped values; a copy of the model made inside is free. `step` is the update that
+    schedules are at; `from_level` also reads `metrics`, the rows of a run's metrics,
+    `run.metrics.to_dict("records")`. Passes that a clamp reads run first, without any clamps.
+    Nested blocks act as one block with the clamps of all.
 
     Raises ValueError, before anything is changed, for heads or layers that the model lacks, clamps
-    that set the same thing or make each other void, in this block and those around it, a missing
-    batch, step or metrics; during the block, where a clamp depends on the sequences, for others
-    than the batch's; at its end for a clamp whose hooks never fired, or were taken off before.
+    that set the same thing or make each other void (in this block and those around it), and a
+    missing batch, step or metrics; during the block for other sequences than the batch's, where a
+    clamp depends on them; at its end for a clamp whose hooks never fired or were taken off before.
     Warns (`ClampUnchangedWarning`) of a clamp that changed nothing.
     """
     expect(model, HookedTransformer, "The model", "a run's is run.model(step)")
@@ -154,14 +191,14 @@ def _ready(
     return Active(
         clamp,
         hooks_of(clamp, Setting(model, batch, tensors, gate)),
-        # A clamp of the user's own may have read the batch without saying so.
+        # A clamp of the user's own may read the batch without declaring it.
         is_bound=batch is not None and (clamp.needs_batch or clamp.is_own),
         is_off=clamp.is_own and gate == 0,
     )
 
 
 def _refuse_wrong_order(outer: Sequence[Active], inner: Sequence[Active]) -> None:
-    """Refuse what one block would have put before hooks of an outer one, which come first here."""
+    """Refuse clamps whose hooks, in one block, would come before those of an outer block."""
     for early, late in itertools.product(inner, outer):
         shared = sorted(early.points & late.points)
         if shared and in_order([late.clamp, early.clamp])[0] is early.clamp:

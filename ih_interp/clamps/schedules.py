@@ -14,6 +14,12 @@ Metrics: TypeAlias = Sequence[Mapping[str, Any]]
 """Rows of a run's metrics: `step`, `split`, and one column per metric."""
 
 
+def _refuse_early_stop(schedule: Any) -> Any:
+    if schedule.stop is not None and schedule.stop <= schedule.start:
+        raise ValueError(f"stop={schedule.stop}: expected more than start={schedule.start}.")
+    return schedule
+
+
 class Always(Frozen):
     """A schedule that is on throughout, without the arithmetic of a gate."""
 
@@ -24,7 +30,7 @@ class Always(Frozen):
 
 
 class During(Frozen):
-    """A schedule that is on for updates `start <= step < stop`; None leaves that side open."""
+    """A schedule that is on for updates `start <= step < stop`; without `stop` it never ends."""
 
     kind: Literal["during"] = "during"
     start: int = Field(default=0, ge=0)
@@ -32,21 +38,16 @@ class During(Frozen):
     stop: int | None = Field(default=None, ge=1)
     """The first update without it again; None for none."""
 
-    @model_validator(mode="after")
-    def _ordered(self) -> "During":
-        if self.stop is not None and self.stop <= self.start:
-            raise ValueError(f"stop={self.stop} must come after start={self.start}.")
-        return self
+    _ordered = model_validator(mode="after")(_refuse_early_stop)
 
     def gate(self, step: int, metrics: Metrics | None = None) -> float:
         return float(self.start <= step and (self.stop is None or step < self.stop))
 
 
 class Pulses(Frozen):
-    """A schedule that is on for the first `duty` share of every `period` updates.
+    """A schedule that is on for the first `max(1, round(duty * period))` of `period` updates.
 
-    The share is rounded, to one update at least. An evaluation has the gate of its step: evaluated
-    every multiple of `period` updates, a run is only ever seen under the pulse.
+    An evaluation has the gate of its step: at multiples of `period` alone it only sees the pulse.
     """
 
     kind: Literal["pulses"] = "pulses"
@@ -60,7 +61,7 @@ class Pulses(Frozen):
 
 
 class Ramp(Frozen):
-    """A straight line from `low` at `start` to `high` at `stop`, flat on both sides."""
+    """A schedule that goes straight from `low` at `start` to `high` at `stop`, flat outside."""
 
     kind: Literal["ramp"] = "ramp"
     start: int = Field(ge=0)
@@ -72,11 +73,7 @@ class Ramp(Frozen):
     high: float = Field(default=1.0, ge=0, le=1)
     """The gate from `stop` on; below `low` the clamp is taken off little by little."""
 
-    @model_validator(mode="after")
-    def _ordered(self) -> "Ramp":
-        if self.stop <= self.start:
-            raise ValueError(f"stop={self.stop} must come after start={self.start}.")
-        return self
+    _ordered = model_validator(mode="after")(_refuse_early_stop)
 
     def gate(self, step: int, metrics: Metrics | None = None) -> float:
         share = min(1.0, max(0.0, (step - self.start) / (self.stop - self.start)))
@@ -84,21 +81,21 @@ class Ramp(Frozen):
 
 
 class FromLevel(Frozen):
-    """On from update s + 1, ever after, if the evaluation at step s found a metric past a level.
+    """A schedule that is on, ever after, once an evaluation found a metric past a level.
 
-    The evaluation at step s comes after s updates and before update s, and both have the same gate:
-    it depends on the evaluations before s only.
+    An evaluation at step s comes after s updates, and switches it on from update s + 1: the gate of
+    a step depends on evaluations of earlier steps only.
     """
 
     kind: Literal["from_level"] = "from_level"
     metric: MetricName = "loss"
-    """Which metric is waited for, as `evaluation.QueryMetrics` defines it."""
+    """The metric that is waited for, as `evaluation.QueryMetrics` defines it."""
     split: Split = "train"
-    """On which evaluation set."""
+    """The evaluation set that it is measured on."""
     below: float | None = None
-    """The level that it has to fall below."""
+    """The level below which it must fall."""
     above: float | None = None
-    """The level that it has to rise above; exactly one of the two is given."""
+    """The level above which it must rise; exactly one of the two is given."""
 
     @model_validator(mode="after")
     def _one_side(self) -> "FromLevel":
@@ -109,7 +106,7 @@ class FromLevel(Frozen):
         above_fits = self.above is None or 0 <= self.above < most
         if not (below_fits and above_fits):
             level = f"above {self.above}" if self.below is None else f"below {self.below}"
-            raise ValueError(f"{self.metric} lies in [0, {most:g}]: {level} is never, or always.")
+            raise ValueError(f"{self.metric} is in [0, {most:g}]: {level} is never or always true.")
         return self
 
     def gate(self, step: int, metrics: Metrics | None = None) -> float:
@@ -130,11 +127,8 @@ class FromLevel(Frozen):
         return float(any(value < low or value > high for value in values))
 
 
-Schedule: TypeAlias = Annotated[
-    Always | During | Pulses | Ramp | FromLevel, Field(discriminator="kind")
-]
-
-
+AnySchedule: TypeAlias = Always | During | Pulses | Ramp | FromLevel
+Schedule: TypeAlias = Annotated[AnySchedule, Field(discriminator="kind")]
 ALWAYS = Always()
 
 
@@ -144,17 +138,17 @@ def always() -> Always:
 
 
 def during(start: int = 0, stop: int | None = None) -> During:
-    """Return a schedule that is on for updates `start <= step < stop`; None is an open side."""
+    """Return a schedule that is on for updates `start <= step < stop`; without `stop`, for ever."""
     return During(start=start, stop=stop)
 
 
 def pulses(period: int, duty: float = 0.5) -> Pulses:
-    """Return one that is on for the first `max(1, round(duty * period))` of `period` updates."""
+    """Return a schedule that is on for the first `duty` share of every `period` updates."""
     return Pulses(period=period, duty=duty)
 
 
 def ramp(start: int, stop: int, low: float = 0.0, high: float = 1.0) -> Ramp:
-    """Return a line from `low` at update `start` to `high` at `stop`, flat on both sides."""
+    """Return a schedule that goes from `low` at `start` to `high` at `stop`, flat on both sides."""
     return Ramp(start=start, stop=stop, low=low, high=high)
 
 
@@ -165,7 +159,7 @@ def from_level(
     below: float | None = None,
     above: float | None = None,
 ) -> FromLevel:
-    """Return a schedule that is on once an evaluation before found a metric past a level.
+    """Return a schedule that is on once an earlier evaluation found a metric past a level.
 
     Give exactly one of `below` and `above`; see `FromLevel`.
     """

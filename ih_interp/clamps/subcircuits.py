@@ -29,7 +29,7 @@ from ih_interp.clamps.base import (
     head_mask,
 )
 from ih_interp.clamps.schedules import ALWAYS, Schedule
-from ih_interp.types import Head, HeadField, Logits, Residual, Scores
+from ih_interp.types import Head, HeadField, HeadName, Logits, Residual, Scores
 
 
 class CopyFromAttention(AbstractClamp):
@@ -43,9 +43,9 @@ class CopyFromAttention(AbstractClamp):
     needs_batch: ClassVar[bool] = True
     kind: Literal["copy_from_attention"] = "copy_from_attention"
     head: HeadField
-    """Whose scores the logits are, as `"L1H3"`."""
+    """The head whose scores the logits are, as `"L1H3"`."""
     gradient: GradientMode = "flow"
-    """Whether gradient flows through the scores to what made them; "flow" in the paper."""
+    """Whether gradient flows through the scores; "flow" in the paper."""
 
     def sites(self, shape: Shape) -> frozenset[Site]:
         read = Site("scores read", self.head.layer, self.head.head)
@@ -80,10 +80,10 @@ class CopyFromAttention(AbstractClamp):
 class PerfectLayerOne(AbstractClamp):
     """The input of layer 1 is what perfect previous-token heads in layer 0 would give it.
 
-    Keys and queries read the embedding of the previous token at all positions but the first and the
-    query, and their own there; values and the residual stream read the raw embedding. Learned
-    positions belong to the embedding: who copies the previous token copies its position too. (The
-    published code's docstring says that exemplars' slots are emptied; its code does this.)
+    Keys and queries read the embedding of the previous token, at the first position and the query
+    their own; values and the residual stream read the raw embedding. Learned positions belong to
+    the embedding, and are copied with it. (The published code's docstring says that exemplars'
+    slots are emptied; its code does this.)
     """
 
     needs_batch: ClassVar[bool] = True
@@ -101,12 +101,12 @@ class PerfectLayerOne(AbstractClamp):
 
     def prepare(self, model: HookedTransformer) -> None:
         if model.cfg.n_layers < 2:
-            raise ValueError(
-                "perfect_layer_one sets the input of layer 1; this model has no layer 1."
-            )
+            raise ValueError(f"{self} sets the input of layer 1, and this model has one layer.")
 
     def hooks(self, setting: Setting) -> list[Hook]:
-        raw = self._input(setting)
+        with paused(setting.model):  # the raw embedding, with positions where they are learned
+            raw: Residual = setting.model(setting.sequences.tokens, stop_at_layer=0)
+        raw = raw.detach() if self.gradient == "block" else raw
         names = ["blocks.1.attn.hook_q", "blocks.1.attn.hook_k"]
         shifted, of_layer_one = hooks.previous_token_input(raw), (1, 2)
         read = unclamped(setting.model, shifted, names, self.gradient, layers=of_layer_one)
@@ -114,15 +114,9 @@ class PerfectLayerOne(AbstractClamp):
         gate = setting.gate
         return [(n, partial(hooks.replace, value=v, gate=gate)) for n, v in values.items()]
 
-    def _input(self, setting: Setting) -> Residual:
-        """Return the raw embedding, with positions where they are learned."""
-        with paused(setting.model):
-            raw: Residual = setting.model(setting.sequences.tokens, stop_at_layer=0)
-        return raw.detach() if self.gradient == "block" else raw
-
 
 class PerfectMatchAndCopy(AbstractClamp):
-    """B and C perfect, so that A learns alone (not in the paper, which had no such clamp).
+    """B and C are perfect, so that A learns alone (not in the paper).
 
     The query's logit of a context label is the cosine between what layer 0's heads wrote at that
     label and the query's embedding, divided by `temperature`; other labels are masked. Only layer 0
@@ -132,7 +126,7 @@ class PerfectMatchAndCopy(AbstractClamp):
     needs_batch: ClassVar[bool] = True
     kind: Literal["perfect_match_and_copy"] = "perfect_match_and_copy"
     temperature: Temperature = Field(default=0.1, gt=0)
-    """By which cosines are divided to become logits."""
+    """Divides cosines, which makes them logits."""
 
     def sites(self, shape: Shape) -> frozenset[Site]:
         return frozenset({Site("logits", shape.n_layers)})
@@ -177,16 +171,15 @@ def layer_one(*, schedule: Schedule = ALWAYS) -> PerfectLayerOne:
     return PerfectLayerOne(schedule=schedule)
 
 
-def match(*heads: str | tuple[int, int] | Head, schedule: Schedule = ALWAYS) -> InductionAttention:
+def match(*heads: HeadName, schedule: Schedule = ALWAYS) -> InductionAttention:
     """Return the clamp that makes A and B perfect: the paper's "1,2,3qk,4".
 
-    The heads attend to the correct label. A match by how alike exemplars are, which can be wrong,
-    is `SimilarityAttention`.
+    The heads attend to the correct label. A match by likeness is `SimilarityAttention`.
     """
     return InductionAttention(heads=tuple(map(Head.parse, heads)), schedule=schedule)
 
 
-def copy(head: str | tuple[int, int] | Head, *, schedule: Schedule = ALWAYS) -> CopyFromAttention:
+def copy(head: HeadName, *, schedule: Schedule = ALWAYS) -> CopyFromAttention:
     """Return the clamp that makes subcircuit C perfect: the paper's "3v,5"."""
     return CopyFromAttention(head=Head.parse(head), schedule=schedule)
 
@@ -196,15 +189,11 @@ def a_alone(*, schedule: Schedule = ALWAYS) -> tuple[AbstractClamp, ...]:
     return (PerfectMatchAndCopy(schedule=schedule),)
 
 
-def b_alone(
-    head: str | tuple[int, int] | Head, *, schedule: Schedule = ALWAYS
-) -> tuple[AbstractClamp, ...]:
+def b_alone(head: HeadName, *, schedule: Schedule = ALWAYS) -> tuple[AbstractClamp, ...]:
     """Return the clamps under which only the match learns: the paper's "1,2,3v,5"."""
     return (layer_one(schedule=schedule), copy(head, schedule=schedule))
 
 
-def c_alone(
-    *heads: str | tuple[int, int] | Head, schedule: Schedule = ALWAYS
-) -> tuple[AbstractClamp, ...]:
+def c_alone(*heads: HeadName, schedule: Schedule = ALWAYS) -> tuple[AbstractClamp, ...]:
     """Return the clamps under which only copying and layer 0 learn: the paper's "1,2,3qk,4"."""
     return (match(*heads, schedule=schedule),)

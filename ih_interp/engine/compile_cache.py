@@ -1,4 +1,4 @@
-"""The folder of compiled graphs: the user's own, in which nobody else can write.
+"""The folder of compiled graphs, in which no other user can write.
 
 Torch unpickles whatever it finds there and loads it as machine code, whoever wrote it.
 """
@@ -28,10 +28,10 @@ ELF_HEADER = struct.Struct("<4sBB34xQ10xHH2x")
 def with_lasting_cache(compile_it: Callable[[], Compiled]) -> Compiled:
     """Return what `compile_it` returns, and keep its work where it outlives this process.
 
-    A place that the user chose, by TORCHINDUCTOR_CACHE_DIR, is left to the user. Otherwise it is
+    A place that the user chose by TORCHINDUCTOR_CACHE_DIR is left alone. Otherwise the place is
     `$XDG_CACHE_HOME/ih_interp` or `~/.cache/ih_interp`, which may be deleted at any time, or a
-    private folder among the temporary ones. Where compiling fails with what is kept there, it is
-    done once more without: a power failure may have cut files short.
+    private temporary folder. Where compiling fails with the files that are there, which a power
+    failure may have cut short, it is done once more without them.
     """
     place = _place()
     if place is None:
@@ -48,7 +48,9 @@ def with_lasting_cache(compile_it: Callable[[], Compiled]) -> Compiled:
             place.rename(aside)
             place.mkdir(mode=0o700)
         try:
-            _forget()
+            from torch._inductor.utils import clear_caches
+
+            clear_caches()  # torch remembers what it has loaded
             compiled = compile_it()
         finally:
             shutil.rmtree(aside, ignore_errors=True)
@@ -68,13 +70,6 @@ def _kept_at(place: Path) -> Generator[None]:
         os.environ.pop(VARIABLE)
         if before is not None:
             os.environ[VARIABLE] = before
-
-
-def _forget() -> None:
-    """Have torch look at the disk again: it remembers what it has loaded."""
-    from torch._inductor.utils import clear_caches
-
-    clear_caches()
 
 
 def _place() -> Path | None:
@@ -108,7 +103,7 @@ def _of_this_process() -> Path:
 
 
 def _candidates() -> Iterator[Path]:
-    """Yield places in the order in which they are tried, links resolved."""
+    """Yield the places to try, in order, with links resolved."""
     chosen = os.environ.get("XDG_CACHE_HOME", "")
     with suppress(RuntimeError):  # a user without a home folder
         home = Path(chosen) if Path(chosen).is_absolute() else Path.home() / ".cache"
@@ -118,7 +113,7 @@ def _candidates() -> Iterator[Path]:
 
 
 def _fault(place: Path) -> str | None:
-    """Return why others could put something into this folder, or exchange it."""
+    """Return why others could write into this folder or exchange it; None if they cannot."""
     if place.is_symlink():
         return "it is a link"
     for folder in (place, *place.parents):
@@ -139,10 +134,9 @@ def _remove_cut_short(place: Path) -> None:
         with suppress(OSError):
             with path.open("rb") as file:
                 header = file.read(ELF_HEADER.size)
-            is_cut = len(header) < ELF_HEADER.size
-            if not is_cut:
+            if len(header) == ELF_HEADER.size:
                 magic, wide, order, table, entry, entries = ELF_HEADER.unpack(header)
                 is_known = magic == b"\x7fELF" and (wide, order) == (2, 1)  # others are left alone
-                is_cut = is_known and path.stat().st_size < table + entry * entries
-            if is_cut:
-                path.unlink()
+                if not is_known or path.stat().st_size >= table + entry * entries:
+                    continue
+            path.unlink()

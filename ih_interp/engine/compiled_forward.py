@@ -1,7 +1,7 @@
 """The model's own forward pass as a graph: traced under clamps, narrowed to what is read, compiled.
 
-The model is defined once, by `HookedTransformer.forward` with hooks. `torch.compile` alone would
-skip TransformerLens's hooks, so the pass is traced first, by running it.
+`torch.compile` alone would skip TransformerLens's hooks, so the pass is traced first, by running
+`HookedTransformer.forward` with hooks.
 """
 
 import shutil
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch._guards import TracingContext, tracing
 from torch._subclasses import FakeTensorMode
 from torch.func import functional_call, functionalize
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._pytree import tree_structure, tree_unflatten
@@ -25,19 +25,20 @@ from ih_interp.clamps import AbstractClamp, Shape
 from ih_interp.clamps.base import hooks_of_all
 from ih_interp.engine.compile_cache import with_lasting_cache
 from ih_interp.engine.fast_layers import substituted
-from ih_interp.engine.graph_passes import drop_zero_biases, loosen_views, spell_out_tiny_products
-from ih_interp.engine.query_only import narrow
+from ih_interp.engine.query_only import VIEWS, aten, narrow, shape_of
+from ih_interp.model import named_for_model
 from ih_interp.types import Batch, Residual
 
 Tensors: TypeAlias = dict[str, Tensor]
 """Tensors by name."""
 
+TINY = 16  # sides of a matrix below which a batched product is faster as a multiply and a sum
+
 
 class ClampedModel(nn.Module):
     """The query's logits under clamps; `functional_call` gives it weights and features.
 
-    Clamps' tensors come as one flat list (`clamps.base.flat_tensors`), as compiled graphs take
-    them, and become trees again by the structure that the clamps themselves have.
+    Clamps' tensors come as one flat list, `clamps.base.flat_tensors`, for compiled graphs.
     """
 
     def __init__(self, model: HookedTransformer, clamps: Sequence[AbstractClamp]) -> None:
@@ -62,9 +63,8 @@ class ClampedModel(nn.Module):
             return self.model(tokens)[:, -1]
 
 
-def _query_row(resid: Residual, hook: Any) -> Float[Tensor, "batch 1 d_model"]:
-    """Keep the query alone: spares the other rows' final LayerNorm and unembedding."""
-    del hook
+def _query_row(resid: Residual, hook: Any) -> Float[Tensor, "batch 1 d_model"]:  # noqa: ARG001
+    """Keep the query alone, which spares the other rows' final LayerNorm and unembedding."""
     return resid[:, -1:]
 
 
@@ -77,8 +77,8 @@ def trace_forward(
 ) -> GraphModule:
     """Return one run's forward pass as a graph of (weights, features, *given).
 
-    `given` is as `ClampedModel` takes it. The graph gives the query's logits `[batch, label]`, and
-    computes nothing that they do not depend on.
+    `given` is as `ClampedModel` takes it. The graph computes the query's logits `[batch, label]`,
+    and nothing that they do not depend on.
     """
     clamped = ClampedModel(model, clamps)
 
@@ -94,10 +94,8 @@ def trace_forward(
 
 
 def traced(function: Callable[..., Any], *example: Any) -> GraphModule:
-    """Return the function as a graph, by running it on an example.
-
-    The values of a trace share one mode of fake tensors: a mode for each takes as long as all else.
-    """
+    """Return the function as a graph, by running it on an example."""
+    # The values share one mode of fake tensors: a mode for each takes as long as all else.
     with tracing(TracingContext(FakeTensorMode())):
         return make_fx(function)(*example)
 
@@ -105,9 +103,9 @@ def traced(function: Callable[..., Any], *example: Any) -> GraphModule:
 def compile_graph(graph: GraphModule, *example: Tensor) -> Callable[..., Any]:
     """Compile the graph for tensors of these shapes and strides, and run it on them once.
 
-    The compiler takes the graph as it is: `torch.compile` would read it as Python first, which
-    takes longer than all that is left to do where it has been compiled before. Its options are left
-    alone: with some, a run alone and the same run in a fleet no longer have the same bytes.
+    `torch.compile` would read the graph as Python first, which takes longer than all else where it
+    has been compiled before. The compiler's options are left alone: with some, a run alone and the
+    same run in a fleet no longer have the same bytes.
     """
     from torch._inductor import compile as compile_as_it_is  # 2 s that eager training spares
 
@@ -117,7 +115,7 @@ def compile_graph(graph: GraphModule, *example: Tensor) -> Callable[..., Any]:
     shapes: list[Any] = [fake.from_tensor(tensor, static_shapes=True) for tensor in example]
 
     def compile_it() -> Callable[..., Any]:
-        compiled: Any = compile_as_it_is(deepcopy(graph), shapes)  # which it changes
+        compiled: Any = compile_as_it_is(deepcopy(graph), shapes)  # it changes its graph
         compiled(*example)
         return compiled
 
@@ -125,14 +123,68 @@ def compile_graph(graph: GraphModule, *example: Tensor) -> Callable[..., Any]:
         return with_lasting_cache(compile_it)
 
 
-def named_for_model(weights: Tensors, features: Tensor) -> Tensors:
-    """Return weights and features under the names that `ClampedModel` has for them."""
-    named = {f"model.{name}": tensor for name, tensor in weights.items()}
-    return {**named, "model.embed.features": features}
-
-
 def compiler_found() -> bool:
-    """Return whether there is a C++ compiler, without which graphs cannot be compiled."""
+    """Return whether there is the C++ compiler that compiling graphs needs."""
     from torch._inductor import config
 
     return any(name and shutil.which(name) for name in config.cpp.cxx)
+
+
+def spell_out_tiny_products(graph: GraphModule) -> None:
+    """Write batched products of matrices with sides of at most 16 as a multiply and a sum.
+
+    Attention over 5 positions with heads 8 wide is thousands of such products. The compiler leaves
+    them to a library, which reaches 1.5 GFLOP/s at this size; a multiply and a sum it compiles
+    itself, together with the operations around them.
+    """
+    call = graph.graph.call_function
+    for node in list(graph.graph.nodes):
+        if node.target is aten.bmm.default and _is_tiny(node):
+            left, right = node.args
+            with graph.graph.inserting_before(node):
+                wide = call(aten.unsqueeze.default, (left, 3))
+                tall = call(aten.unsqueeze.default, (right, 1))
+                product = call(aten.mul.Tensor, (wide, tall))
+                total = call(aten.sum.dim_IntList, (product, [2]))
+            node.replace_all_uses_with(total)
+            graph.graph.erase_node(node)
+    graph.graph.lint()
+    graph.recompile()
+
+
+def loosen_views(graph: GraphModule) -> None:
+    """Turn views into reshapes: a view fails where its input now has other strides."""
+    for node in graph.graph.nodes:
+        if node.target in VIEWS:
+            node.target = aten.reshape.default
+    graph.recompile()
+
+
+def drop_zero_biases(graph: GraphModule) -> None:
+    """Drop a constant of zeros that is added to a matrix product: attention has no biases here.
+
+    The library would copy the zeros into every row before it multiplies.
+    """
+    for node in list(graph.graph.nodes):
+        if node.target is aten.addmm.default and _is_zero(graph, node.args[0]):
+            with graph.graph.inserting_before(node):
+                product = graph.graph.call_function(aten.mm.default, node.args[1:3])
+            product.meta = node.meta
+            node.replace_all_uses_with(product)
+            graph.graph.erase_node(node)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+
+
+def _is_zero(graph: GraphModule, bias: object) -> bool:
+    """Return whether this is a constant of zeros, seen through changes of shape."""
+    while isinstance(bias, Node) and bias.target in VIEWS:
+        bias = bias.all_input_nodes[0]
+    if not isinstance(bias, Node) or bias.op != "get_attr":
+        return False
+    return not bool(getattr(graph, str(bias.target)).any())
+
+
+def _is_tiny(node: Node) -> bool:
+    shapes = [shape_of(argument) for argument in node.args if isinstance(argument, Node)]
+    return len(shapes) == 2 and all(max(shape[1:]) <= TINY for shape in shapes)

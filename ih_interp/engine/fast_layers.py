@@ -1,13 +1,14 @@
 """Faster layers for a trace to record instead of TransformerLens's own: the same values, less work.
 
-Whatever depends on a token alone is computed once per token and read from a table: the embedding,
-the first LayerNorm and the first queries, keys and values. A batch has thousands of positions, and
-shows five labels and a few dozen exemplars. Blocks normalise their input once, where
-TransformerLens does so for queries, keys and values each.
+The embedding, the first LayerNorm and the first queries, keys and values depend on the token alone.
+They are computed once per token and read from a table: a batch has thousands of positions, with
+five labels and a few dozen exemplars. Blocks normalise their input once, where TransformerLens does
+so for queries, keys and values each.
 """
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -32,17 +33,12 @@ class Lookup(NamedTuple):
     table: Float[Tensor, "row d_model"]
     tokens: Int[Tensor, "batch pos"]
 
-    @classmethod
-    def read(cls, table: Tensor, tokens: Tensor) -> "Lookup":
-        """Read the rows of these tokens."""
-        return cls(table[tokens], table, tokens)
-
 
 class Known:
     """The pass's embedding and first LayerNorm, where they were read from a table.
 
-    A layer recognises its input by identity: where a hook on the way has put another tensor in its
-    place, the table no longer holds for it.
+    A layer recognises its input by identity: for a tensor that a hook put in its place, the table
+    does not hold.
     """
 
     embedded: Lookup | None = None
@@ -51,7 +47,7 @@ class Known:
 
 @contextmanager
 def substituted(model: HookedTransformer) -> Generator[None]:
-    """Inside, passes of the model give the same values to rounding, by way of these layers.
+    """Have passes of the model use these layers inside the block, equal to rounding.
 
     A model with other code than TransformerLens's own is left as it is.
     """
@@ -73,7 +69,7 @@ def substituted(model: HookedTransformer) -> Generator[None]:
                 norm: Any = block.ln1
                 reads = number == 0 and model.cfg.normalization_type is not None
                 forward = _normalise_once(norm, known) if reads else norm.forward
-                put(norm, "forward", _remembering_last(forward))
+                put(norm, "forward", lru_cache(maxsize=1)(forward))  # tensors hash by identity
             attention: Any = block.attn
             put(attention, "calculate_qkv_matrices", _project_once(attention, known, number == 0))
             if model.cfg.positional_embedding_type == "rotary":
@@ -89,7 +85,8 @@ def _embed_once(embed: FewShotEmbed, known: Known) -> Callable[[Tensor], Tensor]
         if len(embed.features) > WORTH_A_TABLE * tokens.numel():
             known.embedded = None
             return embed.one_by_one(tokens)
-        known.embedded = Lookup.read(embed.W_E, tokens)
+        table = embed.W_E
+        known.embedded = Lookup(table[tokens], table, tokens)
         return known.embedded.result
 
     return embedded
@@ -103,27 +100,17 @@ def _normalise_once(norm: Any, known: Known) -> Callable[[Tensor], Tensor]:
         hooked = norm.hook_scale.fwd_hooks or norm.hook_normalized.fwd_hooks
         if found is None or found.result is not x or hooked:
             return forward(x)
-        known.normalised = Lookup.read(forward(found.table[None])[0], found.tokens)
+        table = forward(found.table[None])[0]
+        known.normalised = Lookup(table[found.tokens], table, found.tokens)
         return known.normalised.result
 
     return normalised
 
 
-def _remembering_last(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    last: list[Tensor] = []
-
-    def remembering(x: Tensor) -> Tensor:
-        if not last or last[0] is not x:
-            last[:] = [x, function(x)]
-        return last[1]
-
-    return remembering
-
-
 def _project_once(
     attention: Any, known: Known, is_first: bool
 ) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
-    """Return a stand-in for `calculate_qkv_matrices`, by the table where the input is from one."""
+    """Return a stand-in for `calculate_qkv_matrices` that reads the table if its input did."""
     plain = attention.calculate_qkv_matrices
 
     def project(x: Tensor, name: str) -> Vectors:
@@ -145,8 +132,7 @@ def _project_once(
 def _turn_by_product(attention: Any) -> Callable[[Tensor], Tensor]:
     """Return a stand-in for `rotate_every_two`: a product with a matrix of zeros and ones.
 
-    TransformerLens writes into slices, which compilers cannot vectorise. The product is the same to
-    the last bit.
+    It is the same to the last bit. Compilers cannot vectorise TransformerLens's writing to slices.
     """
     pairs = torch.eye(attention.cfg.rotary_dim).to(attention.rotary_sin)
     matrix = attention.rotate_every_two(pairs)

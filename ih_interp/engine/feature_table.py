@@ -15,8 +15,8 @@ from ih_interp.types import Batch
 class Rows:
     """Some rows of the feature table, and tokens renumbered to them.
 
-    The whole table holds thousands of exemplars, and training and evaluation show dozens: it is
-    less work to project those few once than to gather every sequence's.
+    Of the table's thousands of exemplars, training and evaluation show dozens: it is less work to
+    project those once than to gather every sequence's.
     """
 
     features: Float[Tensor, "row feature"]

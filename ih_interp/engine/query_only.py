@@ -3,17 +3,17 @@
 The loss reads the query. The last layer's queries, patterns and outputs at other positions would be
 computed for nothing, and no compiler leaves them out: to it, slicing comes after the computation.
 
-`_wanted` goes through the graph from its end to its beginning and notes, for every operation, which
-part of its result is read: all of it, or one index of one axis (a `Slab`). An operation of which a
-slab is read needs the same slab of its inputs, at an axis that `AXES` gives; an operation that is
-not in the table, or mixes the axis (a softmax over it, a sum), needs its inputs whole. `_rewrite`
-then feeds slabs to the operations.
+`_wanted` goes through the graph from end to start and notes which part of every operation's result
+is read: all of it, or one index of one axis (a `Slab`). To give a slab, an operation needs the same
+slab of its inputs, at an axis that `AXES` gives; an operation that is not in that table, or mixes
+the axis (a softmax over it, a sum), needs its inputs whole. `_rewrite` then feeds slabs to the
+operations.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch.fx import Graph, GraphModule, Node
@@ -34,9 +34,9 @@ def _after(shape: Shape, axis: int) -> int:
 class Slab:
     """One index of an axis: the elements with `element // stride % n == index`.
 
-    Elements are counted along all axes. Said in this way it stays the same where a view merges
-    axes or splits them: TransformerLens computes heads as one axis of `n_heads * d_head`, and
-    batches of products as one of `batch * head`.
+    Elements are counted along all axes, so that a slab stays the same where a view merges or splits
+    axes: TransformerLens computes heads as one axis of `n_heads * d_head`, and batches of products
+    as one of `batch * head`.
     """
 
     n: int
@@ -49,7 +49,7 @@ class Slab:
         return cls(shape[axis], _after(shape, axis), min(max(index, 0), shape[axis] - 1))
 
     def axis(self, shape: Shape) -> int | None:
-        """Return the axis of a shape that holds the slab's, maybe merged with others, or None."""
+        """Return the axis of a shape that holds the slab's, alone or merged; None if none does."""
         for axis, size in enumerate(shape):
             after = _after(shape, axis)
             if self.stride % after == 0 and size % (self.n * (self.stride // after)) == 0:
@@ -120,7 +120,7 @@ def _wanted(graph: Graph) -> dict[Node, Slab | None]:
 
 
 def _inputs_wanted(node: Node, slab: Slab | None) -> dict[Node, Slab | None] | None:
-    """Return what a node reads of its inputs to give this slab; None if it has to give all."""
+    """Return what a node reads of its inputs to give this slab; None if it must give all."""
     if slab is None:
         read = _reads_one(node)
         return None if read is None else {node.all_input_nodes[0]: read}
@@ -129,7 +129,8 @@ def _inputs_wanted(node: Node, slab: Slab | None) -> dict[Node, Slab | None] | N
         source = node.all_input_nodes[0]
         return None if slab.axis(shape_of(source)) is None else {source: slab}
     axis = slab.axis(shape)
-    find = AXES.get(node.target, _pointwise if _is_pointwise(node) else None)
+    same = node.target in SAME_SHAPE or torch.Tag.pointwise in getattr(node.target, "tags", ())
+    find = AXES.get(node.target, _pointwise if same else None)
     axes = None if find is None or axis is None else find(node, axis)
     if axes is None:
         return None
@@ -194,21 +195,15 @@ SAME_SHAPE = (
 )
 
 
-def _is_pointwise(node: Node) -> bool:
-    if node.target in SAME_SHAPE:
-        return True
-    return torch.Tag.pointwise in getattr(node.target, "tags", ())
-
-
 def _pointwise(node: Node, axis: int) -> Axes:
     """Match axes from the last, as broadcasting does; an axis of size 1 serves every index."""
     from_end = len(shape_of(node)) - axis
-    axes: Axes = {}
-    for source in node.all_input_nodes:
-        shape = shape_of(source)
+
+    def place(shape: Shape) -> int | None:
         missing = from_end > len(shape) or shape[-from_end] == 1
-        axes[source] = None if missing else len(shape) - from_end
-    return axes
+        return None if missing else len(shape) - from_end
+
+    return {source: place(shape_of(source)) for source in node.all_input_nodes}
 
 
 def _unless(where: int) -> Callable[[Node, int], Axes | None]:
@@ -222,41 +217,28 @@ def _unless(where: int) -> Callable[[Node, int], Axes | None]:
     return find
 
 
-def _reduction(node: Node, axis: int) -> Axes | None:
-    (source,) = node.all_input_nodes
+def _moved(node: Node, axis: int) -> Axes | None:
+    """Follow one input's axes to where an operation that moves, adds or drops some has them."""
+    (source,), given = node.all_input_nodes, cast(Any, node.args[1:])
     rank = len(shape_of(source))
-    reduced = node.args[1]
-    if not isinstance(reduced, list | tuple) or not reduced:
-        return None
-    gone = {int(place) % rank for place in reduced}  # pyright: ignore[reportArgumentType]
-    if len(shape_of(node)) == rank:
-        return None if axis in gone else {source: axis}
-    return {source: [place for place in range(rank) if place not in gone][axis]}
-
-
-def _permute(node: Node, axis: int) -> Axes:
-    order: Any = node.args[1]
-    (source,) = node.all_input_nodes
-    return {source: order[axis] % len(order)}
-
-
-def _transpose(node: Node, axis: int) -> Axes:
-    (source,) = node.all_input_nodes
-    rank = len(shape_of(source))
-    first, second = (_number(node, place) % rank for place in (1, 2))
-    return {source: {first: second, second: first}.get(axis, axis)}
-
-
-def _unsqueeze(node: Node, axis: int) -> Axes:
-    (source,) = node.all_input_nodes
-    new = _number(node, 1) % len(shape_of(node))
-    return {source: axis - (axis > new)}
-
-
-def _select(node: Node, axis: int) -> Axes:
-    (source,) = node.all_input_nodes
-    gone = _number(node, 1) % len(shape_of(source))
-    return {source: axis + (axis >= gone)}
+    axes: list[int | None] = list(range(rank))
+    match node.target:
+        case aten.permute.default:
+            axes = [place % rank for place in given[0]]
+        case aten.transpose.int:
+            first, second = given
+            axes[first], axes[second] = axes[second], axes[first]
+        case aten.t.default:
+            axes.reverse()
+        case aten.unsqueeze.default:
+            axes.insert(given[0] % (rank + 1), None)
+        case aten.select.int:
+            del axes[given[0]]
+        case _:  # a mean or a sum, over all axes where it names none
+            keeps = len(shape_of(node)) == rank
+            gone = {place % rank for place in given[0] or range(rank)}
+            axes = [None if n in gone else n for n in range(rank) if keeps or n not in gone]
+    return None if axes[axis] is None else {source: axes[axis]}
 
 
 def _matrices(node: Node, axis: int) -> Axes | None:
@@ -265,34 +247,21 @@ def _matrices(node: Node, axis: int) -> Axes | None:
     rank = len(shape_of(left))
     if len({left, right, *bias}) < len(bias) + 2:
         return None  # one tensor in two places, of which different parts are read
-    axes: Axes = {left: None, right: None}
-    if axis == rank - 3:
-        axes = {left: 0, right: 0}
-    else:
-        axes[left if axis == rank - 2 else right] = axis
-    for vector in bias:
-        axes[vector] = _pointwise(node, axis)[vector]
-    return axes
+    is_batch, is_row = axis == rank - 3, axis == rank - 2
+    axes: Axes = {left: axis if is_batch or is_row else None, right: None if is_row else axis}
+    return axes | {vector: _pointwise(node, axis)[vector] for vector in bias}
 
 
 AXES: dict[Any, Callable[[Node, int], Axes | None]] = {
-    aten._softmax.default: _unless(1),
-    aten._log_softmax.default: _unless(1),
-    aten.slice.Tensor: _unless(1),
+    **dict.fromkeys((aten._softmax.default, aten._log_softmax.default), _unless(1)),
+    **dict.fromkeys((aten.slice.Tensor, aten.cat.default), _unless(1)),
     aten.slice_scatter.default: _unless(2),
-    aten.cat.default: _unless(1),
-    aten.mean.dim: _reduction,
-    aten.sum.dim_IntList: _reduction,
-    aten.permute.default: _permute,
-    aten.transpose.int: _transpose,
-    aten.t.default: lambda node, axis: {node.all_input_nodes[0]: 1 - axis},
-    aten.unsqueeze.default: _unsqueeze,
-    aten.select.int: _select,
-    aten.mm.default: _matrices,
-    aten.bmm.default: _matrices,
-    aten.addmm.default: _matrices,
+    **dict.fromkeys((aten.permute.default, aten.transpose.int, aten.t.default), _moved),
+    **dict.fromkeys((aten.unsqueeze.default, aten.select.int), _moved),
+    **dict.fromkeys((aten.mean.dim, aten.sum.dim_IntList), _moved),
+    **dict.fromkeys((aten.mm.default, aten.bmm.default, aten.addmm.default), _matrices),
 }
-"""Where an axis of an operation's output comes from. Operations without a rule compute all."""
+"""Rules that find an output axis in an operation's inputs; without a rule all is computed."""
 
 
 def _number(node: Node, place: int) -> int:
@@ -307,5 +276,5 @@ def _traced(node: Node) -> Any:
 
 
 def shape_of(node: Node) -> tuple[int, ...]:
-    """Return the shape of a node's value; () for what is no tensor."""
+    """Return the shape of a node's value; () for anything but a tensor."""
     return tuple(getattr(_traced(node), "shape", ()))

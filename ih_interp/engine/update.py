@@ -4,9 +4,9 @@
 (`engine.compiled_forward`) over the runs, traces the whole update and compiles the trace.
 """
 
+import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
 from torch.fx import GraphModule
 from torch.nn.functional import cross_entropy
+from torch.utils._pytree import tree_map, tree_structure, tree_unflatten
 from transformer_lens import HookedTransformer
 
 from ih_interp.clamps import AbstractClamp
@@ -22,62 +23,47 @@ from ih_interp.engine.compiled_forward import (
     ClampedModel,
     Tensors,
     compile_graph,
-    named_for_model,
     trace_forward,
     traced,
 )
+from ih_interp.model import named_for_model
 
 Losses: TypeAlias = Float[Tensor, " run"]
 
 
-@dataclass(frozen=True)
-class FleetState:
+class FleetState(NamedTuple):
     """The tensors that training changes, in place. Axis 0 is the run."""
 
     parameters: Tensors
-    """Each with a leading run axis, and so the moments."""
     first_moments: Tensors
     second_moments: Tensors
-    count: Float[Tensor, "*run"]
+    count: Float[Tensor, "*run"]  # pyright: ignore[reportIncompatibleMethodOverride]
     """Updates done, run by run."""
 
     @property
     def flat(self) -> list[Tensor]:
-        """The tensors in one list, as a graph takes them."""
+        """The tensors in one list, as a graph takes them: the leaves of the tree, in order."""
         groups = (self.parameters, self.first_moments, self.second_moments)
         return [tensor for group in groups for tensor in group.values()] + [self.count]
 
-    def like(self, flat: Sequence[Tensor]) -> "FleetState":
-        """Return the state that has these tensors, in the order of `flat`."""
-        names = list(self.parameters)
-        groups = (flat[i * len(names) : (i + 1) * len(names)] for i in range(3))
-        return FleetState(*(dict(zip(names, g, strict=True)) for g in groups), count=flat[-1])
-
     def map(self, function: Callable[[Tensor], Tensor]) -> "FleetState":
-        """Return a state with the function of every tensor."""
-        return self.like([function(tensor) for tensor in self.flat])
-
-    def clone(self) -> "FleetState":
-        """Return a copy that shares nothing."""
-        return self.map(torch.clone)
+        return tree_map(function, self)
 
 
-@dataclass(frozen=True)
-class FleetInputs:
+class FleetInputs(NamedTuple):
     """The inputs of an update. Axis 0 is the run; features are shared."""
 
     tokens: Int[Tensor, "run batch pos"]
     target: Int[Tensor, "run batch"]
     learning_rate: Float[Tensor, " run"]
     clamps: Sequence[Shaped[Tensor, "run ..."]]
-    """What differs between the runs' clamps, head masks and strengths: `flat_tensors`, stacked."""
+    """`flat_tensors` of each run's clamps, such as head masks and strengths, stacked."""
     gates: Sequence[Float[Tensor, " run"]]
     """One per clamp with a schedule, in order."""
     features: Float[Tensor, "row feature"]
 
     @property
     def flat(self) -> list[Tensor]:
-        """The tensors in one list, as a graph takes them."""
         single = [self.learning_rate, self.tokens, self.target, self.features]
         return [*single, *self.clamps, *self.gates]
 
@@ -98,16 +84,12 @@ def eager_step(model: HookedTransformer, clamps: Sequence[AbstractClamp], adam: 
     def step(state: FleetState, inputs: FleetInputs) -> Losses:
         losses: list[Tensor] = []
         for run in range(len(inputs.target)):
-            weights = {
-                name: tensor[run].detach().requires_grad_()
-                for name, tensor in state.parameters.items()
-            }
-            logits = functional_call(
-                clamped, named_for_model(weights, inputs.features), inputs.of_run(run)
-            )
+            one = state.map(operator.itemgetter(run))
+            weights = {n: w.detach().requires_grad_() for n, w in one.parameters.items()}
+            named = named_for_model(weights, inputs.features)
+            logits = functional_call(clamped, named, inputs.of_run(run))
             loss = cross_entropy(logits, inputs.target[run])
             gradients = torch.autograd.grad(loss, list(weights.values()), materialize_grads=True)
-            one = state.map(lambda tensor, run=run: tensor[run])
             _adam(one, dict(zip(weights, gradients, strict=True)), inputs.learning_rate[run], adam)
             losses.append(loss.detach())
         return torch.stack(losses)
@@ -124,7 +106,7 @@ def traced_step(
 ) -> Step:
     """Return the whole update as a compiled graph, for state and inputs of these shapes."""
     graph = trace_update(model, clamps, adam, state, inputs)
-    compiled = compile_graph(graph, *state.clone().flat, *inputs.flat)
+    compiled = compile_graph(graph, *state.map(torch.clone).flat, *inputs.flat)
 
     def step(state: FleetState, inputs: FleetInputs) -> Losses:
         with torch.no_grad():
@@ -141,7 +123,7 @@ def trace_update(
     inputs: FleetInputs,
 ) -> GraphModule:
     """Return the update of a fleet as a graph from `state.flat` and `inputs.flat` to the losses."""
-    n_state, n_clamps = len(state.flat), len(inputs.clamps)
+    n_state, n_clamps, structure = len(state.flat), len(inputs.clamps), tree_structure(state)
     weights = {name: tensor[0] for name, tensor in state.parameters.items()}
     query_logits = trace_forward(model, clamps, weights, inputs.features, *inputs.of_run(0))
 
@@ -152,28 +134,28 @@ def trace_update(
     per_run = vmap(grad_and_value(loss), in_dims=(0, None, 0, 0, 0, 0))
 
     def update(*flat: Tensor) -> Losses:
-        now, (rate, tokens, target, features, *rest) = state.like(flat[:n_state]), flat[n_state:]
+        now: FleetState = tree_unflatten(flat[:n_state], structure)
+        rate, tokens, target, features, *rest = flat[n_state:]
         given = (tokens, target, rest[:n_clamps], rest[n_clamps:])
         gradients, losses = per_run(now.parameters, features, *given)
         _adam(now, gradients, rate, adam)
         return losses
 
     # Tracing runs the update: on a clone, so that nothing is trained by it.
-    return traced(update, *state.clone().flat, *inputs.flat)
+    return traced(update, *state.map(torch.clone).flat, *inputs.flat)
 
 
 def _adam(state: FleetState, gradients: Tensors, rate: Tensor, adam: AdamConfig) -> None:
     """Do one step of Kingma and Ba's Adam, as optax and torch write it, in place.
 
-    On a fleet, of which `count` and `rate` have a run axis, or on one run, where they have none.
+    `count` and `rate` have a run axis for a fleet, and none for one run.
     """
     state.count.add_(1)
     bias1 = 1 - adam.beta1**state.count
     bias2 = 1 - adam.beta2**state.count
+    groups = (state.parameters, state.first_moments, state.second_moments)
     for name, gradient in gradients.items():
-        weight, m, v = (
-            group[name] for group in (state.parameters, state.first_moments, state.second_moments)
-        )
+        weight, m, v = (group[name] for group in groups)
         over_runs = (-1,) + (1,) * (weight.ndim - 1)
         m.copy_(adam.beta1 * m + (1 - adam.beta1) * gradient)
         v.copy_(adam.beta2 * v + (1 - adam.beta2) * gradient * gradient)

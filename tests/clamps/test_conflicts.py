@@ -31,7 +31,7 @@ from ih_interp.clamps import (
     keep_only,
 )
 from ih_interp.clamps._active import active
-from ih_interp.clamps._conflicts import refuse_conflicts
+from ih_interp.clamps.context import refuse_conflicts
 from ih_interp.model import ModelConfig, build_model
 
 SHAPE = Shape(n_layers=3, n_heads=8)

@@ -9,10 +9,9 @@ from torch.testing import assert_close
 import ih_interp as ih
 from ih_interp import clamps
 from ih_interp.clamps.base import flat_tensors
-from ih_interp.engine.compiled_forward import trace_forward, traced
+from ih_interp.engine.compiled_forward import drop_zero_biases, trace_forward, traced
 from ih_interp.engine.fast_layers import substituted
 from ih_interp.engine.feature_table import Rows
-from ih_interp.engine.graph_passes import drop_zero_biases
 from ih_interp.engine.query_only import Slab, narrow
 from ih_interp.model import trained_parameters
 

@@ -8,8 +8,7 @@ from torch.testing import assert_close
 import ih_interp as ih
 from ih_interp import clamps
 from ih_interp.config import AdamConfig, Seeds
-from ih_interp.engine.compiled_forward import compiler_found
-from ih_interp.engine.graph_passes import spell_out_tiny_products
+from ih_interp.engine.compiled_forward import compiler_found, spell_out_tiny_products
 from ih_interp.engine.update import trace_update
 from ih_interp.tasks.exemplars import GaussianSource
 from ih_interp.training.fleet import trace_key

@@ -1,15 +1,52 @@
-"""A clamp that keeps activations as they are in an unclamped pass of the same batch."""
+"""Clamps that set whole activations: to zero, or to what an unclamped pass has."""
 
 from functools import partial
 from typing import ClassVar, Literal, TypeAlias
 
 from ih_interp import hooks
 from ih_interp.clamps._active import unclamped
-from ih_interp.clamps.base import AbstractClamp, GradientMode, Hook, OnceEach, Setting, Shape, Site
+from ih_interp.clamps.base import (
+    EMBEDDING,
+    AbstractClamp,
+    GradientMode,
+    HeadClamp,
+    Hook,
+    OnceEach,
+    Setting,
+    Shape,
+    Site,
+)
 
 Preserved: TypeAlias = Literal["patterns", "values", "queries", "keys"]
 HOOKS: dict[str, str] = {"patterns": "pattern", "values": "v", "queries": "q", "keys": "k"}
 """What is preserved, and the hook that holds it."""
+
+
+class AblateHeads(HeadClamp):
+    """The heads' values are 0 at every position, so they write nothing; their patterns stay.
+
+    Where heads share values (grouped-query attention), their z is 0 instead. Clamps on the patterns
+    of these heads remain in force, to no effect on the logits.
+    """
+
+    kind: Literal["ablate_heads"] = "ablate_heads"
+    sets = "v"
+
+    def hooks(self, setting: Setting) -> list[Hook]:
+        shared = setting.model.cfg.n_key_value_heads is not None
+        return self.at_each_layer(setting, "hook_z" if shared else "hook_v", hooks.zero_heads)
+
+
+class AblateEmbedding(AbstractClamp):
+    """The token embedding is 0, which silences all that `preserve` does not hold."""
+
+    kind: Literal["ablate_embedding"] = "ablate_embedding"
+
+    def sites(self, shape: Shape) -> frozenset[Site]:
+        return frozenset({Site("embed", EMBEDDING)})
+
+    def hooks(self, setting: Setting) -> list[Hook]:
+        return [("hook_embed", partial(hooks.zero, gate=setting.gate))]
 
 
 class Preserve(AbstractClamp):
@@ -26,7 +63,7 @@ class Preserve(AbstractClamp):
     what: OnceEach[Preserved]
     """Which activations are kept."""
     gradient: GradientMode = "flow"
-    """Whether gradient flows into the unclamped pass that it reads; "flow" in the paper."""
+    """Whether gradient flows into the unclamped pass; "flow" in the paper."""
 
     def sites(self, shape: Shape) -> frozenset[Site]:
         return frozenset(
