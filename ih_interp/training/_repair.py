@@ -1,7 +1,4 @@
-"""Repair of damaged runs: damaged files are removed, so that training brings them back.
-
-Sequences are a function of the seed and the step, so that repeated training gives the same bytes.
-"""
+"""Repair of damaged runs: damaged files are removed, and training writes the same bytes again."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -18,12 +15,12 @@ from ih_interp.training.state import load_state, remove_states
 
 
 def repair(folder: Path, config: RunConfig) -> None:
-    """Remove the damaged files of a run, and saved states that would go on after a loss.
+    """Remove the damaged files of a run, and the states saved after the first missing file.
 
-    It then goes on from the newest sound state before the first loss, or from its beginning. Where
-    `config.json` is damaged it is begun anew, since nothing says how it was trained. A warning
-    names the files removed. Raises ValueError where the folder holds another run, or folders with
-    the names of a run's files. No other process may be writing to the folder.
+    Training then goes on from the newest state left, or from the beginning. Where `config.json` is
+    damaged the run is begun anew, since nothing says how it was trained. A warning names the files
+    removed. Raises ValueError where the folder holds another run, or folders with the names of a
+    run's files. No other process may be writing to the folder.
     """
     checkpoints = [
         run_files.checkpoint_path(folder, step) for step in run_files.checkpoint_steps(folder)
@@ -47,7 +44,7 @@ def repair(folder: Path, config: RunConfig) -> None:
     for path in removed:
         path.unlink()
     if run is None:
-        with suppress(OSError):  # it is missing, or has files of others in it
+        with suppress(OSError):  # it is missing, or holds other files
             (folder / run_files.CHECKPOINTS).rmdir()
     else:
         removed += _rewind(run)
@@ -62,7 +59,7 @@ def repair(folder: Path, config: RunConfig) -> None:
 
 
 def _refuse_folders(folder: Path) -> None:
-    """Raise ValueError for folders in the places of files; their content may be the user's."""
+    """Raise ValueError for folders in place of a run's files; their content may be the user's."""
     names = (run_files.CONFIG, run_files.METRICS, run_files.STATE, run_files.STATE_BEFORE)
     paths = [folder / name for name in names]
     paths += (folder / run_files.CHECKPOINTS).glob("[0-9]*.safetensors")
@@ -93,7 +90,7 @@ def _damaged(readers: Sequence[Callable[[], object]]) -> list[Path]:
 
 
 def _refuse_files_of_others(folder: Path, config: RunConfig, paths: Sequence[Path]) -> None:
-    """Raise ValueError if sound files say that the folder holds another run, and only that."""
+    """Raise ValueError if sound files belong to another run, and none to this one."""
     owners: set[str] = set()
     for path in paths:
         with suppress(DamagedFileError):
@@ -107,7 +104,7 @@ def _refuse_files_of_others(folder: Path, config: RunConfig, paths: Sequence[Pat
 
 
 def _rewind(run: Run) -> list[Path]:
-    """Remove the newest states until all that is due before the one left is there."""
+    """Remove the newest states until nothing is missing before the one left."""
     removed: list[Path] = []
     for path in run_files.saved_states(run.folder):
         step = load_state(path, run.config)[1]
