@@ -57,9 +57,6 @@ def _refuse_trap(path: Path, n_bytes: int) -> None:
         )
 
 
-# HDF5
-
-
 @contextmanager
 def opened_h5(path: Path) -> Generator[h5py.File]:
     """Open an HDF5 file to read; every error in the block becomes a ValueError that names it."""
@@ -138,9 +135,6 @@ def _refuse_overfull_chunks(found: h5py.Dataset, n_bytes: int) -> None:
             if len(zlib.decompressobj().decompress(packed, most + 1)) > most:
                 what = f"a chunk of {found.name!r}"
                 raise RefusedError(f"has {what} that unpacks to more than its {n_bytes:,} bytes")
-
-
-# NumPy
 
 
 def read_npz(path: Path, name: str | None) -> tuple[str, np.ndarray]:

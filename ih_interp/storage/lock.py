@@ -45,7 +45,7 @@ def claimed(folders: Sequence[Path]) -> Generator[None]:
     _allow_open_files(len(folders) + SPARE_FILES)
     with ExitStack() as held:
         for folder in folders:
-            held.enter_context(_claimed(folder))
+            _claim(folder, held)
         yield
 
 
@@ -60,32 +60,30 @@ def expect_held(folder: Path) -> None:
         raise FileNotFoundError(errno.ENOENT, what, str(folder))
 
 
-@contextmanager
-def _claimed(folder: Path) -> Generator[None]:
+def _claim(folder: Path, held: ExitStack) -> None:
+    """Make the folder and lock it until `held` is left; remove it then if it is still empty."""
     if not folder.is_dir() and (folder.exists() or folder.is_symlink()):
         raise ValueError(
             f"{folder} is not a folder but a file or a broken link: move it away, or give the run "
             "another name or root."
         )
     made = [each for each in (folder, *folder.parents) if not each.is_dir()]
+    held.callback(_remove_empty, made)
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        descriptor = _claim(folder)
-        if descriptor is not None:
-            HELD[folder.absolute()] = descriptor
-        try:
-            sweep_run(folder)
-            yield
-        finally:
-            if descriptor is not None:
-                _release(folder, descriptor)
-    finally:
-        for each in made:  # where nothing came of it
-            with suppress(OSError):
-                each.rmdir()
+    descriptor = _waited_for(folder)
+    if descriptor is not None:
+        HELD[folder.absolute()] = descriptor
+        held.callback(_release, folder, descriptor)
+    sweep_run(folder)
 
 
-def _claim(folder: Path) -> int | None:
+def _remove_empty(folders: Sequence[Path]) -> None:
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def _waited_for(folder: Path) -> int | None:
     """Return the open file that holds the lock, or None where there are no locks."""
     end = time.monotonic() + WAIT_SECONDS
     while True:
@@ -101,8 +99,8 @@ def _claim(folder: Path) -> int | None:
             if error.errno not in NO_LOCKS:
                 raise
             warnings.warn(
-                f"{folder} lies on a file system without locks ({error.strerror}): let no second "
-                "process train there, or choose a root on another disk.",
+                f"{folder} lies on a file system without locks ({error.strerror}): see to it that "
+                "no second process trains there, or choose a root on another disk.",
                 stacklevel=2,
             )
             return None
