@@ -17,7 +17,7 @@ from torch import Tensor
 from ih_interp._config_base import Frozen
 from ih_interp._torch_state import plain_torch
 from ih_interp.tasks.exemplars import Exemplars
-from ih_interp.tasks.sampling import MAX_ENUMERATED, label_split, members_with, without_repetition
+from ih_interp.tasks.sampling import MAX_ENUMERATED, label_split, without_repetition
 from ih_interp.types import Batch, Layout, as_indices, expect, integer
 
 Split: TypeAlias = Literal["train", "test_exemplars", "test_relabel", "other_exemplars"]
@@ -181,7 +181,9 @@ class FewShotTask:
 
         chosen = without_repetition([draw(len(classes) - i) for i in range(k)])
         labels = label_sets[draw(len(label_sets))].gather(1, shuffled(k))
-        member = self._members[shuffled(self.config.n_pairs)]
+        # The class that each pair of the context shows; 0 is the query's.
+        in_order = (torch.arange(self.config.n_pairs) - self.config.n_copies + 1).clamp(min=0)
+        member = in_order[shuffled(self.config.n_pairs)]
         member = torch.cat([member, torch.zeros(n, 1, dtype=torch.int64)], dim=1)
         which = torch.randint(len(exemplars), member.shape, generator=generator)
         return self.batch(
@@ -212,19 +214,16 @@ class FewShotTask:
         classes, exemplars, label_sets = self._split(split)
         k, items = config.n_context_classes, config.n_pairs + 1
         places = list(itertools.combinations(range(config.n_pairs), config.n_copies))
+        others = torch.ones(len(places), config.n_pairs, dtype=torch.int64)
+        others.scatter_(1, torch.tensor(places), 0)
         chosen = torch.tensor(list(itertools.permutations(classes.tolist(), k)))
         labels = torch.tensor([p for s in label_sets.tolist() for p in itertools.permutations(s)])
-        member = torch.tensor([members_with(place, config.n_pairs) for place in places])
+        member = others.cumsum(dim=1) * others
         images = torch.tensor(list(itertools.product(exemplars.tolist(), repeat=items)))
         axes = (len(chosen), len(labels), len(member), len(images))
         c, l, m, d = torch.unravel_index(torch.arange(size), axes)  # noqa: E741
         members = torch.cat([member[m], torch.zeros(size, 1, dtype=torch.int64)], dim=1)
         return self.batch(chosen[c].gather(1, members), images[d], labels[l].gather(1, members))
-
-    @cached_property
-    def _members(self) -> Int[Tensor, " pair"]:
-        """The class in the context that each pair shows before shuffling; 0 is the query's."""
-        return torch.tensor(members_with(tuple(range(self.config.n_copies)), self.config.n_pairs))
 
     def _parts(self, split: Split) -> tuple[Tensor, Tensor, Tensor]:
         """Return the classes, exemplars and label sets of a split; any of them may be empty."""

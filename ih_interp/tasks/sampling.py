@@ -1,4 +1,4 @@
-"""The parts of sequences: label sets, classes of pairs, numbers without repetition."""
+"""The parts of sequences: label sets, and numbers without repetition."""
 
 import itertools
 import math
@@ -39,12 +39,6 @@ def label_split(
         f"held_out_labels={held_out} leaves too few of {len(sets)} label sets "
         f"to show all {n_labels} labels in training; lower it."
     )
-
-
-def members_with(places: tuple[int, ...], n_pairs: int) -> list[int]:
-    """Return the class number of every pair when the query's class (0) stands at `places`."""
-    others = itertools.count(1)
-    return [0 if pair in places else next(others) for pair in range(n_pairs)]
 
 
 def without_repetition(draws: list[Int[Tensor, " n"]]) -> Int[Tensor, "n k"]:
