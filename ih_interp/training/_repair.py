@@ -1,7 +1,7 @@
 """Repair of damaged runs: damaged files are removed, and training writes the same bytes again."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -27,27 +27,19 @@ def repair(folder: Path, config: RunConfig) -> None:
     ]
     states = run_files.saved_states(folder)
     _refuse_folders(folder)
-    run = _open(folder, config)
+    run = None
+    if (folder / run_files.CONFIG).is_file():
+        with suppress(DamagedFileError):
+            refuse_other_run(folder, config)
+            run = Run(folder)
     if run is None:
         _refuse_files_of_others(folder, config, [*checkpoints, *states])
         files = [folder / run_files.CONFIG, folder / run_files.METRICS, *checkpoints, *states]
-        removed = [path for path in files if path.is_file()]
-    else:
-        removed = _damaged(
-            [
-                *(partial(run.read_weights, step) for step in run.steps),
-                *(partial(load_state, path, config) for path in states),
-                lambda: run.rows(before=0),
-                lambda: run.stopped,
-            ]
-        )
-    for path in removed:
-        path.unlink()
-    if run is None:
+        removed = _removed(path for path in files if path.is_file())
         with suppress(OSError):  # it is missing, or holds other files
             (folder / run_files.CHECKPOINTS).rmdir()
     else:
-        removed += _rewind(run)
+        removed = _removed(_damaged(run, states)) + _rewind(run)
     if removed:
         names = ", ".join(str(path.relative_to(folder)) for path in removed[:5])
         names += f" and {len(removed) - 5} more" if len(removed) > 5 else ""
@@ -67,21 +59,23 @@ def _refuse_folders(folder: Path) -> None:
         raise ValueError(f"{short(strange)} are folders where a run has files; move them away.")
 
 
-def _open(folder: Path, config: RunConfig) -> Run | None:
-    """Open the run; return None where its configuration is missing or damaged."""
-    if not (folder / run_files.CONFIG).is_file():
-        return None
-    try:
-        refuse_other_run(folder, config)
-        return Run(folder)
-    except DamagedFileError:
-        return None
+def _removed(paths: Iterable[Path]) -> list[Path]:
+    """Remove files and return their paths."""
+    removed = list(paths)
+    for path in removed:
+        path.unlink()
+    return removed
 
 
-def _damaged(readers: Sequence[Callable[[], object]]) -> list[Path]:
-    """Return the files that these readers find damaged, sorted."""
+def _damaged(run: Run, states: Sequence[Path]) -> list[Path]:
+    """Return the damaged files of a run, sorted."""
     found: set[Path] = set()
-    for read in readers:
+    for read in (
+        *(partial(run.read_weights, step) for step in run.steps),
+        *(partial(load_state, path, run.config) for path in states),
+        lambda: run.rows(before=0),
+        lambda: run.stopped,
+    ):
         try:
             read()
         except DamagedFileError as error:

@@ -79,10 +79,6 @@ class Fleet:
         shape = Shape(configs[0].model.n_layers, configs[0].model.n_heads)
         of_runs = [flat_tensors(in_order(config.clamps), shape) for config in configs]
         self._clamps = [torch.stack(same).to(device) for same in zip(*of_runs, strict=True)]
-        n_scheduled = sum(clamp.is_scheduled for clamp in configs[0].clamps)
-        self._gates = [torch.ones(len(runs), device=device) for _ in range(n_scheduled)]
-        self._gate_values: list[list[float]] = []
-        self._compiled = compiled
         self._step: Step | None = None
         self.interrupted: Callable[[], bool] = lambda: False
 
@@ -95,7 +91,7 @@ class Fleet:
 
         This comes before any measurement: all numbers of a run come from its recorded engine.
         """
-        if not self._compiled:
+        if not self.evaluator.compiled:
             return
         try:
             if self.active:
@@ -124,13 +120,13 @@ class Fleet:
     def inputs(self) -> FleetInputs:
         """Return the inputs of the next update."""
         batches = [run.batch() for run in self.runs]
-        self._fill_gates()
+        gates = zip(*(run.gates() for run in self.runs), strict=True)
         return FleetInputs(
             tokens=torch.stack([batch.tokens for batch in batches]).to(self.device),
             target=torch.stack([batch.target for batch in batches]).to(self.device),
             learning_rate=self._rates,
             clamps=self._clamps,
-            gates=self._gates,
+            gates=[torch.tensor(of_runs, device=self.device) for of_runs in gates],
             features=self._features,
         )
 
@@ -138,7 +134,7 @@ class Fleet:
         config, clamps = self.runs[0].config, in_order(self.runs[0].config.clamps)
         model = build_model(self.runs[0].task, config.model)
         model.to(self.device, print_details=False)
-        if self._compiled:
+        if self.evaluator.compiled:
             return traced_step(model, clamps, config.optimiser, self.state, inputs)
         return eager_step(model, clamps, config.optimiser)
 
@@ -156,19 +152,10 @@ class Fleet:
             f"({type(error).__name__}: {error}); both are done eagerly, which is slower.",
             stacklevel=2,
         )
-        self._compiled = self.evaluator.compiled = False
+        self.evaluator.compiled = False
         self._step = None
         for run in self.runs:
             record_engine(run.run, "eager")
-
-    def _fill_gates(self) -> None:
-        if not self._gates:
-            return
-        values = [run.gates() for run in self.runs]
-        if values != self._gate_values:
-            self._gate_values = values
-            for number, gate in enumerate(self._gates):
-                gate.copy_(torch.tensor([of_run[number] for of_run in values]))
 
 
 def stack(states: Sequence[FleetState]) -> FleetState:

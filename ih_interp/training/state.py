@@ -55,6 +55,8 @@ class RunState:
         self.stops_at = run.stopped  # it is trained again, since files before were lost
         self._shown = rows
         self._chunk: tuple[int, Batch] | None = None
+        clamps = in_order(config.clamps)
+        self._schedules = [clamp.schedule for clamp in clamps if clamp.is_scheduled]
         # For each clamp that waits for a level: the number of rows looked at, and the gate.
         self._levels: dict[int, tuple[int, float]] = {}
 
@@ -87,8 +89,7 @@ class RunState:
 
     def gates(self) -> list[float]:
         """Return the gates of the scheduled clamps at this step."""
-        scheduled = [clamp for clamp in in_order(self.config.clamps) if clamp.is_scheduled]
-        return [self._gate(number, clamp.schedule) for number, clamp in enumerate(scheduled)]
+        return [self._gate(*numbered) for numbered in enumerate(self._schedules)]
 
     def _gate(self, number: int, schedule: Any) -> float:
         if not isinstance(schedule, FromLevel):
