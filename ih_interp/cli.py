@@ -45,10 +45,7 @@ def _app(
 def reproduce(
     figures: Annotated[
         list[str] | None,
-        typer.Argument(
-            help="Figures such as 3a 5b table1, or all; by default those of the main text, "
-            "with --preset paper all."
-        ),
+        typer.Argument(help="Figures such as 3a 5b table1; default: main text, for paper all."),
     ] = None,
     preset: Annotated[
         Literal["smoke", "quick", "paper"],
@@ -63,9 +60,7 @@ def reproduce(
     ] = None,
     seeds: Annotated[
         int | None,
-        typer.Option(
-            help="Networks to train, from seed 5 on; by default 5 with --preset paper, else 1."
-        ),
+        typer.Option(help="Networks to train, from seed 5 on; by default 1, for paper 5."),
     ] = None,
     runs: Annotated[Path, typer.Option(help="Where runs are kept, and resumed from.")] = Path(
         "runs"
@@ -75,10 +70,7 @@ def reproduce(
     ] = Path("figures"),
     redraw: Annotated[
         bool,
-        typer.Option(
-            help="Draw figures again from their csv, without runs: give the same options as when "
-            "the numbers were made."
-        ),
+        typer.Option(help="Draw figures from their csv, without runs; give the options of then."),
     ] = False,
 ) -> None:
     """Train what the figures need, draw them, and compare them with the paper."""
@@ -133,9 +125,8 @@ def claims_text(claims: "Sequence[Claim]") -> str:
     width = max(60, min(110, shutil.get_terminal_size().columns)) - 12
 
     def block(label: str, text: str) -> str:
-        return textwrap.fill(
-            text, width, initial_indent=f"     {label:<6}", subsequent_indent=" " * 11
-        )
+        first = f"     {label:<6}"
+        return textwrap.fill(text, width, initial_indent=first, subsequent_indent=" " * 11)
 
     lines: list[str] = [""]
     for claim in claims:

@@ -35,10 +35,7 @@ class Contender(NamedTuple):
 
 
 class Process:
-    """A process of a contender; RuntimeError if it dies.
-
-    `first_update` is the time in seconds from its start to its first update.
-    """
+    """A process of a contender; `first_update` is the time to its first update, in seconds."""
 
     def __init__(self, contender: Contender, cache: Path) -> None:
         start = time.perf_counter()
@@ -63,7 +60,7 @@ class Process:
         self._process.stdin.flush()
 
     def answer(self) -> float:
-        """Wait for the answer to the last order and return it."""
+        """Wait for the answer to the last order and return it; RuntimeError if it died."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
@@ -71,7 +68,6 @@ class Process:
         return float(json.loads(line))
 
     def end(self) -> None:
-        """End the process."""
         self._process.communicate()
 
 

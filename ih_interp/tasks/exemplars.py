@@ -178,9 +178,9 @@ class Exemplars:
     def from_array(cls, array: "np.ndarray | Tensor", path: PathLike | None = None) -> "Exemplars":
         """Copy features `[class, exemplar, feature]` from a NumPy array or a tensor, as float32.
 
-        With `path` they are saved there, as `.npz`; a `RunConfig` takes only exemplars that have
-        been saved. Raises TypeError for values that are not arrays, ValueError for other shapes,
-        values that are not real numbers, NaN and infinity.
+        With `path` they are saved there, as `.npz`; a `RunConfig` takes arrays only once they are
+        saved. Raises TypeError for values that are not arrays, ValueError for other shapes, values
+        that are not real numbers, NaN and infinity.
         """
         kinds = (np.ndarray, Tensor)
         expect(array, kinds, "The array of features", "give a NumPy array or a tensor")

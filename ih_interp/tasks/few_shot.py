@@ -204,7 +204,7 @@ class FewShotTask:
 
     @plain_torch()
     def enumerate(self, split: Split = "train") -> Batch:
-        """Return every sequence of the split once; ValueError above 10 million, to be sampled."""
+        """Return every sequence of the split once; ValueError above 10 million: `sample` those."""
         size, config = self.n_sequences(split), self.config
         if size > MAX_ENUMERATED:
             raise ValueError(

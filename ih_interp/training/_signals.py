@@ -28,7 +28,6 @@ class Interrupts:
             self._raising = False
 
     def note(self, *_: object) -> None:
-        """Handle a signal."""
         self._came = True
         if self._raising:
             self._raising = False  # a second signal must not interrupt the cleaning up

@@ -93,9 +93,9 @@ class Job:
     def is_new(self, folder: str, row: Message) -> bool:
         """Return whether no worker has reported this row of metrics before."""
         key = (folder, row["step"], row["split"])
-        known = key in self._rows
+        is_new = key not in self._rows
         self._rows.add(key)
-        return not known
+        return is_new
 
 
 class Crew:
@@ -148,7 +148,14 @@ class Crew:
             if new := job.new_updates(message["done"]):
                 self._on_progress(new, message["loss"])
         elif "row" in message:
-            self._hear_of_metrics(worker, job, message["folder"], message["row"])
+            folder, row = message["folder"], message["row"]
+            try:
+                if self._on_metrics is not None and job.is_new(folder, row):
+                    self._on_metrics(job.runs[folder], row)
+            except StopRun:
+                job.stopped.add(folder)
+            if folder in job.stopped:  # ordered again where another worker has taken over
+                worker.send({"stop": folder})
         else:
             self.failures += message["failures"]
             for folder, engine in message["engines"].items():
@@ -156,16 +163,8 @@ class Crew:
             if self._waiting:
                 worker.give(self._waiting.pop(0))
             else:
-                worker.dismiss()
-
-    def _hear_of_metrics(self, worker: "Worker", job: Job, folder: str, row: Message) -> None:
-        try:
-            if self._on_metrics is not None and job.is_new(folder, row):
-                self._on_metrics(job.runs[folder], row)
-        except StopRun:
-            job.stopped.add(folder)
-        if folder in job.stopped:  # ordered again where another worker has taken over
-            worker.send({"stop": folder})
+                worker.job = None
+                worker.send({})  # there are no more jobs
 
 
 class Worker:
@@ -184,23 +183,16 @@ class Worker:
         theirs.close()
 
     def fileno(self) -> int:
-        """Return the number of the open file for which `wait` waits."""
-        return self.connection.fileno()
+        return self.connection.fileno()  # multiprocessing's `wait` asks for it
 
     def give(self, job: Job) -> None:
-        """Send the worker a fleet to train."""
         self.job = job
         self.send({"train": {folder: lock.HELD.get(Path(folder)) for folder in job.runs}})
 
     def send(self, order: dict[str, Any]) -> None:
-        """Send an order; a dead worker is no error here, since `wait` reports it."""
+        """Send an order; a dead worker raises nothing here, since `wait` reports it."""
         with suppress(OSError):
             self.connection.send_bytes(json.dumps(order).encode())
-
-    def dismiss(self) -> None:
-        """Let the worker end: there are no more jobs."""
-        self.job = None
-        self.send({})
 
     def stop(self) -> None:
         """Order the worker to save and end now."""
@@ -209,7 +201,6 @@ class Worker:
         self.connection.close()  # so that a worker that is sending does not wait
 
     def kill(self) -> None:
-        """End the worker without saving."""
         self._process.kill()
 
     def wait(self) -> int:

@@ -31,15 +31,19 @@ class Evaluator:
         self.compiled = compiled
         self._graphs: dict[tuple[int, int], EvaluationGraph] = {}
 
-    def prepare(self, run: RunState, weights: Tensors) -> None:
-        """Compile the evaluation of this run, if it pays; raises the compiler's errors."""
-        if self.compiled and is_worth_compiling(run.config, run.task):
-            self._graph(run, weights)
+    def prepare(self, run: RunState, weights: Tensors) -> "EvaluationGraph | None":
+        """Return the compiled evaluation of this run if it pays; raises the compiler's errors."""
+        if not (self.compiled and is_worth_compiling(run.config, run.task)):
+            return None
+        key = (run.task.n_test_classes, run.config.evaluation_size)
+        if key not in self._graphs:
+            self._graphs[key] = EvaluationGraph(self._model, run, weights)
+        return self._graphs[key]
 
     def measure(self, run: RunState, weights: Tensors) -> Mapping[str, Mapping[str, float]]:
         """Return the mean of every metric on every set, under the run's clamps at its step."""
-        if self.compiled and is_worth_compiling(run.config, run.task):
-            return self._graph(run, weights).measure(run, weights)
+        if (graph := self.prepare(run, weights)) is not None:
+            return graph.measure(run, weights)
         with torch.no_grad():
             for name, parameter in self._model.named_parameters():
                 if name in weights:
@@ -50,13 +54,6 @@ class Evaluator:
             ).mean()
             for split, batch in run.sets.items()
         }
-
-    def _graph(self, run: RunState, weights: Tensors) -> "EvaluationGraph":
-        """Return the graph for sets of this size and exemplars."""
-        key = (run.task.n_test_classes, run.config.evaluation_size)
-        if key not in self._graphs:
-            self._graphs[key] = EvaluationGraph(self._model, run, weights)
-        return self._graphs[key]
 
 
 class EvaluationGraph:

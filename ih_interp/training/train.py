@@ -86,18 +86,17 @@ def train(
         # Clamps are bound to the weights that they read now, so that a run can tell if they change.
         configs = [c.replace(clamps=[clamp.pinned() for clamp in c.clamps]) for c in configs]
         tasks = _tasks(configs)
-        folders = [run_folder(root, config) for config in configs]
-        for folder, config in zip(folders, configs, strict=True):
-            if not repair:
-                refuse_other_run(folder, config)
-        with claimed([folder for folder in folders if repair or _may_write(folder)]):
-            for folder, config in zip(folders, configs, strict=True):
+        places = [(run_folder(root, config), config) for config in configs]
+        for folder, config in [] if repair else places:
+            refuse_other_run(folder, config)
+        with claimed([folder for folder, _ in places if repair or _may_write(folder)]):
+            for folder, config in places:
                 if repair:
                     repair_run(folder, config)
                 _refuse_lost_compiler(folder)
             found = [
-                create_run(folder, config, task, engine=_engine(engine, config))
-                for folder, config, task in zip(folders, configs, tasks, strict=True)
+                create_run(*place, task, engine=_engine(engine, place[1]))
+                for place, task in zip(places, tasks, strict=True)
             ]
             unfinished, failures = to_train(found)
             worth_workers = sum(run.config.n_steps for run in unfinished) >= WORTH_WORKERS
