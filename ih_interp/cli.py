@@ -45,7 +45,10 @@ def _app(
 def reproduce(
     figures: Annotated[
         list[str] | None,
-        typer.Argument(help="Figures such as 3a 5b table1; default: main text, for paper all."),
+        typer.Argument(
+            help="Figures such as 3a 5b table1, or all; by default those of the main text, "
+            "with --preset paper all."
+        ),
     ] = None,
     preset: Annotated[
         Literal["smoke", "quick", "paper"],
@@ -60,7 +63,7 @@ def reproduce(
     ] = None,
     seeds: Annotated[
         int | None,
-        typer.Option(help="Networks to train, from seed 5 on; by default 1, for paper 5."),
+        typer.Option(help="Networks, from seed 5 on; by default 1, or 5 with --preset paper."),
     ] = None,
     runs: Annotated[Path, typer.Option(help="Where runs are kept, and resumed from.")] = Path(
         "runs"
@@ -70,7 +73,7 @@ def reproduce(
     ] = Path("figures"),
     redraw: Annotated[
         bool,
-        typer.Option(help="Draw figures from their csv, without runs; give the options of then."),
+        typer.Option(help="Draw figures from their csv, without runs; repeat the other options."),
     ] = False,
 ) -> None:
     """Train what the figures need, draw them, and compare them with the paper."""
