@@ -147,8 +147,9 @@ class Exemplars:
                 "These exemplars have no source that a run could record; "
                 "save them first with exemplars = exemplars.save(path)."
             )
-        is_file = isinstance(self.source, FileSource)
-        if self.sha256 != (self.source.sha256 if is_file else _gaussian_digest(self.source)):
+        source = self.source
+        expected = source.sha256 if isinstance(source, FileSource) else _gaussian_digest(source)
+        if self.sha256 != expected:
             raise ValueError(
                 f"These exemplars are not those of their source, {self.source!r}: they were "
                 "changed; save them with exemplars = exemplars.save(path)."

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from tqdm import tqdm
 
@@ -14,10 +14,10 @@ from ih_interp.training.state import saved_step
 OnProgress: TypeAlias = Callable[[int, float], None]
 """A function of the updates done since the last call, over all runs, and of their mean loss."""
 
-_shared: list[tqdm] = []  # the bar of a `one_bar` block, if there is one
+_shared: list["tqdm[Any]"] = []  # the bar of a `one_bar` block, if there is one
 
 
-def _bar(total: int, done: int, *, shown: bool) -> tqdm:
+def _bar(total: int, done: int, *, shown: bool) -> "tqdm[Any]":
     shown = shown and sys.stderr is not None  # it is None in a process without a console
     return tqdm(total=total, initial=done, unit="update", disable=not shown)
 
