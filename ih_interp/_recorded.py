@@ -1,4 +1,4 @@
-"""The `config.json` of a run folder: the run, and what its numbers depend on besides."""
+"""The `config.json` of a run folder: the run, and everything else its numbers depend on."""
 
 import platform
 from functools import cache
@@ -13,9 +13,7 @@ from ih_interp._config_base import Frozen, explain, short
 from ih_interp.config import RunConfig
 from ih_interp.storage import run_files
 
-RESTORE = (
-    "restore it, or train again with repair=True, which removes the run's files and begins it anew"
-)
+RESTORE = "restore it, or train again with repair=True, which removes the run and begins it anew"
 
 
 class Recorded(Frozen):
@@ -36,7 +34,7 @@ class Recorded(Frozen):
     threads: int | None = None
     """The number of torch's threads."""
     sha256: str | None = None
-    """Of the other fields; missing in the first runs of format 1."""
+    """The digest of the other fields; missing in the first runs of format 1."""
 
 
 def write_config(path: Path, config: RunConfig, *, features_sha256: str, engine: str) -> None:
@@ -54,10 +52,10 @@ def write_config(path: Path, config: RunConfig, *, features_sha256: str, engine:
 
 
 def read_config(path: Path) -> tuple[Recorded, RunConfig]:
-    """Read what `write_config` wrote; FileNotFoundError or ValueError say what is wrong with it.
+    """Read what `write_config` wrote; FileNotFoundError or ValueError where that is impossible.
 
-    A DamagedFileError, for which repair begins a run anew, is raised for damage beyond doubt alone:
-    for a file that is not JSON, or has another digest than it says.
+    DamagedFileError, for which repair begins a run anew, is raised only where damage is certain:
+    for a file that is not JSON, or has another digest than the one in it.
     """
     if not path.is_file():
         raise FileNotFoundError(f"There is no run at {path.parent}: {path.name} is missing.")
@@ -65,8 +63,7 @@ def read_config(path: Path) -> tuple[Recorded, RunConfig]:
     if fields.get("format") != run_files.FORMAT:
         raise ValueError(
             f"{path} has format {short(fields.get('format'))}; this version reads "
-            f"{run_files.FORMAT}. Read it with the version that wrote it, or restore it if it was "
-            "changed."
+            f"{run_files.FORMAT}. Use the version that wrote it, or restore it if it was changed."
         )
     if "sha256" in fields and run_files.sealed(fields) != fields:
         what = "was changed after it was written: its digest differs"
@@ -75,15 +72,14 @@ def read_config(path: Path) -> tuple[Recorded, RunConfig]:
         recorded = Recorded.model_validate(fields)
         config = RunConfig.load(recorded.run)
         if recorded.fingerprint != config.fingerprint:
-            raise ValueError(
-                f"the run in it is {config.fingerprint}, and {recorded.fingerprint} was recorded"
-            )
+            there, said = config.fingerprint, recorded.fingerprint
+            raise ValueError(f"the run in it is {there}, and {said} was recorded")
     except ValueError as error:
         what = explain(error) if isinstance(error, ValidationError) else str(error)
         state = "is as it was written" if "sha256" in fields else "has no digest"
         raise ValueError(
-            f"{path} cannot be read here: {what}. The file {state}: leave the run as it is, and "
-            "read it with the version of ih_interp, or beside the clamps, that it was trained with "
+            f"{path} cannot be read here: {what}. The file {state}: leave it, and read it with the "
+            "versions and the clamps of your own that it was trained with "
             f"({short(fields.get('versions'))})."
         ) from error
     return recorded, config
@@ -91,13 +87,12 @@ def read_config(path: Path) -> tuple[Recorded, RunConfig]:
 
 def rewrite_config(path: Path, changes: dict[str, Any]) -> None:
     """Change fields of `config.json`, and its digest if it has one."""
-    recorded = run_files.read_json(path)
-    changed = {**recorded, **changes}
-    run_files.write_json(path, run_files.sealed(changed) if "sha256" in recorded else changed)
+    changed = {**run_files.read_json(path), **changes}
+    run_files.write_json(path, run_files.sealed(changed) if "sha256" in changed else changed)
 
 
 @cache
 def versions() -> dict[str, str]:
-    """Return the versions of what the numbers may depend on besides the configuration."""
+    """Return the versions that the numbers may depend on, besides the configuration."""
     packages = {name: version(name) for name in ("ih-interp", "torch", "transformer-lens")}
     return {**packages, "python": platform.python_version(), "machine": platform.machine()}

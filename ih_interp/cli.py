@@ -1,6 +1,5 @@
 """The `ih-interp` command. Heavy imports wait until a command runs, so that help is instant."""
 
-import enum
 import os
 import shutil
 import textwrap
@@ -9,7 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -23,14 +22,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-
-class PresetChoice(enum.StrEnum):
-    """Presets of `reproduce`."""
-
-    smoke = "smoke"
-    quick = "quick"
-    paper = "paper"
 
 
 def _tell_version(asked: bool) -> bool:
@@ -60,21 +51,19 @@ def reproduce(
         ),
     ] = None,
     preset: Annotated[
-        PresetChoice,
+        Literal["smoke", "quick", "paper"],
         typer.Option(
             help="smoke: seconds, nothing is learned. quick: minutes, fewer and larger updates. "
             "paper: the paper's schedule."
         ),
-    ] = PresetChoice.quick,
+    ] = "quick",
     exemplars: Annotated[
         Path | None,
-        typer.Option(help="Features (.h5 or .npz); synthetic ones by default, no download."),
+        typer.Option(help="Features (.h5, .npz or .npy); by default synthetic, no download."),
     ] = None,
     seeds: Annotated[
         int | None,
-        typer.Option(
-            help="Networks to train, from seed 5 on; by default 5 with --preset paper, else 1."
-        ),
+        typer.Option(help="Networks, from seed 5 on; by default 1, or 5 with --preset paper."),
     ] = None,
     runs: Annotated[Path, typer.Option(help="Where runs are kept, and resumed from.")] = Path(
         "runs"
@@ -84,25 +73,18 @@ def reproduce(
     ] = Path("figures"),
     redraw: Annotated[
         bool,
-        typer.Option(
-            help="Draw figures again from their csv alone, without runs: give the options of the "
-            "command that made the numbers."
-        ),
+        typer.Option(help="Draw figures from their csv, without runs; repeat the other options."),
     ] = False,
 ) -> None:
     """Train what the figures need, draw them, and compare them with the paper."""
     typer.echo("loading torch and TransformerLens ...", err=True)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads that spin halve the rest
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads take half of the speed
     with told_in_words("Everything is saved; the same command goes on from here."):
         from ih_interp.paper.reproduce import redraw as draw_again, reproduce as draw
 
         act = draw_again if redraw else partial(draw, seeds=seeds, runs=runs)
         claims = act(
-            figures or (),
-            preset=preset.value,
-            exemplars=exemplars,
-            folder=figures_dir,
-            say=typer.echo,
+            figures or (), preset=preset, exemplars=exemplars, folder=figures_dir, say=typer.echo
         )
         typer.echo(claims_text(claims))
 
@@ -137,10 +119,7 @@ def _sizes(text: str) -> list[int]:
 
 
 def claims_text(claims: "Sequence[Claim]") -> str:
-    """Return claims as text, as wide as the terminal: claim, paper, ours, whether it holds.
-
-    Of runs that cannot tell, as those of the smoke preset, it says only that.
-    """
+    """Return claims as text, as wide as the terminal: claim, paper, ours, whether it holds."""
     if not all(claim.judged for claim in claims):
         return (
             "\nEverything ran. The smoke preset learns nothing, so no claim is judged; "
@@ -149,9 +128,8 @@ def claims_text(claims: "Sequence[Claim]") -> str:
     width = max(60, min(110, shutil.get_terminal_size().columns)) - 12
 
     def block(label: str, text: str) -> str:
-        return textwrap.fill(
-            text, width, initial_indent=f"     {label:<6}", subsequent_indent=" " * 11
-        )
+        first = f"     {label:<6}"
+        return textwrap.fill(text, width, initial_indent=first, subsequent_indent=" " * 11)
 
     lines: list[str] = [""]
     for claim in claims:

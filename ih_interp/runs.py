@@ -26,19 +26,19 @@ COLUMNS = ["step", "sequences", "split", *METRICS]
 
 
 class Run:
-    """A run folder, read only: `ih.train` returns it, and it opens again at any later time.
+    """A run folder, read only: `ih.train` returns it, and it can be opened again at any time.
 
         run = ih.Run("runs/main")  # the root and the name that it was trained under
-        run.config.seeds.init, run.config.clamps  # what it is, a RunConfig
+        run.config.seeds.init, run.config.clamps  # its RunConfig
         run.metrics.query("split == 'train'")  # loss, accuracy ... at every evaluation
         run.steps  # updates that have a checkpoint; each is run.config.batch_size sequences
         model = run.model(run.steps[-1])  # a HookedTransformer, unclamped; run.model() is the same
         batch = run.task.sample("train", 1_000, generator=torch.Generator().manual_seed(1))
         ih.induction_strength(model, batch)
 
-    `exemplars` are those it was trained on, needed where their file is no longer at its place.
-    Raises FileNotFoundError where there is no run, ValueError where it cannot be read or the
-    exemplars are others.
+    `exemplars` are those it was trained on, needed where their file was moved or removed. Raises
+    FileNotFoundError where there is no run, ValueError where it cannot be read or was trained on
+    other exemplars.
     """
 
     def __init__(self, folder: PathLike, exemplars: Exemplars | None = None) -> None:
@@ -47,7 +47,7 @@ class Run:
         self.versions = recorded.versions
         self.engine: str = recorded.engine
         self.features_sha256 = recorded.features_sha256
-        self._sealed = recorded.sha256 is not None  # as the first runs of format 1 were not
+        self._sealed = recorded.sha256 is not None  # the first runs of format 1 have none
         if exemplars is not None:
             self._refuse_other(exemplars.sha256)
         self._exemplars = exemplars
@@ -77,24 +77,24 @@ class Run:
 
     @property
     def clamps(self) -> tuple[AbstractClamp, ...]:
-        """The clamps in force while it trained."""
+        """The clamps under which it trained."""
         return self.config.clamps
 
     @property
     def steps(self) -> list[int]:
-        """Updates that have a checkpoint, ascending; sequences are `step * batch_size`."""
+        """The updates that have a checkpoint, ascending; `step * batch_size` sequences each."""
         self._expect_there()
         return run_files.checkpoint_steps(self.folder)
 
     @property
     def finished(self) -> bool:
-        """Whether the last checkpoint is there."""
+        """Whether the last checkpoint exists."""
         self._expect_there()
         return run_files.checkpoint_path(self.folder, self.config.n_steps).is_file()
 
     @property
     def stopped(self) -> int | None:
-        """Return the update at which a callback ended the run (`ih.StopRun`), None where none did.
+        """The update at which a callback ended the run (`ih.StopRun`), None where none did.
 
         `ih.train` leaves such a run alone; without the file `stopped.json` it goes on from there.
         """
@@ -112,14 +112,14 @@ class Run:
 
     @property
     def whole(self) -> bool:
-        """Whether all checkpoints and metrics that the run should leave are there.
+        """Whether the run is finished and no checkpoint or metrics are missing.
 
-        Checkpoints are not read for it. Raises ValueError for damaged metrics.
+        Checkpoints are not read for this. Raises ValueError for damaged metrics.
         """
         return self.finished and not self.lost(self.config.n_steps + 1)
 
     def lost(self, before: int) -> list[str]:
-        """Say what is due before an update and missing; ValueError where metrics are damaged."""
+        """Say what should exist before an update and is missing; ValueError for damaged metrics."""
         config = self.config
         due, there = config.checkpoints.steps(config.n_steps, config.batch_size), set(self.steps)
         missing = [step for step in due if step < before and step not in there]
@@ -130,44 +130,38 @@ class Run:
     def metrics(self) -> pd.DataFrame:
         """One row per evaluation and split: `step`, `sequences`, `split`, `evaluation.METRICS`.
 
-        They are measured under the run's clamps as they are at that step: a clamp whose schedule is
-        off does not act, and pulses act in the phase that the evaluation falls on.
+        They are measured under the run's clamps, each as its schedule has it at that step.
         `ih.evaluate(run.model(step), batch)` measures the network without clamps. A run in
-        training has the rows saved so far. Raises ValueError for a damaged file, or one that lacks
-        evaluations although the run is finished.
+        training has the rows saved so far. Raises ValueError for a damaged file, and for missing
+        evaluations of a finished run.
         """
         rows = self.rows(before=self.config.n_steps + 1 if self.finished else 0)
         return pd.DataFrame(rows, columns=None if rows else COLUMNS)
 
     def rows(self, *, before: int) -> list[dict[str, Any]]:
-        """Return the metrics row by row; ValueError if one due before step `before` is missing.
-
-        After a kill, checkpoints may be newer than the metrics, which are saved later.
-        """
+        """Return the metrics row by row; ValueError if one due before step `before` is missing."""
         rows = self._saved_rows()
         if unmeasured := self._unmeasured(rows, before):
             raise ValueError(
-                f"{unmeasured[0]}: train the run to its end or, if the file was "
-                "lost, train again with repair=True, which gives the same numbers."
+                f"{unmeasured[0]}: train the run to its end or, if the file was lost, train again "
+                "with repair=True, which gives the same numbers."
             )
         return rows
 
     def _unmeasured(self, rows: list[dict[str, Any]], before: int) -> list[str]:
+        """Say in one sentence, or none, which evaluations before an update are missing."""
         grid = self.config.evaluations.steps(self.config.n_steps, self.config.batch_size)
         due, found = [step for step in grid if step < before], {row["step"] for row in rows}
         missing = [step for step in due if step not in found]
-        return [
-            f"{self.folder / run_files.METRICS} lacks {len(missing)} of {len(due)} evaluations, "
-            f"the first at step {step}"
-            for step in missing[:1]
-        ]
+        path, share = self.folder / run_files.METRICS, f"{len(missing)} of {len(due)}"
+        return [f"{path} lacks {share} evaluations, the first at step {s}" for s in missing[:1]]
 
     def _expect_there(self) -> None:
-        """Refuse a folder that was moved or removed since: it would read as an empty run."""
+        """Refuse a folder that was moved or removed meanwhile: it would read as an empty run."""
         if not (self.folder / run_files.CONFIG).is_file():
             raise FileNotFoundError(
                 f"There is no run at {self.folder} any more: {run_files.CONFIG} is missing. Open "
-                "it where it is now, or train it again."
+                "the run where it is now, or train it again."
             )
 
     def _saved_rows(self) -> list[dict[str, Any]]:
@@ -180,11 +174,9 @@ class Run:
 
         Raises ValueError for a step without checkpoint, or a checkpoint that is damaged.
         """
-        steps = self.steps
-        if not steps:
+        if not (steps := self.steps):
             raise ValueError(f"{self.folder} has no checkpoints yet; train it first.")
-        step = steps[-1] if step is None else step
-        step = self.checkpoint_step(step)
+        step = self.checkpoint_step(steps[-1] if step is None else step)
         model = build_model(self.task, self.config.model, seed=self.config.seeds.init)
         self._refuse_other(self.task.exemplars.last_sha256)  # they may have been changed in place
         self.load_weights(model, step)
@@ -212,63 +204,62 @@ class Run:
                 parameter.copy_(weights.get(name, torch.zeros(())))
 
     def read_weights(self, step: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Read a checkpoint's weights by name, and what it says of itself.
+        """Read a checkpoint's weights by name, and the facts saved with them.
 
-        Raises ValueError where there is none, or for one that is damaged or another run's.
+        Raises ValueError for a missing, damaged or foreign checkpoint.
         """
         step = self.checkpoint_step(step)
         path = run_files.checkpoint_path(self.folder, step)
         weights, facts = run_files.load_tensors(path)
         belongs, expected = (facts.get("run"), facts.get("step")), (self.config.fingerprint, step)
         if belongs != expected:
-            raise run_files.DamagedFileError(
-                path,
-                f"belongs to run {belongs[0]} at step {belongs[1]}, not to {expected[0]} "
-                f"at step {expected[1]}; it was copied from elsewhere",
-            )
+            there, here = (f"{run} at step {number}" for run, number in (belongs, expected))
+            what = f"belongs to run {there}, not to {here}; it was copied from elsewhere"
+            raise run_files.DamagedFileError(path, what)
         is_state = any(":" in name for name in weights)
         if is_state or {weight.dtype for weight in weights.values()} != {torch.float32}:
-            raise run_files.DamagedFileError(
-                path, "holds tensors that are not weights, which are float32"
-            )
+            what = "holds tensors that are not weights, which are float32"
+            raise run_files.DamagedFileError(path, what)
         return weights, facts
 
     def _refuse_other(self, sha256: str) -> None:
         if sha256 != self.features_sha256:
             raise ValueError(
-                f"{self.folder} was trained on other features than it is given here "
-                f"(sha256 {self.features_sha256[:12]} against {sha256[:12]}); "
-                "pass those it was trained on: Run(folder, exemplars=...)."
+                f"{self.folder} was trained on other features (sha256 {self.features_sha256[:12]}, "
+                f"got {sha256[:12]}); pass those it was trained on: Run(folder, exemplars=...)."
             )
 
 
 def refuse_other_run(folder: Path, config: RunConfig) -> None:
     """Raise ValueError if the folder holds a run of another configuration, or part of one."""
-    if not (folder / run_files.CONFIG).is_file():
-        files = (run_files.METRICS, run_files.STATE, run_files.STATE_BEFORE)
-        left = [name for name in files if (folder / name).exists()]
-        left += [run_files.CHECKPOINTS] if run_files.checkpoint_steps(folder) else []
-        if left:
-            raise ValueError(
-                f"{folder} holds {', '.join(left)} and no {run_files.CONFIG} that "
-                "says of which run. Restore it, give this run another name or root, or train "
-                "with repair=True, which removes them and begins the run anew."
-            )
-    else:
+    if (folder / run_files.CONFIG).is_file():
         there = Run(folder).config
         if there.fingerprint != config.fingerprint:
+            old, new = there.identity.save(), config.identity.save()
+            changed = [name for name in new if new[name] != old[name]]
+            words = [f"{name} is {old[name]} there and {new[name]} here" for name in changed]
             raise ValueError(
-                f"{folder} holds another run: {_difference(there, config)}. "
-                "Give this one another name or root."
+                f"{folder} holds another run: {'; '.join(words)}. Give this one another name or "
+                "root."
             )
+        return
+    files = (run_files.METRICS, run_files.STATE, run_files.STATE_BEFORE)
+    left = [name for name in files if (folder / name).exists()]
+    left += [run_files.CHECKPOINTS] if run_files.checkpoint_steps(folder) else []
+    if left:
+        raise ValueError(
+            f"{folder} holds {', '.join(left)} and no {run_files.CONFIG} that says of which run. "
+            "Restore it, give this run another name or root, or train with repair=True, which "
+            "removes them and begins the run anew."
+        )
 
 
 def create_run(folder: Path, config: RunConfig, task: FewShotTask, *, engine: str) -> Run:
-    """Write `config.json`, or take the run that is there.
+    """Write `config.json`, or open the run that is there.
 
-    Of that run only its name and the place of its features are written anew, where they have
-    changed. `engine`, "compiled" or "eager", is recorded: their last digits differ, so a run keeps
-    to one.
+    Only the name of that run and the path of its features are written anew, where they have
+    changed. `engine`, "compiled" or "eager", is recorded: a run keeps to one, since their numbers
+    differ in the last digits.
     """
     refuse_other_run(folder, config)
     path = folder / run_files.CONFIG
@@ -278,12 +269,6 @@ def create_run(folder: Path, config: RunConfig, task: FewShotTask, *, engine: st
             rewrite_config(path, {"run": config.save()})
             run.config = config
         return run
-    (folder / run_files.STOPPED).unlink(missing_ok=True)  # of a run that is begun anew
+    (folder / run_files.STOPPED).unlink(missing_ok=True)  # of an earlier run
     write_config(path, config, features_sha256=task.exemplars.sha256, engine=engine)
     return Run(folder, task.exemplars)
-
-
-def _difference(there: RunConfig, here: RunConfig) -> str:
-    old, new = there.identity.save(), here.identity.save()
-    changed = [name for name in new if new[name] != old[name]]
-    return "; ".join(f"{name} is {old[name]} there and {new[name]} here" for name in changed)

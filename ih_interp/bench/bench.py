@@ -35,10 +35,7 @@ class Contender(NamedTuple):
 
 
 class Process:
-    """A process of a contender; `first_update` is the seconds from its start to its first update.
-
-    Raises RuntimeError if the process dies.
-    """
+    """A process of a contender; `first_update` is the time to its first update, in seconds."""
 
     def __init__(self, contender: Contender, cache: Path) -> None:
         start = time.perf_counter()
@@ -57,40 +54,40 @@ class Process:
         self.first_update = time.perf_counter() - start
 
     def tell(self, order: str, number: int = 1) -> None:
-        """Give an order; `answer` waits for its answer."""
+        """Send an order; `answer` waits for its answer."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{order} {number}\n")
         self._process.stdin.flush()
 
     def answer(self) -> float:
-        """Wait for the answer to the last order and return it."""
+        """Wait for the answer to the last order and return it; RuntimeError if it died."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError("A process of the benchmark died; what it said stands above.")
+            raise RuntimeError("A process of the benchmark died; see its output above.")
         return float(json.loads(line))
 
     def end(self) -> None:
-        """End the process."""
         self._process.communicate()
 
 
 class Team(NamedTuple):
-    """The processes of a contender."""
+    """A contender and its processes."""
 
+    entrant: Contender
     first_update_cold: float
     """Seconds to the first update where nothing was compiled yet."""
     processes: list[Process]
 
     def turn(self, order: str, number: int = 1) -> float:
-        """Have all processes do this at once; return the largest answer, the slowest's."""
+        """Send an order to all processes at once; return the largest answer."""
         for process in self.processes:
             process.tell(order, number)
         return max(process.answer() for process in self.processes)
 
 
 def contenders(sizes: Sequence[int] = SIZES) -> list[Contender]:
-    """List TransformerLens as it is, a compiled run, fleets, and fleets of 8 on every core."""
+    """List plain TransformerLens, a compiled run, fleets, and fleets of 8 on every core."""
     n = cores()
     return [
         Contender("eager", 1, "eager"),
@@ -103,46 +100,43 @@ def contenders(sizes: Sequence[int] = SIZES) -> list[Contender]:
 def bench(
     entrants: Sequence[Contender], *, repeats: int = 5, say: Callable[[str], None] | None = None
 ) -> pd.DataFrame:
-    """Measure training speed; return one row per contender. Ratios are to the first of them.
+    """Measure training speed; return one row per contender.
 
     Contenders take turns, in `repeats` rounds: each trains a fiftieth of the paper's main run,
     without evaluations and checkpoints and then with them; medians are over the rounds.
 
     Columns: `name`, `runs` (trained together, over all processes), `processes`;
-    `updates_per_second` (one run's update of 32 sequences counts one), `ratio` to the first
-    contender in the same round, `ratio_low` and `ratio_high` over the rounds; `overhead`, the time
-    of evaluating and saving as the paper's main run does (200 evaluations of the evaluation sets
-    and 1,000 checkpoints in 31,250 updates), as a share of that of the updates between;
-    `first_update_cold` and `first_update`, seconds from the start of a process with and without
-    anything compiled yet; `memory`, peak bytes of a process; `matrix_share`, the share of the time
-    that its matrix products would take at the speed of a product of 512 x 512 matrices on as many
-    cores.
+    `updates_per_second` (updates of one run, of 32 sequences each), `ratio` to the first contender
+    in the same round, `ratio_low` and `ratio_high` over the rounds; `overhead`, the time of
+    evaluating and saving as the paper's main run does (200 evaluations of the evaluation sets and
+    1,000 checkpoints in 31,250 updates), as a share of the time of the updates; `first_update_cold`
+    and `first_update`, seconds from the start of a process that has to compile, or finds everything
+    compiled; `memory`, peak bytes of a process; `matrix_share`, the share of the time that its
+    matrix products would take at the speed of products of 512 x 512 matrices on as many cores.
     """
     say = say or (lambda _: None)
     with tempfile.TemporaryDirectory() as folder, _started(entrants, Path(folder), say) as teams:
-        rates, overheads, peaks = _rounds(entrants, teams, repeats, say)
-        rows: list[dict[str, float | str]] = []
-        for number, (entrant, team) in enumerate(zip(entrants, teams, strict=True)):
-            ratios = rates[:, number] / rates[:, 0]
-            speed, peak = float(np.median(rates[:, number])), float(np.median(peaks))
-            flops = team.turn("flops") / entrant.runs
-            rows.append(
-                {
-                    "name": entrant.name,
-                    "runs": entrant.runs * entrant.processes,
-                    "processes": entrant.processes,
-                    "updates_per_second": speed,
-                    "ratio": float(np.median(ratios)),
-                    "ratio_low": float(ratios.min()),
-                    "ratio_high": float(ratios.max()),
-                    "overhead": float(np.median(overheads[:, number])),
-                    "first_update_cold": team.first_update_cold,
-                    "first_update": team.processes[0].first_update,
-                    "memory": team.turn("memory"),
-                    "matrix_share": speed * flops / (peak * entrant.processes),
-                }
-            )
-    return pd.DataFrame(rows)
+        rates, overheads, peaks = _rounds(teams, repeats, say)
+        ratios, speeds = rates / rates[:, :1], np.median(rates, axis=0)
+        n = np.array([team.entrant.processes for team in teams])
+        runs = np.array([team.entrant.runs for team in teams])
+        flops = np.array([team.turn("flops") for team in teams]) / runs
+        return pd.DataFrame(
+            {
+                "name": [team.entrant.name for team in teams],
+                "runs": runs * n,
+                "processes": n,
+                "updates_per_second": speeds,
+                "ratio": np.median(ratios, axis=0),
+                "ratio_low": ratios.min(axis=0),
+                "ratio_high": ratios.max(axis=0),
+                "overhead": np.median(overheads, axis=0),
+                "first_update_cold": [team.first_update_cold for team in teams],
+                "first_update": [team.processes[0].first_update for team in teams],
+                "memory": [team.turn("memory") for team in teams],
+                "matrix_share": speeds * flops / (np.median(peaks) * n),
+            }
+        )
 
 
 def write(table: pd.DataFrame, folder: Path) -> list[Path]:
@@ -157,14 +151,14 @@ def write(table: pd.DataFrame, folder: Path) -> list[Path]:
 def _started(
     entrants: Sequence[Contender], cache: Path, say: Callable[[str], None]
 ) -> Generator[list[Team]]:
-    """Start every contender's processes one by one, after another has compiled for them."""
+    """Start every contender's processes, after a first one that compiles for them has ended."""
     teams: list[Team] = []
     try:
         for entrant in entrants:
             own = cache / entrant.name.replace(" ", "-")
             cold = Process(entrant, own)
             cold.end()
-            team = Team(cold.first_update, [])
+            team = Team(entrant, cold.first_update, [])
             teams.append(team)
             for _ in range(entrant.processes):
                 team.processes.append(Process(entrant, own))
@@ -180,7 +174,7 @@ def _started(
 
 
 def _rounds(
-    entrants: Sequence[Contender], teams: Sequence[Team], repeats: int, say: Callable[[str], None]
+    teams: Sequence[Team], repeats: int, say: Callable[[str], None]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return updates per second and overheads `[round, contender]`, and the machine's peaks."""
     for team in teams:
@@ -188,9 +182,9 @@ def _rounds(
     rates, overheads = np.zeros((2, repeats, len(teams)))
     peaks = np.zeros(repeats)
     for number in range(repeats):
-        for place, (entrant, team) in enumerate(zip(entrants, teams, strict=True)):
-            plain = team.turn("go", PERIOD)
-            rates[number, place] = PERIOD * entrant.runs * entrant.processes / plain
+        for place, team in enumerate(teams):
+            updates = PERIOD * team.entrant.runs * team.entrant.processes
+            rates[number, place] = updates / team.turn("go", PERIOD)
             overheads[number, place] = team.turn("overhead")
         peaks[number] = teams[0].turn("peak", PRODUCTS)
         say(f"round {number + 1} of {repeats}: " + ", ".join(f"{r:.0f}" for r in rates[number]))

@@ -1,6 +1,6 @@
-"""A contender of the benchmark: a process that makes a fleet ready and trains on orders.
+"""A contender of the benchmark: a process that makes a fleet and trains it on orders.
 
-Orders come as lines ("go 100", "overhead 1", "peak 50"), answers go as lines of JSON.
+Orders are lines ("go 100", "overhead 1", "peak 50"), answers are lines of JSON.
 """
 
 import json
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def make_fleet(n_runs: int, engine: str, folder: Path) -> Fleet:
-    """Make a fleet of the paper's model, task and batch, on synthetic exemplars, a seed per run."""
+    """Make a fleet of the paper's runs, one seed each, on synthetic exemplars."""
     configs = [
         RunConfig(
             name=f"run-{seed}",
@@ -67,7 +67,7 @@ def make_fleet(n_runs: int, engine: str, folder: Path) -> Fleet:
 
 
 def seconds(fleet: Fleet, updates: int) -> float:
-    """Return the seconds of that many updates of all runs, sampling of sequences included."""
+    """Return the seconds that updates of all runs take, sampling of sequences included."""
     start = time.perf_counter()
     for _ in range(updates):
         fleet.advance()
@@ -75,10 +75,10 @@ def seconds(fleet: Fleet, updates: int) -> float:
 
 
 def overhead(fleet: Fleet, updates: int) -> float:
-    """Return the time of evaluations and checkpoints as a share of the updates between them.
+    """Return the time of evaluations and checkpoints as a share of the time of the updates.
 
-    They come as often as in the paper's main run. Files are on the disk before the next update
-    begins: written beside it, they would slow it where every core trains.
+    They are as frequent as in the paper's main run. Files are on the disk before the next update
+    begins: written meanwhile, they would slow it down where every core trains.
     """
     start, others = time.perf_counter(), 0.0
     with deferred_interrupts() as interrupted:
@@ -95,16 +95,17 @@ def overhead(fleet: Fleet, updates: int) -> float:
 
 def matrix_flops(fleet: Fleet, *, compiled: bool) -> float:
     """Return the floating-point operations in matrix products of one update of all runs."""
-    if not compiled:
-        with FlopCounterMode(display=False) as counted:
+    counter = FlopCounterMode(display=False)
+    if compiled:
+        config, inputs = fleet.runs[0].config, fleet.inputs()
+        model, clamps = build_model(fleet.runs[0].task, config.model), in_order(config.clamps)
+        graph = trace_update(model, clamps, config.optimiser, fleet.state, inputs)
+        with counter, torch.no_grad():
+            graph(*fleet.state.map(torch.clone).flat, *inputs.flat)
+    else:
+        with counter:
             fleet.advance()
-        return float(counted.get_total_flops())
-    config, inputs = fleet.runs[0].config, fleet.inputs()
-    model, clamps = build_model(fleet.runs[0].task, config.model), in_order(config.clamps)
-    graph = trace_update(model, clamps, config.optimiser, fleet.state, inputs)
-    with FlopCounterMode(display=False) as counted, torch.no_grad():
-        graph(*fleet.state.map(torch.clone).flat, *inputs.flat)
-    return float(counted.get_total_flops())
+    return float(counter.get_total_flops())
 
 
 def matrix_peak(repeats: int) -> float:

@@ -1,8 +1,7 @@
 """Files written whole or not at all: neither a kill nor a power failure leaves half of one.
 
 Once `write_atomic` has returned, the file is on the disk under its name. A kill may leave a
-temporary file beside it, which `sweep` removes. No link is followed: what a link names stays as it
-is.
+temporary file beside it, which `sweep` removes. No link is followed.
 """
 
 import errno
@@ -20,40 +19,36 @@ from ih_interp.types import expect
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 PathLike: TypeAlias = str | os.PathLike[str]
-"""A place that a user names; `~` in it is the home folder."""
+"""A path that a user gives; a leading `~` is the home folder."""
 
 
 def as_path(path: object, what: str) -> Path:
-    """Return the path that a user gave, a leading `~` or `~name` expanded.
+    """Return the path that a user gave, with `~` or `~name` replaced by the home folder.
 
-    Raises TypeError for a value that is not a path, ValueError for a home folder that does not
-    exist and for names of variables, which a shell would have replaced.
+    Raises TypeError for other values, ValueError where there is no such home folder, and for names
+    of variables, which a shell would have replaced.
     """
     expect(path, (str, os.PathLike), what)
     text = os.fspath(cast(PathLike, path))
     if "\0" in text:
         raise ValueError(f"{what}: {text!r} has a null character, which no path may have.")
     if text != os.path.expandvars(text):
-        raise ValueError(
-            f"{what}: {text!r} has the name of a variable in it; write os.path.expandvars(path)."
-        )
+        raise ValueError(f"{what}: {text!r} names a variable; write os.path.expandvars(path).")
     try:
         return Path(cast(PathLike, path)).expanduser()
     except RuntimeError as error:
         raise ValueError(f"{what}: {error} Write the whole path instead of ~.") from None
 
 
-def write_atomic(
-    path: Path, content: bytes, *, sync_name: bool = True, new_folders: bool = True
-) -> None:
+def write_atomic(path: Path, content: bytes, *, with_folder: bool = True) -> None:
     """Replace a file whole or not at all: temporary file beside it, flush, fsync, rename.
 
-    `sync_name=False` leaves the rename to a later `sync_folder`: a power failure in between may
-    bring the file that was there before back, but never half of one. `new_folders=False` refuses
-    to make a missing folder. Raises OSError, in words where the disk is full or a folder has the
-    file's name; the file that was there before is then still there.
+    `with_folder=False` leaves it to the caller to make the folder before and to `sync_folder`
+    after: a power failure before that may bring the old file back, but never half of one. Raises
+    OSError, in words where the disk is full or a folder has the file's name; the old file then
+    stays.
     """
-    if new_folders:
+    if with_folder:
         make_folders(path.parent)
     # Not tempfile's, which only this user may read: the run folder may be shared.
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -64,7 +59,7 @@ def write_atomic(
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        if sync_name:
+        if with_folder:
             sync_folder(path.parent)
     except BaseException as error:
         with suppress(OSError):
@@ -105,7 +100,7 @@ def sweep(folder: Path, names: Sequence[str]) -> None:
 
 
 def make_folders(folder: Path) -> None:
-    """Make a folder and those above it where they are missing, and write their names to disk."""
+    """Make a folder and those above it where they are missing; write their names to the disk."""
     missing = [each for each in (folder, *folder.parents) if not each.is_dir()]
     folder.mkdir(parents=True, exist_ok=True)
     for made in missing:
@@ -113,11 +108,10 @@ def make_folders(folder: Path) -> None:
 
 
 class Writer:
-    """A thread that writes files in the order given, so that a slow disk holds up no training.
+    """A thread that writes files in the order given, so that training need not wait for the disk.
 
-    Several writers may share one thread. `settle` waits until the files of this writer are on the
-    disk under their names, and raises the first error of any of them. Leaving the `with` block
-    settles too; where an exception leaves it, that one goes on.
+    Several writers may share a thread. Leaving the `with` block settles; an exception that leaves
+    it goes on, with a note of what could not be written.
     """
 
     def __init__(self, thread: ThreadPoolExecutor | None = None) -> None:
@@ -125,12 +119,12 @@ class Writer:
         self._begun: list[tuple[Path, Future[None]]] = []
 
     def write(self, path: Path, content: bytes) -> None:
-        """Begin to replace a file whole, by `write_atomic`, in a folder that is there."""
-        how = {"sync_name": False, "new_folders": False}
-        self._begun.append((path, self._thread.submit(write_atomic, path, content, **how)))
+        """Begin to replace a file by `write_atomic`, in a folder that is there."""
+        written = self._thread.submit(write_atomic, path, content, with_folder=False)
+        self._begun.append((path, written))
 
     def settle(self) -> None:
-        """Wait for every file begun; raise the first error."""
+        """Wait until the files begun are on the disk under their names; raise the first error."""
         begun, self._begun = self._begun, []
         for _, written in begun:
             written.result()

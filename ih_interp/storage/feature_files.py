@@ -1,6 +1,6 @@
 """Arrays in `.h5`, `.npz`, `.npy`: no header is believed, no link followed, nothing unpickled."""
 
-# numpy and h5py alone do not hold this: h5py follows links into other files, numpy takes as much
+# numpy and h5py alone do not ensure this: h5py follows links into other files, numpy takes as much
 # memory as a header asks for, and zlib and HDF5 inflate to the end of what they find.
 
 import io
@@ -18,10 +18,10 @@ import numpy as np
 
 from ih_interp._config_base import short
 
-PLAIN_BYTES = 2**26  # arrays of up to so many bytes are always read, larger ones if they are
-MAX_RATIO = 100  # at most so many times as large as their file: numbers hardly compress
-DEFLATE_RATIO = 1032  # the most that gzip can
-MAX_PARTS = 32  # of a dataset's name: groups can hold each other, and names then have no end
+PLAIN_BYTES = 2**26  # arrays of up to this size are always read; larger ones are read
+MAX_RATIO = 100  # up to this multiple of their file's size: numbers hardly compress
+DEFLATE_RATIO = 1032  # the most that gzip can compress
+MAX_PARTS = 32  # of a dataset's name: groups can hold each other, so that names have no end
 
 GZIP, SHUFFLE, CHECKSUM, LZF = 1, 2, 3, 32_000
 CHECKSUM_BYTES = 4
@@ -30,11 +30,11 @@ UNREADABLE = (
     *(ValueError, SyntaxError, TokenError, EOFError, OSError, MemoryError, OverflowError),
     *(RuntimeError, TypeError, LookupError, zipfile.BadZipFile, zlib.error),
 )
-"""The errors that readers of numpy, zip and HDF5 raise for bytes that they do not understand."""
+"""The errors that numpy, zip and HDF5 raise for bytes that they cannot read."""
 
 
 class RefusedError(ValueError):
-    """A refusal of a file that could be read; its words go on after the file's path."""
+    """An error whose text follows the file's path in the final message."""
 
 
 @contextmanager
@@ -42,12 +42,10 @@ def _reading(path: Path, kind: str) -> Generator[None]:
     """Turn every error of the block into a ValueError that names the file."""
     try:
         yield
-    except RefusedError as error:
-        raise ValueError(f"{path} {error}.") from error
     except UNREADABLE as error:
-        raise ValueError(
-            f"{path} cannot be read as {kind}, it may be cut short: {error}"
-        ) from error
+        cut = f"cannot be read as {kind}, it may be cut short: {error}"
+        what = f"{error}." if isinstance(error, RefusedError) else cut
+        raise ValueError(f"{path} {what}") from error
 
 
 def _refuse_trap(path: Path, n_bytes: int) -> None:
@@ -57,9 +55,6 @@ def _refuse_trap(path: Path, n_bytes: int) -> None:
         raise RefusedError(
             f"says that its {size:,} bytes hold {n_bytes:,} of numbers; save them uncompressed"
         )
-
-
-# HDF5
 
 
 @contextmanager
@@ -81,8 +76,7 @@ def read_h5(path: Path, dataset: str) -> np.ndarray:
 def h5_item(file: h5py.Group, name: str) -> object:
     """Return the group or dataset that the file itself holds under a name, or None.
 
-    Only hard links are followed: soft and external ones may lead out of the file, and raise
-    ValueError.
+    Raises ValueError for soft and external links, which may lead out of the file.
     """
     parts = [part for part in name.split("/") if part]
     if len(parts) > MAX_PARTS:
@@ -101,16 +95,13 @@ def h5_item(file: h5py.Group, name: str) -> object:
 def h5_numbers(found: h5py.Dataset, kinds: str = "fiu") -> np.ndarray:
     """Return a dataset's values; ValueError unless they are numbers that lie in this very file.
 
-    `kinds` are the kinds of NumPy types that are taken. Other values are refused by their type,
-    without being read.
+    Values of NumPy types of other `kinds` are refused without being read.
     """
     if found.shape is None:
         raise RefusedError(f"has {found.name!r}, which is empty: {found.dtype} without values")
     if found.dtype.kind not in kinds:
-        raise RefusedError(
-            f"has {found.name!r}, which is {str(found.dtype)[:120]} of shape {found.shape}; "
-            "numbers were expected"
-        )
+        what = f"{str(found.dtype)[:120]} of shape {found.shape}"
+        raise RefusedError(f"has {found.name!r}, which is {what}; numbers were expected")
     if found.is_virtual or found.external:
         raise RefusedError(f"has {found.name!r}, which lies in other files; copy its values")
     chunk = math.prod(found.chunks or ()) * found.dtype.itemsize
@@ -120,37 +111,30 @@ def h5_numbers(found: h5py.Dataset, kinds: str = "fiu") -> np.ndarray:
 
 
 def _refuse_overfull_chunks(found: h5py.Dataset, n_bytes: int) -> None:
-    """Refuse chunks that gzip unpacks to more than `n_bytes`: HDF5 would do so to their end.
+    """Refuse chunks that unpack to more than `n_bytes`: HDF5 would unpack them to their end.
 
-    Other filters than h5py's own are refused: HDF5 would look for a library that the file names,
-    or take the file's word for how far they unpack.
+    Filters that are not h5py's own are refused: HDF5 would look for a library that the file names,
+    or believe the file about the unpacked size.
     """
     recipe = found.id.get_create_plist()
     filters = [recipe.get_filter(number)[0] for number in range(recipe.get_nfilters())]
     packing = [number for number in filters if number not in (SHUFFLE, CHECKSUM)]
     after = filters[filters.index(GZIP) + 1 :] if GZIP in filters else []
     if packing not in ([], [GZIP], [LZF]) or not set(after) <= {CHECKSUM}:
-        raise RefusedError(
-            f"has {found.name!r} with HDF5's filters {filters}; save it with gzip alone"
-        )
+        what = f"{found.name!r} with HDF5's filters {filters}"
+        raise RefusedError(f"has {what}; save it with gzip alone")
     if packing != [GZIP]:
         return  # lzf unpacks to 88 times its size at most
     chunks: list[tuple[tuple[int, ...], int, int]] = []
-    found.id.chunk_iter(
-        lambda chunk: chunks.append((chunk.chunk_offset, chunk.filter_mask, chunk.size))
-    )
+    found.id.chunk_iter(lambda c: chunks.append((c.chunk_offset, c.filter_mask, c.size)))
     most = n_bytes + CHECKSUM_BYTES
     for offset, left_out, size in chunks:
         is_packed = not left_out >> filters.index(GZIP) & 1
         if is_packed and size * DEFLATE_RATIO > PLAIN_BYTES:
             packed = found.id.read_direct_chunk(offset)[1]
             if len(zlib.decompressobj().decompress(packed, most + 1)) > most:
-                raise RefusedError(
-                    f"has a chunk of {found.name!r} that unpacks to more than its {n_bytes:,} bytes"
-                )
-
-
-# NumPy
+                what = f"a chunk of {found.name!r}"
+                raise RefusedError(f"has {what} that unpacks to more than its {n_bytes:,} bytes")
 
 
 def read_npz(path: Path, name: str | None) -> tuple[str, np.ndarray]:
@@ -164,10 +148,8 @@ def read_npz(path: Path, name: str | None) -> tuple[str, np.ndarray]:
             raise RefusedError(f"has no array {short(name)}; it holds {short(names)}")
         member = archive.getinfo(f"{name}.npy")
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise RefusedError(
-                f"has {name!r}, packed by zip's method {member.compress_type}, which numpy does "
-                "not write; save it with numpy.savez"
-            )
+            what = f"{name!r}, packed by zip's method {member.compress_type}"
+            raise RefusedError(f"has {what}, which numpy does not write; save it with numpy.savez")
         _refuse_trap(path, member.file_size)
         with archive.open(member) as file:
             content = file.read(member.file_size + 1)  # without a number, it inflates to the end
@@ -181,16 +163,13 @@ def read_npy_file(path: Path) -> np.ndarray:
 
 
 def read_npy(file: io.BufferedIOBase, n_bytes: int) -> np.ndarray:
-    """Read the next array of a stream with `n_bytes` left, in numpy's format; nothing is unpickled.
+    """Read the next array, in numpy's format, of a stream with `n_bytes` left.
 
-    The header is not believed. Raises one of `UNREADABLE`, mostly ValueError, for other bytes.
+    Raises one of `UNREADABLE`, mostly ValueError, for other bytes.
     """
-    start = file.tell()
-    version = np.lib.format.read_magic(file)
-    readers = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
+    start, numpy = file.tell(), np.lib.format
+    version = numpy.read_magic(file)
+    readers = {(1, 0): numpy.read_array_header_1_0, (2, 0): numpy.read_array_header_2_0}
     if version not in readers:
         raise ValueError(f"numpy's format {version} is not read, only 1.0 and 2.0")
     with warnings.catch_warnings():

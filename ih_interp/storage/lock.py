@@ -1,14 +1,14 @@
 """One writer per run folder: a lock that the kernel releases when its process ends, even by a kill.
 
-The process that trains a run holds `.lock` in its folder. Its worker processes inherit the open
-file and the lock with it, so that a worker that outlives its parent is not overtaken. The file is
-removed at the end; one that a killed process left does not refuse anybody. A file with that name
-that is not a lock of ours, such as a link, is refused and left as it is.
+The process that trains a run locks the file `.lock` in its folder. Worker processes inherit the
+open file and with it the lock, which lasts as long as one of them. The file is removed at the end;
+one that a killed process left is locked again. Anything else with that name, such as a link, is
+refused and left as it is.
 """
 
-# `filelock` (4.2) locks by the same call. It is not used, because it leaves its file in the run
+# `filelock` (4.2) makes the same system call. It is not used, because it leaves its file in the run
 # folder, takes any file with the name for a lock, changes to a lock file that outlives a kill where
-# the kernel has no locks, and has no way to hand a lock to worker processes.
+# the kernel has no locks, and cannot hand a lock to worker processes.
 
 import errno
 import fcntl
@@ -45,49 +45,45 @@ def claimed(folders: Sequence[Path]) -> Generator[None]:
     _allow_open_files(len(folders) + SPARE_FILES)
     with ExitStack() as held:
         for folder in folders:
-            held.enter_context(_claimed(folder))
+            _claim(folder, held)
         yield
 
 
 def expect_held(folder: Path) -> None:
-    """Raise FileNotFoundError unless the folder is still the one whose lock this process holds.
+    """Raise FileNotFoundError where a folder that this process has locked was moved or removed.
 
-    After a folder was moved or removed another may be in its place, with a writer of its own.
-    Folders whose lock this process does not hold pass.
+    Another folder may be in its place, with a writer of its own.
     """
     descriptor = HELD.get(folder.absolute())
     if descriptor is not None and not _is_at(folder / LOCK, descriptor):
-        raise FileNotFoundError(
-            errno.ENOENT, "The run folder was moved or removed while it was trained in", str(folder)
-        )
+        what = "The run folder was moved or removed while it was trained in"
+        raise FileNotFoundError(errno.ENOENT, what, str(folder))
 
 
-@contextmanager
-def _claimed(folder: Path) -> Generator[None]:
+def _claim(folder: Path, held: ExitStack) -> None:
+    """Make the folder and lock it until `held` is left; remove it then if it is still empty."""
     if not folder.is_dir() and (folder.exists() or folder.is_symlink()):
         raise ValueError(
-            f"{folder} is not a folder, and a run lies in one: move away what is there (a file, or "
-            "a link to what is gone), or give the run another name or root."
+            f"{folder} is not a folder but a file or a broken link: move it away, or give the run "
+            "another name or root."
         )
     made = [each for each in (folder, *folder.parents) if not each.is_dir()]
+    held.callback(_remove_empty, made)
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        descriptor = _claim(folder)
-        if descriptor is not None:
-            HELD[folder.absolute()] = descriptor
-        try:
-            sweep_run(folder)
-            yield
-        finally:
-            if descriptor is not None:
-                _release(folder, descriptor)
-    finally:
-        for each in made:  # where nothing came of it
-            with suppress(OSError):
-                each.rmdir()
+    descriptor = _waited_for(folder)
+    if descriptor is not None:
+        HELD[folder.absolute()] = descriptor
+        held.callback(_release, folder, descriptor)
+    sweep_run(folder)
 
 
-def _claim(folder: Path) -> int | None:
+def _remove_empty(folders: Sequence[Path]) -> None:
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def _waited_for(folder: Path) -> int | None:
     """Return the open file that holds the lock, or None where there are no locks."""
     end = time.monotonic() + WAIT_SECONDS
     while True:
@@ -96,9 +92,8 @@ def _claim(folder: Path) -> int | None:
         except BlockingIOError:
             if time.monotonic() > end:
                 raise ValueError(
-                    f"{folder} is being trained by {_holder(folder)}, and a run has one writer: "
-                    "wait for it to end, or stop it with SIGTERM, which saves, and train again. "
-                    "Reading the run needs no lock."
+                    f"{folder} is being trained by {_holder(folder)}: wait for it to end, or stop "
+                    "it with SIGTERM, which saves, and train again. Reading needs no lock."
                 ) from None
         except OSError as error:
             if error.errno not in NO_LOCKS:
@@ -142,7 +137,7 @@ def _locked(path: Path) -> int:
 def _opened(path: Path) -> int:
     """Open the lock's file; ValueError for anything else that has its name."""
     refusal = ValueError(f"{path} is not a lock of ih_interp's: move it away, and train again.")
-    # Neither a link is followed, nor a pipe waited for.
+    # No link is followed, and no pipe is waited for.
     how = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
         descriptor = os.open(path, how, 0o666)
@@ -167,14 +162,15 @@ def _is_at(path: Path, descriptor: int) -> bool:
 
 
 def _holder(folder: Path) -> str:
-    """Return in words what holds the lock: the process named in it, or workers that it left."""
+    """Return in words which process holds the lock: the one named in it, or workers of that one."""
     with suppress(OSError, ValueError):
         pid, host = (folder / LOCK).read_text().split()[:2]
-        return f"process {pid} on {host} (or by workers that outlive it)"
+        return f"process {pid} on {host} (or by workers that it left)"
     return "another process"
 
 
 def _allow_open_files(n: int) -> None:
+    """Raise the limit of open files, as far as the system allows it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < n:
         most = n if hard == resource.RLIM_INFINITY else min(n, hard)

@@ -1,11 +1,11 @@
 """The files of a run folder: their paths, JSON, and weights with a digest. No pickle.
 
     config.json  metrics.jsonl  checkpoints/00031250.safetensors
-    state.safetensors  state-before.safetensors  while it trains: the last two that were saved
+    state.safetensors  state-before.safetensors  while it trains: the two states saved last
     stopped.json  where a callback ended it (`ih.StopRun`)
 
-Each carries a SHA-256 of its content. Runs of the first days of format 1 have none in their
-configuration and metrics; they are read all the same.
+Each carries a SHA-256 of its content, except configuration and metrics of the first runs of
+format 1, which are read all the same.
 """
 
 import hashlib
@@ -24,17 +24,14 @@ from torch import Tensor
 from ih_interp._config_base import short
 from ih_interp.storage.atomic import sweep, write_atomic
 
-FORMAT = 1
-"""Of the run folder; another number is refused."""
-
+FORMAT = 1  # of the run folder; another number is refused
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 STATE = "state.safetensors"
 STATE_BEFORE = "state-before.safetensors"
 STOPPED = "stopped.json"
 CHECKPOINTS = "checkpoints"
-CHECKPOINT = r"(?:[0-9]{8}|[1-9][0-9]{8,})\.safetensors"
-"""Names of checkpoints: the step in eight digits, or more where it needs them."""
+CHECKPOINT = r"(?:[0-9]{8}|[1-9][0-9]{8,})\.safetensors"  # the step in eight digits or more
 
 REPAIR = "train again with repair=True, which removes it: the same numbers come back"
 
@@ -53,7 +50,7 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 
 
 def checkpoint_steps(folder: Path) -> list[int]:
-    """Return the steps that have a checkpoint, ascending; files of other names do not count."""
+    """Return the steps that have a checkpoint, ascending; files with other names are ignored."""
     if not (folder / CHECKPOINTS).is_dir():
         return []
     with os.scandir(folder / CHECKPOINTS) as entries:
@@ -68,7 +65,7 @@ def sweep_run(folder: Path) -> None:
 
 
 def saved_states(folder: Path) -> list[Path]:
-    """Return the saved states that are there, the newest first; two at most."""
+    """Return the saved states that exist, the newest first; two at most."""
     return [path for name in (STATE, STATE_BEFORE) if (path := folder / name).is_file()]
 
 
@@ -82,8 +79,8 @@ def packed(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
     digest = digest_of(tensors, facts)
     # One metadata key: safetensors writes several in random order, and equal files must be equal.
     metadata = {"ih_interp": json.dumps({"facts": dict(facts), "sha256": digest}, sort_keys=True)}
-    # By way of numpy: safetensors.torch looks for shared storage first, which takes three times as
-    # long as all the rest, and weights share none.
+    # Through numpy: safetensors.torch looks for shared storage first, which takes three times as
+    # long as everything else, and weights share none.
     return save({name: _array(tensor) for name, tensor in tensors.items()}, metadata)
 
 
@@ -91,11 +88,11 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read tensors and facts back.
 
     Raises FileNotFoundError for a missing file, DamagedFileError (a ValueError) for one that is cut
-    short, altered or was not written by `save_tensors`.
+    short or altered, or that `save_tensors` did not write.
     """
     if not path.is_file():
         raise FileNotFoundError(f"There is no checkpoint at {path}.")
-    path.open("rb").close()  # one that we may not read is not damaged
+    path.open("rb").close()  # a file that we may not read is not damaged
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -105,7 +102,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         found = digest_of(tensors, facts)
     except Exception as error:  # whatever safetensors, JSON or numpy raise for foreign bytes
         raise DamagedFileError(
-            path, f"is not a checkpoint of ih_interp, or it is cut short ({error!r})"
+            path, f"is not a checkpoint of ih_interp, or is cut short ({error!r})"
         ) from error
     if found != expected:
         raise DamagedFileError(path, "was altered after it was written: its digest differs")
@@ -141,9 +138,8 @@ def read_metrics(
 ) -> list[dict[str, Any]]:
     """Read the rows of `metrics.jsonl`; there are none where the file is missing.
 
-    The first line, the seal, says of which run they are, how many, and their SHA-256. Raises
-    DamagedFileError (a ValueError) where they are others, belong to another run than the one of
-    this fingerprint, or have no seal where one is due.
+    The first line, the seal, holds the run's fingerprint, the number of rows and their SHA-256.
+    Raises DamagedFileError (a ValueError) where they differ, or a seal that is due is missing.
     """
     path = folder / METRICS
     if not path.is_file():
@@ -153,9 +149,8 @@ def read_metrics(
     if seal := _seal(first):
         content = rest
         if (seal["sha256"], seal["rows"]) != (_sha256(content), content.count(b"\n")):
-            raise DamagedFileError(
-                path, "was altered or cut short after it was written: its digest differs"
-            )
+            what = "was altered or cut short after it was written: its digest differs"
+            raise DamagedFileError(path, what)
         if fingerprint is not None and seal["run"] not in (None, fingerprint):
             raise DamagedFileError(path, f"belongs to run {seal['run']}, not to {fingerprint}")
     elif seal_due:
@@ -165,11 +160,8 @@ def read_metrics(
     except (ValueError, RecursionError) as error:
         raise DamagedFileError(path, f"is not JSON lines, it may be cut short: {error}") from error
     if strange := [row for row in rows if not _is_row(row)]:
-        raise DamagedFileError(
-            path,
-            f"holds {short(strange[0])}, which is not a row of metrics: a step, a split and "
-            "numbers were expected",
-        )
+        what = f"holds {short(strange[0])}, not a row of metrics (a step, a split and numbers)"
+        raise DamagedFileError(path, what)
     return rows
 
 
@@ -177,8 +169,7 @@ def _is_row(row: object) -> bool:
     """Return whether a line of metrics is a step, a split, and numbers."""
     if not isinstance(row, dict) or not isinstance(row.get("split"), str):
         return False
-    step = row.get("step")
-    numbers = [value for name, value in row.items() if name != "split"]
+    step, numbers = row.get("step"), [value for name, value in row.items() if name != "split"]
     is_step = type(step) is int and step >= 0
     return is_step and all(type(value) in (int, float) for value in numbers)
 

@@ -1,4 +1,4 @@
-"""Exemplar features: synthetic ones with the geometry of real ones, and real ones from a file."""
+"""Exemplar features: synthetic ones with the geometry of real ones, and those in a file."""
 
 import functools
 import hashlib
@@ -21,9 +21,8 @@ from ih_interp.storage.feature_files import read_h5, read_npy_file, read_npz
 from ih_interp.tasks.omniglot import Network
 from ih_interp.types import expect
 
-GRAIN = 2**-12  # synthetic features are multiples of it: every machine gets the same bits
-OMNIGLOT_DATASET = "resnet18/224/feat"  # where the published code's feature file keeps them
-
+GRAIN = 2**-12  # synthetic features are multiples of it, so that all machines get the same bits
+OMNIGLOT_DATASET = "resnet18/224/feat"  # the name in the published code's feature file
 MAX_VALUES = 2**31  # of one table of features: 8 GiB
 
 
@@ -45,27 +44,23 @@ class GaussianSource(Frozen):
         n_values = max(self.n_classes * self.n_exemplars, self.n_features) * self.n_features
         if n_values > MAX_VALUES:
             raise ValueError(
-                f"n_classes={self.n_classes}, n_exemplars={self.n_exemplars} and n_features="
-                f"{self.n_features} make a table of {n_values:,} numbers, more than "
-                f"{MAX_VALUES:,}; lower one of them."
+                f"n_classes={self.n_classes}, n_exemplars={self.n_exemplars}, n_features="
+                f"{self.n_features}: expected up to {MAX_VALUES:,} numbers, got {n_values:,}; "
+                "lower one of them."
             )
         return self
 
 
 class FileSource(Frozen):
-    """Features in a file, with the digest that says whether they are still the same.
-
-    The path may name any regular `.h5`, `.npz` or `.npy` file of this machine; only numbers are
-    read from it.
-    """
+    """Features in an `.h5`, `.npz` or `.npy` file; only numbers are read from it."""
 
     kind: Literal["file"] = "file"
     path: str
-    """As `Exemplars.load` found it: absolute, so that it holds in any working directory."""
+    """The absolute path of the file."""
     dataset: str
-    """Name of the array in the file."""
+    """The name of the array in the file."""
     sha256: str
-    """Digest of the features' shape and bytes, by which other features are refused."""
+    """The digest of the features' shape and bytes, by which other features are refused."""
 
 
 ExemplarSource: TypeAlias = Annotated[GaussianSource | FileSource, Field(discriminator="kind")]
@@ -79,9 +74,8 @@ class Exemplars:
 
     features: Float[Tensor, "class exemplar feature"]
     """float32, finite; the model projects them and never trains them."""
-
     source: GaussianSource | FileSource | None = None
-    """A recipe to get them again; None for an array that only this process has."""
+    """The recipe or the file to get them again; None for an array that only this process has."""
 
     def __post_init__(self) -> None:
         expect(self.features, Tensor, "The array of features", "use ih.Exemplars.from_array(array)")
@@ -116,7 +110,12 @@ class Exemplars:
 
     @property
     def _snapshot(self) -> tuple[Float[Tensor, "class exemplar feature"], str]:
-        """A copy of the features as they are now, and its digest."""
+        """A copy of the features as they are now, and its digest.
+
+        `features` can be changed in place, also through a NumPy array that shares their memory,
+        which no counter of torch's notices: so they are compared bit by bit with the last copy.
+        Raises ValueError where a change left NaN or infinity.
+        """
         kept: tuple[Tensor, str] | None = vars(self).get("_kept")
         if kept is None or not _same_bits(kept[0], self.features):
             self.__post_init__()
@@ -126,22 +125,17 @@ class Exemplars:
 
     @property
     def settled(self) -> Float[Tensor, "class exemplar feature"]:
-        """The features as they are now, in memory of our own: models embed these.
-
-        `features` can be changed in place, also by way of a NumPy array that shares their memory,
-        which no counter of torch's notices; so they are compared bit by bit with the copy, which
-        is made anew where they differ. Raises ValueError where a change left NaN or infinity.
-        """
+        """A copy of the features as they are now, which models embed."""
         return self._snapshot[0]
 
     @property
     def sha256(self) -> str:
-        """The digest of shape and bytes, as they are now; equal digests are equal features."""
+        """The digest of shape and bytes, as they are now; equal features have equal digests."""
         return self._snapshot[1]
 
     @property
     def last_sha256(self) -> str:
-        """The digest of the features that models embed, without comparing them anew."""
+        """The digest of the features that models embed, without a new comparison."""
         kept: tuple[Tensor, str] | None = vars(self).get("_kept")
         return self.sha256 if kept is None else kept[1]
 
@@ -153,10 +147,8 @@ class Exemplars:
                 "These exemplars have no source that a run could record; "
                 "save them first with exemplars = exemplars.save(path)."
             )
-        if isinstance(self.source, FileSource):
-            expected = self.source.sha256
-        else:
-            expected = _gaussian_digest(self.source)
+        source = self.source
+        expected = source.sha256 if isinstance(source, FileSource) else _gaussian_digest(source)
         if self.sha256 != expected:
             raise ValueError(
                 f"These exemplars are not those of their source, {self.source!r}: they were "
@@ -170,10 +162,10 @@ class Exemplars:
     ) -> "Exemplars":
         """Make synthetic features with the geometry of Omniglot's; no download is needed.
 
-        `x = mean + class + exemplar`, each Gaussian. Directions share one random basis in which the
-        variances fall as `k^-1.16`; scalar products are expected to be 0.73 of the mean square norm
-        between classes and 0.88 within one, that norm 27: as those of SqueezeNet v1.1's features of
-        Omniglot. On both kinds training pauses near ln 2 before the phase change.
+        `x = mean + class + exemplar`, each Gaussian, in one random basis in which the variances
+        fall as `k^-1.16`. The expected norm is 27, and the expected scalar products are 0.73 of the
+        mean square norm between classes and 0.88 within one, as measured on SqueezeNet v1.1's
+        features of Omniglot. On both kinds training pauses near ln 2 before the phase change.
 
         Shape `[n_classes, n_exemplars, n_features]`. Raises ValueError for fewer than 2
         classes or other sizes below 1.
@@ -185,15 +177,14 @@ class Exemplars:
 
     @classmethod
     def from_array(cls, array: "np.ndarray | Tensor", path: PathLike | None = None) -> "Exemplars":
-        """Take features `[class, exemplar, feature]` from a NumPy array or a tensor, as a copy.
+        """Copy features `[class, exemplar, feature]` from a NumPy array or a tensor, as float32.
 
-        Real numbers of any type become float32. With `path` they are saved there, as `.npz`, and a
-        `RunConfig` takes them; without, it asks for `exemplars.save(path)` first. Raises TypeError
-        for values that are not arrays, ValueError for other shapes, other types, NaN and infinity.
+        With `path` they are saved there, as `.npz`; a `RunConfig` takes arrays only once they are
+        saved. Raises TypeError for values that are not arrays, ValueError for other shapes, values
+        that are not real numbers, NaN and infinity.
         """
-        expect(
-            array, (np.ndarray, Tensor), "The array of features", "give a NumPy array or a tensor"
-        )
+        kinds = (np.ndarray, Tensor)
+        expect(array, kinds, "The array of features", "give a NumPy array or a tensor")
         if isinstance(array, np.ma.MaskedArray):
             raise ValueError("The features are a masked array; fill it first, array.filled(value).")
         exemplars = cls(_as_float32(array))
@@ -203,10 +194,10 @@ class Exemplars:
     def load(cls, path: PathLike, dataset: str | None = None) -> "Exemplars":
         """Read features `[class, exemplar, feature]` from `.h5`, `.npz` or `.npy`.
 
-        `dataset` names the array: by default "resnet18/224/feat" in `.h5`, as the published code's
-        file, and in `.npz` "features", or the only array that there is. Nothing is unpickled.
-        Raises FileNotFoundError for a missing file, ValueError for one that cannot be read, lacks
-        the array, holds bad values, points to other files, or unpacks to far more than it is.
+        `dataset` names the array: by default "resnet18/224/feat" in `.h5`, as in the published
+        code's file, and in `.npz` the only array or else "features". Nothing is unpickled. Raises
+        FileNotFoundError for a missing file, ValueError for one that cannot be read, lacks the
+        array, holds bad values, points to other files, or unpacks to far more than its size.
         """
         path = as_path(path, "The path of a feature file")
         if dataset is not None:
@@ -225,14 +216,14 @@ class Exemplars:
 
     @classmethod
     def from_source(cls, source: GaussianSource | FileSource) -> "Exemplars":
-        """Return the features that a run recorded; ValueError if the file holds others by now."""
+        """Return the features that a run recorded; ValueError if the file now holds others."""
         if isinstance(source, GaussianSource):
             return cls(_gaussian_features(source), source)
         exemplars = cls.load(source.path, source.dataset or None)
         if exemplars.sha256 != source.sha256:
             raise ValueError(
-                f"{source.path} holds other features than when the run was made "
-                f"(sha256 {exemplars.sha256[:12]} against {source.sha256[:12]}); restore that file."
+                f"{source.path} holds other features than the run was trained on (sha256 "
+                f"{exemplars.sha256[:12]}, expected {source.sha256[:12]}); restore that file."
             )
         return cls(exemplars.features, source)
 
@@ -240,18 +231,16 @@ class Exemplars:
     def omniglot(
         cls, root: PathLike, n_exemplars: int = 5, seed: int = 0, *, network: Network = "resnet18"
     ) -> "Exemplars":
-        """Make features of Omniglot's 1,623 characters, by torchvision (`[omniglot]` extra).
+        """Make 512 features of Omniglot's 1,623 characters, by torchvision (`[omniglot]` extra).
 
         `network`, an ImageNet classifier of torchvision's, is "resnet18", as in the paper, or
-        "squeezenet1_1"; `ih_interp.tasks.omniglot` says what is taken from each. Both give 512
-        features.
-        Images and weights are downloaded into `root` where they are missing.
+        "squeezenet1_1"; `ih_interp.tasks.omniglot` says which layer is taken. Images and weights
+        are downloaded into `root` where they are missing.
         """
         from ih_interp.tasks.omniglot import omniglot_features
 
-        return cls(
-            omniglot_features(as_path(root, "root"), network, n_exemplars=n_exemplars, seed=seed)
-        )
+        root = as_path(root, "root")
+        return cls(omniglot_features(root, network, n_exemplars=n_exemplars, seed=seed))
 
     def save(self, path: PathLike) -> "Exemplars":
         """Write `.npz`, whole or not at all; return the exemplars with that file as source."""
@@ -289,7 +278,7 @@ def _as_float32(array: "np.ndarray | Tensor") -> Float[Tensor, "class exemplar f
         )
     if isinstance(array, Tensor):
         return array.detach().to("cpu", torch.float32, copy=True)
-    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and so refused
+    with np.errstate(over="ignore"):  # too large numbers become infinite, and are refused
         return torch.from_numpy(array.astype(np.float32, order="C"))
 
 

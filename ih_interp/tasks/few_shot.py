@@ -1,7 +1,7 @@
 """The few-shot task: pairs of exemplar and label, then a query that only its context can label.
 
-A sequence is `x1 l1 x2 l2 ... xq`. The query's class stands in the context with its label; labels
-are sampled anew for every sequence, so that only an induction circuit can predict them.
+A sequence is `x1 l1 x2 l2 ... xq`. The context holds the query's class with its label; labels are
+sampled anew for every sequence, so that only an induction circuit can predict them.
 """
 
 import itertools
@@ -17,7 +17,7 @@ from torch import Tensor
 from ih_interp._config_base import Frozen
 from ih_interp._torch_state import plain_torch
 from ih_interp.tasks.exemplars import Exemplars
-from ih_interp.tasks.sampling import MAX_ENUMERATED, label_split, members_with, without_repetition
+from ih_interp.tasks.sampling import MAX_ENUMERATED, label_split, without_repetition
 from ih_interp.types import Batch, Layout, as_indices, expect, integer
 
 Split: TypeAlias = Literal["train", "test_exemplars", "test_relabel", "other_exemplars"]
@@ -33,11 +33,11 @@ class TaskConfig(Frozen):
     n_train_classes: int = Field(default=50, ge=2)
     """Classes trained on, the first ones of the file."""
     n_labels: int = Field(default=5, ge=2, le=100_000)
-    """Labels that a context's classes are given, anew in every sequence; also the logits."""
+    """Labels, of which every sequence gives its classes some at random; also the logits."""
     n_pairs: int = Field(default=2, ge=2, le=10_000)
     """(exemplar, label) pairs in the context."""
     n_copies: int = Field(default=1, ge=1)
-    """How many of them show the query's class; the others show one class each."""
+    """Pairs that show the query's class; the others show one class each."""
     n_train_exemplars: int = Field(default=1, ge=1)
     """Exemplars of a class seen in training; with 1 the query equals its copy in the context."""
     n_test_classes: int | None = Field(default=None, ge=0)
@@ -52,7 +52,7 @@ class TaskConfig(Frozen):
         if self.n_copies >= self.n_pairs:
             raise ValueError(
                 f"n_copies={self.n_copies}: expected fewer than n_pairs={self.n_pairs}, so that "
-                "another class stands in the context."
+                "the context holds another class."
             )
         k = self.n_context_classes
         for name, n in (("n_labels", self.n_labels), ("n_train_classes", self.n_train_classes)):
@@ -88,16 +88,12 @@ class FewShotTask:
                     f"{name}={n}: expected up to {most} of {exemplars.n_classes} classes of "
                     f"{exemplars.n_exemplars} exemplars each; lower it or load more."
                 )
-        self.n_test_classes = (
-            min(100, left) if config.n_test_classes is None else config.n_test_classes
-        )
+        n_test = config.n_test_classes
+        self.n_test_classes = min(100, left) if n_test is None else n_test
         self.layout = Layout(config.n_pairs)
-        self.train_label_sets, self.test_label_sets = label_split(
-            config.n_labels,
-            config.n_context_classes,
-            config.held_out_labels,
-            config.label_split_seed,
-        )
+        sizes = (config.n_labels, config.n_context_classes, config.held_out_labels)
+        sets = label_split(*sizes, config.label_split_seed)
+        self.train_label_sets, self.test_label_sets = sets
 
     def __repr__(self) -> str:
         return f"FewShotTask({self.exemplars!r}, {self.config!r})"
@@ -113,7 +109,7 @@ class FewShotTask:
 
     @cached_property
     def splits(self) -> tuple[Split, ...]:
-        """The splits that have sequences: some need unseen classes, exemplars or label sets."""
+        """The splits that are not empty: some need unseen classes, exemplars or label sets."""
         return tuple(split for split in SPLITS if self._missing(split) is None)
 
     def token(
@@ -140,11 +136,9 @@ class FewShotTask:
         Raises TypeError for values that are not tensors, ValueError for indices that are not
         integers, are out of range, or are other than `[batch, n_pairs + 1]`.
         """
-        items = self.config.n_pairs + 1
-        class_index = _indices("class_index", class_index, items, self.exemplars.n_classes)
-        exemplar_index = _indices(
-            "exemplar_index", exemplar_index, items, self.exemplars.n_exemplars
-        )
+        items, shown = self.config.n_pairs + 1, self.exemplars
+        class_index = _indices("class_index", class_index, items, shown.n_classes)
+        exemplar_index = _indices("exemplar_index", exemplar_index, items, shown.n_exemplars)
         label = _indices("label", label, items, self.n_labels)
         if not len(class_index) == len(exemplar_index) == len(label):
             raise ValueError(
@@ -165,18 +159,17 @@ class FewShotTask:
         generator: torch.Generator | None = None,
         seed: int | None = None,
     ) -> Batch:
-        """Sample `n` sequences with replacement, from a generator that goes on, or from a seed.
+        """Sample `n` sequences with replacement, from a generator, or from a new one of a seed.
 
         The query's class and then the others are uniform over the split's classes without
         repetition; the label set is uniform over the split's, in uniform order; the order of the
-        context is uniform; exemplars are uniform and independent. `seed=0` samples as a new
-        generator of seed 0 does.
-        Raises ValueError for an empty split, TypeError unless a generator or a seed is given.
+        context is uniform; exemplars are uniform and independent. Raises ValueError for an empty
+        split, TypeError unless either a generator or a seed is given.
         """
         n = integer(n, f"n={n!r}")
         generator = _generator(generator, seed)
         if not 0 <= n <= MAX_ENUMERATED:
-            raise ValueError(f"n={n}; up to {MAX_ENUMERATED:,} sequences can be sampled.")
+            raise ValueError(f"n={n}: expected 0 to {MAX_ENUMERATED:,} sequences.")
         classes, exemplars, label_sets = self._split(split)
         k = self.config.n_context_classes
 
@@ -188,7 +181,9 @@ class FewShotTask:
 
         chosen = without_repetition([draw(len(classes) - i) for i in range(k)])
         labels = label_sets[draw(len(label_sets))].gather(1, shuffled(k))
-        member = self._members[shuffled(self.config.n_pairs)]
+        # The class that each pair of the context shows; 0 is the query's.
+        in_order = (torch.arange(self.config.n_pairs) - self.config.n_copies + 1).clamp(min=0)
+        member = in_order[shuffled(self.config.n_pairs)]
         member = torch.cat([member, torch.zeros(n, 1, dtype=torch.int64)], dim=1)
         which = torch.randint(len(exemplars), member.shape, generator=generator)
         return self.batch(
@@ -198,7 +193,7 @@ class FewShotTask:
     def n_sequences(self, split: Split = "train") -> int:
         """Return the number of different sequences of the split: 78,400 for the paper's task.
 
-        It is the product of ordered choices of classes, ordered label sets, places of the query's
+        It is the product of the numbers of ordered classes, ordered labels, places of the query's
         class in the context, and exemplars.
         """
         classes, exemplars, label_sets = self._split(split)
@@ -209,10 +204,7 @@ class FewShotTask:
 
     @plain_torch()
     def enumerate(self, split: Split = "train") -> Batch:
-        """Return every sequence of the split once, `n_sequences` of them.
-
-        Raises ValueError above 10 million sequences; `sample` those.
-        """
+        """Return every sequence of the split once; ValueError above 10 million: `sample` those."""
         size, config = self.n_sequences(split), self.config
         if size > MAX_ENUMERATED:
             raise ValueError(
@@ -222,33 +214,27 @@ class FewShotTask:
         classes, exemplars, label_sets = self._split(split)
         k, items = config.n_context_classes, config.n_pairs + 1
         places = list(itertools.combinations(range(config.n_pairs), config.n_copies))
+        others = torch.ones(len(places), config.n_pairs, dtype=torch.int64)
+        others.scatter_(1, torch.tensor(places), 0)
         chosen = torch.tensor(list(itertools.permutations(classes.tolist(), k)))
         labels = torch.tensor([p for s in label_sets.tolist() for p in itertools.permutations(s)])
-        member = torch.tensor([members_with(place, config.n_pairs) for place in places])
+        member = others.cumsum(dim=1) * others
         images = torch.tensor(list(itertools.product(exemplars.tolist(), repeat=items)))
         axes = (len(chosen), len(labels), len(member), len(images))
         c, l, m, d = torch.unravel_index(torch.arange(size), axes)  # noqa: E741
         members = torch.cat([member[m], torch.zeros(size, 1, dtype=torch.int64)], dim=1)
         return self.batch(chosen[c].gather(1, members), images[d], labels[l].gather(1, members))
 
-    @cached_property
-    def _members(self) -> Int[Tensor, " pair"]:
-        """The class in the context that each pair shows before shuffling; 0 is the query's."""
-        return torch.tensor(members_with(tuple(range(self.config.n_copies)), self.config.n_pairs))
-
     def _parts(self, split: Split) -> tuple[Tensor, Tensor, Tensor]:
         """Return the classes, exemplars and label sets of a split; any of them may be empty."""
         n_classes, n_train = self.exemplars.n_classes, self.config.n_train_exemplars
+        classes = torch.arange(self.config.n_train_classes)
+        if split == "test_exemplars":
+            classes = torch.arange(n_classes - self.n_test_classes, n_classes)
         exemplars = torch.arange(self.exemplars.n_exemplars)
-        return (
-            torch.arange(n_classes - self.n_test_classes, n_classes)
-            if split == "test_exemplars"
-            else torch.arange(self.config.n_train_classes),
-            exemplars[n_train:] if split == "other_exemplars" else exemplars[:n_train],
-            torch.from_numpy(
-                self.test_label_sets if split == "test_relabel" else self.train_label_sets
-            ),
-        )
+        exemplars = exemplars[n_train:] if split == "other_exemplars" else exemplars[:n_train]
+        sets = self.test_label_sets if split == "test_relabel" else self.train_label_sets
+        return classes, exemplars, torch.from_numpy(sets)
 
     def _missing(self, split: Split) -> str | None:
         """Return why a split has no sequences, or None."""
@@ -266,8 +252,7 @@ class FewShotTask:
         expect(split, str, f"split={split!r}")
         if split not in SPLITS:
             raise ValueError(f"split={split!r}: choose from {', '.join(SPLITS)}.")
-        reason = self._missing(split)
-        if reason is not None:
+        if (reason := self._missing(split)) is not None:
             raise ValueError(f"The split {split!r} is empty: {reason}.")
         return self._parts(split)
 
@@ -281,8 +266,8 @@ def _generator(generator: torch.Generator | None, seed: int | None) -> torch.Gen
     """Return the generator to sample from; TypeError where neither came, or both."""
     if (generator is None) == (seed is None):
         raise TypeError(
-            "Sequences are sampled from a seed or a generator: give seed=0 or, to go on sampling, "
-            "generator=torch.Generator().manual_seed(0)."
+            "Sequences are sampled from a seed or a generator: give seed=0 or, to sample several "
+            "times, generator=torch.Generator().manual_seed(0)."
         )
     if generator is not None:
         expect(generator, torch.Generator, "generator", "use torch.Generator().manual_seed(0)")
@@ -294,7 +279,7 @@ def _generator(generator: torch.Generator | None, seed: int | None) -> torch.Gen
 
 
 def _indices(name: str, index: object, items: int, size: int) -> Int[Tensor, "batch item"]:
-    """Return the indices as int64, in which no token overflows; refuse wrong ones."""
+    """Return the indices as int64, so that no token overflows; refuse wrong ones."""
     if not isinstance(index, Tensor):
         raise TypeError(f"{name} is {type(index).__name__}; pass a tensor, torch.tensor(...).")
     index = as_indices(index, name)

@@ -3,8 +3,8 @@
 Images are resized to 224, made three-channel grey and normalised as ImageNet's; classes stand in a
 fixed random order. Features are the activations of a last layer, averaged over the image:
 
-    resnet18        of the last convolution, as in the paper: the average pool before the classifier
-    squeezenet1_1   of the last block, times 27/69.5: the norm is then about ResNet18's, 27
+    resnet18        the last convolution, as in the paper
+    squeezenet1_1   the last block, times 27/69.5, so that the norm is about ResNet18's, 27
 """
 
 from pathlib import Path
@@ -19,8 +19,7 @@ from ih_interp._torch_state import plain_torch
 
 Network: TypeAlias = Literal["resnet18", "squeezenet1_1"]
 
-SCALE = {"resnet18": 1.0, "squeezenet1_1": 27 / 69.5}
-"""Factors of the average pool: 69.5 is the mean norm of SqueezeNet's, 27 that of ResNet18's."""
+SCALE = {"resnet18": 1.0, "squeezenet1_1": 27 / 69.5}  # the ratio of the mean norms
 
 
 @plain_torch()
@@ -65,7 +64,7 @@ def _network(vision: Any, name: Network) -> tuple[torch.nn.Module, Any]:
     if name == "resnet18":
         weights = vision.models.ResNet18_Weights.IMAGENET1K_V1
         network = vision.models.resnet18(weights=weights).eval()
-        network.fc = torch.nn.Identity()  # the average pool is the last thing left
+        network.fc = torch.nn.Identity()  # what is left ends in the average pool
     else:
         weights = vision.models.SqueezeNet1_1_Weights.IMAGENET1K_V1
         network = vision.models.squeezenet1_1(weights=weights).eval()

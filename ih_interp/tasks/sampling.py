@@ -1,4 +1,4 @@
-"""The parts of sequences: label sets, places in a context, numbers without repetition."""
+"""The parts of sequences: label sets, and numbers without repetition."""
 
 import itertools
 import math
@@ -18,10 +18,10 @@ def label_split(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Split unordered sets of labels into those for training and held out, `[set, set_size]` each.
 
-    The published code's split, redrawn from JAX's generator: all sets in lexicographic order are
+    This is the published code's split, by JAX's generator: all sets in lexicographic order are
     permuted under `seed` and the first share is held out. Where a label would then be missing from
     training, the next seed is tried (the published code meant to, but drew the same split again).
-    Raises ValueError if no split in 100 shows every label, or above 10 million sets.
+    Raises ValueError if no split in 100 shows every label, and above 10 million sets.
     """
     n_sets = math.comb(n_labels, set_size)
     if n_sets > MAX_ENUMERATED:
@@ -41,17 +41,11 @@ def label_split(
     )
 
 
-def members_with(places: tuple[int, ...], n_pairs: int) -> list[int]:
-    """Return the class number of every pair when the query's class (0) stands at `places`."""
-    others = itertools.count(1)
-    return [0 if pair in places else next(others) for pair in range(n_pairs)]
-
-
 def without_repetition(draws: list[Int[Tensor, " n"]]) -> Int[Tensor, "n k"]:
     """Turn draws from [0, N), [0, N-1), ... into k different numbers, uniformly.
 
-    The i-th draw counts only the numbers not yet taken: it moves up by one past each taken number,
-    from the smallest, that is not above it.
+    The i-th draw counts only the numbers not yet taken: going through the taken numbers upwards, it
+    is raised by one at each that is not above it.
     """
     taken = draws[0][:, None]
     for draw in draws[1:]:

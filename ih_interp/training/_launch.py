@@ -1,7 +1,7 @@
-"""Processes of this package's own, each of which runs the `main` of a module.
+"""Processes of this package, each of which runs the `main` of a module.
 
 Importing torch and TransformerLens makes millions of objects that all stay. Python's garbage
-collector, which would look through them again and again, rests meanwhile: that saves 2 s of 7.
+collector, which would look through them repeatedly, is off meanwhile: that saves 2 s of 7.
 """
 
 import ctypes
@@ -22,10 +22,10 @@ PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 
 
 def command(module: str, *arguments: str) -> list[str]:
-    """Return the command that runs the `main` of a module, which imports from where we do.
+    """Return the command that runs the `main` of a module, with the import path of this process.
 
-    Python alone would look into the working folder first (`-m`), or not where a notebook or a
-    script had it look: a `torch.py` that lies about must not be run, our own package must.
+    With `-m` Python would import from the working folder first, where a `torch.py` may lie, and
+    not from the folders that a notebook or a script has added.
     """
     paths = json.dumps(sys.path, default=str)
     return [sys.executable, "-P", "-c", START, paths, str(os.getpid()), module, *arguments]
@@ -42,11 +42,10 @@ def main() -> None:
 
 
 def die_with_parent(parent: int) -> None:
-    """Let the kernel end this process as soon as its parent ends, by whatever.
+    """Let the kernel end this process as soon as its parent ends, for whatever reason.
 
-    Its runs are then as after any kill: nothing that was saved is lost, and they can be trained
-    again at once. On other systems than Linux the end of the orders tells it, a little later, and
-    until then it holds the lock.
+    Its runs can then be trained again at once, as after any kill. On other systems than Linux the
+    process notices the end of its orders, a little later, and holds the lock until then.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,10 +1,7 @@
-"""Repair of damaged runs: damaged files are removed, so that training brings them back.
-
-Sequences are a function of the seed and the step, so that repeated training gives the same bytes.
-"""
+"""Repair of damaged runs: damaged files are removed, and training writes the same bytes again."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -18,39 +15,31 @@ from ih_interp.training.state import load_state, remove_states
 
 
 def repair(folder: Path, config: RunConfig) -> None:
-    """Remove the damaged files of a run, and saved states that would go on after a loss.
+    """Remove the damaged files of a run, and the states saved after the first missing file.
 
-    It then goes on from the newest sound state before the first loss, or from its beginning. Where
-    `config.json` is damaged it is begun anew, since nothing says how it was trained. A warning
-    names the files removed. Raises ValueError where the folder holds another run, or folders with
-    the names of a run's files. No other process may be writing to the folder.
+    Training then goes on from the newest state left, or from the beginning. Where `config.json` is
+    damaged the run is begun anew, since nothing says how it was trained. A warning names the files
+    removed. Raises ValueError where the folder holds another run, or folders with the names of a
+    run's files. No other process may be writing to the folder.
     """
     checkpoints = [
         run_files.checkpoint_path(folder, step) for step in run_files.checkpoint_steps(folder)
     ]
     states = run_files.saved_states(folder)
     _refuse_folders(folder)
-    run = _open(folder, config)
+    run = None
+    if (folder / run_files.CONFIG).is_file():
+        with suppress(DamagedFileError):
+            refuse_other_run(folder, config)
+            run = Run(folder)
     if run is None:
         _refuse_files_of_others(folder, config, [*checkpoints, *states])
         files = [folder / run_files.CONFIG, folder / run_files.METRICS, *checkpoints, *states]
-        removed = [path for path in files if path.is_file()]
-    else:
-        removed = _damaged(
-            [
-                *(partial(run.read_weights, step) for step in run.steps),
-                *(partial(load_state, path, config) for path in states),
-                lambda: run.rows(before=0),
-                lambda: run.stopped,
-            ]
-        )
-    for path in removed:
-        path.unlink()
-    if run is None:
-        with suppress(OSError):  # it is missing, or has files of others in it
+        removed = _removed(path for path in files if path.is_file())
+        with suppress(OSError):  # it is missing, or holds other files
             (folder / run_files.CHECKPOINTS).rmdir()
     else:
-        removed += _rewind(run)
+        removed = _removed(_damaged(run, states)) + _rewind(run)
     if removed:
         names = ", ".join(str(path.relative_to(folder)) for path in removed[:5])
         names += f" and {len(removed) - 5} more" if len(removed) > 5 else ""
@@ -62,7 +51,7 @@ def repair(folder: Path, config: RunConfig) -> None:
 
 
 def _refuse_folders(folder: Path) -> None:
-    """Raise ValueError for folders in the places of files; their content may be the user's."""
+    """Raise ValueError for folders in place of a run's files; their content may be the user's."""
     names = (run_files.CONFIG, run_files.METRICS, run_files.STATE, run_files.STATE_BEFORE)
     paths = [folder / name for name in names]
     paths += (folder / run_files.CHECKPOINTS).glob("[0-9]*.safetensors")
@@ -70,21 +59,23 @@ def _refuse_folders(folder: Path) -> None:
         raise ValueError(f"{short(strange)} are folders where a run has files; move them away.")
 
 
-def _open(folder: Path, config: RunConfig) -> Run | None:
-    """Open the run; return None where its configuration is missing or damaged."""
-    if not (folder / run_files.CONFIG).is_file():
-        return None
-    try:
-        refuse_other_run(folder, config)
-        return Run(folder)
-    except DamagedFileError:
-        return None
+def _removed(paths: Iterable[Path]) -> list[Path]:
+    """Remove files and return their paths."""
+    removed = list(paths)
+    for path in removed:
+        path.unlink()
+    return removed
 
 
-def _damaged(readers: Sequence[Callable[[], object]]) -> list[Path]:
-    """Return the files that these readers find damaged, sorted."""
+def _damaged(run: Run, states: Sequence[Path]) -> list[Path]:
+    """Return the damaged files of a run, sorted."""
     found: set[Path] = set()
-    for read in readers:
+    for read in (
+        *(partial(run.read_weights, step) for step in run.steps),
+        *(partial(load_state, path, run.config) for path in states),
+        lambda: run.rows(before=0),
+        lambda: run.stopped,
+    ):
         try:
             read()
         except DamagedFileError as error:
@@ -93,7 +84,7 @@ def _damaged(readers: Sequence[Callable[[], object]]) -> list[Path]:
 
 
 def _refuse_files_of_others(folder: Path, config: RunConfig, paths: Sequence[Path]) -> None:
-    """Raise ValueError if sound files say that the folder holds another run, and only that."""
+    """Raise ValueError if sound files belong to another run, and none to this one."""
     owners: set[str] = set()
     for path in paths:
         with suppress(DamagedFileError):
@@ -107,7 +98,7 @@ def _refuse_files_of_others(folder: Path, config: RunConfig, paths: Sequence[Pat
 
 
 def _rewind(run: Run) -> list[Path]:
-    """Remove the newest states until all that is due before the one left is there."""
+    """Remove the newest states until nothing is missing before the one left."""
     removed: list[Path] = []
     for path in run_files.saved_states(run.folder):
         step = load_state(path, run.config)[1]

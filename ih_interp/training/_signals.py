@@ -1,4 +1,4 @@
-"""Interrupts that wait for a whole update, and termination that saves like one."""
+"""Interrupts and terminations that wait until an update is whole and everything is saved."""
 
 import signal
 import threading
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Interrupts:
-    """The SIGINT or SIGTERM that came; a call returns whether one did."""
+    """The record of whether SIGINT or SIGTERM came, which a call returns."""
 
     def __init__(self) -> None:
         self._came = self._raising = False
@@ -18,7 +18,7 @@ class Interrupts:
 
     @contextmanager
     def at_once(self) -> Generator[None]:
-        """Raise KeyboardInterrupt at once in the block, which takes long and changes nothing."""
+        """Raise KeyboardInterrupt at once in a block that takes long and changes nothing."""
         self._raising = True
         try:
             if self._came:
@@ -28,16 +28,15 @@ class Interrupts:
             self._raising = False
 
     def note(self, *_: object) -> None:
-        """Handle a signal."""
         self._came = True
         if self._raising:
-            self._raising = False  # once: what cleans up is left alone
+            self._raising = False  # a second signal must not interrupt the cleaning up
             raise KeyboardInterrupt
 
 
 @contextmanager
 def deferred_interrupts() -> Generator[Interrupts]:
-    """Let SIGINT and SIGTERM wait until the update is whole; the value says whether one came."""
+    """Make SIGINT and SIGTERM wait; the value that is yielded says whether one came."""
     interrupts = Interrupts()
     with _handling((signal.SIGINT, signal.SIGTERM), interrupts.note):
         yield interrupts
@@ -52,7 +51,7 @@ def terminate_as_interrupt() -> Generator[None]:
 
 @contextmanager
 def _handling(numbers: Sequence[int], handler: Callable[[int, Any], Any]) -> Generator[None]:
-    """Set handlers for the block; only a main thread may set any, others leave signals alone.
+    """Set handlers for the block, in the main thread alone: Python allows no other to do so.
 
     A signal that the process ignores stays ignored, as SIGINT is in background processes.
     """
@@ -65,5 +64,5 @@ def _handling(numbers: Sequence[int], handler: Callable[[int, Any], Any]) -> Gen
         yield
     finally:
         for number, old in zip(numbers, before, strict=True):
-            if old is not None:  # None: set by other than Python, which cannot be put back
+            if old is not None:  # None: it was not set by Python, and cannot be put back
                 signal.signal(number, old)

@@ -1,4 +1,4 @@
-"""A process that trains fleets; orders come and messages go as JSON, through one connection."""
+"""A process that trains fleets; orders and messages are JSON, through one connection."""
 
 import json
 import math
@@ -21,8 +21,8 @@ from ih_interp.training.train import one_thread
 
 
 def main() -> int:
-    """Train what is ordered until there are no more orders; return 130 after an interrupt."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # what the parent ignores, we would too
+    """Train as ordered until there are no more orders; return 130 after an interrupt."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the parent may ignore it; a worker must not
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # standard output is the parent's
     parent = Connection(int(sys.argv[1]))
     os.set_inheritable(parent.fileno(), False)
@@ -39,14 +39,14 @@ def main() -> int:
 
 
 def train_ordered(order: Mapping[str, int | None], parent: Connection) -> dict[str, Any]:
-    """Train runs to their ends, each by the engine that it has recorded; return the report.
+    """Train runs to their ends, each with its recorded engine; return the report.
 
-    `order` has the run folders and the inherited open files that hold their locks. Runs that the
-    parent orders to stop meanwhile end at their next evaluation.
+    `order` maps run folders to the inherited open files that hold their locks. Runs that the
+    parent orders to stop end at their next evaluation.
     """
     for folder, descriptor in order.items():
         if descriptor is not None:
-            os.set_inheritable(descriptor, False)  # no compiler that we start shall hold it
+            os.set_inheritable(descriptor, False)  # a compiler must not keep the lock
             lock.HELD[Path(folder)] = descriptor
     runs = [Run(folder) for folder in order]
     for run in runs:

@@ -1,13 +1,13 @@
-"""Fleets spread over processes of one thread each.
+"""Fleets spread over processes of one thread each, which exchange JSON with this one.
 
 Workers are started by their module's name, so that a notebook or a script without a main guard can
-train. Jobs and what happens to them are told in JSON.
+train.
 """
 
 # Why not concurrent.futures or loky: when one process of their pools dies, every other one is ended
 # and all jobs are lost, not restarted; the first runs the caller's script again in each worker, the
-# second unpickles code; neither passes on a lock, nor ends a worker whose parent was killed, nor
-# has it save at Ctrl-C. What they would save is the two classes `Worker` and `Crew`.
+# second unpickles code; neither passes on a lock, ends a worker whose parent was killed, or lets it
+# save at Ctrl-C. They would replace the classes `Worker` and `Crew`.
 
 import json
 import os
@@ -31,9 +31,9 @@ from ih_interp.training.state import StopRun
 Message: TypeAlias = dict[str, Any]
 
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**28)}
-"""Settings by which glibc keeps memory for the next evaluation, which else takes a third longer."""
+"""glibc's settings to keep memory for the next evaluation, which otherwise takes a third longer."""
 
-STOP_SECONDS = 8.0  # schedulers kill soon after SIGTERM, which costs 20 s of training
+STOP_SECONDS = 8.0  # schedulers kill soon after SIGTERM, and a kill costs 20 s of training
 
 
 def train_in_workers(
@@ -42,10 +42,10 @@ def train_in_workers(
     on_metrics: OnMetrics | None,
     on_progress: OnProgress,
 ) -> list[str]:
-    """Train fleets side by side; return what went wrong with runs, in words.
+    """Train fleets side by side; return in words what went wrong with runs.
 
-    A worker that dies is replaced, and its runs go on from their last saved state, without telling
-    twice of what they do again; runs whose worker dies a second time are given up and named.
+    A worker that dies is replaced, and its runs go on from their last saved state; what they do
+    again is not reported again. Runs whose worker dies a second time are given up and named.
     Raises KeyboardInterrupt after SIGINT or SIGTERM, once every worker has saved its state; a
     second signal kills the workers. No worker is left when this returns or raises.
     """
@@ -59,10 +59,7 @@ def train_in_workers(
 
 
 def _end(workers: Sequence["Worker"], how: Callable[["Worker"], None]) -> None:
-    """End workers and wait for them; an interrupt meanwhile kills them, and is raised after that.
-
-    No process then trains their runs, and the locks can be released.
-    """
+    """End workers and wait for them, so that locks can be released; an interrupt kills them."""
     try:
         for worker in workers:
             how(worker)
@@ -74,7 +71,7 @@ def _end(workers: Sequence["Worker"], how: Callable[["Worker"], None]) -> None:
 
 
 class Job:
-    """A fleet's runs, how often their worker died, and what was told of them."""
+    """A fleet's runs, how often their worker died, and what was reported of them."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
         self.runs = {str(run.folder): run for run in runs}
@@ -84,21 +81,21 @@ class Job:
         self._rows: set[tuple[str, int, str]] = set()
 
     def new_updates(self, done: int) -> int:
-        """Return how many of the updates done, over all runs, were not told of before.
+        """Return how many of the updates done, over all runs, were not reported before.
 
-        The first count is that of the saved states. A worker that takes over from another begins
-        with a smaller one than was told last, and repeats some updates.
+        The first report counts the saved states. A worker that replaces another starts from a
+        smaller count, and repeats some updates.
         """
         before = done if self._told is None else self._told
         self._told = max(before, done)
         return self._told - before
 
     def is_new(self, folder: str, row: Message) -> bool:
-        """Return whether no worker has told of this row of metrics before."""
+        """Return whether no worker has reported this row of metrics before."""
         key = (folder, row["step"], row["split"])
-        known = key in self._rows
+        is_new = key not in self._rows
         self._rows.add(key)
-        return not known
+        return is_new
 
 
 class Crew:
@@ -113,7 +110,7 @@ class Crew:
         self._on_metrics, self._on_progress = on_metrics, on_progress
 
     def train(self, n_workers: int) -> None:
-        """Train every job to its end, or give it up."""
+        """Train every job to its end, or give it up after two deaths of its worker."""
         for _ in range(min(n_workers, len(self._waiting))):
             self._start()
         while self.workers:
@@ -130,7 +127,7 @@ class Crew:
         worker.give(self._waiting.pop(0))
 
     def _replace(self, worker: "Worker") -> None:
-        """Begin the job that an ended worker leaves, if any, once more."""
+        """Begin the job of a worker that has ended, if it had one, a second time."""
         status, job = worker.wait(), worker.job
         self.workers.remove(worker)
         if job is None:
@@ -151,24 +148,23 @@ class Crew:
             if new := job.new_updates(message["done"]):
                 self._on_progress(new, message["loss"])
         elif "row" in message:
-            self._hear_of_metrics(worker, job, message["folder"], message["row"])
+            folder, row = message["folder"], message["row"]
+            try:
+                if self._on_metrics is not None and job.is_new(folder, row):
+                    self._on_metrics(job.runs[folder], row)
+            except StopRun:
+                job.stopped.add(folder)
+            if folder in job.stopped:  # ordered again where another worker has taken over
+                worker.send({"stop": folder})
         else:
             self.failures += message["failures"]
             for folder, engine in message["engines"].items():
-                job.runs[folder].engine = engine  # as the worker has recorded it
+                job.runs[folder].engine = engine  # as recorded by the worker
             if self._waiting:
                 worker.give(self._waiting.pop(0))
             else:
-                worker.dismiss()
-
-    def _hear_of_metrics(self, worker: "Worker", job: Job, folder: str, row: Message) -> None:
-        try:
-            if self._on_metrics is not None and job.is_new(folder, row):
-                self._on_metrics(job.runs[folder], row)
-        except StopRun:
-            job.stopped.add(folder)
-        if folder in job.stopped:  # told again to one that took over from another
-            worker.send({"stop": folder})
+                worker.job = None
+                worker.send({})  # there are no more jobs
 
 
 class Worker:
@@ -187,32 +183,24 @@ class Worker:
         theirs.close()
 
     def fileno(self) -> int:
-        """Return the open file that `wait` looks at."""
-        return self.connection.fileno()
+        return self.connection.fileno()  # multiprocessing's `wait` asks for it
 
     def give(self, job: Job) -> None:
-        """Send the worker a fleet to train."""
         self.job = job
         self.send({"train": {folder: lock.HELD.get(Path(folder)) for folder in job.runs}})
 
     def send(self, order: dict[str, Any]) -> None:
-        """Send an order; nothing happens if the worker is dead, which `wait` tells."""
+        """Send an order; a dead worker raises nothing here, since `wait` reports it."""
         with suppress(OSError):
             self.connection.send_bytes(json.dumps(order).encode())
 
-    def dismiss(self) -> None:
-        """Let the worker end: there are no more jobs."""
-        self.job = None
-        self.send({})
-
     def stop(self) -> None:
-        """Have the worker save and end, now."""
+        """Order the worker to save and end now."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
-        self.connection.close()  # a worker that waits to be heard goes on
+        self.connection.close()  # so that a worker that is sending does not wait
 
     def kill(self) -> None:
-        """End the worker without saving."""
         self._process.kill()
 
     def wait(self) -> int:

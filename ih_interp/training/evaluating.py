@@ -1,4 +1,4 @@
-"""Evaluation of runs while they train: by the model as it is, or compiled where that pays."""
+"""Evaluation of runs while they train: by the plain model, or compiled where that pays."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -24,22 +24,26 @@ MIN_CHUNK = 100  # below it, calls cost more than what they compute
 
 
 class Evaluator:
-    """A measurer of the evaluation sets of runs that share a trace (`fleet.trace_key`)."""
+    """An object that evaluates runs that share a trace (`fleet.trace_key`)."""
 
     def __init__(self, model: HookedTransformer, *, compiled: bool) -> None:
         self._model = model
         self.compiled = compiled
         self._graphs: dict[tuple[int, int], EvaluationGraph] = {}
 
-    def prepare(self, run: RunState, weights: Tensors) -> None:
-        """Compile the evaluation of this run, if it pays; raise whatever a compiler may."""
-        if self.compiled and is_worth_compiling(run.config, run.task):
-            self._graph(run, weights)
+    def prepare(self, run: RunState, weights: Tensors) -> "EvaluationGraph | None":
+        """Return the compiled evaluation of this run if it pays; raises the compiler's errors."""
+        if not (self.compiled and is_worth_compiling(run.config, run.task)):
+            return None
+        key = (run.task.n_test_classes, run.config.evaluation_size)
+        if key not in self._graphs:
+            self._graphs[key] = EvaluationGraph(self._model, run, weights)
+        return self._graphs[key]
 
     def measure(self, run: RunState, weights: Tensors) -> Mapping[str, Mapping[str, float]]:
-        """Return the means of every metric on every set, as the run's clamps are at its step."""
-        if self.compiled and is_worth_compiling(run.config, run.task):
-            return self._graph(run, weights).measure(run, weights)
+        """Return the mean of every metric on every set, under the run's clamps at its step."""
+        if (graph := self.prepare(run, weights)) is not None:
+            return graph.measure(run, weights)
         with torch.no_grad():
             for name, parameter in self._model.named_parameters():
                 if name in weights:
@@ -50,13 +54,6 @@ class Evaluator:
             ).mean()
             for split, batch in run.sets.items()
         }
-
-    def _graph(self, run: RunState, weights: Tensors) -> "EvaluationGraph":
-        """Return the graph for sets of this size and exemplars."""
-        key = (run.task.n_test_classes, run.config.evaluation_size)
-        if key not in self._graphs:
-            self._graphs[key] = EvaluationGraph(self._model, run, weights)
-        return self._graphs[key]
 
 
 class EvaluationGraph:
@@ -69,7 +66,7 @@ class EvaluationGraph:
         self._compiled = self._compile(model, run, weights, self._chunks(run)[0])
 
     def measure(self, run: RunState, weights: Tensors) -> Mapping[str, Mapping[str, float]]:
-        """Return the means under the run's own clamps at its step, by split and metric."""
+        """Return the means, as `Evaluator.measure` does."""
         given = self._given(run)
         with torch.no_grad():
             parts = [
@@ -86,16 +83,14 @@ class EvaluationGraph:
 
     def _chunks(self, run: RunState) -> list[Batch]:
         """Return all sets, one after the other, in pieces of one size; the last is filled up."""
-        together = Batch(
-            torch.cat([batch.tokens for batch in run.sets.values()]),
-            torch.cat([batch.target for batch in run.sets.values()]),
-        )
-        rows = self._rows.of(together)
+        sets = run.sets.values()
+        tokens, target = torch.cat([s.tokens for s in sets]), torch.cat([s.target for s in sets])
+        rows = self._rows.of(Batch(tokens, target))
         n_chunks = -(-len(rows) // self._size)
         return rows[torch.arange(n_chunks * self._size) % len(rows)].split(self._size)
 
     def _given(self, run: RunState) -> list[Tensor]:
-        """The tensors of the run's clamps, and the gates of those with a schedule."""
+        """Return the tensors of the run's clamps, and the gates of those with a schedule."""
         tensors = flat_tensors(in_order(run.config.clamps), self._shape)
         return tensors + [torch.tensor(gate) for gate in run.gates()]
 
@@ -123,7 +118,7 @@ class EvaluationGraph:
 
 
 def is_worth_compiling(config: RunConfig, task: FewShotTask) -> bool:
-    """Return whether a run evaluates so often that compiling pays, in whatever fleet it is."""
+    """Return whether a run evaluates so often that compiling pays, in any fleet."""
     evaluations = len(config.evaluations.steps(config.n_steps, config.batch_size))
     size = len(task.splits) * config.evaluation_size
     return evaluations * size >= WORTH_COMPILING and size >= MIN_CHUNK
@@ -132,7 +127,7 @@ def is_worth_compiling(config: RunConfig, task: FewShotTask) -> bool:
 def chunk_size(size: int) -> int:
     """Return the sequences per call: the largest number from 100 to 2,000 that divides `size`.
 
-    Where there is none, calls are as few and as equal as can be, and the last one is filled up.
+    Where there is none, calls are as few and as equal as possible, and the last one is filled up.
 
     >>> chunk_size(1_000), chunk_size(4_800), chunk_size(8_012)
     (1000, 1600, 1603)

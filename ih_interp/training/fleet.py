@@ -1,4 +1,4 @@
-"""Fleets: which runs can train together, what they share, and one update of all of them."""
+"""Fleets: the runs that can train together, what they share, and one update of all of them."""
 
 import json
 import warnings
@@ -41,7 +41,7 @@ def make_jobs(runs: Sequence[Run], n_workers: int) -> list[list[Run]]:
 
 
 def trace_key(config: RunConfig) -> str:
-    """Return, as JSON, what must be equal for two runs to share a trace and a table of features."""
+    """Return, as JSON, what two runs must have in common to share a trace and a feature table."""
     key: dict[str, Any] = {
         "exemplars": config.exemplars.model_dump(mode="json"),
         "task": config.task.model_dump(mode="json", exclude={"label_split_seed", "n_test_classes"}),
@@ -76,11 +76,9 @@ class Fleet:
         self.device = device
         self._features = rows.features.to(device)
         self._rates = torch.tensor([c.optimiser.learning_rate for c in configs], device=device)
-        self._clamps = [tensor.to(device) for tensor in clamp_tensors(configs)]
-        n_scheduled = sum(clamp.is_scheduled for clamp in configs[0].clamps)
-        self._gates = [torch.ones(len(runs), device=device) for _ in range(n_scheduled)]
-        self._gate_values: list[list[float]] = []
-        self._compiled = compiled
+        shape = Shape(configs[0].model.n_layers, configs[0].model.n_heads)
+        of_runs = [flat_tensors(in_order(config.clamps), shape) for config in configs]
+        self._clamps = [torch.stack(same).to(device) for same in zip(*of_runs, strict=True)]
         self._step: Step | None = None
         self.interrupted: Callable[[], bool] = lambda: False
 
@@ -91,10 +89,9 @@ class Fleet:
     def prepare(self) -> None:
         """Compile the update and the evaluations; where one cannot be compiled, do both eagerly.
 
-        This happens before anything is measured, so that all numbers of a run come from its
-        recorded engine.
+        This comes before any measurement: all numbers of a run come from its recorded engine.
         """
-        if not self._compiled:
+        if not self.evaluator.compiled:
             return
         try:
             if self.active:
@@ -121,15 +118,15 @@ class Fleet:
         return {name: tensor[place].cpu() for name, tensor in self.state.parameters.items()}
 
     def inputs(self) -> FleetInputs:
-        """Return what the next update reads."""
+        """Return the inputs of the next update."""
         batches = [run.batch() for run in self.runs]
-        self._fill_gates()
+        gates = zip(*(run.gates() for run in self.runs), strict=True)
         return FleetInputs(
             tokens=torch.stack([batch.tokens for batch in batches]).to(self.device),
             target=torch.stack([batch.target for batch in batches]).to(self.device),
             learning_rate=self._rates,
             clamps=self._clamps,
-            gates=self._gates,
+            gates=[torch.tensor(of_runs, device=self.device) for of_runs in gates],
             features=self._features,
         )
 
@@ -137,55 +134,38 @@ class Fleet:
         config, clamps = self.runs[0].config, in_order(self.runs[0].config.clamps)
         model = build_model(self.runs[0].task, config.model)
         model.to(self.device, print_details=False)
-        if self._compiled:
+        if self.evaluator.compiled:
             return traced_step(model, clamps, config.optimiser, self.state, inputs)
         return eager_step(model, clamps, config.optimiser)
 
     def _fall_back(self, error: Exception) -> None:
-        """Go on eagerly and say so, unless a run has begun compiled and would change its digits."""
+        """Warn and go on eagerly, unless a run has begun compiled: its numbers would differ."""
         names = ", ".join(run.config.name for run in self.runs)
         if any(run.step for run in self.runs):
             raise TrainingFailedError(
-                f"{names} began compiled and cannot go on so here ({error}); "
-                "what was saved of them is kept: repair the compiler and train again, or give them "
-                "other names to train them eagerly from the start"
+                f"{names} began compiled and cannot go on so here ({error}); what was saved is "
+                "kept: repair the compiler and train again, or give them other names to train them "
+                "eagerly from the start"
             ) from error
         warnings.warn(
             f"The update or the evaluation of {names} cannot be traced and compiled "
             f"({type(error).__name__}: {error}); both are done eagerly, which is slower.",
             stacklevel=2,
         )
-        self._compiled = self.evaluator.compiled = False
+        self.evaluator.compiled = False
         self._step = None
         for run in self.runs:
             record_engine(run.run, "eager")
-
-    def _fill_gates(self) -> None:
-        if not self._gates:
-            return
-        values = [run.gates() for run in self.runs]
-        if values != self._gate_values:
-            self._gate_values = values
-            for number, gate in enumerate(self._gates):
-                gate.copy_(torch.tensor([of_run[number] for of_run in values]))
 
 
 def stack(states: Sequence[FleetState]) -> FleetState:
     """Join fleets of one run each into one fleet."""
 
-    def together(groups: Sequence[Tensors]) -> Tensors:
-        return {name: torch.cat([group[name] for group in groups]) for name in groups[0]}
+    def together(group: str) -> Tensors:
+        tensors = [getattr(state, group) for state in states]
+        return {name: torch.cat([t[name] for t in tensors]) for name in tensors[0]}
 
     return FleetState(
-        together([state.parameters for state in states]),
-        together([state.first_moments for state in states]),
-        together([state.second_moments for state in states]),
+        *map(together, ("parameters", "first_moments", "second_moments")),
         count=torch.cat([state.count for state in states]),
     )
-
-
-def clamp_tensors(configs: Sequence[RunConfig]) -> list[Tensor]:
-    """Return what differs between the clamps of a fleet's runs, stacked."""
-    shape = Shape(configs[0].model.n_layers, configs[0].model.n_heads)
-    of_runs = [flat_tensors(in_order(config.clamps), shape) for config in configs]
-    return [torch.stack(same) for same in zip(*of_runs, strict=True)]

@@ -1,4 +1,4 @@
-"""The training loop: when a fleet's runs are evaluated, saved and stopped."""
+"""The training loop, which evaluates, saves and stops the runs of a fleet when it is time."""
 
 import math
 import time
@@ -26,7 +26,7 @@ OnMetrics: TypeAlias = Callable[[Run, Mapping[str, Any]], None]
 
 
 class CallbackError(Exception):
-    """An exception for `error`, which a callback raised: no run has failed."""
+    """A wrapper of `error`, which a callback raised: no run has failed."""
 
     def __init__(self, error: BaseException) -> None:
         super().__init__(f"{type(error).__name__}: {error}")
@@ -40,7 +40,7 @@ def train_jobs(
     on_metrics: OnMetrics | None = None,
     on_progress: OnProgress | None = None,
 ) -> list[str]:
-    """Train fleets one after the other; return what went wrong with runs, in words."""
+    """Train fleets one after the other; return in words what went wrong with runs."""
     failures: list[str] = []
     for job in jobs:
         try:
@@ -51,10 +51,9 @@ def train_jobs(
             raise error.error from None
         except OSError as error:
             failures.append(in_words(job, error))
-        except Exception as error:  # the other fleets still train; where it came from is told
+        except Exception as error:  # the other fleets still train
             traceback.print_exc()
-            folders = ", ".join(str(run.folder) for run in job)
-            failures.append(f"{folders}: {type(error).__name__}: {error}")
+            failures.append(f"{_folders(job)}: {type(error).__name__}: {error}")
     return failures
 
 
@@ -97,13 +96,12 @@ def train_fleet(
                 measure(fleet, on_metrics, interrupted)
         if interrupted():
             raise KeyboardInterrupt
-    failures = [run.failure for run in fleet.runs if run.failure is not None]
-    if failures:
+    if failures := [run.failure for run in fleet.runs if run.failure is not None]:
         raise TrainingFailedError("; ".join(failures))
 
 
 def look_at(losses: Sequence[Tensor], fleet: Fleet, on_progress: OnProgress | None) -> None:
-    """Stop runs whose loss is NaN or infinite, and tell of the progress.
+    """Stop runs whose loss is NaN or infinite, and report the progress.
 
     `losses` are those of the last updates, `[run]` each; the last one belongs to update `step - 1`.
     """
@@ -121,7 +119,7 @@ def look_at(losses: Sequence[Tensor], fleet: Fleet, on_progress: OnProgress | No
 
 
 def save(fleet: Fleet) -> None:
-    """Save what resuming needs, of every run that is not closed, if its weights are numbers."""
+    """Save what resuming needs of every run that is open, if its weights are finite."""
     for place, run in enumerate(fleet.runs):
         if run.is_open and is_finite(run, fleet.weights(place)):
             with failing_alone(run):
@@ -129,7 +127,7 @@ def save(fleet: Fleet) -> None:
 
 
 def save_at_last(fleet: Fleet) -> None:
-    """Save before an interrupt goes on its way; a full disk does not turn it into a failure."""
+    """Save before an interrupt is raised; it is raised where the disk is full, too."""
     try:
         save(fleet)
     except OSError as error:
@@ -138,7 +136,7 @@ def save_at_last(fleet: Fleet) -> None:
 
 @contextmanager
 def failing_alone(run: RunState) -> Generator[None]:
-    """End this run, and no other, if its files cannot be written; a full disk concerns all."""
+    """End this run alone if its files cannot be written, but all of them if the disk is full."""
     try:
         yield
     except OSError as error:
@@ -149,7 +147,7 @@ def failing_alone(run: RunState) -> Generator[None]:
 
 @contextmanager
 def saved_first(fleet: Fleet) -> Generator[None]:
-    """Save everything before an error of a callback goes on its way."""
+    """Save everything before an error of a callback is raised."""
     try:
         yield
     except StopRun:
@@ -160,7 +158,7 @@ def saved_first(fleet: Fleet) -> Generator[None]:
 
 
 def is_finite(run: RunState, weights: Mapping[str, Tensor]) -> bool:
-    """Return whether all weights are numbers; if not, the run has failed."""
+    """Return whether all weights are finite; if not, the run fails."""
     largest = torch.cat([weight.flatten() for weight in weights.values()]).abs().max()
     if bool(largest.isfinite()):
         return True
@@ -172,7 +170,7 @@ def is_finite(run: RunState, weights: Mapping[str, Tensor]) -> bool:
 def measure(fleet: Fleet, on_metrics: OnMetrics | None, interrupted: Interrupts) -> None:
     """Evaluate and save the runs for which it is time, and close those that are at their end.
 
-    An interrupt ends an evaluation, which may compile for a minute, at once: it is done again.
+    An interrupt ends an evaluation at once, since it may compile for a minute; it is done again.
     """
     for place, run in enumerate(fleet.runs):
         if not run.is_due or not is_finite(run, weights := fleet.weights(place)):
@@ -201,7 +199,7 @@ def measure(fleet: Fleet, on_metrics: OnMetrics | None, interrupted: Interrupts)
 def tell(
     fleet: Fleet, place: int, rows: Sequence[Mapping[str, Any]], on_metrics: OnMetrics
 ) -> None:
-    """Tell of a run's new rows, once what was saved with them is there; it may be stopped."""
+    """Call `on_metrics` with a run's new rows, once its files are on the disk; it may stop it."""
     run = fleet.runs[place]
     with failing_alone(run):
         run.writer.settle()
@@ -210,16 +208,19 @@ def tell(
     try:
         with saved_first(fleet), users_code():
             for row in rows:
-                on_metrics(run.run, dict(row))  # theirs to change
+                on_metrics(run.run, dict(row))  # a copy, which the callback may change
     except StopRun:
         with failing_alone(run):
             run.stop(fleet.state, place)
 
 
 def in_words(runs: Sequence[Run], error: OSError) -> str:
-    """Say that a disk is full, or gone, for these runs, and how they go on."""
-    folders = ", ".join(str(run.folder) for run in runs)
+    """Say that files of these runs cannot be written, and how to go on."""
     return (
-        f"{folders}: {error}; what was saved before is whole: once there is room and the folder "
-        "can be written to, train again, and they resume from their last saved state"
+        f"{_folders(runs)}: {error}; what was saved before is whole: once there is room and the "
+        "folder can be written to, train again, and they resume from their last saved state"
     )
+
+
+def _folders(runs: Sequence[Run]) -> str:
+    return ", ".join(str(run.folder) for run in runs)

@@ -1,4 +1,4 @@
-"""The state of a run: its step, metrics and saved states; whether and whence it can go on."""
+"""The state of a run in training: its step, its metrics, and how it is saved and resumed."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -28,7 +28,7 @@ CHUNK = 64  # updates whose sequences are sampled at once
 
 
 class TrainingFailedError(RuntimeError):
-    """An error that names runs that could not be trained to their end; the others were."""
+    """An error that names the runs that could not be trained to their end; the others were."""
 
 
 class StopRun(Exception):
@@ -36,7 +36,7 @@ class StopRun(Exception):
 
 
 class RunState:
-    """A run while it trains: its step, what it has measured, what comes next."""
+    """A run in training: its step, what it has measured, and what comes next."""
 
     def __init__(self, run: Run, task: FewShotTask, rows: Rows, writer: Writer) -> None:
         self.run, self.task = run, task
@@ -45,17 +45,20 @@ class RunState:
         self.sets = evaluation_sets(task, config)
         self.evaluations = set(config.evaluations.steps(config.n_steps, config.batch_size))
         self.checkpoints = set(config.checkpoints.steps(config.n_steps, config.batch_size))
+        self._due = self.evaluations | self.checkpoints | {config.n_steps}
         self.start, self.step = self._resume()
         saved = run.rows(before=self.step) if self.step else []
         self.rows = [row for row in saved if row["step"] < self.step]
         self._saved_step = self.step
         self.failure: str | None = None
         self.closed = False
-        self.stops_at = run.stopped  # files before it were lost since
+        self.stops_at = run.stopped  # it is trained again, since files before were lost
         self._shown = rows
         self._chunk: tuple[int, Batch] | None = None
+        clamps = in_order(config.clamps)
+        self._schedules = [clamp.schedule for clamp in clamps if clamp.is_scheduled]
+        # For each clamp that waits for a level: the number of rows looked at, and the gate.
         self._levels: dict[int, tuple[int, float]] = {}
-        """Of clamps that wait for a level: the number of rows looked at, and the gate."""
 
     @property
     def is_open(self) -> bool:
@@ -69,16 +72,13 @@ class RunState:
 
     @property
     def is_due(self) -> bool:
-        """Whether this step has something to measure or save."""
-        last = self.step == self.config.n_steps
-        return self.is_open and (
-            last or self.step in self.evaluations or self.step in self.checkpoints
-        )
+        """Whether there is something to measure or save at this step."""
+        return self.is_open and self.step in self._due
 
     def batch(self) -> Batch:
-        """Return the sequences of the next update, their tokens renumbered to the rows shown.
+        """Return the sequences of the next update, renumbered to the rows of the feature table.
 
-        They are a function of the seed and the step: resuming needs no generator's state.
+        They depend on the seed and the step alone: resuming needs no generator's state.
         """
         number, offset = divmod(min(self.step, self.config.n_steps - 1), CHUNK)
         if self._chunk is None or self._chunk[0] != number:
@@ -89,8 +89,7 @@ class RunState:
 
     def gates(self) -> list[float]:
         """Return the gates of the scheduled clamps at this step."""
-        scheduled = [clamp for clamp in in_order(self.config.clamps) if clamp.is_scheduled]
-        return [self._gate(number, clamp.schedule) for number, clamp in enumerate(scheduled)]
+        return [self._gate(*numbered) for numbered in enumerate(self._schedules)]
 
     def _gate(self, number: int, schedule: Any) -> float:
         if not isinstance(schedule, FromLevel):
@@ -103,10 +102,9 @@ class RunState:
         return gate
 
     def _resume(self) -> tuple[FleetState, int]:
-        """Return the saved state and its step, or the beginning."""
-        saved = run_files.saved_states(self.run.folder)
+        """Return the saved state and its step, or the initial state."""
         begun = initial_state(self.task, self.config)
-        if not saved:
+        if not (saved := run_files.saved_states(self.run.folder)):
             return begun, 0
         tensors, step = load_state(saved[0], self.config)
         if {name: tensor.shape for name, tensor in tensors.items()} != {
@@ -121,20 +119,16 @@ class RunState:
 
     @property
     def _facts(self) -> dict[str, Any]:
-        """What files of this step say of themselves."""
+        """The facts saved with the files of this step."""
         return {"run": self.config.fingerprint, "step": self.step}
 
     def save_state(self, state: FleetState, place: int) -> None:
-        """Write what resuming needs, once earlier checkpoints are on the disk: it relies on them.
-
-        The state before it is kept, for `repair`.
-        """
+        """Write what resuming needs, after the checkpoints before; keep the last state."""
         self.writer.settle()
-        expect_held(self.run.folder)
         self._write_metrics()
         newest = self.run.folder / run_files.STATE
         if newest.is_file() and self.step != self._saved_step:
-            # A run that is killed after this goes on from the older one.
+            # A run that is killed right after this goes on from the older state.
             newest.replace(self.run.folder / run_files.STATE_BEFORE)
         run_files.save_tensors(newest, as_tensors(state, place), self._facts)
         self._saved_step = self.step
@@ -148,9 +142,8 @@ class RunState:
         self.writer.write(path, run_files.packed(weights, self._facts))
 
     def close(self, state: FleetState, place: int) -> None:
-        """Write the end of the run; its last checkpoint says that it is finished."""
+        """Write the end of the run: the last checkpoint comes last and marks it as finished."""
         self.writer.settle()
-        expect_held(self.run.folder)
         self._write_metrics()
         self.save_checkpoint(state, place)
         self.writer.settle()
@@ -158,9 +151,9 @@ class RunState:
         self.closed = True
 
     def stop(self, state: FleetState, place: int) -> None:
-        """Write the run as far as it got, and that it is to stay there."""
+        """Write the run as far as it got, and that it ends there; a closed run is left alone."""
         if self.closed:
-            return  # it is at its end anyway
+            return
         self.save_state(state, place)
         self.save_checkpoint(state, place)
         self.writer.settle()
@@ -175,12 +168,12 @@ class RunState:
         return new
 
     def _write_metrics(self) -> None:
+        expect_held(self.run.folder)
         run_files.write_metrics(self.run.folder, self.rows, self.config.fingerprint)
 
     def fail(self, what: str) -> None:
         """Stop this run; what was measured before is kept, if it can be written."""
         with suppress(OSError):
-            expect_held(self.run.folder)
             self._write_metrics()
         saved = bool(run_files.saved_states(self.run.folder))
         kept = "its last saved state is kept" if saved else "it had saved none yet"
@@ -190,7 +183,7 @@ class RunState:
 
 
 def as_tensors(state: FleetState, place: int) -> dict[str, Tensor]:
-    """Return what a saved state holds of the run at this place of its fleet."""
+    """Return the tensors of a saved state of the run at this place of its fleet."""
     groups = (state.parameters, state.first_moments, state.second_moments)
     return {
         f"{number}:{name}": tensor[place]
@@ -200,7 +193,7 @@ def as_tensors(state: FleetState, place: int) -> dict[str, Tensor]:
 
 
 def load_state(path: Path, config: RunConfig) -> tuple[dict[str, Tensor], int]:
-    """Read a saved state of this run, and its step; DamagedFileError where it is none."""
+    """Read a saved state of this run, and its step; DamagedFileError for any other file."""
     tensors, facts = run_files.load_tensors(path)
     if facts.get("run") != config.fingerprint:
         raise run_files.DamagedFileError(path, "belongs to another run")
@@ -222,13 +215,13 @@ def remove_states(folder: Path) -> None:
 
 
 def to_train(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
-    """Return the runs that can go on, and what is damaged about others, in words."""
+    """Return the runs that can go on, and in words what is damaged in others."""
     unfinished: list[Run] = []
     failures: list[str] = []
     for run in runs:
         try:
             if run.whole:
-                remove_states(run.folder)  # where it was killed as it ended
+                remove_states(run.folder)  # left by a kill at the run's end
             elif run.stopped is None or run.lost(run.stopped + 1):
                 refuse_unsound(run)
                 unfinished.append(run)
@@ -238,18 +231,18 @@ def to_train(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
 
 
 def refuse_unsound(run: Run) -> None:
-    """Raise ValueError, with the remedy, if the run cannot go on from what was saved of it."""
+    """Raise ValueError, with the remedy, if the run cannot go on from its saved state."""
     saved = run_files.saved_states(run.folder)
     step = load_state(saved[0], run.config)[1] if saved else 0
     if lost := run.lost(step):
         raise ValueError(
             f"{'; '.join(lost)}, although {saved[0].name} goes on from step {step}: restore it, or "
-            "train again with repair=True, which goes back as far as it must."
+            "train again with repair=True, which goes back as far as needed."
         )
 
 
 def record_engine(run: Run, engine: str) -> None:
-    """Write into `config.json` by which engine the run is trained after all."""
+    """Write another engine than the one at the beginning into `config.json`."""
     run.engine = engine
     rewrite_config(run.folder / run_files.CONFIG, {"engine": engine})
 

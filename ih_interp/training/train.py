@@ -1,4 +1,4 @@
-"""`ih.train`: runs become fleets, fleets become jobs, results land in run folders."""
+"""`ih.train`: runs are grouped into fleets and trained, each into its run folder."""
 
 import os
 from collections.abc import Generator, Iterable, Mapping, Sequence
@@ -49,37 +49,35 @@ def train(
     on_metrics: OnMetrics | None = None,
     repair: bool = False,
 ) -> list[Run]:
-    """Train runs, or resume what is unfinished of them, and return them in the order given.
+    """Train runs, or resume unfinished ones, and return them in the order given.
 
     Runs of one shape train together, as if alone: a run's numbers depend neither on the others nor
-    on interruptions. Finished runs are not touched, unless a checkpoint or metrics of theirs are
-    missing: then they are trained again, to the same numbers.
+    on interruptions. Finished runs are left alone, unless checkpoints or metrics are missing: then
+    they are trained again, to the same numbers.
 
     Args:
         runs: one configuration or several; each has its own folder `root/name`.
-        root: where run folders lie.
+        root: the folder of the run folders.
         engine: "compiled" traces and compiles an update, "eager" runs TransformerLens as it is;
             both take the same step up to rounding, which grows over a run: at high learning rates
-            whole runs part. "auto" compiles runs of 4,000 updates and more if there is a C++
-            compiler. A run that was begun keeps its engine, which `run.engine` tells.
+            whole runs differ. "auto" compiles runs of 4,000 updates and more if there is a C++
+            compiler. A run that was begun keeps its engine, `run.engine`.
         workers: processes of one thread each, by default one per core when there is enough to do.
         device: "cpu", or "cuda", which trains in this process.
         progress: show a bar with the mean loss and the time left.
         on_metrics: called with the run and every new row of its metrics, once that update's
             checkpoint, if one is due, is on the disk: `run.model(row["step"])` gives the network.
-            `ih.StopRun` raised in it ends that run, saved as far as it got, and the others go on;
-            with several workers it ends one or a few evaluations later. `run.stopped` then tells
-            the update, and later calls leave the run alone. What else it raises is raised, once
-            everything is saved.
-        repair: verify every file of these runs; those that are cut short, altered or another run's
-            are removed, with a warning, and trained again to the same bytes, from the newest saved
-            state before what is lost.
+            If it raises `ih.StopRun`, that run is saved and ends, with several workers one or a few
+            evaluations later; `run.stopped` is the update, and later calls leave the run alone.
+            Other exceptions are raised once everything is saved.
+        repair: verify every file of these runs; damaged ones are removed, with a warning, and
+            trained again to the same bytes, from the newest saved state before them.
 
     Raises ValueError, before anything is written, for runs that share a name, do not fit their
     exemplars, whose folder holds another run, or that another process is training;
     KeyboardInterrupt after Ctrl-C or SIGTERM, with everything saved; TrainingFailedError, after the
-    others have ended, for runs that could not be trained to their end: their loss became NaN, a
-    file of theirs is damaged or cannot be written, the disk is full, their process was killed.
+    others have ended, for runs that failed: their loss became NaN, one of their files is damaged or
+    cannot be written, the disk is full, their process was killed.
     """
     configs = _configs(runs)
     _refuse_arguments(engine, workers, device, on_metrics, progress=progress, repair=repair)
@@ -88,21 +86,22 @@ def train(
         # Clamps are bound to the weights that they read now, so that a run can tell if they change.
         configs = [c.replace(clamps=[clamp.pinned() for clamp in c.clamps]) for c in configs]
         tasks = _tasks(configs)
-        folders = [run_folder(root, config) for config in configs]
-        for folder, config in zip(folders, configs, strict=True):
-            if not repair:
-                refuse_other_run(folder, config)
-        with claimed([folder for folder in folders if repair or _may_write(folder)]):
-            for folder, config in zip(folders, configs, strict=True):
+        places = [(run_folder(root, config), config) for config in configs]
+        for folder, config in [] if repair else places:
+            refuse_other_run(folder, config)
+        with claimed([folder for folder, _ in places if repair or _may_write(folder)]):
+            for folder, config in places:
                 if repair:
                     repair_run(folder, config)
                 _refuse_lost_compiler(folder)
             found = [
-                create_run(folder, config, task, engine=_engine(engine, config))
-                for folder, config, task in zip(folders, configs, tasks, strict=True)
+                create_run(*place, task, engine=_engine(engine, place[1]))
+                for place, task in zip(places, tasks, strict=True)
             ]
             unfinished, failures = to_train(found)
-            n_workers = 1 if device != "cpu" else workers or _worth_workers(unfinished)
+            worth_workers = sum(run.config.n_steps for run in unfinished) >= WORTH_WORKERS
+            n_workers = workers or (cores() if worth_workers else 1)
+            n_workers = n_workers if device == "cpu" else 1
             jobs = make_jobs(unfinished, n_workers)
             with bar_over(unfinished, shown=progress) as tell:
                 if n_workers > 1 and len(jobs) > 1:
@@ -150,7 +149,7 @@ def _refuse_arguments(
 
 
 def _takes_run_and_row(function: object) -> bool:
-    """Return whether a call with two arguments runs the function's body."""
+    """Return whether a call with two arguments runs the body of the function."""
     kinds = (iscoroutinefunction, isgeneratorfunction, isasyncgenfunction)
     bodies = (function, type(function).__call__)
     if not callable(function) or any(is_kind(body) for is_kind in kinds for body in bodies):
@@ -164,7 +163,7 @@ def _takes_run_and_row(function: object) -> bool:
 
 
 def _root(root: PathLike) -> Path:
-    """Return the absolute place of runs, which holds wherever the process works later."""
+    """Return the absolute folder of runs, which holds after a change of the working folder."""
     folder = as_path(root, f"root={root!r}").absolute()
     try:
         nearest = next(each for each in (folder, *folder.parents) if each.exists())
@@ -177,13 +176,13 @@ def _root(root: PathLike) -> Path:
 
 def _tasks(configs: Sequence[RunConfig]) -> list[FewShotTask]:
     """Return the runs' tasks; ValueError for runs that could not be trained."""
-    exemplars: dict[str, Exemplars] = {}
+    loaded: dict[str, Exemplars] = {}
     tasks: list[FewShotTask] = []
     for config in configs:
         source = canonical_json(config.exemplars)
-        if source not in exemplars:
-            exemplars[source] = Exemplars.from_source(config.exemplars)
-        task = FewShotTask(exemplars[source], config.task)
+        if source not in loaded:
+            loaded[source] = Exemplars.from_source(config.exemplars)
+        task = FewShotTask(loaded[source], config.task)
         check(build_model(task, config.model), config.clamps)
         _refuse_schedules(config, task)
         tasks.append(task)
@@ -208,7 +207,7 @@ def _refuse_schedules(config: RunConfig, task: FewShotTask) -> None:
 
 
 def _may_write(folder: Path) -> bool:
-    """Return whether a run is missing or not at its end, where all is there and nothing else."""
+    """Return whether training may change this folder: not if its run is whole, without states."""
     with suppress(FileNotFoundError, ValueError):
         return bool(saved_states(folder)) or not Run(folder).whole
     return True
@@ -220,21 +219,14 @@ def _refuse_lost_compiler(folder: Path) -> None:
     run = Run(folder)
     if run.engine == "compiled" and not run.finished and saved_states(folder):
         raise ValueError(
-            f"{folder} began compiled, and there is no C++ compiler here to go on with: install "
-            "one, such as g++, or give the run another name to train it eagerly from the start."
+            f"{folder} began compiled, and no C++ compiler was found here: install one, such as "
+            "g++, or give the run another name to train it eagerly from the start."
         )
 
 
 def _engine(engine: Engine, config: RunConfig) -> str:
-    if engine != "auto":
-        return engine
     worth_it = config.n_steps >= WORTH_COMPILING and compiler_found()
-    return "compiled" if worth_it else "eager"
-
-
-def _worth_workers(runs: Sequence[Run]) -> int:
-    """Return the number of processes with which these runs are trained fastest."""
-    return cores() if sum(run.config.n_steps for run in runs) >= WORTH_WORKERS else 1
+    return engine if engine != "auto" else "compiled" if worth_it else "eager"
 
 
 def cores() -> int:
@@ -246,7 +238,7 @@ def cores() -> int:
 
 @contextmanager
 def one_thread() -> Generator[None]:
-    """Use one thread: faster for models this small, and bytes do not depend on the cores."""
+    """Use one thread in the block: small models are faster, and bytes depend on no core count."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
