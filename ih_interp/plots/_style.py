@@ -68,23 +68,6 @@ CLAMPED_VECTORS: dict[str, Line] = {
 }
 """The conditions of Figure 5a."""
 
-PREVIOUS_TOKEN_LINES: dict[str, tuple[str, Line]] = {
-    "none": ("none", Line("#000000")),
-    "best": ("the best previous-token head", Line("#0072B2", (0, (5, 1)))),
-    "unlike": ("the head least like one", Line("#E69F00", (0, (1, 1)))),
-    "like": ("every previous-token head", Line("#009E73", (0, (3, 1, 1, 1)))),
-    "all": ("all heads of layer 0", Line("#D55E00")),
-}
-"""The conditions of Figure 8, in words, and their lines."""
-
-DONOR_LINES: dict[str, tuple[str, Line]] = {
-    "none": ("nothing grafted", Line("#000000")),
-    "own": ("its own", Line("#D55E00")),
-    "another's": ("another's", Line("#0072B2", (0, (5, 1)))),
-    "a third's": ("a third's", Line("#009E73", (0, (3, 1, 1, 1)))),
-}
-"""The networks whose trained embedding and layer 0 Figure 7 grafts in, and their lines."""
-
 _RC: dict[Any, Any] = {
     "font.size": 10,
     "axes.spines.top": False,

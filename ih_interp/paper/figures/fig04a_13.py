@@ -1,14 +1,16 @@
 """Figures 4a and 13: what heads of a trained network do alone, and what it does without them."""
 
+from functools import partial
+
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
 from ih_interp.analysis.ablation.single_heads import ablate_each_head
 from ih_interp.evaluation import Metric
+from ih_interp.paper.drawing import BESIDE, plot_each_network
 from ih_interp.paper.judging import Measured, Rule, by_rules, correlation
 from ih_interp.paper.study import Figure, Study
 from ih_interp.plots import plot_ablate_each_head
-from ih_interp.plots.seeds import plot_each_network
 
 LINEAR = 0.95
 """Correlation of strength and accuracy that every network of the paper exceeds."""
@@ -101,9 +103,7 @@ loss_claims = by_rules(
 def draw_ablations(table: pd.DataFrame, canvas: Canvas) -> None:
     """Draw Figure 4a or 13: one panel per network."""
     (metric,) = table["metric"].unique()
-    axes = plot_each_network(
-        table, canvas, lambda rows, ax: plot_ablate_each_head(rows, ax, metric=metric)
-    )
+    axes = plot_each_network(table, canvas, partial(plot_ablate_each_head, metric=metric))
     for ax in axes:
         ax.set_ylim(0, 1.05 if metric == "accuracy" else None)
     for ax in axes[1:]:
@@ -112,21 +112,7 @@ def draw_ablations(table: pd.DataFrame, canvas: Canvas) -> None:
     axes[0].set_title("One head of layer 1 (the paper's 2) alone, or ablated")
 
 
-FIGURES = (
-    Figure(
-        "4a",
-        ("main",),
-        lambda study: ablation_table(study, "accuracy"),
-        draw_ablations,
-        accuracy_claims,
-        size=(8.4, 3.6),
-    ),
-    Figure(
-        "13",
-        ("main",),
-        lambda study: ablation_table(study, "loss"),
-        draw_ablations,
-        loss_claims,
-        size=(8.4, 3.6),
-    ),
+FIGURES = tuple(
+    Figure(name, ("main",), partial(ablation_table, metric=metric), draw_ablations, claims, BESIDE)
+    for name, metric, claims in (("4a", "accuracy", accuracy_claims), ("13", "loss", loss_claims))
 )

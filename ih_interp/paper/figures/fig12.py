@@ -10,11 +10,10 @@ from ih_interp.analysis.dynamics.trace import trace
 from ih_interp.analysis.patching.preserving import PerSequence, direct_path_removed
 from ih_interp.clamps import AblateHeads
 from ih_interp.evaluation import evaluate
+from ih_interp.paper.drawing import draw_conditions, panels
 from ih_interp.paper.judging import Measured, Rule, by_rules
-from ih_interp.paper.study import Figure, Study, panels, some_steps
-from ih_interp.plots._style import Line, count_sequences
-from ih_interp.plots._tables import expect_known
-from ih_interp.plots.seeds import plot_over_seeds
+from ih_interp.paper.study import Figure, Study, some_steps
+from ih_interp.plots._style import FAINT, Line
 from ih_interp.runs import Run
 from ih_interp.types import Batch, Head
 
@@ -115,12 +114,8 @@ def plot_removed(table: pd.DataFrame, ax: Axes) -> Axes:
 
     Columns `seed`, `sequences`, `removed` (a key of `REMOVED_LINES`), `loss_change`.
     """
-    expect_known(table, "removed", REMOVED_LINES)
-    for removed, (label, line) in REMOVED_LINES.items():
-        curve = table[table["removed"] == removed]
-        plot_over_seeds(curve, ax, label, line, y="loss_change")
-    ax.axhline(0, color="0.6", linewidth=0.8, linestyle=":")
-    count_sequences(ax)
+    draw_conditions(table, ax, "removed", REMOVED_LINES, y="loss_change")
+    ax.axhline(0, **FAINT)
     ax.set(
         ylabel="increase of the loss (nats)",
         title="Loss without a part of the network (layers count from 0)",

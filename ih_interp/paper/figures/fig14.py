@@ -7,9 +7,9 @@ from matplotlib.figure import Figure as Canvas
 
 from ih_interp.analysis.ablation.single_heads import add_back
 from ih_interp.analysis.dynamics.emergence import LEARNED
+from ih_interp.paper.drawing import plot_each_network
 from ih_interp.paper.judging import Measured, Rule, by_rules
 from ih_interp.paper.study import Figure, Study
-from ih_interp.plots.seeds import plot_each_network
 from ih_interp.plots.single_heads import plot_add_back
 from ih_interp.runs import Run
 from ih_interp.types import Batch

@@ -12,8 +12,9 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 
 from ih_interp._columns import groups, ordered
 from ih_interp.paper.claims import Claim
+from ih_interp.paper.drawing import panels
 from ih_interp.paper.judging import Rule, curves, judge, surely_longer, times_of
-from ih_interp.paper.study import Figure, Study, panels
+from ih_interp.paper.study import Figure, Study
 from ih_interp.plots._style import count_sequences
 from ih_interp.plots._tables import expect_known
 from ih_interp.plots.curves import guess_line

@@ -10,8 +10,9 @@ from transformer_lens import HookedTransformer
 
 from ih_interp.analysis.patching.preserving import Kept, preserving_ablation
 from ih_interp.paper.circuit import Circuit
+from ih_interp.paper.drawing import panels
 from ih_interp.paper.judging import Measured, Rule, by_rules
-from ih_interp.paper.study import Figure, Study, panels
+from ih_interp.paper.study import Figure, Study
 from ih_interp.runs import Run
 from ih_interp.types import Batch, Head
 

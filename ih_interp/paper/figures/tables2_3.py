@@ -6,10 +6,10 @@ import pandas as pd
 
 from ih_interp.analysis.ablation.single_heads import mistakes_corrected
 from ih_interp.paper.claims import Claim
+from ih_interp.paper.drawing import plot_each_network
 from ih_interp.paper.judging import Measured, Rule, by_seed, judge
 from ih_interp.paper.study import Figure, Study
 from ih_interp.plots import plot_corrected
-from ih_interp.plots.seeds import plot_each_network
 
 
 def corrected_table(study: Study, *, perfect_match: bool) -> pd.DataFrame:
