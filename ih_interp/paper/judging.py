@@ -41,12 +41,10 @@ def judge(figure: str, networks: Sequence[Measured], *rules: Rule) -> list[Claim
     return [
         Claim(
             figure,
-            rule.claim,
-            rule.paper,
-            rule.ours.format_map(words),
-            sum(bool(rule.holds(network)) for network in networks),
-            len(networks),
-            rule.varies,
+            *(rule.claim, rule.paper, rule.ours.format_map(words)),
+            held=sum(bool(rule.holds(network)) for network in networks),
+            of=len(networks),
+            varies=rule.varies,
         )
         for rule in rules
     ]

@@ -297,7 +297,7 @@ def save(figure: Figure, folder: str | PathLike[str], name: str, table: pd.DataF
     The folder is made if needed, and may begin with `~`. Numbers keep every digit, and a table's
     index is written if it has a name. Legends that lie outside the axes are kept. Returns the three
     paths. Raises TypeError for another kind of figure, folder or table, and ValueError for a name
-    that is no file's.
+    that a file cannot have.
     """
     expect(figure, Figure, "figure", "give ax.figure")
     expect_table(table)

@@ -45,8 +45,8 @@ def plot_over_seeds(
 
     Columns: `seed`, `x` and `y`. Every network is drawn at its own places. Median and band stand
     where all networks have values, each straight between its own points; where they have no place
-    in common, the curves stand alone. One network alone is thick, without a band. `look` is that
-    of the thick line, its colour that of all. Returns the line that has the label.
+    in common, the curves stand alone. One network alone is thick, without a band. Returns the line
+    that has the label.
     """
     expect_once(table, x, "seed")
     networks = [table[equal(table["seed"], seed)] for seed in ordered(table["seed"])]

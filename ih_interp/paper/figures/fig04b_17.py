@@ -120,9 +120,9 @@ def draw_pairs(table: pd.DataFrame, canvas: Canvas) -> None:
 def plot_learning_of_heads(table: pd.DataFrame, ax: Axes) -> Axes:
     """Draw training losses of networks that differ in their heads, for one seed.
 
-    Columns `sequences`, `loss`, and `heads` of the last layer that the network has: "L1H3",
-    "L1H3 + L1H0" or `ALL_HEADS`, which is dashed. A curve looks as its last head does elsewhere;
-    beside pairs, a head alone is thicker.
+    Columns `sequences`, `loss`, and `heads` of the last layer that the network has: "L1H3", "L1H3 +
+    L1H0" or `ALL_HEADS`, which is dashed. A curve looks as its last head does elsewhere; beside
+    pairs, a head alone is thicker.
     """
     names = list(dict.fromkeys(table["heads"]))
     pairs = any("+" in name for name in names)

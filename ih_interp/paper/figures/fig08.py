@@ -26,9 +26,8 @@ SOME = ("best", "unlike", "like")
 def previous_token_table(study: Study) -> pd.DataFrame:
     """Return training losses with heads of layer 0 attending perfectly, one induction head active.
 
-    Columns: `seed`, `run`, `condition` (a key of `PREVIOUS_TOKEN_LINES`), `heads`, as
-    "L0H2, L0H5", `sequences`, `loss` as in `Study.losses`. "none" is the network with that one
-    head.
+    Columns: `seed`, `run`, `condition` (a key of `PREVIOUS_TOKEN_LINES`), `heads`, as "L0H2, L0H5",
+    `sequences`, `loss` as in `Study.losses`. "none" is the network with that one head.
     """
     clamped = study.losses("previous_token")
     single = study.losses("single")
@@ -88,8 +87,8 @@ previous_token_claims = by_rules(
 def plot_previous_token(table: pd.DataFrame, ax: Axes) -> Axes:
     """Draw Figure 8: training loss with perfect previous-token attention in heads of layer 0.
 
-    Columns `sequences`, `condition` (a key of `PREVIOUS_TOKEN_LINES`), `loss`, `seed`, and
-    `heads`, which the legend names where there is one network.
+    Columns `sequences`, `condition` (a key of `PREVIOUS_TOKEN_LINES`), `loss`, `seed`, and `heads`,
+    which the legend names where there is one network.
     """
 
     def label(words: str, rows: pd.DataFrame) -> str:

@@ -80,8 +80,8 @@ def plot_preserving_groups(table: pd.DataFrame, ax: Axes) -> Axes:
     """Draw Table 1: accuracy without two groups of layer 0's heads.
 
     Columns `seed`, `group` ("previous-token" or "others"), `ablated`, `preserved` ("patterns" or
-    "values"), `accuracy`. One row per network and group, and of several networks
-    their median and range; the grey of a cell is what is missing of accuracy 1.
+    "values"), `accuracy`. One row per network and group, and of several networks their median and
+    range; the grey of a cell is what is missing of accuracy 1.
     """
     keys = ["group", "seed", "ablated"]
     wide = table.set_index([*keys, "preserved"])["accuracy"].unstack("preserved").reset_index()
