@@ -92,4 +92,4 @@ added_claims = by_rules(
 )
 
 
-FIGURES = (Figure("14", ("main",), added_table, draw_added, added_claims, size=(9.0, 3.8)),)
+FIGURES = (Figure("14", ("main",), added_table, draw_added, added_claims, (9.0, 3.8)),)

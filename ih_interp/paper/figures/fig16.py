@@ -103,4 +103,4 @@ label_claims = by_rules(
 )
 
 
-FIGURES = (Figure("16", ("main",), label_table, draw_labels, label_claims, size=(11.0, 3.6)),)
+FIGURES = (Figure("16", ("main",), label_table, draw_labels, label_claims, (11.0, 3.6)),)

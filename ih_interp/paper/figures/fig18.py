@@ -14,7 +14,7 @@ from ih_interp.paper.claims import Claim
 from ih_interp.paper.figures.fig04a_13 import LINEAR
 from ih_interp.paper.judging import Rule, by_seed, correlation, curves, judge
 from ih_interp.paper.study import Figure, Study
-from ih_interp.plots._style import HEAD_COLOURS, HEAD_MARKERS, short_count
+from ih_interp.plots._style import HEAD_COLOURS, HEAD_MARKERS, note, short_count
 
 QUANTITIES: Mapping[str, str] = {
     "accuracy": "accuracy, only that head on",
@@ -95,33 +95,22 @@ def plot_strength_against(
     """Draw a panel of Figure 18: a number of every head against its strength beside all others.
 
     Columns `seed`, `strength`, `value`, `observed`; a point that is not observed lies higher than
-    drawn: it is open, with an arrow. Every seed of `names`, which say what the legend does, has a
-    colour and a marker.
+    drawn: it is open, with an arrow. Every seed of `names`, the words of the legend, has a colour
+    and a marker.
     """
     for place, (seed, name) in enumerate(names.items()):
-        rows = table[table["seed"] == seed]
         turns, number = divmod(place, len(HEAD_COLOURS))
         colour = HEAD_COLOURS[number]
         marker = HEAD_MARKERS[(number + turns) % len(HEAD_MARKERS)]  # another each turn
+        arrow = {"arrowstyle": "<-", "color": colour, "linewidth": 0.9}
+        rows = table[table["seed"] == seed]
         seen = rows["observed"].to_numpy(dtype=bool)
-        ax.scatter(
-            rows["strength"],
-            rows["value"],
-            facecolors=[colour if is_seen else "none" for is_seen in seen],
-            edgecolors=colour,
-            marker=marker,
-            s=26,
-            zorder=3,
-        )
+        own = {"edgecolors": colour, "marker": marker, "s": 26, "zorder": 3}
+        fill = [colour if is_seen else "none" for is_seen in seen]
+        ax.scatter(rows["strength"], rows["value"], facecolors=fill, **own)
         ax.scatter([], [], c=colour, marker=marker, s=26, label=name)  # filled in the legend
-        for strength, value in rows.loc[~seen, ["strength", "value"]].to_numpy(dtype=float):
-            ax.annotate(
-                "",
-                xy=(strength, value),
-                xytext=(0, 14),
-                textcoords="offset points",
-                arrowprops={"arrowstyle": "<-", "color": colour, "linewidth": 0.9},
-            )
+        for point in rows.loc[~seen, ["strength", "value"]].to_numpy(dtype=float):
+            note(ax, "", point, (0, 14), va="baseline", fontsize=None, arrowprops=arrow)
     ax.margins(x=0.08, y=0.12)
     ax.set(xlabel="induction strength, all heads on", ylabel=ylabel)
     ax.legend(loc="upper left", bbox_to_anchor=(-0.05, -0.22), fontsize=8, ncols=1)
@@ -139,7 +128,5 @@ def _r(table: pd.DataFrame, quantity: str) -> float:
 
 
 FIGURES = (
-    Figure(
-        "18", ("main", "single"), strength_table, draw_strength, strength_claims, size=(9.6, 3.8)
-    ),
+    Figure("18", ("main", "single"), strength_table, draw_strength, strength_claims, (9.6, 3.8)),
 )

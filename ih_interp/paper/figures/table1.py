@@ -137,6 +137,6 @@ FIGURES = (
         preserving_table,
         panels(plot_preserving_groups),
         preserving_claims,
-        size=(8.4, 3.4),
+        (8.4, 3.4),
     ),
 )

@@ -6,7 +6,7 @@ import pandas as pd
 
 from ih_interp.analysis.ablation.single_heads import mistakes_corrected
 from ih_interp.paper.claims import Claim
-from ih_interp.paper.drawing import plot_each_network
+from ih_interp.paper.drawing import networks_beside
 from ih_interp.paper.judging import Measured, Rule, by_seed, judge
 from ih_interp.paper.study import Figure, Study
 from ih_interp.plots import plot_corrected
@@ -84,21 +84,17 @@ def _measure(rows: pd.DataFrame) -> Measured:
     }
 
 
-FIGURES = (
+FIGURES = tuple(
     Figure(
-        "table 2",
+        name,
         ("main",),
-        partial(corrected_table, perfect_match=False),
-        partial(plot_each_network, plot=plot_corrected),
-        corrected_claims,
-        size=(9.0, 3.8),
-    ),
-    Figure(
-        "table 3",
-        ("main",),
-        partial(corrected_table, perfect_match=True),
-        partial(plot_each_network, plot=plot_corrected),
-        perfect_claims,
-        size=(9.0, 3.8),
-    ),
+        partial(corrected_table, perfect_match=perfect),
+        networks_beside(plot_corrected),
+        claims,
+        (9.0, 3.8),
+    )
+    for name, perfect, claims in (
+        ("table 2", False, corrected_claims),
+        ("table 3", True, perfect_claims),
+    )
 )
