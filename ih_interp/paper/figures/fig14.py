@@ -28,11 +28,10 @@ def added_table(study: Study) -> pd.DataFrame:
 
     def measure(run: Run, batch: Batch) -> pd.DataFrame:
         model = run.model()
-        first = add_back(model, batch, metrics="loss")
+        first = add_back(model, batch, metrics="loss").assign(order=ORDERS[0])
         others = first["head"].dropna().tolist()[1:]
-        second = add_back(model, batch, others, metrics="loss")
-        tables = zip(ORDERS, (first, second), strict=True)
-        return pd.concat([table.assign(order=name) for name, table in tables], ignore_index=True)
+        second = add_back(model, batch, others, metrics="loss").assign(order=ORDERS[1])
+        return pd.concat([first, second], ignore_index=True)
 
     return study.each_run(measure)
 
