@@ -9,8 +9,7 @@ from ih_interp.paper.presets import PRESETS, PresetName
 from ih_interp.paper.study import Figure
 from ih_interp.storage.atomic import PathLike, as_path
 
-MAIN_TEXT = ("3a", "3b", "4a", "4b", "5a", "5b", "6")
-"""Figures of the paper's main text."""
+MAIN_TEXT = ("3a", "3b", "4a", "4b", "5a", "5b", "6")  # Figures of the paper's main text
 
 SEEDS: Mapping[PresetName, int] = {"smoke": 1, "quick": 1, "paper": 5}
 """The numbers of networks of requests that name none."""

@@ -9,14 +9,14 @@ from matplotlib.figure import Figure as Canvas
 from pandas import DataFrame
 
 from ih_interp._columns import equal, ordered
-from ih_interp.plots._style import Line, count_sequences
+from ih_interp.plots._style import Line, count_sequences, legend_off_curves
 from ih_interp.plots._tables import expect_known
+from ih_interp.plots.curves import guess_line
 from ih_interp.plots.seeds import plot_over_seeds
 
 Drawing: TypeAlias = Callable[[DataFrame, Canvas], object]
 
-BESIDE = (8.4, 3.6)
-"""Inches of a figure with the first network large and others beside it."""
+BESIDE = (8.4, 3.6)  # inches of a figure with the first network large and others beside it
 
 
 def panels(plot: Callable[[DataFrame, Any], object], *grid: int, **options: Any) -> Drawing:
@@ -74,3 +74,10 @@ def draw_conditions(
         if len(rows):
             plot_over_seeds(rows, ax, label(words, rows), line, y=y)
     count_sequences(ax)
+
+
+def finish_losses(ax: Axes, end: float | None, *, title: str, legend: str, **look: Any) -> None:
+    """Write the axes and the legend of training losses that are shown from 0 to `end` sequences."""
+    guess_line(ax)
+    ax.set(xlim=(0, end), ylim=(0, None), ylabel="training loss (nats)", title=title)
+    legend_off_curves(ax, title=legend, **look)

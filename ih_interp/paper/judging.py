@@ -14,8 +14,7 @@ from ih_interp.plots._style import short_count
 UNTIL_LEARNED = f"sequences until the loss is below {LEARNED:.3f}"
 """How claims name the paper's time of learning."""
 
-Measured: TypeAlias = Mapping[str, Any]
-"""Numbers and times (`Crossing`) of one network, by name."""
+Measured: TypeAlias = Mapping[str, Any]  # numbers and times (`Crossing`) of one network, by name
 
 
 class Rule(NamedTuple):

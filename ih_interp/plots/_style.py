@@ -27,8 +27,7 @@ HEAD_COLOURS = (
 )  # fmt: skip
 """Okabe and Ito's palette, its yellow darkened for white paper; head h has colour h mod 8."""
 
-HEAD_MARKERS = "osD^vXP*"
-"""Head h has marker h mod 8, which tells heads apart in grey."""
+HEAD_MARKERS = "osD^vXP*"  # Head h has marker h mod 8, which tells heads apart in grey
 
 FAINT: dict[str, Any] = {"color": "0.6", "linewidth": 0.8, "linestyle": ":"}
 """The look of a line at 0, or at another level that curves are compared with."""

@@ -8,8 +8,7 @@ from pandas import DataFrame
 
 from ih_interp._columns import distinct, equal, finite, missing, numbers, refuse_columns
 
-MOST_LISTED = 12
-"""The values that a message lists, at most."""
+MOST_LISTED = 12  # the values that a message lists, at most
 
 
 def plotted_rows(

@@ -33,8 +33,7 @@ METRIC_NAMES = {
 ORDERS = ("1 (additive)", "2 (pairs)", "3", "4 and more")
 """The interaction orders that bars show, in the words of a legend."""
 
-ORDER_HATCHES = ("", "//", "xx", "..")
-"""The hatches of their bars, which tell them apart in grey."""
+ORDER_HATCHES = ("", "//", "xx", "..")  # the hatches of their bars, which tell them apart in grey
 
 EFFECTS = ("first_in", "last_in")
 """The effects of a head: with no other, and where it is the last to come."""

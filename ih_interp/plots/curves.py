@@ -53,8 +53,7 @@ VIA_LINES: dict[str, Line] = {
 }
 """The inputs of a receiver, and their lines."""
 
-VIA_NAMES = {"q": "queries", "k": "keys", "v": "values"}
-"""The inputs of a receiver, in words."""
+VIA_NAMES = {"q": "queries", "k": "keys", "v": "values"}  # the inputs of a receiver, in words
 
 MEASURES = {
     "many_to_many": "many-to-many index",
@@ -97,7 +96,7 @@ def plot_strengths(
     """
     table = plotted_rows(table, "sequences", "name", "value", once=["sequences", "name"])
     of_layer = table["name"].map(lambda name: head_place(name).layer)
-    layers = sorted(of_layer.unique())
+    layers = sorted({*of_layer})
     layer = layers[-1] if layer is None else integer(layer, "layer")
     if layer not in layers:
         raise ValueError(f"layer={layer}: no head of it is in the table, which has {layers}.")

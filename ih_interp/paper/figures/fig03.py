@@ -22,8 +22,7 @@ NEW_SPLITS: Mapping[str, tuple[str, str]] = {
 }
 """Splits that training never shows, in words, and the paper's loss on them at the end."""
 
-STRONG = 0.25
-"""Induction strength above which a head is an induction head."""
+STRONG = 0.25  # induction strength above which a head is an induction head
 
 
 def loss_table(study: Study) -> pd.DataFrame:

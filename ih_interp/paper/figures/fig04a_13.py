@@ -12,11 +12,8 @@ from ih_interp.paper.judging import Measured, Rule, by_rules, correlation
 from ih_interp.paper.study import Figure, Study
 from ih_interp.plots import plot_ablate_each_head
 
-LINEAR = 0.95
-"""Correlation of strength and accuracy that every network of the paper exceeds."""
-
-ACCURATE = 0.9
-"""Accuracy with all heads above which a network has learned."""
+LINEAR = 0.95  # correlation of strength and accuracy that every network of the paper exceeds
+ACCURATE = 0.9  # accuracy with all heads above which a network has learned
 
 
 def ablation_table(study: Study, metric: Metric) -> pd.DataFrame:

@@ -18,8 +18,7 @@ from ih_interp.plots._style import (
 )
 from ih_interp.plots.curves import guess_line
 
-ALL_HEADS = "all heads"
-"""Names the network with every head, in the column `heads`."""
+ALL_HEADS = "all heads"  # names the network with every head, in the column `heads`
 
 
 def apart_table(study: Study) -> pd.DataFrame:

@@ -23,8 +23,7 @@ from ih_interp.paper.study import Figure, Study, some_steps
 from ih_interp.plots import plot_clamped_losses, plot_progress
 from ih_interp.plots._style import CLAMP_LINES
 
-PERFECTED = ("previous token", "match")
-"""Clamps of Figure 10."""
+PERFECTED = ("previous token", "match")  # clamps of Figure 10
 
 ORDER = (
     ("layer 1 + copy", "copy"),

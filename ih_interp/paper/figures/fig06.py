@@ -16,8 +16,7 @@ from ih_interp.paper.recipes import EVOLUTIONS
 from ih_interp.paper.study import Figure, Study
 from ih_interp.runs import Run
 
-UNCHANGED = 1.25
-"""The factor by which a time changes at least where data are said to change it."""
+UNCHANGED = 1.25  # the factor by which a time changes at least where data are said to change it
 
 Times: TypeAlias = dict[str, list[Crossing]]
 """Times of one network, by evolution and what varies ("normal classes"), the fewest first."""
@@ -33,8 +32,8 @@ def data_table(study: Study) -> pd.DataFrame:
     parts: list[pd.DataFrame] = []
     for seed in study.seeds:
         runs = study.runs["data"][seed]
-        clamped = {key: run for key, run in runs.items() if not key.startswith("normal")}
-        end = float(max(run.config.sequences for run in clamped.values()))
+        clamped = [run for key, run in runs.items() if not key.startswith("normal")]
+        end = float(max(run.config.sequences for run in clamped))
         parts += [_losses(seed, key.partition(",")[0], run) for key, run in runs.items()]
         parts += [
             _losses(seed, evolution, study.runs["clamped"][seed][condition], end)
@@ -47,11 +46,9 @@ def data_table(study: Study) -> pd.DataFrame:
 def _losses(seed: int, evolution: str, run: Run, end: float = math.inf) -> pd.DataFrame:
     task, metrics = run.config.task, run.metrics
     there = metrics[(metrics["split"] == "train") & (metrics["sequences"] <= end)]
-    table = there[["sequences", "loss"]]
-    keys = (seed, run.config.name, evolution, task.n_train_classes, task.n_labels)
-    for place, name in enumerate(("seed", "run", "evolution", "classes", "labels")):
-        table.insert(place, name, keys[place])
-    return table
+    keys = {"seed": seed, "run": run.config.name, "evolution": evolution}
+    keys |= {"classes": task.n_train_classes, "labels": task.n_labels}
+    return pd.DataFrame({**keys, "sequences": there["sequences"], "loss": there["loss"]})
 
 
 def learning_times(table: pd.DataFrame) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 import pandas as pd
 from matplotlib.axes import Axes
 
-from ih_interp.paper.drawing import BESIDE, draw_conditions, networks_beside
+from ih_interp.paper.drawing import BESIDE, draw_conditions, finish_losses, networks_beside
 from ih_interp.paper.judging import (
     UNTIL_LEARNED,
     Measured,
@@ -14,8 +14,7 @@ from ih_interp.paper.judging import (
     when,
 )
 from ih_interp.paper.study import Figure, Study
-from ih_interp.plots._style import Line, legend_off_curves
-from ih_interp.plots.curves import guess_line
+from ih_interp.plots._style import Line
 
 DONOR_LINES: dict[str, tuple[str, Line]] = {
     "none": ("nothing grafted", Line("#000000")),
@@ -89,15 +88,9 @@ def plot_grafts(table: pd.DataFrame, ax: Axes) -> Axes:
         return words if donor == "none" else f"{words} (seed {donor})"
 
     draw_conditions(table, ax, "whose", DONOR_LINES, label=label)
-    guess_line(ax)
     end = table.loc[table["whose"] != "none", "sequences"].max() * 3 / 4
-    ax.set(
-        xlim=(0, end),
-        ylim=(0, None),
-        ylabel="training loss (nats)",
-        title=f"Trained first layer grafted in, seed {table['seed'].iloc[0]}",
-    )
-    legend_off_curves(ax, title="source of embedding and layer 0", fontsize=8)
+    title = f"Trained first layer grafted in, seed {table['seed'].iloc[0]}"
+    finish_losses(ax, end, title=title, legend="source of embedding and layer 0", fontsize=8)
     return ax
 
 

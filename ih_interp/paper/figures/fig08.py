@@ -4,11 +4,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from ih_interp.clamps import PreviousTokenAttention
-from ih_interp.paper.drawing import draw_conditions, panels
+from ih_interp.paper.drawing import draw_conditions, finish_losses, panels
 from ih_interp.paper.judging import UNTIL_LEARNED, Rule, by_rules, surely_longer, times_of
 from ih_interp.paper.study import Figure, Study
-from ih_interp.plots._style import Line, legend_off_curves
-from ih_interp.plots.curves import guess_line
+from ih_interp.plots._style import Line
 
 PREVIOUS_TOKEN_LINES: dict[str, tuple[str, Line]] = {
     "none": ("none", Line("#000000")),
@@ -19,8 +18,7 @@ PREVIOUS_TOKEN_LINES: dict[str, tuple[str, Line]] = {
 }
 """The conditions, in words, and their lines."""
 
-SOME = ("best", "unlike", "like")
-"""Conditions in which one head or several are clamped, not all."""
+SOME = ("best", "unlike", "like")  # conditions in which one head or several are clamped, not all
 
 
 def previous_token_table(study: Study) -> pd.DataFrame:
@@ -45,13 +43,9 @@ def _heads(study: Study, seed: int, condition: str) -> str:
     """Return the heads of layer 0 that a condition of Figure 8 clamps, read from the run."""
     if condition == "none":
         return ""
-    run = study.runs["previous_token"][seed][condition]
-    return ", ".join(
-        str(head)
-        for clamp in run.clamps
-        if isinstance(clamp, PreviousTokenAttention)
-        for head in sorted(clamp.heads)
-    )
+    clamps = study.runs["previous_token"][seed][condition].clamps
+    (clamp,) = [clamp for clamp in clamps if isinstance(clamp, PreviousTokenAttention)]
+    return ", ".join(map(str, sorted(clamp.heads)))
 
 
 previous_token_claims = by_rules(
@@ -96,15 +90,9 @@ def plot_previous_token(table: pd.DataFrame, ax: Axes) -> Axes:
         return f"{words}: {rows['heads'].iloc[0]}" if one else words
 
     draw_conditions(table, ax, "condition", PREVIOUS_TOKEN_LINES, label=label)
-    guess_line(ax)
     end = table.loc[table["condition"] != "none", "sequences"].max()
-    ax.set(
-        xlim=(0, end),
-        ylim=(0, None),
-        ylabel="training loss (nats)",
-        title="Perfect previous-token attention, one induction head",
-    )
-    legend_off_curves(ax, title="which heads of layer 0 (the paper's 1)")
+    title = "Perfect previous-token attention, one induction head"
+    finish_losses(ax, end, title=title, legend="which heads of layer 0 (the paper's 1)")
     return ax
 
 

@@ -46,12 +46,8 @@ PATHS: Mapping[str, tuple[str, Kind]] = {
 """Rows of Figure 11: how layer 1 reads, and the kind of composition with layer 0."""
 
 SMALL = 1.55  # inches a further network takes in Figure 11
-
-GUESS = 0.5
-"""Accuracy of a guess between the context's two labels."""
-
-ALIKE = 0.9
-"""Rank correlation from which two maps would be called the same."""
+GUESS = 0.5  # accuracy of a guess between the context's two labels
+ALIKE = 0.9  # rank correlation from which two maps would be called the same
 
 
 def map_table(study: Study) -> pd.DataFrame:

@@ -23,20 +23,16 @@ REMOVED_LINES: Mapping[str, tuple[str, Line]] = {
 }
 """What Figure 12 removes, its label and line."""
 
-COSTS = 0.003
-"""Accuracy that removing the direct path costs at most: 0.3 points."""
+COSTS = 0.003  # accuracy that removing the direct path costs at most: 0.3 points
 
 
 def last_layer_removed(model: HookedTransformer, batch: Batch) -> PerSequence:
     """Return what is lost without the heads of layer 1, in the form of `direct_path_removed`."""
     heads = tuple(Head(1, head) for head in range(model.cfg.n_heads))
-    without, whole = evaluate(model, batch, [AblateHeads(heads=heads)]), evaluate(model, batch)
-    return PerSequence(
-        accuracy=without.accuracy,
-        loss=without.loss,
-        accuracy_change=without.accuracy - whole.accuracy,
-        loss_change=without.loss - whole.loss,
-    )
+    found, whole = evaluate(model, batch, [AblateHeads(heads=heads)]), evaluate(model, batch)
+    changes = {"accuracy_change": found.accuracy - whole.accuracy}
+    changes["loss_change"] = found.loss - whole.loss
+    return PerSequence(accuracy=found.accuracy, loss=found.loss, **changes)
 
 
 PARTS = {"direct path": direct_path_removed, "last layer": last_layer_removed}

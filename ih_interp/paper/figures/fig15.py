@@ -17,25 +17,18 @@ from ih_interp.paper.judging import Rule, curves, judge, surely_longer, times_of
 from ih_interp.paper.study import Figure, Study
 from ih_interp.plots._style import FAINT, count_sequences
 from ih_interp.plots._tables import expect_known
-from ih_interp.plots.curves import guess_line
+from ih_interp.plots.curves import SPLIT_NAMES, guess_line
 from ih_interp.plots.seeds import common_values
 
-HALF_GUESS = math.log(2) / 2
-"""The loss that Figure 15 is read at, as the paper's numbers are."""
-
-EVEN = 0.5
-"""Strength of attention that is on the correct label no more than on the other."""
+HALF_GUESS = math.log(2) / 2  # the loss that Figure 15 is read at, as the paper's numbers are
+EVEN = 0.5  # strength of attention that is on the correct label no more than on the other
 
 SIDES = LinearSegmentedColormap.from_list(
     "sides", ["#7A3200", "#D98032", "#A8A8A8", "#4F8FCB", "#08306B"]
 )
 """Darker the further from even attention; the wrong side is dashed, so that grey print tells."""
 
-STRENGTH_SPLITS = {
-    "train": "train",
-    "test_relabel": "test (relabel)",
-    "test_exemplars": "test (exemplars)",
-}
+STRENGTH_SPLITS = {"train": "train", **dict(sorted(SPLIT_NAMES.items(), reverse=True))}
 """Panels of Figure 15, by their names in the paper."""
 
 
