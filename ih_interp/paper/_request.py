@@ -16,7 +16,7 @@ SEEDS: Mapping[PresetName, int] = {"smoke": 1, "quick": 1, "paper": 5}
 
 
 class Request(NamedTuple):
-    """Figures that were asked for, and how, checked."""
+    """Figures that were asked for, and how to make them."""
 
     figures: list[Figure]
     preset: PresetName
@@ -46,7 +46,7 @@ class Request(NamedTuple):
         return f"{self.preset}-{'synthetic' if self.exemplars is None else self.exemplars.stem}"
 
     def command(self, figure: Figure, seeds: int) -> str:
-        """Return the command that draws one of the figures, of so many networks."""
+        """Return the command that draws one of the figures from this many networks."""
         options = "" if self.preset == "quick" else f" --preset {self.preset}"
         if self.exemplars is not None:
             options += f" --exemplars {self.exemplars.name}"

@@ -24,8 +24,8 @@ class Rule(NamedTuple):
     paper: str
     """The paper's numbers."""
     ours: str
-    """A format string, "{first}; {last:.2f}", of measured names: each is told by `over_seeds`, and
-    of a list each element."""
+    """A format string, "{first}; {last:.2f}", of measured names; `over_seeds` writes each value,
+    and each element of a list."""
     holds: Callable[[Measured], object]
     """Whether one network shows the finding."""
     varies: bool = False
@@ -33,7 +33,7 @@ class Rule(NamedTuple):
 
 
 def judge(figure: str, networks: Sequence[Measured], *rules: Rule) -> list[Claim]:
-    """Return one claim per rule; ValueError without networks, of which every rule would hold."""
+    """Return one claim per rule; ValueError without networks: all rules would hold."""
     if not networks:
         raise ValueError(f"Figure {figure}: expected at least one network to judge, got none.")
     words = {name: _Words([network[name] for network in networks]) for name in networks[0]}
@@ -118,7 +118,7 @@ def times_of(table: pd.DataFrame, by: str, *, level: float = LEARNED) -> list[di
 def surely_longer(slow: Crossing, fast: Crossing, *, factor: float = 1) -> bool:
     """Return whether a time is more than `factor` times another, as far as the runs show.
 
-    A run that ended before its time counts as slow with its length only, and as fast not at all.
+    For a slow run that has not learned, its length counts; a fast one that has not gives False.
 
     >>> surely_longer(Crossing(384e3, False), Crossing(200e3, True), factor=2)  # 1.92 times or more
     False
@@ -127,7 +127,7 @@ def surely_longer(slow: Crossing, fast: Crossing, *, factor: float = 1) -> bool:
 
 
 def when(crossing: Crossing) -> float:
-    """Return a time as a number, infinity if not observed: to sort and to write, not to judge."""
+    """Return a time as a number, infinity if not observed: to sort and write, not to judge."""
     return crossing.time if crossing.observed else math.inf
 
 

@@ -36,7 +36,7 @@ class Networks:
         root: Path,
     ) -> None:
         needed = {name for figure in figures for name in figure.needs}
-        # Where any runs are needed, main runs are: the others are about their heads.
+        # All other runs are about heads of the main runs, so these are needed as well.
         self.sets: list[RunSet] = [n for n in RECIPES if n in needed or (needed and n == "main")]
         self.seeds = list(range(FIRST_SEED, FIRST_SEED + seeds))
         n_trained = max(seeds, N_DONORS) if "grafts" in needed else seeds

@@ -53,7 +53,7 @@ def reproduce(
         runs: where runs lie, in a folder for preset and features.
         folder: where figures go.
         engine: as in `train`.
-        say: is told what happens.
+        say: is called with each message on the progress.
 
     Raises ValueError for an unknown figure or preset, and what `Exemplars.load` and `train` raise.
     """
@@ -82,8 +82,8 @@ def redraw(
     """Draw figures again from their csv files in `folder`, without any run.
 
     The csv files stay as they are; pdf, png and claims are written as by `reproduce`, and captions
-    say the command that made the numbers: `preset` and `exemplars` are those of that command, of
-    which the file of features need not be there. Figures without a csv in the folder are left out.
+    say the command that made the numbers: `preset` and `exemplars` are those of that command, whose
+    file of features need not be there. Figures without a csv in the folder are left out.
 
     Raises ValueError for an unknown figure or preset, and FileNotFoundError where no csv is there.
     """

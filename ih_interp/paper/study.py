@@ -26,11 +26,11 @@ class Study:
     """The finished runs that figures are drawn from."""
 
     runs: Mapping[RunSet, Mapping[int, Mapping[str, Run]]]
-    """By set, seed and condition (`recipes`); only those that the figures asked for need."""
+    """Runs by set, seed and condition (`recipes`), as far as the figures asked for need them."""
     circuits: Mapping[int, Circuit]
     """By seed."""
     sequences: int | None
-    """How many training sequences measures are averaged over; None is every one."""
+    """The number of training sequences that measures are averaged over; None: all of them."""
 
     @property
     def main(self) -> dict[int, Run]:
@@ -82,8 +82,8 @@ class Study:
     def each_run(self, measure: Callable[[Run, Batch], pd.DataFrame]) -> pd.DataFrame:
         """Measure every run with all heads.
 
-        Columns: `seed`, `run`, `n_sequences`, how many the measure is averaged over, and those of
-        the measure. It is given those of `batch`; one that takes others gives `n_sequences` itself.
+        Columns: `seed`, `run`, `n_sequences` (how many the measure is averaged over), and those of
+        the measure. It gets `batch(run)`, or has a column `n_sequences` where it takes others.
         """
         parts: list[pd.DataFrame] = []
         for seed, run in self.main.items():

@@ -1,4 +1,4 @@
-"""The look of plots: colours that colour-blind people and grey printers tell apart; saving."""
+"""The style of plots, with colours that also work for colour-blind readers and in grey; saving."""
 
 import inspect
 import math

@@ -49,7 +49,7 @@ def expect_table(table: object, *columns: str) -> None:
 
 
 def rows_where(table: DataFrame, **values: object) -> DataFrame:
-    """Return the rows with these values in these columns; ValueError, with what there is, for none.
+    """Return the rows with these values in these columns; ValueError, if none, lists what is there.
 
     >>> rows_where(DataFrame({"via": ["k", "v"]}), via="q")
     Traceback (most recent call last):

@@ -36,7 +36,7 @@ ORDERS = ("1 (additive)", "2 (pairs)", "3", "4 and more")
 ORDER_HATCHES = ("", "//", "xx", "..")  # the hatches of their bars, which tell them apart in grey
 
 EFFECTS = ("first_in", "last_in")
-"""The effects of a head: with no other, and where it is the last to come."""
+"""The effects of a head that is the first to come, and of one that is the last."""
 
 _BLUES = ("#08306B", "#4292C6", "#9ECAE1", "#DEEBF7")
 

@@ -217,7 +217,7 @@ def _draw_times(runs: DataFrame, ax: Axes, row: int, line: Line, look: Mapping[s
 def _draw_median(
     median: float, low: float, high: float, *, ax: Axes, row: int, edge: float
 ) -> None:
-    if math.isnan(low):  # of one seed: its dot says it
+    if math.isnan(low):  # one seed has no interval; its dot is enough
         return
     height = row + 0.2
     ax.plot([min(low, edge), min(high, edge)], [height] * 2, color="0.35", linewidth=1.2)

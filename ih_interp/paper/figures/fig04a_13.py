@@ -43,7 +43,7 @@ def _measure(rows: pd.DataFrame) -> Measured:
 
 
 def _unneeded(n: Measured, without: str) -> bool:
-    """Return whether a network loses little; one that has not learned needs nothing anyway."""
+    """Return whether a network that has learned loses little accuracy without a head."""
     return n[without] > n["all"] - 0.02 and n["all"] > ACCURATE
 
 

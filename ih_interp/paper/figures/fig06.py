@@ -120,7 +120,7 @@ def _by_network(times: pd.DataFrame) -> dict[int, Times]:
 
 
 def _factor(times: Sequence[Crossing]) -> float:
-    """Return how many times as long the last takes as the first: to tell, not to judge."""
+    """Return how many times as long the last takes as the first, to write it, not to judge."""
     first, last = times[0], times[-1]
     return when(last) / first.time if first.observed and first.time > 0 else math.nan
 

@@ -26,9 +26,6 @@ from ih_interp.paper.study import Figure, Study
 from ih_interp.plots.maps import DIVERGING, draw_map
 from ih_interp.types import Batch
 
-KEPT: Mapping[str, Kept] = {"patterns": "values", "values": "patterns"}
-"""How layer 1 reads, and what is preserved so that this way alone is left."""
-
 LEFT: dict[str, Keep] = {"one ablated": "all_but_one", "one left": "one"}
 """Heads of layer 0: the first and the second column of Figure 11."""
 
@@ -39,11 +36,8 @@ MAPS: Mapping[str, str] = {
 }
 """Columns of Figure 11, and their titles."""
 
-PATHS: Mapping[str, tuple[str, Kind]] = {
-    "patterns": ("through patterns (values preserved)", "K"),
-    "values": ("through values (patterns preserved)", "V"),
-}
-"""Rows of Figure 11: how layer 1 reads, and the kind of composition with layer 0."""
+PATHS: Mapping[str, tuple[Kept, Kind]] = {"patterns": ("values", "K"), "values": ("patterns", "V")}
+"""Rows of Figure 11: how layer 1 reads, what is preserved then, and the kind of composition."""
 
 SMALL = 1.55  # inches a further network takes in Figure 11
 GUESS = 0.5  # accuracy of a guess between the context's two labels
@@ -72,7 +66,7 @@ def map_table(study: Study) -> pd.DataFrame:
 def causal_maps(model: HookedTransformer, batch: Batch, names: Iterable[str]) -> pd.DataFrame:
     """Return the causal maps of these names, keys of `LEFT`, as rows of `map_table`."""
     parts: list[pd.DataFrame] = []
-    for through, kept in KEPT.items():
+    for through, (kept, _) in PATHS.items():
         for name in names:
             found = preserving_map(model, batch, preserve=kept, keep=LEFT[name]).table()
             column = "accuracy_change" if name == "one ablated" else "accuracy"
@@ -178,7 +172,9 @@ def _draw_large(table: pd.DataFrame, network: pd.DataFrame, part: SubFigure) -> 
         _draw_one(table, network, ax, name, through, written=True)
         ax.set_title(_composition(name, through) or MAPS[name])
         ax.set_xlabel("head of layer 0" if row else "")
-        ax.set_ylabel("" if column else f"{PATHS[through][0]}\nhead of layer 1")
+        ax.set_ylabel(
+            "" if column else f"through {through} ({PATHS[through][0]} preserved)\nhead of layer 1"
+        )
 
 
 def _draw_one(

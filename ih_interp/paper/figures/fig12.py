@@ -21,7 +21,7 @@ REMOVED_LINES: Mapping[str, tuple[str, Line]] = {
     "last layer": ("without the heads of layer 1", Line("#D55E00", (0, (5, 1)))),
     "direct path": ("without layer 0's direct path", Line("#000000")),
 }
-"""What Figure 12 removes, its label and line."""
+"""The parts that Figure 12 removes, in words, and their lines."""
 
 COSTS = 0.003  # accuracy that removing the direct path costs at most: 0.3 points
 
@@ -43,8 +43,8 @@ def removed_table(study: Study) -> pd.DataFrame:
 
     Columns: those of `Study.each_run`, `sequences`, `removed` ("direct path" or "last layer"),
     `loss`, `accuracy`, and `loss_change`, `accuracy_change` against the same checkpoint, whole, on
-    the same sequences (the paper interpolates a loss on others): those of `curve_batch`, but of
-    `batch` at the last step, where what is lost may be less than one sequence of a sample. Loss is
+    the same sequences (the paper interpolates a loss on others). These are those of `curve_batch`
+    and, at the last step, of `batch`, as a sample is too small for what is lost there. Loss is
     in nats, ln 2 for a guess between the context's two labels, ln L for L labels and no idea;
     accuracy has chance 1/L, 1/2 for that guess. A part that does nothing changes them by 0.
     """

@@ -29,8 +29,8 @@ def strength_table(study: Study) -> pd.DataFrame:
 
     Columns: `seed`, `run`, `head`, `strength`, `quantity`, `value`, `observed`. `quantity` is
     "accuracy" or "loss" (as in `Study.losses`, but over `batch`) of the whole network with only
-    that head on, or "learning_time", sequences of the head trained alone; not `observed`, they are
-    the length of the run, which did not learn.
+    that head on, or "learning_time", sequences of the head trained alone; where it never learned,
+    `observed` is False and `value` the length of its run.
     """
     ends = study.each_network(lambda model, batch: ablate_each_head(model, batch))
     ends = ends[ends["kept"] == "only"].rename(columns={"metric": "quantity"})
