@@ -28,7 +28,8 @@ class Request(NamedTuple):
         cls, figures: Sequence[str], preset: str, exemplars: PathLike | None, seeds: int | None
     ) -> "Request":
         """Check names and numbers; ValueError for those that are not known."""
-        name = next((known for known in PRESETS if known == preset), None)
+        presets: dict[str, PresetName] = {known: known for known in PRESETS}
+        name = presets.get(preset)
         if name is None:
             raise ValueError(f"There is no preset {preset!r}; choose from {', '.join(PRESETS)}.")
         seeds = SEEDS[name] if seeds is None else seeds

@@ -1,8 +1,8 @@
 """Claims of the paper beside what these runs show, as a table in `claims.csv` and `README.md`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import pandas as pd
 
@@ -45,6 +45,9 @@ class Claim(NamedTuple):
     def holds(self) -> bool:
         """Whether it holds in every network or, where the paper's own vary, in more than half."""
         return self.held > self.of / 2 if self.varies else self.held == self.of
+
+
+Judging: TypeAlias = Callable[[pd.DataFrame], list[Claim]]  # what a figure's table shows
 
 
 def claims_table(claims: Sequence[Claim]) -> pd.DataFrame:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ih_interp.analysis.dynamics.emergence import LEARNED, Crossing, learned
-from ih_interp.paper.claims import Claim
+from ih_interp.paper.claims import Claim, Judging
 from ih_interp.plots._style import short_count
 
 UNTIL_LEARNED = f"sequences until the loss is below {LEARNED:.3f}"
@@ -49,9 +49,7 @@ def judge(figure: str, networks: Sequence[Measured], *rules: Rule) -> list[Claim
     ]
 
 
-def by_rules(
-    figure: str, measure: Callable[[pd.DataFrame], Measured], *rules: Rule
-) -> Callable[[pd.DataFrame], list[Claim]]:
+def by_rules(figure: str, measure: Callable[[pd.DataFrame], Measured], *rules: Rule) -> Judging:
     """Return the function that judges a figure's table; `measure` takes one network's rows."""
     return lambda table: judge(figure, [measure(rows) for rows in by_seed(table)], *rules)
 

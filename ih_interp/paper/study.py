@@ -10,7 +10,7 @@ from transformer_lens import HookedTransformer
 
 from ih_interp._reprs import short_repr
 from ih_interp.paper.circuit import Circuit
-from ih_interp.paper.claims import Claim
+from ih_interp.paper.claims import Judging
 from ih_interp.paper.drawing import Drawing
 from ih_interp.paper.recipes import RunSet
 from ih_interp.runs import Run
@@ -107,7 +107,7 @@ class Figure:
     table: Callable[[Study], pd.DataFrame]
     """The numbers; rows from a run name it in a column `run`."""
     draw: Drawing
-    claims: Callable[[pd.DataFrame], list[Claim]]
+    claims: Judging
     size: tuple[float, float] = (5.2, 3.4)
     """Inches."""
 

@@ -1,6 +1,7 @@
 """The drawings of Figure 6: learning with more classes or labels, and with parts clamped."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -53,8 +54,8 @@ def plot_data_dependence(table: pd.DataFrame, figure: Figure) -> list[list[Axes]
         ax.set_xlabel("")
     if "B alone" in there:
         words = "identical by construction: its\nloss does not depend on labels"
-        own = {"xycoords": "axes fraction", "ha": "right", "va": "top", "color": "0.3"}
-        note(grid[1][there.index("B alone")], words, (0.97, 0.97), **own)
+        place: dict[str, Any] = {"xycoords": "axes fraction", "ha": "right", "va": "top"}
+        note(grid[1][there.index("B alone")], words, (0.97, 0.97), color="0.3", **place)
     return [list(axes) for axes in grid]
 
 

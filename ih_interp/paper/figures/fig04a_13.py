@@ -7,6 +7,7 @@ from matplotlib.figure import Figure as Canvas
 
 from ih_interp.analysis.ablation.single_heads import ablate_each_head
 from ih_interp.evaluation import Metric
+from ih_interp.paper.claims import Judging
 from ih_interp.paper.drawing import BESIDE, plot_each_network
 from ih_interp.paper.judging import Measured, Rule, by_rules, correlation
 from ih_interp.paper.study import Figure, Study
@@ -109,7 +110,9 @@ def draw_ablations(table: pd.DataFrame, canvas: Canvas) -> None:
     axes[0].set_title("One head of layer 1 (the paper's 2) alone, or ablated")
 
 
-FIGURES = tuple(
-    Figure(name, ("main",), partial(ablation_table, metric=metric), draw_ablations, claims, BESIDE)
-    for name, metric, claims in (("4a", "accuracy", accuracy_claims), ("13", "loss", loss_claims))
-)
+def _figure(name: str, metric: Metric, claims: Judging) -> Figure:
+    table = partial(ablation_table, metric=metric)
+    return Figure(name, ("main",), table, draw_ablations, claims, BESIDE)
+
+
+FIGURES = (_figure("4a", "accuracy", accuracy_claims), _figure("13", "loss", loss_claims))

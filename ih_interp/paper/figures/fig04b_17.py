@@ -1,6 +1,7 @@
 """Figures 4b and 17: heads trained alone and in pairs, beside networks with all of them."""
 
 import math
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -127,33 +128,25 @@ def plot_learning_of_heads(table: pd.DataFrame, ax: Axes) -> Axes:
     pairs = any("+" in name for name in names)
     for name in names:
         curve = table[table["heads"] == name].sort_values("sequences")
-        if name == ALL_HEADS:
-            ax.plot(curve["sequences"], curve["loss"], "--", color="0.3", label=name, zorder=3)
-            continue
-        first, _, second = name.partition(" + ")
-        last, label = second or first, f"+ {second}" if second else f"{first} alone"
-        ax.plot(
-            curve["sequences"],
-            curve["loss"],
-            color=head_colour(last),
-            marker=head_marker(last),
-            markevery=_places(len(curve), last),
-            markersize=4,
-            linewidth=2.4 if pairs and "+" not in name else 1.2,
-            label=label if pairs else name,
-        )
+        own: dict[str, Any] = {"color": "0.3", "linestyle": "--", "label": name, "zorder": 3}
+        if name != ALL_HEADS:
+            first, _, second = name.partition(" + ")
+            last, words = second or first, f"+ {second}" if second else f"{first} alone"
+            step, turn = max(1, len(curve) // 6), head_place(last).head % len(HEAD_MARKERS)
+            own = {
+                "color": head_colour(last),
+                "marker": head_marker(last),
+                "markevery": (turn * step // len(HEAD_MARKERS), step),  # not on other heads'
+                "markersize": 4,
+                "linewidth": 2.4 if pairs and not second else 1.2,
+                "label": words if pairs else name,
+            }
+        ax.plot(curve["sequences"], curve["loss"], **own)
     guess_line(ax)
     count_sequences(ax)
     ax.set(ylabel="training loss (nats)", ylim=(0, None))
     ax.legend(loc="center left", bbox_to_anchor=(1.08, 0.5))
     return ax
-
-
-def _places(n_points: int, head: str) -> tuple[int, int]:
-    """Return where a curve has markers: six, at other places than those of other heads."""
-    step = max(1, n_points // 6)
-    number = head_place(head)[1] % len(HEAD_MARKERS)
-    return (number * step // len(HEAD_MARKERS), step)
 
 
 def _is_alone(heads: str) -> bool:

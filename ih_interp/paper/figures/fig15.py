@@ -114,8 +114,8 @@ def plot_match_strengths(table: pd.DataFrame, axes: Sequence[Axes] | np.ndarray)
         ax.axhline(np.log(2), **FAINT)
     guess_line(axes[-1])
     axes[0].set_ylabel("loss (nats)")
-    own = {"aspect": 22, "pad": 0.005, "ticks": [-1, -0.5, 0, 0.5, 1]}
-    bar = axes[-1].figure.colorbar(ScalarMappable(shades, SIDES), ax=list(axes), **own)
+    image, ticks = ScalarMappable(shades, SIDES), [-1, -0.5, 0, 0.5, 1]
+    bar = axes[-1].figure.colorbar(image, ax=list(axes), aspect=22, pad=0.005, ticks=ticks)
     bar.set_label("attention, correct label\nminus other (dashed: below 0)")
 
 

@@ -1,7 +1,7 @@
 """Figure 18: the strength of heads beside all others, against what they do and learn alone."""
 
-import math
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -12,7 +12,7 @@ from ih_interp.analysis.ablation.single_heads import ablate_each_head
 from ih_interp.analysis.dynamics.emergence import learned
 from ih_interp.paper.claims import Claim
 from ih_interp.paper.figures.fig04a_13 import LINEAR
-from ih_interp.paper.judging import Rule, by_seed, correlation, curves, judge
+from ih_interp.paper.judging import Rule, by_seed, correlation, curves, judge, over_seeds
 from ih_interp.paper.study import Figure, Study
 from ih_interp.plots._style import HEAD_COLOURS, HEAD_MARKERS, note, short_count
 
@@ -53,7 +53,7 @@ def strength_table(study: Study) -> pd.DataFrame:
 def strength_claims(table: pd.DataFrame) -> list[Claim]:
     """Judge how a head's strength goes with its accuracy alone, and with its learning time."""
     networks = [{name: _r(rows, name) for name in QUANTITIES} for rows in by_seed(table)]
-    pooled = {name: _two_digits(_r(table, name)) for name in QUANTITIES}
+    pooled = {name: _told(table, name) for name in QUANTITIES}
     return judge(
         "18",
         networks,
@@ -79,12 +79,11 @@ def draw_strength(table: pd.DataFrame, canvas: Canvas) -> None:
     for ax, (quantity, ylabel) in zip(canvas.subplots(1, 3), QUANTITIES.items(), strict=True):
         rows = table[table["quantity"] == quantity]
         names = {
-            int(str(seed)): f"seed {seed}: r = {_two_digits(_r(of_seed, quantity))}"
+            int(str(seed)): f"seed {seed}: r = {_told(of_seed, quantity)}"
             for seed, of_seed in rows.groupby("seed")
         }
         plot_strength_against(rows, ax, names=names, ylabel=ylabel)
-        pooled = _two_digits(_r(table, quantity))
-        ax.set_title(f"{quantity.replace('_', ' ')}: r = {pooled}")
+        ax.set_title(f"{quantity.replace('_', ' ')}: r = {_told(table, quantity)}")
         if quantity == "learning_time":
             ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short_count(value)))
 
@@ -105,7 +104,7 @@ def plot_strength_against(
         arrow = {"arrowstyle": "<-", "color": colour, "linewidth": 0.9}
         rows = table[table["seed"] == seed]
         seen = rows["observed"].to_numpy(dtype=bool)
-        own = {"edgecolors": colour, "marker": marker, "s": 26, "zorder": 3}
+        own: dict[str, Any] = {"edgecolors": colour, "marker": marker, "s": 26, "zorder": 3}
         fill = [colour if is_seen else "none" for is_seen in seen]
         ax.scatter(rows["strength"], rows["value"], facecolors=fill, **own)
         ax.scatter([], [], c=colour, marker=marker, s=26, label=name)  # filled in the legend
@@ -117,14 +116,14 @@ def plot_strength_against(
     return ax
 
 
-def _two_digits(r: float) -> str:
-    return f"{r:.2f}" if math.isfinite(r) else "none"
-
-
 def _r(table: pd.DataFrame, quantity: str) -> float:
     """Return the correlation of strength and a quantity over all heads of a table."""
     rows = table[table["quantity"] == quantity]
     return correlation(rows["strength"], rows["value"])
+
+
+def _told(table: pd.DataFrame, quantity: str) -> str:
+    return over_seeds([_r(table, quantity)], ".2f")
 
 
 FIGURES = (

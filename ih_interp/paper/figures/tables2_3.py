@@ -1,12 +1,11 @@
 """Tables 2 and 3: mistakes of the strongest head alone that another head corrects."""
 
-from collections.abc import Callable
 from functools import partial
 
 import pandas as pd
 
 from ih_interp.analysis.ablation.single_heads import mistakes_corrected
-from ih_interp.paper.claims import Claim
+from ih_interp.paper.claims import Claim, Judging
 from ih_interp.paper.drawing import networks_beside
 from ih_interp.paper.judging import Measured, Rule, by_seed, judge
 from ih_interp.paper.study import Figure, Study
@@ -24,7 +23,7 @@ def corrected_table(study: Study, *, perfect_match: bool) -> pd.DataFrame:
     )
 
 
-def _by_rules(figure: str, *rules: Rule) -> Callable[[pd.DataFrame], list[Claim]]:
+def _by_rules(figure: str, *rules: Rule) -> Judging:
     """Return the function that judges networks whose strongest head alone makes mistakes.
 
     The claims count the other networks in words.
@@ -85,17 +84,12 @@ def _measure(rows: pd.DataFrame) -> Measured:
     }
 
 
-FIGURES = tuple(
-    Figure(
-        name,
-        ("main",),
-        partial(corrected_table, perfect_match=perfect),
-        networks_beside(plot_corrected),
-        claims,
-        (9.0, 3.8),
-    )
-    for name, perfect, claims in (
-        ("table 2", False, corrected_claims),
-        ("table 3", True, perfect_claims),
-    )
+def _figure(name: str, claims: Judging, *, perfect_match: bool) -> Figure:
+    table = partial(corrected_table, perfect_match=perfect_match)
+    return Figure(name, ("main",), table, networks_beside(plot_corrected), claims, (9.0, 3.8))
+
+
+FIGURES = (
+    _figure("table 2", corrected_claims, perfect_match=False),
+    _figure("table 3", perfect_claims, perfect_match=True),
 )
