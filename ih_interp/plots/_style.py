@@ -96,7 +96,7 @@ Plotted_co = TypeVar("Plotted_co", covariant=True)
 
 @runtime_checkable
 class Plot(Protocol[Given, Plotted_co]):
-    """A plot that makes its own axes where it gets none."""
+    """A plot that makes axes of its own if it gets none."""
 
     def __call__(
         self, table: Any, ax: Any = None, /, *args: Given.args, **kwargs: Given.kwargs
@@ -108,8 +108,8 @@ def axes_optional(
 ) -> Plot[Given, Plotted_co]:
     """Make a plot's second argument optional: without it, the plot makes axes in `style`.
 
-    An argument called `axes` stands for two axes side by side. Raises TypeError for what is not an
-    Axes, and for a setting, such as `figsize`, that the artists of the plot do not have.
+    An argument called `axes` stands for two axes side by side. Raises TypeError for an argument of
+    another type, and for a setting, such as `figsize`, that the plot's artists do not have.
     """
     signature = inspect.signature(plot)
     parameters = list(signature.parameters.values())
