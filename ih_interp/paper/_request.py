@@ -9,15 +9,14 @@ from ih_interp.paper.presets import PRESETS, PresetName
 from ih_interp.paper.study import Figure
 from ih_interp.storage.atomic import PathLike, as_path
 
-MAIN_TEXT = ("3a", "3b", "4a", "4b", "5a", "5b", "6")
-"""Figures of the paper's main text."""
+MAIN_TEXT = ("3a", "3b", "4a", "4b", "5a", "5b", "6")  # Figures of the paper's main text
 
 SEEDS: Mapping[PresetName, int] = {"smoke": 1, "quick": 1, "paper": 5}
-"""Numbers of networks where none is asked for."""
+"""The numbers of networks of requests that name none."""
 
 
 class Request(NamedTuple):
-    """Figures that were asked for, and how, checked."""
+    """Figures that were asked for, and how to make them."""
 
     figures: list[Figure]
     preset: PresetName
@@ -29,12 +28,18 @@ class Request(NamedTuple):
         cls, figures: Sequence[str], preset: str, exemplars: PathLike | None, seeds: int | None
     ) -> "Request":
         """Check names and numbers; ValueError for those that are not known."""
-        name = _preset(preset)
+        presets: dict[str, PresetName] = {known: known for known in PRESETS}
+        name = presets.get(preset)
+        if name is None:
+            raise ValueError(f"There is no preset {preset!r}; choose from {', '.join(PRESETS)}.")
         seeds = SEEDS[name] if seeds is None else seeds
         if seeds < 1:
             raise ValueError(f"seeds={seeds}: expected at least one network to train.")
+        default = ["all"] if name == "paper" else MAIN_TEXT
+        chosen = {found for asked in figures or default for found in named(asked)}
+        wanted = [figure for known, figure in FIGURES.items() if known in chosen]
         source = None if exemplars is None else as_path(exemplars, "exemplars")
-        return cls(_wanted(figures, name), name, source, seeds)
+        return cls(wanted, name, source, seeds)
 
     @property
     def runs(self) -> str:
@@ -42,7 +47,7 @@ class Request(NamedTuple):
         return f"{self.preset}-{'synthetic' if self.exemplars is None else self.exemplars.stem}"
 
     def command(self, figure: Figure, seeds: int) -> str:
-        """Return the command that draws one of the figures, of so many networks."""
+        """Return the command that draws one of the figures from this many networks."""
         options = "" if self.preset == "quick" else f" --preset {self.preset}"
         if self.exemplars is not None:
             options += f" --exemplars {self.exemplars.name}"
@@ -51,31 +56,19 @@ class Request(NamedTuple):
         return f"ih-interp reproduce {figure.word}{options}"
 
 
-def _wanted(names: Sequence[str], preset: PresetName) -> list[Figure]:
-    chosen = {found for name in names for found in named(name)}
-    if not names:
-        chosen = set(FIGURES if preset == "paper" else MAIN_TEXT)
-    return [figure for name, figure in FIGURES.items() if name in chosen]
-
-
 def named(name: str) -> list[str]:
-    """Return the figures that "3b", "3" or "all" asks for; ValueError for none."""
-    found = [known for known in FIGURES if _means(name, known)]
+    """Return the figures that "3b", "fig3b", "3", "table1" or "all" asks for; ValueError for none.
+
+    >>> named("Figure 3"), named("table 1")
+    (['3a', '3b'], ['table 1'])
+    """
+    asked = name.lower().replace(" ", "").removeprefix("fig").removeprefix("ure")
+    found = [
+        known
+        for known, figure in FIGURES.items()
+        if asked in {"all", figure.word, figure.word.rstrip("abc") if known[0].isdigit() else None}
+    ]
     if not found:
         words = ", ".join(figure.word for figure in FIGURES.values())
         raise ValueError(f"There is no figure {name}; choose from {words}.")
     return found
-
-
-def _means(asked: str, name: str) -> bool:
-    """Return whether "3b", "fig3b", "3", "table1" or "all" asks for a figure."""
-    asked = asked.lower().replace(" ", "").removeprefix("fig").removeprefix("ure")
-    known = name.replace(" ", "")
-    return asked in {"all", known, known.rstrip("abc") if known[0].isdigit() else known}
-
-
-def _preset(name: str) -> PresetName:
-    for known in PRESETS:
-        if known == name:
-            return known
-    raise ValueError(f"There is no preset {name!r}; choose from {', '.join(PRESETS)}.")

@@ -1,8 +1,8 @@
 """Claims of the paper beside what these runs show, as a table in `claims.csv` and `README.md`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import pandas as pd
 
@@ -47,23 +47,16 @@ class Claim(NamedTuple):
         return self.held > self.of / 2 if self.varies else self.held == self.of
 
 
+Judging: TypeAlias = Callable[[pd.DataFrame], list[Claim]]  # what a figure's table shows
+
+
 def claims_table(claims: Sequence[Claim]) -> pd.DataFrame:
     """Return one row per claim; `networks` says in how many of them it holds, as "3 of 3"."""
-    return pd.DataFrame(
-        [
-            (
-                claim.figure,
-                claim.claim,
-                claim.paper,
-                claim.ours,
-                f"{claim.held} of {claim.of}",
-                claim.verdict,
-                "yes" if claim.varies else "no",
-            )
-            for claim in claims
-        ],
-        columns=COLUMNS,
-    )
+    rows = [
+        (*claim[:4], f"{claim.held} of {claim.of}", claim.verdict, "yes" if claim.varies else "no")
+        for claim in claims
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def merge_claims(folder: Path, claims: Sequence[Claim], *, drawn: Sequence[str], runs: str) -> Path:
@@ -104,10 +97,10 @@ def claims_markdown(folder: Path) -> str:
     Raises ValueError where the figures were drawn from runs of several presets or features.
     """
     table = _read(folder)
-    if table[RUNS].nunique() > 1:
-        several = ", ".join(sorted(set(table[RUNS])))
+    several = sorted(set(table[RUNS]))
+    if len(several) > 1:
         raise ValueError(
-            f"{folder}: expected figures of one set of runs, got those of {several}. "
+            f"{folder}: expected figures of one set of runs, got those of {', '.join(several)}. "
             "Draw each into a folder of its own."
         )
     return _markdown(table)

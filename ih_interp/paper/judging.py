@@ -8,14 +8,13 @@ import numpy as np
 import pandas as pd
 
 from ih_interp.analysis.dynamics.emergence import LEARNED, Crossing, learned
-from ih_interp.paper.claims import Claim
+from ih_interp.paper.claims import Claim, Judging
 from ih_interp.plots._style import short_count
 
 UNTIL_LEARNED = f"sequences until the loss is below {LEARNED:.3f}"
 """How claims name the paper's time of learning."""
 
-Measured: TypeAlias = Mapping[str, Any]
-"""Numbers and times (`Crossing`) of one network, by name."""
+Measured: TypeAlias = Mapping[str, Any]  # numbers and times (`Crossing`) of one network, by name
 
 
 class Rule(NamedTuple):
@@ -25,8 +24,8 @@ class Rule(NamedTuple):
     paper: str
     """The paper's numbers."""
     ours: str
-    """A format string, "{first}; {last:.2f}", of measured names: each is told by `over_seeds`, and
-    of a list each element."""
+    """A format string, "{first}; {last:.2f}", of measured names; `over_seeds` writes each value,
+    and each element of a list."""
     holds: Callable[[Measured], object]
     """Whether one network shows the finding."""
     varies: bool = False
@@ -34,27 +33,23 @@ class Rule(NamedTuple):
 
 
 def judge(figure: str, networks: Sequence[Measured], *rules: Rule) -> list[Claim]:
-    """Return one claim per rule; ValueError without networks, of which every rule would hold."""
+    """Return one claim per rule; ValueError without networks: all rules would hold."""
     if not networks:
         raise ValueError(f"Figure {figure}: expected at least one network to judge, got none.")
     words = {name: _Words([network[name] for network in networks]) for name in networks[0]}
     return [
         Claim(
             figure,
-            rule.claim,
-            rule.paper,
-            rule.ours.format_map(words),
-            sum(bool(rule.holds(network)) for network in networks),
-            len(networks),
-            rule.varies,
+            *(rule.claim, rule.paper, rule.ours.format_map(words)),
+            held=sum(bool(rule.holds(network)) for network in networks),
+            of=len(networks),
+            varies=rule.varies,
         )
         for rule in rules
     ]
 
 
-def by_rules(
-    figure: str, measure: Callable[[pd.DataFrame], Measured], *rules: Rule
-) -> Callable[[pd.DataFrame], list[Claim]]:
+def by_rules(figure: str, measure: Callable[[pd.DataFrame], Measured], *rules: Rule) -> Judging:
     """Return the function that judges a figure's table; `measure` takes one network's rows."""
     return lambda table: judge(figure, [measure(rows) for rows in by_seed(table)], *rules)
 
@@ -121,7 +116,7 @@ def times_of(table: pd.DataFrame, by: str, *, level: float = LEARNED) -> list[di
 def surely_longer(slow: Crossing, fast: Crossing, *, factor: float | int = 1) -> bool:
     """Return whether a time is more than `factor` times another, as far as the runs show.
 
-    A run that ended before its time counts as slow with its length only, and as fast not at all.
+    For a slow run that has not learned, its length counts; a fast one that has not gives False.
 
     >>> surely_longer(Crossing(384e3, False), Crossing(200e3, True), factor=2)  # 1.92 times or more
     False
@@ -130,7 +125,7 @@ def surely_longer(slow: Crossing, fast: Crossing, *, factor: float | int = 1) ->
 
 
 def when(crossing: Crossing) -> float:
-    """Return a time as a number, infinity if not observed: to sort and to write, not to judge."""
+    """Return a time as a number, infinity if not observed: to sort and write, not to judge."""
     return crossing.time if crossing.observed else math.inf
 
 

@@ -1,4 +1,4 @@
-"""The networks behind some figures: trained first, then, with their heads known, other runs."""
+"""Training of the runs behind figures: networks first, then the runs about their heads."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -36,13 +36,12 @@ class Networks:
         root: Path,
     ) -> None:
         needed = {name for figure in figures for name in figure.needs}
-        # Where any runs are needed, main runs are: the others are about their heads.
+        # All other runs are about heads of the main runs, so these are needed as well.
         self.sets: list[RunSet] = [n for n in RECIPES if n in needed or (needed and n == "main")]
         self.seeds = list(range(FIRST_SEED, FIRST_SEED + seeds))
-        self.trained = list(range(FIRST_SEED, FIRST_SEED + max(seeds, N_DONORS)))
+        n_trained = max(seeds, N_DONORS) if "grafts" in needed else seeds
+        self.trained = list(range(FIRST_SEED, FIRST_SEED + n_trained))
         """The seeds of the networks with all heads: those shown, and those that only donate."""
-        if "grafts" not in needed:
-            self.trained = self.seeds
         self.root = root
         self._preset, self._exemplars = preset, exemplars
 
@@ -65,11 +64,8 @@ class Networks:
     def known_circuits(self) -> dict[int, Circuit]:
         """Return the circuits of networks that are trained already."""
         folders = {seed: self._main(seed) for seed in self.seeds}
-        return {
-            seed: choose_circuit(Run(folder))
-            for seed, folder in folders.items()
-            if _is_finished(folder)
-        }
+        finished = {seed: folder for seed, folder in folders.items() if _is_finished(folder)}
+        return {seed: choose_circuit(Run(folder)) for seed, folder in finished.items()}
 
     def _main(self, seed: int) -> Path:
         """Return the folder of a network with all heads."""
@@ -83,12 +79,8 @@ class Networks:
 
 def flat(configs: Configs) -> list[RunConfig]:
     """Return the runs of all sets in a row."""
-    return [
-        config
-        for by_seed in configs.values()
-        for by_condition in by_seed.values()
-        for config in by_condition.values()
-    ]
+    by_condition = [runs for by_seed in configs.values() for runs in by_seed.values()]
+    return [config for runs in by_condition for config in runs.values()]
 
 
 def train_study(
@@ -129,16 +121,14 @@ def _trained(
 
 def _updates_done(folder: Path) -> int:
     """Return how far the run in a folder has come; 0 where there is none."""
-    if not (folder / CONFIG).is_file():
-        return 0
-    return Run(folder).config.n_steps if _is_finished(folder) else saved_step(folder)
+    if _is_finished(folder):
+        return Run(folder).config.n_steps
+    return saved_step(folder) if (folder / CONFIG).is_file() else 0
 
 
 def _is_finished(folder: Path) -> bool:
     """Return whether a folder holds a run that is at its end."""
-    if not (folder / CONFIG).is_file():
-        return False
     try:
-        return Run(folder).finished
+        return (folder / CONFIG).is_file() and Run(folder).finished
     except ValueError:  # `train` will say what is wrong with it
         return False

@@ -17,7 +17,7 @@ class Preset(Frozen):
     learning_rate: float
     """The learning rate of Adam in every run."""
     main_sequences: int
-    """Length of networks without clamps but for ablations: all heads, one head, pairs of heads."""
+    """Length of runs without clamps or with ablations only: all heads, one head, pairs of heads."""
     clamped_sequences: int
     """Length of Figure 5b's conditions, and of the strengths of Figure 15."""
     long_sequences: int
@@ -31,8 +31,8 @@ class Preset(Frozen):
     dense_evaluations: Grid
     """The same in the runs of Figures 5b to 8 that learn early."""
     checkpoints: Grid
-    """The points at which weights are kept of networks with all heads, and of Figure 5b's without
-    clamps; of other runs the first and the last are kept."""
+    """The checkpoints of networks with all heads, and of Figure 5b's run without clamps; other
+    runs keep the first and the last."""
     evaluation_size: int = 1_000
     """The number of sequences of each evaluation set."""
     task: TaskConfig = TaskConfig()
@@ -42,7 +42,7 @@ class Preset(Frozen):
     n_labels: tuple[int, int, int] = (5, 10, 15)
     """Numbers of labels in Figure 6; the first is that of every other figure."""
     exemplars: ExemplarSource = GaussianSource(n_classes=300)
-    """Exemplars where no others are given: 200 classes for Figure 6, and 100 more to test on."""
+    """The exemplars if none are given: 200 classes for Figure 6, and 100 more to test on."""
 
 
 PRESETS: Mapping[PresetName, Preset] = {

@@ -87,14 +87,14 @@ def main_run(preset: Preset, exemplars: ExemplarSource, seed: int) -> RunConfig:
 
 
 def single(context: Context) -> dict[str, RunConfig]:
-    """Return Figures 4b and 18: one head of the last layer, each in turn; keys are heads."""
+    """Return the runs of Figures 4b and 18: one head of the last layer; keys are heads."""
     return {
         str(head): _vary(context, f"single-{head}", [_only(head)]) for head in last_layer_heads()
     }
 
 
 def pairs(context: Context) -> dict[str, RunConfig]:
-    """Return Figure 17: the strongest induction head and one other; keys are the other."""
+    """Return the runs of Figure 17: the strongest induction head and one other, the key."""
     first = context.heads.induction
     return {
         str(head): _vary(context, f"pair-{first}-{head}", [_only(first, head)])
@@ -104,7 +104,7 @@ def pairs(context: Context) -> dict[str, RunConfig]:
 
 
 def clamped(context: Context) -> dict[str, RunConfig]:
-    """Return Figure 5b: one head of the last layer, and each subcircuit clamped in turn.
+    """Return the runs of Figure 5b: one head of the last layer, subcircuits clamped in turn.
 
     Copying clamps leave the ablation out, as the paper does: their loss does not see it.
     """
@@ -123,7 +123,7 @@ def clamped(context: Context) -> dict[str, RunConfig]:
 
 
 def data(context: Context) -> dict[str, RunConfig]:
-    """Return Figure 6: `clamped` with more classes or labels; keys are those of `data_key`.
+    """Return the runs of Figure 6: `clamped` with more classes or labels; keys as in `data_key`.
 
     The figure's clamped runs with fewest classes and labels are those of `clamped`.
     """
@@ -153,7 +153,7 @@ def data_key(evolution: Evolution, n_classes: int, n_labels: int) -> str:
 
 
 def grafts(context: Context) -> dict[str, RunConfig]:
-    """Return Figure 7: embedding and first layer of a trained network; keys are donors' seeds."""
+    """Return the runs of Figure 7: a trained network's first layer; keys are the donors' seeds."""
     step = main(context)["main"].n_steps
     return {
         str(donor): _vary(
@@ -168,7 +168,7 @@ def grafts(context: Context) -> dict[str, RunConfig]:
 
 
 def previous_token(context: Context) -> dict[str, RunConfig]:
-    """Return Figure 8: perfect previous-token attention in one head of layer 0, several or all."""
+    """Return the runs of Figure 8: perfect previous-token heads in layer 0, one, several or all."""
     circuit = context.heads
     conditions: dict[str, tuple[Head, ...]] = {
         "best": circuit.previous_token[:1],
@@ -188,7 +188,7 @@ def previous_token(context: Context) -> dict[str, RunConfig]:
 
 
 def strengths(context: Context) -> dict[str, RunConfig]:
-    """Return Figure 15: the induction head's attention clamped at each of `STRENGTHS`."""
+    """Return the runs of Figure 15: the induction head clamped at each of `STRENGTHS`."""
     head = context.heads.induction
     return {
         str(strength): _vary(

@@ -53,7 +53,7 @@ def reproduce(
         runs: where runs lie, in a folder for preset and features.
         folder: where figures go.
         engine: as in `train`.
-        say: is told what happens.
+        say: is called with each message on the progress.
 
     Raises ValueError for an unknown figure or preset, and what `Exemplars.load` and `train` raise.
     """
@@ -82,8 +82,8 @@ def redraw(
     """Draw figures again from their csv files in `folder`, without any run.
 
     The csv files stay as they are; pdf, png and claims are written as by `reproduce`, and captions
-    say the command that made the numbers: `preset` and `exemplars` are those of that command, of
-    which the file of features need not be there. Figures without a csv in the folder are left out.
+    say the command that made the numbers: `preset` and `exemplars` are those of that command, whose
+    file of features need not be there. Figures without a csv in the folder are left out.
 
     Raises ValueError for an unknown figure or preset, and FileNotFoundError where no csv is there.
     """
@@ -144,27 +144,22 @@ def draw(figure: str | Figure, table: pd.DataFrame, *, caption: str = "") -> Can
     Raises ValueError for a name that no figure has, or several have, such as "3".
     """
     if isinstance(figure, str):
-        found = named(figure)
-        if len(found) > 1:
-            raise ValueError(f"figure={figure!r}: expected one figure, got {', '.join(found)}.")
-        figure = FIGURES[found[0]]
+        name, *others = named(figure)
+        if others:
+            raise ValueError(f"figure={figure!r}: expected one, not {', '.join([name, *others])}.")
+        figure = FIGURES[name]
     with style():
         canvas = Canvas(figsize=figure.size, layout="constrained")
         figure.draw(table, canvas)
         if caption:
-            canvas.supxlabel(
-                f"{_source_of(figure)}, by: {caption}",
-                fontsize=mpl.rcParams["font.size"] * 0.6,
-                color="0.4",
-            )
+            words = f"{_source_of(figure)}, by: {caption}"
+            canvas.supxlabel(words, fontsize=mpl.rcParams["font.size"] * 0.6, color="0.4")
     return canvas
 
 
 def _trained(asked: Request, root: Path, engine: Engine, say: Callable[[str], None]) -> Study:
-    preset = PRESETS[asked.preset]
-    source = preset.exemplars
-    if asked.exemplars is not None:
-        source = Exemplars.load(asked.exemplars).recorded_source
+    preset, given = PRESETS[asked.preset], asked.exemplars
+    source = preset.exemplars if given is None else Exemplars.load(given).recorded_source
     if asked.preset == "smoke":
         say("smoke preset: everything runs, nothing is learned, no claim is judged")
     networks = Networks(asked.figures, preset, source, seeds=asked.seeds, root=root / asked.runs)
@@ -177,8 +172,8 @@ def _source_of(figure: Figure) -> str:
     paper = "Singh et al. (2024)"
     if not any(map(str.isdigit, figure.name)):
         return f"Beyond {paper}"
-    is_table = figure.name.startswith("table")
-    return f"{paper}, {figure.name.capitalize() if is_table else f'Figure {figure.name}'}"
+    words = figure.name if figure.name.startswith("table") else f"figure {figure.name}"
+    return f"{paper}, {words.capitalize()}"
 
 
 def _traceable(table: pd.DataFrame, study: Study) -> pd.DataFrame:

@@ -2,17 +2,16 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.figure import Figure as Canvas
 from transformer_lens import HookedTransformer
 
 from ih_interp._reprs import short_repr
 from ih_interp.paper.circuit import Circuit
-from ih_interp.paper.claims import Claim
+from ih_interp.paper.claims import Judging
+from ih_interp.paper.drawing import Drawing
 from ih_interp.paper.recipes import RunSet
 from ih_interp.runs import Run
 from ih_interp.types import Batch
@@ -27,11 +26,11 @@ class Study:
     """The finished runs that figures are drawn from."""
 
     runs: Mapping[RunSet, Mapping[int, Mapping[str, Run]]]
-    """By set, seed and condition (`recipes`); only those that the figures asked for need."""
+    """Runs by set, seed and condition (`recipes`), as far as the figures asked for need them."""
     circuits: Mapping[int, Circuit]
     """By seed."""
     sequences: int | None
-    """How many training sequences measures are averaged over; None is every one."""
+    """The number of training sequences that measures are averaged over; None: all of them."""
 
     @property
     def main(self) -> dict[int, Run]:
@@ -45,16 +44,13 @@ class Study:
 
     def batch(self, run: Run) -> Batch:
         """Return the sequences that measures of a run are averaged over, the same for every run."""
-        return run.task.enumerate("train") if self.sequences is None else self._sample(run)
+        return run.task.enumerate("train") if self.sequences is None else self.curve_batch(run)
 
     def curve_batch(self, run: Run) -> Batch:
         """Return a sample for slow measures of a hundred checkpoints.
 
         It has `sequences` sequences or, where that is None, `CURVE_SEQUENCES`.
         """
-        return self._sample(run)
-
-    def _sample(self, run: Run) -> Batch:
         generator = torch.Generator().manual_seed(0)
         n = CURVE_SEQUENCES if self.sequences is None else self.sequences
         return run.task.sample("train", n, generator=generator)
@@ -86,8 +82,8 @@ class Study:
     def each_run(self, measure: Callable[[Run, Batch], pd.DataFrame]) -> pd.DataFrame:
         """Measure every run with all heads.
 
-        Columns: `seed`, `run`, `n_sequences`, how many the measure is averaged over, and those of
-        the measure. It is given those of `batch`; one that takes others gives `n_sequences` itself.
+        Columns: `seed`, `run`, `n_sequences` (how many the measure is averaged over), and those of
+        the measure. It gets `batch(run)`, or has a column `n_sequences` where it takes others.
         """
         parts: list[pd.DataFrame] = []
         for seed, run in self.main.items():
@@ -110,8 +106,8 @@ class Figure:
     needs: tuple[RunSet, ...]
     table: Callable[[Study], pd.DataFrame]
     """The numbers; rows from a run name it in a column `run`."""
-    draw: Callable[[pd.DataFrame, Canvas], object]
-    claims: Callable[[pd.DataFrame], list[Claim]]
+    draw: Drawing
+    claims: Judging
     size: tuple[float, float] = (5.2, 3.4)
     """Inches."""
 
@@ -124,13 +120,6 @@ class Figure:
     def file_name(self) -> str:
         """The name of its files without ending: "fig3a", "table1"."""
         return self.word if self.word.startswith("table") else f"fig{self.word}"
-
-
-def panels(
-    plot: Callable[[pd.DataFrame, Any], object], *grid: int, **options: Any
-) -> Callable[[pd.DataFrame, Canvas], object]:
-    """Return the drawing that plots a table into axes of its own, of which `grid` says how many."""
-    return lambda table, canvas: plot(table, canvas.subplots(*grid, **options))
 
 
 def some_steps(run: Run, count: int = MAX_CHECKPOINTS) -> list[int]:

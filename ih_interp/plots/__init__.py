@@ -31,9 +31,10 @@ Others:
     save                           Save a figure as PDF and PNG, and its numbers as CSV.
     style                          Use the package's plot style inside a `with` block.
 
-A plot makes axes in this style unless it gets some. `palette` gives colours, and further keyword
-settings go to the artists. Legends may lie outside the axes: `save`, or `bbox_inches="tight"`,
-keeps them:
+A plot makes axes in this style unless it gets some. `palette` gives colours, by the names which
+the table has for splits, heads or conditions. All further keywords (`look`) are settings of the
+artists: of lines (of several networks, the thick ones), bars, marks or, in maps, of `imshow`.
+Legends may lie outside the axes: `save`, or `bbox_inches="tight"`, keeps them:
 
     with ih.plots.style():
         ax = ih.plots.plot_strengths(table, plt.subplots(layout="constrained")[1])

@@ -20,7 +20,7 @@ Palette: TypeAlias = Mapping[Any, Any] | Sequence[Any] | str | None
 def palette_colours(palette: Palette, names: Iterable[Any]) -> dict[Any, Any]:
     """Return the colours that a palette gives to these names; a mapping may leave out some names.
 
-    Raises TypeError for another kind of palette, and ValueError for what is no colour or map.
+    Raises TypeError for another kind of palette, and ValueError for an unknown colour or map.
 
     >>> palette_colours({"match": "red"}, ["none", "match"])
     {'match': 'red'}

@@ -1,4 +1,4 @@
-"""The look of plots: colours that colour-blind people and grey printers tell apart; saving."""
+"""The style of plots, with colours that also work for colour-blind readers and in grey; saving."""
 
 import inspect
 import math
@@ -36,8 +36,7 @@ HEAD_COLOURS = (
 )  # fmt: skip
 """Okabe and Ito's palette, its yellow darkened for white paper; head h has colour h mod 8."""
 
-HEAD_MARKERS = "osD^vXP*"
-"""Head h has marker h mod 8, which tells heads apart in grey."""
+HEAD_MARKERS = "osD^vXP*"  # Head h has marker h mod 8, which tells heads apart in grey
 
 FAINT: dict[str, Any] = {"color": "0.6", "linewidth": 0.8, "linestyle": ":"}
 """The look of a line at 0, or at another level that curves are compared with."""
@@ -77,23 +76,6 @@ CLAMPED_VECTORS: dict[str, Line] = {
 }
 """The conditions of Figure 5a."""
 
-PREVIOUS_TOKEN_LINES: dict[str, tuple[str, Line]] = {
-    "none": ("none", Line("#000000")),
-    "best": ("the best previous-token head", Line("#0072B2", (0, (5, 1)))),
-    "unlike": ("the head least like one", Line("#E69F00", (0, (1, 1)))),
-    "like": ("every previous-token head", Line("#009E73", (0, (3, 1, 1, 1)))),
-    "all": ("all heads of layer 0", Line("#D55E00")),
-}
-"""The conditions of Figure 8, in words, and their lines."""
-
-DONOR_LINES: dict[str, tuple[str, Line]] = {
-    "none": ("nothing grafted", Line("#000000")),
-    "own": ("its own", Line("#D55E00")),
-    "another's": ("another's", Line("#0072B2", (0, (5, 1)))),
-    "a third's": ("a third's", Line("#009E73", (0, (3, 1, 1, 1)))),
-}
-"""The networks whose trained embedding and layer 0 Figure 7 grafts in, and their lines."""
-
 _RC: dict[Any, Any] = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -123,7 +105,7 @@ Plotted_co = TypeVar("Plotted_co", covariant=True)
 
 @runtime_checkable
 class Plot(Protocol[Given, Plotted_co]):
-    """A plot that makes its own axes where it gets none."""
+    """A plot that makes axes of its own if it gets none."""
 
     def __call__(
         self, table: Any, ax: Any = None, /, *args: Given.args, **kwargs: Given.kwargs
@@ -135,8 +117,8 @@ def axes_optional(
 ) -> Plot[Given, Plotted_co]:
     """Make a plot's second argument optional: without it, the plot makes axes in `style`.
 
-    An argument called `axes` stands for two axes side by side. Raises TypeError for what is not an
-    Axes, and for a setting, such as `figsize`, that the artists of the plot do not have.
+    An argument called `axes` stands for two axes side by side. Raises TypeError for an argument of
+    another type, and for a setting, such as `figsize`, that the plot's artists do not have.
     """
     signature = inspect.signature(plot)
     parameters = list(signature.parameters.values())
@@ -327,7 +309,7 @@ def save(figure: Figure, folder: str | PathLike[str], name: str, table: pd.DataF
     The folder is made if needed, and may begin with `~`. Numbers keep every digit, and a table's
     index is written if it has a name. Legends that lie outside the axes are kept. Returns the three
     paths. Raises TypeError for another kind of figure, folder or table, and ValueError for a name
-    that is no file's.
+    that a file cannot have.
     """
     expect(figure, Figure, "figure", "give ax.figure")
     expect_table(table)

@@ -8,8 +8,7 @@ from pandas import DataFrame
 
 from ih_interp._columns import distinct, equal, finite, missing, numbers, refuse_columns
 
-MOST_LISTED = 12
-"""The values that a message lists, at most."""
+MOST_LISTED = 12  # the values that a message lists, at most
 
 
 def plotted_rows(
@@ -24,9 +23,9 @@ def plotted_rows(
     """Return the rows that a plot shows, without the table's index; refuse a wrong table.
 
     `where` chooses rows, as `rows_where` does; no two rows may be the same in the columns `once`;
-    numbers of the columns `finite` and `gaps` are finite, those of `gaps` or NaN. With `seed`, a
-    table without that column is one network's, and gets it. Raises TypeError for what is not a
-    table, and ValueError for the rest.
+    the columns `finite` and `gaps` hold finite numbers, and `gaps` may hold NaN. With `seed`, a
+    table without that column is one network's, and gets it. Raises TypeError unless it gets a
+    table, and ValueError for all else.
     """
     expect_table(table, *columns)
     rows = table.reset_index(drop=True)  # whose name may be that of a column
@@ -41,7 +40,7 @@ def plotted_rows(
 
 
 def expect_table(table: object, *columns: str) -> None:
-    """Refuse what is not a table (TypeError), lacks columns or has no rows (ValueError)."""
+    """Raise TypeError unless this is a table, ValueError if it lacks columns or has no rows."""
     if not isinstance(table, DataFrame):
         hint = ": give its .table()" if callable(getattr(table, "table", None)) else ""
         hint = ": give its .metrics" if hasattr(table, "metrics") else hint
@@ -50,7 +49,7 @@ def expect_table(table: object, *columns: str) -> None:
 
 
 def rows_where(table: DataFrame, **values: object) -> DataFrame:
-    """Return the rows with these values in these columns; ValueError, with what there is, for none.
+    """Return the rows with these values in these columns; ValueError, if none, lists what is there.
 
     >>> rows_where(DataFrame({"via": ["k", "v"]}), via="q")
     Traceback (most recent call last):

@@ -1,5 +1,6 @@
-"""Whether heads add up: interaction orders, additive fits, heads alone and ablated."""
+"""Plots of how far heads add up: orders of interaction, additive fits, heads alone and ablated."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,11 +33,10 @@ METRIC_NAMES = {
 ORDERS = ("1 (additive)", "2 (pairs)", "3", "4 and more")
 """The interaction orders that bars show, in the words of a legend."""
 
-ORDER_HATCHES = ("", "//", "xx", "..")
-"""The hatches of their bars, which tell them apart in grey."""
+ORDER_HATCHES = ("", "//", "xx", "..")  # the hatches of their bars, which tell them apart in grey
 
 EFFECTS = ("first_in", "last_in")
-"""The effects of a head: with no other, and where it is the last to come."""
+"""The effects of a head that is the first to come, and of one that is the last."""
 
 _BLUES = ("#08306B", "#4292C6", "#9ECAE1", "#DEEBF7")
 
@@ -47,9 +47,8 @@ def plot_spectrum(table: DataFrame, ax: Axes, *, palette: Palette = None, **look
 
     Rows of `additivity_test` with quantity "share": `metric`, `part`, `order`, `value`. Each metric
     has two bars, as the model is and with the final norm's scale frozen; order 1 is additive.
-    `palette` gives colours of orders ("2 (pairs)"), `look` what else the bars have. Raises
-    ValueError for a metric whose orders are not 1, 2, ..., or whose shares are NaN, as of a metric
-    that is the same for every subset.
+    `palette` names orders as the legend does, "2 (pairs)". Raises ValueError for a metric whose
+    orders are not 1, 2, ..., or whose shares are NaN, as where no subset changes it.
     """
     keys = ["metric", "part", "order"]
     table = of_quantity(table, "share")
@@ -71,7 +70,8 @@ def plot_spectrum(table: DataFrame, ax: Axes, *, palette: Palette = None, **look
     for place, _, part in bars:
         words = ax.text(place, 0.02, part, ha="center", va="bottom", color="white", fontsize=8)
         words.set(rotation=90, path_effects=[withStroke(linewidth=2, foreground=_BLUES[0])])
-    ax.set_xticks(range(len(metrics)), [_in_lines(shown(name)) for name in metrics])
+    names = [metric_name(shown(metric)).partition(" (")[0] for metric in metrics]  # without units
+    ax.set_xticks(range(len(names)), [re.sub("[_ ]", "\n", name) for name in names])
     ax.yaxis.set_major_formatter(PercentFormatter(1))
     ax.set(ylim=(0, 1), ylabel="variance over subsets", title="How additive the heads are")
     legend_beside(ax, title="order")
@@ -91,8 +91,7 @@ def plot_first_last(
     """Plot what each head does alone, and what is lost without it: the same if heads add up.
 
     Rows of `additivity_test` with quantities "first_in" and "last_in": `metric`, `part`, `head`,
-    `value`, `low`, `high`. `palette` gives colours of the two quantities, `look` what else their
-    marks have. Raises ValueError where a head lacks one of them, or its value is NaN.
+    `value`, `low`, `high`. Raises ValueError where a head lacks one of them, or its value is NaN.
     """
     table = plotted_rows(
         table, "metric", "part", "quantity", "head", "value", "low", "high",
@@ -101,9 +100,10 @@ def plot_first_last(
     table = table[table["quantity"].isin(EFFECTS)]
     table = plotted_rows(table, "value", once=["quantity", "head"], finite=["value"])
     heads = distinct(table["head"])
-    effects = {quantity: rows_where(table, quantity=quantity) for quantity in EFFECTS}
-    for quantity, rows in effects.items():
-        effects[quantity] = pd.concat([rows_where(rows, head=head) for head in heads])
+    effects = {
+        quantity: pd.concat([rows_where(table, quantity=quantity, head=head) for head in heads])
+        for quantity in EFFECTS
+    }
     places = range(len(heads))
     ax.hlines(places, *(rows["value"] for rows in effects.values()), colors="0.75", linewidth=2)
     chosen = palette_colours(palette, effects)
@@ -131,20 +131,19 @@ def plot_additive_fits(
 
     Columns `metric`, `part` ("total", the model as it is, or "frozen", with the final norm's scale
     kept), `value`, and of several networks `seed`. `names` are the metrics in the words of the
-    axis, in their order. `look` is that of the marks. Raises ValueError where a network has no
-    value, or NaN, as of a metric that is the same for every subset.
+    axis, in their order. Raises ValueError where a network has no value, or NaN, as of a metric
+    that is the same for every subset.
     """
     table = plotted_rows(
         of_quantity(table, "r_squared"), "metric", "part", "value",
         seed=True, finite=["value"], once=["seed", "metric", "part"],
     )  # fmt: skip
     metrics = distinct(table["metric"])
-    seeds = ordered(table["seed"])
     for part, offset, fill, label in (
         ("total", -0.13, HEAD_COLOURS[5], "the model as it is"),
         ("frozen", 0.13, "white", "final norm's scale frozen"),
     ):
-        for number, seed in enumerate(seeds):
+        for number, seed in enumerate(ordered(table["seed"])):
             values = [
                 float(rows_where(table, part=part, seed=seed, metric=metric)["value"].iloc[0])
                 for metric in metrics
@@ -162,11 +161,6 @@ def plot_additive_fits(
     return ax
 
 
-def metric_name(metric: str) -> str:
-    """Return a metric in the words of an axis; itself where it has none."""
-    return METRIC_NAMES.get(metric, metric)
-
-
 def _few_orders(rows: DataFrame) -> np.ndarray:
     """Return the shares of orders 1, 2, 3, and of all above together."""
     if sorted(rows["order"]) != list(range(1, len(rows) + 1)):
@@ -175,6 +169,6 @@ def _few_orders(rows: DataFrame) -> np.ndarray:
     return np.bincount(few, rows["value"], minlength=len(ORDERS))
 
 
-def _in_lines(name: str) -> str:
-    """Return a metric's name without its unit, a word per line."""
-    return metric_name(name).split(" (")[0].replace("_", " ").replace(" ", "\n")
+def metric_name(metric: str) -> str:
+    """Return a metric in the words of an axis; itself where it has none."""
+    return METRIC_NAMES.get(metric, metric)

@@ -41,10 +41,10 @@ LEFT_TO_LEARN = {
     "copy": "A, B",
     "layer 1 + copy": "B",
 }
-"""The subcircuits that each clamp of Figure 5b leaves to learn."""
+"""The subcircuits which each clamp of Figure 5b leaves to learn."""
 
 VECTORS_LEFT = {"none": "waits, then falls", "c": "waits less", "b, c": "falls exponentially"}
-"""What the loss of Figure 5a does under each clamp."""
+"""The course of the loss of Figure 5a under each clamp."""
 
 VIA_LINES: dict[str, Line] = {
     "q": Line("#0072B2", (0, (5, 1))),
@@ -53,8 +53,7 @@ VIA_LINES: dict[str, Line] = {
 }
 """The inputs of a receiver, and their lines."""
 
-VIA_NAMES = {"q": "queries", "k": "keys", "v": "values"}
-"""The inputs of a receiver, in words."""
+VIA_NAMES = {"q": "queries", "k": "keys", "v": "values"}  # the inputs of a receiver, in words
 
 MEASURES = {
     "many_to_many": "many-to-many index",
@@ -71,8 +70,7 @@ def plot_losses(table: DataFrame, ax: Axes, *, palette: Palette = None, **look: 
     """Plot the loss of each split over training (Figure 3a).
 
     Columns `sequences`, `split`, `loss`, and of several networks `seed`: each is thin, their median
-    thick, where all have values. One network's `run.metrics` is such a table. `palette` gives
-    colours of splits, `look` what else the thick lines have.
+    thick, where all have values. One network's `run.metrics` is such a table.
     """
     table = plotted_rows(table, "sequences", "split", "loss", seed=True)
     for split, line, rows in conditions_of(table, "split", SPLIT_LINES, palette):
@@ -93,18 +91,16 @@ def plot_strengths(
     """Plot the induction strength of every head of a layer over training (Figure 3b).
 
     Columns `sequences`, `name` ("L1H3"), `value`, of one network. `layer` is the last of the table
-    by default, and the title says which; layers count from 0 here, from 1 in the paper. `palette`
-    gives colours of heads, `look` what else their lines have. Raises ValueError for a layer without
-    heads.
+    by default, and the title says which; layers count from 0 here, from 1 in the paper. Raises
+    ValueError for a layer without heads.
     """
     table = plotted_rows(table, "sequences", "name", "value", once=["sequences", "name"])
-    heads = sorted(distinct(table["name"]), key=head_place)
-    layers = sorted({head_place(name).layer for name in heads})
+    of_layer = table["name"].map(lambda name: head_place(name).layer)
+    layers = sorted({*of_layer})
     layer = layers[-1] if layer is None else integer(layer, "layer")
     if layer not in layers:
         raise ValueError(f"layer={layer}: no head of it is in the table, which has {layers}.")
-    heads = [name for name in heads if head_place(name).layer == layer]
-    draw_heads(table, ax, heads, by="name", y="value", palette=palette, look=look)
+    draw_heads(table[of_layer == layer], ax, by="name", y="value", palette=palette, look=look)
     count_sequences(ax)
     ax.set(
         xlim=(0, float(table["sequences"].max()) or 1),
@@ -116,16 +112,10 @@ def plot_strengths(
 
 
 def draw_heads(
-    table: DataFrame,
-    ax: Axes,
-    heads: list[str],
-    *,
-    by: str,
-    y: str,
-    palette: Palette,
-    look: dict[str, Any],
+    table: DataFrame, ax: Axes, *, by: str, y: str, palette: Palette, look: dict[str, Any]
 ) -> None:
     """Draw a curve of each head, with its colour and marker, over a line at 0."""
+    heads = sorted(distinct(table[by]), key=head_place)
     for name, colour in head_colours(heads, palette).items():
         of_head = table[equal(table[by], name)]
         marks = {"marker": head_marker(name), "markevery": max(1, len(of_head) // 6)}
@@ -148,8 +138,7 @@ def plot_clamped_losses(
     Columns `sequences`, `clamp`, `loss`, and of several networks `seed`. Clamps may have any name;
     the paper's ("none", "previous token", "layer 1", "match", "copy", "layer 1 + copy") come first,
     in its colours, and a missing one is "none". `end` is the last number of sequences shown, by
-    default that of the longest run. `palette` gives colours of clamps, `look` what else the thick
-    lines have.
+    default that of the longest run.
     """
     table = plotted_rows(table, "sequences", "clamp", "loss", seed=True)
     last = table["sequences"] if end is None else [end]
@@ -179,8 +168,7 @@ def plot_toy(table: DataFrame, ax: Axes, *, palette: Palette = None, **look: Any
     """Plot the loss of the toy model with none, c, and b and c clamped (Figure 5a).
 
     Columns `iteration`, `clamped` (the paper's are "none", "c" and "b, c"), `loss`; `plateau`, the
-    loss of a product that is zero, is a dotted line where the table has it. `palette` gives colours
-    of conditions, `look` what else their lines have.
+    loss of a product that is zero, is a dotted line where the table has it.
     """
     table = plotted_rows(table, "iteration", "clamped", "loss", once=["iteration", "clamped"])
     lines: dict[str, Line2D] = {}
@@ -220,15 +208,13 @@ def plot_wiring_over_training(
     """Plot every sender's edge to one receiver over training.
 
     Columns `sequences`, `via`, `sender`, `receiver` and the one shown, as in
-    `wiring_over_training`. `palette` gives colours of senders, `look` what else their lines have.
-    Raises ValueError for a receiver or an input that the table lacks.
+    `wiring_over_training`. Raises ValueError for a receiver or an input that the table lacks.
     """
     table = plotted_rows(
         table, "sequences", "via", "sender", "receiver", column,
         where={"via": via, "receiver": receiver}, once=["sequences", "sender"],
     )  # fmt: skip
-    senders = sorted(distinct(table["sender"]), key=head_place)
-    draw_heads(table, ax, senders, by="sender", y=column, palette=palette, look=look)
+    draw_heads(table, ax, by="sender", y=column, palette=palette, look=look)
     count_sequences(ax)
     ax.set(ylabel=f"{column} of the edge", title=f"Edges into the {input_name(via)} of {receiver}")
     legend_beside(ax, title="sender")
@@ -242,8 +228,8 @@ def plot_redundancy_over_training(
     """Plot one measure of redundancy over training, a line with its interval for each input.
 
     Columns `sequences`, `via`, `name`, `value`, `low`, `high`, as in `redundancy_over_training`;
-    `name` as there, "many_to_many" or "effective_senders L1H3". `palette` gives colours of inputs,
-    `look` what else their lines have. Raises ValueError for a name that the table lacks.
+    `name` as there, "many_to_many" or "effective_senders L1H3". Raises ValueError for a name that
+    the table lacks.
     """
     table = plotted_rows(
         table, "sequences", "via", "name", "value", "low", "high",

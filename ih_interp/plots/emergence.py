@@ -1,4 +1,4 @@
-"""When networks learn: times of each seed, survival, progress measures, one curve's transition."""
+"""Plots of when networks learn: times, survival, progress measures, one curve's transition."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -51,7 +51,6 @@ def plot_emergence(
     Columns of `times` (an `emergence_table`): `by`, `seed`, `time`, `observed`; of `summary` (an
     `emergence_summary`): `by`, `median`, `median_low`, `median_high`, drawn as a bar and a line
     over the interval, up to the edge where it is not reached. Conditions in the table's order.
-    `palette` gives their colours, `look` what else the dots have.
     """
     times = plotted_rows(times, by, "seed", "time", "observed")
     time = finite(times["time"], "The column 'time'", low=0)
@@ -89,8 +88,7 @@ def plot_survival(
     """Plot the share of networks that have not yet learned (Kaplan-Meier); ticks where runs ended.
 
     Columns of a `survival_table`: `by`, `sequences`, `share`, `low`, `high`, `censored`. The band
-    is left out where its formula has no value. `palette` gives colours of conditions, `look` what
-    else the steps have.
+    is left out where its formula has no value.
     """
     ends = ["low", "high"] if band else []
     numbers = ["share", "censored"]
@@ -122,8 +120,7 @@ def plot_progress(
 
     Columns of `progress_beside_training`: `sequences`, `clamp`, `when`, `loss`, and of several
     networks `seed`: each thin, their median thick, a band from least to most. Two axes, left and
-    right, which come back on one scale. `palette` gives colours of clamps, `look` what else the
-    thick lines have.
+    right, which come back on one scale.
     """
     if np.size(axes) != len(WHEN):  # pyright: ignore
         raise ValueError("axes: expected two; give those of figure.subplots(1, 2).")
@@ -160,8 +157,7 @@ def plot_transition(
     """Plot one run's curve with times marked on it, such as its crossing and its steepest descent.
 
     Columns `sequences` and `value`. `marks` are times by name, infinite ones told in the legend
-    alone; `plateau` is from when to when, shaded. `palette` gives colours of marks, `look` what the
-    curve has.
+    alone; `plateau` is from when to when, shaded.
     """
     curve = plotted_rows(curve, "sequences", value, once=["sequences"])
     expect(marks, Mapping, "marks", 'write {"learned": 40_000}')
@@ -179,8 +175,7 @@ def plot_transition(
         ends = [min(0.0, float(y.min())), float(np.interp(time, x, y))]
         is_seen = math.isfinite(time)
         ax.plot(
-            [time, time] if is_seen else [],
-            ends if is_seen else [],
+            *([[time, time], ends] if is_seen else [[], []]),
             color=chosen.get(name, HEAD_COLOURS[1 + place % 7]),
             marker="osDv"[place % 4],
             markevery=(1, 2),  # the curve's end of the line
@@ -222,7 +217,7 @@ def _draw_times(runs: DataFrame, ax: Axes, row: int, line: Line, look: Mapping[s
 def _draw_median(
     median: float, low: float, high: float, *, ax: Axes, row: int, edge: float
 ) -> None:
-    if math.isnan(low):  # of one seed: its dot says it
+    if math.isnan(low):  # one seed has no interval; its dot is enough
         return
     height = row + 0.2
     ax.plot([min(low, edge), min(high, edge)], [height] * 2, color="0.35", linewidth=1.2)

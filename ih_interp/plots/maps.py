@@ -66,8 +66,8 @@ def draw_centred(
 def heads_by_heads(table: DataFrame, index: str, columns: str, value: str) -> DataFrame:
     """Return a cell for each pair of heads that has a value, in the order of heads.
 
-    Raises ValueError for a pair that comes twice, for what is no head, for infinite values, and
-    where no pair has a value.
+    Raises ValueError for a pair that comes twice, for a name that is not a head's, for infinite
+    values, and where no pair has a value.
     """
     expect_once(table, columns, index)
     expect_numbers(table, value, gaps=True)
@@ -99,7 +99,7 @@ def plot_composition(
 
     Columns `source` (the map's columns), `name` (its rows), both as "L1H3", and `value`, which is
     written in; pairs without a value are left out. White is chance, orange above it and purple
-    below, both as far as the furthest value. `look`, such as `cmap`, goes to `imshow`.
+    below, both as far as the furthest value.
     """
     table = plotted_rows(table, "source", "name", "value")
     values = heads_by_heads(table, "name", "source", "value")
@@ -123,8 +123,7 @@ def plot_wiring(
 
     Columns `via`, `sender`, `receiver` ("L0H2") and the one shown, as in `Wiring.table`. White is
     0, orange above it (with `use`: serves the behaviour) and purple below, both as far as `reach`,
-    by default the furthest value. `look`, such as `cmap`, goes to `imshow`. Raises ValueError
-    for an input that the table lacks.
+    by default the furthest value. Raises ValueError for an input that the table lacks.
     """
     table = plotted_rows(table, "via", "sender", "receiver", column, where={"via": via})
     values = heads_by_heads(table, "receiver", "sender", column)
@@ -141,8 +140,7 @@ def plot_preserving(
     """Plot accuracy, loss or a change of it, receivers by senders (Figure 11, columns 1 and 2).
 
     Columns `sender`, `receiver` and the one shown, as in `Preserving.table`. Changes are coloured
-    about 0, white; accuracies and losses from light to dark. Layers count from 0 here. `look`,
-    such as `cmap`, goes to `imshow`.
+    about 0, white; accuracies and losses from light to dark. Layers count from 0 here.
     """
     table = plotted_rows(table, "sender", "receiver", column)
     values = heads_by_heads(table, "receiver", "sender", column)
@@ -172,7 +170,7 @@ def plot_interactions(
 
     Rows of `additivity_test` with quantity "interaction": `metric`, `part`, `head`, `other`,
     `value`, and `q`, the p-value adjusted for false discoveries: "may be none" is q above `level`,
-    or NaN. `look`, such as `cmap`, goes to `imshow`.
+    or NaN.
     """
     table = plotted_rows(
         table, "metric", "part", "quantity", "head", "other", "value", "q",
@@ -206,8 +204,7 @@ def plot_label_accuracy(
 
     Columns of `label_specific_accuracy`: `head`, `label`, `quantity`, `value`, and for shares
     `mistakes`, whose sum stands beside the head. `bar` says whether colours have a scale. A cell is
-    empty where the value is NaN, as the share of a head without mistakes. `look`, such as `cmap`,
-    goes to `imshow`.
+    empty where the value is NaN, as the share of a head without mistakes.
     """
     shares = quantity == "mistake_share"
     rows = plotted_rows(

@@ -1,12 +1,9 @@
-"""Several networks in one plot: thin curves with a band, or the first network large."""
+"""Several networks in one plot: thin curves, their median and a band."""
 
-import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy import ndarray
 from pandas import DataFrame
@@ -48,8 +45,8 @@ def plot_over_seeds(
 
     Columns: `seed`, `x` and `y`. Every network is drawn at its own places. Median and band stand
     where all networks have values, each straight between its own points; where they have no place
-    in common, the curves stand alone. One network alone is thick, without a band. `look` is that
-    of the thick line, its colour that of all. Returns the line that has the label.
+    in common, the curves stand alone. One network alone is thick, without a band. Returns the line
+    that has the label.
     """
     expect_once(table, x, "seed")
     networks = [table[equal(table["seed"], seed)] for seed in ordered(table["seed"])]
@@ -94,28 +91,3 @@ def _curve(table: DataFrame, x: str, y: str) -> tuple[ndarray, ndarray]:
         raise ValueError(f"The column {y!r} is NaN in all rows of the curve {of}; leave it out.")
     order = np.argsort(places, kind="stable")
     return places[order], values[order]
-
-
-def plot_each_network(
-    table: DataFrame, figure: Figure, plot: Callable[[DataFrame, Axes], object]
-) -> list[Axes]:
-    """Plot the first network's table large, and those of the other seeds small beside it.
-
-    Heads of different networks have nothing to do with each other, so they cannot share a curve.
-    Small axes keep no title, labels or legend of their own but their seed.
-    """
-    seeds = ordered(table["seed"])
-    n_others = len(seeds) - 1
-    n_rows = min(n_others, 2) or 1
-    grid = figure.add_gridspec(n_rows, 3 + 2 * math.ceil(n_others / n_rows))
-    places = [(n % n_rows, 3 + 2 * (n // n_rows)) for n in range(n_others)]
-    cells = [grid[:, :3], *(grid[row, column : column + 2] for row, column in places)]
-    axes = [figure.add_subplot(cell) for cell in cells]
-    for seed, ax in zip(seeds, axes, strict=True):
-        plot(table[equal(table["seed"], seed)], ax)
-    for seed, ax in zip(seeds[1:], axes[1:], strict=True):
-        ax.set(title=f"seed {seed}", xlabel="", ylabel="")
-        ax.tick_params(labelsize=7)
-        if (legend := ax.get_legend()) is not None:
-            legend.remove()
-    return axes

@@ -38,9 +38,8 @@ HATCHES = ("", "////", "....", "xxxx")
 def plot_head_scores(table: DataFrame, ax: Axes, *, palette: Palette = None, **look: Any) -> Axes:
     """Plot bars of every head, one per score, and a dashed line in its colour at its chance level.
 
-    Columns `score`, `name` ("L1H3"), `value`, and `chance` where that is known. Layers count from
-    0 here. `palette` gives colours of scores, `look` what else the bars have. Raises ValueError for
-    more scores than can be told apart, four.
+    Columns `score`, `name` ("L1H3"), `value`, and `chance` where that is known. Layers count from 0
+    here. Raises ValueError for more scores than can be told apart, four.
     """
     table = plotted_rows(table, "score", "name", "value", finite=["value"], once=["score", "name"])
     scores = distinct(table["score"])
@@ -75,8 +74,7 @@ def plot_ablate_each_head(
     """Plot a metric against induction strength, with only a head and all but it (Figures 4a, 13).
 
     Columns of `ablate_each_head`: `head`, `strength`, `kept`, `metric`, `value`, `low`, `high`.
-    `palette` gives colours of heads, `look` what else their marks have. Raises ValueError for a
-    strength or value that is NaN.
+    Raises ValueError for a strength or value that is NaN.
     """
     table = plotted_rows(
         table, "head", "strength", "kept", "metric", "value", "low", "high",
@@ -118,7 +116,7 @@ def plot_add_back(
 
     Columns of `add_back`: `n_heads`, `head`, `metric`, `value`, `low`, `high`. Loss has a
     logarithmic axis, where none is 0 or below. `none_ablated` is the whole model's metric, a dashed
-    line. `palette` gives colours of orders, `look` what else their lines have.
+    line.
     """
     expect(tables, dict, "tables", 'write {"by strength": table}')
     if not 0 < len(tables) <= len(ORDER_COLOURS):
@@ -160,7 +158,7 @@ def plot_matches(table: DataFrame, ax: Axes, *, palette: Palette = None, **look:
 
     Columns `seed`, `head`, `strength` (the x axis), `match` ("computed" or "perfect"), `value`. A
     line joins the two of one head. The first network's heads are named; those of others are small
-    and grey. `palette` gives colours of the first's heads, `look` what else the marks have.
+    and grey.
     """
     table = plotted_rows(
         table, "head", "strength", "match", "value",
@@ -198,8 +196,7 @@ def plot_corrected(table: DataFrame, ax: Axes, **look: Any) -> Axes:
 
     Columns of `mistakes_corrected`: `base`, `mistakes`, `head`, `accuracy`, `value`, `low`, `high`.
     Open marks are the heads' accuracies: the share if mistakes were independent. In the base's own
-    line stands how many mistakes it makes; of none there is no share to mark. `look` is that of the
-    marks of shares.
+    line stands how many mistakes it makes; without mistakes there is no share to mark.
     """
     finite, gaps = ["mistakes", "accuracy"], ["value", "low", "high"]
     columns = ["base", "head", *finite, *gaps]

@@ -16,7 +16,7 @@ from ih_interp.plots._tables import plotted_rows
 def plot_speeds(table: DataFrame, ax: Axes, **look: Any) -> Axes:
     """Plot the updates per second of every contender, and beside each bar the ratio to the first.
 
-    Columns `name`, `processes`, `updates_per_second`, `ratio`. `look` is that of the bars.
+    Columns `name`, `processes`, `updates_per_second`, `ratio`.
     """
     numbers = ["processes", "updates_per_second", "ratio"]
     table = plotted_rows(table, "name", *numbers, finite=numbers)

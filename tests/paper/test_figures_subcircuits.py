@@ -14,11 +14,12 @@ from ih_interp.config import run_folder
 from ih_interp.evaluation import evaluate
 from ih_interp.paper.circuit import Circuit
 from ih_interp.paper.figures import fig05a_09, fig05b_10, fig07, fig08, fig15
+from ih_interp.paper.figures.fig07 import DONOR_LINES
+from ih_interp.paper.figures.fig08 import PREVIOUS_TOKEN_LINES
 from ih_interp.paper.figures.fig15 import SIDES
 from ih_interp.paper.presets import PRESETS
 from ih_interp.paper.recipes import RECIPES, Context
 from ih_interp.paper.study import Study
-from ih_interp.plots._style import DONOR_LINES, PREVIOUS_TOKEN_LINES
 from ih_interp.types import Head
 
 FIGURES = {

@@ -1,13 +1,14 @@
-"""The drawings of Figure 6: how learning depends on the data, by the subcircuits left to learn."""
+"""The drawings of Figure 6: learning with more classes or labels, and with parts clamped."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ih_interp.plots._style import Line, count_sequences
+from ih_interp.plots._style import Line, count_sequences, note
 from ih_interp.plots._tables import expect_known, expect_table
 from ih_interp.plots.curves import guess_line
 from ih_interp.plots.seeds import plot_over_seeds
@@ -25,8 +26,7 @@ AMOUNT_LINES = (Line("#56B4E9"), Line("#0072B2", (0, (5, 1))), Line("#00264D", (
 
 ROWS = {"classes": "labels", "labels": "classes"}
 """The quantity that varies in a row, and the one that stays at its fewest there."""
-
-SLOWER = {"classes": "classes to train on", "labels": "labels"}
+AMOUNTS = {"classes": "classes to train on", "labels": "labels"}
 
 
 def plot_data_dependence(table: pd.DataFrame, figure: Figure) -> list[list[Axes]]:
@@ -53,15 +53,9 @@ def plot_data_dependence(table: pd.DataFrame, figure: Figure) -> list[list[Axes]
         ax.set_title(f"{name}\n({clamped})")
         ax.set_xlabel("")
     if "B alone" in there:
-        grid[1][there.index("B alone")].annotate(
-            "identical by construction: its\nloss does not depend on labels",
-            (0.97, 0.97),
-            xycoords="axes fraction",
-            ha="right",
-            va="top",
-            fontsize=8,
-            color="0.3",
-        )
+        words = "identical by construction: its\nloss does not depend on labels"
+        place: dict[str, Any] = {"xycoords": "axes fraction", "ha": "right", "va": "top"}
+        note(grid[1][there.index("B alone")], words, (0.97, 0.97), color="0.3", **place)
     return [list(axes) for axes in grid]
 
 
@@ -82,12 +76,12 @@ def plot_slowdown(
             if not np.isfinite(curve["time"]).any():
                 continue
             by_seed = curve.pivot_table(index=varied, columns="seed", values="time")
-            seen = by_seed.replace(np.inf, np.nan)
-            ax.plot(seen.index, seen, ".", color=line.colour, alpha=0.5)
             median = by_seed.median(axis=1).replace(np.inf, np.nan)  # never is latest
+            by_seed = by_seed.replace(np.inf, np.nan)
+            ax.plot(by_seed.index, by_seed, ".", color=line.colour, alpha=0.5)
             ax.plot(median.index, median, color=line.colour, linestyle=line.dash, label=evolution)
         amounts = sorted(row[varied].unique())
-        ax.set(xscale="log", yscale="log", xlabel=SLOWER[varied], ylabel="sequences until learned")
+        ax.set(xscale="log", yscale="log", xlabel=AMOUNTS[varied], ylabel="sequences until learned")
         ax.set_xticks(amounts, [str(amount) for amount in amounts])
         ax.minorticks_off()
         ax.set_title(f"More {varied}")
@@ -103,7 +97,7 @@ def of_row(table: pd.DataFrame, varied: str) -> pd.DataFrame:
 
 
 def _top(table: pd.DataFrame) -> float:
-    """Return where losses are cut off: above the first fall, but below no curve that stays up."""
+    """Return where losses are cut off: above the first fall, and above all curves that stay up."""
     curves = table.groupby(["seed", "evolution", "classes", "labels"])["loss"]
     return 1.5 if curves.median().max() < 1.5 else 1.05 * float(table["loss"].max())
 

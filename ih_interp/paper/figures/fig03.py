@@ -11,10 +11,10 @@ from ih_interp.analysis.dynamics.emergence import first_below, plateau_length
 from ih_interp.analysis.dynamics.trace import trace
 from ih_interp.analysis.heads.attention import induction_strength
 from ih_interp.paper.claims import Claim
+from ih_interp.paper.drawing import BESIDE, panels, plot_each_network
 from ih_interp.paper.judging import Measured, Rule, by_rules, curves, judge, rank_correlation, when
-from ih_interp.paper.study import Figure, Study, panels, some_steps
+from ih_interp.paper.study import Figure, Study, some_steps
 from ih_interp.plots import plot_losses, plot_strengths
-from ih_interp.plots.seeds import plot_each_network
 
 NEW_SPLITS: Mapping[str, tuple[str, str]] = {
     "test_exemplars": ("unseen classes (the paper's test exemplars)", "0.125"),
@@ -22,8 +22,7 @@ NEW_SPLITS: Mapping[str, tuple[str, str]] = {
 }
 """Splits that training never shows, in words, and the paper's loss on them at the end."""
 
-STRONG = 0.25
-"""Induction strength above which a head is an induction head."""
+STRONG = 0.25  # induction strength above which a head is an induction head
 
 
 def loss_table(study: Study) -> pd.DataFrame:
@@ -37,31 +36,26 @@ def loss_claims(table: pd.DataFrame) -> list[Claim]:
     Splits that the task does not have (no unseen class, no held-out label set) are left out.
     """
     networks = [*curves(table, "split").values()]
-    last = {split: [n[split][1][-1] for n in networks if split in n] for split in NEW_SPLITS}
-    claims = judge(
-        "3a",
-        [_pause(*network["train"]) for network in networks],
-        Rule(
-            "training pauses near ln 2 and then falls: sequences from loss 0.8 to 0.6, 0.6 to 0.1",
-            "150k, 170k",
-            "{plateau}, {fall}",
-            # Sequences a factor of e: an exponential slide needs as many on both stretches.
-            lambda n: (
-                n["fall"] < math.inf
-                and n["plateau"] / math.log(0.8 / 0.6) > 2 * n["fall"] / math.log(0.6 / 0.1)
-            ),
-        ),
-    )
+    claims = judge("3a", [_pause(*network["train"]) for network in networks], PAUSE)
     for split, (words, paper) in NEW_SPLITS.items():
-        if last[split]:
-            rule = Rule(
-                f"the end generalises: loss on {words}",
-                paper,
-                "{loss:.3f}",
-                lambda n: n["loss"] < math.log(2) / 2,
-            )
-            claims += judge("3a", [{"loss": loss} for loss in last[split]], rule)
+        last = [{"loss": n[split][1][-1]} for n in networks if split in n]
+        if last:
+            claim = f"the end generalises: loss on {words}"
+            rule = Rule(claim, paper, "{loss:.3f}", lambda n: n["loss"] < math.log(2) / 2)
+            claims += judge("3a", last, rule)
     return claims
+
+
+PAUSE = Rule(
+    "training pauses near ln 2 and then falls: sequences from loss 0.8 to 0.6, 0.6 to 0.1",
+    "150k, 170k",
+    "{plateau}, {fall}",
+    # Sequences per factor of e: an exponential slide needs as many on both stretches.
+    lambda n: (
+        n["fall"] < math.inf
+        and n["plateau"] / math.log(0.8 / 0.6) > 2 * n["fall"] / math.log(0.6 / 0.1)
+    ),
+)
 
 
 def _pause(sequences: np.ndarray, loss: np.ndarray) -> Measured:
@@ -138,5 +132,5 @@ def draw_strengths(table: pd.DataFrame, canvas: Canvas) -> None:
 
 FIGURES = (
     Figure("3a", ("main",), loss_table, panels(plot_losses), loss_claims),
-    Figure("3b", ("main",), strength_table, draw_strengths, strength_claims, size=(8.4, 3.6)),
+    Figure("3b", ("main",), strength_table, draw_strengths, strength_claims, BESIDE),
 )

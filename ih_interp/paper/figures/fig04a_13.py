@@ -1,20 +1,20 @@
 """Figures 4a and 13: what heads of a trained network do alone, and what it does without them."""
 
+from functools import partial
+
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
 from ih_interp.analysis.ablation.single_heads import ablate_each_head
 from ih_interp.evaluation import Metric
+from ih_interp.paper.claims import Judging
+from ih_interp.paper.drawing import BESIDE, plot_each_network
 from ih_interp.paper.judging import Measured, Rule, by_rules, correlation
 from ih_interp.paper.study import Figure, Study
 from ih_interp.plots import plot_ablate_each_head
-from ih_interp.plots.seeds import plot_each_network
 
-LINEAR = 0.95
-"""Correlation of strength and accuracy that every network of the paper exceeds."""
-
-ACCURATE = 0.9
-"""Accuracy with all heads above which a network has learned."""
+LINEAR = 0.95  # correlation of strength and accuracy that every network of the paper exceeds
+ACCURATE = 0.9  # accuracy with all heads above which a network has learned
 
 
 def ablation_table(study: Study, metric: Metric) -> pd.DataFrame:
@@ -44,7 +44,7 @@ def _measure(rows: pd.DataFrame) -> Measured:
 
 
 def _unneeded(n: Measured, without: str) -> bool:
-    """Return whether a network loses little; one that has not learned needs nothing anyway."""
+    """Return whether a network that has learned loses little accuracy without a head."""
     return n[without] > n["all"] - 0.02 and n["all"] > ACCURATE
 
 
@@ -101,9 +101,7 @@ loss_claims = by_rules(
 def draw_ablations(table: pd.DataFrame, canvas: Canvas) -> None:
     """Draw Figure 4a or 13: one panel per network."""
     (metric,) = table["metric"].unique()
-    axes = plot_each_network(
-        table, canvas, lambda rows, ax: plot_ablate_each_head(rows, ax, metric=metric)
-    )
+    axes = plot_each_network(table, canvas, partial(plot_ablate_each_head, metric=metric))
     for ax in axes:
         ax.set_ylim(0, 1.05 if metric == "accuracy" else None)
     for ax in axes[1:]:
@@ -112,21 +110,9 @@ def draw_ablations(table: pd.DataFrame, canvas: Canvas) -> None:
     axes[0].set_title("One head of layer 1 (the paper's 2) alone, or ablated")
 
 
-FIGURES = (
-    Figure(
-        "4a",
-        ("main",),
-        lambda study: ablation_table(study, "accuracy"),
-        draw_ablations,
-        accuracy_claims,
-        size=(8.4, 3.6),
-    ),
-    Figure(
-        "13",
-        ("main",),
-        lambda study: ablation_table(study, "loss"),
-        draw_ablations,
-        loss_claims,
-        size=(8.4, 3.6),
-    ),
-)
+def _figure(name: str, metric: Metric, claims: Judging) -> Figure:
+    table = partial(ablation_table, metric=metric)
+    return Figure(name, ("main",), table, draw_ablations, claims, BESIDE)
+
+
+FIGURES = (_figure("4a", "accuracy", accuracy_claims), _figure("13", "loss", loss_claims))

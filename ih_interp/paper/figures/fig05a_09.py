@@ -7,10 +7,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from ih_interp.paper.claims import Claim
+from ih_interp.paper.drawing import panels
 from ih_interp.paper.judging import Measured, Rule, judge
-from ih_interp.paper.study import Figure, Study, panels
+from ih_interp.paper.study import Figure, Study
 from ih_interp.plots import plot_toy
-from ih_interp.plots._style import CLAMPED_VECTORS
+from ih_interp.plots._style import CLAMPED_VECTORS, conditions_of
 from ih_interp.plots._tables import expect_known
 from ih_interp.plots.seeds import plot_curve
 from ih_interp.toy import NAMES, ToyConfig, plateau_loss, train_toy
@@ -93,28 +94,20 @@ def plot_toy_progress(table: pd.DataFrame, axes: Sequence[Axes] | np.ndarray) ->
     """
     expect_known(table, "clamped", CLAMPED_VECTORS)
     for ax, (measure, title) in zip(axes, MEASURES.items(), strict=True):
-        for clamped, (colour, dash) in CLAMPED_VECTORS.items():
-            curve = table[table["clamped"] == clamped]
-            if len(curve):
-                own = {"color": colour, "linestyle": dash, "label": clamped}
-                plot_curve(curve, ax, x="iteration", y=measure, **own)
+        for clamped, line, curve in conditions_of(table, "clamped", CLAMPED_VECTORS, None):
+            own = {"color": line.colour, "linestyle": line.dash, "label": clamped}
+            plot_curve(curve, ax, x="iteration", y=measure, **own)
         ax.set(xlabel="iteration", xlim=(0, table["iteration"].max()), ylim=(0, None), title=title)
     axes[0].set_ylabel("loss, or progress measure")
     axes[0].legend(title="clamped in training", loc="upper right")
 
 
 def _descents(names: Iterable[str]) -> pd.DataFrame:
-    conditions = {
-        name: ToyConfig(clamp={vector: None for vector in NAMES if vector in name.split(", ")})
-        for name in names
-    }
-    return pd.concat(
-        [
-            train_toy(config).assign(clamped=name, plateau=plateau_loss(config))
-            for name, config in conditions.items()
-        ],
-        ignore_index=True,
-    )
+    parts: list[pd.DataFrame] = []
+    for name in names:
+        config = ToyConfig(clamp={vector: None for vector in NAMES if vector in name.split(", ")})
+        parts.append(train_toy(config).assign(clamped=name, plateau=plateau_loss(config)))
+    return pd.concat(parts, ignore_index=True)
 
 
 def _descent(table: pd.DataFrame, clamped: str) -> pd.DataFrame:
@@ -142,6 +135,6 @@ FIGURES = (
         toy_progress_table,
         panels(plot_toy_progress, 1, 3),
         toy_progress_claims,
-        size=(9.6, 3.0),
+        (9.6, 3.0),
     ),
 )

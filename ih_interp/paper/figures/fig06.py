@@ -10,15 +10,13 @@ import pandas as pd
 
 from ih_interp.analysis.dynamics.emergence import Crossing, learned
 from ih_interp.analysis.dynamics.tables import emergence_table
-from ih_interp.paper.claims import Claim
 from ih_interp.paper.figures._fig06_drawing import of_row, plot_data_dependence
-from ih_interp.paper.judging import UNTIL_LEARNED, Measured, Rule, judge, surely_longer, when
+from ih_interp.paper.judging import UNTIL_LEARNED, Measured, Rule, by_rules, surely_longer, when
 from ih_interp.paper.recipes import EVOLUTIONS
 from ih_interp.paper.study import Figure, Study
 from ih_interp.runs import Run
 
-UNCHANGED = 1.25
-"""The factor by which a time changes at least where data are said to change it."""
+UNCHANGED = 1.25  # the factor by which a time changes at least where data are said to change it
 
 Times: TypeAlias = dict[str, list[Crossing]]
 """Times of one network, by evolution and what varies ("normal classes"), the fewest first."""
@@ -34,8 +32,8 @@ def data_table(study: Study) -> pd.DataFrame:
     parts: list[pd.DataFrame] = []
     for seed in study.seeds:
         runs = study.runs["data"][seed]
-        clamped = {key: run for key, run in runs.items() if not key.startswith("normal")}
-        end = float(max(run.config.sequences for run in clamped.values()))
+        clamped = [run for key, run in runs.items() if not key.startswith("normal")]
+        end = float(max(run.config.sequences for run in clamped))
         parts += [_losses(seed, key.partition(",")[0], run) for key, run in runs.items()]
         parts += [
             _losses(seed, evolution, study.runs["clamped"][seed][condition], end)
@@ -48,17 +46,9 @@ def data_table(study: Study) -> pd.DataFrame:
 def _losses(seed: int, evolution: str, run: Run, end: float = math.inf) -> pd.DataFrame:
     task, metrics = run.config.task, run.metrics
     there = metrics[(metrics["split"] == "train") & (metrics["sequences"] <= end)]
-    return pd.DataFrame(
-        {
-            "seed": seed,
-            "run": run.config.name,
-            "evolution": evolution,
-            "classes": task.n_train_classes,
-            "labels": task.n_labels,
-            "sequences": there["sequences"],
-            "loss": there["loss"],
-        }
-    )
+    keys = {"seed": seed, "run": run.config.name, "evolution": evolution}
+    keys |= {"classes": task.n_train_classes, "labels": task.n_labels}
+    return pd.DataFrame({**keys, "sequences": there["sequences"], "loss": there["loss"]})
 
 
 def learning_times(table: pd.DataFrame) -> pd.DataFrame:
@@ -88,18 +78,12 @@ def slowdowns(times: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["varied", "evolution", "seed", "factor"])
 
 
-def data_claims(table: pd.DataFrame) -> list[Claim]:
-    """Judge that classes slow the match, labels the copy, and that normal training follows."""
-    networks = _by_network(_emergence(table))
-    apart = _apart(table)
-    return judge("6", [_measure(n, apart[seed]) for seed, n in networks.items()], *RULES)
-
-
-def _measure(times: Times, apart: float) -> Measured:
-    """Return times, factors, and the largest difference of the losses of B with other labels."""
+def _measure(rows: pd.DataFrame) -> Measured:
+    """Return one network's times, factors, and how far losses of B differ between labels."""
+    (times,) = _by_network(_emergence(rows)).values()
     fewest, *more = times["normal labels"]
     factors = {f"{name} factor": _factor(found) for name, found in times.items()}
-    return {**times, **factors, "fewest": fewest, "more": more, "apart": apart}
+    return {**times, **factors, "fewest": fewest, "more": more, "apart": _apart(rows)}
 
 
 def _ascends(times: Sequence[Crossing]) -> bool:
@@ -113,7 +97,47 @@ def _slows_more(times: Sequence[Crossing], others: Sequence[Crossing]) -> bool:
     return known and times[-1].time * others[0].time > others[-1].time * times[0].time
 
 
-RULES = (
+def _emergence(table: pd.DataFrame) -> pd.DataFrame:
+    """Return when every run learned, or how long it ran: an `emergence_table`."""
+    return emergence_table(table, learned, by=["evolution", "classes", "labels"])
+
+
+def _by_network(times: pd.DataFrame) -> dict[int, Times]:
+    """Return the rows of `_emergence` by seed, ascending."""
+    found: dict[int, Times] = {}
+    for seed, network in times.groupby("seed"):
+        found[int(str(seed))] = {
+            f"{evolution} {varied}": [
+                Crossing(float(time), bool(observed))
+                for time, observed in of_row(network[network["evolution"] == evolution], varied)
+                .sort_values(varied)[["time", "observed"]]
+                .to_numpy()
+            ]
+            for evolution in EVOLUTIONS
+            for varied in ("classes", "labels")
+        }
+    return found
+
+
+def _factor(times: Sequence[Crossing]) -> float:
+    """Return how many times as long the last takes as the first, to write it, not to judge."""
+    first, last = times[0], times[-1]
+    return when(last) / first.time if first.observed and first.time > 0 else math.nan
+
+
+def _apart(table: pd.DataFrame) -> float:
+    """Return the largest difference between one network's losses of B alone with other labels.
+
+    It is that of evaluations which all its curves have, and NaN where there are none.
+    """
+    alone = of_row(table[table["evolution"] == "B alone"], "labels")
+    wide = alone.pivot_table(index="sequences", columns="labels", values="loss").dropna()
+    return float((wide.max(axis=1) - wide.min(axis=1)).max())
+
+
+data_claims = by_rules(
+    "6",
+    _measure,
     Rule(
         f"normal training: more classes, later ({UNTIL_LEARNED}, from the fewest classes to "
         "the most)",
@@ -187,47 +211,6 @@ RULES = (
 )
 
 
-def _emergence(table: pd.DataFrame) -> pd.DataFrame:
-    """Return when every run learned, or how long it ran: an `emergence_table`."""
-    return emergence_table(table, learned, by=["evolution", "classes", "labels"])
-
-
-def _by_network(times: pd.DataFrame) -> dict[int, Times]:
-    """Return the rows of `_emergence` by seed, ascending."""
-    found: dict[int, Times] = {}
-    for seed, network in times.groupby("seed"):
-        found[int(str(seed))] = {
-            f"{evolution} {varied}": [
-                Crossing(float(time), bool(observed))
-                for time, observed in of_row(network[network["evolution"] == evolution], varied)
-                .sort_values(varied)[["time", "observed"]]
-                .to_numpy()
-            ]
-            for evolution in EVOLUTIONS
-            for varied in ("classes", "labels")
-        }
-    return found
-
-
-def _factor(times: Sequence[Crossing]) -> float:
-    """Return how many times as long the last takes as the first: to tell, not to judge."""
-    first, last = times[0], times[-1]
-    return when(last) / first.time if first.observed and first.time > 0 else math.nan
-
-
-def _apart(table: pd.DataFrame) -> dict[int, float]:
-    """Return the largest difference between losses of B alone with other labels, by seed.
-
-    Of evaluations that all its curves have; NaN where there is none.
-    """
-    alone = of_row(table[table["evolution"] == "B alone"], "labels")
-    wide = alone.pivot_table(index=["seed", "sequences"], columns="labels", values="loss").dropna()
-    apart = (wide.max(axis=1) - wide.min(axis=1)).groupby("seed").max()
-    return {int(seed): float(apart.get(seed, math.nan)) for seed in table["seed"].unique()}
-
-
 FIGURES = (
-    Figure(
-        "6", ("clamped", "data"), data_table, plot_data_dependence, data_claims, size=(11.0, 5.2)
-    ),
+    Figure("6", ("clamped", "data"), data_table, plot_data_dependence, data_claims, (11.0, 5.2)),
 )

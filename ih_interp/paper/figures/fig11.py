@@ -26,32 +26,22 @@ from ih_interp.paper.study import Figure, Study
 from ih_interp.plots.maps import DIVERGING, draw_map
 from ih_interp.types import Batch
 
-KEPT: Mapping[str, Kept] = {"patterns": "values", "values": "patterns"}
-"""How layer 1 reads, and what is preserved so that this way alone is left."""
-
 LEFT: dict[str, Keep] = {"one ablated": "all_but_one", "one left": "one"}
 """Heads of layer 0: the first and the second column of Figure 11."""
 
 MAPS: Mapping[str, str] = {
     "one ablated": "change of accuracy,\none head of layer 0 ablated",
     "one left": "accuracy,\none head of layer 0 left",
-    "composition": "-composition",
+    "composition": "composition",
 }
 """Columns of Figure 11, and their titles."""
 
-PATHS: Mapping[str, tuple[str, Kind]] = {
-    "patterns": ("through patterns (values preserved)", "K"),
-    "values": ("through values (patterns preserved)", "V"),
-}
-"""Rows of Figure 11: how layer 1 reads, and the kind of composition with layer 0."""
+PATHS: Mapping[str, tuple[Kept, Kind]] = {"patterns": ("values", "K"), "values": ("patterns", "V")}
+"""Rows of Figure 11: how layer 1 reads, what is preserved then, and the kind of composition."""
 
 SMALL = 1.55  # inches a further network takes in Figure 11
-
-GUESS = 0.5
-"""Accuracy of a guess between the context's two labels."""
-
-ALIKE = 0.9
-"""Rank correlation from which two maps would be called the same."""
+GUESS = 0.5  # accuracy of a guess between the context's two labels
+ALIKE = 0.9  # rank correlation from which two maps would be called the same
 
 
 def map_table(study: Study) -> pd.DataFrame:
@@ -68,18 +58,15 @@ def map_table(study: Study) -> pd.DataFrame:
         return pd.concat([causal, composition_maps(model)], ignore_index=True)  # of weights alone
 
     table = study.each_network(measure)
-    return table.assign(
-        previous_token=[
-            sender in map(str, study.circuits[seed].previous_token)
-            for seed, sender in zip(table["seed"], table["sender"], strict=True)
-        ]
-    )
+    previous = {(n, str(h)) for n, c in study.circuits.items() for h in c.previous_token}
+    pairs = zip(table["seed"], table["sender"], strict=True)
+    return table.assign(previous_token=[pair in previous for pair in pairs])
 
 
 def causal_maps(model: HookedTransformer, batch: Batch, names: Iterable[str]) -> pd.DataFrame:
     """Return the causal maps of these names, keys of `LEFT`, as rows of `map_table`."""
     parts: list[pd.DataFrame] = []
-    for through, kept in KEPT.items():
+    for through, (kept, _) in PATHS.items():
         for name in names:
             found = preserving_map(model, batch, preserve=kept, keep=LEFT[name]).table()
             column = "accuracy_change" if name == "one ablated" else "accuracy"
@@ -92,15 +79,12 @@ def causal_maps(model: HookedTransformer, batch: Batch, names: Iterable[str]) ->
 def composition_maps(model: HookedTransformer) -> pd.DataFrame:
     """Return the two maps of composition, as rows of `map_table`."""
     chance = output_composition_chance(model, generator=torch.Generator().manual_seed(0)).mean
-    return pd.concat(
-        [
-            pair_table(output_composition(model, kind))
-            .rename(columns={"source": "sender", "name": "receiver"})
-            .assign(map="composition", through=through, neutral=chance)
-            for through, (_, kind) in PATHS.items()
-        ],
-        ignore_index=True,
-    )
+    parts = [
+        pair_table(output_composition(model, kind)).assign(through=through)
+        for through, (_, kind) in PATHS.items()
+    ]
+    table = pd.concat(parts, ignore_index=True).assign(map="composition", neutral=chance)
+    return table.rename(columns={"source": "sender", "name": "receiver"})
 
 
 def _measure(network: pd.DataFrame) -> Measured:
@@ -177,7 +161,7 @@ def plot_wiring_maps(table: pd.DataFrame, figure: Canvas) -> None:
         axes = part.subplots(1, len(MAPS) * len(PATHS))
         for (through, name), ax in zip(product(PATHS, MAPS), axes, strict=True):
             _draw_one(table, table[table["seed"] == seed], ax, name, through, written=False)
-            ax.set_title(_short_title(name, through), fontsize=7)
+            ax.set_title(_composition(name, through) or f"{name}, {through}", fontsize=7)
         axes[0].set_ylabel(f"seed {seed}\nlayer 1")
 
 
@@ -186,11 +170,11 @@ def _draw_large(table: pd.DataFrame, network: pd.DataFrame, part: SubFigure) -> 
     for (row, through), (column, name) in product(enumerate(PATHS), enumerate(MAPS)):
         ax = axes[row, column]
         _draw_one(table, network, ax, name, through, written=True)
-        words, letter = PATHS[through]
-        ax.set_title(f"{letter}-composition" if name == "composition" else MAPS[name])
-        ax.set(xlabel="head of layer 0" if row else "", ylabel="")
-        if column == 0:
-            ax.set_ylabel(f"{words}\nhead of layer 1")
+        ax.set_title(_composition(name, through) or MAPS[name])
+        ax.set_xlabel("head of layer 0" if row else "")
+        ax.set_ylabel(
+            "" if column else f"through {through} ({PATHS[through][0]} preserved)\nhead of layer 1"
+        )
 
 
 def _draw_one(
@@ -201,12 +185,9 @@ def _draw_one(
     reach = float((of_map["value"] - neutral).abs().max()) or 1.0
     one = network[(network["map"] == name) & (network["through"] == through)]
     values = one.pivot_table(index="receiver", columns="sender", values="value")
-    is_left = name == "one left"
-    shades = Normalize(neutral if is_left else neutral - reach, neutral + reach)
-    colours = "Greys" if is_left else DIVERGING
-    draw_map(
-        values, ax, shades=shades, colours=colours, reach=min(abs(reach), 0.5), written=written
-    )
+    least, colours = (neutral, "Greys") if name == "one left" else (neutral - reach, DIVERGING)
+    shades, reach = Normalize(least, neutral + reach), min(reach, 0.5)
+    draw_map(values, ax, shades=shades, colours=colours, reach=reach, written=written)
     if not written:
         ax.set(xticks=[], yticks=[])
         return
@@ -215,9 +196,9 @@ def _draw_one(
         label.set_fontweight("bold" if label.get_text() in previous else "normal")
 
 
-def _short_title(name: str, through: str) -> str:
-    letter = PATHS[through][1]
-    return f"{letter}-composition" if name == "composition" else f"{name}, {through}"
+def _composition(name: str, through: str) -> str:
+    """Return the title of a map of composition, with its kind; "" for another map."""
+    return f"{PATHS[through][1]}-composition" if name == "composition" else ""
 
 
-FIGURES = (Figure("11", ("main",), map_table, plot_wiring_maps, map_claims, size=(11.0, 7.2)),)
+FIGURES = (Figure("11", ("main",), map_table, plot_wiring_maps, map_claims, (11.0, 7.2)),)

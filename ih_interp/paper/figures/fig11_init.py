@@ -27,15 +27,13 @@ def composition_table(study: Study) -> pd.DataFrame:
 
     def measure(run: Run, batch: Batch) -> pd.DataFrame:
         pairs = ["through", "sender", "receiver"]
-        start, end, alone = (
-            table.set_index(pairs)["value"]
-            for table in (
-                composition_maps(run.model(0)),
-                composition_maps(run.model()),
-                causal_maps(run.model(), batch, ["one left"]),
-            )
-        )
-        return pd.DataFrame({"start": start, "end": end, "accuracy": alone}).reset_index()
+        tables = {
+            "start": composition_maps(run.model(0)),
+            "end": composition_maps(run.model()),
+            "accuracy": causal_maps(run.model(), batch, ["one left"]),
+        }
+        columns = {name: table.set_index(pairs)["value"] for name, table in tables.items()}
+        return pd.DataFrame(columns).reset_index()
 
     return study.each_run(measure)
 
@@ -96,31 +94,20 @@ def plot_composition_before(table: pd.DataFrame, figure: Canvas) -> None:
     Columns `seed`, `through` (a key of `PATHS`), `start`, `accuracy`. One panel each for K and V,
     one marker per network; its best pair is ringed. The dashed line is the mean at the start.
     """
-    seeds = sorted(table["seed"].unique())
     for ax, (through, (_, letter)) in zip(
         figure.subplots(1, len(PATHS), sharey=True), PATHS.items(), strict=True
     ):
         panel = table[table["through"] == through]
-        for n, seed in enumerate(seeds):
-            rows = panel[panel["seed"] == seed]
+        for n, (seed, rows) in enumerate(panel.groupby("seed")):
             colour = HEAD_COLOURS[(0, 5, 6, 3, 7)[n % 5]]
             marker = HEAD_MARKERS[n % len(HEAD_MARKERS)]
-            ax.plot(
-                rows["start"],
-                rows["accuracy"],
-                marker,
-                color=colour,
-                markersize=4,
-                alpha=0.7,
-                label=f"seed {seed}",
-                linestyle="",
-            )
+            own = {"color": colour, "markersize": 4, "alpha": 0.7, "label": f"seed {seed}"}
+            ax.plot(rows["start"], rows["accuracy"], marker, linestyle="", **own)
             best = rows.iloc[int(rows["accuracy"].argmax())]
             ax.plot(best["start"], best["accuracy"], "o", mfc="none", mec=colour, markersize=11)
         ax.axvline(float(panel["start"].mean()), color="0.5", linewidth=0.9, linestyle="--")
-        ax.set(
-            xlabel=f"{letter}-composition before training", title=f"Pairs acting through {through}"
-        )
+        ax.set_xlabel(f"{letter}-composition before training")
+        ax.set_title(f"Pairs acting through {through}")
     left, right = figure.axes
     left.set_ylabel("accuracy at the end, that pair alone")
     right.legend(title="ringed: best pair", loc="center left", bbox_to_anchor=(1, 0.5))
@@ -133,6 +120,6 @@ FIGURES = (
         composition_table,
         plot_composition_before,
         composition_claims,
-        size=(8.4, 3.9),
+        (8.4, 3.9),
     ),
 )

@@ -10,11 +10,10 @@ from ih_interp.analysis.dynamics.trace import trace
 from ih_interp.analysis.patching.preserving import PerSequence, direct_path_removed
 from ih_interp.clamps import AblateHeads
 from ih_interp.evaluation import evaluate
+from ih_interp.paper.drawing import draw_conditions, panels
 from ih_interp.paper.judging import Measured, Rule, by_rules
-from ih_interp.paper.study import Figure, Study, panels, some_steps
-from ih_interp.plots._style import Line, count_sequences
-from ih_interp.plots._tables import expect_known
-from ih_interp.plots.seeds import plot_over_seeds
+from ih_interp.paper.study import Figure, Study, some_steps
+from ih_interp.plots._style import FAINT, Line
 from ih_interp.runs import Run
 from ih_interp.types import Batch, Head
 
@@ -22,22 +21,18 @@ REMOVED_LINES: Mapping[str, tuple[str, Line]] = {
     "last layer": ("without the heads of layer 1", Line("#D55E00", (0, (5, 1)))),
     "direct path": ("without layer 0's direct path", Line("#000000")),
 }
-"""What Figure 12 removes, its label and line."""
+"""The parts that Figure 12 removes, in words, and their lines."""
 
-COSTS = 0.003
-"""Accuracy that removing the direct path costs at most: 0.3 points."""
+COSTS = 0.003  # accuracy that removing the direct path costs at most: 0.3 points
 
 
 def last_layer_removed(model: HookedTransformer, batch: Batch) -> PerSequence:
     """Return what is lost without the heads of layer 1, in the form of `direct_path_removed`."""
     heads = tuple(Head(1, head) for head in range(model.cfg.n_heads))
-    without, whole = evaluate(model, batch, [AblateHeads(heads=heads)]), evaluate(model, batch)
-    return PerSequence(
-        accuracy=without.accuracy,
-        loss=without.loss,
-        accuracy_change=without.accuracy - whole.accuracy,
-        loss_change=without.loss - whole.loss,
-    )
+    found, whole = evaluate(model, batch, [AblateHeads(heads=heads)]), evaluate(model, batch)
+    changes = {"accuracy_change": found.accuracy - whole.accuracy}
+    changes["loss_change"] = found.loss - whole.loss
+    return PerSequence(accuracy=found.accuracy, loss=found.loss, **changes)
 
 
 PARTS = {"direct path": direct_path_removed, "last layer": last_layer_removed}
@@ -48,8 +43,8 @@ def removed_table(study: Study) -> pd.DataFrame:
 
     Columns: those of `Study.each_run`, `sequences`, `removed` ("direct path" or "last layer"),
     `loss`, `accuracy`, and `loss_change`, `accuracy_change` against the same checkpoint, whole, on
-    the same sequences (the paper interpolates a loss on others): those of `curve_batch`, but of
-    `batch` at the last step, where what is lost may be less than one sequence of a sample. Loss is
+    the same sequences (the paper interpolates a loss on others). These are those of `curve_batch`
+    and, at the last step, of `batch`, as a sample is too small for what is lost there. Loss is
     in nats, ln 2 for a guess between the context's two labels, ln L for L labels and no idea;
     accuracy has chance 1/L, 1/2 for that guess. A part that does nothing changes them by 0.
     """
@@ -115,12 +110,8 @@ def plot_removed(table: pd.DataFrame, ax: Axes) -> Axes:
 
     Columns `seed`, `sequences`, `removed` (a key of `REMOVED_LINES`), `loss_change`.
     """
-    expect_known(table, "removed", REMOVED_LINES)
-    for removed, (label, line) in REMOVED_LINES.items():
-        curve = table[table["removed"] == removed]
-        plot_over_seeds(curve, ax, label, line, y="loss_change")
-    ax.axhline(0, color="0.6", linewidth=0.8, linestyle=":")
-    count_sequences(ax)
+    draw_conditions(table, ax, "removed", REMOVED_LINES, y="loss_change")
+    ax.axhline(0, **FAINT)
     ax.set(
         ylabel="increase of the loss (nats)",
         title="Loss without a part of the network (layers count from 0)",

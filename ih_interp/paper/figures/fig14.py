@@ -7,9 +7,9 @@ from matplotlib.figure import Figure as Canvas
 
 from ih_interp.analysis.ablation.single_heads import add_back
 from ih_interp.analysis.dynamics.emergence import LEARNED
+from ih_interp.paper.drawing import plot_each_network
 from ih_interp.paper.judging import Measured, Rule, by_rules
 from ih_interp.paper.study import Figure, Study
-from ih_interp.plots.seeds import plot_each_network
 from ih_interp.plots.single_heads import plot_add_back
 from ih_interp.runs import Run
 from ih_interp.types import Batch
@@ -28,11 +28,10 @@ def added_table(study: Study) -> pd.DataFrame:
 
     def measure(run: Run, batch: Batch) -> pd.DataFrame:
         model = run.model()
-        first = add_back(model, batch, metrics="loss")
+        first = add_back(model, batch, metrics="loss").assign(order=ORDERS[0])
         others = first["head"].dropna().tolist()[1:]
-        second = add_back(model, batch, others, metrics="loss")
-        tables = zip(ORDERS, (first, second), strict=True)
-        return pd.concat([table.assign(order=name) for name, table in tables], ignore_index=True)
+        second = add_back(model, batch, others, metrics="loss").assign(order=ORDERS[1])
+        return pd.concat([first, second], ignore_index=True)
 
     return study.each_run(measure)
 
@@ -92,4 +91,4 @@ added_claims = by_rules(
 )
 
 
-FIGURES = (Figure("14", ("main",), added_table, draw_added, added_claims, size=(9.0, 3.8)),)
+FIGURES = (Figure("14", ("main",), added_table, draw_added, added_claims, (9.0, 3.8)),)

@@ -10,31 +10,25 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 
-from ih_interp._columns import groups, ordered
+from ih_interp._columns import ordered
 from ih_interp.paper.claims import Claim
+from ih_interp.paper.drawing import panels
 from ih_interp.paper.judging import Rule, curves, judge, surely_longer, times_of
-from ih_interp.paper.study import Figure, Study, panels
-from ih_interp.plots._style import count_sequences
+from ih_interp.paper.study import Figure, Study
+from ih_interp.plots._style import FAINT, count_sequences
 from ih_interp.plots._tables import expect_known
-from ih_interp.plots.curves import guess_line
+from ih_interp.plots.curves import SPLIT_NAMES, guess_line
 from ih_interp.plots.seeds import common_values
 
-HALF_GUESS = math.log(2) / 2
-"""The loss that Figure 15 is read at, as the paper's numbers are."""
-
-EVEN = 0.5
-"""Strength of attention that is on the correct label no more than on the other."""
+HALF_GUESS = math.log(2) / 2  # the loss that Figure 15 is read at, as the paper's numbers are
+EVEN = 0.5  # strength of attention that is on the correct label no more than on the other
 
 SIDES = LinearSegmentedColormap.from_list(
     "sides", ["#7A3200", "#D98032", "#A8A8A8", "#4F8FCB", "#08306B"]
 )
 """Darker the further from even attention; the wrong side is dashed, so that grey print tells."""
 
-STRENGTH_SPLITS = {
-    "train": "train",
-    "test_relabel": "test (relabel)",
-    "test_exemplars": "test (exemplars)",
-}
+STRENGTH_SPLITS = {"train": "train", **dict(sorted(SPLIT_NAMES.items(), reverse=True))}
 """Panels of Figure 15, by their names in the paper."""
 
 
@@ -44,7 +38,7 @@ def strength_table(study: Study) -> pd.DataFrame:
     Columns: `seed`, `run`, `strength` (attention on the correct label, from 0 to 1; the rest is on
     the other), `split`, `sequences`, `loss` as in `Study.losses`.
     """
-    table = study.losses("strengths", ("train", "test_relabel", "test_exemplars"))
+    table = study.losses("strengths", STRENGTH_SPLITS)
     table = table.assign(strength=table["condition"].astype(float))
     return table[["seed", "run", "strength", "split", "sequences", "loss"]]
 
@@ -58,29 +52,32 @@ def strength_claims(table: pd.DataFrame) -> list[Claim]:
     times = times_of(splits["train"], "strength", level=HALF_GUESS)
     right = sorted((s for s in times[0] if float(s) >= EVEN), key=float)
     wrong = [s for s in times[0] if float(s) < EVEN]
-    names = [f"at {float(strength):.0%}" for strength in right]
-    stronger = Rule(
-        "from even attention up, stronger is faster at every step of strength: sequences until "
-        f"the training loss is below {HALF_GUESS:.3f}",
-        "strength 1 25k, 0.9 36k, 0.75 48k, 0.6 124k, 0.5 292k",
-        "strength 1 {at 100%}, 0.9 {at 90%}, 0.75 {at 75%}, 0.6 {at 60%}, 0.5 {at 50%}",
-        lambda n: all(surely_longer(n[weak], n[strong]) for weak, strong in pairwise(names)),
-    )
-    networks = [dict(zip(names, (time[s] for s in right), strict=True)) for time in times]
-    claims = judge("15", networks, stronger)
+    networks = [{f"at {float(s):.0%}": time[s] for s in right} for time in times]
+    claims = judge("15", networks, STRONGER)
     if "test_relabel" in splits:
-        relabel = curves(splits["test_relabel"], "strength").values()
+        last = [
+            {s: float(loss[-1]) for s, (_, loss) in network.items()}
+            for network in curves(splits["test_relabel"], "strength").values()
+        ]
         ends = [
             {
                 "learned": all(time[s].observed for s in wrong),
-                "wrong": min(float(end[s][1][-1]) for s in wrong),
-                "right": max(float(end[s][1][-1]) for s in right),
+                "wrong": min(end[s] for s in wrong),
+                "right": max(end[s] for s in right),
             }
-            for time, end in zip(times, relabel, strict=True)
+            for time, end in zip(times, last, strict=True)
         ]
         claims += judge("15", ends, WRONG_WAY)
     return claims
 
+
+STRONGER = Rule(
+    "from even attention up, stronger is faster at every step of strength: sequences until "
+    f"the training loss is below {HALF_GUESS:.3f}",
+    "strength 1 25k, 0.9 36k, 0.75 48k, 0.6 124k, 0.5 292k",
+    "strength 1 {at 100%}, 0.9 {at 90%}, 0.75 {at 75%}, 0.6 {at 60%}, 0.5 {at 50%}",
+    lambda n: all(surely_longer(weak, strong) for weak, strong in pairwise(n.values())),
+)
 
 WRONG_WAY = Rule(
     "attention to the wrong label learns the training pairs of labels and fails on held-out "
@@ -105,34 +102,20 @@ def plot_match_strengths(table: pd.DataFrame, axes: Sequence[Axes] | np.ndarray)
     for ax, (split, title) in zip(axes, STRENGTH_SPLITS.items(), strict=True):
         panel = table[table["split"] == split]
         for strength in ordered(panel["strength"]):
-            rows = panel[panel["strength"] == strength].sort_values("sequences")
-            x, y = common_values(
-                [
-                    (one["sequences"].to_numpy(dtype=float), one["loss"].to_numpy(dtype=float))
-                    for _, one in groups(rows, ["seed"])
-                ]
-            )
+            found = curves(panel[panel["strength"] == strength], "strength").values()
+            x, y = common_values([curve for network in found for curve in network.values()])
             lead = 2 * float(strength) - 1
-            ax.plot(
-                x,
-                np.median(y, axis=0),
-                color=SIDES(shades(lead)),
-                linestyle=(0, (4, 1.2)) if lead < 0 else "-",
-                linewidth=1.4,
-            )
+            dash = (0, (4, 1.2)) if lead < 0 else "-"
+            colour = SIDES(shades(lead))
+            ax.plot(x, np.median(y, axis=0), color=colour, linestyle=dash, linewidth=1.4)
         count_sequences(ax)
         ax.set(xlim=(0, table["sequences"].max()), ylim=(0, 2), title=title)
     for ax in axes[:-1]:
-        ax.axhline(np.log(2), color="0.6", linewidth=0.8, linestyle=":")
+        ax.axhline(np.log(2), **FAINT)
     guess_line(axes[-1])
     axes[0].set_ylabel("loss (nats)")
-    bar = axes[-1].figure.colorbar(
-        ScalarMappable(shades, SIDES),
-        ax=list(axes),
-        aspect=22,
-        pad=0.005,
-        ticks=[-1, -0.5, 0, 0.5, 1],
-    )
+    image, ticks = ScalarMappable(shades, SIDES), [-1, -0.5, 0, 0.5, 1]
+    bar = axes[-1].figure.colorbar(image, ax=list(axes), aspect=22, pad=0.005, ticks=ticks)
     bar.set_label("attention, correct label\nminus other (dashed: below 0)")
 
 
@@ -143,6 +126,6 @@ FIGURES = (
         strength_table,
         panels(plot_match_strengths, 1, 3, sharey=True),
         strength_claims,
-        size=(9.6, 3.2),
+        (9.6, 3.2),
     ),
 )

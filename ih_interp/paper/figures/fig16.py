@@ -4,7 +4,7 @@ import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
 from ih_interp.analysis.ablation.single_heads import ablate_each_head, label_specific_accuracy
-from ih_interp.paper.judging import Measured, Rule, by_rules
+from ih_interp.paper.judging import Measured, Rule, by_rules, by_seed
 from ih_interp.paper.study import Figure, Study
 from ih_interp.plots import plot_label_accuracy, plot_matches
 from ih_interp.runs import Run
@@ -29,8 +29,7 @@ def label_table(study: Study) -> pd.DataFrame:
     def measure(run: Run, batch: Batch) -> pd.DataFrame:
         model = run.model()
         parts = [label_specific_accuracy(model, batch).assign(match="perfect")]
-        for match in ("computed", "perfect"):
-            perfect = match == "perfect"
+        for match, perfect in (("computed", False), ("perfect", True)):
             alone = ablate_each_head(model, batch, metrics="accuracy", perfect_match=perfect)
             alone = alone[alone["kept"] == "only"].drop(columns=["kept", "metric"])
             parts.append(alone.assign(quantity="accuracy of all", match=match))
@@ -41,24 +40,22 @@ def label_table(study: Study) -> pd.DataFrame:
 
 def draw_labels(table: pd.DataFrame, canvas: Canvas) -> None:
     """Draw panel a of every network, b and c of the first, and c of the others in a second row."""
-    seeds = sorted(table["seed"].unique())
-    first = table[table["seed"] == seeds[0]]
+    first, *others = by_seed(table)
     width, height = canvas.get_size_inches()
-    heights = [height, SECOND_ROW] if seeds[1:] else [height]
+    heights = [height, SECOND_ROW] if others else [height]
     canvas.set_size_inches(width, sum(heights))
     rows = canvas.add_gridspec(len(heights), 1, height_ratios=heights)
-    top = canvas.add_subfigure(rows[0])
-    match, mistakes, accuracy = top.subplots(1, 3)
+    match, mistakes, accuracy = canvas.add_subfigure(rows[0]).subplots(1, 3)
     plot_matches(table[table["quantity"] == "accuracy of all"], match)
     plot_label_accuracy(first, mistakes, quantity="mistake_share", bar=False)
     mistakes.set_title("Perfect match: label of its mistakes")
     plot_label_accuracy(first, accuracy, bar=False)
     accuracy.set_title("Perfect match: accuracy by label")
-    if seeds[1:]:
-        axes = canvas.add_subfigure(rows[1]).subplots(1, len(seeds) - 1, squeeze=False)[0]
-        for seed, ax in zip(seeds[1:], axes, strict=True):
-            plot_label_accuracy(table[table["seed"] == seed], ax, bar=False)
-            ax.set_title(f"accuracy by label, seed {seed}")
+    if others:
+        axes = canvas.add_subfigure(rows[1]).subplots(1, len(others), squeeze=False)[0]
+        for network, ax in zip(others, axes, strict=True):
+            plot_label_accuracy(network, ax, bar=False)
+            ax.set_title(f"accuracy by label, seed {network['seed'].iloc[0]}")
 
 
 def _measure(network: pd.DataFrame) -> Measured:
@@ -103,4 +100,4 @@ label_claims = by_rules(
 )
 
 
-FIGURES = (Figure("16", ("main",), label_table, draw_labels, label_claims, size=(11.0, 3.6)),)
+FIGURES = (Figure("16", ("main",), label_table, draw_labels, label_claims, (11.0, 3.6)),)

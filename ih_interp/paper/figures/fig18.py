@@ -1,7 +1,7 @@
 """Figure 18: the strength of heads beside all others, against what they do and learn alone."""
 
-import math
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -12,9 +12,9 @@ from ih_interp.analysis.ablation.single_heads import ablate_each_head
 from ih_interp.analysis.dynamics.emergence import learned
 from ih_interp.paper.claims import Claim
 from ih_interp.paper.figures.fig04a_13 import LINEAR
-from ih_interp.paper.judging import Rule, by_seed, correlation, curves, judge
+from ih_interp.paper.judging import Rule, by_seed, correlation, curves, judge, over_seeds
 from ih_interp.paper.study import Figure, Study
-from ih_interp.plots._style import HEAD_COLOURS, HEAD_MARKERS, short_count
+from ih_interp.plots._style import HEAD_COLOURS, HEAD_MARKERS, note, short_count
 
 QUANTITIES: Mapping[str, str] = {
     "accuracy": "accuracy, only that head on",
@@ -29,8 +29,8 @@ def strength_table(study: Study) -> pd.DataFrame:
 
     Columns: `seed`, `run`, `head`, `strength`, `quantity`, `value`, `observed`. `quantity` is
     "accuracy" or "loss" (as in `Study.losses`, but over `batch`) of the whole network with only
-    that head on, or "learning_time", sequences of the head trained alone; not `observed`, they are
-    the length of the run, which did not learn.
+    that head on, or "learning_time", sequences of the head trained alone; where it never learned,
+    `observed` is False and `value` the length of its run.
     """
     ends = study.each_network(lambda model, batch: ablate_each_head(model, batch))
     ends = ends[ends["kept"] == "only"].rename(columns={"metric": "quantity"})
@@ -53,7 +53,7 @@ def strength_table(study: Study) -> pd.DataFrame:
 def strength_claims(table: pd.DataFrame) -> list[Claim]:
     """Judge how a head's strength goes with its accuracy alone, and with its learning time."""
     networks = [{name: _r(rows, name) for name in QUANTITIES} for rows in by_seed(table)]
-    pooled = {name: _two_digits(_r(table, name)) for name in QUANTITIES}
+    pooled = {name: _told(table, name) for name in QUANTITIES}
     return judge(
         "18",
         networks,
@@ -79,12 +79,11 @@ def draw_strength(table: pd.DataFrame, canvas: Canvas) -> None:
     for ax, (quantity, ylabel) in zip(canvas.subplots(1, 3), QUANTITIES.items(), strict=True):
         rows = table[table["quantity"] == quantity]
         names = {
-            int(str(seed)): f"seed {seed}: r = {_two_digits(_r(of_seed, quantity))}"
+            int(str(seed)): f"seed {seed}: r = {_told(of_seed, quantity)}"
             for seed, of_seed in rows.groupby("seed")
         }
         plot_strength_against(rows, ax, names=names, ylabel=ylabel)
-        pooled = _two_digits(_r(table, quantity))
-        ax.set_title(f"{quantity.replace('_', ' ')}: r = {pooled}")
+        ax.set_title(f"{quantity.replace('_', ' ')}: r = {_told(table, quantity)}")
         if quantity == "learning_time":
             ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short_count(value)))
 
@@ -95,41 +94,26 @@ def plot_strength_against(
     """Draw a panel of Figure 18: a number of every head against its strength beside all others.
 
     Columns `seed`, `strength`, `value`, `observed`; a point that is not observed lies higher than
-    drawn: it is open, with an arrow. Every seed of `names`, which say what the legend does, has a
-    colour and a marker.
+    drawn: it is open, with an arrow. Every seed of `names`, the words of the legend, has a colour
+    and a marker.
     """
     for place, (seed, name) in enumerate(names.items()):
-        rows = table[table["seed"] == seed]
         turns, number = divmod(place, len(HEAD_COLOURS))
         colour = HEAD_COLOURS[number]
         marker = HEAD_MARKERS[(number + turns) % len(HEAD_MARKERS)]  # another each turn
+        arrow = {"arrowstyle": "<-", "color": colour, "linewidth": 0.9}
+        rows = table[table["seed"] == seed]
         seen = rows["observed"].to_numpy(dtype=bool)
-        ax.scatter(
-            rows["strength"],
-            rows["value"],
-            facecolors=[colour if is_seen else "none" for is_seen in seen],
-            edgecolors=colour,
-            marker=marker,
-            s=26,
-            zorder=3,
-        )
+        own: dict[str, Any] = {"edgecolors": colour, "marker": marker, "s": 26, "zorder": 3}
+        fill = [colour if is_seen else "none" for is_seen in seen]
+        ax.scatter(rows["strength"], rows["value"], facecolors=fill, **own)
         ax.scatter([], [], c=colour, marker=marker, s=26, label=name)  # filled in the legend
-        for strength, value in rows.loc[~seen, ["strength", "value"]].to_numpy(dtype=float):
-            ax.annotate(
-                "",
-                xy=(strength, value),
-                xytext=(0, 14),
-                textcoords="offset points",
-                arrowprops={"arrowstyle": "<-", "color": colour, "linewidth": 0.9},
-            )
+        for point in rows.loc[~seen, ["strength", "value"]].to_numpy(dtype=float):
+            note(ax, "", point, (0, 14), va="baseline", fontsize=None, arrowprops=arrow)
     ax.margins(x=0.08, y=0.12)
     ax.set(xlabel="induction strength, all heads on", ylabel=ylabel)
     ax.legend(loc="upper left", bbox_to_anchor=(-0.05, -0.22), fontsize=8, ncols=1)
     return ax
-
-
-def _two_digits(r: float) -> str:
-    return f"{r:.2f}" if math.isfinite(r) else "none"
 
 
 def _r(table: pd.DataFrame, quantity: str) -> float:
@@ -138,8 +122,10 @@ def _r(table: pd.DataFrame, quantity: str) -> float:
     return correlation(rows["strength"], rows["value"])
 
 
+def _told(table: pd.DataFrame, quantity: str) -> str:
+    return over_seeds([_r(table, quantity)], ".2f")
+
+
 FIGURES = (
-    Figure(
-        "18", ("main", "single"), strength_table, draw_strength, strength_claims, size=(9.6, 3.8)
-    ),
+    Figure("18", ("main", "single"), strength_table, draw_strength, strength_claims, (9.6, 3.8)),
 )

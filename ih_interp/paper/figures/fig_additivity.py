@@ -1,6 +1,6 @@
-"""Beyond the paper's figures: do the heads that it calls additive add up, and on which scale?
+"""Beyond the paper's figures: whether the heads that it calls additive add up, on four scales.
 
-Over the study's sequences, at most `MOST_SEQUENCES` of them: fewer than other measures use.
+It uses at most `MOST_SEQUENCES` of the study's sequences, fewer than other measures do.
 """
 
 import pandas as pd
@@ -10,8 +10,7 @@ from matplotlib.figure import Figure as Canvas
 from torch import Tensor
 
 from ih_interp.analysis.ablation.additivity import additivity_test
-from ih_interp.paper.claims import Claim
-from ih_interp.paper.judging import Rule, by_seed, judge
+from ih_interp.paper.judging import Measured, Rule, by_rules
 from ih_interp.paper.recipes import last_layer_heads
 from ih_interp.paper.study import Figure, Study
 from ih_interp.plots import plot_additive_fits
@@ -67,30 +66,31 @@ def draw_additive(table: pd.DataFrame, canvas: Canvas) -> None:
     plot_additive_fits(table, canvas.subplots(), names=names)
 
 
-def additive_claims(table: pd.DataFrame) -> list[Claim]:
-    """Judge that heads add up in the logits, and saturate in what is made of them."""
-    total = table[table["part"] == "total"]
+def _told(*metrics: str) -> str:
+    return ", ".join(f"{METRIC_NAMES[metric]} {{{metric}:.2f}}" for metric in metrics)
 
-    def told(*metrics: str) -> str:
-        return ", ".join(f"{METRIC_NAMES[metric]} {{{metric}:.2f}}" for metric in metrics)
 
-    return judge(
-        "additivity",
-        [dict(zip(rows["metric"], rows["value"], strict=True)) for rows in by_seed(total)],
-        Rule(
-            "heads are additive before the softmax, but for the final norm's one scale: R squared "
-            f"of the best additive fit to all 256 subsets is above {ADDITIVE}",
-            "additive, in words",
-            told("logit_difference", "log_odds"),
-            lambda n: min(n["logit_difference"], n["log_odds"]) > ADDITIVE,
-        ),
-        Rule(
-            "after it they saturate: R squared is lower",
-            "not measured",
-            told("probability", "loss"),
-            lambda n: max(n["probability"], n["loss"]) < n["log_odds"],
-        ),
-    )
+def _totals(rows: pd.DataFrame) -> Measured:
+    total = rows[rows["part"] == "total"]
+    return dict(zip(total["metric"], total["value"], strict=True))
 
+
+additive_claims = by_rules(
+    "additivity",
+    _totals,
+    Rule(
+        "heads are additive before the softmax, but for the final norm's one scale: R squared "
+        f"of the best additive fit to all 256 subsets is above {ADDITIVE}",
+        "additive, in words",
+        _told("logit_difference", "log_odds"),
+        lambda n: min(n["logit_difference"], n["log_odds"]) > ADDITIVE,
+    ),
+    Rule(
+        "after it they saturate: R squared is lower",
+        "not measured",
+        _told("probability", "loss"),
+        lambda n: max(n["probability"], n["loss"]) < n["log_odds"],
+    ),
+)
 
 FIGURES = (Figure("additivity", ("main",), additive_table, draw_additive, additive_claims),)

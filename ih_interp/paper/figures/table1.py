@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from transformer_lens import HookedTransformer
 
 from ih_interp.analysis.patching.preserving import Kept, preserving_ablation
-from ih_interp.paper.circuit import Circuit
+from ih_interp.paper.drawing import panels
 from ih_interp.paper.judging import Measured, Rule, by_rules
-from ih_interp.paper.study import Figure, Study, panels
+from ih_interp.paper.study import Figure, Study
 from ih_interp.runs import Run
 from ih_interp.types import Batch, Head
 
@@ -26,21 +26,16 @@ def preserving_table(study: Study) -> pd.DataFrame:
 
     def measure(run: Run, batch: Batch) -> pd.DataFrame:
         model = run.model()
-        groups = _groups(study.circuits[run.config.seeds.init], model.cfg.n_heads)
+        previous = sorted(study.circuits[run.config.seeds.init].previous_token)
+        others = [head for n in range(model.cfg.n_heads) if (head := Head(0, n)) not in previous]
         rows = [
             (group, " ".join(map(str, heads)), kept, _accuracy(model, batch, heads, kept))
-            for group, heads in groups.items()
+            for group, heads in (("previous-token", previous), ("others", others))
             for kept in ("patterns", "values")
         ]
         return pd.DataFrame(rows, columns=["group", "ablated", "preserved", "accuracy"])
 
     return study.each_run(measure)
-
-
-def _groups(circuit: Circuit, n_heads: int) -> dict[str, list[Head]]:
-    previous = sorted(circuit.previous_token)
-    others = [head for head in (Head(0, h) for h in range(n_heads)) if head not in previous]
-    return {"previous-token": previous, "others": others}
 
 
 def _accuracy(model: HookedTransformer, batch: Batch, heads: Sequence[Head], kept: Kept) -> float:
@@ -51,8 +46,7 @@ def _accuracy(model: HookedTransformer, batch: Batch, heads: Sequence[Head], kep
 
 
 def _accuracies(rows: pd.DataFrame) -> Measured:
-    names = rows["group"] + ", " + rows["preserved"]
-    return dict(zip(names, rows["accuracy"], strict=True))
+    return dict(zip(rows["group"] + ", " + rows["preserved"], rows["accuracy"], strict=True))
 
 
 preserving_claims = by_rules(
@@ -79,8 +73,8 @@ def plot_preserving_groups(table: pd.DataFrame, ax: Axes) -> Axes:
     """Draw Table 1: accuracy without two groups of layer 0's heads.
 
     Columns `seed`, `group` ("previous-token" or "others"), `ablated`, `preserved` ("patterns" or
-    "values"), `accuracy`. One row per network and group, and of several networks
-    their median and range; the grey of a cell is what is missing of accuracy 1.
+    "values"), `accuracy`. One row per network and group, and of several networks their median and
+    range; the grey of a cell is what is missing of accuracy 1.
     """
     keys = ["group", "seed", "ablated"]
     wide = table.set_index([*keys, "preserved"])["accuracy"].unstack("preserved").reset_index()
@@ -96,9 +90,8 @@ def plot_preserving_groups(table: pd.DataFrame, ax: Axes) -> Axes:
         there = values[~np.isnan(values).any(axis=1)]
         if len(there) > 1:
             middle, low, high = np.median(there, axis=0), there.min(axis=0), there.max(axis=0)
-            cells = [
-                f"{m:.4f} ({a:.3f} to {b:.3f})" for m, a, b in zip(middle, low, high, strict=True)
-            ]
+            numbers = zip(middle, low, high, strict=True)
+            cells = [f"{m:.4f} ({a:.3f} to {b:.3f})" for m, a, b in numbers]
             rows.append(("", "median (range)", cells, list(middle)))
     _draw_rows(rows, ax)
     ax.set_title("Accuracy with heads of layer 0 ablated, and patterns or values preserved")
@@ -111,11 +104,8 @@ def _draw_rows(rows: list[tuple[str, str, list[str], list[float]]], ax: Axes) ->
     columns = (0.0, 0.19, 0.72, 0.91)
     ax.set(xlim=(0, 1), ylim=(n_rows - 0.5, -2.1))
     ax.axis("off")
-    for x, words in zip(
-        columns[1:],
-        ("heads of layer 0 ablated", "patterns\npreserved", "values\npreserved"),
-        strict=True,
-    ):
+    heading = ("heads of layer 0 ablated", "patterns\npreserved", "values\npreserved")
+    for x, words in zip(columns[1:], heading, strict=True):
         ax.text(x, -1.3, words, ha="left" if x < 0.5 else "center", va="center", fontweight="bold")
     for y in (-2.1, -0.5, n_rows - 0.5):
         ax.axhline(y, color="black", linewidth=0.8)
@@ -124,8 +114,8 @@ def _draw_rows(rows: list[tuple[str, str, list[str], list[float]]], ax: Axes) ->
         ax.text(columns[1], y, words, va="center", fontsize=9)
         for x, cell, value in zip(columns[2:], cells, values, strict=True):
             if not np.isnan(value):
-                shade = 1 - 0.5 * (1 - value)
-                ax.axhspan(y - 0.5, y + 0.5, x - 0.09, x + 0.09, color=str(shade), linewidth=0)
+                shade = str(1 - 0.5 * (1 - value))
+                ax.axhspan(y - 0.5, y + 0.5, x - 0.09, x + 0.09, color=shade, linewidth=0)
             ax.text(x, y, cell, ha="center", va="center", fontsize=9 if len(cell) < 9 else 6.5)
 
 
@@ -136,6 +126,6 @@ FIGURES = (
         preserving_table,
         panels(plot_preserving_groups),
         preserving_claims,
-        size=(8.4, 3.4),
+        (8.4, 3.4),
     ),
 )

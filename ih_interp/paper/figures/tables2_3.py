@@ -5,11 +5,11 @@ from functools import partial
 import pandas as pd
 
 from ih_interp.analysis.ablation.single_heads import mistakes_corrected
-from ih_interp.paper.claims import Claim
+from ih_interp.paper.claims import Claim, Judging
+from ih_interp.paper.drawing import networks_beside
 from ih_interp.paper.judging import Measured, Rule, by_seed, judge
 from ih_interp.paper.study import Figure, Study
 from ih_interp.plots import plot_corrected
-from ih_interp.plots.seeds import plot_each_network
 
 
 def corrected_table(study: Study, *, perfect_match: bool) -> pd.DataFrame:
@@ -23,53 +23,53 @@ def corrected_table(study: Study, *, perfect_match: bool) -> pd.DataFrame:
     )
 
 
-def corrected_claims(table: pd.DataFrame) -> list[Claim]:
-    """Judge that other heads correct many mistakes, but fewer than independent heads would."""
-    return _judge(
-        "table 2",
-        table,
-        Rule(
-            "heads complement each other: one of the others alone corrects more than half of the "
-            "strongest's mistakes",
-            "72%",
-            "{best:.0%}",
-            lambda n: n["best"] > 0.5,
-        ),
-        Rule(
-            "they fail on the same sequences more than independence has it: most of the 7 correct "
-            "fewer than their accuracy",
-            "7",
-            "{fewer}",
-            lambda n: n["fewer"] > n["heads"] / 2,
-        ),
-    )
+def _by_rules(figure: str, *rules: Rule) -> Judging:
+    """Return the function that judges networks whose strongest head alone makes mistakes.
+
+    The claims count the other networks in words.
+    """
+
+    def claims(table: pd.DataFrame) -> list[Claim]:
+        networks = [_measure(rows) for rows in by_seed(table[table["mistakes"] > 0])]
+        if not networks:
+            return []
+        others = table["seed"].nunique() - len(networks)
+        words = {0: "", 1: "; 1 network makes no mistake"}
+        told = words.get(others, f"; {others} networks make no mistake")
+        return [c._replace(ours=c.ours + told) for c in judge(figure, networks, *rules)]
+
+    return claims
 
 
-def perfect_claims(table: pd.DataFrame) -> list[Claim]:
-    """Judge that with a perfect match accuracies do not tell which mistakes heads correct."""
-    return _judge(
-        "table 3",
-        table,
-        Rule(
-            "with a perfect match too, shares corrected differ from accuracies, as copying of "
-            "some labels makes them: the interval of most of the 7 leaves the accuracy out; least "
-            "and largest ratio of the two",
-            "0.00, 1.04",
-            "{least:.2f}, {largest:.2f}; {differ} of 7",
-            lambda n: n["differ"] > n["heads"] / 2,
-        ),
-    )
+corrected_claims = _by_rules(
+    "table 2",
+    Rule(
+        "heads complement each other: one of the others alone corrects more than half of the "
+        "strongest's mistakes",
+        "72%",
+        "{best:.0%}",
+        lambda n: n["best"] > 0.5,
+    ),
+    Rule(
+        "they fail on the same sequences more than independence has it: most of the 7 correct "
+        "fewer than their accuracy",
+        "7",
+        "{fewer}",
+        lambda n: n["fewer"] > n["heads"] / 2,
+    ),
+)
 
-
-def _judge(figure: str, table: pd.DataFrame, *rules: Rule) -> list[Claim]:
-    """Judge networks whose strongest head makes mistakes alone, and count the others in words."""
-    networks = [_measure(rows) for rows in by_seed(table[table["mistakes"] > 0])]
-    if not networks:
-        return []
-    others = table["seed"].nunique() - len(networks)
-    words = {0: "", 1: "; 1 network makes no mistake"}
-    told = words.get(others, f"; {others} networks make no mistake")
-    return [c._replace(ours=c.ours + told) for c in judge(figure, networks, *rules)]
+perfect_claims = _by_rules(
+    "table 3",
+    Rule(
+        "with a perfect match too, shares corrected differ from accuracies, as copying of "
+        "some labels makes them: the interval of most of the 7 leaves the accuracy out; least "
+        "and largest ratio of the two",
+        "0.00, 1.04",
+        "{least:.2f}, {largest:.2f}; {differ} of 7",
+        lambda n: n["differ"] > n["heads"] / 2,
+    ),
+)
 
 
 def _measure(rows: pd.DataFrame) -> Measured:
@@ -84,21 +84,12 @@ def _measure(rows: pd.DataFrame) -> Measured:
     }
 
 
+def _figure(name: str, claims: Judging, *, perfect_match: bool) -> Figure:
+    table = partial(corrected_table, perfect_match=perfect_match)
+    return Figure(name, ("main",), table, networks_beside(plot_corrected), claims, (9.0, 3.8))
+
+
 FIGURES = (
-    Figure(
-        "table 2",
-        ("main",),
-        partial(corrected_table, perfect_match=False),
-        partial(plot_each_network, plot=plot_corrected),
-        corrected_claims,
-        size=(9.0, 3.8),
-    ),
-    Figure(
-        "table 3",
-        ("main",),
-        partial(corrected_table, perfect_match=True),
-        partial(plot_each_network, plot=plot_corrected),
-        perfect_claims,
-        size=(9.0, 3.8),
-    ),
+    _figure("table 2", corrected_claims, perfect_match=False),
+    _figure("table 3", perfect_claims, perfect_match=True),
 )
