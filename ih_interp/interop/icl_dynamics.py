@@ -134,9 +134,7 @@ def _log_table(name: str, group: h5py.Group, sequences: np.ndarray) -> pd.DataFr
     for metric in map(str, group):
         item = files.h5_item(group.file, f"{name}/{metric}")
         if not isinstance(item, h5py.Dataset):
-            raise RefusedError(
-                f"has {name}/{metric}, which is not a dataset; numbers were expected"
-            )
+            raise RefusedError(f"has {name}/{metric}, which is not a dataset of numbers")
         values = files.h5_numbers(item, "fiub")
         if values.shape[:1] != sequences.shape or values.size == 0:
             raise RefusedError(

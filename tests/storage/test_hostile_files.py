@@ -301,7 +301,7 @@ LOGS = {
         lambda f: f.create_dataset("split/x", (4, 0), "f4"),
         r"split/x of shape \(4, 0\)",
     ),
-    "a group": (lambda f: f.create_group("split/x"), "split/x, which is no dataset"),
+    "a group": (lambda f: f.create_group("split/x"), "split/x, which is not a dataset"),
     "text": (lambda f: f.__setitem__("split/x", ["a"] * 4), "split/x', which is object"),
     "records": (
         lambda f: f.__setitem__("split/x", np.zeros((4, 3), [("a", "f4")])),

@@ -84,7 +84,7 @@ def _alone(means: Means, head: int) -> Means:
 def _written(
     model: HookedTransformer, layer: int, runs: list[Seen]
 ) -> Float[Tensor, "batch pos head d"]:
-    """Return what each head of the senders' layer writes, each in a run of its own if given."""
+    """Return what each head of the senders' layer writes, in its own run if there are several."""
     heads = list(range(model.cfg.n_heads))
     each = [written_by(model, seen.kept, {layer: heads})[layer] for seen in runs]
     if len(each) == 1:
