@@ -135,7 +135,7 @@ def parse_heads(heads: Iterable[object]) -> tuple[Head, ...]:
     ['L1H3', 'L0H2']
     """
     if isinstance(heads, str | Head):
-        raise ValueError(f'heads={heads}: expected a list; write ["{heads}"].')
+        raise ValueError(f'heads={heads}: expected a list, such as ["L1H3"].')
     return once_each(map(Head.parse, heads), "heads")
 
 

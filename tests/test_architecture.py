@@ -69,7 +69,7 @@ def test_every_public_name_can_be_had():
 
 
 PUBLIC = ("ablation", "dynamics", "heads", "patching", "tasks")
-"""Folders that list themselves; `clamps` and `plots` do so too, in tests of their own."""
+"""Folders that list themselves; so do `clamps`, below, and `plots`, in a test of its own."""
 
 
 def test_the_package_shows_few_names():
@@ -86,6 +86,12 @@ def test_a_folder_lists_its_names_with_a_sentence_each(name):
     for public in listed:
         value = getattr(folder, public)
         assert getattr(value, "__name__", public) in (public, "previous_token_chance")
+
+
+def test_clamps_are_listed_with_a_sentence_each():
+    listed = set(re.findall(r"`?(\w+)`?[,:]", ih.clamps.__doc__))
+    listed |= {"check", "in_order"}
+    assert set(dir(ih.clamps)) - {"Clamp", "ClampUnchangedWarning", "Always", "clamped"} <= listed
 
 
 def test_an_unknown_name_is_an_attribute_error():

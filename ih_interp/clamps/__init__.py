@@ -1,8 +1,32 @@
 """Clamps, named interventions as data: what they set, when, and with which gradient.
 
-ablate = ih.clamps.AblateHeads(heads=["L1H0"])
-with ih.clamped(model, [ablate], batch):
-    logits = model(batch.tokens)
+    ablate = ih.clamps.AblateHeads(heads=["L1H0"])
+    with ih.clamped(model, [ablate], batch):
+        logits = model(batch.tokens)
+
+Activations
+    AblateHeads: The heads' values are 0, so they write nothing; their patterns stay.
+    AblateEmbedding: The token embedding is 0.
+    Preserve: Patterns, values, queries or keys stay what they are without clamps.
+    GraftIn, GraftOut: Lower or upper layers are those of another, frozen run.
+Where heads attend
+    PreviousTokenAttention: To the token before, with a strength.
+    ForbidPreviousToken: Anywhere but to the token before.
+    InductionAttention: The query to the correct labels with a strength, else to the others.
+    SimilarityAttention: The query to labels by how alike their exemplar and the query are.
+    AttendLabelsOnly: The query to labels only.
+    AttentionTemperature: The heads' scores are divided by a temperature.
+Subcircuits
+    layer_one, match, copy: Make subcircuit A, A and B, or C perfect.
+    a_alone, b_alone, c_alone: Leave one subcircuit alone to be learned; they return lists.
+    PerfectLayerOne, PerfectMatchAndCopy, CopyFromAttention: The clamps that these use.
+    keep_only: Return the other heads of the given heads' layers, to be ablated.
+Schedules
+    during, pulses, ramp, from_level, always: When a clamp is on, `AblateHeads(..., schedule=...)`.
+Files
+    parse, dump: Read clamps from JSON values, and write them.
+Clamps of your own
+    AbstractClamp, Setting, Shape, Site: The parts of a subclass; `check` and `in_order` serve it.
 """
 
 # pyright: reportUnusedImport=false

@@ -228,7 +228,7 @@ def _report(one: Active) -> None:
         )
     if not one.changed and not one.clamp.is_scheduled:
         warnings.warn(
-            f"{one.clamp} changed nothing: what it set was so already.",
+            f"{one.clamp} changed nothing: every activation that it set had that value already.",
             ClampUnchangedWarning,
             stacklevel=4,
         )

@@ -95,7 +95,7 @@ def trace_forward(
 
 def traced(function: Callable[..., Any], *example: Any) -> GraphModule:
     """Return the function as a graph, by running it on an example."""
-    # The values share one mode of fake tensors: a mode for each takes as long as all else.
+    # The values share one mode of fake tensors: one mode per value would double the time.
     with tracing(TracingContext(FakeTensorMode())):
         return make_fx(function)(*example)
 

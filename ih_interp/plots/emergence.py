@@ -197,7 +197,7 @@ def _shade(plateau: tuple[float, float], ax: Axes, end: float) -> None:
     """Shade from when to when a plateau lasts, or up to the curve's end."""
     start, left = plateau
     if not 0 <= start < math.inf or not start <= left:
-        raise ValueError(f"plateau={plateau} has no beginning, or no end after; leave it out.")
+        raise ValueError(f"plateau={plateau}: expected (start, end) with start <= end.")
     label = f"plateau: {short_count(left - start)}" if left < math.inf else "plateau, not left"
     ax.axvspan(start, min(left, end), color="0.9", label=label, zorder=0)
 

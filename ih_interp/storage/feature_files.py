@@ -176,7 +176,7 @@ def read_npy(file: io.BufferedIOBase, n_bytes: int) -> np.ndarray:
         warnings.simplefilter("ignore")  # Python's own, of a damaged header that it parses
         shape, fortran_order, dtype = readers[version](file)
     if dtype.hasobject:
-        raise ValueError("Object arrays cannot be loaded when allow_pickle=False")
+        raise ValueError("it holds Python objects: expected numbers")
     left, due = n_bytes - (file.tell() - start), math.prod(shape) * dtype.itemsize
     if min(shape, default=0) < 0 or dtype.itemsize == 0 or due > left:
         raise ValueError(f"an array of {dtype} {shape} does not fit into the {left} bytes left")

@@ -1,9 +1,9 @@
-"""Tasks: the sequences that models are trained on, and their exemplars.
+"""Tasks: what models are trained on, its exemplars, and where things stand in a sequence.
 
 Exemplars
     Exemplars: Frozen features of a few images (exemplars) of each of many characters (classes).
     GaussianSource: The recipe of `Exemplars.gaussian`.
-    FileSource: Features in a file, with the digest by which other features are refused.
+    FileSource: Features in an `.h5`, `.npz` or `.npy` file.
 Few shot
     FewShotTask: Sequences of a `TaskConfig` over given exemplars.
     TaskConfig: The sequences to sample.

@@ -11,9 +11,8 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from ih_interp._columns import finite, numbers
-from ih_interp._torch_state import plain_torch
 from ih_interp.analysis.ablation.interactions import n_players
-from ih_interp.analysis.checks import Within, checked
+from ih_interp.analysis.checks import Within, checked, checked_in_plain_torch
 from ih_interp.analysis.patching.redundancy import Values, estimated
 from ih_interp.analysis.statistics import Estimate
 
@@ -71,8 +70,7 @@ def minimal_sufficient(values: Values, *, share: float = 0.9) -> list[tuple[int,
     return [tuple(i for i in range(n_players(table)) if subset >> i & 1) for subset in found]
 
 
-@checked(VALUES)
-@plain_torch()
+@checked_in_plain_torch(VALUES)
 def backup_heads(
     values: Values, *, idle: Annotated[float, Within(0)] = 0.05, share: float = 0.1
 ) -> dict[int, tuple[int, ...]]:

@@ -97,7 +97,7 @@ def coalitions(
 
     Returns values in float64, `[subset]` or `[metric, subset]`.
 
-    Raises ValueError for heads that the model lacks, that are named twice or none, for a reference
+    Raises ValueError for unknown, repeated or no heads, for a reference
     that does not fit, and for values by sequence that would need more than 2 GiB.
     """
     chosen, metrics = parse_heads(heads), parse_metrics(metric)

@@ -12,8 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ih_interp._torch_state import plain_torch
-from ih_interp.analysis.checks import checked
+from ih_interp.analysis.checks import checked_in_plain_torch
 from ih_interp.tasks.few_shot import FewShotTask, Split
 from ih_interp.types import Batch
 
@@ -23,8 +22,7 @@ Resampled: TypeAlias = Literal["query", "other"]
 MAX_DRAWS = 1_000  # rounds of sampling again where a class stands in the context already
 
 
-@checked()
-@plain_torch()
+@checked_in_plain_torch()
 def swap_exemplars(batch: Batch) -> Batch:
     """Move the exemplars of the context to the pair before; labels and the query stay.
 
@@ -43,8 +41,7 @@ def swap_exemplars(batch: Batch) -> Batch:
     return replace(batch, tokens=tokens, target=target)
 
 
-@checked()
-@plain_torch()
+@checked_in_plain_torch()
 def swap_labels(batch: Batch) -> Batch:
     """Move the labels of the context to the pair before; exemplars and the query stay.
 
@@ -61,8 +58,7 @@ def swap_labels(batch: Batch) -> Batch:
     return replace(batch, tokens=tokens, target=target)
 
 
-@checked()
-@plain_torch()
+@checked_in_plain_torch()
 def resample_class(
     task: FewShotTask,
     batch: Batch,

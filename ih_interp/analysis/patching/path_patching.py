@@ -14,10 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from ih_interp._torch_state import plain_torch
 from ih_interp.analysis import _passes as passes
 from ih_interp.analysis._passes import Ablation, HeadsOf
-from ih_interp.analysis.checks import checked
+from ih_interp.analysis.checks import checked_in_plain_torch
 from ih_interp.analysis.patching._patched_pass import Edges, Patch
 from ih_interp.evaluation import Metric, measured
 from ih_interp.types import Batch, HeadName
@@ -31,8 +30,7 @@ Means: TypeAlias = Mapping[int, tuple[Sequence[int], Tensor]]
 """Heads of a layer, and what they are set to, `[pos, head, d]`."""
 
 
-@checked()
-@plain_torch()
+@checked_in_plain_torch()
 def path_patch(
     model: HookedTransformer,
     clean: Batch,
@@ -239,7 +237,7 @@ def _edges(
         receivers = [receivers]
     for name, heads in (("senders", senders), ("receivers", receivers), ("middle", middle)):
         if isinstance(heads, str):
-            raise TypeError(f'{name}={heads!r}: expected a list of heads; write ["L0H2"].')
+            raise TypeError(f'{name}={heads!r}: expected a list of heads; write ["{heads}"].')
     given = list(receivers)
     reached = [one for one in given if not (isinstance(one, str) and one == "output")]
     layers = (passes.by_layer(senders, model), passes.by_layer(reached, model))

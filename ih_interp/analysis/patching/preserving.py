@@ -19,10 +19,9 @@ from transformer_lens import HookedTransformer
 
 from ih_interp._reprs import short_repr
 from ih_interp._stock import not_plain, parts_of
-from ih_interp._torch_state import plain_torch
 from ih_interp.analysis._passes import chunk_size, into_stream, recording
 from ih_interp.analysis.ablation._linear_readout import times
-from ih_interp.analysis.checks import Within, checked
+from ih_interp.analysis.checks import Within, checked_in_plain_torch
 from ih_interp.analysis.patching._last_layer import LastRow
 from ih_interp.clamps import AblateHeads, Preserve
 from ih_interp.evaluation import QueryMetrics, evaluate, measured
@@ -79,8 +78,7 @@ class PerSequence(dict[str, Float[Tensor, " batch"]]):
     """Numbers of every sequence, by name."""
 
 
-@checked()
-@plain_torch()
+@checked_in_plain_torch()
 def preserving_map(
     model: HookedTransformer,
     batch: Batch,
@@ -114,8 +112,7 @@ def preserving_map(
     return Preserving(accuracy[..., 1:], loss[..., 1:], accuracy[..., 0], loss[..., 0])
 
 
-@checked()
-@plain_torch()
+@checked_in_plain_torch()
 def preserving_ablation(
     model: HookedTransformer,
     batch: Batch,
@@ -134,8 +131,7 @@ def preserving_ablation(
     return evaluate(model, batch, clamps, chunk=chunk_size(model, len(batch)))
 
 
-@checked()
-@plain_torch()
+@checked_in_plain_torch()
 def direct_path_removed(
     model: HookedTransformer, batch: Batch, *, layer: Annotated[int, Within(0)] = 0
 ) -> PerSequence:

@@ -24,7 +24,7 @@ from transformer_lens import HookedTransformer
 
 from ih_interp._columns import numbers
 from ih_interp._torch_state import plain_torch
-from ih_interp.analysis.checks import checked
+from ih_interp.analysis.checks import checked, checked_in_plain_torch
 from ih_interp.analysis.dynamics.trace import refuse_other_function, some_sequences, trace
 from ih_interp.analysis.heads.pattern_scores import CHUNK
 from ih_interp.analysis.patching.wiring import wiring_map
@@ -98,8 +98,7 @@ def many_to_many(use: Values, **options: Any) -> Estimate:
     return estimated(use, 2, index, options)
 
 
-@checked()
-@plain_torch()
+@checked_in_plain_torch()
 def redundancy_over_training(
     run: Run,
     corrupt: Callable[[Batch], Batch],

@@ -10,10 +10,9 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from ih_interp._reprs import short_repr
-from ih_interp._torch_state import plain_torch
 from ih_interp.analysis import _passes as passes
 from ih_interp.analysis._passes import Ablation, HeadsOf
-from ih_interp.analysis.checks import checked
+from ih_interp.analysis.checks import checked_in_plain_torch
 from ih_interp.analysis.patching._last_layer import final_norm
 from ih_interp.analysis.patching.path_patching import Means, Pair, Seen
 from ih_interp.clamps._active import active
@@ -48,8 +47,7 @@ class SelfRepair(NamedTuple):
         return self.total - self.direct
 
 
-@checked()
-@plain_torch()
+@checked_in_plain_torch()
 def self_repair(
     model: HookedTransformer,
     batch: Batch,

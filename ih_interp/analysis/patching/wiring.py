@@ -13,9 +13,8 @@ from tqdm import tqdm
 from transformer_lens import HookedTransformer
 
 from ih_interp._reprs import short_repr
-from ih_interp._torch_state import plain_torch
 from ih_interp.analysis._passes import Ablation, Input, inputs_named, refuse_cuts, whole_blocks
-from ih_interp.analysis.checks import checked
+from ih_interp.analysis.checks import checked_in_plain_torch
 from ih_interp.analysis.dynamics.trace import refuse_other_function, trace
 from ih_interp.analysis.patching._all_edges import Plan, effects_of
 from ih_interp.analysis.patching.path_patching import Direction, Pair, share
@@ -59,8 +58,7 @@ class Wiring:
         return table
 
 
-@checked()
-@plain_torch()
+@checked_in_plain_torch()
 def wiring_map(
     model: HookedTransformer,
     clean: Batch,
@@ -113,8 +111,7 @@ def wiring_map(
     return Wiring(shares, names, sender_layer, top, positive)
 
 
-@checked()
-@plain_torch()
+@checked_in_plain_torch()
 def wiring_over_training(
     run: Run,
     corrupt: Callable[[Batch], Batch],
