@@ -89,19 +89,21 @@ def checked(remedy: str = "") -> Callable[[Callable[Given, Result]], Callable[Gi
 
     def decorate(function: Callable[Given, Result]) -> Callable[Given, Result]:
         signature = inspect.signature(function)
-        wanted: dict[str, _Wanted] = {}
+
+        @functools.cache  # at the first call every name in an annotation is defined
+        def wanted_by_name() -> dict[str, _Wanted]:
+            hints = get_type_hints(inspect.unwrap(function), include_extras=True)
+            return {name: _Wanted.of(hints.get(name, Any)) for name in signature.parameters}
 
         @functools.wraps(function)
         def call(*args: Given.args, **kwargs: Given.kwargs) -> Result:
-            if not wanted:  # at the first call, when every name in an annotation is defined
-                hints = get_type_hints(inspect.unwrap(function), include_extras=True)
-                wanted.update((n, _Wanted.of(hints.get(n, Any))) for n in signature.parameters)
             try:
                 bound = signature.bind(*args, **kwargs)
             except TypeError as error:
                 name, names = getattr(function, "__name__", ""), ", ".join(signature.parameters)
                 hint = f"; {remedy}" if remedy else ""
                 raise TypeError(f"{name} takes ({names}): {error}{hint}.") from None
+            wanted = wanted_by_name()
             for name, value in bound.arguments.items():
                 wanted[name].check(name, value)
                 if wanted[name].functions and callable(value):
