@@ -8,6 +8,7 @@ import json
 import reprlib
 import textwrap
 from collections.abc import Mapping
+from difflib import get_close_matches
 from types import NoneType, UnionType
 from typing import (
     TYPE_CHECKING,
@@ -25,6 +26,7 @@ from typing import (
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -73,7 +75,7 @@ class Frozen(BaseModel, metaclass=Readable):
         cls.__doc__ = f"{own}\n\n{_told(cls.model_fields)}".rstrip()
 
     def __init__(self, *given: object, **fields: Any) -> None:
-        """Take the fields by name; TypeError for positional values."""
+        """Take the fields by name; TypeError for positional values, ValueError for wrong ones."""
         if given:
             name, fields = type(self).__name__, type(self).model_fields
             first = next((field for field, _ in _in_order(fields) if field != "kind"), "field")
@@ -81,7 +83,10 @@ class Frozen(BaseModel, metaclass=Readable):
                 f"{name} takes its fields by name and {given[0]!r} came without one; "
                 f"write {name}({first}=...)."
             )
-        super().__init__(**fields)
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise ValueError(f"{type(self).__name__}: {explain(error, type(self))}.") from None
 
     # The mark of pydantic's own `__init__`: reading JSON then makes values without calling it.
     setattr(__init__, "__pydantic_base_init__", True)  # noqa: B010  a function has no such name
@@ -129,13 +134,35 @@ def canonical_json(value: BaseModel) -> str:
     return json.dumps(value.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
 
 
-def explain(error: ValidationError) -> str:
-    """Return a pydantic error with one clause per field: `field: what is wrong (got value)`."""
-    return "; ".join(
-        f"{'.'.join(map(str, problem['loc'])) or 'value'}: {problem['msg']} "
-        f"(got {short(problem['input'])})"
-        for problem in error.errors()
-    )
+def explain(error: ValidationError, model: type[BaseModel] | None = None) -> str:
+    """Return a pydantic error in words, one clause per field of the model."""
+    fields = {} if model is None else model.model_fields
+    return "; ".join(_clause(problem, fields) for problem in error.errors())
+
+
+def _clause(problem: ErrorDetails, fields: Mapping[str, FieldInfo]) -> str:
+    kind, given, limits = problem["type"], short(problem["input"]), problem.get("ctx", {})
+    name = ".".join(map(str, problem["loc"])) or "value"
+    field = fields.get(name)
+    what = f"{name}={given}"
+    if kind == "extra_forbidden":
+        near = get_close_matches(name, fields, n=1)
+        return f"{what}: there is no such field{f' (did you mean {near[0]}?)' if near else ''}"
+    if kind == "missing":
+        return (
+            f"{name}: expected {'a value' if field is None else _type(field.annotation)}, got none"
+        )
+    if kind == "value_error":  # of our own validators, which say what came
+        words = problem["msg"].removeprefix("Value error, ").rstrip(".")
+        return words if name == "value" or words.startswith(name) else f"{name}: {words}"
+    if kind == "literal_error":
+        return f"{what}: expected {limits['expected']}"
+    for limit, words in LIMITS.items():
+        if limit in limits:
+            return f"{what}: expected {words} {limits[limit]}"
+    if field is not None and kind.endswith(("_type", "_parsing")):
+        return f"{what}: expected {_type(field.annotation)}"
+    return f"{what}: {problem['msg']}"
 
 
 class _Words(str):

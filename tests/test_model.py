@@ -296,9 +296,9 @@ def test_passes_are_transformed_with_and_without_gradient(transform, pairs, grad
     [
         ({"d_head": 5}, "Rotary positions turn pairs: d_head=5 must be even"),
         ({"d_mlp": 5}, r"d_mlp=5 needs attn_only=False"),
-        ({"normalization_type": "BN"}, "normalization_type\n.*'LN' or 'RMS'"),
-        ({"n_layers": 0}, "n_layers\n.*greater than or equal to 1"),
-        ({"layers": 1}, "layers\n.*Extra inputs"),
+        ({"normalization_type": "BN"}, "normalization_type=.*'LN' or 'RMS'"),
+        ({"n_layers": 0}, "n_layers=.*at least 1"),
+        ({"layers": 1}, "layers=.*no such field"),
     ],
 )
 def test_refuses_in_words(fields, words):

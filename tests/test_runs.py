@@ -97,7 +97,7 @@ def test_the_first_runs_without_digests_are_read(run, tmp_path):
             "not a whole number of batches",
         ),
         (lambda text: "[1, 2]", "a JSON object was expected"),
-        (lambda text: '{"format": 1}', "cannot be read here: .*fingerprint: Field required"),
+        (lambda text: '{"format": 1}', "cannot be read here: .*fingerprint: expected .*, got none"),
         (
             lambda text: unsealed(text).replace('"batch_size": 8', '"batch_size": 16'),
             "cannot be read here: the run in it is",

@@ -1,7 +1,7 @@
 """When a clamp is on: gates over steps, as data."""
 
 import pytest
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from ih_interp import clamps
 from ih_interp.clamps import Always, always, during, from_level, pulses, ramp
@@ -117,21 +117,21 @@ def test_levels_are_of_what_is_measured():
     ("build", "words"),
     [
         (lambda: during(5, 5), "stop=5"),
-        (lambda: during(-1), "greater than or equal to 0"),
-        (lambda: pulses(0), "greater than or equal to 1"),
-        (lambda: pulses(4, duty=0.0), "greater than 0"),
-        (lambda: pulses(4, duty=1.5), "less than or equal to 1"),
+        (lambda: during(-1), "at least 0"),
+        (lambda: pulses(0), "at least 1"),
+        (lambda: pulses(4, duty=0.0), "above 0"),
+        (lambda: pulses(4, duty=1.5), "at most 1"),
         (lambda: ramp(6, 2), "stop=2"),
-        (lambda: ramp(0, 2, high=1.1), "less than or equal to 1"),
+        (lambda: ramp(0, 2, high=1.1), "at most 1"),
         (lambda: ramp(0, 2, low=float("nan")), "finite"),
-        (lambda: FromLevel(metric="los", below=0.5), "metric\n.*'loss', 'accuracy'"),
-        (lambda: FromLevel(split="tests", below=0.5), "split\n.*'train', 'test_exemplars'"),
+        (lambda: FromLevel(metric="los", below=0.5), "metric=.*'loss', 'accuracy'"),
+        (lambda: FromLevel(split="tests", below=0.5), "split=.*'train', 'test_exemplars'"),
         (lambda: from_level(), "below"),
         (lambda: from_level(below=1.0, above=2.0), "below"),
     ],
 )
 def test_bad_schedules_are_refused(build, words):
-    with pytest.raises(ValidationError, match=words):
+    with pytest.raises(ValueError, match=words):
         build()
 
 

@@ -73,7 +73,7 @@ def test_sizes(exemplars):
 
 @pytest.mark.parametrize("sizes", [{"n_classes": 1}, {"n_exemplars": 0}, {"n_features": 0}])
 def test_gaussian_refuses_sizes_that_are_none(sizes):
-    with pytest.raises(ValueError, match=f"{next(iter(sizes))}\n.*greater than or equal"):
+    with pytest.raises(ValueError, match=f"{next(iter(sizes))}=.*at least"):
         Exemplars.gaussian(**sizes)
 
 
