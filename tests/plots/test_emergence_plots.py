@@ -164,5 +164,5 @@ def test_marks_of_a_transition_are_seen():
     for marks in ({"a": math.nan}, {"a": -1.0}):
         with pytest.raises(ValueError, match="The mark 'a' is at"):
             plot_transition(curve, axes(), marks=marks)
-    with pytest.raises(ValueError, match="has no beginning"):
+    with pytest.raises(ValueError, match="plateau="):
         plot_transition(curve, axes(), marks={}, plateau=(math.inf, math.inf))
