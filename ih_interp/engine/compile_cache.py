@@ -104,6 +104,7 @@ def _of_this_process() -> Path:
 
 def _candidates() -> Iterator[Path]:
     """Yield the places to try, in order, with links resolved."""
+    # platformdirs would save two lines, and use another folder on macOS.
     chosen = os.environ.get("XDG_CACHE_HOME", "")
     with suppress(RuntimeError):  # a user without a home folder
         home = Path(chosen) if Path(chosen).is_absolute() else Path.home() / ".cache"
