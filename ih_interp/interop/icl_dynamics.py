@@ -88,8 +88,9 @@ def load_icl_dynamics(
     try:
         options = Options.model_validate(run_files.read_json(config))
         shape = options.shape()
-    except ValidationError as error:
-        raise ValueError(f"{config} describes no model: {explain(error)}.") from error
+    except ValueError as error:
+        what = explain(error) if isinstance(error, ValidationError) else str(error).rstrip(".")
+        raise ValueError(f"{config} describes no model: {what}.") from error
     checkpoint = _file(checkpoint, "checkpoint")
     with checkpoint.open("rb") as file:  # sizes, rates and flags lie between arrays as scalars
         arrays = [array for array in _arrays_in(file, checkpoint) if array.ndim > 0]

@@ -88,7 +88,7 @@ def plot_grafts(table: pd.DataFrame, ax: Axes) -> Axes:
         return words if donor == "none" else f"{words} (seed {donor})"
 
     draw_conditions(table, ax, "whose", DONOR_LINES, label=label)
-    end = table.loc[table["whose"] != "none", "sequences"].max() * 3 / 4
+    end = float(table.loc[table["whose"] != "none", "sequences"].max()) * 3 / 4
     title = f"Trained first layer grafted in, seed {table['seed'].iloc[0]}"
     finish_losses(ax, end, title=title, legend="source of embedding and layer 0", fontsize=8)
     return ax

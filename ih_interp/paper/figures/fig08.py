@@ -90,7 +90,7 @@ def plot_previous_token(table: pd.DataFrame, ax: Axes) -> Axes:
         return f"{words}: {rows['heads'].iloc[0]}" if one else words
 
     draw_conditions(table, ax, "condition", PREVIOUS_TOKEN_LINES, label=label)
-    end = table.loc[table["condition"] != "none", "sequences"].max()
+    end = float(table.loc[table["condition"] != "none", "sequences"].max())
     title = "Perfect previous-token attention, one induction head"
     finish_losses(ax, end, title=title, legend="which heads of layer 0 (the paper's 1)")
     return ax
