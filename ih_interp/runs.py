@@ -88,7 +88,7 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether the last checkpoint exists."""
+        """Return whether the last checkpoint exists."""
         self._expect_there()
         return run_files.checkpoint_path(self.folder, self.config.n_steps).is_file()
 
@@ -112,7 +112,7 @@ class Run:
 
     @property
     def whole(self) -> bool:
-        """Whether the run is finished and no checkpoint or metrics are missing.
+        """Return whether the run is finished and no checkpoint or metrics are missing.
 
         Checkpoints are not read for this. Raises ValueError for damaged metrics.
         """

@@ -132,12 +132,12 @@ class AbstractClamp(Frozen):
 
     @property
     def is_own(self) -> bool:
-        """Whether a user wrote the class, which no file can name."""
+        """Return whether a user wrote the class; no file can name such a class."""
         return not type(self).__module__.startswith("ih_interp.clamps.")
 
     @property
     def is_scheduled(self) -> bool:
-        """Whether the clamp has a gate, as all but those that are always on."""
+        """Return whether the clamp has a gate: its schedule is not `always`."""
         return not isinstance(self.schedule, Always)
 
     def prepare(self, model: HookedTransformer) -> None:
@@ -148,7 +148,7 @@ class AbstractClamp(Frozen):
 
     @property
     def identity(self) -> "AbstractClamp":
-        """What its numbers depend on: no places of files whose digests it knows."""
+        """Return what the numbers depend on, without the paths of files whose digests it has."""
         return self
 
     def pinned(self) -> "AbstractClamp":

@@ -38,12 +38,12 @@ class Claim(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """Whether it holds, in words: "yes", "no" or "not judged"."""
+        """Return in words whether the claim holds: "yes", "no" or "not judged"."""
         return ("yes" if self.holds else "no") if self.judged else "not judged"
 
     @property
     def holds(self) -> bool:
-        """Whether it holds in every network or, where the paper's own vary, in more than half."""
+        """Return whether it holds in every network, or in most if the paper's own vary."""
         return self.held > self.of / 2 if self.varies else self.held == self.of
 
 

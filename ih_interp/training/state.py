@@ -62,17 +62,17 @@ class RunState:
 
     @property
     def is_open(self) -> bool:
-        """Whether it has neither failed nor been closed."""
+        """Return whether the run has neither failed nor been closed."""
         return self.failure is None and not self.closed
 
     @property
     def active(self) -> bool:
-        """Whether it has updates to make."""
+        """Return whether the run has updates to make."""
         return self.is_open and self.step < self.config.n_steps
 
     @property
     def is_due(self) -> bool:
-        """Whether there is something to measure or save at this step."""
+        """Return whether something has to be measured or saved at this step."""
         return self.is_open and self.step in self._due
 
     def batch(self) -> Batch:
