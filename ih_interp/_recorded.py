@@ -25,8 +25,8 @@ class Recorded(Frozen):
     """The run's configuration, as `RunConfig.save` gives it."""
     fingerprint: str
     """The digest of the configuration."""
-    features_sha256: str
-    """The digest of the exemplars' features."""
+    features_sha256: str | None
+    """The digest of the exemplars' features; None for tasks without exemplars."""
     engine: Literal["compiled", "eager"]
     """How updates were computed."""
     versions: dict[str, str]
@@ -37,7 +37,9 @@ class Recorded(Frozen):
     """The digest of the other fields; missing in the first runs of format 1."""
 
 
-def write_config(path: Path, config: RunConfig, *, features_sha256: str, engine: str) -> None:
+def write_config(
+    path: Path, config: RunConfig, *, features_sha256: str | None, engine: str
+) -> None:
     """Record a run at its beginning; `engine` is "compiled" or "eager"."""
     recorded: dict[str, Any] = {
         "format": run_files.FORMAT,

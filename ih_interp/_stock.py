@@ -23,7 +23,7 @@ from transformer_lens.HookedRootModule import HookedRootModule
 from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 from transformer_lens.utilities.typed_module_list import TypedModuleList
 
-from ih_interp.model import FewShotEmbed, FewShotTransformer, FewShotUnembed
+from ih_interp.model import FewShotEmbed, FewShotTransformer, UnembedWithHook
 
 _LENS: Any = transformer_lens.components
 NORMS: dict[str | None, type[nn.Module]] = {
@@ -259,7 +259,7 @@ _CALLED: dict[type, tuple[str, ...]] = {
 """The methods that a pass calls of classes that have many more."""
 
 _STOCK: tuple[type[nn.Module], ...] = (
-    *(FewShotEmbed, FewShotUnembed, FewShotTransformer, HookedTransformer, HookPoint),
+    *(FewShotEmbed, UnembedWithHook, FewShotTransformer, HookedTransformer, HookPoint),
     *(_LENS.TransformerBlock, _LENS.Attention, _LENS.GroupedQueryAttention, _LENS.MLP),
     *(_LENS.GatedMLP, _LENS.Embed, _LENS.PosEmbed, _LENS.Unembed, *NORMS.values()),
     *(TypedModuleList, nn.Module),

@@ -10,11 +10,13 @@ import numpy as np
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ih_interp._config_base import Frozen, canonical_json, explain
-from ih_interp.clamps import AbstractClamp, Clamp
+from ih_interp.clamps import AbstractClamp
 from ih_interp.model import ModelConfig
+from ih_interp.registry import any_of
 from ih_interp.storage.atomic import PathLike, as_path
-from ih_interp.tasks.exemplars import Exemplars, ExemplarSource, GaussianSource
+from ih_interp.tasks.base import AbstractTask
 from ih_interp.tasks.few_shot import TaskConfig
+from ih_interp.tasks.repeated_tokens import RepeatedTokens as RepeatedTokens  # a kind in JSON
 
 MAX_POINTS = 10_000_000  # of a grid; more would fill the memory
 
@@ -84,13 +86,11 @@ class RunConfig(Frozen):
 
     name: str = "run"
     """The run's folder under the root; letters, digits and `._=+-` only."""
-    exemplars: ExemplarSource = GaussianSource()
-    """The source of features; where `ih.Exemplars` are given, theirs is recorded."""
-    task: TaskConfig = TaskConfig()
-    """Classes, labels and pairs of the few-shot task."""
+    task: any_of(AbstractTask) = TaskConfig()
+    """What is trained on: `ih.TaskConfig`, another of `ih.tasks`, or a task of your own."""
     model: ModelConfig = ModelConfig()
     """Layers, heads and widths of the transformer."""
-    clamps: tuple[Clamp, ...] = ()
+    clamps: tuple[any_of(AbstractClamp), ...] = ()
     """Clamps in force while it trains, each from `ih.clamps`."""
     optimiser: AdamConfig = AdamConfig()
     """Adam's learning rate and moments."""
@@ -115,18 +115,6 @@ class RunConfig(Frozen):
             raise ValueError(f"name={name!r}: expected up to 200 letters, digits and ._=+- only.")
         return name
 
-    @field_validator("exemplars", mode="before")
-    @classmethod
-    def _source_of(cls, value: object) -> object:
-        if isinstance(value, Exemplars):
-            return value.recorded_source
-        if not isinstance(value, Frozen | Mapping):
-            raise ValueError(
-                f"exemplars={value!r}: expected exemplars or their source, "
-                "ih.Exemplars.gaussian(...) or ih.Exemplars.load(path)."
-            )
-        return value
-
     @field_validator("clamps", mode="before")
     @classmethod
     def _a_list_of_clamps(cls, clamps: object) -> object:
@@ -138,8 +126,6 @@ class RunConfig(Frozen):
                 raise ValueError(f"clamps contains the list {clamp}: unpack it with a star.")
             if callable(clamp):
                 raise ValueError(f"clamps contains the function {clamp}: call it with its heads.")
-            if isinstance(clamp, AbstractClamp):
-                clamp.refuse_own()
         return given
 
     @model_validator(mode="after")
@@ -180,11 +166,8 @@ class RunConfig(Frozen):
     @property
     def identity(self) -> "RunConfig":
         """The fields that numbers depend on: no name, and no places of files with known digests."""
-        nameless = self.replace(name="run", clamps=[clamp.identity for clamp in self.clamps])
-        if nameless.exemplars.kind == "file":
-            moved = nameless.exemplars.model_copy(update={"path": ""})
-            nameless = nameless.model_copy(update={"exemplars": moved})
-        return nameless
+        clamps = [clamp.identity for clamp in self.clamps]
+        return self.replace(name="run", task=self.task.identity, clamps=clamps)
 
     @property
     def fingerprint(self) -> str:

@@ -1,11 +1,10 @@
-"""Every metric of a model's logits at the query: loss, accuracy, probability, in context or not."""
+"""Every metric of a model's logits: loss, accuracy, probability, in the context or not."""
 
-import dataclasses
 import functools
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar, cast, get_args
+from typing import Any, Literal, TypeAlias, TypeVar, cast, get_args
 
 import numpy as np
 import pandas as pd
@@ -22,8 +21,9 @@ from ih_interp.clamps._active import pass_size
 from ih_interp.clamps.schedules import Metrics
 from ih_interp.config import RunConfig
 from ih_interp.model import refuse_other_exemplars
-from ih_interp.tasks.few_shot import SPLITS, FewShotTask
-from ih_interp.types import Batch, MetricName, expect, integer
+from ih_interp.tasks.base import Task, drawn
+from ih_interp.tasks.few_shot import FewShotTask, TaskConfig
+from ih_interp.types import NOT_ASKED, Batch, MetricName, expect, integer
 
 METRICS: tuple[MetricName, ...] = get_args(MetricName)
 
@@ -49,28 +49,25 @@ LOWER_IS_BETTER: tuple[Scale, ...] = ("loss", "in_context_loss")
 
 
 @short_repr
-class QueryMetrics(NamedTuple):
-    """One value per sequence, all at the query; `measured` defines them.
+class SequenceMetrics(dict[str, Tensor]):
+    """One value per sequence, `[batch]`, of every metric: `metrics["loss"]` or `metrics.loss`.
 
-    `context_probability` is that of all the context's labels together; chance n/L for n of L labels
-    (`use_context_prob` in the published code). All are NaN where the logits that they are computed
-    from are NaN or infinite, as in a network that diverged.
+    All are NaN where the logits that they are computed from are NaN or infinite, as in a network
+    that diverged.
     """
 
-    loss: Float[Tensor, " batch"]
-    accuracy: Float[Tensor, " batch"]
-    in_context_accuracy: Float[Tensor, " batch"]
-    probability: Float[Tensor, " batch"]
-    in_context_probability: Float[Tensor, " batch"]
-    context_probability: Float[Tensor, " batch"]
+    def __getattr__(self, name: str) -> Tensor:
+        if name in self:
+            return self[name]
+        raise AttributeError(f"{name!r}: expected one of the metrics {', '.join(self)}.")
 
     def mean(self) -> dict[str, float]:
         """Return the mean over sequences of every metric, summed in float64."""
-        return {name: float(values.double().mean()) for name, values in self._asdict().items()}
+        return {name: float(values.double().mean()) for name, values in self.items()}
 
     def table(self) -> pd.DataFrame:
         """Return one row per sequence, in the batch's order, and one column per metric."""
-        return pd.DataFrame({name: v.tolist() for name, v in self._asdict().items()})
+        return pd.DataFrame({name: v.tolist() for name, v in self.items()})
 
 
 def _definitions(
@@ -117,18 +114,40 @@ def _definitions(
 
 
 def _is_right(
-    values: Float[Tensor, "*any batch label"], target: Int[Tensor, " batch"]
-) -> Float[Tensor, "*any batch"]:
+    values: Float[Tensor, "*any label"], target: Int[Tensor, "*some"]
+) -> Float[Tensor, "*any"]:
     best, chosen = values.max(dim=-1)
     # `best - best` is 0, or NaN for NaN and infinities, whose place says nothing.
     return (chosen == target).to(values) + (best - best)
 
 
-def query_metrics(logits: Float[Tensor, "batch label"], batch: Batch) -> QueryMetrics:
-    """Return the metrics of the query's logits; `QueryMetrics` defines them."""
-    _refuse_other_logits(logits, batch, axes=2)
-    definitions = _definitions(logits, batch)
-    return QueryMetrics(*(definitions[name]() for name in QueryMetrics._fields))
+def metric_names(task: Task) -> tuple[str, ...]:
+    """Return the names of the metrics that are measured on sequences of a task."""
+    is_few_shot = isinstance(task, FewShotTask | TaskConfig)
+    return METRICS if is_few_shot else ("loss", "accuracy", *task.metrics)
+
+
+def sequence_metrics(logits: Float[Tensor, "batch pos token"], batch: Batch) -> SequenceMetrics:
+    """Return the metrics of every sequence, each the mean over the positions that are asked.
+
+    Few-shot sequences have the six metrics of `METRICS`, at the query; `measured` defines them, and
+    `context_probability` is that of all the context's labels together, with chance n/L for n of L
+    labels (`use_context_prob` in the published code). Other sequences have loss and accuracy, and
+    the metrics of their task.
+    """
+    if batch.is_few_shot:
+        definitions = _definitions(logits[:, -1], batch)
+        return SequenceMetrics({name: definitions[name]() for name in METRICS})
+    targets = batch.targets[:, -logits.shape[1] :]
+    asked = targets != NOT_ASKED
+    target, n_asked = torch.where(asked, targets, 0), asked.sum(dim=1)
+    losses = -logits.log_softmax(dim=-1).gather(-1, target[..., None])[..., 0]
+    each = {"loss": losses, "accuracy": _is_right(logits, target)}
+    own = {} if batch.task is None else batch.task.metrics
+    return SequenceMetrics(
+        {name: torch.where(asked, v, 0).sum(dim=1) / n_asked for name, v in each.items()}
+        | {name: _given_by(given_copies(metric), logits, batch) for name, metric in own.items()}
+    )
 
 
 def measured(
@@ -183,7 +202,7 @@ def given_copies(function: Function) -> Function:
 
 def _copy(value: Any) -> Any:
     if isinstance(value, Batch):
-        return dataclasses.replace(value, tokens=value.tokens.clone(), target=value.target.clone())
+        return value.map(torch.clone)
     value = value.clone() if isinstance(value, Tensor) else value
     return value.copy() if isinstance(value, np.ndarray | list) else value
 
@@ -226,12 +245,15 @@ def _refuse_other_logits(logits: Tensor, batch: Batch, *, axes: int | None = Non
         )
 
 
-def chance(task: FewShotTask) -> dict[str, float]:
+def chance(task: Task) -> dict[str, float]:
     """Return the score of a uniform guess over all labels, or (in context) over the context's."""
-    n, n_labels = task.config.n_context_classes, task.n_labels
+    n_labels = task.d_vocab_out
+    guess = {"loss": float(np.log(n_labels)), "accuracy": 1 / n_labels}
+    if not isinstance(task, FewShotTask):
+        return guess
+    n = task.config.n_context_classes
     return {
-        "loss": float(np.log(n_labels)),
-        "accuracy": 1 / n_labels,
+        **guess,
         "in_context_accuracy": 1 / n,
         "probability": 1 / n_labels,
         "in_context_probability": 1 / n,
@@ -248,7 +270,7 @@ def evaluate(
     step: int | None = None,
     metrics: Metrics | None = None,
     chunk: int = 4_096,
-) -> QueryMetrics:
+) -> SequenceMetrics:
     """Return the metrics of every sequence under clamps; `step` and `metrics` as in `clamped`.
 
     At most `chunk` sequences go through a pass, or all of them inside a `clamped` block that was
@@ -261,11 +283,11 @@ def evaluate(
         raise ValueError(f"chunk={chunk}: expected at least one sequence per pass.")
     refuse_unfit_weights(model)
     refuse_other_sequences(model, batch)
-    parts: list[QueryMetrics] = []
+    parts: list[SequenceMetrics] = []
     for part in batch.split(pass_size(model, len(batch), chunk)):
         with clamped(model, clamps, part, step=step, metrics=metrics):
-            parts.append(query_metrics(model(part.tokens)[:, -1], part))
-    return QueryMetrics(*(torch.cat(column) for column in zip(*parts, strict=True)))
+            parts.append(sequence_metrics(model(part.tokens), part))
+    return SequenceMetrics({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
 
 
 def refuse_other_sequences(model: HookedTransformer, batch: Batch) -> None:
@@ -274,7 +296,8 @@ def refuse_other_sequences(model: HookedTransformer, batch: Batch) -> None:
     Raises ValueError; torch would say only which number is out of range.
     """
     refuse_outside("batch: expected tokens", batch.tokens, model.cfg.d_vocab)
-    refuse_outside("batch: expected targets", batch.target, model.cfg.d_vocab_out)
+    asked = batch.given_targets[batch.given_targets != NOT_ASKED]
+    refuse_outside("batch: expected targets", asked, model.cfg.d_vocab_out)
     refuse_other_exemplars(model, batch)
 
 
@@ -288,14 +311,15 @@ def refuse_outside(expected: str, values: Int[Tensor, "*shape"], high: int) -> N
 
 
 @plain_torch()
-def evaluation_sets(task: FewShotTask, config: RunConfig) -> dict[str, Batch]:
+def evaluation_sets(task: Task, config: RunConfig) -> dict[str, Batch]:
     """Return the fixed sequences that a run is evaluated on, by split.
 
     Each set is drawn from its own seed, and so is the same whichever other splits the task has.
     """
     sets: dict[str, Batch] = {}
     for split in task.splits:
-        seeds = np.random.SeedSequence((config.seeds.evaluation, SPLITS.index(split)))
+        place = config.task.splits.index(split)
+        seeds = np.random.SeedSequence((config.seeds.evaluation, place))
         generator = torch.Generator().manual_seed(int(seeds.generate_state(1)[0]))
-        sets[split] = task.sample(split, config.evaluation_size, generator=generator)
+        sets[split] = drawn(task, split, config.evaluation_size, generator=generator)
     return sets

@@ -1,8 +1,9 @@
-"""A `HookedTransformer` for few-shot tasks: its embedding, output hook point and first weights."""
+"""A `HookedTransformer` for a task: its embedding, hook point at the logits, and first weights."""
 
 import copy
 import math
 import warnings
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import einops
@@ -17,9 +18,10 @@ from transformer_lens.hook_points import HookPoint
 from ih_interp import _jax_random as jax_random
 from ih_interp._config_base import Frozen
 from ih_interp._torch_state import plain_torch
+from ih_interp.tasks.base import AbstractTask, Task
 from ih_interp.tasks.exemplars import Exemplars
 from ih_interp.tasks.few_shot import FewShotTask, features_by_token
-from ih_interp.types import Batch, as_indices, expect, integer, values_are_known
+from ih_interp.types import Batch, as_indices, expect, integer, values_are_known, with_article
 
 ATTENTION_BIASES = ("b_Q", "b_K", "b_V", "b_O")  # the paper's model has none: zero, never trained
 TRUNCATION = 0.87962566103423978  # standard deviation of a normal cut at two sigma
@@ -114,7 +116,7 @@ class FewShotEmbed(nn.Module):
         return torch.where(is_label, labels, exemplars)
 
 
-class FewShotUnembed(Unembed):
+class UnembedWithHook(Unembed):
     """TransformerLens's unembedding with a hook point at the logits."""
 
     def __init__(self, cfg: HookedTransformerConfig) -> None:
@@ -199,39 +201,55 @@ def _same_predictions(one: HookedTransformer, other: HookedTransformer) -> bool:
 
 @plain_torch(gradient=True)
 def build_model(
-    task: FewShotTask, config: ModelConfig | None = None, *, seed: int = 5
+    task: Task | AbstractTask, config: ModelConfig | None = None, *, seed: int = 5
 ) -> HookedTransformer:
     """Build a transformer for the task with the published code's initial weights.
 
     They are drawn with JAX's generator through the published code's tree of keys, so that `seed=5`
     is the network of the paper's main text (66,629 trained parameters): weights are truncated
-    normals of variance 1/fan-in, the label table 0.02 times a normal cut at two sigma, biases zero,
-    LayerNorms identities. Parts that the published code lacks (learned positions, MLPs of other
-    widths) are drawn alike from unused keys. Only the parameters that the paper trains require
-    gradients. Global random state is neither read nor changed.
+    normals of variance 1/fan-in, the table of labels (or tokens) 0.02 times a normal cut at two
+    sigma, biases zero, LayerNorms identities. Parts that the published code lacks (learned
+    positions, MLPs of other widths) are drawn alike from unused keys. Only the parameters that the
+    paper trains require gradients. Global random state is neither read nor changed.
     """
-    expect(task, FewShotTask, "The task", "make it with ih.FewShotTask(exemplars)")
+    task = task.build() if isinstance(task, AbstractTask) else task
+    if not all(hasattr(task, name) for name in ("sample", "d_vocab", "d_vocab_out", "n_ctx")):
+        what = "make it with ih.FewShotTask(exemplars), or take one of ih.tasks"
+        raise TypeError(
+            f"The task: expected a task, got {with_article(type(task).__name__)}; {what}."
+        )
     if config is not None:
         expect(config, ModelConfig, "The model's shape", "write ih.ModelConfig(...)")
     seed = integer(seed, f"seed={seed!r}")
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed={seed}: expected at least 0 and below 2^32.")
-    features = features_by_token(task.exemplars)
-    model = empty_model(
-        features, config or ModelConfig(), n_labels=task.n_labels, n_ctx=task.layout.n_positions
-    )
-    assert isinstance(model.embed, FewShotEmbed)
-    model.embed.exemplars = task.exemplars
+    config = config or ModelConfig()
+    if isinstance(task, FewShotTask):
+        features = features_by_token(task.exemplars)
+        model = few_shot_model(features, config, n_labels=task.n_labels, n_ctx=task.n_ctx)
+        assert isinstance(model.embed, FewShotEmbed)
+        model.embed.exemplars = task.exemplars
+    else:
+        sizes = {"d_vocab": task.d_vocab, "d_vocab_out": task.d_vocab_out, "n_ctx": task.n_ctx}
+        model = _with_hook_at_logits(HookedTransformer, config, **sizes)
     with torch.no_grad():
         _initialise(model, seed)
     return model
 
 
 @plain_torch(gradient=True)
-def empty_model(
+def few_shot_model(
     features: Float[Tensor, "row feature"], config: ModelConfig, *, n_labels: int, n_ctx: int
 ) -> HookedTransformer:
-    """Build the modules, whose weights are still to be written."""
+    """Build the modules of a model that embeds exemplars; its weights are still to be written."""
+    embed = FewShotEmbed(features, n_labels, config.d_model)
+    sizes = {"d_vocab": n_labels + len(features), "d_vocab_out": n_labels, "n_ctx": n_ctx}
+    return _with_hook_at_logits(FewShotTransformer, config, embed, **sizes)
+
+
+def _with_hook_at_logits(
+    kind: type[HookedTransformer], config: ModelConfig, embed: nn.Module | None = None, **sizes: int
+) -> HookedTransformer:
     fields: dict[str, Any] = config.model_dump()
     if config.attn_only:
         del fields["act_fn"]
@@ -239,9 +257,7 @@ def empty_model(
         fields["d_mlp"] = config.d_mlp or 4 * config.d_model
     cfg = HookedTransformerConfig(
         **fields,
-        n_ctx=n_ctx,
-        d_vocab=n_labels + len(features),
-        d_vocab_out=n_labels,
+        **sizes,
         rotary_dim=config.d_head if config.positional_embedding_type == "rotary" else None,
         rotary_adjacent_pairs=True,
         init_weights=False,
@@ -249,9 +265,10 @@ def empty_model(
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "HookedTransformer is deprecated", DeprecationWarning)
-        model = FewShotTransformer(cfg, move_to_device=False)
-    model.add_module("embed", FewShotEmbed(features, n_labels, config.d_model))
-    model.add_module("unembed", FewShotUnembed(cfg))
+        model = kind(cfg, move_to_device=False)
+    if embed is not None:
+        model.add_module("embed", embed)
+    model.add_module("unembed", UnembedWithHook(cfg))
     model.setup()  # finds the new hook points and names the new modules
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not is_zero_bias(name))
@@ -265,7 +282,7 @@ def is_zero_bias(name: str) -> bool:
 
 def refuse_other_exemplars(model: HookedTransformer, batch: Batch) -> None:
     """Refuse sequences of other exemplars than the model embeds, where both are known."""
-    own, theirs = getattr(model.embed, "exemplars", None), batch.exemplars
+    own, theirs = getattr(model.embed, "exemplars", None), getattr(batch.task, "exemplars", None)
     if own is theirs or not (isinstance(own, Exemplars) and isinstance(theirs, Exemplars)):
         return
     if own.last_sha256 != theirs.last_sha256:
@@ -280,10 +297,9 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def named_for_model(weights: dict[str, Tensor], features: Tensor) -> dict[str, Tensor]:
-    """Return weights and features by the names that they have in a module with a `model` in it."""
-    named = {f"model.{name}": tensor for name, tensor in weights.items()}
-    return {**named, "model.embed.features": features}
+def named_for_model(*groups: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights and buffers by the names that they have in a module with a `model` in it."""
+    return {f"model.{name}": tensor for group in groups for name, tensor in group.items()}
 
 
 def _initialise(model: HookedTransformer, seed: int) -> None:
@@ -291,9 +307,10 @@ def _initialise(model: HookedTransformer, seed: int) -> None:
         parameter.fill_(1.0 if name.endswith(".w") else 0.0)  # ".w": gains of norms
     embed_key, label_key, transformer_key, unembed_key = jax_random.split(jax_random.key(seed), 4)
     embed, cfg = model.embed, model.cfg
-    assert isinstance(embed, FewShotEmbed)
-    _draw(embed_key, embed.W_in.T)
-    _draw(label_key, embed.W_label.T, 0.02)
+    if isinstance(embed, FewShotEmbed):
+        _draw(embed_key, embed.W_in.T)
+    table = embed.W_label if isinstance(embed, FewShotEmbed) else embed.W_E
+    _draw(label_key, table.T, 0.02)
     _draw(unembed_key, model.unembed.W_U.T)
     keys = jax_random.split(transformer_key, cfg.n_layers + 3)
     if cfg.positional_embedding_type == "standard":

@@ -18,8 +18,9 @@ from ih_interp.evaluation import METRICS
 from ih_interp.model import build_model, is_zero_bias
 from ih_interp.storage import run_files
 from ih_interp.storage.atomic import PathLike, as_path
+from ih_interp.tasks.base import Task
 from ih_interp.tasks.exemplars import Exemplars
-from ih_interp.tasks.few_shot import FewShotTask
+from ih_interp.tasks.few_shot import FewShotTask, TaskConfig
 from ih_interp.types import integer
 
 COLUMNS = ["step", "sequences", "split", *METRICS]
@@ -58,22 +59,25 @@ class Run:
         return f"Run({str(self.folder)!r}, {len(self.steps)} checkpoints, finished={self.finished})"
 
     @cached_property
-    def task(self) -> FewShotTask:
+    def task(self) -> Task:
         """The task that the run trained on; its features are read again, and must be the same.
 
         Raises FileNotFoundError where their file is gone, ValueError where it holds others.
         """
+        config = self.config.task
+        if not isinstance(config, TaskConfig):
+            return config.build()
         exemplars = self._exemplars
         if exemplars is None:
             try:
-                exemplars = Exemplars.from_source(self.config.exemplars)
+                exemplars = Exemplars.from_source(config.exemplars)
             except FileNotFoundError as error:
                 raise FileNotFoundError(
                     f"{self.folder} was trained on features that are no longer there: {error} "
                     "Pass them: Run(folder, exemplars=Exemplars.load(path))."
                 ) from error
             self._refuse_other(exemplars.sha256)
-        return FewShotTask(exemplars, self.config.task)
+        return FewShotTask(exemplars, config)
 
     @property
     def clamps(self) -> tuple[AbstractClamp, ...]:
@@ -178,7 +182,8 @@ class Run:
             raise ValueError(f"{self.folder} has no checkpoints yet; train it first.")
         step = self.checkpoint_step(steps[-1] if step is None else step)
         model = build_model(self.task, self.config.model, seed=self.config.seeds.init)
-        self._refuse_other(self.task.exemplars.last_sha256)  # they may have been changed in place
+        if isinstance(self.task, FewShotTask):  # its features may have been changed in place
+            self._refuse_other(self.task.exemplars.last_sha256)
         self.load_weights(model, step)
         return model
 
@@ -254,7 +259,7 @@ def refuse_other_run(folder: Path, config: RunConfig) -> None:
         )
 
 
-def create_run(folder: Path, config: RunConfig, task: FewShotTask, *, engine: str) -> Run:
+def create_run(folder: Path, config: RunConfig, task: Task, *, engine: str) -> Run:
     """Write `config.json`, or open the run that is there.
 
     Only the name of that run and the path of its features are written anew, where they have
@@ -262,13 +267,14 @@ def create_run(folder: Path, config: RunConfig, task: FewShotTask, *, engine: st
     differ in the last digits.
     """
     refuse_other_run(folder, config)
-    path = folder / run_files.CONFIG
+    path, exemplars = folder / run_files.CONFIG, getattr(task, "exemplars", None)
     if path.is_file():
-        run = Run(folder, task.exemplars)
+        run = Run(folder, exemplars)
         if run.config != config:
             rewrite_config(path, {"run": config.save()})
             run.config = config
         return run
     (folder / run_files.STOPPED).unlink(missing_ok=True)  # of an earlier run
-    write_config(path, config, features_sha256=task.exemplars.sha256, engine=engine)
-    return Run(folder, task.exemplars)
+    sha256 = None if exemplars is None else exemplars.sha256
+    write_config(path, config, features_sha256=sha256, engine=engine)
+    return Run(folder, exemplars)

@@ -12,14 +12,14 @@ Axes, everywhere in the package:
 
 import operator
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal, NamedTuple, TypeAlias, TypeVar
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, Integer
+from jaxtyping import Bool, Float, Int
 from pydantic import BeforeValidator, PlainSerializer
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
@@ -54,7 +54,7 @@ MetricName: TypeAlias = Literal[
     "in_context_probability",
     "context_probability",
 ]
-"""A number that every evaluation measures at the query, as `evaluation.QueryMetrics` defines it."""
+"""A metric of few-shot sequences, at the query: `evaluation.measured` defines them."""
 
 
 def expect(value: object, kind: type | tuple[type, ...], what: str, remedy: str = "") -> None:
@@ -169,13 +169,12 @@ class Layout:
     n_pairs: int
 
     @classmethod
-    def of(cls, tokens: Tensor) -> "Layout":
-        """Return the layout of sequences `[..., pos]`."""
-        n_positions = tokens.shape[-1]
+    def of(cls, n_positions: int) -> "Layout":
+        """Return the layout of few-shot sequences with so many positions; ValueError for others."""
         if n_positions < 3 or n_positions % 2 == 0:
             raise ValueError(
-                f"Sequences of {n_positions} tokens are not pairs and a query: expected an odd "
-                "number of at least 3, x1 l1 ... xq."
+                f"{n_positions} positions are not pairs and a query: expected an odd number of at "
+                "least 3, x1 l1 ... xq."
             )
         return cls(n_pairs=n_positions // 2)
 
@@ -198,39 +197,144 @@ class Layout:
     def n_positions(self) -> int:
         return 2 * self.n_pairs + 1
 
+    def answers(self, tokens: Tensor, targets: Tensor) -> "Answers":
+        """Return the labels of the context that equal the query's target."""
+        return self.candidates(tokens, targets) & (tokens[:, None, :] == targets[:, :, None])
+
+    def candidates(self, tokens: Tensor, targets: Tensor) -> "Answers":  # noqa: ARG002
+        """Return the labels of the context, for the query."""
+        places = torch.arange(tokens.shape[1], device=tokens.device)
+        is_query, is_label = places == self.query, places % 2 == 1
+        return (is_query[:, None] & is_label).expand(len(tokens), -1, -1)
+
+
+Answers: TypeAlias = Bool[Tensor, "batch query key"]
+"""For every position that attends, the keys that are meant; all False where nothing is asked."""
+
+
+class Roles(Protocol):
+    """What knows where answers stand: a task, or the `Layout` of few-shot sequences."""
+
+    def answers(self, tokens: Tensor, targets: Tensor) -> Answers:
+        """Return the keys that hold the answer to each query."""
+        ...
+
+    def candidates(self, tokens: Tensor, targets: Tensor) -> Answers:
+        """Return the keys among which the answer to each query has to be found."""
+        ...
+
+
+NOT_ASKED = -100
+"""The target of a position at which nothing is asked, as in torch's `cross_entropy`."""
+
 
 @short_repr
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, eq=False)
 class Batch:
-    """Sequences and the query's label, which is never an input.
+    """Sequences and what is asked of them: the token that should come at each asked position.
 
-    A batch that a task drew knows its exemplars: functions refuse a model that embeds others.
+    A batch that a task drew knows the task: it says where the answers stand, and functions refuse a
+    model that embeds other exemplars. Plain tokens have no layout: what needs few-shot sequences
+    refuses them.
+
+    Args:
+        tokens: `[batch, pos]`, whole numbers of any width, which become int64.
+        targets: `[batch, pos]`, -100 where nothing is asked, or `[batch]`, asked at the last
+            position only.
+        answers, candidates: `[batch, query, key]`; by default those of the task.
+        layout: where the parts of few-shot sequences stand; by default the task's.
+        task: the task that drew them.
     """
 
-    tokens: Integer[Tensor, "batch pos"]
-    """Whole numbers of any width, which become int64: to torch, uint8 is a mask."""
-    target: Integer[Tensor, " batch"]
-    exemplars: object = field(default=None, repr=False, compare=False)
-    """The task's `Exemplars`; None where they are unknown."""
+    tokens: Int[Tensor, "batch pos"]
+    given_targets: Tensor = field(repr=False)
+    given_layout: Layout | None = field(repr=False)
+    task: Any = field(repr=False)
+    given_roles: tuple[Tensor | None, Tensor | None] = field(repr=False)
 
-    def __post_init__(self) -> None:
-        for name, value in (("tokens", self.tokens), ("target", self.target)):
+    def __init__(
+        self,
+        tokens: Tensor,
+        targets: Tensor,
+        *,
+        answers: Tensor | None = None,
+        candidates: Tensor | None = None,
+        layout: Layout | None = None,
+        task: Any = None,
+    ) -> None:
+        for name, value in (("tokens", tokens), ("targets", targets)):
             expect(value, Tensor, name, "use torch.tensor(...)")
-            object.__setattr__(self, name, as_indices(value, name))
-        if self.tokens.device != self.target.device:
+        tokens, targets = as_indices(tokens, "tokens"), as_indices(targets, "targets")
+        if tokens.device != targets.device:
             raise ValueError(
-                f"tokens are on {self.tokens.device} and target on {self.target.device}: expected "
-                "one device, tokens.to(device) and target.to(device)."
+                f"tokens are on {tokens.device} and targets on {targets.device}: expected one "
+                "device, tokens.to(device) and targets.to(device)."
             )
-        if self.tokens.ndim != 2 or self.target.shape != self.tokens.shape[:1]:
+        if tokens.ndim != 2 or targets.shape not in (tokens.shape, tokens.shape[:1]):
             raise ValueError(
-                f"tokens have shape {tuple(self.tokens.shape)} and target "
-                f"{tuple(self.target.shape)}: expected [batch, pos] and [batch]."
+                f"tokens have shape {tuple(tokens.shape)} and targets {tuple(targets.shape)}: "
+                "expected [batch, pos] and [batch, pos], or [batch] for the last position."
             )
+        for name, keys in (("answers", answers), ("candidates", candidates)):
+            _refuse_keys(name, keys, tokens)
+        layout = getattr(task, "layout", None) if layout is None else layout
+        if layout is not None and layout.n_positions != tokens.shape[1]:
+            raise ValueError(f"{layout}: expected {tokens.shape[1]} positions, as tokens have.")
+        fields = {"tokens": tokens, "given_targets": targets, "given_layout": layout, "task": task}
+        for name, value in {**fields, "given_roles": (answers, candidates)}.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def targets(self) -> Int[Tensor, "batch pos"]:
+        """What is asked at every position; -100 where nothing is."""
+        if self.given_targets.ndim == 2:
+            return self.given_targets
+        nothing = torch.full_like(self.tokens[:, :-1], NOT_ASKED)
+        return torch.cat([nothing, self.given_targets[:, None]], dim=1)
+
+    @property
+    def target(self) -> Int[Tensor, " batch"]:
+        """What is asked at the last position."""
+        return self.given_targets if self.given_targets.ndim == 1 else self.given_targets[:, -1]
+
+    @property
+    def asked(self) -> Bool[Tensor, "batch pos"]:
+        """Where something is asked."""
+        return self.targets != NOT_ASKED
+
+    @property
+    def answers(self) -> Answers:
+        """Keys that hold the answer to each query; ValueError where no task says."""
+        return self._keys(0, "answers")
+
+    @property
+    def candidates(self) -> Answers:
+        """Keys among which the answer has to be found; ValueError where no task says."""
+        return self._keys(1, "candidates")
+
+    def _keys(self, place: int, name: str) -> Answers:
+        given, roles = self.given_roles[place], self.task or self.given_layout
+        if given is None and roles is None:
+            raise ValueError(
+                f"These sequences do not say where their {name} stand: draw them with a task's "
+                f"sample, or give Batch(tokens, targets, {name}=...) a [batch, query, key]."
+            )
+        return getattr(roles, name)(self.tokens, self.targets) if given is None else given
+
+    @property
+    def is_few_shot(self) -> bool:
+        """Return whether the sequences are known to be `x1 l1 ... xq`."""
+        return self.given_layout is not None
 
     @property
     def layout(self) -> Layout:
-        return Layout.of(self.tokens)
+        """The layout of few-shot sequences; ValueError for any others."""
+        if self.given_layout is None:
+            raise ValueError(
+                "These are plain tokens: expected few-shot sequences, drawn by a FewShotTask, or "
+                "Batch(tokens, targets, layout=ih.Layout(n_pairs))."
+            )
+        return self.given_layout
 
     @property
     def context_labels(self) -> Int[Tensor, "batch pair"]:
@@ -242,15 +346,28 @@ class Batch:
         """True for the context labels that equal the target."""
         return self.context_labels == self.target[:, None]
 
+    def replace(self, **changes: Any) -> "Batch":
+        """Return the batch with other tokens or targets, or another of its arguments."""
+        answers, candidates = self.given_roles
+        now = {"tokens": self.tokens, "targets": self.given_targets, "layout": self.given_layout}
+        now |= {"task": self.task, "answers": answers, "candidates": candidates}
+        return Batch(**{**now, **changes})
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
+        """Return the batch with a function applied to each of its tensors."""
+        answers, candidates = (None if t is None else function(t) for t in self.given_roles)
+        tokens, targets = function(self.tokens), function(self.given_targets)
+        return self.replace(tokens=tokens, targets=targets, answers=answers, candidates=candidates)
+
     def to(self, device: str) -> "Batch":
-        return replace(self, tokens=self.tokens.to(device), target=self.target.to(device))
+        return self.map(lambda tensor: tensor.to(device))
 
     def __len__(self) -> int:
-        return len(self.target)
+        return len(self.tokens)
 
     def __getitem__(self, rows: "slice | Tensor") -> "Batch":
         try:
-            return replace(self, tokens=self.tokens[rows], target=self.target[rows])
+            return self.map(lambda tensor: tensor[rows])
         except IndexError as error:
             what = f"a slice, or rows of {len(self)} as int64 or bool"
             raise IndexError(f"batch[rows]: expected {what}: {error}.") from error
@@ -262,3 +379,16 @@ class Batch:
         if len(self) == 0:
             raise ValueError("There are no sequences in this batch; give at least one.")
         return [self[start : start + size] for start in range(0, len(self), size)]
+
+
+def _refuse_keys(name: str, keys: object, tokens: Tensor) -> None:
+    """Refuse answers or candidates other than a bool `[batch, query, key]` of these tokens."""
+    if keys is None:
+        return
+    expect(keys, Tensor, name, "use torch.tensor(...)")
+    shape = (*tokens.shape, tokens.shape[1])
+    if keys.dtype != torch.bool or keys.shape != shape or keys.device != tokens.device:
+        raise ValueError(
+            f"{name} have dtype {keys.dtype} and shape {tuple(keys.shape)} on {keys.device}: "
+            f"expected torch.bool, {shape}, on {tokens.device}."
+        )

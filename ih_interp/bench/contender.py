@@ -16,11 +16,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ih_interp.clamps import in_order
 from ih_interp.config import Grid, RunConfig, Seeds
+from ih_interp.engine.compiled_forward import ClampedModel
 from ih_interp.engine.update import trace_update
 from ih_interp.model import build_model
 from ih_interp.runs import create_run
-from ih_interp.tasks.exemplars import Exemplars, GaussianSource
-from ih_interp.tasks.few_shot import FewShotTask
 from ih_interp.training._signals import deferred_interrupts
 from ih_interp.training.fleet import Fleet
 from ih_interp.training.loop import measure
@@ -53,7 +52,6 @@ def make_fleet(n_runs: int, engine: str, folder: Path) -> Fleet:
     configs = [
         RunConfig(
             name=f"run-{seed}",
-            exemplars=GaussianSource(),
             seeds=Seeds(init=seed),
             sequences=10_000_000,
             evaluations=Grid(every=5_000),
@@ -61,7 +59,7 @@ def make_fleet(n_runs: int, engine: str, folder: Path) -> Fleet:
         )
         for seed in range(n_runs)
     ]
-    task = FewShotTask(Exemplars.from_source(GaussianSource()), configs[0].task)
+    task = configs[0].task.build()
     runs = [create_run(folder / config.name, config, task, engine=engine) for config in configs]
     return Fleet(runs, compiled=engine == "compiled")
 
@@ -99,7 +97,8 @@ def matrix_flops(fleet: Fleet, *, compiled: bool) -> float:
     if compiled:
         config, inputs = fleet.runs[0].config, fleet.inputs()
         model, clamps = build_model(fleet.runs[0].task, config.model), in_order(config.clamps)
-        graph = trace_update(model, clamps, config.optimiser, fleet.state, inputs)
+        clamped = ClampedModel(model, clamps, fleet.runs[0].task)
+        graph = trace_update(clamped, config.optimiser, fleet.state, inputs)
         with counter, torch.no_grad():
             graph(*fleet.state.map(torch.clone).flat, *inputs.flat)
     else:

@@ -32,11 +32,9 @@ Clamps of your own
 # pyright: reportUnusedImport=false
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, TypeAlias
+from typing import Any
 
-from pydantic import Field, TypeAdapter, ValidationError
-
-from ih_interp._config_base import explain
+from ih_interp import registry
 from ih_interp.clamps.activations import AblateEmbedding, AblateHeads, Preserve
 from ih_interp.clamps.attention import (
     AttendLabelsOnly,
@@ -63,16 +61,6 @@ from ih_interp.clamps.subcircuits import (
 )
 from ih_interp.types import expect
 
-_OfActivations: TypeAlias = AblateEmbedding | AblateHeads | Preserve | GraftIn | GraftOut
-_OfScores: TypeAlias = AttendLabelsOnly | AttentionTemperature | ForbidPreviousToken
-_OfPatterns: TypeAlias = InductionAttention | PreviousTokenAttention | SimilarityAttention
-_OfSubcircuits: TypeAlias = CopyFromAttention | PerfectLayerOne | PerfectMatchAndCopy
-_Any: TypeAlias = _OfActivations | _OfScores | _OfPatterns | _OfSubcircuits
-Clamp: TypeAlias = Annotated[_Any, Field(discriminator="kind")]
-"""Any clamp; `kind` says which in JSON."""
-
-_ONE: TypeAdapter[AbstractClamp] = TypeAdapter(Clamp)
-
 
 def parse(values: Iterable[Mapping[str, Any] | AbstractClamp]) -> tuple[AbstractClamp, ...]:
     """Read clamps from JSON values such as `{"kind": "ablate_heads", "heads": ["L1H0"]}`.
@@ -86,20 +74,20 @@ def parse(values: Iterable[Mapping[str, Any] | AbstractClamp]) -> tuple[Abstract
     for number, value in enumerate(values):
         try:
             given = isinstance(value, AbstractClamp)
-            clamps.append(value if given else _ONE.validate_python(dict(value)))
+            clamps.append(value if given else registry.read(AbstractClamp, dict(value)))
         except (ValueError, TypeError) as error:
-            invalid = isinstance(error, ValidationError)
-            why = explain(error) if invalid else f"expected a JSON object, got {value!r}."
-            raise ValueError(f"Clamp number {number} cannot be read: {why}") from error
+            why = (
+                str(error)
+                if isinstance(value, Mapping)
+                else f"expected a JSON object, got {value!r}"
+            )
+            raise ValueError(f"Clamp number {number} cannot be read: {why.rstrip('.')}.") from error
     return tuple(clamps)
 
 
 def dump(clamps: Iterable[AbstractClamp]) -> list[dict[str, Any]]:
-    """Return JSON values that `parse` reads back; ValueError for clamps of the user's classes."""
-    given = list(clamps)
-    for clamp in given:
-        clamp.refuse_own()
-    return [clamp.model_dump(mode="json") for clamp in given]
+    """Return JSON values that `parse` reads back."""
+    return [clamp.model_dump(mode="json") for clamp in clamps]
 
 
 def __dir__() -> list[str]:

@@ -16,8 +16,9 @@ from transformer_lens import HookedTransformer
 
 from ih_interp._config_base import Frozen
 from ih_interp._reprs import short_repr
-from ih_interp.clamps.schedules import Always, Schedule
+from ih_interp.clamps.schedules import AbstractSchedule, Always
 from ih_interp.model import FewShotEmbed
+from ih_interp.registry import Kinded, any_of
 from ih_interp.types import Batch, Entry, Head, HeadField, HeadName, expect, once_each
 
 HookFunction: TypeAlias = Callable[..., Tensor | None]
@@ -87,16 +88,15 @@ def few_shot_embed(model: HookedTransformer) -> FewShotEmbed:
     return embed
 
 
-class AbstractClamp(Frozen):
+class AbstractClamp(Kinded):
     """A named intervention: its fields are JSON, and `hooks` gives the functions that do it."""
 
+    family: ClassVar[str] = "clamp"
     needs_batch: ClassVar[bool] = False
     reads_pass: ClassVar[bool] = False
     """Whether `hooks` runs a pass without clamps, which holds for the weights of that moment."""
 
-    kind: str
-    """Which clamp it is, in JSON."""
-    schedule: Schedule = Always()
+    schedule: any_of(AbstractSchedule) = Always()
     """When it is on, in updates: `always()`, `during(...)`, `pulses(...)`, `ramp(...)` or
     `from_level(...)` of `ih.clamps`."""
 

@@ -209,10 +209,8 @@ def _refuse_wrong_order(outer: Sequence[Active], inner: Sequence[Active]) -> Non
 
 
 def _check_batch(model: HookedTransformer, clamps: Sequence[AbstractClamp], batch: Batch) -> None:
-    if batch.layout.n_positions > model.cfg.n_ctx:
-        raise ValueError(
-            f"Sequences have {batch.layout.n_positions} tokens; the model takes {model.cfg.n_ctx}."
-        )
+    if (n_positions := batch.tokens.shape[1]) > model.cfg.n_ctx:
+        raise ValueError(f"Sequences have {n_positions} tokens; the model takes {model.cfg.n_ctx}.")
     refuse_other_exemplars(model, batch)
     for clamp in clamps:
         clamp.refuse_batch(batch)

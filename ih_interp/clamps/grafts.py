@@ -29,7 +29,7 @@ from ih_interp.clamps.base import (
     hooks_of_all,
 )
 from ih_interp.clamps.context import in_order
-from ih_interp.model import ModelConfig, empty_model, named_for_model, trained_parameters
+from ih_interp.model import ModelConfig, few_shot_model, named_for_model, trained_parameters
 from ih_interp.storage import run_files
 from ih_interp.storage.atomic import PathLike, as_path
 from ih_interp.tasks.exemplars import features_digest
@@ -93,7 +93,7 @@ def frozen_model(
 ) -> HookedTransformer:
     """Return a checkpoint's model with the sizes of the model to clamp, made once."""
     folder, weights = source.folder, source.weights
-    model = empty_model(torch.zeros(features), source.config, n_labels=n_labels, n_ctx=n_ctx)
+    model = few_shot_model(torch.zeros(features), source.config, n_labels=n_labels, n_ctx=n_ctx)
     trained = trained_parameters(model)
     both = f"The checkpoint in {folder} and the model in its {run_files.CONFIG}"
     if differing := sorted(set(weights) ^ set(trained)):
@@ -231,8 +231,8 @@ class GraftIn(Graft):
             with model.hooks(fwd_hooks=[*own]):
                 return model(batch.tokens, stop_at_layer=self.layer + 1)
 
-        features = setting.embed.features  # in training fewer rows
-        weights = named_for_model(setting.tensors["weights"], features)
+        buffers = {"embed.features": setting.embed.features}  # in training fewer rows
+        weights = named_for_model(setting.tensors["weights"], buffers)
         with torch.no_grad():
             # The source's own clamps may read a pass: their hooks are made under these weights too.
             value = functional_call(_Within(model, residual), weights, ())

@@ -1,14 +1,13 @@
 """Schedules of clamps: a gate from 0 (free) to 1 (clamped) for every optimiser update."""
 
 import math
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from ih_interp._config_base import Frozen
-from ih_interp.tasks.few_shot import Split
-from ih_interp.types import MetricName
+from ih_interp.registry import Kinded
 
 Metrics: TypeAlias = Sequence[Mapping[str, Any]]
 """Rows of a run's metrics: `step`, `split`, and one column per metric."""
@@ -20,7 +19,17 @@ def _refuse_early_stop(schedule: Any) -> Any:
     return schedule
 
 
-class Always(Frozen):
+class AbstractSchedule(Kinded):
+    """A schedule: a gate for every optimiser update."""
+
+    family: ClassVar[str] = "schedule"
+
+    @abstractmethod
+    def gate(self, step: int, metrics: Metrics | None = None) -> float:
+        """Return the gate at an update, from 0 (free) to 1 (clamped)."""
+
+
+class Always(AbstractSchedule):
     """A schedule that is on throughout, without the arithmetic of a gate."""
 
     kind: Literal["always"] = "always"
@@ -29,7 +38,7 @@ class Always(Frozen):
         return 1.0
 
 
-class During(Frozen):
+class During(AbstractSchedule):
     """A schedule that is on for updates `start <= step < stop`; without `stop` it never ends."""
 
     kind: Literal["during"] = "during"
@@ -44,7 +53,7 @@ class During(Frozen):
         return float(self.start <= step and (self.stop is None or step < self.stop))
 
 
-class Pulses(Frozen):
+class Pulses(AbstractSchedule):
     """A schedule that is on for the first `max(1, round(duty * period))` of `period` updates.
 
     An evaluation has the gate of its step: at multiples of `period` alone it only sees the pulse.
@@ -60,7 +69,7 @@ class Pulses(Frozen):
         return float(step % self.period < max(1, round(self.duty * self.period)))
 
 
-class Ramp(Frozen):
+class Ramp(AbstractSchedule):
     """A schedule that goes straight from `low` at `start` to `high` at `stop`, flat outside."""
 
     kind: Literal["ramp"] = "ramp"
@@ -80,7 +89,7 @@ class Ramp(Frozen):
         return self.low + (self.high - self.low) * share
 
 
-class FromLevel(Frozen):
+class FromLevel(AbstractSchedule):
     """A schedule that is on, ever after, once an evaluation found a metric past a level.
 
     An evaluation at step s comes after s updates, and switches it on from update s + 1: the gate of
@@ -88,9 +97,9 @@ class FromLevel(Frozen):
     """
 
     kind: Literal["from_level"] = "from_level"
-    metric: MetricName = "loss"
-    """The metric that is waited for, as `evaluation.QueryMetrics` defines it."""
-    split: Split = "train"
+    metric: str = "loss"
+    """The metric that is waited for, as `evaluation.sequence_metrics` defines it."""
+    split: str = "train"
     """The evaluation set that it is measured on."""
     below: float | None = None
     """The level below which it must fall."""
@@ -127,8 +136,6 @@ class FromLevel(Frozen):
         return float(any(value < low or value > high for value in values))
 
 
-AnySchedule: TypeAlias = Always | During | Pulses | Ramp | FromLevel
-Schedule: TypeAlias = Annotated[AnySchedule, Field(discriminator="kind")]
 ALWAYS = Always()
 
 
@@ -153,9 +160,9 @@ def ramp(start: int, stop: int, low: float = 0.0, high: float = 1.0) -> Ramp:
 
 
 def from_level(
-    metric: MetricName = "loss",
+    metric: str = "loss",
     *,
-    split: Split = "train",
+    split: str = "train",
     below: float | None = None,
     above: float | None = None,
 ) -> FromLevel:

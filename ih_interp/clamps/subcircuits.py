@@ -28,7 +28,7 @@ from ih_interp.clamps.base import (
     Site,
     head_mask,
 )
-from ih_interp.clamps.schedules import ALWAYS, Schedule
+from ih_interp.clamps.schedules import ALWAYS, AbstractSchedule
 from ih_interp.types import Head, HeadField, HeadName, Logits, Residual, Scores
 
 
@@ -166,12 +166,12 @@ class PerfectMatchAndCopy(AbstractClamp):
         ]
 
 
-def layer_one(*, schedule: Schedule = ALWAYS) -> PerfectLayerOne:
+def layer_one(*, schedule: AbstractSchedule = ALWAYS) -> PerfectLayerOne:
     """Return the clamp that makes subcircuit A perfect: the paper's "1,2"."""
     return PerfectLayerOne(schedule=schedule)
 
 
-def match(*heads: HeadName, schedule: Schedule = ALWAYS) -> InductionAttention:
+def match(*heads: HeadName, schedule: AbstractSchedule = ALWAYS) -> InductionAttention:
     """Return the clamp that makes A and B perfect: the paper's "1,2,3qk,4".
 
     The heads attend to the correct label. A match by likeness is `SimilarityAttention`.
@@ -179,21 +179,21 @@ def match(*heads: HeadName, schedule: Schedule = ALWAYS) -> InductionAttention:
     return InductionAttention(heads=tuple(map(Head.parse, heads)), schedule=schedule)
 
 
-def copy(head: HeadName, *, schedule: Schedule = ALWAYS) -> CopyFromAttention:
+def copy(head: HeadName, *, schedule: AbstractSchedule = ALWAYS) -> CopyFromAttention:
     """Return the clamp that makes subcircuit C perfect: the paper's "3v,5"."""
     return CopyFromAttention(head=Head.parse(head), schedule=schedule)
 
 
-def a_alone(*, schedule: Schedule = ALWAYS) -> tuple[AbstractClamp, ...]:
+def a_alone(*, schedule: AbstractSchedule = ALWAYS) -> tuple[AbstractClamp, ...]:
     """Return the clamps under which only layer 0 learns."""
     return (PerfectMatchAndCopy(schedule=schedule),)
 
 
-def b_alone(head: HeadName, *, schedule: Schedule = ALWAYS) -> tuple[AbstractClamp, ...]:
+def b_alone(head: HeadName, *, schedule: AbstractSchedule = ALWAYS) -> tuple[AbstractClamp, ...]:
     """Return the clamps under which only the match learns: the paper's "1,2,3v,5"."""
     return (layer_one(schedule=schedule), copy(head, schedule=schedule))
 
 
-def c_alone(*heads: HeadName, schedule: Schedule = ALWAYS) -> tuple[AbstractClamp, ...]:
+def c_alone(*heads: HeadName, schedule: AbstractSchedule = ALWAYS) -> tuple[AbstractClamp, ...]:
     """Return the clamps under which only copying and layer 0 learn: the paper's "1,2,3qk,4"."""
     return (match(*heads, schedule=schedule),)

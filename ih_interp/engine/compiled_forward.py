@@ -7,10 +7,10 @@
 import shutil
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch._guards import TracingContext, tracing
 from torch._subclasses import FakeTensorMode
@@ -27,7 +27,8 @@ from ih_interp.engine.compile_cache import with_lasting_cache
 from ih_interp.engine.fast_layers import substituted
 from ih_interp.engine.query_only import VIEWS, aten, narrow, shape_of
 from ih_interp.model import named_for_model
-from ih_interp.types import Batch, Residual
+from ih_interp.tasks.base import Task
+from ih_interp.types import Batch, Layout, Residual
 
 Tensors: TypeAlias = dict[str, Tensor]
 """Tensors by name."""
@@ -35,32 +36,64 @@ Tensors: TypeAlias = dict[str, Tensor]
 TINY = 16  # sides of a matrix below which a batched product is faster as a multiply and a sum
 
 
-class ClampedModel(nn.Module):
-    """The query's logits under clamps; `functional_call` gives it weights and features.
+class Sequences(NamedTuple):
+    """The tensors of a batch, for a graph: no task, and answers only where a clamp reads them."""
 
-    Clamps' tensors come as one flat list, `clamps.base.flat_tensors`, for compiled graphs.
+    tokens: Int[Tensor, "*run batch pos"]
+    targets: Int[Tensor, "*shape"]
+    """`[batch]` where only the last position is asked."""
+    roles: Sequence[Bool[Tensor, "*run batch query key"]] = ()
+    """Answers and candidates, or nothing; those of few-shot sequences follow from tokens."""
+
+    @classmethod
+    def of(cls, batch: Batch, task: Task, clamps: Sequence[AbstractClamp]) -> "Sequences":
+        """Return the tensors of a batch of the task that a model under the clamps reads."""
+        reads = any(clamp.needs_batch for clamp in clamps) and not batch.is_few_shot
+        roles = (batch.answers, batch.candidates) if reads else ()
+        return cls(batch.tokens, batch.target if task.asks_last else batch.targets, roles)
+
+    def batch(self, layout: Layout | None, task: Task | None = None) -> Batch:
+        """Return the batch; few-shot sequences have a layout, others may know their task."""
+        answers, candidates = self.roles or (None, None)
+        own = {"layout": layout} if layout is not None else {"task": task}
+        return Batch(self.tokens, self.targets, answers=answers, candidates=candidates, **own)
+
+
+class ClampedModel(nn.Module):
+    """The logits under clamps; `functional_call` gives it weights and buffers.
+
+    Clamps' tensors come as one flat list, `clamps.base.flat_tensors`, for compiled graphs. With
+    a task that asks at the last position only, the logits are those, `[batch, 1, token]`, unless
+    `whole` is true.
     """
 
-    def __init__(self, model: HookedTransformer, clamps: Sequence[AbstractClamp]) -> None:
+    def __init__(
+        self,
+        model: HookedTransformer,
+        clamps: Sequence[AbstractClamp],
+        task: Task,
+        *,
+        whole: bool = False,
+    ) -> None:
         super().__init__()
         self.model = model
         self.clamps = clamps
+        self.asks_last = task.asks_last and not whole
+        self.layout: Layout | None = getattr(task, "layout", None)
         shape = Shape.of(model)
         self._structure = tree_structure([clamp.tensors(shape) for clamp in clamps])
 
     def forward(
-        self,
-        tokens: Int[Tensor, "batch pos"],
-        target: Int[Tensor, " batch"],
-        tensors: Sequence[Tensor],
-        gates: Sequence[Tensor],
-    ) -> Float[Tensor, "batch label"]:
+        self, sequences: Sequences, tensors: Sequence[Tensor], gates: Sequence[Tensor]
+    ) -> Float[Tensor, "batch pos token"]:
         of_clamps, scheduled = tree_unflatten(tensors, self._structure), iter(gates)
         of_all = [next(scheduled) if clamp.is_scheduled else None for clamp in self.clamps]
-        hooks = hooks_of_all(self.model, Batch(tokens, target), self.clamps, of_clamps, of_all)
-        last = f"blocks.{self.model.cfg.n_layers - 1}.hook_resid_post"
-        with self.model.hooks(fwd_hooks=[*hooks, (last, _query_row)]):
-            return self.model(tokens)[:, -1]
+        batch = sequences.batch(self.layout)
+        hooks = hooks_of_all(self.model, batch, self.clamps, of_clamps, of_all)
+        if self.asks_last:
+            hooks.append((f"blocks.{self.model.cfg.n_layers - 1}.hook_resid_post", _query_row))
+        with self.model.hooks(fwd_hooks=hooks):
+            return self.model(sequences.tokens)
 
 
 def _query_row(resid: Residual, hook: Any) -> Float[Tensor, "batch 1 d_model"]:  # noqa: ARG001
@@ -69,25 +102,20 @@ def _query_row(resid: Residual, hook: Any) -> Float[Tensor, "batch 1 d_model"]: 
 
 
 def trace_forward(
-    model: HookedTransformer,
-    clamps: Sequence[AbstractClamp],
-    weights: Tensors,
-    features: Float[Tensor, "row feature"],
-    *given: Any,
+    clamped: ClampedModel, weights: Tensors, buffers: Tensors, *given: Any
 ) -> GraphModule:
-    """Return one run's forward pass as a graph of (weights, features, *given).
+    """Return one run's forward pass as a graph of (weights, buffers, *given).
 
-    `given` is as `ClampedModel` takes it. The graph computes the query's logits `[batch, label]`,
-    and nothing that they do not depend on.
+    `given` is as `ClampedModel` takes it. The graph computes the logits, and nothing that they do
+    not depend on.
     """
-    clamped = ClampedModel(model, clamps)
 
-    def forward(weights: Tensors, features: Tensor, *given: Any) -> Tensor:
-        return functional_call(clamped, named_for_model(weights, features), given)
+    def forward(weights: Tensors, buffers: Tensors, *given: Any) -> Tensor:
+        return functional_call(clamped, named_for_model(weights, buffers), given)
 
-    with substituted(model), torch.no_grad():
+    with substituted(clamped.model), torch.no_grad():
         # functionalize: the passes over the graph assume that no operation writes into its input.
-        graph = traced(functionalize(forward), weights, features, *given)
+        graph = traced(functionalize(forward), weights, buffers, *given)
     narrow(graph)
     drop_zero_biases(graph)
     return graph

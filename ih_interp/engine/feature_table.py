@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ih_interp.tasks.few_shot import FewShotTask, Split, features_by_token
+from ih_interp.tasks.base import Task
+from ih_interp.tasks.few_shot import FewShotTask, features_by_token
 from ih_interp.types import Batch
 
 
@@ -19,12 +20,15 @@ class Rows:
     project those once than to gather every sequence's.
     """
 
-    features: Float[Tensor, "row feature"]
-    renumber: Int[Tensor, " token"]
+    features: Float[Tensor, "row feature"] | None = None
+    """None for tasks without exemplars, whose tokens stay what they are."""
+    renumber: Int[Tensor, " token"] | None = None
 
     @classmethod
-    def of_splits(cls, task: FewShotTask, splits: Sequence[Split]) -> "Rows":
+    def of_splits(cls, task: Task, splits: Sequence[str]) -> "Rows":
         """Return the rows that sequences of these splits can show."""
+        if not isinstance(task, FewShotTask):
+            return cls()
         shown = torch.cat([task.exemplar_tokens(split) for split in splits])
         return cls.of_tokens(features_by_token(task.exemplars), task.n_labels, shown)
 
@@ -40,9 +44,16 @@ class Rows:
         renumber[exemplars] = n_labels + torch.arange(len(exemplars))
         return cls(features[exemplars - n_labels].clone(), renumber)
 
+    @property
+    def buffers(self) -> dict[str, Tensor]:
+        """The features by the name that they have in the model."""
+        return {} if self.features is None else {"embed.features": self.features}
+
     def of(self, batch: Batch) -> Batch:
         """Return the sequences with their tokens renumbered."""
+        if self.renumber is None:
+            return batch
         tokens = self.renumber[batch.tokens]
         if bool((tokens < 0).any()):
             raise ValueError("The sequences show exemplars that are not among these rows.")
-        return Batch(tokens, batch.target)
+        return batch.replace(tokens=tokens, task=None)

@@ -14,13 +14,12 @@ from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
 from torch.fx import GraphModule
 from torch.nn.functional import cross_entropy
-from torch.utils._pytree import tree_map, tree_structure, tree_unflatten
-from transformer_lens import HookedTransformer
+from torch.utils._pytree import tree_leaves, tree_map, tree_structure, tree_unflatten
 
-from ih_interp.clamps import AbstractClamp
 from ih_interp.config import AdamConfig
 from ih_interp.engine.compiled_forward import (
     ClampedModel,
+    Sequences,
     Tensors,
     compile_graph,
     trace_forward,
@@ -51,44 +50,50 @@ class FleetState(NamedTuple):
 
 
 class FleetInputs(NamedTuple):
-    """The inputs of an update. Axis 0 is the run; features are shared."""
+    """The inputs of an update. Axis 0 is the run; the buffers are shared."""
 
-    tokens: Int[Tensor, "run batch pos"]
-    target: Int[Tensor, "run batch"]
+    sequences: Sequences
     learning_rate: Float[Tensor, " run"]
     clamps: Sequence[Shaped[Tensor, "run ..."]]
     """`flat_tensors` of each run's clamps, such as head masks and strengths, stacked."""
     gates: Sequence[Float[Tensor, " run"]]
     """One per clamp with a schedule, in order."""
-    features: Float[Tensor, "row feature"]
+    buffers: Tensors
+    """What the model holds and training leaves alone, by name: the exemplars' features."""
 
     @property
     def flat(self) -> list[Tensor]:
-        single = [self.learning_rate, self.tokens, self.target, self.features]
-        return [*single, *self.clamps, *self.gates]
+        """The tensors in one list, as a graph takes them: the leaves of the tree, in order."""
+        return tree_leaves(self)
 
-    def of_run(self, run: int) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
-        """Return one run's tokens, targets, clamp tensors and gates, for `ClampedModel`."""
-        clamps, gates = ([t[run] for t in tensors] for tensors in (self.clamps, self.gates))
-        return self.tokens[run], self.target[run], clamps, gates
+    def of_run(self, run: int) -> tuple[Sequences, list[Tensor], list[Tensor]]:
+        """Return one run's sequences, clamp tensors and gates, for `ClampedModel`."""
+        given = (self.sequences, list(self.clamps), list(self.gates))
+        return tree_map(operator.itemgetter(run), given)
 
 
 Step: TypeAlias = Callable[[FleetState, FleetInputs], Losses]
 """Updates a state in place and returns the loss of every run before the update."""
 
 
-def eager_step(model: HookedTransformer, clamps: Sequence[AbstractClamp], adam: AdamConfig) -> Step:
+def asked_loss(
+    logits: Float[Tensor, "batch pos token"], targets: Int[Tensor, "*shape"]
+) -> Float[Tensor, ""]:
+    """Return the mean cross-entropy over the positions that are asked, in nats."""
+    return cross_entropy(logits.flatten(end_dim=1), targets.flatten())
+
+
+def eager_step(clamped: ClampedModel, adam: AdamConfig) -> Step:
     """Return an update that goes through one run after the other, with nothing traced."""
-    clamped = ClampedModel(model, clamps)
 
     def step(state: FleetState, inputs: FleetInputs) -> Losses:
         losses: list[Tensor] = []
-        for run in range(len(inputs.target)):
+        for run in range(len(inputs.learning_rate)):
             one = state.map(operator.itemgetter(run))
             weights = {n: w.detach().requires_grad_() for n, w in one.parameters.items()}
-            named = named_for_model(weights, inputs.features)
+            named = named_for_model(weights, inputs.buffers)
             logits = functional_call(clamped, named, inputs.of_run(run))
-            loss = cross_entropy(logits, inputs.target[run])
+            loss = asked_loss(logits, inputs.sequences.targets[run])
             gradients = torch.autograd.grad(loss, list(weights.values()), materialize_grads=True)
             _adam(one, dict(zip(weights, gradients, strict=True)), inputs.learning_rate[run], adam)
             losses.append(loss.detach())
@@ -98,14 +103,10 @@ def eager_step(model: HookedTransformer, clamps: Sequence[AbstractClamp], adam: 
 
 
 def traced_step(
-    model: HookedTransformer,
-    clamps: Sequence[AbstractClamp],
-    adam: AdamConfig,
-    state: FleetState,
-    inputs: FleetInputs,
+    clamped: ClampedModel, adam: AdamConfig, state: FleetState, inputs: FleetInputs
 ) -> Step:
     """Return the whole update as a compiled graph, for state and inputs of these shapes."""
-    graph = trace_update(model, clamps, adam, state, inputs)
+    graph = trace_update(clamped, adam, state, inputs)
     compiled = compile_graph(graph, *state.map(torch.clone).flat, *inputs.flat)
 
     def step(state: FleetState, inputs: FleetInputs) -> Losses:
@@ -116,29 +117,24 @@ def traced_step(
 
 
 def trace_update(
-    model: HookedTransformer,
-    clamps: Sequence[AbstractClamp],
-    adam: AdamConfig,
-    state: FleetState,
-    inputs: FleetInputs,
+    clamped: ClampedModel, adam: AdamConfig, state: FleetState, inputs: FleetInputs
 ) -> GraphModule:
     """Return the update of a fleet as a graph from `state.flat` and `inputs.flat` to the losses."""
-    n_state, n_clamps, structure = len(state.flat), len(inputs.clamps), tree_structure(state)
+    n_state, structures = len(state.flat), (tree_structure(state), tree_structure(inputs))
     weights = {name: tensor[0] for name, tensor in state.parameters.items()}
-    query_logits = trace_forward(model, clamps, weights, inputs.features, *inputs.of_run(0))
+    logits = trace_forward(clamped, weights, inputs.buffers, *inputs.of_run(0))
 
-    def loss(weights: Tensors, features: Tensor, *given: Any) -> Tensor:
-        _, target, _, _ = given
-        return cross_entropy(query_logits(weights, features, *given), target)
+    def loss(weights: Tensors, buffers: Tensors, *given: Any) -> Tensor:
+        return asked_loss(logits(weights, buffers, *given), given[0].targets)
 
-    per_run = vmap(grad_and_value(loss), in_dims=(0, None, 0, 0, 0, 0))
+    per_run = vmap(grad_and_value(loss), in_dims=(0, None, 0, 0, 0))
 
     def update(*flat: Tensor) -> Losses:
-        now: FleetState = tree_unflatten(flat[:n_state], structure)
-        rate, tokens, target, features, *rest = flat[n_state:]
-        given = (tokens, target, rest[:n_clamps], rest[n_clamps:])
-        gradients, losses = per_run(now.parameters, features, *given)
-        _adam(now, gradients, rate, adam)
+        now: FleetState = tree_unflatten(flat[:n_state], structures[0])
+        given: FleetInputs = tree_unflatten(flat[n_state:], structures[1])
+        of_runs = (given.sequences, given.clamps, given.gates)
+        gradients, losses = per_run(now.parameters, given.buffers, *of_runs)
+        _adam(now, gradients, given.learning_rate, adam)
         return losses
 
     # Tracing runs the update: on a clone, so that nothing is trained by it.

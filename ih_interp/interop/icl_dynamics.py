@@ -19,7 +19,7 @@ from transformer_lens import HookedTransformer
 
 from ih_interp._config_base import explain, short
 from ih_interp._torch_state import plain_torch
-from ih_interp.model import FewShotEmbed, ModelConfig, empty_model
+from ih_interp.model import FewShotEmbed, ModelConfig, few_shot_model
 from ih_interp.storage import feature_files as files, run_files
 from ih_interp.storage.atomic import PathLike, as_path
 from ih_interp.storage.feature_files import RefusedError
@@ -96,7 +96,7 @@ def load_icl_dynamics(
         arrays = [array for array in _arrays_in(file, checkpoint) if array.ndim > 0]
     _refuse_huge(config, options, sum(array.size for array in arrays))
     sizes = {"n_labels": task.n_labels, "n_ctx": task.layout.n_positions}
-    model = empty_model(features_by_token(task.exemplars), shape, **sizes)
+    model = few_shot_model(features_by_token(task.exemplars), shape, **sizes)
     try:
         with torch.no_grad():
             _copy_arrays(model, iter(arrays))

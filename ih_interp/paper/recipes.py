@@ -75,8 +75,7 @@ def main_run(preset: Preset, exemplars: ExemplarSource, seed: int) -> RunConfig:
     """Return the run that all others vary."""
     return RunConfig(
         name=f"main-{seed}",
-        exemplars=exemplars,
-        task=preset.task,
+        task=preset.task.replace(exemplars=exemplars),
         optimiser=AdamConfig(learning_rate=preset.learning_rate),
         seeds=Seeds(init=seed),
         sequences=preset.main_sequences,

@@ -1,4 +1,4 @@
-"""Tasks: what models are trained on, its exemplars, and where things stand in a sequence.
+"""Tasks: what models are trained on, and exemplars for the few-shot task.
 
 Exemplars
     Exemplars: Frozen features of a few images (exemplars) of each of many characters (classes).
@@ -7,6 +7,9 @@ Exemplars
 Few shot
     FewShotTask: Sequences of a `TaskConfig` over given exemplars.
     TaskConfig: The sequences to sample.
+Others
+    RepeatedTokens: Blocks of random tokens, said again until the sequence is full.
+    AbstractTask: The base of a task of your own.
 """
 
 import lazy_loader

@@ -6,19 +6,22 @@ sampled anew for every sequence, so that only an induction circuit can predict t
 
 import itertools
 import math
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Literal, TypeAlias, get_args
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from ih_interp._config_base import Frozen
 from ih_interp._torch_state import plain_torch
-from ih_interp.tasks.exemplars import Exemplars
+from ih_interp.tasks.base import AbstractTask, SequenceMetric, Task, as_generator
+from ih_interp.tasks.exemplars import Exemplars, ExemplarSource, FileSource, GaussianSource
 from ih_interp.tasks.sampling import MAX_ENUMERATED, label_split, without_repetition
-from ih_interp.types import Batch, Layout, as_indices, expect, integer
+from ih_interp.types import Answers, Batch, Layout, as_indices, expect, integer
 
 Split: TypeAlias = Literal["train", "test_exemplars", "test_relabel", "other_exemplars"]
 """`train`; `test_exemplars`: unseen classes (the paper's "test (exemplars)"); `test_relabel`: label
@@ -27,8 +30,18 @@ sets held out of training ("test (relabel)"); `other_exemplars`: other exemplars
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 
-class TaskConfig(Frozen):
-    """The sequences to sample; defaults are those of Singh et al. 2024 and its published code."""
+class TaskConfig(AbstractTask):
+    """The few-shot task; defaults are those of Singh et al. 2024 and its published code.
+
+    `build` loads the exemplars and returns the `FewShotTask` that samples.
+    """
+
+    kind: Literal["few_shot"] = "few_shot"
+    splits: ClassVar[tuple[str, ...]] = SPLITS
+    asks_last: ClassVar[bool] = True
+
+    exemplars: ExemplarSource = GaussianSource()
+    """The source of features; where `ih.Exemplars` are given, theirs is recorded."""
 
     n_train_classes: int = Field(default=50, ge=2)
     """Classes trained on, the first ones of the file."""
@@ -46,6 +59,18 @@ class TaskConfig(Frozen):
     """Share of the label sets kept out of training."""
     label_split_seed: int = Field(default=20, ge=0, lt=2**32)
     """The seed of the choice of label sets to hold out."""
+
+    @field_validator("exemplars", mode="before")
+    @classmethod
+    def _source_of(cls, value: object) -> object:
+        if isinstance(value, Exemplars):
+            return value.recorded_source
+        if not isinstance(value, Frozen | Mapping):
+            raise ValueError(
+                f"exemplars={value!r}: expected exemplars or their source, "
+                "ih.Exemplars.gaussian(...) or ih.Exemplars.load(path)."
+            )
+        return value
 
     @model_validator(mode="after")
     def _fits(self) -> "TaskConfig":
@@ -65,12 +90,43 @@ class TaskConfig(Frozen):
         """The number of distinct classes, and labels, in a context."""
         return self.n_pairs - self.n_copies + 1
 
+    @property
+    def d_vocab(self) -> int:
+        return self.build().d_vocab
+
+    @property
+    def d_vocab_out(self) -> int:
+        return self.n_labels
+
+    @property
+    def n_ctx(self) -> int:
+        return 2 * self.n_pairs + 1
+
+    def sample(self, split: str, n: int, *, generator: torch.Generator) -> Batch:
+        return self.build().sample(split, n, generator=generator)
+
+    def build(self) -> "FewShotTask":
+        return FewShotTask(Exemplars.from_source(self.exemplars), self)
+
+    def structure(self) -> Any:
+        return self.model_dump(mode="json", exclude={"label_split_seed", "n_test_classes"})
+
+    @property
+    def identity(self) -> "TaskConfig":
+        """What the numbers depend on: no places of files with known digests."""
+        if isinstance(self.exemplars, FileSource):
+            return self.replace(exemplars=self.exemplars.model_copy(update={"path": ""}))
+        return self
+
 
 class FewShotTask:
     """Sequences of a `TaskConfig` over given exemplars.
 
     Tokens: label `l` is token `l`; exemplar `e` of class `c` is `n_labels + c * n_exemplars + e`.
     """
+
+    asks_last = True
+    metrics: Mapping[str, SequenceMetric] = MappingProxyType({})
 
     def __init__(self, exemplars: Exemplars, config: TaskConfig | None = None) -> None:
         expect(exemplars, Exemplars, "Exemplars", "load a file with ih.Exemplars.load(path)")
@@ -106,6 +162,24 @@ class FewShotTask:
     def d_vocab(self) -> int:
         """The number of tokens: labels and exemplars."""
         return self.n_labels + self.exemplars.n_classes * self.exemplars.n_exemplars
+
+    @property
+    def d_vocab_out(self) -> int:
+        """The number of labels."""
+        return self.n_labels
+
+    @property
+    def n_ctx(self) -> int:
+        """The number of positions: pairs, and the query."""
+        return self.layout.n_positions
+
+    def answers(self, tokens: Tensor, targets: Tensor) -> Answers:
+        """Return the labels of the context that equal the query's target."""
+        return self.layout.answers(tokens, targets)
+
+    def candidates(self, tokens: Tensor, targets: Tensor) -> Answers:
+        """Return the labels of the context, for the query."""
+        return self.layout.candidates(tokens, targets)
 
     @cached_property
     def splits(self) -> tuple[Split, ...]:
@@ -148,12 +222,12 @@ class FewShotTask:
         tokens = self.token(class_index, exemplar_index)
         pairs = torch.stack([tokens[:, :-1], label[:, :-1]], dim=-1).flatten(start_dim=1)
         sequences = torch.cat([pairs, tokens[:, -1:]], dim=1)
-        return Batch(sequences, label[:, -1], self.exemplars)
+        return Batch(sequences, label[:, -1], task=self)
 
     @plain_torch()
     def sample(
         self,
-        split: Split,
+        split: str,
         n: int,
         *,
         generator: torch.Generator | None = None,
@@ -167,7 +241,7 @@ class FewShotTask:
         split, TypeError unless either a generator or a seed is given.
         """
         n = integer(n, f"n={n!r}")
-        generator = _generator(generator, seed)
+        generator = as_generator(generator, seed)
         if not 0 <= n <= MAX_ENUMERATED:
             raise ValueError(f"n={n}: expected 0 to {MAX_ENUMERATED:,} sequences.")
         classes, exemplars, label_sets = self._split(split)
@@ -262,22 +336,6 @@ def number(count: int) -> str:
     return f"{count:,}" if count < 10**15 else f"10^{math.log10(count):.1f}"
 
 
-def _generator(generator: torch.Generator | None, seed: int | None) -> torch.Generator:
-    """Return the generator to sample from; TypeError where neither came, or both."""
-    if (generator is None) == (seed is None):
-        raise TypeError(
-            "Sequences are sampled from a seed or a generator: give seed=0 or, to sample several "
-            "times, generator=torch.Generator().manual_seed(0)."
-        )
-    if generator is not None:
-        expect(generator, torch.Generator, "generator", "use torch.Generator().manual_seed(0)")
-        return generator
-    seed = integer(seed, f"seed={seed!r}")
-    if not 0 <= seed < 2**63:
-        raise ValueError(f"seed={seed}: expected a whole number from 0 to 2^63 - 1.")
-    return torch.Generator().manual_seed(seed)
-
-
 def _indices(name: str, index: object, items: int, size: int) -> Int[Tensor, "batch item"]:
     """Return the indices as int64, so that no token overflows; refuse wrong ones."""
     if not isinstance(index, Tensor):
@@ -293,6 +351,13 @@ def _indices(name: str, index: object, items: int, size: int) -> Int[Tensor, "ba
             f"{name} runs from {int(index.min())} to {int(index.max())}: expected 0 to {size - 1}."
         )
     return index
+
+
+def build_like(config: AbstractTask, other: Task) -> Task:
+    """Build a task; a few-shot task takes the exemplars of another one of the same source."""
+    if isinstance(config, TaskConfig) and isinstance(other, FewShotTask):
+        return FewShotTask(other.exemplars, config)
+    return config.build()
 
 
 def features_by_token(exemplars: Exemplars) -> Float[Tensor, "row feature"]:

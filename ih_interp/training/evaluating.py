@@ -1,22 +1,30 @@
 """Evaluation of runs while they train: by the plain model, or compiled where that pays."""
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map, tree_structure, tree_unflatten
 from transformer_lens import HookedTransformer
 
 from ih_interp.clamps import Shape, in_order
 from ih_interp.clamps.base import flat_tensors
 from ih_interp.config import RunConfig
-from ih_interp.engine.compiled_forward import Tensors, compile_graph, trace_forward, traced
+from ih_interp.engine.compiled_forward import (
+    ClampedModel,
+    Sequences,
+    Tensors,
+    compile_graph,
+    trace_forward,
+    traced,
+)
 from ih_interp.engine.feature_table import Rows
-from ih_interp.evaluation import METRICS, evaluate, query_metrics
-from ih_interp.tasks.few_shot import FewShotTask
+from ih_interp.evaluation import evaluate, metric_names, sequence_metrics
+from ih_interp.tasks.base import Task
 from ih_interp.training.state import RunState
-from ih_interp.types import Batch
 
 WORTH_COMPILING = 250_000  # sequences, of all evaluations of a run, that repay compiling
 MAX_CHUNK = 2_000  # sequences per call: their activations stay in the processor's cache
@@ -29,13 +37,13 @@ class Evaluator:
     def __init__(self, model: HookedTransformer, *, compiled: bool) -> None:
         self._model = model
         self.compiled = compiled
-        self._graphs: dict[tuple[int, int], EvaluationGraph] = {}
+        self._graphs: dict[tuple[int | None, int], EvaluationGraph] = {}
 
     def prepare(self, run: RunState, weights: Tensors) -> "EvaluationGraph | None":
         """Return the compiled evaluation of this run if it pays; raises the compiler's errors."""
         if not (self.compiled and is_worth_compiling(run.config, run.task)):
             return None
-        key = (run.task.n_test_classes, run.config.evaluation_size)
+        key = (getattr(run.task, "n_test_classes", None), run.config.evaluation_size)
         if key not in self._graphs:
             self._graphs[key] = EvaluationGraph(self._model, run, weights)
         return self._graphs[key]
@@ -62,6 +70,7 @@ class EvaluationGraph:
     def __init__(self, model: HookedTransformer, run: RunState, weights: Tensors) -> None:
         self._rows = Rows.of_splits(run.task, run.task.splits)
         self._size = chunk_size(len(run.sets) * run.config.evaluation_size)
+        self._names = metric_names(run.task)
         self._shape = Shape.of(model)
         self._compiled = self._compile(model, run, weights, self._chunks(run)[0])
 
@@ -70,24 +79,27 @@ class EvaluationGraph:
         given = self._given(run)
         with torch.no_grad():
             parts = [
-                self._compiled(*weights.values(), chunk.tokens, chunk.target, *given)
-                for chunk in self._chunks(run)
+                self._compiled(*tree_leaves((weights, sequences)), *given)
+                for sequences in self._chunks(run)
             ]
         n_sets, size = len(run.sets), run.config.evaluation_size
         found = torch.cat(parts, dim=1)[:, : n_sets * size]
         values = found.double().unflatten(1, (n_sets, size)).mean(dim=-1)
         return {
-            split: dict(zip(METRICS, of_split, strict=True))
+            split: dict(zip(self._names, of_split, strict=True))
             for split, of_split in zip(run.sets, values.T.tolist(), strict=True)
         }
 
-    def _chunks(self, run: RunState) -> list[Batch]:
+    def _chunks(self, run: RunState) -> list[Sequences]:
         """Return all sets, one after the other, in pieces of one size; the last is filled up."""
-        sets = run.sets.values()
-        tokens, target = torch.cat([s.tokens for s in sets]), torch.cat([s.target for s in sets])
-        rows = self._rows.of(Batch(tokens, target))
-        n_chunks = -(-len(rows) // self._size)
-        return rows[torch.arange(n_chunks * self._size) % len(rows)].split(self._size)
+        sets = [
+            Sequences.of(self._rows.of(batch), run.task, run.config.clamps)
+            for batch in run.sets.values()
+        ]
+        every: Sequences = tree_map(lambda *same: torch.cat(same), *sets)
+        n_chunks = -(-len(every.tokens) // self._size)
+        filled = torch.arange(n_chunks * self._size) % len(every.tokens)
+        return [tree_map(operator.itemgetter(rows), every) for rows in filled.split(self._size)]
 
     def _given(self, run: RunState) -> list[Tensor]:
         """Return the tensors of the run's clamps, and the gates of those with a schedule."""
@@ -95,29 +107,35 @@ class EvaluationGraph:
         return tensors + [torch.tensor(gate) for gate in run.gates()]
 
     def _compile(
-        self, model: HookedTransformer, run: RunState, weights: Tensors, batch: Batch
+        self, model: HookedTransformer, run: RunState, weights: Tensors, sequences: Sequences
     ) -> Callable[..., Float[Tensor, "metric batch"]]:
-        features, names, given = self._rows.features, list(weights), self._given(run)
+        given, task = self._given(run), run.task
         n_tensors = len(given) - len(run.gates())
-        example = [*weights.values(), batch.tokens, batch.target, *given]
+        example = [*tree_leaves((weights, sequences)), *given]
+        structure = tree_structure((weights, sequences))
 
         def arguments(inputs: Sequence[Tensor]) -> tuple[Any, ...]:
-            named = dict(zip(names, inputs[: len(names)], strict=True))
-            tokens, target, *rest = inputs[len(names) :]
-            return named, features, tokens, target, rest[:n_tensors], rest[n_tensors:]
+            n_first = structure.num_leaves
+            named, shown = tree_unflatten(list(inputs[:n_first]), structure)
+            rest = list(inputs[n_first:])
+            return named, self._rows.buffers, shown, rest[:n_tensors], rest[n_tensors:]
 
-        logits = trace_forward(model, in_order(run.config.clamps), *arguments(example))
+        # A metric of the user's own may read every position.
+        whole = bool(task.metrics)
+        clamped = ClampedModel(model, in_order(run.config.clamps), task, whole=whole)
+        logits = trace_forward(clamped, *arguments(example))
 
         def measured(*inputs: Tensor) -> Float[Tensor, "metric batch"]:
-            tokens, target = inputs[len(names) : len(names) + 2]
-            return torch.stack(query_metrics(logits(*arguments(inputs)), Batch(tokens, target)))
+            given = arguments(inputs)
+            batch = given[2].batch(clamped.layout, task)
+            return torch.stack(list(sequence_metrics(logits(*given), batch).values()))
 
         with torch.no_grad():
             graph = traced(measured, *example)
         return compile_graph(graph, *example)
 
 
-def is_worth_compiling(config: RunConfig, task: FewShotTask) -> bool:
+def is_worth_compiling(config: RunConfig, task: Task) -> bool:
     """Return whether a run evaluates so often that compiling pays, in any fleet."""
     evaluations = len(config.evaluations.steps(config.n_steps, config.batch_size))
     size = len(task.splits) * config.evaluation_size

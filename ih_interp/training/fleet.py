@@ -10,17 +10,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from ih_interp.clamps import Shape, check, in_order
 from ih_interp.clamps.base import flat_tensors
 from ih_interp.config import RunConfig
-from ih_interp.engine.compiled_forward import Tensors
+from ih_interp.engine.compiled_forward import ClampedModel, Tensors
 from ih_interp.engine.feature_table import Rows
 from ih_interp.engine.update import FleetInputs, FleetState, Step, eager_step, traced_step
 from ih_interp.model import build_model
 from ih_interp.runs import Run
 from ih_interp.storage.atomic import Writer
-from ih_interp.tasks.few_shot import FewShotTask
+from ih_interp.tasks.few_shot import build_like
 from ih_interp.training.evaluating import Evaluator
 from ih_interp.training.state import RunState, TrainingFailedError, record_engine
 
@@ -43,8 +44,7 @@ def make_jobs(runs: Sequence[Run], n_workers: int) -> list[list[Run]]:
 def trace_key(config: RunConfig) -> str:
     """Return, as JSON, what two runs must have in common to share a trace and a feature table."""
     key: dict[str, Any] = {
-        "exemplars": config.exemplars.model_dump(mode="json"),
-        "task": config.task.model_dump(mode="json", exclude={"label_split_seed", "n_test_classes"}),
+        "task": config.task.structure(),
         "model": config.model.model_dump(mode="json"),
         "adam": config.optimiser.model_dump(mode="json", exclude={"learning_rate"}),
         "batch_size": config.batch_size,
@@ -62,11 +62,10 @@ class Fleet:
         model = build_model(task, configs[0].model)
         for config in configs:
             check(model, config.clamps)
-        rows = Rows.of_splits(task, ["train"])
+        rows = Rows.of_splits(task, task.splits[:1])
         thread = ThreadPoolExecutor(max_workers=1)  # one for all: more would compete with training
         self.runs = [
-            RunState(run, FewShotTask(task.exemplars, run.config.task), rows, Writer(thread))
-            for run in runs
+            RunState(run, build_like(run.config.task, task), rows, Writer(thread)) for run in runs
         ]
         self.writers = ExitStack()
         for run in self.runs:
@@ -74,7 +73,7 @@ class Fleet:
         self.state = stack([run.start for run in self.runs]).map(lambda tensor: tensor.to(device))
         self.evaluator = Evaluator(model, compiled=compiled)
         self.device = device
-        self._features = rows.features.to(device)
+        self._buffers = {name: t.to(device) for name, t in rows.buffers.items()}
         self._rates = torch.tensor([c.optimiser.learning_rate for c in configs], device=device)
         shape = Shape(configs[0].model.n_layers, configs[0].model.n_heads)
         of_runs = [flat_tensors(in_order(config.clamps), shape) for config in configs]
@@ -122,21 +121,21 @@ class Fleet:
         batches = [run.batch() for run in self.runs]
         gates = zip(*(run.gates() for run in self.runs), strict=True)
         return FleetInputs(
-            tokens=torch.stack([batch.tokens for batch in batches]).to(self.device),
-            target=torch.stack([batch.target for batch in batches]).to(self.device),
+            sequences=tree_map(lambda *same: torch.stack(same).to(self.device), *batches),
             learning_rate=self._rates,
             clamps=self._clamps,
             gates=[torch.tensor(of_runs, device=self.device) for of_runs in gates],
-            features=self._features,
+            buffers=self._buffers,
         )
 
     def _make_step(self, inputs: FleetInputs) -> Step:
         config, clamps = self.runs[0].config, in_order(self.runs[0].config.clamps)
         model = build_model(self.runs[0].task, config.model)
         model.to(self.device, print_details=False)
+        clamped = ClampedModel(model, clamps, self.runs[0].task)
         if self.evaluator.compiled:
-            return traced_step(model, clamps, config.optimiser, self.state, inputs)
-        return eager_step(model, clamps, config.optimiser)
+            return traced_step(clamped, config.optimiser, self.state, inputs)
+        return eager_step(clamped, config.optimiser)
 
     def _fall_back(self, error: Exception) -> None:
         """Warn and go on eagerly, unless a run has begun compiled: its numbers would differ."""

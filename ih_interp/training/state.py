@@ -1,5 +1,6 @@
 """The state of a run in training: its step, its metrics, and how it is saved and resumed."""
 
+import operator
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -8,11 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from ih_interp._recorded import rewrite_config
 from ih_interp.clamps import in_order
 from ih_interp.clamps.schedules import FromLevel
 from ih_interp.config import RunConfig
+from ih_interp.engine.compiled_forward import Sequences
 from ih_interp.engine.feature_table import Rows
 from ih_interp.engine.update import FleetState
 from ih_interp.evaluation import evaluation_sets
@@ -21,7 +24,7 @@ from ih_interp.runs import Run
 from ih_interp.storage import run_files
 from ih_interp.storage.atomic import Writer, make_folders
 from ih_interp.storage.lock import expect_held
-from ih_interp.tasks.few_shot import FewShotTask
+from ih_interp.tasks.base import Task, drawn
 from ih_interp.types import Batch
 
 CHUNK = 64  # updates whose sequences are sampled at once
@@ -38,7 +41,7 @@ class StopRun(Exception):
 class RunState:
     """A run in training: its step, what it has measured, and what comes next."""
 
-    def __init__(self, run: Run, task: FewShotTask, rows: Rows, writer: Writer) -> None:
+    def __init__(self, run: Run, task: Task, rows: Rows, writer: Writer) -> None:
         self.run, self.task = run, task
         self.config = config = run.config
         self.writer = writer
@@ -54,7 +57,7 @@ class RunState:
         self.closed = False
         self.stops_at = run.stopped  # it is trained again, since files before were lost
         self._shown = rows
-        self._chunk: tuple[int, Batch] | None = None
+        self._chunk: tuple[int, Sequences] | None = None
         clamps = in_order(config.clamps)
         self._schedules = [clamp.schedule for clamp in clamps if clamp.is_scheduled]
         # For each clamp that waits for a level: the number of rows looked at, and the gate.
@@ -75,17 +78,18 @@ class RunState:
         """Return whether something has to be measured or saved at this step."""
         return self.is_open and self.step in self._due
 
-    def batch(self) -> Batch:
+    def batch(self) -> Sequences:
         """Return the sequences of the next update, renumbered to the rows of the feature table.
 
         They depend on the seed and the step alone: resuming needs no generator's state.
         """
         number, offset = divmod(min(self.step, self.config.n_steps - 1), CHUNK)
         if self._chunk is None or self._chunk[0] != number:
-            sampled = training_sequences(self.task, self.config, number)
-            self._chunk = (number, self._shown.of(sampled))
+            sampled = self._shown.of(training_sequences(self.task, self.config, number))
+            self._chunk = (number, Sequences.of(sampled, self.task, self.config.clamps))
         size = self.config.batch_size
-        return self._chunk[1][offset * size : (offset + 1) * size]
+        of_update = slice(offset * size, (offset + 1) * size)
+        return tree_map(operator.itemgetter(of_update), self._chunk[1])
 
     def gates(self) -> list[float]:
         """Return the gates of the scheduled clamps at this step."""
@@ -253,14 +257,14 @@ def saved_step(folder: Path) -> int:
     return int(run_files.load_tensors(saved[0])[1]["step"]) if saved else 0
 
 
-def training_sequences(task: FewShotTask, config: RunConfig, chunk: int) -> Batch:
+def training_sequences(task: Task, config: RunConfig, chunk: int) -> Batch:
     """Return the sequences of updates `64 * chunk` to `64 * chunk + 63`."""
     seed = int(np.random.SeedSequence((config.seeds.data, chunk)).generate_state(1, np.uint64)[0])
     generator = torch.Generator().manual_seed(seed)
-    return task.sample("train", CHUNK * config.batch_size, generator=generator)
+    return drawn(task, task.splits[0], CHUNK * config.batch_size, generator=generator)
 
 
-def initial_state(task: FewShotTask, config: RunConfig) -> FleetState:
+def initial_state(task: Task, config: RunConfig) -> FleetState:
     """Return a run before its first update, as a fleet of one."""
     model = build_model(task, config.model, seed=config.seeds.init)
     weights = {n: p.detach()[None].clone() for n, p in trained_parameters(model).items()}

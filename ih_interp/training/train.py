@@ -14,14 +14,14 @@ from ih_interp._torch_state import plain_torch
 from ih_interp.clamps import check
 from ih_interp.clamps.schedules import FromLevel
 from ih_interp.config import RunConfig, run_folder
-from ih_interp.engine.compiled_forward import compiler_found
+from ih_interp.engine.compiled_forward import Sequences, compiler_found
 from ih_interp.model import build_model
 from ih_interp.runs import Run, create_run, refuse_other_run
 from ih_interp.storage.atomic import PathLike, as_path
 from ih_interp.storage.lock import claimed
 from ih_interp.storage.run_files import CONFIG, saved_states
-from ih_interp.tasks.exemplars import Exemplars
-from ih_interp.tasks.few_shot import FewShotTask
+from ih_interp.tasks.base import Task, drawn
+from ih_interp.tasks.few_shot import build_like
 from ih_interp.training._bar import bar_over
 from ih_interp.training._repair import repair as repair_run
 from ih_interp.training._signals import terminate_as_interrupt
@@ -174,22 +174,33 @@ def _root(root: PathLike) -> Path:
     return folder
 
 
-def _tasks(configs: Sequence[RunConfig]) -> list[FewShotTask]:
+def _tasks(configs: Sequence[RunConfig]) -> list[Task]:
     """Return the runs' tasks; ValueError for runs that could not be trained."""
-    loaded: dict[str, Exemplars] = {}
-    tasks: list[FewShotTask] = []
+    built: dict[str, Task] = {}
+    tasks: list[Task] = []
     for config in configs:
-        source = canonical_json(config.exemplars)
-        if source not in loaded:
-            loaded[source] = Exemplars.from_source(config.exemplars)
-        task = FewShotTask(loaded[source], config.task)
-        check(build_model(task, config.model), config.clamps)
+        source = canonical_json(getattr(config.task, "exemplars", config.task))
+        other = built.get(source)
+        task = config.task.build() if other is None else build_like(config.task, other)
+        built[source] = task
+        model = build_model(task, config.model)
+        check(model, config.clamps)
+        _refuse_task(config, task)
         _refuse_schedules(config, task)
         tasks.append(task)
     return tasks
 
 
-def _refuse_schedules(config: RunConfig, task: FewShotTask) -> None:
+def _refuse_task(config: RunConfig, task: Task) -> None:
+    """Raise ValueError for a task that samples what it has not declared, or no answers it needs."""
+    for split in task.splits:
+        batch = drawn(task, split, 8, generator=torch.Generator().manual_seed(0))
+        Sequences.of(batch, task, config.clamps)
+        for clamp in config.clamps:
+            clamp.refuse_batch(batch)
+
+
+def _refuse_schedules(config: RunConfig, task: Task) -> None:
     """Raise ValueError for a clamp that would never be on in this run."""
     for clamp in config.clamps:
         schedule = clamp.schedule

@@ -50,7 +50,7 @@ def ablate_each_head(
     `metric`, `value`, `low`, `high`. `kept` is "only" or "without" the head, and without a head
     "all" of them or "none", which is about chance where only they carry the answer. Chance, with L
     labels of which n are in the context: strength 0; accuracy 1/L, a guess within the context 1/n;
-    loss ln L and ln n nats; others as in `evaluation.QueryMetrics`.
+    loss ln L and ln n nats; others as in `evaluation.sequence_metrics`.
     """
     chosen, metrics = _heads(model, heads), parse_metrics(metrics)
     n = len(chosen)

@@ -46,7 +46,7 @@ def progress(
         table = progress(run, match, name="match", batch=batch).query("name == 'loss'")
 
     Columns: `clamp`, and those of `trace`: `step`, `sequences`, `name`, `value`, by default the
-    means of `evaluation.QueryMetrics`, whose ranges and chance levels hold.
+    means of `evaluation.sequence_metrics`, whose ranges and chance levels hold.
 
     `clamps` are exactly those in force, each as at the checkpoint's step. The run's own are left
     out: name them again to keep them, as the ablation of other heads in the paper's runs. `name` is

@@ -27,8 +27,8 @@ from ih_interp.types import Batch
 Measure: TypeAlias = Callable[[HookedTransformer, Batch], Any]
 """Maps a model and sequences to a number, `[layer, head]`, or numbers by name, all of them means.
 
-By name (a mapping, a NamedTuple such as `QueryMetrics`) a tensor `[batch]`, one value per sequence,
-may stand for its mean.
+By name (in a mapping such as `SequenceMetrics`, or a NamedTuple) a tensor `[batch]`, one value per
+sequence, may stand for its mean.
 """
 
 Clamps: TypeAlias = Annotated[Sequence[AbstractClamp], 'write [ih.clamps.match("L1H3")]']

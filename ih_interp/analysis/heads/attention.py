@@ -103,7 +103,7 @@ current_token_chance = previous_token_chance
 
 def _score_rows(n_positions: int, rows: Rows) -> list[int]:
     if rows == "labels":
-        return list(Layout.of(torch.empty(n_positions)).labels)
+        return list(Layout.of(n_positions).labels)
     if n_positions < 2:
         raise ValueError(f"n_positions={n_positions}: expected two or more, to have a choice.")
     return list(range(1, n_positions))

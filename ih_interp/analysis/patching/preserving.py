@@ -24,7 +24,7 @@ from ih_interp.analysis.ablation._linear_readout import times
 from ih_interp.analysis.checks import Within, checked_in_plain_torch
 from ih_interp.analysis.patching._last_layer import LastRow
 from ih_interp.clamps import AblateHeads, Preserve
-from ih_interp.evaluation import QueryMetrics, evaluate, measured
+from ih_interp.evaluation import SequenceMetrics, evaluate, measured
 from ih_interp.types import Batch, Head, HeadName, parse_heads
 
 Kept: TypeAlias = Literal["patterns", "values"]
@@ -119,7 +119,7 @@ def preserving_ablation(
     heads: Iterable[HeadName],
     *,
     preserve: Kept | Sequence[Kept],
-) -> QueryMetrics:
+) -> SequenceMetrics:
     """Return metrics of every sequence with heads ablated and patterns or values forced clean.
 
     Table 1 of the paper: `preserving_ablation(model, batch, ["L0H1", "L0H2", "L0H5"],
