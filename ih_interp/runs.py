@@ -70,7 +70,7 @@ class Run:
         exemplars = self._exemplars
         if exemplars is None:
             try:
-                exemplars = Exemplars.from_source(config.exemplars)
+                exemplars = config.build().exemplars
             except FileNotFoundError as error:
                 raise FileNotFoundError(
                     f"{self.folder} was trained on features that are no longer there: {error} "
