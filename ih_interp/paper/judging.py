@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -11,47 +12,36 @@ from ih_interp.analysis.dynamics.emergence import LEARNED, Crossing, learned
 from ih_interp.paper.claims import Claim, Judging
 from ih_interp.plots._style import short_count
 
-UNTIL_LEARNED = f"sequences until the loss is below {LEARNED:.3f}"
-"""How claims name the paper's time of learning."""
+FINDINGS = pd.read_csv(
+    Path(__file__).with_name("findings.csv"), dtype=str, keep_default_na=False
+).set_index(["figure", "rule"])
+"""The paper's findings by figure and by the rule that tells whether a network shows one.
+
+Columns: `claim`; `paper`, its numbers; `ours`, a format string of `Measured` names, in which
+`over_seeds` writes each value and each element of a list; `varies`, "yes" or "no", as in `Claim`.
+"""
 
 Measured: TypeAlias = Mapping[str, Any]  # numbers and times (`Crossing`) of one network, by name
+Rule: TypeAlias = Callable[[Measured], object]  # whether one network shows a finding
 
 
-class Rule(NamedTuple):
-    """A finding of the paper, and the rule by which a network shows it."""
-
-    claim: str
-    paper: str
-    """The paper's numbers."""
-    ours: str
-    """A format string, "{first}; {last:.2f}", of measured names; `over_seeds` writes each value,
-    and each element of a list."""
-    holds: Callable[[Measured], object]
-    """Whether one network shows the finding."""
-    varies: bool = False
-    """As in `Claim`."""
-
-
-def judge(figure: str, networks: Sequence[Measured], *rules: Rule) -> list[Claim]:
+def judge(figure: str, networks: Sequence[Measured], rules: Mapping[str, Rule]) -> list[Claim]:
     """Return one claim per rule; ValueError without networks: all rules would hold."""
     if not networks:
         raise ValueError(f"Figure {figure}: expected at least one network to judge, got none.")
     words = {name: _Words([network[name] for network in networks]) for name in networks[0]}
-    return [
-        Claim(
-            figure,
-            *(rule.claim, rule.paper, rule.ours.format_map(words)),
-            held=sum(bool(rule.holds(network)) for network in networks),
-            of=len(networks),
-            varies=rule.varies,
-        )
-        for rule in rules
-    ]
+    claims: list[Claim] = []
+    for name, holds in rules.items():
+        claim, paper, ours, varies = FINDINGS.loc[(figure, name)]
+        held = sum(bool(holds(network)) for network in networks)
+        ours = ours.format_map(words)
+        claims.append(Claim(figure, claim, paper, ours, held, len(networks), varies == "yes"))
+    return claims
 
 
-def by_rules(figure: str, measure: Callable[[pd.DataFrame], Measured], *rules: Rule) -> Judging:
+def by_rules(figure: str, measure: Callable[[pd.DataFrame], Measured], **rules: Rule) -> Judging:
     """Return the function that judges a figure's table; `measure` takes one network's rows."""
-    return lambda table: judge(figure, [measure(rows) for rows in by_seed(table)], *rules)
+    return lambda table: judge(figure, [measure(rows) for rows in by_seed(table)], rules)
 
 
 class _Words(list[Any]):

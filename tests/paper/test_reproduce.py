@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 import ih_interp as ih
+from ih_interp.analysis.dynamics.emergence import LEARNED
 from ih_interp.paper import reproduce as module
 from ih_interp.paper.circuit import choose_circuit
 from ih_interp.paper.claims import (
@@ -19,7 +20,13 @@ from ih_interp.paper.claims import (
     write_readme,
 )
 from ih_interp.paper.figures import FIGURES
-from ih_interp.paper.judging import over_seeds
+from ih_interp.paper.figures.fig03 import STRONG
+from ih_interp.paper.figures.fig04_13_17_18 import LINEAR
+from ih_interp.paper.figures.fig06 import UNCHANGED
+from ih_interp.paper.figures.fig07_08_15 import HALF_GUESS
+from ih_interp.paper.figures.fig11 import AGREES, ALIKE
+from ih_interp.paper.figures.fig14_16_tables2_3 import ADDITIVE
+from ih_interp.paper.judging import FINDINGS, over_seeds
 from ih_interp.paper.reproduce import draw, prepare, redraw, reproduce
 
 pytestmark = pytest.mark.slow
@@ -51,6 +58,21 @@ def test_claims_are_written_as_they_are_told(drawn):
     told = claims_table(claims)
     assert {*map(tuple, written[key].to_numpy())} == {*map(tuple, told[key].to_numpy())}
     assert all(claim.paper and claim.ours and claim.of for claim in claims)
+
+
+def test_every_finding_of_the_paper_is_judged(drawn):
+    _, claims, _ = drawn
+    found = {(figure, row["claim"]) for (figure, _), row in FINDINGS.iterrows()}
+    assert {(claim.figure, claim.claim) for claim in claims} == found
+
+
+@pytest.mark.parametrize(
+    ("figure", "number"),
+    [("3b", STRONG), ("4a", LINEAR), ("6", UNCHANGED), ("6", f"{LEARNED:.3f}"), ("11", ALIKE),
+     ("11 init", AGREES), ("15", f"{HALF_GUESS:.3f}"), ("additivity", ADDITIVE)],
+)  # fmt: skip
+def test_claims_name_the_numbers_that_they_are_judged_by(figure, number):
+    assert FINDINGS.loc[figure]["claim"].str.contains(str(number), regex=False).any()
 
 
 def test_every_row_is_traced_to_a_run_by_its_fingerprint(drawn):

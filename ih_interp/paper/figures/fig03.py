@@ -1,7 +1,6 @@
 """Figure 3: induction heads emerge together, as the loss falls."""
 
 import math
-from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -16,12 +15,7 @@ from ih_interp.paper.judging import Measured, Rule, by_rules, curves, judge, ran
 from ih_interp.paper.study import Figure, Study, some_steps
 from ih_interp.plots import plot_losses, plot_strengths
 
-NEW_SPLITS: Mapping[str, tuple[str, str]] = {
-    "test_exemplars": ("unseen classes (the paper's test exemplars)", "0.125"),
-    "test_relabel": ("unseen pairs of labels (the paper's test relabel)", "0.031"),
-}
-"""Splits that training never shows, in words, and the paper's loss on them at the end."""
-
+NEW_SPLITS = ("test_exemplars", "test_relabel")  # which training never shows
 STRONG = 0.25  # induction strength above which a head is an induction head
 
 
@@ -35,27 +29,21 @@ def loss_claims(table: pd.DataFrame) -> list[Claim]:
 
     Splits that the task does not have (no unseen class, no held-out label set) are left out.
     """
-    networks = [*curves(table, "split").values()]
-    claims = judge("3a", [_pause(*network["train"]) for network in networks], PAUSE)
-    for split, (words, paper) in NEW_SPLITS.items():
-        last = [{"loss": n[split][1][-1]} for n in networks if split in n]
-        if last:
-            claim = f"the end generalises: loss on {words}"
-            rule = Rule(claim, paper, "{loss:.3f}", lambda n: n["loss"] < math.log(2) / 2)
-            claims += judge("3a", last, rule)
-    return claims
-
-
-PAUSE = Rule(
-    "training pauses near ln 2 and then falls: sequences from loss 0.8 to 0.6, 0.6 to 0.1",
-    "150k, 170k",
-    "{plateau}, {fall}",
-    # Sequences per factor of e: an exponential slide needs as many on both stretches.
-    lambda n: (
-        n["fall"] < math.inf
-        and n["plateau"] / math.log(0.8 / 0.6) > 2 * n["fall"] / math.log(0.6 / 0.1)
-    ),
-)
+    splits = [split for split in NEW_SPLITS if (table["split"] == split).any()]
+    networks = [
+        {**_pause(*curve_of["train"]), **{split: curve_of[split][1][-1] for split in splits}}
+        for curve_of in curves(table, "split").values()
+    ]
+    rules: dict[str, Rule] = {
+        # Sequences per factor of e: an exponential slide needs as many on both stretches.
+        "pauses": lambda n: (
+            n["fall"] < math.inf
+            and n["plateau"] / math.log(0.8 / 0.6) > 2 * n["fall"] / math.log(0.6 / 0.1)
+        )
+    }
+    for split in splits:
+        rules[split] = lambda n, split=split: n[split] < math.log(2) / 2
+    return judge("3a", networks, rules)
 
 
 def _pause(sequences: np.ndarray, loss: np.ndarray) -> Measured:
@@ -100,25 +88,9 @@ def _strengths(rows: pd.DataFrame) -> Measured:
 strength_claims = by_rules(
     "3b",
     _strengths,
-    Rule(
-        f"several heads become induction heads: how many of 8 end above {STRONG}",
-        "7",
-        "{several}",
-        lambda n: n["several"] >= 2,
-    ),
-    Rule(
-        "of graded strength: the strongest, the weakest",
-        "0.85, 0.10",
-        "{strongest:.2f}, {weakest:.2f}",
-        lambda n: n["strongest"] > 2 * n["weakest"] and n["strongest"] > STRONG,
-    ),
-    Rule(
-        "their order hardly changes any more: rank correlation with the end, above 0.8, when "
-        "the strongest has half of its last strength",
-        "but for two heads the order of the end",
-        "{order:.2f}",
-        lambda n: n["order"] > 0.8 and n["strongest"] > STRONG,
-    ),
+    several=lambda n: n["several"] >= 2,
+    graded=lambda n: n["strongest"] > 2 * n["weakest"] and n["strongest"] > STRONG,
+    ordered=lambda n: n["order"] > 0.8 and n["strongest"] > STRONG,
 )
 
 

@@ -1,0 +1,211 @@
+"""Figure 12 and Table 1: parts are removed while others keep what they would have been."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from transformer_lens import HookedTransformer
+
+from ih_interp.analysis.dynamics.trace import trace
+from ih_interp.analysis.patching.preserving import (
+    Kept,
+    PerSequence,
+    direct_path_removed,
+    preserving_ablation,
+)
+from ih_interp.clamps import AblateHeads
+from ih_interp.evaluation import evaluate
+from ih_interp.paper.drawing import draw_conditions, panels
+from ih_interp.paper.judging import Measured, by_rules
+from ih_interp.paper.study import Figure, Study, some_steps
+from ih_interp.plots._style import FAINT, Line
+from ih_interp.runs import Run
+from ih_interp.types import Batch, Head
+
+REMOVED_LINES: Mapping[str, tuple[str, Line]] = {
+    "last layer": ("without the heads of layer 1", Line("#D55E00", (0, (5, 1)))),
+    "direct path": ("without layer 0's direct path", Line("#000000")),
+}
+"""The parts that Figure 12 removes, in words, and their lines."""
+
+
+# Figure 12: the loss over training without layer 0's direct path, and without layer 1's heads
+
+
+def last_layer_removed(model: HookedTransformer, batch: Batch) -> PerSequence:
+    """Return what is lost without the heads of layer 1, in the form of `direct_path_removed`."""
+    heads = tuple(Head(1, head) for head in range(model.cfg.n_heads))
+    found, whole = evaluate(model, batch, [AblateHeads(heads=heads)]), evaluate(model, batch)
+    changes = {"accuracy_change": found.accuracy - whole.accuracy}
+    changes["loss_change"] = found.loss - whole.loss
+    return PerSequence(accuracy=found.accuracy, loss=found.loss, **changes)
+
+
+PARTS = {"direct path": direct_path_removed, "last layer": last_layer_removed}
+
+
+def removed_table(study: Study) -> pd.DataFrame:
+    """Return the losses without layer 0's direct path, and without the heads of layer 1.
+
+    Columns: those of `Study.each_run`, `sequences`, `removed` ("direct path" or "last layer"),
+    `loss`, `accuracy`, and `loss_change`, `accuracy_change` against the same checkpoint, whole, on
+    the same sequences (the paper interpolates a loss on others). These are those of `curve_batch`
+    and, at the last step, of `batch`, as a sample is too small for what is lost there. Loss is
+    in nats, ln 2 for a guess between the context's two labels, ln L for L labels and no idea;
+    accuracy has chance 1/L, 1/2 for that guess. A part that does nothing changes them by 0.
+    """
+
+    def measure(run: Run, batch: Batch) -> pd.DataFrame:
+        *learning, last = some_steps(run)
+        parts = [
+            trace(run, remove, batch=shown, steps=steps).assign(
+                removed=removed, n_sequences=len(shown)
+            )
+            for shown, steps in ((study.curve_batch(run), learning), (batch, [last]))
+            for removed, remove in PARTS.items()
+        ]
+        return pd.concat(parts, ignore_index=True)
+
+    index = ["seed", "run", "n_sequences", "sequences", "removed"]
+    wide = study.each_run(measure).set_index([*index, "name"])["value"].unstack("name")
+    columns = ["loss", "accuracy", "loss_change", "accuracy_change"]
+    return wide[columns].rename_axis(columns=None).reset_index()
+
+
+def _costs(rows: pd.DataFrame) -> Measured:
+    """Return what one network loses without each part."""
+    direct, last = (rows[rows["removed"] == part].sort_values("sequences") for part in PARTS)
+    end = direct.iloc[-1]
+    return {
+        "points": -100 * float(end["accuracy_change"]),
+        "most": float(direct.loc[direct["sequences"] > 0, "loss_change"].max()),
+        "end": float(end["loss_change"]),
+        "last layer": float(last["loss_change"].iloc[-1]),
+    }
+
+
+direct_claims = by_rules(
+    "12",
+    _costs,
+    unneeded=lambda n: n["points"] < 0.3,
+    needed_for_a_time=lambda n: n["most"] > 0 and n["end"] <= n["most"] / 5,
+    last_layer_answers=lambda n: n["last layer"] > 1,
+)
+
+
+def plot_removed(table: pd.DataFrame, ax: Axes) -> Axes:
+    """Draw Figure 12: loss over training without a part, less the loss with it."""
+    draw_conditions(table, ax, "removed", REMOVED_LINES, y="loss_change")
+    ax.axhline(0, **FAINT)
+    ax.set(
+        ylabel="increase of the loss (nats)",
+        title="Loss without a part of the network (layers count from 0)",
+        xlim=(0, float(table["sequences"].max())),
+    )
+    ax.legend(loc="center right")
+    return ax
+
+
+# Table 1: groups of layer 0's heads are ablated while layer 1 keeps patterns or values
+
+
+def preserving_table(study: Study) -> pd.DataFrame:
+    """Return accuracy without groups of layer 0's heads, while layer 1 keeps one of its inputs.
+
+    Columns: those of `Study.each_run`, `group` ("previous-token" or "others"), `ablated` (its
+    heads, as "L0H1 L0H2"), `preserved` ("patterns" or "values"), `accuracy`: chance 1/L for L
+    labels, 1/2 for a guess between the context's two; NaN for a group without heads.
+    """
+
+    def measure(run: Run, batch: Batch) -> pd.DataFrame:
+        model = run.model()
+        previous = sorted(study.circuits[run.config.seeds.init].previous_token)
+        others = [head for n in range(model.cfg.n_heads) if (head := Head(0, n)) not in previous]
+        rows = [
+            (group, " ".join(map(str, heads)), kept, _accuracy(model, batch, heads, kept))
+            for group, heads in (("previous-token", previous), ("others", others))
+            for kept in ("patterns", "values")
+        ]
+        return pd.DataFrame(rows, columns=["group", "ablated", "preserved", "accuracy"])
+
+    return study.each_run(measure)
+
+
+def _accuracy(model: HookedTransformer, batch: Batch, heads: Sequence[Head], kept: Kept) -> float:
+    if not heads:
+        return math.nan
+    found = preserving_ablation(model, batch, heads, preserve=kept)
+    return float(found.accuracy.double().mean())
+
+
+def _accuracies(rows: pd.DataFrame) -> Measured:
+    return dict(zip(rows["group"] + ", " + rows["preserved"], rows["accuracy"], strict=True))
+
+
+preserving_claims = by_rules(
+    "table 1",
+    _accuracies,
+    previous_token=lambda n: (
+        1 - n["previous-token, values"] > 2 * (1 - n["previous-token, patterns"])
+    ),
+    others=lambda n: 1 - n["others, patterns"] > 2 * (1 - n["others, values"]),
+)
+
+
+def plot_preserving_groups(table: pd.DataFrame, ax: Axes) -> Axes:
+    """Draw Table 1: accuracy without two groups of layer 0's heads.
+
+    One row per network and group, and of several networks their median and range; the grey of a
+    cell is what is missing of accuracy 1.
+    """
+    keys = ["group", "seed", "ablated"]
+    wide = table.set_index([*keys, "preserved"])["accuracy"].unstack("preserved").reset_index()
+    seeds = sorted(wide["seed"].unique())
+    rows: list[tuple[str, str, list[str], list[float]]] = []
+    for group in ("previous-token", "others"):
+        of_group = wide[wide["group"] == group].sort_values("seed")
+        values = of_group[["patterns", "values"]].to_numpy(dtype=float)
+        for n, seed in enumerate(seeds):
+            words = f"seed {seed}: {of_group['ablated'].iloc[n] or 'none'}"
+            cells = ["" if np.isnan(value) else f"{value:.4f}" for value in values[n]]
+            rows.append((group if n == 0 else "", words, cells, list(values[n])))
+        there = values[~np.isnan(values).any(axis=1)]
+        if len(there) > 1:
+            middle, low, high = np.median(there, axis=0), there.min(axis=0), there.max(axis=0)
+            numbers = zip(middle, low, high, strict=True)
+            cells = [f"{m:.4f} ({a:.3f} to {b:.3f})" for m, a, b in numbers]
+            rows.append(("", "median (range)", cells, list(middle)))
+    _draw_rows(rows, ax)
+    ax.set_title("Accuracy with heads of layer 0 ablated, and patterns or values preserved")
+    return ax
+
+
+def _draw_rows(rows: list[tuple[str, str, list[str], list[float]]], ax: Axes) -> None:
+    """Draw a table with rules above, below and under its head; cells darker the less accurate."""
+    n_rows = len(rows)
+    columns = (0.0, 0.19, 0.72, 0.91)
+    ax.set(xlim=(0, 1), ylim=(n_rows - 0.5, -2.1))
+    ax.axis("off")
+    heading = ("heads of layer 0 ablated", "patterns\npreserved", "values\npreserved")
+    for x, words in zip(columns[1:], heading, strict=True):
+        ax.text(x, -1.3, words, ha="left" if x < 0.5 else "center", va="center", fontweight="bold")
+    for y in (-2.1, -0.5, n_rows - 0.5):
+        ax.axhline(y, color="black", linewidth=0.8)
+    for y, (group, words, cells, values) in enumerate(rows):
+        ax.text(0, y, group, va="center", fontweight="bold")
+        ax.text(columns[1], y, words, va="center", fontsize=9)
+        for x, cell, value in zip(columns[2:], cells, values, strict=True):
+            if not np.isnan(value):
+                shade = str(1 - 0.5 * (1 - value))
+                ax.axhspan(y - 0.5, y + 0.5, x - 0.09, x + 0.09, color=shade, linewidth=0)
+            ax.text(x, y, cell, ha="center", va="center", fontsize=9 if len(cell) < 9 else 6.5)
+
+
+draw_groups = panels(plot_preserving_groups)
+
+FIGURES = (
+    Figure("12", ("main",), removed_table, panels(plot_removed), direct_claims),
+    Figure("table 1", ("main",), preserving_table, draw_groups, preserving_claims, (8.4, 3.4)),
+)
