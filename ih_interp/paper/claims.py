@@ -38,7 +38,7 @@ class Claim(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """Return in words whether the claim holds: "yes", "no" or "not judged"."""
+        """Return "yes", "no" or "not judged"."""
         return ("yes" if self.holds else "no") if self.judged else "not judged"
 
     @property
@@ -91,21 +91,6 @@ def write_readme(folder: Path) -> Path:
     return path
 
 
-def claims_markdown(folder: Path) -> str:
-    """Return the claims of a folder of figures as one table.
-
-    Raises ValueError where the figures were drawn from runs of several presets or features.
-    """
-    table = _read(folder)
-    several = sorted(set(table[RUNS]))
-    if len(several) > 1:
-        raise ValueError(
-            f"{folder}: expected figures of one set of runs, got those of {', '.join(several)}. "
-            "Draw each into a folder of its own."
-        )
-    return _markdown(table)
-
-
 def _read(folder: Path) -> pd.DataFrame:
     path = folder / FILE
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
@@ -118,12 +103,10 @@ def _read(folder: Path) -> pd.DataFrame:
 
 
 def _markdown(table: pd.DataFrame) -> str:
+    varies = table[COLUMNS[-1]].map({"yes": ", varies", "no": ""})
+    rows = table[COLUMNS[:-1]].assign(holds=table["holds"].replace("no", "**no**") + varies)
     lines = ["| figure | claim | paper | here | networks | holds |", "|---|---|---|---|---|---|"]
-    for row in table[COLUMNS].itertuples(index=False):
-        *cells, holds, varies = map(str, row)
-        verdict = ("**no**" if holds == "no" else holds) + (", varies" if varies == "yes" else "")
-        lines.append(f"| {' | '.join([*cells, verdict])} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows.to_numpy())])
 
 
 def _place(name: str) -> tuple[bool, int, str]:
