@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
-from transformer_lens import HookedTransformer
 
 from ih_interp._reprs import short_repr
 from ih_interp.paper.circuit import Circuit
@@ -73,29 +72,6 @@ class Study:
         columns = ["seed", by, "run", "sequences", "split", "loss", "accuracy"]
         return table.loc[table["split"].isin([*splits]), columns]
 
-    def each_network(
-        self, measure: Callable[[HookedTransformer, Batch], pd.DataFrame]
-    ) -> pd.DataFrame:
-        """Measure every network with all heads at its end; columns as in `each_run`."""
-        return self.each_run(lambda run, batch: measure(run.model(), batch))
-
-    def each_run(self, measure: Callable[[Run, Batch], pd.DataFrame]) -> pd.DataFrame:
-        """Measure every run with all heads.
-
-        Columns: `seed`, `run`, `n_sequences` (how many the measure is averaged over), and those of
-        the measure. It gets `batch(run)`, or has a column `n_sequences` where it takes others.
-        """
-        parts: list[pd.DataFrame] = []
-        for seed, run in self.main.items():
-            batch = self.batch(run)
-            table = measure(run, batch)
-            if "n_sequences" not in table:
-                table.insert(0, "n_sequences", len(batch))
-            table.insert(0, "run", run.config.name)
-            table.insert(0, "seed", seed)
-            parts.append(table)
-        return pd.concat(parts, ignore_index=True)
-
 
 @dataclass(frozen=True)
 class Figure:
@@ -127,3 +103,27 @@ def some_steps(run: Run, count: int = MAX_CHECKPOINTS) -> list[int]:
     steps = run.steps
     places = np.linspace(0, len(steps) - 1, min(count, len(steps))).round().astype(int)
     return [steps[place] for place in places]
+
+
+def each_run(
+    measure: Callable[[Study, Run, Batch], pd.DataFrame],
+) -> Callable[[Study], pd.DataFrame]:
+    """Return the function that measures every run with all heads.
+
+    Columns: `seed`, `run`, `n_sequences` (how many the measure is averaged over), and those of
+    the measure. It gets `Study.batch`, or has a column `n_sequences` where it takes others.
+    """
+
+    def table(study: Study) -> pd.DataFrame:
+        parts: list[pd.DataFrame] = []
+        for seed, run in study.main.items():
+            batch = study.batch(run)
+            part = measure(study, run, batch)
+            if "n_sequences" not in part:
+                part.insert(0, "n_sequences", len(batch))
+            part.insert(0, "run", run.config.name)
+            part.insert(0, "seed", seed)
+            parts.append(part)
+        return pd.concat(parts, ignore_index=True)
+
+    return table

@@ -17,6 +17,7 @@ from ih_interp.paper.figures.fig04_13_17_18 import (
 )
 from ih_interp.paper.judging import correlation, judge, over_seeds, surely_longer, times_of
 from ih_interp.paper.reproduce import draw, prepare
+from ih_interp.paper.study import each_run
 from ih_interp.plots._style import HEAD_MARKERS
 
 FIGURES = {figure.name: figure for module in (fig03, fig04) for figure in module.FIGURES}
@@ -259,8 +260,8 @@ def test_ablations_are_those_of_the_trained_network(study, tables):
 def test_rows_say_over_how_many_sequences_they_are(study, tables):
     for name in ("3b", "4a", "13"):
         assert set(tables[name]["n_sequences"]) == {len(study.batch(study.main[5]))}
-    own = study.each_run(lambda run, batch: pd.DataFrame({"n_sequences": [7], "value": [0.5]}))
-    assert own["n_sequences"].tolist() == [7]
+    own = each_run(lambda *_: pd.DataFrame({"n_sequences": [7], "value": [0.5]}))
+    assert own(study)["n_sequences"].tolist() == [7]
 
 
 def test_every_curve_is_that_of_its_run(study, tables):

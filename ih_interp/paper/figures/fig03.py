@@ -12,8 +12,10 @@ from ih_interp.analysis.heads.attention import induction_strength
 from ih_interp.paper.claims import Claim
 from ih_interp.paper.drawing import BESIDE, panels, plot_each_network
 from ih_interp.paper.judging import Measured, Rule, by_rules, curves, judge, rank_correlation, when
-from ih_interp.paper.study import Figure, Study, some_steps
+from ih_interp.paper.study import Figure, Study, each_run, some_steps
 from ih_interp.plots import plot_losses, plot_strengths
+from ih_interp.runs import Run
+from ih_interp.types import Batch
 
 NEW_SPLITS = ("test_exemplars", "test_relabel")  # which training never shows
 STRONG = 0.25  # induction strength above which a head is an induction head
@@ -53,15 +55,14 @@ def _pause(sequences: np.ndarray, loss: np.ndarray) -> Measured:
     return {"plateau": when(plateau_length(sequences, loss)), "fall": fall}
 
 
-def strength_table(study: Study) -> pd.DataFrame:
+@each_run
+def strength_table(_: Study, run: Run, batch: Batch) -> pd.DataFrame:
     """Return induction strengths over training.
 
     Columns: `seed`, `run`, `n_sequences`, `step`, `sequences`, `name` (a head), `value`, its
     `induction_strength`, in [-1, 1]; 0 where it does not tell the labels apart.
     """
-    return study.each_run(
-        lambda run, batch: trace(run, induction_strength, batch=batch, steps=some_steps(run))
-    )
+    return trace(run, induction_strength, batch=batch, steps=some_steps(run))
 
 
 def _strengths(rows: pd.DataFrame) -> Measured:

@@ -27,9 +27,11 @@ from ih_interp.paper.judging import (
     times_of,
     when,
 )
-from ih_interp.paper.study import Figure, Study
+from ih_interp.paper.study import Figure, Study, each_run
 from ih_interp.plots import _style, plot_ablate_each_head
 from ih_interp.plots.curves import guess_line
+from ih_interp.runs import Run
+from ih_interp.types import Batch
 
 LINEAR = 0.95  # correlation of strength and accuracy that every network of the paper exceeds
 ACCURATE = 0.9  # accuracy with all heads above which a network has learned
@@ -44,15 +46,6 @@ QUANTITIES: Mapping[str, str] = {
 
 
 # Figures 4a and 13: heads of a trained network, alone and ablated
-
-
-def ablation_table(study: Study, metric: Metric) -> pd.DataFrame:
-    """Return one metric with only a head on and with all but it, for every network with all heads.
-
-    Columns: `seed`, `run`, `n_sequences`, and those of `ablate_each_head`; loss and accuracy as in
-    `Study.losses`, but over `batch`.
-    """
-    return study.each_network(lambda model, batch: ablate_each_head(model, batch, metrics=[metric]))
 
 
 def _ablated(rows: pd.DataFrame) -> Measured:
@@ -103,6 +96,20 @@ def draw_ablations(table: pd.DataFrame, canvas: Canvas) -> None:
         for text in [*ax.texts]:  # names of heads, too many for small axes
             text.remove()
     axes[0].set_title("One head of layer 1 (the paper's 2) alone, or ablated")
+
+
+def _ablation_figure(name: str, metric: Metric, claims: Judging) -> Figure:
+    """Return the figure of one metric with only a head on and with all but it.
+
+    Its columns are those of `each_run` and `ablate_each_head`; loss and accuracy as in
+    `Study.losses`, but over `Study.batch`.
+    """
+
+    @each_run
+    def table(_: Study, run: Run, batch: Batch) -> pd.DataFrame:
+        return ablate_each_head(run.model(), batch, metrics=[metric])
+
+    return Figure(name, ("main",), table, draw_ablations, claims, BESIDE)
 
 
 # Figures 4b and 17: heads trained alone and in pairs
@@ -230,7 +237,7 @@ def strength_table(study: Study) -> pd.DataFrame:
     that head on, or "learning_time", sequences of the head trained alone; where it never learned,
     `observed` is False and `value` the length of its run.
     """
-    ends = study.each_network(ablate_each_head)
+    ends = each_run(lambda _, run, batch: ablate_each_head(run.model(), batch))(study)
     ends = ends[ends["kept"] == "only"].rename(columns={"metric": "quantity"})
     strengths = ends.drop_duplicates(["seed", "head"])[["seed", "head", "strength"]]
     losses = study.losses("single", by="head")
@@ -312,14 +319,9 @@ def _r(table: pd.DataFrame, quantity: str) -> float:
     return correlation(rows["strength"], rows["value"])
 
 
-def _ablations(name: str, metric: Metric, claims: Judging) -> Figure:
-    table = partial(ablation_table, metric=metric)
-    return Figure(name, ("main",), table, draw_ablations, claims, BESIDE)
-
-
 FIGURES = (
-    _ablations("4a", "accuracy", accuracy_claims),
-    _ablations("13", "loss", loss_claims),
+    _ablation_figure("4a", "accuracy", accuracy_claims),
+    _ablation_figure("13", "loss", loss_claims),
     Figure("4b", ("main", "single"), apart_table, draw_apart, apart_claims, BESIDE),
     Figure("17", ("main", "single", "pairs"), pairs_table, draw_pairs, pairs_claims, BESIDE),
     Figure("18", ("main", "single"), strength_table, draw_strength, strength_claims, (9.6, 3.8)),

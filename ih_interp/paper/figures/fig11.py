@@ -23,7 +23,7 @@ from ih_interp.analysis.heads.composition import (
 )
 from ih_interp.analysis.patching.preserving import Keep, Kept, preserving_map
 from ih_interp.paper.judging import Measured, by_rules, rank_correlation
-from ih_interp.paper.study import Figure, Study
+from ih_interp.paper.study import Figure, Study, each_run
 from ih_interp.plots._style import HEAD_COLOURS, HEAD_MARKERS
 from ih_interp.plots.maps import DIVERGING, draw_map
 from ih_interp.runs import Run
@@ -48,23 +48,19 @@ ALIKE = 0.9  # rank correlation from which two maps would be called the same
 AGREES = 0.5  # rank correlation from which one quantity would be called a prediction of another
 
 
-def map_table(study: Study) -> pd.DataFrame:
+@each_run
+def map_table(study: Study, run: Run, batch: Batch) -> pd.DataFrame:
     """Return the six maps of Figure 11, of every network at its end.
 
-    Columns: those of `Study.each_run`, `map` ("one ablated": accuracy less that with every head of
+    Columns: those of `each_run`, `map` ("one ablated": accuracy less that with every head of
     layer 0; "one left": accuracy; "composition"), `through` ("patterns" or "values"), `sender`,
     `previous_token` (whether the sender is one), `receiver`, `value`, and `neutral`, which says
     nothing: 0, chance 1/L, and composition of random matrices.
     """
-
-    def measure(model: HookedTransformer, batch: Batch) -> pd.DataFrame:
-        causal = causal_maps(model, batch, LEFT).assign(n_sequences=len(batch))
-        return pd.concat([causal, composition_maps(model)], ignore_index=True)  # of weights alone
-
-    table = study.each_network(measure)
-    previous = {(n, str(h)) for n, c in study.circuits.items() for h in c.previous_token}
-    pairs = zip(table["seed"], table["sender"], strict=True)
-    return table.assign(previous_token=[pair in previous for pair in pairs])
+    model, circuit = run.model(), study.circuits[run.config.seeds.init]
+    causal = causal_maps(model, batch, LEFT).assign(n_sequences=len(batch))
+    table = pd.concat([causal, composition_maps(model)], ignore_index=True)  # of weights alone
+    return table.assign(previous_token=table["sender"].isin([*map(str, circuit.previous_token)]))
 
 
 def causal_maps(model: HookedTransformer, batch: Batch, names: Iterable[str]) -> pd.DataFrame:
@@ -183,26 +179,23 @@ def _composition(name: str, through: str) -> str:
 # Figure "11 init": does composition before training tell which pairs of heads will work?
 
 
-def before_table(study: Study) -> pd.DataFrame:
+@each_run
+def before_table(_: Study, run: Run, batch: Batch) -> pd.DataFrame:
     """Return composition before training beside that at the end, and beside what pairs then do.
 
-    Columns: those of `Study.each_run`, `through` ("patterns": K-composition, "values": V),
+    Columns: those of `each_run`, `through` ("patterns": K-composition, "values": V),
     `sender`, `receiver`, `start` and `end` (`output_composition`, chance about 0.125), and
     `accuracy` with that pair of heads alone left, as "one left" of Figure 11 (chance 1/L for L
     labels).
     """
-
-    def measure(run: Run, batch: Batch) -> pd.DataFrame:
-        pairs = ["through", "sender", "receiver"]
-        tables = {
-            "start": composition_maps(run.model(0)),
-            "end": composition_maps(run.model()),
-            "accuracy": causal_maps(run.model(), batch, ["one left"]),
-        }
-        columns = {name: table.set_index(pairs)["value"] for name, table in tables.items()}
-        return pd.DataFrame(columns).reset_index()
-
-    return study.each_run(measure)
+    pairs = ["through", "sender", "receiver"]
+    tables = {
+        "start": composition_maps(run.model(0)),
+        "end": composition_maps(run.model()),
+        "accuracy": causal_maps(run.model(), batch, ["one left"]),
+    }
+    columns = {name: table.set_index(pairs)["value"] for name, table in tables.items()}
+    return pd.DataFrame(columns).reset_index()
 
 
 def _compositions(network: pd.DataFrame) -> Measured:

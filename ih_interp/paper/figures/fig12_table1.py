@@ -19,7 +19,7 @@ from ih_interp.clamps import AblateHeads
 from ih_interp.evaluation import evaluate
 from ih_interp.paper.drawing import draw_conditions, panels
 from ih_interp.paper.judging import Measured, by_rules
-from ih_interp.paper.study import Figure, Study, some_steps
+from ih_interp.paper.study import Figure, Study, each_run, some_steps
 from ih_interp.plots._style import FAINT, Line
 from ih_interp.runs import Run
 from ih_interp.types import Batch, Head
@@ -46,30 +46,26 @@ def last_layer_removed(model: HookedTransformer, batch: Batch) -> PerSequence:
 PARTS = {"direct path": direct_path_removed, "last layer": last_layer_removed}
 
 
-def removed_table(study: Study) -> pd.DataFrame:
+@each_run
+def removed_table(study: Study, run: Run, batch: Batch) -> pd.DataFrame:
     """Return the losses without layer 0's direct path, and without the heads of layer 1.
 
-    Columns: those of `Study.each_run`, `sequences`, `removed` ("direct path" or "last layer"),
+    Columns: those of `each_run`, `sequences`, `removed` ("direct path" or "last layer"),
     `loss`, `accuracy`, and `loss_change`, `accuracy_change` against the same checkpoint, whole, on
     the same sequences (the paper interpolates a loss on others). These are those of `curve_batch`
     and, at the last step, of `batch`, as a sample is too small for what is lost there. Loss is
     in nats, ln 2 for a guess between the context's two labels, ln L for L labels and no idea;
     accuracy has chance 1/L, 1/2 for that guess. A part that does nothing changes them by 0.
     """
-
-    def measure(run: Run, batch: Batch) -> pd.DataFrame:
-        *learning, last = some_steps(run)
-        parts = [
-            trace(run, remove, batch=shown, steps=steps).assign(
-                removed=removed, n_sequences=len(shown)
-            )
-            for shown, steps in ((study.curve_batch(run), learning), (batch, [last]))
-            for removed, remove in PARTS.items()
-        ]
-        return pd.concat(parts, ignore_index=True)
-
-    index = ["seed", "run", "n_sequences", "sequences", "removed"]
-    wide = study.each_run(measure).set_index([*index, "name"])["value"].unstack("name")
+    *learning, last = some_steps(run)
+    parts = [
+        trace(run, remove, batch=shown, steps=steps).assign(removed=part, n_sequences=len(shown))
+        for shown, steps in ((study.curve_batch(run), learning), (batch, [last]))
+        for part, remove in PARTS.items()
+    ]
+    wide = pd.concat(parts).pivot(
+        index=["n_sequences", "sequences", "removed"], columns="name", values="value"
+    )
     columns = ["loss", "accuracy", "loss_change", "accuracy_change"]
     return wide[columns].rename_axis(columns=None).reset_index()
 
@@ -111,26 +107,23 @@ def plot_removed(table: pd.DataFrame, ax: Axes) -> Axes:
 # Table 1: groups of layer 0's heads are ablated while layer 1 keeps patterns or values
 
 
-def preserving_table(study: Study) -> pd.DataFrame:
+@each_run
+def preserving_table(study: Study, run: Run, batch: Batch) -> pd.DataFrame:
     """Return accuracy without groups of layer 0's heads, while layer 1 keeps one of its inputs.
 
-    Columns: those of `Study.each_run`, `group` ("previous-token" or "others"), `ablated` (its
+    Columns: those of `each_run`, `group` ("previous-token" or "others"), `ablated` (its
     heads, as "L0H1 L0H2"), `preserved` ("patterns" or "values"), `accuracy`: chance 1/L for L
     labels, 1/2 for a guess between the context's two; NaN for a group without heads.
     """
-
-    def measure(run: Run, batch: Batch) -> pd.DataFrame:
-        model = run.model()
-        previous = sorted(study.circuits[run.config.seeds.init].previous_token)
-        others = [head for n in range(model.cfg.n_heads) if (head := Head(0, n)) not in previous]
-        rows = [
-            (group, " ".join(map(str, heads)), kept, _accuracy(model, batch, heads, kept))
-            for group, heads in (("previous-token", previous), ("others", others))
-            for kept in ("patterns", "values")
-        ]
-        return pd.DataFrame(rows, columns=["group", "ablated", "preserved", "accuracy"])
-
-    return study.each_run(measure)
+    model = run.model()
+    previous = sorted(study.circuits[run.config.seeds.init].previous_token)
+    others = [head for n in range(model.cfg.n_heads) if (head := Head(0, n)) not in previous]
+    rows = [
+        (group, " ".join(map(str, heads)), kept, _accuracy(model, batch, heads, kept))
+        for group, heads in (("previous-token", previous), ("others", others))
+        for kept in ("patterns", "values")
+    ]
+    return pd.DataFrame(rows, columns=["group", "ablated", "preserved", "accuracy"])
 
 
 def _accuracy(model: HookedTransformer, batch: Batch, heads: Sequence[Head], kept: Kept) -> float:

@@ -1,7 +1,5 @@
 """Figures 14 and 16, Tables 2 and 3, additivity: heads of a trained network, alone and together."""
 
-from functools import partial
-
 import numpy as np
 import pandas as pd
 import torch
@@ -22,7 +20,7 @@ from ih_interp.paper.claims import Claim, Judging
 from ih_interp.paper.drawing import networks_beside, plot_each_network
 from ih_interp.paper.judging import Measured, Rule, by_rules, by_seed, judge
 from ih_interp.paper.recipes import last_layer_heads
-from ih_interp.paper.study import Figure, Study
+from ih_interp.paper.study import Figure, Study, each_run
 from ih_interp.plots import (
     plot_add_back,
     plot_additive_fits,
@@ -47,22 +45,19 @@ ADDITIVE = 0.9  # R squared from which heads are said to add up
 # Figure 14: heads of the last layer are added back one by one
 
 
-def added_table(study: Study) -> pd.DataFrame:
+@each_run
+def added_table(_: Study, run: Run, batch: Batch) -> pd.DataFrame:
     """Return the loss as heads are added back: `seed`, `run`, `order`, `n_heads`, `value` ...
 
     `order` is one of `ORDERS`; `value` is in nats (ln 2 for a guess between the context's two
     labels, ln L for L labels and no idea), `low` and `high` are `add_back`'s intervals over
     sequences. The last row of the first order is the whole network.
     """
-
-    def measure(run: Run, batch: Batch) -> pd.DataFrame:
-        model = run.model()
-        first = add_back(model, batch, metrics="loss").assign(order=ORDERS[0])
-        others = first["head"].dropna().tolist()[1:]
-        second = add_back(model, batch, others, metrics="loss").assign(order=ORDERS[1])
-        return pd.concat([first, second], ignore_index=True)
-
-    return study.each_run(measure)
+    model = run.model()
+    first = add_back(model, batch, metrics="loss").assign(order=ORDERS[0])
+    others = first["head"].dropna().tolist()[1:]
+    second = add_back(model, batch, others, metrics="loss").assign(order=ORDERS[1])
+    return pd.concat([first, second], ignore_index=True)
 
 
 def draw_added(table: pd.DataFrame, canvas: Canvas) -> None:
@@ -106,10 +101,11 @@ added_claims = by_rules(
 # Figure 16: what heads do alone with a perfect match, and label by label
 
 
-def label_table(study: Study) -> pd.DataFrame:
+@each_run
+def label_table(_: Study, run: Run, batch: Batch) -> pd.DataFrame:
     """Return accuracies of heads alone, by match and by label.
 
-    Columns: those of `Study.each_run`, `quantity`, `match`, `head`, `value` and others.
+    Columns: those of `each_run`, `quantity`, `match`, `head`, `value` and others.
 
     `quantity` is "accuracy of all" (panel a; `match` is "computed" or "perfect", `strength` that of
     the network as it is), or those of `label_specific_accuracy` with a perfect match: "accuracy"
@@ -117,17 +113,13 @@ def label_table(study: Study) -> pd.DataFrame:
     both accuracies is 1/L for L labels (a guess between the context's two: 1/2); even shares of
     mistakes are 1/L, too.
     """
-
-    def measure(run: Run, batch: Batch) -> pd.DataFrame:
-        model = run.model()
-        parts = [label_specific_accuracy(model, batch).assign(match="perfect")]
-        for match, perfect in (("computed", False), ("perfect", True)):
-            alone = ablate_each_head(model, batch, metrics="accuracy", perfect_match=perfect)
-            alone = alone[alone["kept"] == "only"].drop(columns=["kept", "metric"])
-            parts.append(alone.assign(quantity="accuracy of all", match=match))
-        return pd.concat(parts, ignore_index=True)
-
-    return study.each_run(measure)
+    model = run.model()
+    parts = [label_specific_accuracy(model, batch).assign(match="perfect")]
+    for match, perfect in (("computed", False), ("perfect", True)):
+        alone = ablate_each_head(model, batch, metrics="accuracy", perfect_match=perfect)
+        alone = alone[alone["kept"] == "only"].drop(columns=["kept", "metric"])
+        parts.append(alone.assign(quantity="accuracy of all", match=match))
+    return pd.concat(parts, ignore_index=True)
 
 
 def draw_labels(table: pd.DataFrame, canvas: Canvas) -> None:
@@ -183,17 +175,6 @@ label_claims = by_rules(
 # Tables 2 and 3: mistakes of the strongest head alone that another head corrects
 
 
-def corrected_table(study: Study, *, perfect_match: bool) -> pd.DataFrame:
-    """Return the strongest head's mistakes that another corrects: `seed`, `run`, `base` ...
-
-    The columns of `mistakes_corrected`; `value` is a share, in [0, 1]: the head's `accuracy` if
-    mistakes were independent.
-    """
-    return study.each_network(
-        lambda model, batch: mistakes_corrected(model, batch, perfect_match=perfect_match)
-    )
-
-
 def _claims(figure: str, **rules: Rule) -> Judging:
     """Return the function that judges networks whose strongest head alone makes mistakes.
 
@@ -236,10 +217,11 @@ def _corrected(rows: pd.DataFrame) -> Measured:
 # Beyond the paper's figures: whether the heads that it calls additive add up, on four scales
 
 
-def additive_table(study: Study) -> pd.DataFrame:
+@each_run
+def additive_table(_: Study, run: Run, batch: Batch) -> pd.DataFrame:
     """Return how well heads add up.
 
-    Columns: those of `Study.each_run`, `metric`, `part`, `value`, `low`, `high`.
+    Columns: those of `each_run`, `metric`, `part`, `value`, `low`, `high`.
 
     `value` is R squared of the best additive fit to the mean metric of every subset of the last
     layer's heads, of `additivity_test`: 1 if they add up, 8/255 for a random game. Log-odds are
@@ -247,23 +229,19 @@ def additive_table(study: Study) -> pd.DataFrame:
     sequences or, where they are more than `MOST_SEQUENCES`, a sample of so many; `low` and `high`
     resample sequences.
     """
-
-    def measure(run: Run, batch: Batch) -> pd.DataFrame:
-        if len(batch) > MOST_SEQUENCES:
-            generator = torch.Generator().manual_seed(0)
-            batch = run.task.sample("train", MOST_SEQUENCES, generator=generator)
-        report = additivity_test(
-            run.model(),
-            batch,
-            last_layer_heads(),
-            metrics=("logit_difference", log_odds, "probability", "loss"),
-            n_resamples=RESAMPLES,
-            n_permutations=1,  # no p-value is shown
-        )
-        table = report.table("r_squared")[["metric", "part", "value", "low", "high"]]
-        return table.assign(n_sequences=len(batch))
-
-    return study.each_run(measure)
+    if len(batch) > MOST_SEQUENCES:
+        generator = torch.Generator().manual_seed(0)
+        batch = run.task.sample("train", MOST_SEQUENCES, generator=generator)
+    report = additivity_test(
+        run.model(),
+        batch,
+        last_layer_heads(),
+        metrics=("logit_difference", log_odds, "probability", "loss"),
+        n_resamples=RESAMPLES,
+        n_permutations=1,  # no p-value is shown
+    )
+    table = report.table("r_squared")[["metric", "part", "value", "low", "high"]]
+    return table.assign(n_sequences=len(batch))
 
 
 def log_odds(logits: Float[Tensor, "sequence label"], batch: Batch) -> Float[Tensor, " sequence"]:
@@ -292,15 +270,24 @@ additive_claims = by_rules(
 )
 
 
-def _table(name: str, claims: Judging, *, perfect_match: bool) -> Figure:
-    table = partial(corrected_table, perfect_match=perfect_match)
+def _corrected_figure(name: str, claims: Judging, *, perfect_match: bool) -> Figure:
+    """Return the figure of the strongest head's mistakes that another corrects.
+
+    Its columns are those of `each_run` and `mistakes_corrected`; `value` is a share, in [0, 1]: the
+    head's `accuracy` if mistakes were independent.
+    """
+
+    @each_run
+    def table(_: Study, run: Run, batch: Batch) -> pd.DataFrame:
+        return mistakes_corrected(run.model(), batch, perfect_match=perfect_match)
+
     return Figure(name, ("main",), table, networks_beside(plot_corrected), claims, (9.0, 3.8))
 
 
 FIGURES = (
     Figure("14", ("main",), added_table, draw_added, added_claims, (9.0, 3.8)),
     Figure("16", ("main",), label_table, draw_labels, label_claims, (11.0, 3.6)),
-    _table("table 2", corrected_claims, perfect_match=False),
-    _table("table 3", perfect_claims, perfect_match=True),
+    _corrected_figure("table 2", corrected_claims, perfect_match=False),
+    _corrected_figure("table 3", perfect_claims, perfect_match=True),
     Figure("additivity", ("main",), additive_table, draw_additive, additive_claims),
 )
