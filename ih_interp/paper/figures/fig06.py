@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise, product
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -37,9 +37,6 @@ AMOUNT_LINES = (Line("#56B4E9"), Line("#0072B2", (0, (5, 1))), Line("#00264D", (
 ROWS = {"classes": "labels", "labels": "classes"}
 """The quantity that varies in a row, and the one that stays at its fewest there."""
 AMOUNTS = {"classes": "classes to train on", "labels": "labels"}
-
-Times: TypeAlias = dict[str, list[Crossing]]
-"""Times of one network, by evolution and what varies ("normal classes"), the fewest first."""
 
 
 def data_table(study: Study) -> pd.DataFrame:
@@ -88,19 +85,18 @@ def slowdowns(times: pd.DataFrame) -> pd.DataFrame:
     Columns: `varied` ("classes" or "labels"), `evolution`, `seed`, `factor`; 1 is no effect, NaN
     where even the fewest were not learned, infinite where only the most were not.
     """
-    networks = _by_network(times.assign(observed=np.isfinite(times["time"])))
+    times = times.assign(observed=np.isfinite(times["time"]))
     rows = [
-        (varied, evolution, seed, _factor(network[f"{evolution} {varied}"]))
-        for seed, network in networks.items()
-        for evolution in EVOLUTIONS
-        for varied in ("classes", "labels")
+        (varied, evolution, seed, _factor(found))
+        for seed, network in times.groupby("seed")
+        for (evolution, varied), found in _of_network(network).items()
     ]
     return pd.DataFrame(rows, columns=["varied", "evolution", "seed", "factor"])
 
 
 def _measure(rows: pd.DataFrame) -> Measured:
     """Return one network's times, factors, and how far losses of B differ between labels."""
-    (times,) = _by_network(_emergence(rows)).values()
+    times = {" ".join(key): found for key, found in _of_network(_emergence(rows)).items()}
     fewest, *more = times["normal labels"]
     factors = {f"{name} factor": _factor(found) for name, found in times.items()}
     return {**times, **factors, "fewest": fewest, "more": more, "apart": _apart(rows)}
@@ -122,21 +118,17 @@ def _emergence(table: pd.DataFrame) -> pd.DataFrame:
     return emergence_table(table, learned, by=["evolution", "classes", "labels"])
 
 
-def _by_network(times: pd.DataFrame) -> dict[int, Times]:
-    """Return the rows of `_emergence` by seed, ascending."""
-    found: dict[int, Times] = {}
-    for seed, network in times.groupby("seed"):
-        found[int(str(seed))] = {
-            f"{evolution} {varied}": [
-                Crossing(float(time), bool(observed))
-                for time, observed in of_row(network[network["evolution"] == evolution], varied)
-                .sort_values(varied)[["time", "observed"]]
-                .to_numpy()
-            ]
-            for evolution in EVOLUTIONS
-            for varied in ("classes", "labels")
-        }
-    return found
+def _of_network(times: pd.DataFrame) -> dict[tuple[str, str], list[Crossing]]:
+    """Return one network's times by evolution and what varies, the fewest first."""
+    return {
+        (evolution, varied): [
+            Crossing(float(row["time"]), bool(row["observed"]))
+            for _, row in of_row(times[times["evolution"] == evolution], varied)
+            .sort_values(varied)
+            .iterrows()
+        ]
+        for evolution, varied in product(EVOLUTIONS, ROWS)
+    }
 
 
 def _factor(times: Sequence[Crossing]) -> float:

@@ -38,9 +38,12 @@ def last_layer_removed(model: HookedTransformer, batch: Batch) -> PerSequence:
     """Return what is lost without the heads of layer 1, in the form of `direct_path_removed`."""
     heads = tuple(Head(1, head) for head in range(model.cfg.n_heads))
     found, whole = evaluate(model, batch, [AblateHeads(heads=heads)]), evaluate(model, batch)
-    changes = {"accuracy_change": found.accuracy - whole.accuracy}
-    changes["loss_change"] = found.loss - whole.loss
-    return PerSequence(accuracy=found.accuracy, loss=found.loss, **changes)
+    return PerSequence(
+        accuracy=found.accuracy,
+        loss=found.loss,
+        accuracy_change=found.accuracy - whole.accuracy,
+        loss_change=found.loss - whole.loss,
+    )
 
 
 PARTS = {"direct path": direct_path_removed, "last layer": last_layer_removed}
@@ -133,13 +136,9 @@ def _accuracy(model: HookedTransformer, batch: Batch, heads: Sequence[Head], kep
     return float(found.accuracy.double().mean())
 
 
-def _accuracies(rows: pd.DataFrame) -> Measured:
-    return dict(zip(rows["group"] + ", " + rows["preserved"], rows["accuracy"], strict=True))
-
-
 preserving_claims = by_rules(
     "table 1",
-    _accuracies,
+    lambda rows: dict(zip(rows["group"] + ", " + rows["preserved"], rows["accuracy"], strict=True)),
     previous_token=lambda n: (
         1 - n["previous-token, values"] > 2 * (1 - n["previous-token, patterns"])
     ),

@@ -17,7 +17,7 @@ from ih_interp.analysis.ablation.single_heads import (
 )
 from ih_interp.analysis.dynamics.emergence import LEARNED
 from ih_interp.paper.claims import Claim, Judging
-from ih_interp.paper.drawing import networks_beside, plot_each_network
+from ih_interp.paper.drawing import networks_beside
 from ih_interp.paper.judging import Measured, Rule, by_rules, by_seed, judge
 from ih_interp.paper.recipes import last_layer_heads
 from ih_interp.paper.study import Figure, Study, each_run
@@ -60,15 +60,10 @@ def added_table(_: Study, run: Run, batch: Batch) -> pd.DataFrame:
     return pd.concat([first, second], ignore_index=True)
 
 
-def draw_added(table: pd.DataFrame, canvas: Canvas) -> None:
-    """Draw the first network large, the others small."""
-
-    def plot(rows: pd.DataFrame, ax: Axes) -> None:
-        tables = {name: rows[rows["order"] == name] for name in ORDERS}
-        whole = float(tables[ORDERS[0]]["value"].iloc[-1])
-        plot_add_back(tables, ax, none_ablated=whole)
-
-    plot_each_network(table, canvas, plot)
+def plot_added(rows: pd.DataFrame, ax: Axes) -> None:
+    """Draw Figure 14 for one network."""
+    tables = {name: rows[rows["order"] == name] for name in ORDERS}
+    plot_add_back(tables, ax, none_ablated=float(tables[ORDERS[0]]["value"].iloc[-1]))
 
 
 def _added(rows: pd.DataFrame) -> Measured:
@@ -148,10 +143,8 @@ def _labels(network: pd.DataFrame) -> Measured:
     alone = whole.pivot_table(index="head", columns="match", values="value")
     gain = alone["perfect"] - alone["computed"]
     rows = network[network["quantity"] == "accuracy"]
-    values, sizes = (
-        rows.pivot_table(index="head", columns="label", values=column)
-        for column in ("value", "sequences")
-    )
+    by_label = rows.pivot_table(index="head", columns="label", values=["value", "sequences"])
+    values, sizes = by_label["value"], by_label["sequences"]
     pooled = (values * sizes).sum(axis=1) / sizes.sum(axis=1)
     by_chance = (pooled * (1 - pooled) * (1 / sizes).mean(axis=1)) ** 0.5
     excess = values.std(axis=1) / by_chance.where(by_chance > 0)
@@ -183,12 +176,11 @@ def _claims(figure: str, **rules: Rule) -> Judging:
 
     def claims(table: pd.DataFrame) -> list[Claim]:
         networks = [_corrected(rows) for rows in by_seed(table[table["mistakes"] > 0])]
-        if not networks:
-            return []
         others = table["seed"].nunique() - len(networks)
         words = {0: "", 1: "; 1 network makes no mistake"}
         told = words.get(others, f"; {others} networks make no mistake")
-        return [c._replace(ours=c.ours + told) for c in judge(figure, networks, rules)]
+        found = judge(figure, networks, rules) if networks else []
+        return [claim._replace(ours=claim.ours + told) for claim in found]
 
     return claims
 
@@ -285,7 +277,7 @@ def _corrected_figure(name: str, claims: Judging, *, perfect_match: bool) -> Fig
 
 
 FIGURES = (
-    Figure("14", ("main",), added_table, draw_added, added_claims, (9.0, 3.8)),
+    Figure("14", ("main",), added_table, networks_beside(plot_added), added_claims, (9.0, 3.8)),
     Figure("16", ("main",), label_table, draw_labels, label_claims, (11.0, 3.6)),
     _corrected_figure("table 2", corrected_claims, perfect_match=False),
     _corrected_figure("table 3", perfect_claims, perfect_match=True),
