@@ -13,9 +13,8 @@ from matplotlib.figure import Figure as Canvas
 from ih_interp._torch_state import plain_torch
 from ih_interp.paper.claims import Claim, merge_claims, write_readme
 from ih_interp.paper.figures import FIGURES
-from ih_interp.paper.networks import Networks, train_study
 from ih_interp.paper.presets import PRESETS
-from ih_interp.paper.study import Figure, Study
+from ih_interp.paper.study import Figure, Networks, Study, train_study
 from ih_interp.plots._style import save, style
 from ih_interp.storage.atomic import PathLike, as_path
 from ih_interp.tasks.exemplars import Exemplars

@@ -9,13 +9,13 @@ from matplotlib.figure import Figure as Canvas
 
 import ih_interp as ih
 from ih_interp.analysis.dynamics.emergence import Crossing
+from ih_interp.paper.claims import correlation, judge, over_seeds, surely_longer, times_of
 from ih_interp.paper.figures import fig03, fig04_13_17_18 as fig04
 from ih_interp.paper.figures.fig04_13_17_18 import (
     ALL_HEADS,
     plot_learning_of_heads,
     plot_strength_against,
 )
-from ih_interp.paper.judging import correlation, judge, over_seeds, surely_longer, times_of
 from ih_interp.paper.reproduce import draw, prepare
 from ih_interp.paper.study import each_run
 from ih_interp.plots._style import HEAD_MARKERS

@@ -9,8 +9,8 @@ import torch
 from torch.testing import assert_close
 
 import ih_interp as ih
-from ih_interp.paper.circuit import choose_circuit
 from ih_interp.paper.figures import fig14_16_tables2_3 as figures
+from ih_interp.paper.recipes import choose_circuit
 from ih_interp.paper.reproduce import draw
 from ih_interp.paper.study import Study
 

@@ -12,11 +12,10 @@ from matplotlib.figure import Figure as Canvas
 import ih_interp as ih
 from ih_interp.config import run_folder
 from ih_interp.evaluation import evaluate
-from ih_interp.paper.circuit import Circuit
 from ih_interp.paper.figures import fig05_09_10 as fig05, fig07_08_15 as fig07
 from ih_interp.paper.figures.fig07_08_15 import DONOR_LINES, PREVIOUS_TOKEN_LINES, SIDES
 from ih_interp.paper.presets import PRESETS
-from ih_interp.paper.recipes import RECIPES, Context
+from ih_interp.paper.recipes import RECIPES, Circuit, Context
 from ih_interp.paper.study import Study
 from ih_interp.types import Head
 

@@ -9,8 +9,8 @@ from numpy.testing import assert_allclose
 from pandas.testing import assert_series_equal
 
 import ih_interp as ih
-from ih_interp.paper.circuit import Circuit
 from ih_interp.paper.figures import fig11, fig12_table1 as fig12
+from ih_interp.paper.recipes import Circuit
 from ih_interp.paper.study import Study
 from ih_interp.types import Head
 

@@ -9,14 +9,15 @@ import pytest
 import ih_interp as ih
 from ih_interp.analysis.dynamics.emergence import LEARNED
 from ih_interp.paper import reproduce as module
-from ih_interp.paper.circuit import choose_circuit
 from ih_interp.paper.claims import (
     BEGIN,
     COLUMNS,
     END,
+    FINDINGS,
     Claim,
     claims_table,
     merge_claims,
+    over_seeds,
     write_readme,
 )
 from ih_interp.paper.figures import FIGURES
@@ -26,7 +27,7 @@ from ih_interp.paper.figures.fig06 import UNCHANGED
 from ih_interp.paper.figures.fig07_08_15 import HALF_GUESS
 from ih_interp.paper.figures.fig11 import AGREES, ALIKE
 from ih_interp.paper.figures.fig14_16_tables2_3 import ADDITIVE
-from ih_interp.paper.judging import FINDINGS, over_seeds
+from ih_interp.paper.recipes import choose_circuit
 from ih_interp.paper.reproduce import draw, prepare, redraw, reproduce
 
 pytestmark = pytest.mark.slow

@@ -9,9 +9,8 @@ from matplotlib.figure import Figure as Canvas
 from ih_interp.analysis.dynamics.emergence import first_below, plateau_length
 from ih_interp.analysis.dynamics.trace import trace
 from ih_interp.analysis.heads.attention import induction_strength
-from ih_interp.paper.claims import Claim
+from ih_interp.paper.claims import Claim, Measured, Rule, by_rules, curves, judge, spearman, when
 from ih_interp.paper.drawing import BESIDE, panels, plot_each_network
-from ih_interp.paper.judging import Measured, Rule, by_rules, curves, judge, rank_correlation, when
 from ih_interp.paper.study import Figure, Study, each_run, some_steps
 from ih_interp.plots import plot_losses, plot_strengths
 from ih_interp.runs import Run
@@ -77,7 +76,7 @@ def _strengths(rows: pd.DataFrame) -> Measured:
     order = math.nan
     if last.max() > 0:
         half = strengths[strengths[str(last.idxmax())] >= last.max() / 2].iloc[0]
-        order = rank_correlation(half, last)
+        order = spearman(half, last)
     return {
         "several": float((last > STRONG).sum()),
         "strongest": float(last.max()),

@@ -13,9 +13,9 @@ from matplotlib.ticker import FuncFormatter
 from ih_interp.analysis.ablation.single_heads import ablate_each_head
 from ih_interp.analysis.dynamics.emergence import learned
 from ih_interp.evaluation import Metric
-from ih_interp.paper.claims import Claim, Judging
-from ih_interp.paper.drawing import BESIDE, plot_each_network
-from ih_interp.paper.judging import (
+from ih_interp.paper.claims import (
+    Claim,
+    Judging,
     Measured,
     by_rules,
     by_seed,
@@ -27,6 +27,7 @@ from ih_interp.paper.judging import (
     times_of,
     when,
 )
+from ih_interp.paper.drawing import BESIDE, plot_each_network
 from ih_interp.paper.study import Figure, Study, each_run
 from ih_interp.plots import _style, plot_ablate_each_head
 from ih_interp.plots.curves import guess_line

@@ -10,9 +10,8 @@ from matplotlib.figure import Figure as Canvas
 
 from ih_interp.analysis.dynamics.emergence import plateau_length
 from ih_interp.analysis.dynamics.progress import progress_beside_training
-from ih_interp.paper.claims import Claim
-from ih_interp.paper.drawing import panels
-from ih_interp.paper.judging import (
+from ih_interp.paper.claims import (
+    Claim,
     Measured,
     by_rules,
     curves,
@@ -22,6 +21,7 @@ from ih_interp.paper.judging import (
     times_of,
     when,
 )
+from ih_interp.paper.drawing import panels
 from ih_interp.paper.study import Figure, Study, some_steps
 from ih_interp.plots import plot_clamped_losses, plot_progress, plot_toy
 from ih_interp.plots._style import CLAMP_LINES, CLAMPED_VECTORS, conditions_of

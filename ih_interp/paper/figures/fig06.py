@@ -12,7 +12,7 @@ from matplotlib.figure import Figure as Canvas
 
 from ih_interp.analysis.dynamics.emergence import Crossing, learned
 from ih_interp.analysis.dynamics.tables import emergence_table
-from ih_interp.paper.judging import Measured, by_rules, surely_longer, when
+from ih_interp.paper.claims import Measured, by_rules, surely_longer, when
 from ih_interp.paper.recipes import EVOLUTIONS
 from ih_interp.paper.study import Figure, Study
 from ih_interp.plots._style import Line, count_sequences, note

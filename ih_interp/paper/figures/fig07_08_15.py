@@ -12,9 +12,8 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 
 from ih_interp._columns import ordered
 from ih_interp.clamps import PreviousTokenAttention
-from ih_interp.paper.claims import Claim
-from ih_interp.paper.drawing import BESIDE, draw_conditions, finish_losses, networks_beside, panels
-from ih_interp.paper.judging import (
+from ih_interp.paper.claims import (
+    Claim,
     Measured,
     Rule,
     by_rules,
@@ -25,6 +24,7 @@ from ih_interp.paper.judging import (
     times_of,
     when,
 )
+from ih_interp.paper.drawing import BESIDE, draw_conditions, finish_losses, networks_beside, panels
 from ih_interp.paper.study import Figure, Study
 from ih_interp.plots._style import FAINT, Line, count_sequences
 from ih_interp.plots._tables import expect_known

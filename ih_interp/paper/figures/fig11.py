@@ -22,7 +22,7 @@ from ih_interp.analysis.heads.composition import (
     pair_table,
 )
 from ih_interp.analysis.patching.preserving import Keep, Kept, preserving_map
-from ih_interp.paper.judging import Measured, by_rules, rank_correlation
+from ih_interp.paper.claims import Measured, by_rules, spearman
 from ih_interp.paper.study import Figure, Study, each_run
 from ih_interp.plots._style import HEAD_COLOURS, HEAD_MARKERS
 from ih_interp.plots.maps import DIVERGING, draw_map
@@ -96,7 +96,7 @@ def _maps(network: pd.DataFrame) -> Measured:
         previous = left["previous_token"]
         gap = left.loc[previous, "value"].mean() - left.loc[~previous, "value"].mean()
         both = left.merge(composition, on=["sender", "receiver"])
-        agreement = rank_correlation(both["value_y"], both["value_x"])
+        agreement = spearman(both["value_y"], both["value_x"])
         found |= {f"{through} gap": float(gap), f"{through} agreement": agreement}
         if through == "patterns":
             works = left["value"] > GUESS
@@ -122,9 +122,8 @@ map_claims = by_rules(
 def plot_wiring_maps(table: pd.DataFrame, figure: Canvas) -> None:
     """Draw Figure 11: six maps of the first network with their values, and others' small below.
 
-    Columns `seed`, `map` (a key of `MAPS`), `through` (of `PATHS`), `sender`, `receiver`,
-    `previous_token`, `value`, `neutral`. Names of previous-token heads are bold. All networks share
-    the colours of a map, white (or lightest) at `neutral`. The figure grows with the networks.
+    Names of previous-token heads are bold. All networks share the colours of a map, white (or
+    lightest) at `neutral`. The figure grows with the networks.
     """
     first, *others = sorted(table["seed"].unique())
     width, height = figure.get_size_inches()
@@ -207,8 +206,8 @@ def _compositions(network: pd.DataFrame) -> Measured:
         best = start.iloc[int(accuracy.argmax())]
         found |= {
             f"{through} best": float(accuracy.max()),
-            f"{through} function": rank_correlation(start, accuracy),
-            f"{through} stays": rank_correlation(start, rows["end"]),
+            f"{through} function": spearman(start, accuracy),
+            f"{through} stays": spearman(start, rows["end"]),
             f"{through} rank": float(1 + (start > best).sum()),
             f"{through} excess": float(best - start.mean()),
         }
@@ -232,8 +231,8 @@ before_claims = by_rules(
 def plot_before(table: pd.DataFrame, figure: Canvas) -> None:
     """Draw how strongly pairs of heads compose before training, against what they do at its end.
 
-    Columns `seed`, `through` (a key of `PATHS`), `start`, `accuracy`. One panel each for K and V,
-    one marker per network; its best pair is ringed. The dashed line is the mean at the start.
+    One panel each for K and V, one marker per network; its best pair is ringed. The dashed line is
+    the mean at the start.
     """
     for ax, (through, (_, letter)) in zip(
         figure.subplots(1, len(PATHS), sharey=True), PATHS.items(), strict=True

@@ -17,8 +17,8 @@ from ih_interp.analysis.patching.preserving import (
 )
 from ih_interp.clamps import AblateHeads
 from ih_interp.evaluation import evaluate
+from ih_interp.paper.claims import Measured, by_rules
 from ih_interp.paper.drawing import draw_conditions, panels
-from ih_interp.paper.judging import Measured, by_rules
 from ih_interp.paper.study import Figure, Study, each_run, some_steps
 from ih_interp.plots._style import FAINT, Line
 from ih_interp.runs import Run

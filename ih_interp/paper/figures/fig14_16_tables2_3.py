@@ -16,9 +16,8 @@ from ih_interp.analysis.ablation.single_heads import (
     mistakes_corrected,
 )
 from ih_interp.analysis.dynamics.emergence import LEARNED
-from ih_interp.paper.claims import Claim, Judging
+from ih_interp.paper.claims import Claim, Judging, Measured, Rule, by_rules, by_seed, judge
 from ih_interp.paper.drawing import networks_beside
-from ih_interp.paper.judging import Measured, Rule, by_rules, by_seed, judge
 from ih_interp.paper.recipes import last_layer_heads
 from ih_interp.paper.study import Figure, Study, each_run
 from ih_interp.plots import (
