@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from string import Formatter
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -67,16 +68,20 @@ Rule: TypeAlias = Callable[[Measured], object]  # whether one network shows a fi
 
 
 def judge(figure: str, networks: Sequence[Measured], rules: Mapping[str, Rule]) -> list[Claim]:
-    """Return one claim per rule; ValueError without networks: all rules would hold."""
+    """Return one claim per rule; ValueError without networks: all rules would hold.
+
+    Rules about numbers that networks lack, as of a split that no task has, are left out.
+    """
     if not networks:
         raise ValueError(f"Figure {figure}: expected at least one network to judge, got none.")
     words = {name: _Words([network[name] for network in networks]) for name in networks[0]}
     claims: list[Claim] = []
     for name, holds in rules.items():
         claim, paper, ours, varies = FINDINGS.loc[(figure, name)]
-        held = sum(bool(holds(network)) for network in networks)
-        ours = ours.format_map(words)
-        claims.append(Claim(figure, claim, paper, ours, held, len(networks), varies == "yes"))
+        if {field for _, field, *_ in Formatter().parse(ours) if field} <= words.keys():
+            held = sum(bool(holds(network)) for network in networks)
+            ours = ours.format_map(words)
+            claims.append(Claim(figure, claim, paper, ours, held, len(networks), varies == "yes"))
     return claims
 
 
@@ -123,25 +128,18 @@ def by_seed(table: pd.DataFrame) -> list[pd.DataFrame]:
     return [rows for _, rows in table.groupby("seed")]
 
 
-def curves(
-    table: pd.DataFrame, by: str, value: str = "loss"
-) -> dict[int, dict[str, tuple[np.ndarray, np.ndarray]]]:
-    """Return sequences and values of every curve, by seed and by the column `by`."""
-    found: dict[int, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
-    for seed, of_seed in table.sort_values("sequences", kind="stable").groupby("seed"):
-        found[int(str(seed))] = {
-            str(name): (rows["sequences"].to_numpy(dtype=float), rows[value].to_numpy(dtype=float))
-            for name, rows in of_seed.groupby(by, sort=False, dropna=False)
-        }
-    return found
+def curves(network: pd.DataFrame, by: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return sequences and losses of each of a network's curves, by the column `by`."""
+    rows = network.sort_values("sequences", kind="stable")
+    return {
+        str(name): (curve["sequences"].to_numpy(dtype=float), curve["loss"].to_numpy(dtype=float))
+        for name, curve in rows.groupby(by, sort=False, dropna=False)
+    }
 
 
-def times_of(table: pd.DataFrame, by: str, *, level: float = LEARNED) -> list[dict[str, Crossing]]:
-    """Return when each curve's loss falls below a level, by the column `by`; seed after seed."""
-    return [
-        {name: learned(*curve, level=level) for name, curve in network.items()}
-        for network in curves(table, by).values()
-    ]
+def times_of(network: pd.DataFrame, by: str, *, level: float = LEARNED) -> dict[str, Crossing]:
+    """Return when each of a network's losses falls below a level, by the column `by`."""
+    return {name: learned(*curve, level=level) for name, curve in curves(network, by).items()}
 
 
 def surely_longer(slow: Crossing, fast: Crossing, *, factor: float | int = 1) -> bool:

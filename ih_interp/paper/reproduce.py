@@ -116,7 +116,9 @@ def reproduce(
     """
     say = say or (lambda _: None)
     asked, place = Request.of(figures, preset, exemplars, seeds), as_path(folder, "folder")
-    study = _trained(asked, as_path(runs, "runs"), engine, say)
+    study = prepare(
+        figures, preset=preset, exemplars=exemplars, seeds=seeds, runs=runs, engine=engine, say=say
+    )
     tables = ((figure, figure.table(study)) for figure in asked.figures)
     return _draw_all(tables, asked, place, say, study)
 
@@ -194,8 +196,16 @@ def prepare(
 
     Arguments and errors as in `reproduce`.
     """
-    asked = Request.of(figures, preset, exemplars, seeds)
-    return _trained(asked, as_path(runs, "runs"), engine, say or (lambda _: None))
+    say = say or (lambda _: None)
+    asked, root = Request.of(figures, preset, exemplars, seeds), as_path(runs, "runs")
+    synthetic, given = PRESETS[preset].exemplars, asked.exemplars
+    source = synthetic if given is None else Exemplars.load(given).recorded_source
+    if preset == "smoke":
+        say("smoke preset: everything runs, nothing is learned, no claim is judged")
+    folder = root / asked.runs
+    networks = Networks(asked.figures, PRESETS[preset], source, seeds=asked.seeds, root=folder)
+    sequences = None if preset == "paper" else SAMPLED
+    return train_study(networks, sequences=sequences, engine=engine, say=say)
 
 
 def draw(figure: str | Figure, table: pd.DataFrame, *, caption: str = "") -> Canvas:
@@ -222,24 +232,10 @@ def draw(figure: str | Figure, table: pd.DataFrame, *, caption: str = "") -> Can
     return canvas
 
 
-def _trained(asked: Request, root: Path, engine: Engine, say: Callable[[str], None]) -> Study:
-    preset, given = PRESETS[asked.preset], asked.exemplars
-    source = preset.exemplars if given is None else Exemplars.load(given).recorded_source
-    if asked.preset == "smoke":
-        say("smoke preset: everything runs, nothing is learned, no claim is judged")
-    networks = Networks(asked.figures, preset, source, seeds=asked.seeds, root=root / asked.runs)
-    sequences = None if asked.preset == "paper" else SAMPLED
-    return train_study(networks, sequences=sequences, engine=engine, say=say)
-
-
 def _traceable(table: pd.DataFrame, study: Study) -> pd.DataFrame:
     """Return the table with the fingerprint of every row's run."""
     if "run" not in table:
         return table
-    fingerprints = {
-        run.config.name: run.config.fingerprint
-        for by_seed in study.runs.values()
-        for by_condition in by_seed.values()
-        for run in by_condition.values()
-    }
-    return table.assign(config=[fingerprints[name] for name in table["run"]])
+    sets = [runs for by_seed in study.runs.values() for runs in by_seed.values()]
+    marks = {run.config.name: run.config.fingerprint for runs in sets for run in runs.values()}
+    return table.assign(config=table["run"].map(marks))

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure as Canvas
 
 import ih_interp as ih
 from ih_interp.analysis.dynamics.emergence import Crossing
-from ih_interp.paper.claims import correlation, judge, over_seeds, surely_longer, times_of
+from ih_interp.paper.claims import by_seed, correlation, judge, over_seeds, surely_longer, times_of
 from ih_interp.paper.figures import fig03, fig04_13_17_18 as fig04
 from ih_interp.paper.figures.fig04_13_17_18 import (
     ALL_HEADS,
@@ -105,11 +105,11 @@ def test_heads_trained_apart_are_enough_and_slower():
 
 def test_times_are_those_of_the_curve_and_its_length_where_it_ended_before():
     table = pd.concat([trained({"L1H0": 50, ALL_HEADS: math.inf}), trained({"L1H0": 10}, seed=2)])
-    first, second = times_of(table, "heads")
+    first, second = (times_of(rows, "heads") for rows in by_seed(table))
     between = 45 + 5 * (1 - 0.4 * math.log(2)) / (1 - 0.01)  # interpolated between evaluations
     assert second == {"L1H0": (pytest.approx(between), True), ALL_HEADS: (100, False)}
     assert first == {"L1H0": (pytest.approx(between - 40), True)}  # of seed 2
-    half = times_of(table, "heads", level=0.505)[1]["L1H0"]
+    half = times_of(table[table["seed"] == 5], "heads", level=0.505)["L1H0"]
     assert half.time == pytest.approx(47.5)
 
 

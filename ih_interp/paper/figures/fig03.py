@@ -2,56 +2,50 @@
 
 import math
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
 from ih_interp.analysis.dynamics.emergence import first_below, plateau_length
 from ih_interp.analysis.dynamics.trace import trace
 from ih_interp.analysis.heads.attention import induction_strength
-from ih_interp.paper.claims import Claim, Measured, Rule, by_rules, curves, judge, spearman, when
+from ih_interp.paper.claims import Measured, by_rules, curves, spearman, when
 from ih_interp.paper.drawing import BESIDE, panels, plot_each_network
 from ih_interp.paper.study import Figure, Study, each_run, some_steps
 from ih_interp.plots import plot_losses, plot_strengths
 from ih_interp.runs import Run
 from ih_interp.types import Batch
 
-NEW_SPLITS = ("test_exemplars", "test_relabel")  # which training never shows
 STRONG = 0.25  # induction strength above which a head is an induction head
 
 
 def loss_table(study: Study) -> pd.DataFrame:
     """Return losses of every main run: columns of `Study.losses` but `condition`."""
-    return study.losses("main", ("train", *NEW_SPLITS)).drop(columns="condition")
+    return study.losses("main", ("train", "test_exemplars", "test_relabel")).drop(
+        columns="condition"
+    )
 
 
-def loss_claims(table: pd.DataFrame) -> list[Claim]:
-    """Judge the plateau near ln 2, the fall, and losses on unseen classes and label pairs.
-
-    Splits that the task does not have (no unseen class, no held-out label set) are left out.
-    """
-    splits = [split for split in NEW_SPLITS if (table["split"] == split).any()]
-    networks = [
-        {**_pause(*curve_of["train"]), **{split: curve_of[split][1][-1] for split in splits}}
-        for curve_of in curves(table, "split").values()
-    ]
-    rules: dict[str, Rule] = {
-        # Sequences per factor of e: an exponential slide needs as many on both stretches.
-        "pauses": lambda n: (
-            n["fall"] < math.inf
-            and n["plateau"] / math.log(0.8 / 0.6) > 2 * n["fall"] / math.log(0.6 / 0.1)
-        )
-    }
-    for split in splits:
-        rules[split] = lambda n, split=split: n[split] < math.log(2) / 2
-    return judge("3a", networks, rules)
-
-
-def _pause(sequences: np.ndarray, loss: np.ndarray) -> Measured:
-    """Return the sequences from loss 0.8 to 0.6, and from 0.6 to 0.1."""
+def _losses(rows: pd.DataFrame) -> Measured:
+    """Return one network's sequences from loss 0.8 to 0.6, from 0.6 to 0.1, and its last losses."""
+    of_split = curves(rows, "split")
+    sequences, loss = of_split["train"]
     end = first_below(sequences, loss, 0.1)
     fall = end - first_below(sequences, loss, 0.6) if math.isfinite(end) else math.inf
-    return {"plateau": when(plateau_length(sequences, loss)), "fall": fall}
+    last = {split: loss[-1] for split, (_, loss) in of_split.items()}
+    return {"plateau": when(plateau_length(sequences, loss)), "fall": fall, **last}
+
+
+loss_claims = by_rules(
+    "3a",
+    _losses,
+    # Sequences per factor of e: an exponential slide needs as many on both stretches.
+    pauses=lambda n: (
+        n["fall"] < math.inf
+        and n["plateau"] / math.log(0.8 / 0.6) > 2 * n["fall"] / math.log(0.6 / 0.1)
+    ),
+    test_exemplars=lambda n: n["test_exemplars"] < math.log(2) / 2,
+    test_relabel=lambda n: n["test_relabel"] < math.log(2) / 2,
+)
 
 
 @each_run

@@ -149,7 +149,7 @@ def _is_alone(heads: str) -> bool:
 
 def _trained(rows: pd.DataFrame) -> Measured:
     """Return when one network's heads learn alone, in pairs and all together."""
-    (times,) = times_of(rows, "heads")
+    times = times_of(rows, "heads")
     alone = [time for name, time in times.items() if _is_alone(name)]
     pairs = [time for name, time in times.items() if "+" in name]
     return {
@@ -179,15 +179,12 @@ pairs_claims = by_rules(
 )
 
 
-def draw_apart(table: pd.DataFrame, canvas: Canvas) -> None:
-    """Draw Figure 4b: one panel per network."""
+def draw_trained(table: pd.DataFrame, canvas: Canvas) -> None:
+    """Draw Figure 4b or 17: one panel per network; titles name the head that all its pairs have."""
     axes = plot_each_network(table, canvas, plot_learning_of_heads)
-    axes[0].set_title("Training with one head of layer 1 (the paper's 2)")
-
-
-def draw_pairs(table: pd.DataFrame, canvas: Canvas) -> None:
-    """Draw Figure 17: one panel per network; a title names the head that all its pairs have."""
-    axes = plot_each_network(table, canvas, plot_learning_of_heads)
+    if not table["heads"].str.contains("+", regex=False).any():
+        axes[0].set_title("Training with one head of layer 1 (the paper's 2)")
+        return
     for ax, rows in zip(axes, by_seed(table), strict=True):
         strongest = next(name for name in rows["heads"] if _is_alone(name))
         ax.set_title(f"seed {rows['seed'].iloc[0]}: {strongest} +")
@@ -211,14 +208,10 @@ def plot_learning_of_heads(table: pd.DataFrame, ax: Axes) -> Axes:
             first, _, second = name.partition(" + ")
             last, words = second or first, f"+ {second}" if second else f"{first} alone"
             step, turn = max(1, len(curve) // 6), _style.head_place(last).head % n_markers
-            own = {
-                "color": _style.head_colour(last),
-                "marker": _style.head_marker(last),
-                "markevery": (turn * step // n_markers, step),  # not on other heads'
-                "markersize": 4,
-                "linewidth": 2.4 if pairs and not second else 1.2,
-                "label": words if pairs else name,
-            }
+            own = {"color": _style.head_colour(last), "label": words if pairs else name}
+            own |= {"marker": _style.head_marker(last), "markersize": 4}
+            own["markevery"] = (turn * step // n_markers, step)  # not on other heads'
+            own["linewidth"] = 2.4 if pairs and not second else 1.2
         ax.plot(curve["sequences"], curve["loss"], **own)
     guess_line(ax)
     _style.count_sequences(ax)
@@ -246,8 +239,8 @@ def strength_table(study: Study) -> pd.DataFrame:
     times = pd.DataFrame(
         [
             (seed, head, "learning_time", *learned(*curve))
-            for seed, network in curves(losses, "head").items()
-            for head, curve in network.items()
+            for seed, rows in losses.groupby("seed")
+            for head, curve in curves(rows, "head").items()
         ],
         columns=["seed", "head", "quantity", "value", "observed"],
     )
@@ -323,7 +316,7 @@ def _r(table: pd.DataFrame, quantity: str) -> float:
 FIGURES = (
     _ablation_figure("4a", "accuracy", accuracy_claims),
     _ablation_figure("13", "loss", loss_claims),
-    Figure("4b", ("main", "single"), apart_table, draw_apart, apart_claims, BESIDE),
-    Figure("17", ("main", "single", "pairs"), pairs_table, draw_pairs, pairs_claims, BESIDE),
+    Figure("4b", ("main", "single"), apart_table, draw_trained, apart_claims, BESIDE),
+    Figure("17", ("main", "single", "pairs"), pairs_table, draw_trained, pairs_claims, BESIDE),
     Figure("18", ("main", "single"), strength_table, draw_strength, strength_claims, (9.6, 3.8)),
 )

@@ -14,6 +14,7 @@ from ih_interp.paper.claims import (
     Claim,
     Measured,
     by_rules,
+    by_seed,
     curves,
     judge,
     over_seeds,
@@ -135,10 +136,11 @@ def clamped_table(study: Study) -> pd.DataFrame:
 
 def clamped_claims(table: pd.DataFrame) -> list[Claim]:
     """Judge how clamps on subcircuits move the phase change, and which remove it."""
-    networks = [
-        {**times, **{f"{clamp} plateau": plateau_length(*curve) for clamp, curve in of.items()}}
-        for times, of in zip(times_of(table, "clamp"), curves(table, "clamp").values(), strict=True)
-    ]
+    networks: list[Measured] = []
+    for rows in by_seed(table):
+        plateaus = {clamp: plateau_length(*of) for clamp, of in curves(rows, "clamp").items()}
+        told = {f"{clamp} plateau": length for clamp, length in plateaus.items()}
+        networks.append({**times_of(rows, "clamp"), **told})
     in_order, *others = judge(
         "5b",
         networks,
@@ -187,7 +189,7 @@ def progress_table(study: Study) -> pd.DataFrame:
 def _progress(rows: pd.DataFrame) -> Measured:
     """Return when one network's loss falls: perfected at inference, free, with a clamped match."""
     late, free = (
-        times_of(rows[rows["when"] == where], "clamp")[0] for where in ("inference", "training")
+        times_of(rows[rows["when"] == where], "clamp") for where in ("inference", "training")
     )
     return {**late, "none": free["none"], "match trained": free["match"]}
 

@@ -176,13 +176,14 @@ data_claims = by_rules(
 def plot_data_dependence(table: pd.DataFrame, canvas: Canvas) -> list[list[Axes]]:
     """Draw Figure 6: a row for classes and one for labels, one column per evolution.
 
-    Columns `seed`, `evolution` (a key of `COLUMNS`), `classes`, `labels`, `sequences`, `loss`. Each
-    seed is thin, their median thick; the curve with fewest of both stands in both rows.
+    Each seed is thin, their median thick; the curve with fewest of both stands in both rows. Losses
+    are cut off above the first fall, and above all curves that stay up.
     """
     expect_table(table, "seed", "evolution", "classes", "labels", "sequences", "loss")
     expect_known(table, "evolution", COLUMNS)
     there = [evolution for evolution in COLUMNS if (table["evolution"] == evolution).any()]
-    top = _top(table)
+    median = table.groupby(["seed", "evolution", "classes", "labels"])["loss"].median()
+    top = 1.5 if median.max() < 1.5 else 1.05 * float(table["loss"].max())
     grid = canvas.subplots(len(ROWS), len(there), sharey=True, squeeze=False)
     for axes, varied in zip(grid, ROWS, strict=True):
         row = of_row(table, varied)
@@ -238,12 +239,6 @@ def of_row(table: pd.DataFrame, varied: str) -> pd.DataFrame:
     """Return the rows of a table in which nothing but `varied` is more than the fewest."""
     kept = ROWS[varied]
     return table[table[kept] == table[kept].min()]
-
-
-def _top(table: pd.DataFrame) -> float:
-    """Return where losses are cut off: above the first fall, and above all curves that stay up."""
-    curves = table.groupby(["seed", "evolution", "classes", "labels"])["loss"]
-    return 1.5 if curves.median().max() < 1.5 else 1.05 * float(table["loss"].max())
 
 
 def _draw_amounts(panel: pd.DataFrame, ax: Axes, varied: str, top: float) -> None:

@@ -12,18 +12,7 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 
 from ih_interp._columns import ordered
 from ih_interp.clamps import PreviousTokenAttention
-from ih_interp.paper.claims import (
-    Claim,
-    Measured,
-    Rule,
-    by_rules,
-    by_seed,
-    curves,
-    judge,
-    surely_longer,
-    times_of,
-    when,
-)
+from ih_interp.paper.claims import Measured, by_rules, curves, surely_longer, times_of, when
 from ih_interp.paper.drawing import BESIDE, draw_conditions, finish_losses, networks_beside, panels
 from ih_interp.paper.study import Figure, Study
 from ih_interp.plots._style import FAINT, Line, count_sequences
@@ -85,7 +74,7 @@ def graft_table(study: Study) -> pd.DataFrame:
 
 def _grafted(rows: pd.DataFrame) -> Measured:
     """Return when one network learned, by donor, and the times with donors that are not its own."""
-    (times,) = times_of(rows, "whose")
+    times = times_of(rows, "whose")
     others = [time for whose, time in times.items() if whose not in ("none", "own")]
     return {**times, "others": others, "slowest": max(others, key=when)}
 
@@ -138,7 +127,7 @@ def previous_table(study: Study) -> pd.DataFrame:
 
 previous_claims = by_rules(
     "8",
-    lambda rows: times_of(rows, "condition")[0],
+    lambda rows: times_of(rows, "condition"),
     alike=lambda n: all(
         surely_longer(n[one], n[other], factor=1 / 2) for one in SOME for other in SOME
     ),
@@ -174,39 +163,33 @@ def strength_table(study: Study) -> pd.DataFrame:
     return table[["seed", "run", "strength", "split", "sequences", "loss"]]
 
 
-def strength_claims(table: pd.DataFrame) -> list[Claim]:
-    """Judge that stronger is faster, and that attention to the wrong label does not transfer.
-
-    The latter is left out where no label set is held out.
-    """
-    rules: dict[str, Rule] = {
-        "stronger_is_faster": lambda n: all(
-            surely_longer(weak, strong) for weak, strong in pairwise(n["times"])
-        )
-    }
-    if (table["split"] == "test_relabel").any():
-        rules["wrong_way_fails"] = lambda n: n["learned"] and n["wrong"] > math.log(2) > n["right"]
-    return judge("15", [_strengths(rows) for rows in by_seed(table)], rules)
-
-
 def _strengths(rows: pd.DataFrame) -> Measured:
     """Return one network's times by strength from even attention up, and where the rest ends."""
     splits = {str(split): of_split for split, of_split in rows.groupby("split")}
-    (times,) = times_of(splits["train"], "strength", level=HALF_GUESS)
+    times = times_of(splits["train"], "strength", level=HALF_GUESS)
     right = sorted((strength for strength in times if float(strength) >= EVEN), key=float)
     found = {f"at {float(strength):.0%}": times[strength] for strength in right}
-    if "test_relabel" not in splits:
-        return {**found, "times": [*found.values()]}
-    (last,) = curves(splits["test_relabel"], "strength").values()
-    ends = {strength: float(loss[-1]) for strength, (_, loss) in last.items()}
-    wrong = times.keys() - right
-    return {
-        **found,
-        "times": [*found.values()],
-        "learned": all(times[strength].observed for strength in wrong),
-        "wrong": min(ends[strength] for strength in wrong),
-        "right": max(ends[strength] for strength in right),
-    }
+    found |= {"times": [times[strength] for strength in right]}
+    if "test_relabel" in splits:
+        last = curves(splits["test_relabel"], "strength")
+        ends = {strength: float(loss[-1]) for strength, (_, loss) in last.items()}
+        wrong = times.keys() - right
+        found |= {
+            "learned": all(times[strength].observed for strength in wrong),
+            "wrong": min(ends[strength] for strength in wrong),
+            "right": max(ends[strength] for strength in right),
+        }
+    return found
+
+
+strength_claims = by_rules(
+    "15",
+    _strengths,
+    stronger_is_faster=lambda n: all(
+        surely_longer(weak, strong) for weak, strong in pairwise(n["times"])
+    ),
+    wrong_way_fails=lambda n: n["learned"] and n["wrong"] > math.log(2) > n["right"],
+)
 
 
 def plot_match_strengths(table: pd.DataFrame, axes: Sequence[Axes] | np.ndarray) -> None:
@@ -220,8 +203,8 @@ def plot_match_strengths(table: pd.DataFrame, axes: Sequence[Axes] | np.ndarray)
     for ax, (split, title) in zip(axes, STRENGTH_SPLITS.items(), strict=True):
         panel = table[table["split"] == split]
         for strength in ordered(panel["strength"]):
-            found = curves(panel[panel["strength"] == strength], "strength").values()
-            x, y = common_values([curve for network in found for curve in network.values()])
+            rows = panel[panel["strength"] == strength]
+            x, y = common_values([*curves(rows, "seed").values()])
             lead = 2 * float(strength) - 1
             own = {"color": SIDES(shades(lead)), "linestyle": (0, (4, 1.2)) if lead < 0 else "-"}
             ax.plot(x, np.median(y, axis=0), linewidth=1.4, **own)

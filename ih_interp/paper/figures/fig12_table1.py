@@ -152,23 +152,20 @@ def plot_preserving_groups(table: pd.DataFrame, ax: Axes) -> Axes:
     One row per network and group, and of several networks their median and range; the grey of a
     cell is what is missing of accuracy 1.
     """
+    kept, rows = ["patterns", "values"], []
     keys = ["group", "seed", "ablated"]
-    wide = table.set_index([*keys, "preserved"])["accuracy"].unstack("preserved").reset_index()
-    seeds = sorted(wide["seed"].unique())
-    rows: list[tuple[str, str, list[str], list[float]]] = []
+    wide = table.pivot(index=keys, columns="preserved", values="accuracy").reset_index()
     for group in ("previous-token", "others"):
         of_group = wide[wide["group"] == group].sort_values("seed")
-        values = of_group[["patterns", "values"]].to_numpy(dtype=float)
-        for n, seed in enumerate(seeds):
-            words = f"seed {seed}: {of_group['ablated'].iloc[n] or 'none'}"
-            cells = ["" if np.isnan(value) else f"{value:.4f}" for value in values[n]]
-            rows.append((group if n == 0 else "", words, cells, list(values[n])))
-        there = values[~np.isnan(values).any(axis=1)]
+        for n, row in enumerate(of_group.to_dict("records")):
+            cells = ["" if np.isnan(row[name]) else f"{row[name]:.4f}" for name in kept]
+            words = f"seed {row['seed']}: {row['ablated'] or 'none'}"
+            rows.append(("" if n else group, words, cells, [row[name] for name in kept]))
+        there = of_group[kept].dropna()
         if len(there) > 1:
-            middle, low, high = np.median(there, axis=0), there.min(axis=0), there.max(axis=0)
-            numbers = zip(middle, low, high, strict=True)
-            cells = [f"{m:.4f} ({a:.3f} to {b:.3f})" for m, a, b in numbers]
-            rows.append(("", "median (range)", cells, list(middle)))
+            ends = zip(there.median(), there.min(), there.max(), strict=True)
+            cells = [f"{middle:.4f} ({low:.3f} to {high:.3f})" for middle, low, high in ends]
+            rows.append(("", "median (range)", cells, list(there.median())))
     _draw_rows(rows, ax)
     ax.set_title("Accuracy with heads of layer 0 ablated, and patterns or values preserved")
     return ax
