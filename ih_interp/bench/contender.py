@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from ih_interp.config import Grid, RunConfig, Seeds
 from ih_interp.engine.update import trace_update
 from ih_interp.model import build_model
 from ih_interp.runs import create_run
-from ih_interp.tasks.exemplars import Exemplars, GaussianSource
+from ih_interp.tasks.exemplars import Exemplars
 from ih_interp.tasks.few_shot import FewShotTask
 from ih_interp.training._signals import deferred_interrupts
 from ih_interp.training.fleet import Fleet
@@ -41,26 +42,18 @@ def main() -> None:
             "peak": matrix_peak,
             "memory": lambda _: 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
         }
-        tell(seconds(fleet, 1))
-        for line in sys.stdin:
+        for line in chain(["go 1"], sys.stdin):
             order, number = line.split()
-            tell(orders[order](int(number)))
+            print(orders[order](int(number)), flush=True)  # noqa: T201
 
 
 def make_fleet(n_runs: int, engine: str, folder: Path) -> Fleet:
     """Make a fleet of the paper's runs, one seed each, on synthetic exemplars."""
-    configs = [
-        RunConfig(
-            name=f"run-{seed}",
-            exemplars=GaussianSource(),
-            seeds=Seeds(init=seed),
-            sequences=10_000_000,
-            evaluations=Grid(every=5_000),
-            checkpoints=Grid(every=1_000),
-        )
-        for seed in range(n_runs)
-    ]
-    task = FewShotTask(Exemplars.from_source(GaussianSource()), configs[0].task)
+    base = RunConfig(
+        sequences=10_000_000, evaluations=Grid(every=5_000), checkpoints=Grid(every=1_000)
+    )
+    configs = [base.replace(name=f"run-{n}", seeds=Seeds(init=n)) for n in range(n_runs)]
+    task = FewShotTask(Exemplars.from_source(base.exemplars), base.task)
     runs = [create_run(folder / config.name, config, task, engine=engine) for config in configs]
     return Fleet(runs, compiled=engine == "compiled")
 
@@ -114,8 +107,3 @@ def matrix_peak(repeats: int) -> float:
     for _ in range(repeats):
         torch.mm(left, right)
     return repeats * 2 * SIDE**3 / (time.perf_counter() - start)
-
-
-def tell(value: float) -> None:
-    """Write a line."""
-    print(value, flush=True)  # noqa: T201

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from string import Formatter
 from typing import Any, NamedTuple, TypeAlias
@@ -142,15 +143,20 @@ def times_of(network: pd.DataFrame, by: str, *, level: float = LEARNED) -> dict[
     return {name: learned(*curve, level=level) for name, curve in curves(network, by).items()}
 
 
-def surely_longer(slow: Crossing, fast: Crossing, *, factor: float | int = 1) -> bool:
+def outlasts(slow: Crossing, fast: Crossing, *, factor: float | int = 1) -> bool:
     """Return whether a time is more than `factor` times another, as far as the runs show.
 
     For a slow run that has not learned, its length counts; a fast one that has not gives False.
 
-    >>> surely_longer(Crossing(384e3, False), Crossing(200e3, True), factor=2)  # 1.92 times or more
+    >>> outlasts(Crossing(384e3, False), Crossing(200e3, True), factor=2)  # 1.92 times or more
     False
     """
     return fast.observed and slow.time > factor * fast.time
+
+
+def ascend(times: Sequence[Crossing]) -> bool:
+    """Return whether each is later than the one before; only the last may be never."""
+    return all(outlasts(late, early) for early, late in pairwise(times))
 
 
 def when(crossing: Crossing) -> float:

@@ -7,11 +7,7 @@ never typed in: they follow from the main run of the same seed by the rules of `
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from ih_interp.analysis.heads.attention import (
-    induction_strength,
-    previous_token_chance,
-    previous_token_score,
-)
+from ih_interp.analysis.heads import attention
 from ih_interp.clamps import (
     AblateHeads,
     AbstractClamp,
@@ -74,9 +70,9 @@ def choose_circuit(run: Run, batch: Batch | None = None) -> Circuit:
     model = run.model()
     batch = run.task.enumerate("train") if batch is None else batch
     last = model.cfg.n_layers - 1
-    strength = induction_strength(model, batch)[last]
-    chance = previous_token_chance(batch.tokens.shape[1], "labels")
-    above = previous_token_score(model, batch, rows="labels")[0] - chance
+    strength = attention.induction_strength(model, batch)[last]
+    chance = attention.previous_token_chance(batch.tokens.shape[1], "labels")
+    above = attention.previous_token_score(model, batch, rows="labels")[0] - chance
     if bool(strength.isnan().any() or above.isnan().any()):
         raise ValueError(f"{run.folder}: expected scores of heads at its end, got NaN.")
     order = above.argsort(descending=True).tolist()

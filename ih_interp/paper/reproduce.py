@@ -114,13 +114,12 @@ def reproduce(
 
     Raises ValueError for an unknown figure or preset, and what `Exemplars.load` and `train` raise.
     """
-    say = say or (lambda _: None)
     asked, place = Request.of(figures, preset, exemplars, seeds), as_path(folder, "folder")
     study = prepare(
         figures, preset=preset, exemplars=exemplars, seeds=seeds, runs=runs, engine=engine, say=say
     )
     tables = ((figure, figure.table(study)) for figure in asked.figures)
-    return _draw_all(tables, asked, place, say, study)
+    return _draw_all(tables, asked, place, say or (lambda _: None), study)
 
 
 def redraw(

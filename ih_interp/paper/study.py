@@ -66,10 +66,7 @@ class Study:
         return run.task.enumerate("train") if self.sequences is None else self.curve_batch(run)
 
     def curve_batch(self, run: Run) -> Batch:
-        """Return a sample for slow measures of a hundred checkpoints.
-
-        It has `sequences` sequences or, where that is None, `CURVE_SEQUENCES`.
-        """
+        """Return a sample for slow measures, of `sequences` or, for None, `CURVE_SEQUENCES`."""
         generator = torch.Generator().manual_seed(0)
         n = CURVE_SEQUENCES if self.sequences is None else self.sequences
         return run.task.sample("train", n, generator=generator)
@@ -207,8 +204,7 @@ class Networks:
 
 def flat(configs: Configs) -> list[RunConfig]:
     """Return the runs of all sets in a row."""
-    by_condition = [runs for by_seed in configs.values() for runs in by_seed.values()]
-    return [config for runs in by_condition for config in runs.values()]
+    return [run for seeds in configs.values() for runs in seeds.values() for run in runs.values()]
 
 
 def train_study(

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure as Canvas
 
 import ih_interp as ih
 from ih_interp.analysis.dynamics.emergence import Crossing
-from ih_interp.paper.claims import by_seed, correlation, judge, over_seeds, surely_longer, times_of
+from ih_interp.paper.claims import by_seed, correlation, judge, outlasts, over_seeds, times_of
 from ih_interp.paper.figures import fig03, fig04_13_17_18 as fig04
 from ih_interp.paper.figures.fig04_13_17_18 import (
     ALL_HEADS,
@@ -116,11 +116,11 @@ def test_times_are_those_of_the_curve_and_its_length_where_it_ended_before():
 def test_a_run_cut_at_1_9_times_another_is_not_known_to_take_twice_as_long():
     fast = Crossing(200_000, True)
     for slow, twice in ((380_000, False), (420_000, True)):
-        assert surely_longer(Crossing(slow, False), fast, factor=2) is twice
-        assert surely_longer(Crossing(slow, True), fast, factor=2) is twice
-        assert surely_longer(Crossing(slow, False), fast)
-    assert not surely_longer(Crossing(math.inf, False), Crossing(200_000, False))
-    assert not surely_longer(Crossing(150_000, False), fast)  # later or earlier: it ended before
+        assert outlasts(Crossing(slow, False), fast, factor=2) is twice
+        assert outlasts(Crossing(slow, True), fast, factor=2) is twice
+        assert outlasts(Crossing(slow, False), fast)
+    assert not outlasts(Crossing(math.inf, False), Crossing(200_000, False))
+    assert not outlasts(Crossing(150_000, False), fast)  # later or earlier: it ended before
 
 
 @pytest.mark.parametrize("values", [[0.5, math.nan, 0.25], [math.nan, 0.25, 0.5]])

@@ -11,19 +11,19 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter
 
 from ih_interp.analysis.ablation.single_heads import ablate_each_head
-from ih_interp.analysis.dynamics.emergence import learned
+from ih_interp.analysis.dynamics.tables import emergence_table
 from ih_interp.evaluation import Metric
 from ih_interp.paper.claims import (
     Claim,
     Judging,
     Measured,
+    Rule,
     by_rules,
     by_seed,
     correlation,
-    curves,
     judge,
+    outlasts,
     over_seeds,
-    surely_longer,
     times_of,
     when,
 )
@@ -119,8 +119,7 @@ def _ablation_figure(name: str, metric: Metric, claims: Judging) -> Figure:
 def apart_table(study: Study) -> pd.DataFrame:
     """Return training losses of single-head networks and of all heads.
 
-    Columns: `seed`, `run`, `heads` ("L1H3" or `ALL_HEADS`), `sequences`, `loss` as in
-    `Study.losses`.
+    Columns of `Study.losses`: `seed`, `run`, `heads` ("L1H3" or `ALL_HEADS`), `sequences`, `loss`.
     """
     return _with_all_heads(study, [study.losses("single", by="heads")])
 
@@ -159,7 +158,7 @@ def _trained(rows: pd.DataFrame) -> Measured:
         "first": min(alone, key=when),
         "last": max(alone, key=when),
         "pairs": pairs,
-        "faster": sum(surely_longer(alone[0], pair) for pair in pairs),
+        "faster": sum(outlasts(alone[0], pair) for pair in pairs),
         "fastest": min(pairs, key=when, default=math.nan),
     }
 
@@ -168,14 +167,14 @@ apart_claims = by_rules(
     "4b",
     _trained,
     all_learn=lambda n: n["learned"] == len(n["alone"]),
-    faster_together=lambda n: all(surely_longer(one, n["all"]) for one in n["alone"]),
+    faster_together=lambda n: all(outlasts(one, n["all"]) for one in n["alone"]),
 )
 
 pairs_claims = by_rules(
     "17",
     _trained,
     second_head_helps=lambda n: n["faster"] > len(n["pairs"]) / 2,
-    one_is_enough=lambda n: any(surely_longer(n["all"], pair) for pair in n["pairs"]),
+    one_is_enough=lambda n: any(outlasts(n["all"], pair) for pair in n["pairs"]),
 )
 
 
@@ -234,17 +233,10 @@ def strength_table(study: Study) -> pd.DataFrame:
     ends = each_run(lambda _, run, batch: ablate_each_head(run.model(), batch))(study)
     ends = ends[ends["kept"] == "only"].rename(columns={"metric": "quantity"})
     strengths = ends.drop_duplicates(["seed", "head"])[["seed", "head", "strength"]]
-    losses = study.losses("single", by="head")
-    names = losses.drop_duplicates("run")[["seed", "head", "run"]]
-    times = pd.DataFrame(
-        [
-            (seed, head, "learning_time", *learned(*curve))
-            for seed, rows in losses.groupby("seed")
-            for head, curve in curves(rows, "head").items()
-        ],
-        columns=["seed", "head", "quantity", "value", "observed"],
-    )
-    both = pd.concat([ends.assign(observed=True), times.merge(names).merge(strengths)])
+    times = emergence_table(study.losses("single", by="head"), by=["head", "run"])
+    times = times.rename(columns={"time": "value"}).assign(quantity="learning_time")
+    times = times.sort_values("seed", kind="stable").merge(strengths)
+    both = pd.concat([ends.assign(observed=True), times])
     columns = ["seed", "run", "head", "strength", "quantity", "value", "observed"]
     return both[columns].reset_index(drop=True)
 
@@ -255,14 +247,11 @@ def strength_claims(table: pd.DataFrame) -> list[Claim]:
     networks = [
         {**pooled, **{name: _r(rows, name) for name in QUANTITIES}} for rows in by_seed(table)
     ]
-    return judge(
-        "18",
-        networks,
-        {
-            "with_accuracy": lambda n: n["accuracy"] > LINEAR,
-            "with_learning_time": lambda n: -n["accuracy"] < n["learning_time"] < 0,
-        },
-    )
+    rules: dict[str, Rule] = {
+        "with_accuracy": lambda n: n["accuracy"] > LINEAR,
+        "with_learning_time": lambda n: -n["accuracy"] < n["learning_time"] < 0,
+    }
+    return judge("18", networks, rules)
 
 
 def draw_strength(table: pd.DataFrame, canvas: Canvas) -> None:

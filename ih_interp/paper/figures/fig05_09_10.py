@@ -17,8 +17,8 @@ from ih_interp.paper.claims import (
     by_seed,
     curves,
     judge,
+    outlasts,
     over_seeds,
-    surely_longer,
     times_of,
     when,
 )
@@ -127,10 +127,7 @@ def _waits(measure: pd.Series, start: int) -> bool:
 
 
 def clamped_table(study: Study) -> pd.DataFrame:
-    """Return training losses under each clamp: `seed`, `clamp`, `run`, `sequences`, `loss`.
-
-    Loss as in `Study.losses`.
-    """
+    """Return losses as `Study.losses`: `seed`, `clamp`, `run`, `sequences`, `loss` in training."""
     return study.losses("clamped", by="clamp")[["seed", "clamp", "run", "sequences", "loss"]]
 
 
@@ -145,12 +142,12 @@ def clamped_claims(table: pd.DataFrame) -> list[Claim]:
         "5b",
         networks,
         {
-            "in_order": lambda n: all(surely_longer(n[late], n[early]) for early, late in ORDER),
+            "in_order": lambda n: all(outlasts(n[late], n[early]) for early, late in ORDER),
             "no_plateau": lambda n: all(
-                surely_longer(n["none plateau"], n[f"{clamp} plateau"], factor=8)
+                outlasts(n["none plateau"], n[f"{clamp} plateau"], factor=8)
                 for clamp in ("match", "layer 1 + copy")
             ),
-            "earlier": lambda n: surely_longer(n["none"], n["previous token"]),
+            "earlier": lambda n: outlasts(n["none"], n["previous token"]),
         },
     )
     times = {clamp: [n[clamp] for n in networks] for clamp in CLAMP_LINES}
@@ -198,12 +195,12 @@ progress_claims = by_rules(
     "10",
     _progress,
     match=lambda n: (
-        surely_longer(n["match"], n["none"], factor=1 / 2)
-        and surely_longer(n["none"], n["match trained"], factor=2)
+        outlasts(n["match"], n["none"], factor=1 / 2)
+        and outlasts(n["none"], n["match trained"], factor=2)
     ),
     previous_token=lambda n: (
-        surely_longer(n["previous token"], n["none"], factor=3 / 4)
-        and surely_longer(n["none"], n["previous token"], factor=4 / 5)
+        outlasts(n["previous token"], n["none"], factor=3 / 4)
+        and outlasts(n["none"], n["previous token"], factor=4 / 5)
     ),
 )
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import pairwise, product
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure as Canvas
 
 from ih_interp.analysis.dynamics.emergence import Crossing, learned
 from ih_interp.analysis.dynamics.tables import emergence_table
-from ih_interp.paper.claims import Measured, by_rules, surely_longer, when
+from ih_interp.paper.claims import Measured, ascend, by_rules, outlasts, when
 from ih_interp.paper.recipes import EVOLUTIONS
 from ih_interp.paper.study import Figure, Study
 from ih_interp.plots._style import Line, count_sequences, note
@@ -71,8 +71,7 @@ def _losses(seed: int, evolution: str, run: Run, end: float = math.inf) -> pd.Da
 def learning_times(table: pd.DataFrame) -> pd.DataFrame:
     """Return when every run of the figure learned: its loss fell below 0.4 ln 2 = 0.277 nats.
 
-    Columns: `seed`, `evolution`, `classes`, `labels`, `time` in sequences, infinite where it never
-    did.
+    Columns: `seed`, `evolution`, `classes`, `labels`, `time` in sequences, infinite for never.
     """
     times = _emergence(table)
     times["time"] = times["time"].where(times["observed"].astype(bool), np.inf)
@@ -100,11 +99,6 @@ def _measure(rows: pd.DataFrame) -> Measured:
     fewest, *more = times["normal labels"]
     factors = {f"{name} factor": _factor(found) for name, found in times.items()}
     return {**times, **factors, "fewest": fewest, "more": more, "apart": _apart(rows)}
-
-
-def _ascends(times: Sequence[Crossing]) -> bool:
-    """Return whether each is later than the one before; only the last may be never."""
-    return all(surely_longer(late, early) for early, late in pairwise(times))
 
 
 def _slows_more(times: Sequence[Crossing], others: Sequence[Crossing]) -> bool:
@@ -150,21 +144,18 @@ def _apart(table: pd.DataFrame) -> float:
 data_claims = by_rules(
     "6",
     _measure,
-    classes_later=lambda n: _ascends(n["normal classes"]),
-    fewest_labels_first=lambda n: all(surely_longer(time, n["fewest"]) for time in n["more"]),
-    labels_much_later=lambda n: all(
-        surely_longer(time, n["fewest"], factor=2) for time in n["more"]
-    ),
-    most_labels_last=lambda n: _ascends(n["more"]),
-    b_with_classes=lambda n: _ascends(n["B alone classes"]),
+    classes_later=lambda n: ascend(n["normal classes"]),
+    fewest_labels_first=lambda n: all(outlasts(time, n["fewest"]) for time in n["more"]),
+    labels_much_later=lambda n: all(outlasts(time, n["fewest"], factor=2) for time in n["more"]),
+    most_labels_last=lambda n: ascend(n["more"]),
+    b_with_classes=lambda n: ascend(n["B alone classes"]),
     b_with_labels=lambda n: n["apart"] < 1e-3,
     c_with_labels=lambda n: (
-        _ascends(n["C alone labels"])
-        and surely_longer(n["C alone labels"][-1], n["C alone labels"][0], factor=2)
+        ascend(n["C alone labels"])
+        and outlasts(n["C alone labels"][-1], n["C alone labels"][0], factor=2)
     ),
     c_with_classes=lambda n: all(
-        surely_longer(a, b, factor=1 / UNCHANGED)
-        for a, b in product(n["C alone classes"], repeat=2)
+        outlasts(a, b, factor=1 / UNCHANGED) for a, b in product(n["C alone classes"], repeat=2)
     ),
     b_and_c_apart=lambda n: (
         _slows_more(n["B alone classes"], n["C alone classes"])

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -12,7 +11,7 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 
 from ih_interp._columns import ordered
 from ih_interp.clamps import PreviousTokenAttention
-from ih_interp.paper.claims import Measured, by_rules, curves, surely_longer, times_of, when
+from ih_interp.paper.claims import Measured, ascend, by_rules, curves, outlasts, times_of, when
 from ih_interp.paper.drawing import BESIDE, draw_conditions, finish_losses, networks_beside, panels
 from ih_interp.paper.study import Figure, Study
 from ih_interp.plots._style import FAINT, Line, count_sequences
@@ -82,8 +81,8 @@ def _grafted(rows: pd.DataFrame) -> Measured:
 graft_claims = by_rules(
     "7",
     _grafted,
-    own_is_fast=lambda n: surely_longer(n["none"], n["own"], factor=3),
-    donor_matters=lambda n: any(surely_longer(donor, n["own"], factor=3) for donor in n["others"]),
+    own_is_fast=lambda n: outlasts(n["none"], n["own"], factor=3),
+    donor_matters=lambda n: any(outlasts(donor, n["own"], factor=3) for donor in n["others"]),
 )
 
 
@@ -128,11 +127,9 @@ def previous_table(study: Study) -> pd.DataFrame:
 previous_claims = by_rules(
     "8",
     lambda rows: times_of(rows, "condition"),
-    alike=lambda n: all(
-        surely_longer(n[one], n[other], factor=1 / 2) for one in SOME for other in SOME
-    ),
-    all_slower=lambda n: all(surely_longer(n["all"], n[name]) for name in SOME),
-    all_slowest=lambda n: surely_longer(n["all"], n["none"]),
+    alike=lambda n: all(outlasts(n[one], n[other], factor=1 / 2) for one in SOME for other in SOME),
+    all_slower=lambda n: all(outlasts(n["all"], n[name]) for name in SOME),
+    all_slowest=lambda n: outlasts(n["all"], n["none"]),
 )
 
 
@@ -164,10 +161,10 @@ def strength_table(study: Study) -> pd.DataFrame:
 
 
 def _strengths(rows: pd.DataFrame) -> Measured:
-    """Return one network's times by strength from even attention up, and where the rest ends."""
+    """Return one network's times, the strongest first, to even attention, and the losses' ends."""
     splits = {str(split): of_split for split, of_split in rows.groupby("split")}
     times = times_of(splits["train"], "strength", level=HALF_GUESS)
-    right = sorted((strength for strength in times if float(strength) >= EVEN), key=float)
+    right = sorted((s for s in times if float(s) >= EVEN), key=float, reverse=True)
     found = {f"at {float(strength):.0%}": times[strength] for strength in right}
     found |= {"times": [times[strength] for strength in right]}
     if "test_relabel" in splits:
@@ -185,9 +182,7 @@ def _strengths(rows: pd.DataFrame) -> Measured:
 strength_claims = by_rules(
     "15",
     _strengths,
-    stronger_is_faster=lambda n: all(
-        surely_longer(weak, strong) for weak, strong in pairwise(n["times"])
-    ),
+    stronger_is_faster=lambda n: ascend(n["times"]),
     wrong_way_fails=lambda n: n["learned"] and n["wrong"] > math.log(2) > n["right"],
 )
 

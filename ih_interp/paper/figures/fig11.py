@@ -184,8 +184,7 @@ def before_table(_: Study, run: Run, batch: Batch) -> pd.DataFrame:
 
     Columns: those of `each_run`, `through` ("patterns": K-composition, "values": V),
     `sender`, `receiver`, `start` and `end` (`output_composition`, chance about 0.125), and
-    `accuracy` with that pair of heads alone left, as "one left" of Figure 11 (chance 1/L for L
-    labels).
+    `accuracy` with that pair alone, as "one left" of Figure 11 (chance 1/L for L labels).
     """
     pairs = ["through", "sender", "receiver"]
     tables = {
@@ -231,8 +230,7 @@ before_claims = by_rules(
 def plot_before(table: pd.DataFrame, figure: Canvas) -> None:
     """Draw how strongly pairs of heads compose before training, against what they do at its end.
 
-    One panel each for K and V, one marker per network; its best pair is ringed. The dashed line is
-    the mean at the start.
+    One panel each for K and V, one marker per network, its best pair ringed; dashed is the mean.
     """
     for ax, (through, (_, letter)) in zip(
         figure.subplots(1, len(PATHS), sharey=True), PATHS.items(), strict=True

@@ -38,12 +38,9 @@ def last_layer_removed(model: HookedTransformer, batch: Batch) -> PerSequence:
     """Return what is lost without the heads of layer 1, in the form of `direct_path_removed`."""
     heads = tuple(Head(1, head) for head in range(model.cfg.n_heads))
     found, whole = evaluate(model, batch, [AblateHeads(heads=heads)]), evaluate(model, batch)
-    return PerSequence(
-        accuracy=found.accuracy,
-        loss=found.loss,
-        accuracy_change=found.accuracy - whole.accuracy,
-        loss_change=found.loss - whole.loss,
-    )
+    changes = {"accuracy_change": found.accuracy - whole.accuracy}
+    changes["loss_change"] = found.loss - whole.loss
+    return PerSequence(accuracy=found.accuracy, loss=found.loss, **changes)
 
 
 PARTS = {"direct path": direct_path_removed, "last layer": last_layer_removed}
@@ -56,9 +53,8 @@ def removed_table(study: Study, run: Run, batch: Batch) -> pd.DataFrame:
     Columns: those of `each_run`, `sequences`, `removed` ("direct path" or "last layer"),
     `loss`, `accuracy`, and `loss_change`, `accuracy_change` against the same checkpoint, whole, on
     the same sequences (the paper interpolates a loss on others). These are those of `curve_batch`
-    and, at the last step, of `batch`, as a sample is too small for what is lost there. Loss is
-    in nats, ln 2 for a guess between the context's two labels, ln L for L labels and no idea;
-    accuracy has chance 1/L, 1/2 for that guess. A part that does nothing changes them by 0.
+    and, at the last step, of `batch`, as a sample is too small for what is lost there. Units and
+    chance are those of `Study.losses`. A part that does nothing changes them by 0.
     """
     *learning, last = some_steps(run)
     parts = [
@@ -115,8 +111,8 @@ def preserving_table(study: Study, run: Run, batch: Batch) -> pd.DataFrame:
     """Return accuracy without groups of layer 0's heads, while layer 1 keeps one of its inputs.
 
     Columns: those of `each_run`, `group` ("previous-token" or "others"), `ablated` (its
-    heads, as "L0H1 L0H2"), `preserved` ("patterns" or "values"), `accuracy`: chance 1/L for L
-    labels, 1/2 for a guess between the context's two; NaN for a group without heads.
+    heads, as "L0H1 L0H2"), `preserved` ("patterns" or "values"), `accuracy` with the chance of
+    `Study.losses`; NaN for a group without heads.
     """
     model = run.model()
     previous = sorted(study.circuits[run.config.seeds.init].previous_token)

@@ -8,25 +8,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from torch import Tensor
 
+from ih_interp import plots
+from ih_interp.analysis.ablation import single_heads
 from ih_interp.analysis.ablation.additivity import additivity_test
-from ih_interp.analysis.ablation.single_heads import (
-    ablate_each_head,
-    add_back,
-    label_specific_accuracy,
-    mistakes_corrected,
-)
 from ih_interp.analysis.dynamics.emergence import LEARNED
 from ih_interp.paper.claims import Claim, Judging, Measured, Rule, by_rules, by_seed, judge
 from ih_interp.paper.drawing import networks_beside
 from ih_interp.paper.recipes import last_layer_heads
 from ih_interp.paper.study import Figure, Study, each_run
-from ih_interp.plots import (
-    plot_add_back,
-    plot_additive_fits,
-    plot_corrected,
-    plot_label_accuracy,
-    plot_matches,
-)
 from ih_interp.plots.additivity import METRIC_NAMES
 from ih_interp.runs import Run
 from ih_interp.types import Batch
@@ -48,21 +37,20 @@ ADDITIVE = 0.9  # R squared from which heads are said to add up
 def added_table(_: Study, run: Run, batch: Batch) -> pd.DataFrame:
     """Return the loss as heads are added back: `seed`, `run`, `order`, `n_heads`, `value` ...
 
-    `order` is one of `ORDERS`; `value` is in nats (ln 2 for a guess between the context's two
-    labels, ln L for L labels and no idea), `low` and `high` are `add_back`'s intervals over
-    sequences. The last row of the first order is the whole network.
+    `order` is one of `ORDERS`; `value` has the unit and chance of `Study.losses`, `low` and `high`
+    are `add_back`'s intervals over sequences. The first order's last row is the whole network.
     """
     model = run.model()
-    first = add_back(model, batch, metrics="loss").assign(order=ORDERS[0])
+    first = single_heads.add_back(model, batch, metrics="loss").assign(order=ORDERS[0])
     others = first["head"].dropna().tolist()[1:]
-    second = add_back(model, batch, others, metrics="loss").assign(order=ORDERS[1])
+    second = single_heads.add_back(model, batch, others, metrics="loss").assign(order=ORDERS[1])
     return pd.concat([first, second], ignore_index=True)
 
 
 def plot_added(rows: pd.DataFrame, ax: Axes) -> None:
     """Draw Figure 14 for one network."""
     tables = {name: rows[rows["order"] == name] for name in ORDERS}
-    plot_add_back(tables, ax, none_ablated=float(tables[ORDERS[0]]["value"].iloc[-1]))
+    plots.plot_add_back(tables, ax, none_ablated=float(tables[ORDERS[0]]["value"].iloc[-1]))
 
 
 def _added(rows: pd.DataFrame) -> Measured:
@@ -99,18 +87,19 @@ added_claims = by_rules(
 def label_table(_: Study, run: Run, batch: Batch) -> pd.DataFrame:
     """Return accuracies of heads alone, by match and by label.
 
-    Columns: those of `each_run`, `quantity`, `match`, `head`, `value` and others.
-
-    `quantity` is "accuracy of all" (panel a; `match` is "computed" or "perfect", `strength` that of
-    the network as it is), or those of `label_specific_accuracy` with a perfect match: "accuracy"
-    (c) and "mistake_share" (b) by `label`, with `sequences` and `mistakes` of that label. Chance of
-    both accuracies is 1/L for L labels (a guess between the context's two: 1/2); even shares of
-    mistakes are 1/L, too.
+    Columns: those of `each_run`, `quantity`, `match`, `head`, `value` and others. `quantity` is
+    "accuracy of all" (panel a; `match` is "computed" or "perfect", `strength` that of the network
+    as it is), or those of `label_specific_accuracy` with a perfect match: "accuracy" (c) and
+    "mistake_share" (b) by `label`, with `sequences` and `mistakes` of that label. Chance of both
+    accuracies is 1/L for L labels (a guess between the context's two: 1/2); even shares of mistakes
+    are 1/L, too.
     """
     model = run.model()
-    parts = [label_specific_accuracy(model, batch).assign(match="perfect")]
+    parts = [single_heads.label_specific_accuracy(model, batch).assign(match="perfect")]
     for match, perfect in (("computed", False), ("perfect", True)):
-        alone = ablate_each_head(model, batch, metrics="accuracy", perfect_match=perfect)
+        alone = single_heads.ablate_each_head(
+            model, batch, metrics="accuracy", perfect_match=perfect
+        )
         alone = alone[alone["kept"] == "only"].drop(columns=["kept", "metric"])
         parts.append(alone.assign(quantity="accuracy of all", match=match))
     return pd.concat(parts, ignore_index=True)
@@ -124,15 +113,15 @@ def draw_labels(table: pd.DataFrame, canvas: Canvas) -> None:
     canvas.set_size_inches(width, sum(heights))
     rows = canvas.add_gridspec(len(heights), 1, height_ratios=heights)
     match, mistakes, accuracy = canvas.add_subfigure(rows[0]).subplots(1, 3)
-    plot_matches(table[table["quantity"] == "accuracy of all"], match)
-    plot_label_accuracy(first, mistakes, quantity="mistake_share", bar=False)
+    plots.plot_matches(table[table["quantity"] == "accuracy of all"], match)
+    plots.plot_label_accuracy(first, mistakes, quantity="mistake_share", bar=False)
     mistakes.set_title("Perfect match: label of its mistakes")
-    plot_label_accuracy(first, accuracy, bar=False)
+    plots.plot_label_accuracy(first, accuracy, bar=False)
     accuracy.set_title("Perfect match: accuracy by label")
     if others:
         axes = canvas.add_subfigure(rows[1]).subplots(1, len(others), squeeze=False)[0]
         for network, ax in zip(others, axes, strict=True):
-            plot_label_accuracy(network, ax, bar=False)
+            plots.plot_label_accuracy(network, ax, bar=False)
             ax.set_title(f"accuracy by label, seed {network['seed'].iloc[0]}")
 
 
@@ -212,13 +201,11 @@ def _corrected(rows: pd.DataFrame) -> Measured:
 def additive_table(_: Study, run: Run, batch: Batch) -> pd.DataFrame:
     """Return how well heads add up.
 
-    Columns: those of `each_run`, `metric`, `part`, `value`, `low`, `high`.
-
-    `value` is R squared of the best additive fit to the mean metric of every subset of the last
-    layer's heads, of `additivity_test`: 1 if they add up, 8/255 for a random game. Log-odds are
-    those of the target against all other labels, log p / (1 - p). Means are over the study's
-    sequences or, where they are more than `MOST_SEQUENCES`, a sample of so many; `low` and `high`
-    resample sequences.
+    Columns: those of `each_run`, `metric`, `part`, `value`, `low`, `high`. `value` is R squared of
+    the best additive fit to the mean metric of every subset of the last layer's heads, of
+    `additivity_test`: 1 if they add up, 8/255 for a random game. Log-odds are those of the target
+    against all other labels, log p / (1 - p). Means are over the study's sequences or, where they
+    are more than `MOST_SEQUENCES`, a sample of so many; `low` and `high` resample sequences.
     """
     if len(batch) > MOST_SEQUENCES:
         generator = torch.Generator().manual_seed(0)
@@ -245,7 +232,7 @@ def log_odds(logits: Float[Tensor, "sequence label"], batch: Batch) -> Float[Ten
 def draw_additive(table: pd.DataFrame, canvas: Canvas) -> None:
     """Draw every network in one picture."""
     names = [METRIC_NAMES[metric] for metric in dict.fromkeys(table["metric"])]
-    plot_additive_fits(table, canvas.subplots(), names=names)
+    plots.plot_additive_fits(table, canvas.subplots(), names=names)
 
 
 def _totals(rows: pd.DataFrame) -> Measured:
@@ -270,9 +257,9 @@ def _corrected_figure(name: str, claims: Judging, *, perfect_match: bool) -> Fig
 
     @each_run
     def table(_: Study, run: Run, batch: Batch) -> pd.DataFrame:
-        return mistakes_corrected(run.model(), batch, perfect_match=perfect_match)
+        return single_heads.mistakes_corrected(run.model(), batch, perfect_match=perfect_match)
 
-    return Figure(name, ("main",), table, networks_beside(plot_corrected), claims, (9.0, 3.8))
+    return Figure(name, ("main",), table, networks_beside(plots.plot_corrected), claims, (9.0, 3.8))
 
 
 FIGURES = (
