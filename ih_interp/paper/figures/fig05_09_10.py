@@ -135,9 +135,8 @@ def clamped_claims(table: pd.DataFrame) -> list[Claim]:
     """Judge how clamps on subcircuits move the phase change, and which remove it."""
     networks: list[Measured] = []
     for rows in by_seed(table):
-        plateaus = {clamp: plateau_length(*of) for clamp, of in curves(rows, "clamp").items()}
-        told = {f"{clamp} plateau": length for clamp, length in plateaus.items()}
-        networks.append({**times_of(rows, "clamp"), **told})
+        plateaus = {f"{c} plateau": plateau_length(*of) for c, of in curves(rows, "clamp").items()}
+        networks.append({**times_of(rows, "clamp"), **plateaus})
     in_order, *others = judge(
         "5b",
         networks,
