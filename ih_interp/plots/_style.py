@@ -9,16 +9,7 @@ from functools import wraps
 from itertools import pairwise
 from os import PathLike
 from pathlib import Path
-from typing import (
-    Any,
-    Concatenate,
-    NamedTuple,
-    ParamSpec,
-    Protocol,
-    TypeAlias,
-    TypeVar,
-    runtime_checkable,
-)
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar, runtime_checkable
 
 import matplotlib as mpl
 import pandas as pd
@@ -47,34 +38,37 @@ class Line(NamedTuple):
 
     colour: str | tuple[float, ...]
     dash: str | tuple[int, tuple[int, ...]] = "-"
+    words: str = ""  # what a legend says of the condition
 
 
 CLAMP_LINES: dict[str, Line] = {
-    "none": Line("#000000"),
-    "previous token": Line("#0072B2", (0, (5, 1))),
-    "layer 1": Line("#D55E00"),
-    "match": Line("#009E73", (0, (7, 1, 1, 1, 1, 1))),
-    "copy": Line("#CC79A7", (0, (3, 1, 1, 1))),
-    "layer 1 + copy": Line("#E69F00", (0, (1, 1))),
+    "none": Line("#000000", "-", "A, B, C"),
+    "previous token": Line("#0072B2", (0, (5, 1)), "A's copying, B, C"),
+    "layer 1": Line("#D55E00", "-", "B, C"),
+    "match": Line("#009E73", (0, (7, 1, 1, 1, 1, 1)), "C"),
+    "copy": Line("#CC79A7", (0, (3, 1, 1, 1)), "A, B"),
+    "layer 1 + copy": Line("#E69F00", (0, (1, 1)), "B"),
 }
-"""The conditions of Figure 5b, in the paper's order; layers as the paper counts them, from 1."""
+"""The conditions of Figure 5b, in the paper's order, and the subcircuits that each leaves to learn.
+
+Layers are counted as in the paper, from 1.
+"""
 
 SPLIT_LINES: dict[str, Line] = {
     "train": Line("#000000"),
     "test_exemplars": Line("#0072B2", (0, (5, 1))),
     "test_relabel": Line("#D55E00", (0, (3, 1, 1, 1))),
 }
-"""The splits and their lines."""
 
 DASHES = ("-", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 """The dashes of conditions that have none of their own."""
 
 CLAMPED_VECTORS: dict[str, Line] = {
-    "none": Line("#000000"),
-    "c": Line("#0072B2", (0, (5, 1))),
-    "b, c": Line("#CC79A7", (0, (3, 1, 1, 1))),
+    "none": Line("#000000", "-", "waits, then falls"),
+    "c": Line("#0072B2", (0, (5, 1)), "waits less"),
+    "b, c": Line("#CC79A7", (0, (3, 1, 1, 1)), "falls exponentially"),
 }
-"""The conditions of Figure 5a."""
+"""The conditions of Figure 5a, and the course of the loss under each."""
 
 _RC: dict[Any, Any] = {
     "font.size": 10,
@@ -121,10 +115,9 @@ def axes_optional(
     another type, and for a setting, such as `figsize`, that the plot's artists do not have.
     """
     signature = inspect.signature(plot)
-    parameters = list(signature.parameters.values())
-    parameters[1] = parameters[1].replace(default=None)
-    signature = signature.replace(parameters=parameters)
-    name = parameters[1].name
+    table, axes, *others = signature.parameters.values()
+    signature = signature.replace(parameters=[table, axes.replace(default=None), *others])
+    name = axes.name
 
     @wraps(plot)
     def plotted(*args: Any, **kwargs: Any) -> Plotted_co:
@@ -207,15 +200,11 @@ def head_place(name: object) -> Head:
     return Head.parse(str(name))  # a missing name is refused as well
 
 
-def head_colour(name: str) -> str:
-    """Return the colour of a head, the same in every plot."""
-    return HEAD_COLOURS[head_place(name).head % len(HEAD_COLOURS)]
-
-
 def head_colours(names: Iterable[str], palette: Palette = None) -> dict[str, Any]:
-    """Return the colour of each head: a palette's, or its own."""
+    """Return the colour of each head: a palette's, or its own, the same in every plot."""
     names = list(names)
-    return {name: head_colour(name) for name in names} | palette_colours(palette, names)
+    own = {name: HEAD_COLOURS[head_place(name).head % len(HEAD_COLOURS)] for name in names}
+    return own | palette_colours(palette, names)
 
 
 def head_marker(name: str) -> str:
@@ -228,12 +217,8 @@ def short_head(name: str) -> str:
     return f"H{head_place(name).head}"
 
 
-Offset: TypeAlias = tuple[float | int, float | int]
-"""Points to the right and up."""
-
-
-def note(ax: Axes, words: str, xy: Any, offset: Offset = (0, 0), **look: Any) -> None:
-    """Write small words at a point of the data, moved by an offset in points."""
+def note(ax: Axes, words: str, xy: Any, offset: Any = (0, 0), **look: Any) -> None:
+    """Write small words at a point of the data, moved by an offset in points, right and up."""
     own: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 8}
     ax.annotate(words, xy, offset, **(own | look))
 
@@ -252,20 +237,19 @@ def name_heads(ax: Axes, heads: Iterable[str], x: Iterable[float], y: Iterable[f
     ax.margins(x=0.15)
 
 
-def legend_beside(ax: Axes, **look: Any) -> None:
-    """Put a legend to the right of the axes."""
+def legend_beside(ax: Axes, **look: Any) -> Axes:
+    """Put a legend to the right of the axes, and return them."""
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), **look)
+    return ax
 
 
-def legend_off_curves(ax: Axes, *handles: Sequence[Any], **look: Any) -> None:
+def legend_off_curves(ax: Axes, *handles: Sequence[Any], **look: Any) -> Axes:
     """Put a legend in the upper right corner, or beside the axes where a curve runs through it.
 
     It looks at the layout of the moment: call it last.
     """
     legend = ax.legend(*handles, loc="upper right", **look)
-    figure = ax.get_figure(root=True)
-    if figure is None:
-        return
+    figure: Any = ax.get_figure(root=True)
     with warnings.catch_warnings():  # a legend too wide for its place is about to move
         warnings.filterwarnings("ignore", message="constrained_layout not applied")
         figure.draw_without_rendering()
@@ -274,6 +258,7 @@ def legend_off_curves(ax: Axes, *handles: Sequence[Any], **look: Any) -> None:
     if any(len(path) and path.intersects_bbox(box, filled=False) for path in paths):
         legend.set_loc("center left")
         legend.set_bbox_to_anchor((1.08, 0.5), ax.transAxes)  # off the words at ln 2
+    return ax
 
 
 def count_sequences(ax: Axes) -> None:

@@ -74,8 +74,7 @@ def plot_spectrum(table: DataFrame, ax: Axes, *, palette: Palette = None, **look
     ax.set_xticks(range(len(names)), [re.sub("[_ ]", "\n", name) for name in names])
     ax.yaxis.set_major_formatter(PercentFormatter(1))
     ax.set(ylim=(0, 1), ylabel="variance over subsets", title="How additive the heads are")
-    legend_beside(ax, title="order")
-    return ax
+    return legend_beside(ax, title="order")
 
 
 @axes_optional
@@ -119,8 +118,7 @@ def plot_first_last(
     ax.set_yticks(places, heads)
     ax.invert_yaxis()
     ax.set(xlabel=f"effect on the {metric_name(metric)}", title=f"Heads alone and ablated ({part})")
-    legend_beside(ax)
-    return ax
+    return legend_beside(ax)
 
 
 @axes_optional

@@ -33,27 +33,12 @@ from ih_interp.types import integer
 SPLIT_NAMES = {"test_exemplars": "test (exemplars)", "test_relabel": "test (relabel)"}
 """The paper's names for splits, where they differ."""
 
-LEFT_TO_LEARN = {
-    "none": "A, B, C",
-    "previous token": "A's copying, B, C",
-    "layer 1": "B, C",
-    "match": "C",
-    "copy": "A, B",
-    "layer 1 + copy": "B",
-}
-"""The subcircuits which each clamp of Figure 5b leaves to learn."""
-
-VECTORS_LEFT = {"none": "waits, then falls", "c": "waits less", "b, c": "falls exponentially"}
-"""The course of the loss of Figure 5a under each clamp."""
-
 VIA_LINES: dict[str, Line] = {
-    "q": Line("#0072B2", (0, (5, 1))),
-    "k": Line("#000000"),
-    "v": Line("#D55E00", (0, (3, 1, 1, 1))),
+    "q": Line("#0072B2", (0, (5, 1)), "queries"),
+    "k": Line("#000000", "-", "keys"),
+    "v": Line("#D55E00", (0, (3, 1, 1, 1)), "values"),
 }
-"""The inputs of a receiver, and their lines."""
-
-VIA_NAMES = {"q": "queries", "k": "keys", "v": "values"}  # the inputs of a receiver, in words
+"""The inputs of a receiver."""
 
 MEASURES = {
     "many_to_many": "many-to-many index",
@@ -79,9 +64,8 @@ def plot_losses(table: DataFrame, ax: Axes, *, palette: Palette = None, **look: 
     count_sequences(ax)
     start_at_zero(ax, float(table["sequences"].max()))
     ax.set(ylabel="loss (nats)", title="Loss over training, on what is shown and what is new")
-    n_networks = table["seed"].nunique(dropna=False)
-    legend_off_curves(ax, title=f"{n_networks} networks: median, range" if n_networks > 1 else None)
-    return ax
+    n = table["seed"].nunique(dropna=False)
+    return legend_off_curves(ax, title=f"{n} networks: median, range" if n > 1 else None)
 
 
 @axes_optional
@@ -107,8 +91,7 @@ def plot_strengths(
         ylabel="induction strength",
         title=f"Induction strength, heads of layer {layer} (the paper's {layer + 1})",
     )
-    legend_beside(ax)
-    return ax
+    return legend_beside(ax)
 
 
 def draw_heads(
@@ -144,10 +127,10 @@ def plot_clamped_losses(
     last = table["sequences"] if end is None else [end]
     last = float(finite(last, "end" if end is not None else "The column 'sequences'", low=0).max())
     clamps = conditions_of(table, "clamp", CLAMP_LINES, palette)
-    is_papers = any(name in LEFT_TO_LEARN and name != "none" for name, _, _ in clamps)
+    is_papers = any(line.words and name != "none" for name, line, _ in clamps)
     lines: dict[str, Line2D] = {}
     for name, line, rows in clamps:
-        told = f"{name}: {LEFT_TO_LEARN[name]}" if is_papers and name in LEFT_TO_LEARN else name
+        told = f"{name}: {line.words}" if is_papers and line.words else name
         lines[told] = plot_over_seeds(rows, ax, name, line, **look)
     guess_line(ax)
     count_sequences(ax)
@@ -159,8 +142,7 @@ def plot_clamped_losses(
         ax.set_title("Training with subcircuits made perfect", pad=20)
         words = "A  attend to the previous token and copy it     B  match     C  copy the label out"
         note(ax, words, (0, 1), (0, 5), xycoords="axes fraction", color="0.25", va="baseline")
-    legend_off_curves(ax, [*lines.values()], [*lines], title=title)
-    return ax
+    return legend_off_curves(ax, [*lines.values()], [*lines], title=title)
 
 
 @axes_optional
@@ -172,9 +154,9 @@ def plot_toy(table: DataFrame, ax: Axes, *, palette: Palette = None, **look: Any
     """
     table = plotted_rows(table, "iteration", "clamped", "loss", once=["iteration", "clamped"])
     lines: dict[str, Line2D] = {}
-    for name, (colour, dash), rows in conditions_of(table, "clamped", CLAMPED_VECTORS, palette):
-        own = looking(look, color=colour, linestyle=dash, label=name)
-        told = f"{name}: {VECTORS_LEFT[name]}" if name in VECTORS_LEFT else name
+    for name, line, rows in conditions_of(table, "clamped", CLAMPED_VECTORS, palette):
+        own = looking(look, color=line.colour, linestyle=line.dash, label=name)
+        told = f"{name}: {line.words}" if line.words else name
         lines[told] = plot_curve(rows, ax, x="iteration", y="loss", **own)
     if "plateau" in table:
         expect_numbers(table, "plateau")
@@ -190,8 +172,7 @@ def plot_toy(table: DataFrame, ax: Axes, *, palette: Palette = None, **look: Any
         ylabel="loss (half the mean squared error)",
         title="Toy model: a product of three vectors",
     )
-    legend_off_curves(ax, [*lines.values()], [*lines], title="perfect from the start")
-    return ax
+    return legend_off_curves(ax, [*lines.values()], [*lines], title="perfect from the start")
 
 
 @axes_optional
@@ -217,8 +198,7 @@ def plot_wiring_over_training(
     draw_heads(table, ax, by="sender", y=column, palette=palette, look=look)
     count_sequences(ax)
     ax.set(ylabel=f"{column} of the edge", title=f"Edges into the {input_name(via)} of {receiver}")
-    legend_beside(ax, title="sender")
-    return ax
+    return legend_beside(ax, title="sender")
 
 
 @axes_optional
@@ -247,13 +227,13 @@ def plot_redundancy_over_training(
     ax.set(ylabel=MEASURES.get(measure, measure), title=title)
     if not head:
         ax.set_ylim(0, 1)
-    legend_beside(ax, title="through")
-    return ax
+    return legend_beside(ax, title="through")
 
 
 def input_name(via: object) -> str:
     """Return an input of a receiver in words; itself where it has none."""
-    return VIA_NAMES.get(shown(via), shown(via))
+    line = VIA_LINES.get(shown(via))
+    return line.words if line else shown(via)
 
 
 def guess_line(ax: Axes) -> None:

@@ -108,8 +108,7 @@ def plot_survival(
     count_sequences(ax)
     ax.set(ylim=(0, 1.02), ylabel="share not yet learned")
     ax.set_title("Networks that have not yet learned")
-    legend_beside(ax, title=by)
-    return ax
+    return legend_beside(ax, title=by)
 
 
 @axes_optional

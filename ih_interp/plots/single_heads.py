@@ -63,8 +63,7 @@ def plot_head_scores(table: DataFrame, ax: Axes, *, palette: Palette = None, **l
     ax.set_xticks(places, heads, rotation=90)
     ax.set(ylabel="score", title="Scores of heads (dashed: chance)")
     ax.margins(x=0.01)
-    legend_beside(ax)
-    return ax
+    return legend_beside(ax)
 
 
 @axes_optional
@@ -98,8 +97,7 @@ def plot_ablate_each_head(
     ax.margins(y=0.08)
     title = "One head of the last layer alone, or ablated"
     ax.set(xlabel="induction strength", ylabel=metric_name(metric), title=title)
-    legend_beside(ax)
-    return ax
+    return legend_beside(ax)
 
 
 @axes_optional
