@@ -1,10 +1,10 @@
 """The weights of heads as circuits read them, with the LayerNorms around them.
 
-Scores of weights (`composition`, `copying`, `matching`) run no model, and so see no clamps and no
-hooks. A LayerNorm is `x -> (x - mean x) / scale(x) * w + b`. Its centring and gain `w` are linear
-and can be counted among the weights that read after it (`folded`); its division depends on the
-vector, and is known only where that is (`embedded`); its shift `b`, like all biases, is the same
-for every token and left out. Vectors are rows, as in TransformerLens: `x @ W`.
+Scores of weights run no model, and so see no clamps and no hooks. A LayerNorm is
+`x -> (x - mean x) / scale(x) * w + b`. Its centring and gain `w` are linear and can be counted
+among the weights that read after it (`folded`); its division depends on the vector, and is known
+only where that is (`embedded`); its shift `b`, like all biases, is the same for every token and
+left out. Vectors are rows, as in TransformerLens: `x @ W`.
 """
 
 from typing import Any
@@ -52,8 +52,8 @@ def folded(
 ) -> Float[Tensor, "*any d_model out"]:
     """Return `C diag(w) W`, the weight with the centring C and gain w of the norm before it.
 
-    RMS norms do not centre. TransformerLens's `fold_layer_norm` does the same. Without `layer_norm`
-    the weight is returned as it is.
+    RMS norms do not centre, as in TransformerLens's `fold_layer_norm`. Without `layer_norm` the
+    weight is returned as it is.
     """
     if not layer_norm or model.cfg.normalization_type is None:
         return weight

@@ -46,9 +46,7 @@ def composition_scores(model: HookedTransformer, kind: Kind, *, fold_ln: bool = 
 
     `fold_ln=True` multiplies W_Q, W_K and W_V by their LayerNorm's gain and centres them, as
     TransformerLens does when it loads a language model; False takes the weights as they are, and so
-    equals `model.all_composition_scores(kind)`. Shape `[source layer, source head, layer, head]`;
-    NaN where the source's layer is not an earlier one. Chance: `composition_chance`, about
-    1 / sqrt(d_model).
+    equals `model.all_composition_scores(kind)`. Chance: `composition_chance`.
     """
     refuse_other_models(model)
     w_o, reads = _wide(model.W_O), _reads(model, kind, fold_ln)
@@ -61,8 +59,8 @@ def output_composition(model: HookedTransformer, kind: Kind) -> Pairs:
     """Return `|W_O^s W_X| / (|W_O^s| |W_X|)` with X = Q, K or V, Frobenius norms, in [0, 1].
 
     The published notebook's composition (Singh et al. 2024, Figure 11): how much of the source's
-    output matrix the later head's input matrix reads. No LayerNorm is folded in. Shape and NaN as
-    in `composition_scores`. Chance: `output_composition_chance`, about 1 / sqrt(d_model).
+    output matrix the later head's input matrix reads. No LayerNorm is folded in. Chance:
+    `output_composition_chance`, about 1 / sqrt(d_model).
     """
     refuse_other_models(model)
     return _pairs(_wide(model.W_O), _reads(model, kind, fold_ln=False))
@@ -99,8 +97,8 @@ def pair_table(scores: Pairs) -> pd.DataFrame:
     Columns `source`, `name` (both "L1H3"), `value`; pairs that cannot compose (NaN) have no row.
     """
     rows = [
-        (str(Head(*place[:2])), str(Head(*place[2:])), float(scores[tuple(place)]))
-        for place in torch.nonzero(~scores.isnan()).tolist()
+        (str(Head(a, b)), str(Head(c, d)), float(scores[a, b, c, d]))
+        for a, b, c, d in torch.nonzero(~scores.isnan()).tolist()
     ]
     return pd.DataFrame(rows, columns=["source", "name", "value"])
 
@@ -108,10 +106,8 @@ def pair_table(scores: Pairs) -> pd.DataFrame:
 def _reads(
     model: HookedTransformer, kind: Kind, fold_ln: bool
 ) -> Float[Tensor, "layer head d_model d_head"]:
-    """Return all heads' W_Q, W_K or W_V."""
     layers = range(model.cfg.n_layers)
-    weights = [inputs(model, f"W_{kind}", layer, layer_norm=fold_ln) for layer in layers]
-    return _wide(torch.stack(weights))
+    return _wide(torch.stack([inputs(model, f"W_{kind}", n, layer_norm=fold_ln) for n in layers]))
 
 
 def _wide(weight: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
