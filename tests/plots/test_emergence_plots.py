@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from ih_interp.analysis.dynamics.emergence import Crossing
-from ih_interp.analysis.dynamics.tables import emergence_summary, survival_table
+from ih_interp.analysis.dynamics.survival import emergence_summary, survival_table
 from ih_interp.plots._style import CLAMP_LINES
 from ih_interp.plots.emergence import (
     WHEN,

@@ -5,16 +5,18 @@ length, makes a slow condition look fast; all numbers here count it as censored.
 of other networks depends on the number of seeds: see `widest_coverage`.
 
 Times are finite and at least 0; a censored run's time is its length. Every function raises
-ValueError for other times, for an `observed` that is not True, False, 1 or 0, and for no runs. The
-order of runs changes no number.
+ValueError for other times, for an `observed` that is not True, False, 1 or 0, and for no runs. In
+tables a missing key (None, NaN) is a condition like any other. The order of runs changes no number.
 """
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 from numpy import ndarray
 from scipy import stats
@@ -22,10 +24,16 @@ from scipy import stats
 from ih_interp import _columns as columns
 from ih_interp._reprs import short_repr
 from ih_interp.analysis.checks import Confidence, NotNegative, Positive, Within, checked
-from ih_interp.analysis.dynamics.emergence import Crossing
+from ih_interp.analysis.dynamics.emergence import Crossing, refuse_unsound
 from ih_interp.analysis.statistics import Estimate, bootstrap, sign_flip_test
 
 NOWHERE = Estimate(*(np.asarray(math.nan),) * 3)
+
+SUMMARY = (
+    *("time", "observed", "n_seeds", "n_observed", "horizon", "widest_coverage"),
+    *(f"{name}{end}" for name in ("median", "restricted_mean") for end in ("", "_low", "_high")),
+)
+"""Columns that `emergence_summary` reads or makes: no condition may have their names."""
 
 
 @short_repr
@@ -109,15 +117,6 @@ def _steps(crossings: Sequence[Crossing]) -> tuple[ndarray, ndarray]:
     return np.append(0.0, time), np.append(1.0, share)
 
 
-def refuse_unsound(crossings: Iterable[Crossing]) -> None:
-    """Refuse no runs, a time below 0 or not finite, and an odd `observed`, with ValueError."""
-    found = list(crossings)
-    if not found:
-        raise ValueError("crossings=[]: expected at least one run.")
-    columns.finite([crossing.time for crossing in found], "A time of crossings", low=0)
-    columns.flags([crossing.observed for crossing in found], "`observed` of crossings")
-
-
 @checked()
 def bootstrap_over_seeds(
     crossings: Sequence[Crossing],
@@ -168,19 +167,14 @@ def widest_coverage(n_seeds: Positive) -> float:
 class PairedTimes(NamedTuple):
     """A comparison of two conditions, seed by seed."""
 
-    ratio: Estimate
-    """Geometric mean of first time / second time over the pairs compared, interval over pairs."""
-    p: float
-    """Two-sided, of log ratios symmetric about 0 (sign flips); at least 2^(1 - n_compared)."""
-    n_compared: int
-    """Pairs in which both got there."""
+    ratio: Estimate  # geometric mean of first / second over pairs compared, interval over pairs
+    p: float  # two-sided, of log ratios symmetric about 0 (sign flips); >= 2^(1 - n_compared)
+    n_compared: int  # pairs in which both got there
     n_left_out: int
-    earlier: int
-    """Pairs in which the first got there before the second did, or before it ended."""
+    earlier: int  # pairs in which the first got there before the second did, or before it ended
     later: int
     undecided: int
-    p_of_signs: float
-    """Two-sided binomial of earlier against later; censored pairs of known order count."""
+    p_of_signs: float  # two-sided binomial of earlier, later; censored pairs of known order count
 
 
 @checked()
@@ -216,3 +210,88 @@ def paired_times(
     return PairedTimes(
         ratio, p, len(both), len(pairs) - len(both), earlier, later, len(pairs) - decided, signs
     )
+
+
+@checked()
+def emergence_summary(
+    times: pd.DataFrame,
+    *,
+    by: str | Sequence[str] = "clamp",
+    horizon: NotNegative | None = None,
+    level: Confidence = 0.95,
+    n_resamples: Positive = 1_000,
+) -> pd.DataFrame:
+    """Return Kaplan-Meier medians and restricted means, one row per condition, with intervals.
+
+    `times` is an `emergence_table`. Columns: `by`, and `SUMMARY` from `n_seeds` on; a median is inf where it
+    is not reached, ends are NaN for one seed, and `widest_coverage` is the most that the median's
+    interval covers. By default `horizon` is the earliest end of a censored run, or the latest time.
+    """
+    keys = columns.key_columns(by, *SUMMARY)
+    conditions = _conditions(times, keys)
+    every = [c for _, found in conditions for c in found]
+    if horizon is None:
+        horizon = min((c.time for c in every if not c.observed), default=max(every).time)
+    restricted = partial(restricted_mean, horizon=horizon)
+    rows: list[dict[str, object]] = []
+    for row, found in conditions:
+        row |= {"n_seeds": len(found), "n_observed": sum(c.observed for c in found)}
+        for name, statistic in (("median", median_time), ("restricted_mean", restricted)):
+            low, high = NOWHERE[1:]
+            if len(found) > 1:
+                _, low, high = bootstrap_over_seeds(
+                    found, statistic, level=level, n_resamples=n_resamples
+                )
+            ends = {f"{name}_low": float(low), f"{name}_high": float(high)}
+            row |= {name: statistic(found), **ends}
+        rows.append({**row, "horizon": horizon, "widest_coverage": widest_coverage(len(found))})
+    return pd.DataFrame(rows)
+
+
+@checked()
+def survival_table(
+    times: pd.DataFrame, *, by: str | Sequence[str] = "clamp", level: Confidence = 0.95
+) -> pd.DataFrame:
+    """Return `kaplan_meier` of each condition, for drawing.
+
+    Columns: `by`, `sequences`, `share`, `low`, `high`, and `censored`, the runs that ended there.
+    `times` is an `emergence_table`.
+    """
+    names = ("sequences", "share", "low", "high", "censored")
+    rows: list[dict[str, object]] = []
+    for condition, found in _conditions(times, columns.key_columns(by, *names)):
+        ended = [c.time for c in found if not c.observed]
+        for point in zip(*kaplan_meier(found, level=level), strict=True):
+            numbers = (*point, ended.count(point[0]))
+            rows.append({**condition, **dict(zip(names, numbers, strict=True))})
+    return pd.DataFrame(rows)
+
+
+@checked()
+def crossings_by_seed(times: pd.DataFrame) -> dict[int, Crossing]:
+    """Return one condition's rows of an `emergence_table` by seed, for `paired_times`.
+
+    Raises ValueError for a seed that is missing, not a whole number, or there twice.
+    """
+    columns.refuse_columns(times, ["seed", "time", "observed"])
+    found = _crossings(times)
+    columns.refuse_seeds(times["seed"].tolist())
+    seeds = columns.finite(times["seed"], "The column 'seed'")
+    if (seeds % 1 > 0).any():
+        raise ValueError(f"The column 'seed' holds {seeds.tolist()}: expected whole numbers.")
+    if len(set(seeds)) < len(seeds):
+        raise ValueError("A seed comes twice: expected the rows of one condition.")
+    return dict(zip(map(int, seeds), found, strict=True))
+
+
+def _conditions(
+    times: pd.DataFrame, keys: Sequence[str]
+) -> list[tuple[dict[str, Any], list[Crossing]]]:
+    columns.refuse_columns(times, [*keys, "time", "observed"])
+    return [(key, _crossings(rows)) for key, rows in columns.groups(times, keys)]
+
+
+def _crossings(times: pd.DataFrame) -> list[Crossing]:
+    time = columns.finite(times["time"], "The column 'time'", low=0)
+    observed = columns.flags(times["observed"], "The column 'observed'")
+    return [Crossing(*run) for run in zip(time.tolist(), observed.tolist(), strict=True)]

@@ -8,8 +8,7 @@ from typing import TypeAlias
 import numpy as np
 import pandas as pd
 
-from ih_interp.analysis.dynamics.emergence import Crossing, learned
-from ih_interp.analysis.dynamics.tables import emergence_table
+from ih_interp.analysis.dynamics.emergence import Crossing, emergence_table, learned
 from ih_interp.paper.figures._fig06_drawing import of_row, plot_data_dependence
 from ih_interp.paper.judging import UNTIL_LEARNED, Measured, Rule, by_rules, surely_longer, when
 from ih_interp.paper.recipes import EVOLUTIONS
