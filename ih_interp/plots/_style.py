@@ -2,25 +2,32 @@
 
 import inspect
 import math
+import typing
 import warnings
 from collections.abc import Callable, Generator, Hashable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import wraps
-from itertools import pairwise
+from itertools import count, cycle, pairwise
 from os import PathLike
 from pathlib import Path
-from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar, runtime_checkable
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeAlias, TypeVar
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
+from matplotlib import cbook, colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import is_color_like
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
 from ih_interp._columns import distinct, equal, shown
-from ih_interp.plots._palettes import Palette, palette_colours
 from ih_interp.plots._tables import expect_table
 from ih_interp.types import Head, expect
+
+Palette: TypeAlias = Mapping[Any, Any] | Sequence[Any] | str | None
+"""Colours by the name of what they colour, in the plot's order, or the name of a colour map."""
 
 HEAD_COLOURS = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#B8A800", "#0072B2", "#D55E00", "#CC79A7",
@@ -29,8 +36,7 @@ HEAD_COLOURS = (
 
 HEAD_MARKERS = "osD^vXP*"  # Head h has marker h mod 8, which tells heads apart in grey
 
-FAINT: dict[str, Any] = {"color": "0.6", "linewidth": 0.8, "linestyle": ":"}
-"""The look of a line at 0, or at another level that curves are compared with."""
+FAINT: dict[str, Any] = {"color": "0.6", "linewidth": 0.8, "linestyle": ":"}  # a line at a level
 
 
 class Line(NamedTuple):
@@ -60,8 +66,7 @@ SPLIT_LINES: dict[str, Line] = {
     "test_relabel": Line("#D55E00", (0, (3, 1, 1, 1))),
 }
 
-DASHES = ("-", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
-"""The dashes of conditions that have none of their own."""
+DASHES = ("-", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))  # of conditions without their own
 
 CLAMPED_VECTORS: dict[str, Line] = {
     "none": Line("#000000", "-", "waits, then falls"),
@@ -97,7 +102,7 @@ Given = ParamSpec("Given")
 Plotted_co = TypeVar("Plotted_co", covariant=True)
 
 
-@runtime_checkable
+@typing.runtime_checkable
 class Plot(Protocol[Given, Plotted_co]):
     """A plot that makes axes of its own if it gets none."""
 
@@ -149,6 +154,43 @@ def axes_optional(
     return plotted
 
 
+def palette_colours(palette: Palette, names: Iterable[Any]) -> dict[Any, Any]:
+    """Return the colours that a palette gives to these names; a mapping may leave out some names.
+
+    Raises TypeError for another kind of palette, and ValueError for an unknown colour or map.
+
+    >>> palette_colours({"match": "red"}, ["none", "match"])
+    {'match': 'red'}
+    """
+    names = list(names)
+    if palette is None:
+        return {}
+    expect(palette, (Mapping, Sequence, np.ndarray), "palette", 'write {"match": "red"}')
+    if isinstance(palette, Mapping):
+        keyed = {shown(key): colour for key, colour in palette.items()}
+        chosen = {name: keyed[shown(name)] for name in names if shown(name) in keyed}
+    else:
+        if isinstance(palette, str) and palette in mpl.color_sequences:
+            palette = mpl.color_sequences[palette]
+        elif isinstance(palette, str):
+            if palette not in colormaps:
+                raise ValueError(f"palette={palette!r}: expected a colour map, such as viridis.")
+            palette = [*map(tuple, colormaps[palette].resampled(len(names))(range(len(names))))]
+        chosen = dict(zip(names, cycle(palette), strict=False))
+    wrong = [colour for colour in chosen.values() if not is_color_like(colour)]
+    if wrong:
+        raise ValueError(f"palette holds {wrong[0]!r}: expected a colour, such as red or #0072B2.")
+    return chosen
+
+
+def looking(given: Mapping[str, Any], kind: type = Line2D, /, **own: Any) -> dict[str, Any]:
+    """Return an artist's settings: the caller's (`lw` is `linewidth`), else the plot's own.
+
+    Raises TypeError for a setting that comes under two names.
+    """
+    return own | cbook.normalize_kwargs(dict(given), kind)  # pyright: ignore[reportArgumentType]
+
+
 def condition_lines(
     conditions: Sequence[Hashable], known: Mapping[str, Line] = CLAMP_LINES, palette: Palette = None
 ) -> dict[Any, Line]:
@@ -165,16 +207,10 @@ def condition_lines(
         raise ValueError(f"The conditions {alike} have one name in words; rename one.")
     free = [c for c in HEAD_COLOURS if c not in {known[n].colour for n in names if n in known}]
     chosen = palette_colours(palette, conditions)
-    lines: dict[Any, Line] = {}
-    n_others = 0
-    for condition, name in zip(conditions, names, strict=True):
-        line = known.get(name)
-        if line is None:
-            turn, place = divmod(n_others, len(free))
-            line = Line(free[place], DASHES[(place + turn) % len(DASHES)])
-            n_others += 1
-        lines[condition] = line._replace(colour=chosen.get(condition, line.colour))
-    return lines
+    places = ((turn, place) for turn in count() for place in range(len(free)))
+    unused = (Line(free[place], DASHES[(place + turn) % len(DASHES)]) for turn, place in places)
+    lines = {c: known.get(name) or next(unused) for c, name in zip(conditions, names, strict=True)}
+    return {c: line._replace(colour=chosen.get(c, line.colour)) for c, line in lines.items()}
 
 
 def conditions_of(
@@ -192,11 +228,7 @@ def conditions_of(
 
 
 def head_place(name: object) -> Head:
-    """Return layer and head of a head's name, from 0; raise ValueError for another name.
-
-    >>> head_place("L1H3") == (1, 3)
-    True
-    """
+    """Return layer and head of a head's name, from 0; raise ValueError for another name."""
     return Head.parse(str(name))  # a missing name is refused as well
 
 
@@ -293,8 +325,7 @@ def save(figure: Figure, folder: str | PathLike[str], name: str, table: pd.DataF
 
     The folder is made if needed, and may begin with `~`. Numbers keep every digit, and a table's
     index is written if it has a name. Legends that lie outside the axes are kept. Returns the three
-    paths. Raises TypeError for another kind of figure, folder or table, and ValueError for a name
-    that a file cannot have.
+    paths. Raises TypeError for another kind of argument, and ValueError for a name of no file.
     """
     expect(figure, Figure, "figure", "give ax.figure")
     expect_table(table)

@@ -13,8 +13,16 @@ from matplotlib.ticker import PercentFormatter
 from pandas import DataFrame
 
 from ih_interp._columns import distinct, ordered, shown
-from ih_interp.plots._palettes import Palette, looking, palette_colours
-from ih_interp.plots._style import FAINT, HEAD_COLOURS, HEAD_MARKERS, axes_optional, legend_beside
+from ih_interp.plots._style import (
+    FAINT,
+    HEAD_COLOURS,
+    HEAD_MARKERS,
+    Palette,
+    axes_optional,
+    legend_beside,
+    looking,
+    palette_colours,
+)
 from ih_interp.plots._tables import of_quantity, plotted_rows, rows_where
 
 METRIC_NAMES = {
@@ -30,15 +38,13 @@ METRIC_NAMES = {
 }
 """Metrics in the words of an axis."""
 
-ORDERS = ("1 (additive)", "2 (pairs)", "3", "4 and more")
-"""The interaction orders that bars show, in the words of a legend."""
-
-ORDER_HATCHES = ("", "//", "xx", "..")  # the hatches of their bars, which tell them apart in grey
-
-EFFECTS = ("first_in", "last_in")
-"""The effects of a head that is the first to come, and of one that is the last."""
-
-_BLUES = ("#08306B", "#4292C6", "#9ECAE1", "#DEEBF7")
+ORDERS = {
+    "1 (additive)": ("#08306B", ""),
+    "2 (pairs)": ("#4292C6", "//"),
+    "3": ("#9ECAE1", "xx"),
+    "4 and more": ("#DEEBF7", ".."),
+}
+"""The interaction orders in the words of a legend, and their bars' colours and hatches."""
 
 
 @axes_optional
@@ -54,7 +60,7 @@ def plot_spectrum(table: DataFrame, ax: Axes, *, palette: Palette = None, **look
     table = of_quantity(table, "share")
     table = plotted_rows(table, *keys, "value", once=keys, finite=["order", "value"])
     metrics = distinct(table["metric"])
-    colours = dict(zip(ORDERS, _BLUES, strict=True)) | palette_colours(palette, ORDERS)
+    chosen = palette_colours(palette, ORDERS)
     bars = [
         (place + offset, _few_orders(rows_where(table, metric=metric, part=part)), part)
         for place, metric in enumerate(metrics)
@@ -63,13 +69,16 @@ def plot_spectrum(table: DataFrame, ax: Axes, *, palette: Palette = None, **look
     places, shares, _ = zip(*bars, strict=True)
     shares = np.array(shares)
     bottoms = np.cumsum(shares, axis=1) - shares
-    for step, (order, hatch) in enumerate(zip(ORDERS, ORDER_HATCHES, strict=True)):
-        own = {"color": colours[order], "hatch": hatch, "edgecolor": "white", "linewidth": 0.5}
-        own = looking(look, Patch, label=order, **own)
+    for step, (order, (colour, hatch)) in enumerate(ORDERS.items()):
+        own = {"color": chosen.get(order, colour), "hatch": hatch, "label": order}
+        own = looking(look, Patch, edgecolor="white", linewidth=0.5, **own)
         ax.bar(places, shares[:, step], 0.36, bottom=bottoms[:, step], **own)
     for place, _, part in bars:
         words = ax.text(place, 0.02, part, ha="center", va="bottom", color="white", fontsize=8)
-        words.set(rotation=90, path_effects=[withStroke(linewidth=2, foreground=_BLUES[0])])
+        words.set(
+            rotation=90,
+            path_effects=[withStroke(linewidth=2, foreground=ORDERS["1 (additive)"][0])],
+        )
     names = [metric_name(shown(metric)).partition(" (")[0] for metric in metrics]  # without units
     ax.set_xticks(range(len(names)), [re.sub("[_ ]", "\n", name) for name in names])
     ax.yaxis.set_major_formatter(PercentFormatter(1))
@@ -96,12 +105,12 @@ def plot_first_last(
         table, "metric", "part", "quantity", "head", "value", "low", "high",
         where={"metric": metric, "part": part},
     )  # fmt: skip
-    table = table[table["quantity"].isin(EFFECTS)]
+    table = table[table["quantity"].isin(["first_in", "last_in"])]
     table = plotted_rows(table, "value", once=["quantity", "head"], finite=["value"])
     heads = distinct(table["head"])
     effects = {
         quantity: pd.concat([rows_where(table, quantity=quantity, head=head) for head in heads])
-        for quantity in EFFECTS
+        for quantity in ("first_in", "last_in")
     }
     places = range(len(heads))
     ax.hlines(places, *(rows["value"] for rows in effects.values()), colors="0.75", linewidth=2)

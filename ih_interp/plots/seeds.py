@@ -9,8 +9,7 @@ from numpy import ndarray
 from pandas import DataFrame
 
 from ih_interp._columns import equal, finite, ordered
-from ih_interp.plots._palettes import looking
-from ih_interp.plots._style import Line
+from ih_interp.plots._style import Line, looking
 from ih_interp.plots._tables import expect_numbers, expect_once
 
 

@@ -7,8 +7,7 @@ from matplotlib.patches import Patch
 from pandas import DataFrame
 
 from ih_interp._columns import shown
-from ih_interp.plots._palettes import looking
-from ih_interp.plots._style import HEAD_COLOURS, axes_optional, note
+from ih_interp.plots._style import HEAD_COLOURS, axes_optional, looking, note
 from ih_interp.plots._tables import plotted_rows
 
 

@@ -223,9 +223,10 @@ def emergence_summary(
 ) -> pd.DataFrame:
     """Return Kaplan-Meier medians and restricted means, one row per condition, with intervals.
 
-    `times` is an `emergence_table`. Columns: `by`, and `SUMMARY` from `n_seeds` on; a median is inf where it
-    is not reached, ends are NaN for one seed, and `widest_coverage` is the most that the median's
-    interval covers. By default `horizon` is the earliest end of a censored run, or the latest time.
+    `times` is an `emergence_table`. Columns: `by`, and `SUMMARY` from `n_seeds` on; a median is inf
+    where it is not reached, ends are NaN for one seed, and `widest_coverage` is the most that the
+    median's interval covers. By default `horizon` is the earliest end of a censored run, or the
+    latest time.
     """
     keys = columns.key_columns(by, *SUMMARY)
     conditions = _conditions(times, keys)
