@@ -23,7 +23,7 @@ from ih_interp.plots._style import (
     looking,
     palette_colours,
 )
-from ih_interp.plots._tables import of_quantity, plotted_rows, rows_where
+from ih_interp.plots._tables import plotted_rows, rows_where
 
 METRIC_NAMES = {
     "logit": "logit",
@@ -57,8 +57,7 @@ def plot_spectrum(table: DataFrame, ax: Axes, *, palette: Palette = None, **look
     orders are not 1, 2, ..., or whose shares are NaN, as where no subset changes it.
     """
     keys = ["metric", "part", "order"]
-    table = of_quantity(table, "share")
-    table = plotted_rows(table, *keys, "value", once=keys, finite=["order", "value"])
+    table = plotted_rows(table, once=keys, finite=["order", "value"], quantity="share")
     metrics = distinct(table["metric"])
     chosen = palette_colours(palette, ORDERS)
     bars = [
@@ -101,12 +100,10 @@ def plot_first_last(
     Rows of `additivity_test` with quantities "first_in" and "last_in": `metric`, `part`, `head`,
     `value`, `low`, `high`. Raises ValueError where a head lacks one of them, or its value is NaN.
     """
-    table = plotted_rows(
-        table, "metric", "part", "quantity", "head", "value", "low", "high",
-        where={"metric": metric, "part": part},
-    )  # fmt: skip
+    columns = ("quantity", "head", "value", "low", "high")
+    table = plotted_rows(table, *columns, where={"metric": metric, "part": part})
     table = table[table["quantity"].isin(["first_in", "last_in"])]
-    table = plotted_rows(table, "value", once=["quantity", "head"], finite=["value"])
+    table = plotted_rows(table, once=["quantity", "head"], finite=["value"])
     heads = distinct(table["head"])
     effects = {
         quantity: pd.concat([rows_where(table, quantity=quantity, head=head) for head in heads])
@@ -141,10 +138,8 @@ def plot_additive_fits(
     axis, in their order. Raises ValueError where a network has no value, or NaN, as of a metric
     that is the same for every subset.
     """
-    table = plotted_rows(
-        of_quantity(table, "r_squared"), "metric", "part", "value",
-        seed=True, finite=["value"], once=["seed", "metric", "part"],
-    )  # fmt: skip
+    keys = ["seed", "metric", "part"]
+    table = plotted_rows(table, seed=True, finite=["value"], once=keys, quantity="r_squared")
     metrics = distinct(table["metric"])
     for part, offset, fill, label in (
         ("total", -0.13, HEAD_COLOURS[5], "the model as it is"),

@@ -62,7 +62,7 @@ def plot_strengths(
     by default, and the title says which; layers count from 0 here, from 1 in the paper. Raises
     ValueError for a layer without heads.
     """
-    table = plotted_rows(table, "sequences", "name", "value", once=["sequences", "name"])
+    table = plotted_rows(table, "value", once=["sequences", "name"])
     of_layer = table["name"].map(lambda name: style.head_place(name).layer)
     layers = sorted({*of_layer})
     layer = layers[-1] if layer is None else integer(layer, "layer")
@@ -136,7 +136,7 @@ def plot_toy(table: DataFrame, ax: Axes, *, palette: Palette = None, **look: Any
     Columns `iteration`, `clamped` (the paper's are "none", "c" and "b, c"), `loss`; `plateau`, the
     loss of a product that is zero, is a dotted line where the table has it.
     """
-    table = plotted_rows(table, "iteration", "clamped", "loss", once=["iteration", "clamped"])
+    table = plotted_rows(table, "loss", once=["iteration", "clamped"])
     lines: dict[str, Line2D] = {}
     for name, line, rows in style.conditions_of(table, "clamped", style.CLAMPED_VECTORS, palette):
         own = looking(look, color=line.colour, linestyle=line.dash, label=name)
@@ -175,10 +175,8 @@ def plot_wiring_over_training(
     Columns `sequences`, `via`, `sender`, `receiver` and the one shown, as in
     `wiring_over_training`. Raises ValueError for a receiver or an input that the table lacks.
     """
-    table = plotted_rows(
-        table, "sequences", "via", "sender", "receiver", column,
-        where={"via": via, "receiver": receiver}, once=["sequences", "sender"],
-    )  # fmt: skip
+    edges = {"via": via, "receiver": receiver}
+    table = plotted_rows(table, column, where=edges, once=["sequences", "sender"])
     draw_heads(table, ax, by="sender", y=column, palette=palette, look=look)
     style.count_sequences(ax)
     ax.set(ylabel=f"{column} of the edge", title=f"Edges into the {input_name(via)} of {receiver}")
@@ -195,10 +193,8 @@ def plot_redundancy_over_training(
     `name` as there, "many_to_many" or "effective_senders L1H3". Raises ValueError for a name that
     the table lacks.
     """
-    table = plotted_rows(
-        table, "sequences", "via", "name", "value", "low", "high",
-        where={"name": name}, once=["sequences", "via"], gaps=["low", "high"],
-    )  # fmt: skip
+    once, gaps = ["sequences", "via"], ["low", "high"]
+    table = plotted_rows(table, "value", where={"name": name}, once=once, gaps=gaps)
     for via, line, rows in style.conditions_of(table, "via", VIA_LINES, palette):
         rows = rows.sort_values("sequences")
         own = looking(look, color=line.colour, linestyle=line.dash, label=input_name(via))

@@ -40,7 +40,7 @@ def plot_emergence(
     time = finite(times["time"], "The column 'time'", low=0)
     times = times.assign(time=time, observed=flags(times["observed"], "The column 'observed'"))
     if summary is not None:
-        summary = plotted_rows(summary, by, *MEDIAN, once=[by])
+        summary = plotted_rows(summary, *MEDIAN, once=[by])
     edge = 1.12 * float(time.max()) or 1.0
     ax.set_xlim(0, edge)
     lines = style.condition_lines(distinct(times[by]), palette=palette)
@@ -75,7 +75,7 @@ def plot_survival(
     is left out where its formula has no value.
     """
     ends, numbers = ["low", "high"] if band else [], ["share", "censored"]
-    table = plotted_rows(table, by, "sequences", *numbers, *ends, finite=numbers, gaps=ends)
+    table = plotted_rows(table, by, "sequences", finite=numbers, gaps=ends)
     finite(table["sequences"], "The column 'sequences'", low=0)
     if not table["share"].between(0, 1).all():
         raise ValueError(f"The column 'share' goes to {table['share'].max():g}: expected [0, 1].")
@@ -141,7 +141,7 @@ def plot_transition(
     Columns `sequences` and `value`. `marks` are times by name, infinite ones told in the legend
     alone; `plateau` is from when to when, shaded.
     """
-    curve = plotted_rows(curve, "sequences", value, once=["sequences"])
+    curve = plotted_rows(curve, value, once=["sequences"])
     expect(marks, Mapping, "marks", 'write {"learned": 40_000}')
     for name, time in marks.items():
         expect(time, (int, float, np.number), f"The mark {name!r}", "of a Crossing give .time")

@@ -70,8 +70,7 @@ def heads_by_heads(
 
     Raises ValueError as `plotted_rows` does, for a name that is not a head's, and without values.
     """
-    once, gaps = [columns, index], [value]
-    table = plotted_rows(table, *where, *once, value, where=where, once=once, gaps=gaps)
+    table = plotted_rows(table, where=where, once=[columns, index], gaps=[value])
     for name in [*table[index], *table[columns]]:
         head_place(name)
     there = table.dropna(subset=[value])
@@ -168,11 +167,8 @@ def plot_interactions(
     `value`, and `q`, the p-value adjusted for false discoveries: "may be none" is q above `level`,
     or NaN.
     """
-    table = plotted_rows(
-        table, "metric", "part", "quantity", "head", "other", "value", "q",
-        where={"metric": metric, "part": part, "quantity": "interaction"},
-        once=["head", "other"], finite=["value"],
-    )  # fmt: skip
+    where = {"metric": metric, "part": part, "quantity": "interaction"}
+    table = plotted_rows(table, "q", where=where, once=["head", "other"], finite=["value"])
     expect(level, (int, float, np.number), "level", "write 0.05")
     names = distinct(pd.concat([table["head"], table["other"]]))
     if not all(isinstance(name, str) for name in names):
@@ -203,10 +199,8 @@ def plot_label_accuracy(
     empty where the value is NaN, as the share of a head without mistakes.
     """
     shares = quantity == "mistake_share"
-    rows = plotted_rows(
-        table, "head", "label", "quantity", "value", *(["mistakes"] if shares else []),
-        where={"quantity": quantity}, gaps=["value"],
-    )  # fmt: skip
+    columns = ("head", "label", *(["mistakes"] if shares else []))
+    rows = plotted_rows(table, *columns, where={"quantity": quantity}, gaps=["value"])
     rows["label"] = finite(rows["label"], "The column 'label'").astype(int)
     expect_once(rows, "head", "label")
     heads = distinct(rows["head"])

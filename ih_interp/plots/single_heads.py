@@ -1,6 +1,5 @@
 """Single heads: their scores, and what each does alone, ablated, or added back to others."""
 
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -28,15 +27,14 @@ def plot_head_scores(table: DataFrame, ax: Axes, *, palette: Palette = None, **l
     Columns `score`, `name` ("L1H3"), `value`, and `chance` where that is known. Layers count from 0
     here. Raises ValueError for more scores than can be told apart, four.
     """
-    table = plotted_rows(table, "score", "name", "value", finite=["value"], once=["score", "name"])
+    table = plotted_rows(table, finite=["value"], once=["score", "name"])
     scores = distinct(table["score"])
     if len(scores) > len(HATCHES):
         raise ValueError(f"{len(scores)} scores in one plot: expected at most {len(HATCHES)}.")
     heads = sorted(distinct(table["name"]), key=style.head_place)
-    starts_layer = [
-        style.head_place(a).layer != style.head_place(b).layer for a, b in pairwise(heads)
-    ]
-    places = np.arange(len(heads)) + 0.6 * np.cumsum([0, *starts_layer])  # a gap between layers
+    layers = [style.head_place(head).layer for head in heads]
+    gaps = np.diff(layers, prepend=layers[0]) > 0  # between layers
+    places = np.arange(len(heads)) + 0.6 * np.cumsum(gaps)
     width = 0.8 / len(scores)
     chosen = palette_colours(palette, scores)
     for number, score in enumerate(scores):
@@ -64,10 +62,8 @@ def plot_ablate_each_head(
     Columns of `ablate_each_head`: `head`, `strength`, `kept`, `metric`, `value`, `low`, `high`.
     Raises ValueError for a strength or value that is NaN.
     """
-    table = plotted_rows(
-        table, "head", "strength", "kept", "metric", "value", "low", "high",
-        where={"metric": metric}, once=["kept", "head"], finite=["value"],
-    )  # fmt: skip
+    where, columns = {"metric": metric}, ("strength", "low", "high")
+    table = plotted_rows(table, *columns, where=where, once=["kept", "head"], finite=["value"])
     for kept, marker, label in (("only", "o", "only that head"), ("without", "^", "all but it")):
         rows = rows_where(table, kept=kept).sort_values("strength")
         expect_numbers(rows, "strength")
@@ -116,11 +112,10 @@ def plot_add_back(
     for (name, table), colour, marker, place in zip(
         tables.items(), ORDER_COLOURS, style.HEAD_MARKERS, places, strict=False
     ):
-        numbers = ["n_heads", "value"]
+        where, numbers = {"metric": metric}, ["n_heads", "value"]
         rows = plotted_rows(
-            table, "head", "metric", "low", "high", *numbers,
-            where={"metric": metric}, finite=numbers, once=["n_heads"],
-        ).sort_values("n_heads")  # fmt: skip
+            table, "head", "low", "high", where=where, finite=numbers, once=["n_heads"]
+        ).sort_values("n_heads")
         positive = positive and bool((rows["value"] > 0).all())
         own = looking(look, color=chosen.get(name, colour), marker=marker, label=name)
         ax.fill_between(rows["n_heads"], rows["low"], rows["high"], color=own["color"], alpha=0.2)
@@ -149,10 +144,8 @@ def plot_matches(table: DataFrame, ax: Axes, *, palette: Palette = None, **look:
     line joins the two of one head. The first network's heads are named; those of others are small
     and grey.
     """
-    table = plotted_rows(
-        table, "head", "strength", "match", "value",
-        seed=True, finite=["strength", "value"], once=["seed", "head", "match"],
-    )  # fmt: skip
+    once = ["seed", "head", "match"]
+    table = plotted_rows(table, seed=True, finite=["strength", "value"], once=once)
     first = ordered(table["seed"])[0]
     colours = style.head_colours(sorted(distinct(table["head"]), key=style.head_place), palette)
     for key, rows in groups(table.sort_values(["seed", "head"], kind="stable"), ["seed", "head"]):
@@ -188,8 +181,7 @@ def plot_corrected(table: DataFrame, ax: Axes, **look: Any) -> Axes:
     line stands how many mistakes it makes; without mistakes there is no share to mark.
     """
     finite, gaps = ["mistakes", "accuracy"], ["value", "low", "high"]
-    columns = ["base", "head", *finite, *gaps]
-    table = plotted_rows(table, *columns, finite=finite, gaps=gaps, once=["head"])
+    table = plotted_rows(table, "base", finite=finite, gaps=gaps, once=["head"])
     if len(distinct(table["base"])) > 1:
         raise ValueError(f"The column 'base' holds {distinct(table['base'])}: expected one head.")
     base, mistakes = str(table["base"].iloc[0]), int(table["mistakes"].iloc[0])

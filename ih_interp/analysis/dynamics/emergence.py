@@ -153,9 +153,8 @@ def fit_logistic(sequences: ArrayLike, curve: ArrayLike) -> Logistic:
 def logistic_midpoint(sequences: ArrayLike, curve: ArrayLike, *, at_least: Rise = 0.1) -> Crossing:
     """Return when half of a logistic rise is done; censored where it rises less than `at_least`.
 
-    The rise is the last value less the first. A midpoint beyond the curve's end is censored too.
-    Raises ValueError for a curve that falls by `at_least`, such as a loss, and for one that rises
-    otherwise than a logistic (R squared below `GOOD_FIT`).
+    A midpoint beyond the curve's end is censored too. Raises ValueError for a curve that falls by
+    `at_least`, such as a loss, or rises otherwise than a logistic (R squared below `GOOD_FIT`).
     """
     x, y = _curve(sequences, curve)
     _refuse_fall(y, at_least)
@@ -239,8 +238,8 @@ def emergence_table(
 ) -> pd.DataFrame:
     """Return when each run got there: one row per run, columns `by`, `seed`, `time`, `observed`.
 
-    `curves` has columns `sequences`, `seed`, those of `by`, and the `value` that the criterion
-    reads. Raises ValueError for missing columns, and names the run that the criterion refuses.
+    `curves` has columns `by`, `seed`, `sequences`, and the `value` that the criterion reads. Raises
+    ValueError for missing columns, and names the run that the criterion refuses.
     """
     keys = columns.key_columns(by, *Crossing._fields, seed=True)
     columns.refuse_columns(curves, [*keys, "sequences", value])

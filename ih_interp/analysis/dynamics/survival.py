@@ -40,9 +40,8 @@ SUMMARY = (
 class Survival(NamedTuple):
     """The share of networks that have not yet got there, and the ends of its interval.
 
-    `share[i]` holds from `time[i]` on. Times are in sequences: 0, then every time at which a run
-    got there or ended. The last share is above 0 where the longest run is censored. Ends are NaN
-    where the share is 1 or 0.
+    `share[i]` holds from `time[i]` on. Times are 0, then every time at which a run got there or
+    ended. Ends are NaN where the share is 1 or 0.
     """
 
     time: Float[ndarray, " time"]
@@ -91,15 +90,11 @@ def median_time(crossings: Sequence[Crossing]) -> float:
 def restricted_mean(crossings: Sequence[Crossing], horizon: NotNegative) -> float:
     """Return the mean time, cut at `horizon`, in [0, horizon]: the area under Kaplan-Meier.
 
-    It is finite where a median is not reached; compare only numbers of one horizon. Raises
-    ValueError for a horizon beyond the longest run where that is censored.
+    Compare only numbers of one horizon. Raises ValueError for one beyond a censored longest run.
     """
     time, share = _steps(crossings)
     if horizon > time[-1] and share[-1] > 0:
-        raise ValueError(
-            f"horizon={horizon:g}: expected {time[-1]:g} or less, where the longest run ends "
-            "without getting there; what follows is not known."
-        )
+        raise ValueError(f"horizon={horizon:g}: expected {time[-1]:g}, a censored end, or less.")
     ends = np.minimum(np.append(time, max(horizon, time[-1])), horizon)
     return float((np.diff(ends) * share).sum())
 
@@ -154,8 +149,7 @@ def bootstrap_over_seeds(
 def widest_coverage(n_seeds: Positive) -> float:
     """Return how often the interval from the fastest to the slowest of n seeds holds the median.
 
-    It is `1 - 2^(1 - n)` whatever the distribution, and no interval between observed times covers
-    more: below six seeds none reaches 95%.
+    No interval between observed times covers more, whatever the distribution.
 
     >>> [widest_coverage(n) for n in (1, 3, 5, 6)]
     [0.0, 0.75, 0.9375, 0.96875]
@@ -184,9 +178,8 @@ def paired_times(
     """Compare the times of two conditions over the same seeds, each by seed.
 
     `ratio` and `p` leave censored pairs out, so they understate a condition whose runs end early;
-    `p_of_signs` counts those whose order is known, whatever their ratio. Where `n_left_out` is not
-    small, believe the signs. NaN where fewer than two pairs are left. Raises ValueError unless the
-    seeds are the same, or for a time of 0, which has no ratio.
+    where `n_left_out` is not small, believe the signs. NaN where fewer than two pairs are left.
+    Raises ValueError unless the seeds are the same, or for a time of 0, which has no ratio.
     """
     refuse_unsound([*first.values(), *second.values()])
     columns.refuse_seeds([*first, *second])
@@ -278,10 +271,8 @@ def crossings_by_seed(times: pd.DataFrame) -> dict[int, Crossing]:
     found = _crossings(times)
     columns.refuse_seeds(times["seed"].tolist())
     seeds = columns.finite(times["seed"], "The column 'seed'")
-    if (seeds % 1 > 0).any():
-        raise ValueError(f"The column 'seed' holds {seeds.tolist()}: expected whole numbers.")
-    if len(set(seeds)) < len(seeds):
-        raise ValueError("A seed comes twice: expected the rows of one condition.")
+    if (seeds % 1 > 0).any() or len(set(seeds)) < len(seeds):
+        raise ValueError(f"seed={seeds.tolist()}: expected whole numbers, and none comes twice.")
     return dict(zip(map(int, seeds), found, strict=True))
 
 

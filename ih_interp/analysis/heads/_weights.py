@@ -76,10 +76,9 @@ def inputs(
 def embedded(
     model: HookedTransformer, tokens: Int[Tensor, " token"], layer: int, *, layer_norm: bool
 ) -> Float[Tensor, "token d_model"]:
-    """Return what heads of a layer read at a token whose residual stream is its embedding alone.
+    """Return what heads of a layer read at a token whose residual stream is its row of `W_E`.
 
-    It is the token's row of `W_E`, without positions; with `layer_norm` normalised as the layer's
-    norm would, but without the shift.
+    With `layer_norm` it is normalised as the layer's norm would, but without the shift.
     """
     rows = model.W_E[tokens]
     if not layer_norm or model.cfg.normalization_type is None:

@@ -10,7 +10,7 @@ In the few-shot task labels are copied to labels: each head has a matrix `[label
 whose diagonal an induction head needs.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
@@ -30,6 +30,7 @@ from ih_interp.analysis.heads.pattern_scores import (
 from ih_interp.model import FewShotEmbed
 from ih_interp.types import Batch, PerHead, Tokens
 
+Chosen: TypeAlias = Int[Tensor, " token"] | None
 LARGE = 2**31  # numbers in the circuits of all heads; for more, tokens have to be chosen
 TOKENS = "name tokens, as tokens=torch.arange(model.cfg.d_vocab)"
 ROWS = 1_024  # tokens at a time: a block of the circuit is [token, output]
@@ -45,11 +46,7 @@ class DiagonalCopying(NamedTuple):
 
 @checked_in_plain_torch(TOKENS)
 def copying_score_eig(
-    model: HookedTransformer,
-    *,
-    full: bool = True,
-    tokens: Int[Tensor, " token"] | None = None,
-    layer_norm: bool = True,
+    model: HookedTransformer, *, full: bool = True, tokens: Chosen = None, layer_norm: bool = True
 ) -> Float[Tensor, "layer head"]:
     """Return `sum of Re lambda / sum of |lambda|` over eigenvalues of a head's OV circuit.
 
@@ -77,10 +74,7 @@ def copying_score_eig(
 
 @checked_in_plain_torch(TOKENS)
 def copying_score_diag(
-    model: HookedTransformer,
-    *,
-    tokens: Int[Tensor, " token"] | None = None,
-    layer_norm: bool = True,
+    model: HookedTransformer, *, tokens: Chosen = None, layer_norm: bool = True
 ) -> DiagonalCopying:
     """Return where a token's own logit stands in its row of `W_E W_V W_O W_U`, `[token, output]`.
 
@@ -160,10 +154,7 @@ def copying_logit_chance(model: HookedTransformer, batch: Sequences) -> float:
 
 @checked_in_plain_torch("on sequences use label_copying_of_values(model, batch)")
 def label_copying(
-    model: HookedTransformer,
-    *,
-    tokens: Int[Tensor, " token"] | None = None,
-    layer_norm: bool = True,
+    model: HookedTransformer, *, tokens: Chosen = None, layer_norm: bool = True
 ) -> Float[Tensor, "layer head label label"]:
     """Return what attending to a label adds to the logits, by weights: `W_E[label] W_V W_O W_U`.
 
@@ -255,16 +246,12 @@ def _of_each_head(values: PerHead, n_heads: int) -> PerHead:
 def _shares_of_outputs(model: HookedTransformer, tokens: Tokens) -> Float[Tensor, "batch pos"]:
     """Return 1 / (how often the token stands in its sequence), 0 where it is not an output."""
     if model.cfg.d_vocab != model.cfg.d_vocab_out and not isinstance(model.embed, FewShotEmbed):
-        raise ValueError(
-            f"model: expected outputs which are tokens, got {model.cfg.d_vocab} tokens and "
-            f"{model.cfg.d_vocab_out} outputs."
-        )
+        counted = f"{model.cfg.d_vocab} tokens and {model.cfg.d_vocab_out} outputs"
+        raise ValueError(f"model: expected outputs which are tokens, got {counted}.")
     counts = (tokens[:, :, None] == tokens[:, None, :]).sum(dim=2)
     shares = torch.where(tokens < model.cfg.d_vocab_out, 1 / counts, 0.0)
     few = int((shares.sum(dim=1) < 1.5).sum())
     if few:
-        raise ValueError(
-            f"{few} of {len(tokens)} sequences: expected two or more different tokens that are "
-            "outputs in each, to tell apart."
-        )
+        words = "expected two or more different tokens that are outputs in each, to tell apart"
+        raise ValueError(f"{few} of {len(tokens)} sequences: {words}.")
     return shares

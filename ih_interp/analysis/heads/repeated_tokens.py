@@ -1,9 +1,8 @@
 """Scores of heads on repeated random tokens: prefix matching and induction.
 
 Sequences are random tokens said several times, so that nothing but the context tells what comes
-next. No tokenizer is used. Scores are `[layer, head]`, or `[batch, layer, head]` with
-`per_sequence=True`. Scores of `attention` take the same sequences:
-`duplicate_token_score(model, repeated_tokens(model, ...))`.
+next. Scores are `[layer, head]`, or `[batch, layer, head]` with `per_sequence=True`. Scores of
+`attention` take the same sequences: `duplicate_token_score(model, repeated_tokens(model, ...))`.
 """
 
 from typing import Annotated, Literal, TypeAlias
