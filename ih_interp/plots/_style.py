@@ -232,11 +232,15 @@ def head_place(name: object) -> Head:
     return Head.parse(str(name))  # a missing name is refused as well
 
 
+def head_colour(name: str) -> str:
+    """Return the colour of a head, the same in every plot."""
+    return HEAD_COLOURS[head_place(name).head % len(HEAD_COLOURS)]
+
+
 def head_colours(names: Iterable[str], palette: Palette = None) -> dict[str, Any]:
-    """Return the colour of each head: a palette's, or its own, the same in every plot."""
+    """Return the colour of each head: a palette's, or its own."""
     names = list(names)
-    own = {name: HEAD_COLOURS[head_place(name).head % len(HEAD_COLOURS)] for name in names}
-    return own | palette_colours(palette, names)
+    return {name: head_colour(name) for name in names} | palette_colours(palette, names)
 
 
 def head_marker(name: str) -> str:

@@ -13,16 +13,8 @@ from matplotlib.ticker import PercentFormatter
 from pandas import DataFrame
 
 from ih_interp._columns import distinct, ordered, shown
-from ih_interp.plots._style import (
-    FAINT,
-    HEAD_COLOURS,
-    HEAD_MARKERS,
-    Palette,
-    axes_optional,
-    legend_beside,
-    looking,
-    palette_colours,
-)
+from ih_interp.plots import _style as style
+from ih_interp.plots._style import Palette, looking, palette_colours
 from ih_interp.plots._tables import plotted_rows, rows_where
 
 METRIC_NAMES = {
@@ -47,7 +39,7 @@ ORDERS = {
 """The interaction orders in the words of a legend, and their bars' colours and hatches."""
 
 
-@axes_optional
+@style.axes_optional
 def plot_spectrum(table: DataFrame, ax: Axes, *, palette: Palette = None, **look: Any) -> Axes:
     """Plot the share of the variance over subsets by interaction order, bars per metric.
 
@@ -82,10 +74,10 @@ def plot_spectrum(table: DataFrame, ax: Axes, *, palette: Palette = None, **look
     ax.set_xticks(range(len(names)), [re.sub("[_ ]", "\n", name) for name in names])
     ax.yaxis.set_major_formatter(PercentFormatter(1))
     ax.set(ylim=(0, 1), ylabel="variance over subsets", title="How additive the heads are")
-    return legend_beside(ax, title="order")
+    return style.legend_beside(ax, title="order")
 
 
-@axes_optional
+@style.axes_optional
 def plot_first_last(
     table: DataFrame,
     ax: Axes,
@@ -113,21 +105,21 @@ def plot_first_last(
     ax.hlines(places, *(rows["value"] for rows in effects.values()), colors="0.75", linewidth=2)
     chosen = palette_colours(palette, effects)
     for quantity, marker, colour, label in (
-        ("first_in", "o", HEAD_COLOURS[5], "first in: alone"),
-        ("last_in", "^", HEAD_COLOURS[6], "last in: beside all others"),
+        ("first_in", "o", style.HEAD_COLOURS[5], "first in: alone"),
+        ("last_in", "^", style.HEAD_COLOURS[6], "last in: beside all others"),
     ):
         rows, colour = effects[quantity], chosen.get(quantity, colour)
         own = looking(look, color=colour, marker=marker, linestyle="none", label=label)
         reach = np.abs(rows[["low", "high"]].to_numpy().T - rows["value"].to_numpy())
         ax.errorbar(rows["value"], places, xerr=reach, **own)
-    ax.axvline(0, **FAINT)
+    ax.axvline(0, **style.FAINT)
     ax.set_yticks(places, heads)
     ax.invert_yaxis()
     ax.set(xlabel=f"effect on the {metric_name(metric)}", title=f"Heads alone and ablated ({part})")
-    return legend_beside(ax)
+    return style.legend_beside(ax)
 
 
-@axes_optional
+@style.axes_optional
 def plot_additive_fits(
     table: DataFrame, ax: Axes, *, names: Sequence[str] = (), **look: Any
 ) -> Axes:
@@ -142,7 +134,7 @@ def plot_additive_fits(
     table = plotted_rows(table, seed=True, finite=["value"], once=keys, quantity="r_squared")
     metrics = distinct(table["metric"])
     for part, offset, fill, label in (
-        ("total", -0.13, HEAD_COLOURS[5], "the model as it is"),
+        ("total", -0.13, style.HEAD_COLOURS[5], "the model as it is"),
         ("frozen", 0.13, "white", "final norm's scale frozen"),
     ):
         for number, seed in enumerate(ordered(table["seed"])):
@@ -150,9 +142,12 @@ def plot_additive_fits(
                 float(rows_where(table, part=part, seed=seed, metric=metric)["value"].iloc[0])
                 for metric in metrics
             ]
-            marks = {"marker": HEAD_MARKERS[number % len(HEAD_MARKERS)], "markersize": 6}
+            marks = {
+                "marker": style.HEAD_MARKERS[number % len(style.HEAD_MARKERS)],
+                "markersize": 6,
+            }
             marks |= {"markerfacecolor": fill, "label": label if number == 0 else None}
-            own = looking(look, color=HEAD_COLOURS[5], linestyle="", **marks)
+            own = looking(look, color=style.HEAD_COLOURS[5], linestyle="", **marks)
             ax.plot(values, np.arange(len(metrics)) + offset, **own)
     ax.set_yticks(range(len(metrics)), list(names) or list(map(shown, metrics)))
     ax.invert_yaxis()

@@ -13,7 +13,7 @@ from ih_interp.plots import (
     plot_head_scores,
     plot_matches,
 )
-from ih_interp.plots._style import head_colours, head_marker, head_place, short_head
+from ih_interp.plots._style import head_colour, head_marker, head_place, short_head
 from ih_interp.plots.single_heads import HATCHES
 
 HEADS = ["L0H0", "L0H1", "L1H0", "L1H1"]
@@ -80,8 +80,7 @@ def test_a_heads_name_tells_its_place_order_and_look():
     assert [head_place(name) for name in names] == [(1, 0), (0, 10), (0, 2)]
     assert sorted(names, key=head_place) == names[::-1]
     assert [short_head(name) for name in names] == ["H0", "H10", "H2"]
-    ten, two, three = head_colours(["L0H10", "L1H2", "L1H3"]).values()
-    assert ten == two != three
+    assert head_colour("L0H10") == head_colour("L1H2") != head_colour("L1H3")
     assert head_marker("L0H10") == head_marker("L1H2") != head_marker("L1H3")
     for name in ("H3", "L1H3 + L1H0", "L1H"):
         with pytest.raises(ValueError, match=f"{re.escape(name)}' is not a head"):

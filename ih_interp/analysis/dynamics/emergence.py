@@ -312,9 +312,7 @@ def _curve(sequences: ArrayLike, curve: ArrayLike) -> tuple[Curve, Curve]:
     if x.shape == y.shape == (0,):
         raise ValueError("The curve has no points: expected some; train a run to its end.")
     if x.ndim != 1 or x.shape != y.shape:
-        raise ValueError(
-            f"sequences have shape {x.shape} and the curve {y.shape}: expected [point] each."
-        )
+        raise ValueError(f"sequences {x.shape} and curve {y.shape}: expected [point] each.")
     columns.finite(x, "sequences", low=0)
     if not (np.diff(x) > 0).all():
         raise ValueError("sequences: expected one run's, ascending; sort the curve.")

@@ -104,10 +104,7 @@ def _evaluations(run: Run, name: str, split: Split) -> pd.DataFrame:
     """Return a run's own metrics on a split, as many as are saved."""
     metrics = run.metrics
     if metrics.empty:
-        raise ValueError(
-            f"The run {name!r} has no metrics saved: expected a curve in training; train it to its "
-            "end, or name finished runs only."
-        )
+        raise ValueError(f"The run {name!r} has no metrics: expected some; train it to its end.")
     found = metrics[metrics["split"] == split]
     if found.empty:
         splits = ", ".join(sorted(metrics["split"].unique()))

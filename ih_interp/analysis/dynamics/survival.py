@@ -227,15 +227,12 @@ def emergence_summary(
     if horizon is None:
         horizon = min((c.time for c in every if not c.observed), default=max(every).time)
     restricted = partial(restricted_mean, horizon=horizon)
+    resampled = partial(bootstrap_over_seeds, level=level, n_resamples=n_resamples)
     rows: list[dict[str, object]] = []
     for row, found in conditions:
         row |= {"n_seeds": len(found), "n_observed": sum(c.observed for c in found)}
         for name, statistic in (("median", median_time), ("restricted_mean", restricted)):
-            low, high = NOWHERE[1:]
-            if len(found) > 1:
-                _, low, high = bootstrap_over_seeds(
-                    found, statistic, level=level, n_resamples=n_resamples
-                )
+            _, low, high = resampled(found, statistic) if len(found) > 1 else NOWHERE
             ends = {f"{name}_low": float(low), f"{name}_high": float(high)}
             row |= {name: statistic(found), **ends}
         rows.append({**row, "horizon": horizon, "widest_coverage": widest_coverage(len(found))})
@@ -252,13 +249,13 @@ def survival_table(
     `times` is an `emergence_table`.
     """
     names = ("sequences", "share", "low", "high", "censored")
-    rows: list[dict[str, object]] = []
-    for condition, found in _conditions(times, columns.key_columns(by, *names)):
+    keys = columns.key_columns(by, *names)
+    rows: list[tuple[object, ...]] = []
+    for condition, found in _conditions(times, keys):
         ended = [c.time for c in found if not c.observed]
-        for point in zip(*kaplan_meier(found, level=level), strict=True):
-            numbers = (*point, ended.count(point[0]))
-            rows.append({**condition, **dict(zip(names, numbers, strict=True))})
-    return pd.DataFrame(rows)
+        points = zip(*kaplan_meier(found, level=level), strict=True)
+        rows += [(*condition.values(), *point, ended.count(point[0])) for point in points]
+    return pd.DataFrame(rows, columns=[*keys, *names])
 
 
 @checked()
