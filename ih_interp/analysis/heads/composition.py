@@ -15,7 +15,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from ih_interp.analysis.checks import Within, checked_in_plain_torch
-from ih_interp.analysis.heads._weights import inputs, refuse_other_models
+from ih_interp.analysis.heads._weights import Weights
 from ih_interp.types import Head
 
 Kind: TypeAlias = Literal["Q", "K", "V"]
@@ -48,10 +48,10 @@ def composition_scores(model: HookedTransformer, kind: Kind, *, fold_ln: bool = 
     TransformerLens does when it loads a language model; False takes the weights as they are, and so
     equals `model.all_composition_scores(kind)`. Chance: `composition_chance`.
     """
-    refuse_other_models(model)
-    w_o, reads = _wide(model.W_O), _reads(model, kind, fold_ln)
-    rest = w_o.mT if kind == "V" else _reads(model, "K" if kind == "Q" else "Q", fold_ln)
-    return _pairs(_small(_reads(model, "V", fold_ln)) @ w_o, reads @ _small(rest).mT)
+    weights, w_o = Weights(model, fold_ln), _wide(model.W_O)
+    rest = w_o.mT if kind == "V" else _reads(weights, "K" if kind == "Q" else "Q")
+    writes, reads = _small(_reads(weights, "V")) @ w_o, _reads(weights, kind) @ _small(rest).mT
+    return _pairs(writes, reads)
 
 
 @checked_in_plain_torch()
@@ -62,8 +62,7 @@ def output_composition(model: HookedTransformer, kind: Kind) -> Pairs:
     output matrix the later head's input matrix reads. No LayerNorm is folded in. Chance:
     `output_composition_chance`, about 1 / sqrt(d_model).
     """
-    refuse_other_models(model)
-    return _pairs(_wide(model.W_O), _reads(model, kind, fold_ln=False))
+    return _pairs(_wide(model.W_O), _reads(Weights(model, layer_norm=False), kind))
 
 
 @checked_in_plain_torch()
@@ -103,11 +102,9 @@ def pair_table(scores: Pairs) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["source", "name", "value"])
 
 
-def _reads(
-    model: HookedTransformer, kind: Kind, fold_ln: bool
-) -> Float[Tensor, "layer head d_model d_head"]:
-    layers = range(model.cfg.n_layers)
-    return _wide(torch.stack([inputs(model, f"W_{kind}", n, layer_norm=fold_ln) for n in layers]))
+def _reads(weights: Weights, kind: Kind) -> Float[Tensor, "layer head d_model d_head"]:
+    layers = range(weights.model.cfg.n_layers)
+    return _wide(torch.stack([weights.inputs(f"W_{kind}", layer) for layer in layers]))
 
 
 def _wide(weight: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

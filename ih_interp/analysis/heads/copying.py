@@ -19,7 +19,7 @@ from transformer_lens import HookedTransformer
 
 from ih_interp._reprs import short_repr
 from ih_interp.analysis.checks import checked_in_plain_torch
-from ih_interp.analysis.heads import _weights as weights
+from ih_interp.analysis.heads._weights import Weights
 from ih_interp.analysis.heads.pattern_scores import (
     PerHeadScore,
     Sequences,
@@ -56,19 +56,15 @@ def copying_score_eig(
     Vocabularies may be large. Raises ValueError for models whose outputs are not their tokens,
     unless `tokens` are given.
     """
-    weights.refuse_other_models(model)
-    chosen = weights.copied_tokens(model, tokens) if full else torch.arange(0)
+    weights = Weights(model, layer_norm)
+    chosen = weights.copied_tokens(tokens) if full else torch.arange(0)
     scores: list[Tensor] = []
     for layer, block in enumerate(model.blocks):
-        values = weights.inputs(model, "W_V", layer, layer_norm=layer_norm)
-        outputs = block.attn.W_O.double()
+        values, outputs = weights.inputs("W_V", layer).double(), block.attn.W_O.double()
         if full:
-            rows = weights.embedded(model, chosen, layer, layer_norm=layer_norm).double()
-            values = rows @ block.attn.W_V.double()
-            outputs = (
-                outputs @ weights.unembedding(model, layer_norm=layer_norm)[:, chosen].double()
-            )
-        scores.append(eigenvalue_ratio(values.double(), outputs))
+            values = weights.embedded(chosen, layer).double() @ block.attn.W_V.double()
+            outputs = outputs @ weights.unembedding()[:, chosen].double()
+        scores.append(eigenvalue_ratio(values, outputs))
     return torch.stack(scores).to(model.W_U)
 
 
@@ -84,21 +80,19 @@ def copying_score_diag(
     refused (ValueError) where heads times tokens times outputs exceed 2^31, as in GPT-2: let
     `tokens` name some hundreds or thousands.
     """
-    weights.refuse_other_models(model)
-    chosen = weights.copied_tokens(model, tokens)
+    weights = Weights(model, layer_norm)
+    chosen = weights.copied_tokens(tokens)
     size = model.cfg.n_layers * model.cfg.n_heads * len(chosen) * model.cfg.d_vocab_out
     if tokens is None and size > LARGE:
         raise ValueError(
             f"tokens=None: {len(chosen):,} tokens take {size:,} numbers, and hours: expected some "
             "of them, tokens=torch.randperm(model.cfg.d_vocab_out)[:500]."
         )
-    w_u = weights.unembedding(model, layer_norm=layer_norm)
+    w_u = weights.unembedding()
     top, rank = torch.zeros(2, model.cfg.n_layers, model.cfg.n_heads, dtype=torch.float64)
     for layer in range(model.cfg.n_layers):
         for rows in chosen.split(ROWS):
-            for head, wrote in enumerate(
-                weights.written(model, rows, layer, layer_norm=layer_norm)
-            ):
+            for head, wrote in enumerate(weights.written(rows, layer)):
                 circuit = wrote @ w_u
                 own = circuit.gather(1, rows[:, None])
                 lower = (circuit < own).double().sum(dim=1)
@@ -122,10 +116,9 @@ def copying_score_logit(
     rescaling to [-1, 1]). Where none is raised it is the chance level, `copying_logit_chance`.
     Raises ValueError for sequences with fewer than two different outputs.
     """
-    weights.refuse_other_models(model)
-    tokens = tokens_of(batch)
+    weights, tokens = Weights(model), tokens_of(batch)
     share = _shares_of_outputs(model, tokens)
-    w_u = weights.unembedding(model, layer_norm=True)
+    w_u = weights.unembedding()
     w_u = w_u - w_u.mean(dim=1, keepdim=True)
     same = tokens[:, :, None] == tokens[:, None, :]
 
@@ -163,15 +156,12 @@ def label_copying(
     which `label_copying_of_values` sees. By default `tokens` are the labels; other than few-shot
     models need them (ValueError). Score and chance: `label_copying_score`.
     """
-    weights.refuse_other_models(model)
+    weights = Weights(model, layer_norm)
     if tokens is None and not isinstance(model.embed, FewShotEmbed):
         raise ValueError("tokens=None: expected tokens, as only few-shot models have labels.")
-    chosen = weights.copied_tokens(model, tokens)
-    w_u = weights.unembedding(model, layer_norm=layer_norm)[:, chosen]
-    layers = range(model.cfg.n_layers)
-    return torch.stack(
-        [weights.written(model, chosen, n, layer_norm=layer_norm) @ w_u for n in layers]
-    )
+    chosen = weights.copied_tokens(tokens)
+    w_u = weights.unembedding()[:, chosen]
+    return torch.stack([weights.written(chosen, n) @ w_u for n in range(model.cfg.n_layers)])
 
 
 @checked_in_plain_torch()
@@ -184,14 +174,14 @@ def label_copying_of_values(
     through the final norm's centring and gain but not its division; otherwise as `label_copying`.
     Raises ValueError for a label that no context shows.
     """
-    weights.refuse_other_models(model)
+    weights = Weights(model)
     positions = list(batch.layout.labels)
     shown = torch.nn.functional.one_hot(batch.context_labels, model.cfg.d_vocab_out)
     counts = shown.sum(dim=(0, 1))
     if int(counts.min()) == 0:
         missing = torch.nonzero(counts == 0).flatten().tolist()
         raise ValueError(f"batch: no context shows the labels {missing}; give more sequences.")
-    w_u = weights.unembedding(model, layer_norm=True)
+    w_u = weights.unembedding()
 
     def read(values: PerHead, _: int, rows: slice) -> Float[Tensor, "batch head label d_head"]:
         values = _of_each_head(values, model.cfg.n_heads)

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from ih_interp.analysis.checks import Within, checked_in_plain_torch
-from ih_interp.analysis.heads import _weights as weights
+from ih_interp.analysis.heads._weights import Weights
 from ih_interp.analysis.heads.composition import Pairs
 from ih_interp.analysis.heads.copying import eigenvalue_ratio
 
@@ -46,15 +46,15 @@ def qk_matching(
     as they are. Raises ValueError for fewer than two tokens, repeated ones, or a distance beyond
     the context.
     """
-    weights.refuse_other_models(model)
-    tokens = weights.different_tokens(model, tokens, model.cfg.d_vocab)
+    weights = Weights(model, layer_norm)
+    tokens = weights.different_tokens(tokens, model.cfg.d_vocab)
     n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
     scores = torch.full((n_layers, n_heads) * 2, torch.nan).to(model.W_U)
     for layer in range(1, n_layers):
-        queries = _queries(model, tokens, layer, distance, layer_norm)
-        w_k = weights.inputs(model, "W_K", layer, layer_norm=layer_norm)
+        queries = _queries(weights, tokens, layer, distance)
+        w_k = weights.inputs("W_K", layer)
         for source in range(layer):
-            copies = weights.written(model, tokens, source, layer_norm=layer_norm)
+            copies = weights.written(tokens, source)
             for writer, head in itertools.product(range(n_heads), repeat=2):
                 matches = queries[head] @ (copies[writer] @ w_k[head]).T
                 scores[source, writer, layer, head] = _share_below_diagonal(matches)
@@ -82,43 +82,37 @@ def induction_trace(
     `previous` weighs the sources: `previous_token_score`, or that minus its chance. The other
     arguments and the errors are those of `qk_matching`.
     """
-    weights.refuse_other_models(model)
-    tokens = weights.different_tokens(model, tokens, model.cfg.d_vocab)
+    weights = Weights(model, layer_norm)
+    tokens = weights.different_tokens(tokens, model.cfg.d_vocab)
     n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
     if previous.shape != (n_layers, n_heads):
-        raise ValueError(
-            f"previous: expected [layer, head], {(n_layers, n_heads)}, got shape "
-            f"{tuple(previous.shape)}."
-        )
+        shapes = f"{(n_layers, n_heads)}, got shape {tuple(previous.shape)}"
+        raise ValueError(f"previous: expected [layer, head], {shapes}.")
     scores = torch.full((n_layers, n_heads), torch.nan).to(model.W_U)
     copies = torch.zeros(len(tokens), model.cfg.d_model).to(model.W_U)
     for layer in range(1, n_layers):
-        earlier = weights.written(model, tokens, layer - 1, layer_norm=layer_norm)
+        earlier = weights.written(tokens, layer - 1)
         copies = copies + torch.einsum("h,hnd->nd", previous[layer - 1].to(earlier), earlier)
-        queries = _queries(model, tokens, layer, distance, layer_norm)
-        keys = copies @ weights.inputs(model, "W_K", layer, layer_norm=layer_norm)
-        scores[layer] = (
-            eigenvalue_ratio(queries.double(), keys.double().transpose(-2, -1)).to(scores)
-            if normalise
-            else (queries * keys).sum(dim=(-2, -1))
-        )
+        queries = _queries(weights, tokens, layer, distance)
+        keys = copies @ weights.inputs("W_K", layer)
+        scores[layer] = (queries * keys).sum(dim=(-2, -1))
+        if normalise:
+            scores[layer] = eigenvalue_ratio(queries.double(), keys.double().mT).to(scores)
     return scores
 
 
 def _queries(
-    model: HookedTransformer, tokens: Tensor, layer: int, distance: int, layer_norm: bool
+    weights: Weights, tokens: Tensor, layer: int, distance: int
 ) -> Float[Tensor, "head token d_head"]:
-    attention = model.blocks[layer].attn
-    queries = weights.embedded(model, tokens, layer, layer_norm=layer_norm) @ attention.W_Q
+    cfg, attention = weights.model.cfg, weights.model.blocks[layer].attn
+    queries = weights.embedded(tokens, layer) @ attention.W_Q
     if distance == 0:
         return queries
-    if model.cfg.positional_embedding_type != "rotary":
-        raise ValueError(
-            f"distance={distance}: expected 0, as positions are "
-            f"{model.cfg.positional_embedding_type!r} and not rotary."
-        )
-    if distance >= model.cfg.n_ctx:
-        raise ValueError(f"distance={distance}: expected from 0 to {model.cfg.n_ctx - 1}.")
+    kind = cfg.positional_embedding_type
+    if kind != "rotary":
+        raise ValueError(f"distance={distance}: expected 0, as positions are {kind!r}, not rotary.")
+    if distance >= cfg.n_ctx:
+        raise ValueError(f"distance={distance}: expected from 0 to {cfg.n_ctx - 1}.")
     by_position = queries.movedim(0, 1)[:, None]
     turned = attention.apply_rotary(by_position, past_kv_pos_offset=distance)
     return turned[:, 0].movedim(1, 0)
