@@ -66,10 +66,8 @@ def plot_spectrum(table: DataFrame, ax: Axes, *, palette: Palette = None, **look
         ax.bar(places, shares[:, step], 0.36, bottom=bottoms[:, step], **own)
     for place, _, part in bars:
         words = ax.text(place, 0.02, part, ha="center", va="bottom", color="white", fontsize=8)
-        words.set(
-            rotation=90,
-            path_effects=[withStroke(linewidth=2, foreground=ORDERS["1 (additive)"][0])],
-        )
+        edge = withStroke(linewidth=2, foreground=ORDERS["1 (additive)"][0])
+        words.set(rotation=90, path_effects=[edge])
     names = [metric_name(shown(metric)).partition(" (")[0] for metric in metrics]  # without units
     ax.set_xticks(range(len(names)), [re.sub("[_ ]", "\n", name) for name in names])
     ax.yaxis.set_major_formatter(PercentFormatter(1))
@@ -127,8 +125,7 @@ def plot_additive_fits(
 
     Columns `metric`, `part` ("total", the model as it is, or "frozen", with the final norm's scale
     kept), `value`, and of several networks `seed`. `names` are the metrics in the words of the
-    axis, in their order. Raises ValueError where a network has no value, or NaN, as of a metric
-    that is the same for every subset.
+    axis, in their order. Raises ValueError where a network has no value, or NaN.
     """
     keys = ["seed", "metric", "part"]
     table = plotted_rows(table, seed=True, finite=["value"], once=keys, quantity="r_squared")

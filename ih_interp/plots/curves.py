@@ -58,9 +58,8 @@ def plot_strengths(
 ) -> Axes:
     """Plot the induction strength of every head of a layer over training (Figure 3b).
 
-    Columns `sequences`, `name` ("L1H3"), `value`, of one network. `layer` is the last of the table
-    by default, and the title says which; layers count from 0 here, from 1 in the paper. Raises
-    ValueError for a layer without heads.
+    Columns `sequences`, `name` ("L1H3"), `value`, of one network. `layer` is the last by default;
+    layers count from 0 here, from 1 in the paper. Raises ValueError for a layer without heads.
     """
     table = plotted_rows(table, "value", once=["sequences", "name"])
     of_layer = table["name"].map(lambda name: style.head_place(name).layer)
@@ -70,11 +69,8 @@ def plot_strengths(
         raise ValueError(f"layer={layer}: no head of it is in the table, which has {layers}.")
     draw_heads(table[of_layer == layer], ax, by="name", y="value", palette=palette, look=look)
     style.count_sequences(ax)
-    ax.set(
-        xlim=(0, float(table["sequences"].max()) or 1),
-        ylabel="induction strength",
-        title=f"Induction strength, heads of layer {layer} (the paper's {layer + 1})",
-    )
+    ax.set(xlim=(0, float(table["sequences"].max()) or 1), ylabel="induction strength")
+    ax.set_title(f"Induction strength, heads of layer {layer} (the paper's {layer + 1})")
     return style.legend_beside(ax)
 
 
@@ -103,9 +99,8 @@ def plot_clamped_losses(
     """Plot the training loss under each clamp, and what it leaves to learn (Figure 5b).
 
     Columns `sequences`, `clamp`, `loss`, and of several networks `seed`. Clamps may have any name;
-    the paper's ("none", "previous token", "layer 1", "match", "copy", "layer 1 + copy") come first,
-    in its colours, and a missing one is "none". `end` is the last number of sequences shown, by
-    default that of the longest run.
+    those of `CLAMP_LINES` come first, in the paper's colours, and a missing one is "none". `end` is
+    the last number of sequences shown, by default that of the longest run.
     """
     table = plotted_rows(table, "sequences", "clamp", "loss", seed=True)
     last = table["sequences"] if end is None else [end]
@@ -151,11 +146,8 @@ def plot_toy(table: DataFrame, ax: Axes, *, palette: Palette = None, **look: Any
         place = (float(table["iteration"].max()), height)
         style.note(ax, "a product of zero", place, (0, 3), color="0.4", ha="right", va="baseline")
     style.start_at_zero(ax, float(table["iteration"].max()))
-    ax.set(
-        xlabel="gradient descent iteration",
-        ylabel="loss (half the mean squared error)",
-        title="Toy model: a product of three vectors",
-    )
+    ax.set(xlabel="gradient descent iteration", ylabel="loss (half the mean squared error)")
+    ax.set_title("Toy model: a product of three vectors")
     return style.legend_off_curves(ax, [*lines.values()], [*lines], title="perfect from the start")
 
 
@@ -172,8 +164,7 @@ def plot_wiring_over_training(
 ) -> Axes:
     """Plot every sender's edge to one receiver over training.
 
-    Columns `sequences`, `via`, `sender`, `receiver` and the one shown, as in
-    `wiring_over_training`. Raises ValueError for a receiver or an input that the table lacks.
+    Columns of `wiring_over_training`: `sequences`, `via`, `sender`, `receiver`, and the one shown.
     """
     edges = {"via": via, "receiver": receiver}
     table = plotted_rows(table, column, where=edges, once=["sequences", "sender"])
@@ -189,9 +180,8 @@ def plot_redundancy_over_training(
 ) -> Axes:
     """Plot one measure of redundancy over training, a line with its interval for each input.
 
-    Columns `sequences`, `via`, `name`, `value`, `low`, `high`, as in `redundancy_over_training`;
-    `name` as there, "many_to_many" or "effective_senders L1H3". Raises ValueError for a name that
-    the table lacks.
+    Columns of `redundancy_over_training`: `sequences`, `via`, `name`, such as "many_to_many" or
+    "effective_senders L1H3", `value`, `low`, `high`.
     """
     once, gaps = ["sequences", "via"], ["low", "high"]
     table = plotted_rows(table, "value", where={"name": name}, once=once, gaps=gaps)

@@ -101,8 +101,7 @@ def plot_progress(
     """Plot the loss under clamps in training, and progress measures of the free run (Figure 10).
 
     Columns of `progress_beside_training`: `sequences`, `clamp`, `when`, `loss`, and of several
-    networks `seed`: each thin, their median thick, a band from least to most. Two axes, left and
-    right, which come back on one scale.
+    networks `seed`. Two axes, left and right, which come back on one scale.
     """
     if np.size(axes) != len(WHEN):  # pyright: ignore
         raise ValueError("axes: expected two; give those of figure.subplots(1, 2).")
@@ -156,17 +155,12 @@ def plot_transition(
     for place, (name, time) in enumerate(marks.items()):
         ends = [min(0.0, float(y.min())), float(np.interp(time, x, y))]
         is_seen = math.isfinite(time)
-        ax.plot(
-            *([[time, time], ends] if is_seen else [[], []]),
-            color=chosen.get(name, style.HEAD_COLOURS[1 + place % 7]),
-            marker="osDv"[place % 4],
-            markevery=(1, 2),  # the curve's end of the line
-            markersize=6,
-            markeredgecolor="white",
-            linestyle=style.DASHES[1 + place % 3],
-            linewidth=1.2,
-            label=f"{name}: {style.short_count(time)}",
-        )
+        colour = chosen.get(name, style.HEAD_COLOURS[1 + place % 7])
+        own: dict[str, Any] = {"color": colour, "linestyle": style.DASHES[1 + place % 3]}
+        own |= {"label": f"{name}: {style.short_count(time)}", "linewidth": 1.2}
+        own |= {"marker": "osDv"[place % 4], "markersize": 6, "markeredgecolor": "white"}
+        own["markevery"] = (1, 2)  # the curve's end of the line
+        ax.plot(*([[time, time], ends] if is_seen else [[], []]), **own)
     style.count_sequences(ax)
     ax.set_xlim(0, max([float(x[-1]), *(t for t in marks.values() if t < math.inf)]) or 1)
     ax.set(ylabel=value, title="One network's transition")

@@ -80,8 +80,8 @@ def plot_ablate_each_head(
         if len(level):
             ax.axhline(level.iloc[0], color="0.4", linewidth=1, linestyle=dash, label=label)
     ax.margins(y=0.08)
-    title = "One head of the last layer alone, or ablated"
-    ax.set(xlabel="induction strength", ylabel=metric_name(metric), title=title)
+    ax.set(xlabel="induction strength", ylabel=metric_name(metric))
+    ax.set_title("One head of the last layer alone, or ablated")
     return style.legend_beside(ax)
 
 
@@ -97,9 +97,8 @@ def plot_add_back(
 ) -> Axes:
     """Plot a metric as heads are added back one by one; several orders by name (Figure 14).
 
-    Columns of `add_back`: `n_heads`, `head`, `metric`, `value`, `low`, `high`. Loss has a
-    logarithmic axis, where none is 0 or below. `none_ablated` is the whole model's metric, a dashed
-    line.
+    Columns of `add_back`: `n_heads`, `head`, `metric`, `value`, `low`, `high`. Loss above 0 has a
+    logarithmic axis. `none_ablated` is the whole model's metric, a dashed line.
     """
     expect(tables, dict, "tables", 'write {"by strength": table}')
     if not 0 < len(tables) <= len(ORDER_COLOURS):
@@ -141,8 +140,7 @@ def plot_matches(table: DataFrame, ax: Axes, *, palette: Palette = None, **look:
     """Plot the accuracy of each head alone, its match computed and perfect (Figure 16a).
 
     Columns `seed`, `head`, `strength` (the x axis), `match` ("computed" or "perfect"), `value`. A
-    line joins the two of one head. The first network's heads are named; those of others are small
-    and grey.
+    line joins the two of a head. Heads of the first network are named, others small and grey.
     """
     once = ["seed", "head", "match"]
     table = plotted_rows(table, seed=True, finite=["strength", "value"], once=once)

@@ -162,10 +162,8 @@ def logistic_midpoint(sequences: ArrayLike, curve: ArrayLike, *, at_least: Rise 
         return Crossing.before_end(x, math.inf)
     fit = fit_logistic(x, y)
     if fit.r_squared < GOOD_FIT:
-        raise ValueError(
-            f"A logistic fits the curve poorly: expected R squared of {GOOD_FIT}, got "
-            f"{fit.r_squared:.2f}; look at it, and use first_above or half_of_end."
-        )
+        found = f"expected R squared of {GOOD_FIT}, got {fit.r_squared:.2f}"
+        raise ValueError(f"A logistic fits the curve poorly: {found}; use first_above.")
     return Crossing.before_end(x, fit.midpoint if fit.midpoint <= x[-1] else math.inf)
 
 
@@ -300,10 +298,8 @@ def _rise(log_x: Curve, low: float, high: float, rate: float, log_midpoint: floa
 
 def _refuse_fall(curve: Curve, amount: float) -> None:
     if curve[0] - curve[-1] >= amount:
-        raise ValueError(
-            f"The curve falls from {curve[0]:.3g} to {curve[-1]:.3g}: expected a rise; of a loss "
-            "give the negative, or use learned or first_below."
-        )
+        fall = f"The curve falls from {curve[0]:.3g} to {curve[-1]:.3g}"
+        raise ValueError(f"{fall}: expected a rise; of a loss give the negative, or use learned.")
 
 
 def _curve(sequences: ArrayLike, curve: ArrayLike) -> tuple[Curve, Curve]:
@@ -312,7 +308,7 @@ def _curve(sequences: ArrayLike, curve: ArrayLike) -> tuple[Curve, Curve]:
     if x.shape == y.shape == (0,):
         raise ValueError("The curve has no points: expected some; train a run to its end.")
     if x.ndim != 1 or x.shape != y.shape:
-        raise ValueError(f"sequences {x.shape} and curve {y.shape}: expected [point] each.")
+        raise ValueError(f"sequences {x.shape} and the curve {y.shape}: expected [point] each.")
     columns.finite(x, "sequences", low=0)
     if not (np.diff(x) > 0).all():
         raise ValueError("sequences: expected one run's, ascending; sort the curve.")

@@ -210,8 +210,9 @@ def _named(value: Any, n_sequences: int) -> dict[str, float]:
 
 def _number(value: Any, n_sequences: int | None) -> float:
     """Return a number, or the mean of one per sequence where `n_sequences` is given."""
-    if isinstance(value, Tensor) and value.shape == (n_sequences,):
-        value = value.detach().double().mean()
+    if isinstance(value, Tensor):
+        value = value.detach()
+        value = value.double().mean() if value.shape == (n_sequences,) else value
     if isinstance(value, Real) or (isinstance(value, Tensor) and value.ndim == 0):
         return float(value)
     shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__

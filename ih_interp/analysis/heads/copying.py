@@ -202,8 +202,7 @@ def label_copying_score(
     Any real number, in logits before the final norm's division; chance 0. What a head adds to a
     logit whatever label it attends to cancels. Over checkpoints:
 
-        score, circuit = ih.heads.label_copying_score, ih.heads.label_copying
-        ih.trace(run, lambda model, batch: score(circuit(model)))
+        ih.trace(run, lambda model, _: ih.heads.label_copying_score(ih.heads.label_copying(model)))
     """
     if circuit.ndim != 4 or circuit.shape[-1] != circuit.shape[-2] or 0 in circuit.shape:
         raise ValueError(
