@@ -107,9 +107,8 @@ def expect_known(table: DataFrame, column: str, known: Iterable[str]) -> None:
     known = list(known)
     others = [value for value in distinct(table[column]) if value not in set(known)]
     if others:
-        raise ValueError(
-            f"The column {column!r} holds {_listed(others)}; {_listed(known)} were expected."
-        )
+        words = f"{_listed(others)}; {_listed(known)} were expected"
+        raise ValueError(f"The column {column!r} holds {words}.")
 
 
 def _listed(values: Sequence[object]) -> str:

@@ -89,12 +89,7 @@ def draw_heads(
 
 @style.axes_optional
 def plot_clamped_losses(
-    table: DataFrame,
-    ax: Axes,
-    *,
-    end: float | int | None = None,
-    palette: Palette = None,
-    **look: Any,
+    table: DataFrame, ax: Axes, *, end: float | None = None, palette: Palette = None, **look: Any
 ) -> Axes:
     """Plot the training loss under each clamp, and what it leaves to learn (Figure 5b).
 

@@ -184,9 +184,8 @@ def paired_times(
     refuse_unsound([*first.values(), *second.values()])
     columns.refuse_seeds([*first, *second])
     if set(first) != set(second):
-        raise ValueError(
-            f"Pairs: expected the same seeds, got {sorted(first)} and {sorted(second)}."
-        )
+        seeds = f"{sorted(first)} and {sorted(second)}"
+        raise ValueError(f"Pairs: expected the same seeds, got {seeds}.")
     pairs = [(first[seed], second[seed]) for seed in sorted(first)]
     both = np.array([(a.time, b.time) for a, b in pairs if a.observed and b.observed])
     if (both == 0).any():

@@ -5,7 +5,6 @@ import inspect
 import logging
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from numbers import Real
 from typing import Annotated, Any, TypeAlias
 
@@ -178,10 +177,7 @@ def _parts(model: HookedTransformer) -> tuple[object, ...]:
 
 
 def _means(
-    model: HookedTransformer,
-    measure: Measure,
-    batch: Batch,
-    apply: Callable[..., AbstractContextManager[Any]],
+    model: HookedTransformer, measure: Measure, batch: Batch, apply: Callable[..., Any]
 ) -> dict[str, float]:
     """Return the measure's numbers by name, chunk by chunk, each under the clamps of `apply`."""
     total: dict[str, float] = {}

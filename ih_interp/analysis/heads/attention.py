@@ -145,10 +145,8 @@ def _earlier_copies(tokens: Tokens) -> Bool[Tensor, "batch query key"]:
     copies = (tokens[:, :, None] == tokens[:, None, :]).tril(diagonal=-1)
     without = int((~copies.flatten(start_dim=1).any(dim=1)).sum())
     if without:
-        raise ValueError(
-            f"{without} of {len(tokens)} sequences repeat no token: expected a copy to attend to "
-            "in each; leave the others out."
-        )
+        what = f"{without} of {len(tokens)} sequences repeat no token"
+        raise ValueError(f"{what}: expected a copy to attend to in each; leave the others out.")
     return copies
 
 

@@ -205,9 +205,8 @@ def label_copying_score(
         ih.trace(run, lambda model, _: ih.heads.label_copying_score(ih.heads.label_copying(model)))
     """
     if circuit.ndim != 4 or circuit.shape[-1] != circuit.shape[-2] or 0 in circuit.shape:
-        raise ValueError(
-            f"circuit: expected [layer, head, label, label], got shape {tuple(circuit.shape)}."
-        )
+        shape = tuple(circuit.shape)
+        raise ValueError(f"circuit: expected [layer, head, label, label], got shape {shape}.")
     n = circuit.shape[-1]
     own = circuit.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
     return own / n - (circuit.sum(dim=(-2, -1)) - own) / (n * (n - 1))
