@@ -18,12 +18,11 @@ from numpy import ndarray
 from transformer_lens import HookedTransformer
 
 from ih_interp._reprs import short_repr
-from ih_interp._torch_state import plain_torch
 from ih_interp.analysis._passes import Ablation
 from ih_interp.analysis.ablation import interactions
 from ih_interp.analysis.ablation.coalitions import coalitions
 from ih_interp.analysis.ablation.interactions import Game
-from ih_interp.analysis.checks import Confidence, Positive, Seed, checked
+from ih_interp.analysis.checks import Confidence, Positive, Seed, checked_in_plain_torch
 from ih_interp.analysis.statistics import (
     Estimate,
     adjusted_for_discoveries,
@@ -64,8 +63,7 @@ class AdditivityReport:
         return self.numbers[chosen].dropna(axis="columns", how="all").reset_index(drop=True)
 
 
-@plain_torch()
-@checked()
+@checked_in_plain_torch()
 def additivity_test(
     model: HookedTransformer,
     batch: Batch,

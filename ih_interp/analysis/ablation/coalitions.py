@@ -13,23 +13,22 @@ heads comes from one pass, and heads of lower layers cost one pass per subset of
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from numpy import ndarray
 from transformer_lens import HookedTransformer
 
 from ih_interp._reprs import short_repr
-from ih_interp._torch_state import plain_torch
 from ih_interp.analysis._passes import Ablation
 from ih_interp.analysis.ablation import interactions
-from ih_interp.analysis.ablation._subset_passes import measured_subsets
-from ih_interp.analysis.checks import Seed, checked
+from ih_interp.analysis.ablation._subset_passes import subset_values
+from ih_interp.analysis.checks import Seed, checked_in_plain_torch
 from ih_interp.evaluation import Metric, parse_metrics
 from ih_interp.types import Batch, Head, HeadName, parse_heads
 
 MOST_HEADS = 16  # 65,536 subsets
-MOST_BYTES = 2 * 2**30
 
 
 @short_repr
@@ -60,8 +59,7 @@ class Coalitions:
         return np.asarray(self.values[..., sum(1 << self.heads.index(head) for head in chosen)])
 
 
-@plain_torch()
-@checked()
+@checked_in_plain_torch()
 def coalitions(
     model: HookedTransformer,
     batch: Batch,
@@ -76,26 +74,18 @@ def coalitions(
 ) -> Coalitions:
     """Return the mean metric of every subset of heads on, the others of them ablated.
 
-    `v(S) = mean over sequences of the metric, with z of the heads not in S replaced`; all else
-    stays on. Chance levels are the metric's. Clamps and other hooks act before the ablation, which
-    therefore silences a clamped head too.
+    `v(S) = mean over sequences of the metric, with z of the heads not in S replaced`, float64,
+    `[subset]` or `[metric, subset]`; all else stays on. Chance levels are the metric's. Clamps and
+    other hooks act before the ablation, which therefore silences a clamped head too.
 
-    Args:
-        model: any HookedTransformer.
-        batch: sequences; the metric reads the logits of the last position.
-        heads: of any layers, such as `["L1H0", "L1H3"]`, at most 16.
-        metric: one or several, of `evaluation.SCALES` or functions of logits and batch.
-        ablation: what replaces z (`hook_z`) of an ablated head, at every position: "zero", as in
-            the paper; "mean", its mean over `reference` at that position; "resample", its z in that
-            row of `reference`.
-        reference: sequences as long as the batch's, run with every head on. By default the batch
-            itself; resampling then follows one random cycle through its sequences.
-        freeze_ln: divide the logits by the final norm's scale with every head on, each sequence by
-            its own, so that they are exactly linear in what the last layer's heads write.
-        per_sequence: keep the value of every sequence too, in float32.
-        seed: of the random cycle.
-
-    Returns values in float64, `[subset]` or `[metric, subset]`.
+    `heads` are at most 16, of any layers. `metric` is one or several of `evaluation.SCALES` or
+    functions of the last position's logits and a batch. `ablation` says what replaces z (`hook_z`)
+    of an ablated head, at every position: "zero", as in the paper; "mean", its mean over
+    `reference` at that position; "resample", its z in that row of `reference`. These are sequences
+    as long as the batch's, run with every head on; by default the batch itself, which is resampled
+    along one random cycle, drawn from `seed`. `freeze_ln` divides the logits by the final norm's
+    scale with every head on, each sequence by its own, so that they are exactly linear in what the
+    last layer's heads write. `per_sequence` keeps the value of every sequence too, in float32.
 
     Raises ValueError for unknown, repeated or no heads, for a reference
     that does not fit, and for values by sequence that would need more than 2 GiB.
@@ -107,49 +97,16 @@ def coalitions(
             f"2^{len(chosen)} subsets."
         )
     on = interactions.members(len(chosen)).astype(bool)
-    kept = _room(len(metrics), len(batch), len(on)) if per_sequence else None
-    total = np.zeros((len(metrics), len(on)))
-    parts = measured_subsets(
-        model, batch, chosen, on, metrics, ablation, reference, freeze_ln=freeze_ln, seed=seed
-    )
-    for rows, columns, values in parts:
-        total[:, columns] += values.sum(dim=-1).cpu().numpy()
-        if kept is not None:
-            kept[:, rows, columns] = values.transpose(1, 2).cpu().numpy()
-    several = not (isinstance(metric, str) or callable(metric))
+    options: Any = {"freeze_ln": freeze_ln, "per_sequence": per_sequence, "seed": seed}
+    found = subset_values(model, batch, chosen, on, metrics, ablation, reference, **options)
+    if isinstance(metric, str) or callable(metric):
+        found = [None if values is None else values[0] for values in found]
     return Coalitions(
         heads=chosen,
         metrics=metrics,
-        values=(total if several else total[0]) / len(batch),
-        per_sequence=kept if several or kept is None else kept[0],
+        values=found[0],
+        per_sequence=found[1],
         ablation=ablation,
         freeze_ln=freeze_ln,
         n_sequences=len(batch),
     )
-
-
-def subset_values(
-    model: HookedTransformer,
-    batch: Batch,
-    heads: Sequence[Head],
-    on: Bool[ndarray, "subset head"],
-    metrics: Sequence[Metric],
-) -> Float[ndarray, "metric batch subset"]:
-    """Return metrics of every sequence for chosen subsets only, heads ablated by zero."""
-    kept = _room(len(metrics), len(batch), len(on))
-    for rows, columns, values in measured_subsets(model, batch, heads, on, metrics):
-        kept[:, rows, columns] = values.transpose(1, 2).cpu().numpy()
-    return kept
-
-
-def _room(
-    n_metrics: int, n_sequences: int, n_subsets: int
-) -> Float[ndarray, "metric batch subset"]:
-    needed = 4 * n_metrics * n_sequences * n_subsets
-    if needed > MOST_BYTES:
-        raise ValueError(
-            f"{n_metrics} metrics x {n_sequences:,} sequences x {n_subsets:,} subsets need "
-            f"{needed / 2**30:.1f} GiB: expected at most {MOST_BYTES // 2**30}; take fewer "
-            "sequences, heads or metrics."
-        )
-    return np.empty((n_metrics, n_sequences, n_subsets), dtype=np.float32)

@@ -20,7 +20,7 @@ from transformer_lens import HookedTransformer
 from ih_interp._reprs import short_repr
 from ih_interp._stock import not_plain, parts_of
 from ih_interp.analysis._passes import chunk_size, into_stream, recording
-from ih_interp.analysis.ablation._linear_readout import times
+from ih_interp.analysis.ablation._subset_passes import times
 from ih_interp.analysis.checks import Within, checked_in_plain_torch
 from ih_interp.analysis.patching._last_layer import LastRow
 from ih_interp.clamps import AblateHeads, Preserve

@@ -11,10 +11,10 @@ from transformer_lens import HookedTransformer
 
 from ih_interp._reprs import short_repr
 from ih_interp.analysis import _passes as passes
-from ih_interp.analysis._passes import Ablation, HeadsOf
+from ih_interp.analysis._passes import Ablation, HeadsOf, Means
 from ih_interp.analysis.checks import checked_in_plain_torch
 from ih_interp.analysis.patching._last_layer import final_norm
-from ih_interp.analysis.patching.path_patching import Means, Pair, Seen
+from ih_interp.analysis.patching.path_patching import Pair, Seen
 from ih_interp.clamps._active import active
 from ih_interp.types import Batch, HeadName
 
@@ -69,10 +69,9 @@ def self_repair(
     chosen = passes.by_layer(heads, model)
     if not chosen:
         raise ValueError("heads=[]: expected at least one head to ablate.")
-    passes.refuse_cuts(model, min(chosen), model.cfg.n_layers)
     if any("unembed.hook_logits" in one.points for one in active(model)):
         raise ValueError("A clamp sets the logits: heads have no direct effect on them.")
-    pair = Pair.of(model, batch, corrupted, "noise", ablation, scale)
+    pair = Pair(model, batch, corrupted, "noise", ablation, scale)
     means = pair.means(chosen)
     with passes.whole_blocks(model, min(chosen), model.cfg.n_layers):
         parts = [_part(one, chosen, means) for one in pair.split()]
