@@ -189,9 +189,9 @@ def by_strength(model: HookedTransformer, batch: Batch, heads: Sequence[Head]) -
 
 def _is_few_shot(batch: Batch) -> bool:
     """Return whether every context holds the target and another label, as the strength needs."""
-    if batch.tokens.shape[1] < 3 or batch.tokens.shape[1] % 2 == 0:
-        return False
-    return bool((batch.correct.any(dim=1) & ~batch.correct.all(dim=1)).all())
+    n_positions = batch.tokens.shape[1]
+    is_pairs = n_positions >= 3 and n_positions % 2 == 1
+    return is_pairs and bool((batch.correct.any(dim=1) & ~batch.correct.all(dim=1)).all())
 
 
 def _strengths(
