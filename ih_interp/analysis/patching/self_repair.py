@@ -108,9 +108,8 @@ def _part(pair: Pair, chosen: HeadsOf, means: Means) -> SelfRepair:
 def _names(model: HookedTransformer) -> list[str]:
     """Return the points to record: the last stream first, what is added to it, the norm's scale."""
     layers = range(model.cfg.n_layers)
-    names = [f"blocks.{layers[-1]}.hook_resid_post", *passes.written_points(model, layers)]
-    if not model.cfg.attn_only:
-        names += [f"blocks.{layer}.hook_mlp_out" for layer in layers]
+    mlps = [] if model.cfg.attn_only else [f"blocks.{layer}.hook_mlp_out" for layer in layers]
+    names = [f"blocks.{layers[-1]}.hook_resid_post", *passes.written_points(model, layers), *mlps]
     return names + [SCALE] * (SCALE in model.hook_dict)
 
 
@@ -118,17 +117,16 @@ def _changes(
     model: HookedTransformer, whole: Seen, ablated: Seen, chosen: HeadsOf
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return ablated minus whole in the last stream, of chosen heads, of other heads, of MLPs."""
-    own = others = mlps = torch.zeros_like(whole.kept[_names(model)[0]][:, -1])
+    change = {n: ablated.kept[n][:, -1:] - seen[:, -1:] for n, seen in whole.kept.items()}
+    own = others = mlps = torch.zeros_like(change[_names(model)[0]][:, -1])
+    heads = torch.arange(model.cfg.n_heads, device=own.device)
     for layer in range(model.cfg.n_layers):
-        point = passes.written_at(model, layer)
-        change = ablated.kept[point][:, -1:] - whole.kept[point][:, -1:]
-        each = passes.into_stream(model, layer, range(model.cfg.n_heads), change)[:, 0]
-        mine = torch.zeros(model.cfg.n_heads, dtype=torch.bool, device=each.device)
-        mine[list(chosen.get(layer, ()))] = True
+        written = change[passes.written_at(model, layer)]
+        each = passes.into_stream(model, layer, range(model.cfg.n_heads), written)[:, 0]
+        mine = torch.isin(heads, torch.tensor([*chosen.get(layer, ())], device=heads.device))
         own, others = own + each[:, mine].sum(dim=1), others + each[:, ~mine].sum(dim=1)
-        mlp = f"blocks.{layer}.hook_mlp_out"
-        if mlp in whole.kept:
-            mlps = mlps + (ablated.kept[mlp] - whole.kept[mlp])[:, -1]
+        if (mlp := f"blocks.{layer}.hook_mlp_out") in change:
+            mlps = mlps + change[mlp][:, -1]
     return own, others, mlps
 
 
