@@ -4,8 +4,8 @@ In one run, the base, chosen edges carry what their senders wrote in another run
 the receivers' queries, keys or values get it; all after them runs freely.
 """
 
-from collections.abc import Generator, Iterable, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from ih_interp.analysis import _passes as passes
-from ih_interp.analysis._passes import Ablation, HeadsOf
+from ih_interp.analysis._passes import Ablation, HeadsOf, Means
 from ih_interp.analysis.checks import checked_in_plain_torch
 from ih_interp.analysis.patching._patched_pass import Edges, Patch
 from ih_interp.evaluation import Metric, measured
@@ -25,6 +25,8 @@ Direction: TypeAlias = Literal["noise", "denoise"]
 """`noise` puts corrupted activations into the clean run, `denoise` clean into the corrupted."""
 
 RunName: TypeAlias = Literal["clean", "corrupted"]
+
+Effects: TypeAlias = Float[Tensor, "batch ..."]
 
 
 @checked_in_plain_torch()
@@ -79,13 +81,7 @@ def path_patch(
     return share(effect, whole, normalise=normalise, per_sequence=per_sequence)
 
 
-def share(
-    effect: Float[Tensor, "batch ..."],
-    whole: Float[Tensor, "batch ..."],
-    *,
-    normalise: bool,
-    per_sequence: bool,
-) -> Tensor:
+def share(effect: Effects, whole: Effects, *, normalise: bool, per_sequence: bool) -> Tensor:
     """Return effects or their mean over sequences, divided by the mean whole difference if asked.
 
     Raises ValueError where that is 0.
@@ -155,7 +151,7 @@ class Pair:
         """Return the metric of every clean sequence."""
         return measured(self.metric, logits, self.clean)
 
-    def means(self, heads: HeadsOf) -> passes.Means:
+    def means(self, heads: HeadsOf) -> Means:
         """Return values to set heads to: 0, or means over `corrupted`; for resampling none."""
         cfg, n_positions = self.model.cfg, self.clean.tokens.shape[1]
         if self.ablation == "resample":
@@ -164,56 +160,50 @@ class Pair:
             width = cfg.d_model if cfg.use_attn_result else cfg.d_head
             return {n: (of, torch.zeros(n_positions, len(of), width)) for n, of in heads.items()}
         total: dict[int, Tensor] = {}
-        for part in self.split():
-            seen = part.run(part.corrupted, passes.written_points(self.model, heads))
+        for part in replace(self, given=self.corrupted, ablation="resample").split():
+            seen = part.run("corrupted", passes.written_points(self.model, heads))
             for layer, written in passes.written_by(self.model, seen.kept, heads).items():
                 total[layer] = total.get(layer, 0.0) + written.double().sum(dim=0)
         return {layer: (of, total[layer] / len(self.corrupted)) for layer, of in heads.items()}
 
-    @contextmanager
-    def being(self, which: RunName, means: passes.Means) -> Generator[Batch]:
-        """Give the batch whose `run` in the block is the clean or the corrupted run."""
-        if which == "clean":
-            yield self.clean
-        elif self.ablation == "resample":
-            yield self.corrupted
-        else:
-            with passes.set_heads(self.model, means):
-                yield self.clean
+    def run(
+        self,
+        which: RunName,
+        names: Iterable[str] = (),
+        *,
+        means: Means | None = None,
+        patch: Patch | None = None,
+    ) -> Seen:
+        """Return the clean or the corrupted run, perhaps patched, and keep the named activations.
 
-    def run(self, batch: Batch, names: Iterable[str] = ()) -> Seen:
-        """Run these sequences, and keep the named activations.
-
-        The pass is that of the clean sequences with another embedding put in before all other
-        hooks, so that clamps which were made for them act as they do there.
+        The pass is that of the clean sequences, with heads set to means or with another embedding
+        put in before all other hooks: clamps made for these sequences act as they do there.
         """
         with ExitStack() as stack:
-            if batch is not self.clean:
-                embedded = self.model.embed.forward(batch.tokens)
+            if which == "corrupted" and self.ablation != "resample":
+                stack.enter_context(passes.set_heads(self.model, means or {}))
+            elif which == "corrupted":
+                embedded = self.model.embed.forward(self.corrupted.tokens)
                 put = self.model.embed.register_forward_hook(lambda *_: embedded, prepend=True)
                 stack.callback(put.remove)
+            if patch is not None:
+                stack.enter_context(patch.applied())
             kept = stack.enter_context(passes.recording(self.model, names))
             return Seen(self.model(self.clean.tokens)[:, -1], kept)
 
 
-def _effect(
-    pair: Pair, edges: Edges, means: passes.Means, normalise: bool
-) -> tuple[Tensor, Tensor]:
+def _effect(pair: Pair, edges: Edges, means: Means, normalise: bool) -> tuple[Tensor, Tensor]:
     """Return the effect and, if asked for, the whole difference of every sequence; else 0."""
     names = passes.written_points(pair.model, {*edges.senders, *edges.middle})
-    runs: dict[RunName, Seen] = {}
-    for which in ("clean", "corrupted"):
-        with pair.being(which, means) as batch:
-            runs[which] = pair.run(batch, names)
-    source, base = (runs[which] for which in pair.order)
+    clean, corrupted = pair.run("clean", names), pair.run("corrupted", names, means=means)
+    source, base = (corrupted, clean) if pair.direction == "noise" else (clean, corrupted)
     patch = Patch(
         pair.model,
         edges,
         source=passes.written_by(pair.model, source.kept, edges.senders),
         frozen=passes.written_by(pair.model, base.kept, edges.middle),
     )
-    with pair.being(pair.order[1], means) as batch, patch.applied():
-        patched = pair.measured(pair.run(batch).logits)
+    patched = pair.measured(pair.run(pair.order[1], means=means, patch=patch).logits)
     before = pair.measured(base.logits)
     whole = pair.measured(source.logits) if normalise else before
     return patched - before, whole - before

@@ -79,15 +79,14 @@ def self_repair(
 
 
 def _part(pair: Pair, chosen: HeadsOf, means: Means) -> SelfRepair:
-    model, clean = pair.model, pair.clean
-    names = _names(model)
-    whole = pair.run(clean, names)
+    model, names = pair.model, _names(pair.model)
+    whole = pair.run("clean", names)
     if pair.ablation == "resample":
-        seen = pair.run(pair.corrupted, passes.written_points(model, chosen))
+        seen = pair.run("corrupted", passes.written_points(model, chosen))
         new = passes.written_by(model, seen.kept, chosen)
         means = {layer: (chosen[layer], new[layer]) for layer in chosen}
     with passes.set_heads(model, means):
-        ablated = pair.run(clean, names)
+        ablated = pair.run("clean", names)
     own, others, mlps = _changes(model, whole, ablated, chosen)
     resid, after = (run.kept[names[0]][:, -1] for run in (whole, ablated))
     what = "Heads and MLPs do not add up to the residual stream"

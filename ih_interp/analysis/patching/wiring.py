@@ -202,11 +202,8 @@ def _runs(pair: Pair, plan: _Plan, which: RunName) -> list[Seen]:
     if alone and pair.direction == "noise" and not plan.normalise:
         return []  # what is put in the senders' place is known
     names = [*passes.written_points(pair.model, [plan.sender_layer]), plan.read]
-    runs: list[Seen] = []
-    for head in range(pair.model.cfg.n_heads if alone else 1):
-        with pair.being(which, _alone(plan.means, head)) as batch:
-            runs.append(pair.run(batch, names))
-    return runs
+    heads = range(pair.model.cfg.n_heads if alone else 1)
+    return [pair.run(which, names, means=_alone(plan.means, head)) for head in heads]
 
 
 def _alone(means: Means, head: int) -> Means:
@@ -264,7 +261,7 @@ def _edge_by_edge(
     for letter, sender, receiver in product(plan.via, heads, heads):
         edges = Edges({}, {plan.receiver_layer: [receiver]}, (letter,))
         patch = Patch(pair.model, edges, changes={plan.sender_layer: change[sender]})
-        with pair.being(pair.order[1], _alone(plan.means, sender)) as batch, patch.applied():
-            after.append(pair.measured(pair.run(batch).logits))
+        seen = pair.run(pair.order[1], means=_alone(plan.means, sender), patch=patch)
+        after.append(pair.measured(seen.logits))
         plan.done(1)
     return torch.stack(after).unflatten(0, (len(plan.via), len(heads), len(heads)))
