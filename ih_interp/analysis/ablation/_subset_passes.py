@@ -21,9 +21,7 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from torch import Tensor
 from transformer_lens import HookedTransformer
-from transformer_lens.components.layer_norm import LayerNorm
-from transformer_lens.components.layer_norm_pre import LayerNormPre
-from transformer_lens.components.rms_norm import RMSNorm
+from transformer_lens.components import LayerNorm, LayerNormPre, RMSNorm
 
 from ih_interp._stock import not_plain, parts_of
 from ih_interp.analysis._passes import Ablation, chunk_size, put_heads, recording
@@ -33,7 +31,8 @@ from ih_interp.clamps.base import Hook, Shape, head_mask
 from ih_interp.evaluation import Metric, measured
 from ih_interp.types import Batch, Head, Tokens
 
-Block: TypeAlias = tuple[slice, Int[ndarray, " subset"], Float[Tensor, "subset batch label"]]
+Columns: TypeAlias = Int[ndarray, " subset"]
+Block: TypeAlias = tuple[slice, Columns, Float[Tensor, "subset batch label"]]
 """Sequences, subsets, and their logits at the last position."""
 
 Replacement: TypeAlias = Float[Tensor, "batch pos head d_head"]
@@ -62,18 +61,6 @@ def is_linear(model: HookedTransformer) -> bool:
     before = [part for name, part in last.items() if BEFORE_Z.fullmatch(name)]
     skipped = [*last.values(), *parts_of(*final_norm(model), model.unembed)]
     return not_plain(model, skipped, may_be_hooked=before, after_z=True) is None
-
-
-@dataclass(frozen=True)
-class _Chunk:
-    """Sequences that go through a pass together, and the subsets of heads to leave on."""
-
-    model: HookedTransformer
-    tokens: Tokens
-    heads: Sequence[Head]
-    on: Bool[ndarray, "subset head"]
-    given: Replacement
-    freeze_ln: bool
 
 
 class _Pass(NamedTuple):
@@ -153,7 +140,7 @@ def subset_values(
     size = chunk_size(model, len(batch))
     for start, part in zip(range(0, len(batch), size), batch.split(size), strict=True):
         chunk = _Chunk(model, part.tokens, heads, on, given[start : start + size], freeze_ln)
-        for rows, columns, logits in _blocks(chunk):
+        for rows, columns, logits in chunk.blocks():
             found = [measured(metric, logits, part[rows]).double() for metric in metrics]
             values = torch.stack(found)
             mean[:, columns] += values.sum(dim=-1).cpu().numpy()
@@ -163,89 +150,94 @@ def subset_values(
     return mean / len(batch), each
 
 
-def _blocks(chunk: _Chunk) -> Generator[Block]:
-    """Yield logits after one pass per subset of those heads that cannot be read linearly."""
-    model, last = chunk.model, chunk.model.cfg.n_layers - 1
-    linear = is_linear(model)
-    by_pass = np.array([head.layer < last or not linear for head in chunk.heads])
-    patterns, group = np.unique(chunk.on[:, by_pass], axis=0, return_inverse=True)
-    whole = _run(chunk, [])
-    frozen: list[Hook] = []
-    if chunk.freeze_ln and whole.scale is not None:
-        frozen = [(SCALE, lambda _, **__: whole.scale)]
-    for place, pattern in enumerate(patterns):
-        off = np.flatnonzero(by_pass)[~pattern].tolist()
-        found = _run(chunk, off, frozen) if off else whole
-        columns = np.flatnonzero(group == place)
-        if by_pass.all():
-            yield slice(0, len(chunk.tokens)), columns, found.logits[None]
-        else:
-            yield from _read_linearly(chunk, found, whole, columns, ~by_pass)
+@dataclass(frozen=True)
+class _Chunk:
+    """Sequences that go through a pass together, and the subsets of heads to leave on."""
 
+    model: HookedTransformer
+    tokens: Tokens
+    heads: Sequence[Head]
+    on: Bool[ndarray, "subset head"]
+    given: Replacement
+    freeze_ln: bool
 
-def _read_linearly(
-    chunk: _Chunk,
-    found: _Pass,
-    whole: _Pass,
-    columns: Int[ndarray, " subset"],
-    read: Bool[ndarray, " head"],
-) -> Generator[Block]:
-    """Yield logits of subsets that differ in the heads `read` alone, from one pass."""
-    on = torch.from_numpy(chunk.on[columns][:, read]).to(found.resid).double()
-    on = torch.cat([torch.ones_like(on[:, :1]), on], dim=1)
-    for start in range(0, len(chunk.tokens), CHUNK):
-        rows = slice(start, start + CHUNK)
-        parts, scale = _parts(chunk, found, rows, read), None
-        if chunk.freeze_ln:
-            scale = _parts(chunk, whole, rows, read).scale(torch.ones_like(on[:1]))
-        size = max(1, BLOCK // parts.unnormalised[0].numel())
-        for first in range(0, len(on), size):
-            here = slice(first, first + size)
-            yield rows, columns[here], parts.logits(on[here], scale)
+    def blocks(self) -> Generator[Block]:
+        """Yield logits after one pass per subset of those heads that cannot be read linearly."""
+        last, linear = self.model.cfg.n_layers - 1, is_linear(self.model)
+        by_pass = np.array([head.layer < last or not linear for head in self.heads])
+        patterns, group = np.unique(self.on[:, by_pass], axis=0, return_inverse=True)
+        whole = self._run([])
+        frozen: list[Hook] = []
+        if self.freeze_ln and whole.scale is not None:
+            frozen = [(SCALE, lambda _, **__: whole.scale)]
+        for place, pattern in enumerate(patterns):
+            off = np.flatnonzero(by_pass)[~pattern].tolist()
+            found = self._run(off, frozen) if off else whole
+            columns = np.flatnonzero(group == place)
+            if by_pass.all():
+                yield slice(0, len(self.tokens)), columns, found.logits[None]
+            else:
+                yield from self._read(~by_pass, columns, found, whole)
 
+    def _run(self, off: Sequence[int], hooks: Sequence[Hook] = ()) -> _Pass:
+        """Run one pass with some of the heads ablated."""
+        model, heads, last = self.model, self.heads, self.model.cfg.n_layers - 1
+        z, resid = f"blocks.{last}.attn.hook_z", f"blocks.{last}.hook_resid_pre"
+        ablate: list[Any] = []
+        for layer in sorted({heads[i].layer for i in off}):
+            here = [i for i in off if heads[i].layer == layer]
+            which, value = [heads[i].head for i in here], self.given[:, :, here]
+            put = partial(put_heads, heads=which, value=value)
+            ablate.append((f"blocks.{layer}.attn.hook_z", put))
+        names = [name for name in (z, resid, SCALE) if name in model.hook_dict]
+        with model.hooks(fwd_hooks=[*ablate, *hooks]), recording(model, names) as kept:
+            logits = model(self.tokens)
+        return _Pass(logits[:, -1], kept[z][:, -1], kept[resid][:, -1], kept.get(SCALE))
 
-def _parts(chunk: _Chunk, found: _Pass, rows: slice, read: Bool[ndarray, " head"]) -> Readout:
-    """Return a pass's logits in parts, one for each of the heads `read`."""
-    model, attn = chunk.model, chunk.model.blocks[-1].attn
-    places = np.flatnonzero(read).tolist()
-    heads = [chunk.heads[place].head for place in places]
-    w_o, z = attn.W_O.double(), found.z[rows].double()
-    off = z.clone()
-    off[:, heads] = chunk.given[rows, -1, places].to(z)
-    # A sum of what stays, not all minus the heads: a head with large output would leave rounding.
-    rest = found.resid[rows].double() + attn.b_O.double() + torch.einsum("bhk,hkd->bd", off, w_o)
-    changed = (z - off)[:, heads]
-    parts = torch.cat([rest[None], torch.einsum("bhk,hkd->hbd", changed, w_o[heads])])
-    w_u, bias = model.unembed.W_U.double(), model.unembed.b_U.double()
-    if model.cfg.normalization_type is None:
-        return Readout(parts @ w_u, None, bias, 0.0)
-    norm: Any = model.ln_final
-    if isinstance(norm, LayerNorm | LayerNormPre):
-        parts = parts - parts.mean(dim=-1, keepdim=True)
-    if isinstance(norm, LayerNorm):
-        bias = bias + norm.b.double() @ w_u
-    if isinstance(norm, LayerNorm | RMSNorm):
-        w_u = norm.w.double()[:, None] * w_u
-    i, j = torch.triu_indices(len(parts), len(parts))
-    by_sequence = parts.transpose(0, 1)
-    inner = (by_sequence @ by_sequence.mT)[:, i, j].T / parts.shape[-1]
-    gram = inner * torch.where(i == j, 1.0, 2.0).to(inner)[:, None]
-    return Readout(parts @ w_u, gram, bias, norm.eps)
+    def _read(
+        self, heads: Bool[ndarray, " head"], columns: Columns, found: _Pass, whole: _Pass
+    ) -> Generator[Block]:
+        """Yield logits of subsets that differ in these heads alone, from one pass."""
+        on = torch.from_numpy(self.on[columns][:, heads]).to(found.resid).double()
+        on = torch.cat([torch.ones_like(on[:, :1]), on], dim=1)
+        places = np.flatnonzero(heads).tolist()
+        for start in range(0, len(self.tokens), CHUNK):
+            rows = slice(start, start + CHUNK)
+            parts, scale = self._parts(found, rows, places), None
+            if self.freeze_ln:
+                scale = self._parts(whole, rows, places).scale(torch.ones_like(on[:1]))
+            size = max(1, BLOCK // parts.unnormalised[0].numel())
+            for first in range(0, len(on), size):
+                here = slice(first, first + size)
+                yield rows, columns[here], parts.logits(on[here], scale)
 
-
-def _run(chunk: _Chunk, off: Sequence[int], hooks: Sequence[Hook] = ()) -> _Pass:
-    """Run one pass with some of the heads ablated."""
-    model, heads, last = chunk.model, chunk.heads, chunk.model.cfg.n_layers - 1
-    z, resid = f"blocks.{last}.attn.hook_z", f"blocks.{last}.hook_resid_pre"
-    ablate: list[Any] = []
-    for layer in sorted({heads[i].layer for i in off}):
-        here = [i for i in off if heads[i].layer == layer]
-        put = partial(put_heads, heads=[heads[i].head for i in here], value=chunk.given[:, :, here])
-        ablate.append((f"blocks.{layer}.attn.hook_z", put))
-    names = [name for name in (z, resid, SCALE) if name in model.hook_dict]
-    with model.hooks(fwd_hooks=[*ablate, *hooks]), recording(model, names) as kept:
-        logits = model(chunk.tokens)
-    return _Pass(logits[:, -1], kept[z][:, -1], kept[resid][:, -1], kept.get(SCALE))
+    def _parts(self, found: _Pass, rows: slice, places: list[int]) -> Readout:
+        """Return a pass's logits in parts, one for each of these heads."""
+        model, attn = self.model, self.model.blocks[-1].attn
+        heads = [self.heads[place].head for place in places]
+        w_o, z = attn.W_O.double(), found.z[rows].double()
+        off = z.clone()
+        off[:, heads] = self.given[rows, -1, places].to(z)
+        # A sum of what stays, not all minus heads: one with large output would leave rounding.
+        rest = found.resid[rows].double() + attn.b_O.double()
+        rest = rest + torch.einsum("bhk,hkd->bd", off, w_o)
+        changed = (z - off)[:, heads]
+        parts = torch.cat([rest[None], torch.einsum("bhk,hkd->hbd", changed, w_o[heads])])
+        w_u, bias = model.unembed.W_U.double(), model.unembed.b_U.double()
+        if model.cfg.normalization_type is None:
+            return Readout(parts @ w_u, None, bias, 0.0)
+        norm: Any = model.ln_final
+        if isinstance(norm, LayerNorm | LayerNormPre):
+            parts = parts - parts.mean(dim=-1, keepdim=True)
+        if isinstance(norm, LayerNorm):
+            bias = bias + norm.b.double() @ w_u
+        if isinstance(norm, LayerNorm | RMSNorm):
+            w_u = norm.w.double()[:, None] * w_u
+        i, j = torch.triu_indices(len(parts), len(parts))
+        by_sequence = parts.transpose(0, 1)
+        inner = (by_sequence @ by_sequence.mT)[:, i, j].T / parts.shape[-1]
+        gram = inner * torch.where(i == j, 1.0, 2.0).to(inner)[:, None]
+        return Readout(parts @ w_u, gram, bias, norm.eps)
 
 
 def _replacement(
@@ -273,7 +265,13 @@ def _replacement(
         )
     if ablation == "resample" and reference is None and n < 2:
         raise ValueError("batch: expected two sequences to resample from, or a reference; got 1.")
-    z = _clean_z(model, source, heads)
+    points, parts = [f"blocks.{head.layer}.attn.hook_z" for head in heads], list[Tensor]()
+    for part in source.split(chunk_size(model, len(source))):
+        with recording(model, points) as kept:
+            model(part.tokens)
+        each = [kept[point][:, :, head.head] for point, head in zip(points, heads, strict=True)]
+        parts.append(torch.stack(each, dim=2))
+    z = torch.cat(parts)
     if ablation == "mean":
         return z.double().mean(dim=0).to(z).expand(n, -1, -1, -1)
     return z if reference is not None else z[one_cycle(n, seed)]
@@ -283,17 +281,3 @@ def one_cycle(n: int, seed: int) -> Int[Tensor, " batch"]:
     """Return for each of n places the next one on a random cycle through all of them."""
     order = torch.randperm(n, generator=torch.Generator().manual_seed(int(seed)))
     return torch.empty_like(order).scatter_(0, order, order.roll(1))
-
-
-def _clean_z(
-    model: HookedTransformer, batch: Batch, heads: Sequence[Head]
-) -> Float[Tensor, "batch pos head d_head"]:
-    """Return `hook_z` of the heads with every head on."""
-    points = [f"blocks.{head.layer}.attn.hook_z" for head in heads]
-    parts: list[Tensor] = []
-    for part in batch.split(chunk_size(model, len(batch))):
-        with recording(model, points) as kept:
-            model(part.tokens)
-        each = [kept[point][:, :, head.head] for point, head in zip(points, heads, strict=True)]
-        parts.append(torch.stack(each, dim=2))
-    return torch.cat(parts)

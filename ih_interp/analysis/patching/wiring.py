@@ -8,7 +8,7 @@ computed for all edges at once; elsewhere each edge is a pass of the model. For 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 import pandas as pd
 import torch
@@ -31,6 +31,8 @@ from ih_interp.types import Batch, Head
 
 FAST_CHUNK = 256
 """Sequences at once where only the last row is computed: 64 times as many edges fill the cache."""
+
+Changes: TypeAlias = Float[Tensor, "sender batch pos d_model"]
 
 
 @short_repr
@@ -107,8 +109,8 @@ def wiring_map(
         passes.whole_blocks(model, sender_layer, top),
         tqdm(total=total, disable=not progress, unit="edge") as bar,
     ):
-        plan = _Plan(sender_layer, top, names, normalise, bar.update, means)
-        found = [_effects(part, plan) for part in parts]
+        options = (sender_layer, top, names, normalise, bar.update, means)
+        found = [_Edges(part, *options).effects() for part in parts]
     effect, whole = (torch.cat(column) for column in zip(*found, strict=True))
     whole = whole[:, None, :, None]
     shares = share(effect, whole, normalise=normalise, per_sequence=per_sequence)
@@ -156,9 +158,11 @@ def wiring_over_training(
     return rows[["step", "sequences", *edges, "effect", "use"]]
 
 
-class _Plan(NamedTuple):
-    """The edges to measure, what hears how many are done, and what senders are set to."""
+@dataclass(frozen=True)
+class _Edges:
+    """The edges to measure in a pair of runs, and a function that hears how many are done."""
 
+    pair: Pair
     sender_layer: int
     receiver_layer: int
     via: tuple[Input, ...]
@@ -166,102 +170,87 @@ class _Plan(NamedTuple):
     done: Callable[[int], object]
     means: Means
 
-    @property
-    def read(self) -> str:
-        """The hook point of what receivers read."""
-        return f"blocks.{self.receiver_layer}.hook_resid_pre"
+    def effects(self) -> tuple[Tensor, Tensor]:
+        """Return effects `[batch, via, sender, receiver]` and whole differences `[batch, sender]`.
 
+        Whole differences are 0 where they are not asked for.
+        """
+        pair, layer, n_heads = self.pair, self.sender_layer, self.pair.model.cfg.n_heads
+        # The base runs last: hooks that remember a pass remember this one.
+        source, base = (self._runs(which) for which in pair.order)
+        old = self._written(base)
+        new = self._written(source) if source else self.means[layer][1].to(old)
+        change = passes.into_stream(pair.model, layer, range(n_heads), new - old).movedim(2, 0)
+        before = torch.stack([pair.measured(seen.logits) for seen in base])
+        whole = torch.zeros_like(before)
+        if self.normalise:
+            whole = torch.stack([pair.measured(seen.logits) for seen in source]) - before
+        if stands_alone(pair.model, self.receiver_layer):
+            read = f"blocks.{self.receiver_layer}.hook_resid_pre"
+            after = self._last_row(torch.stack([seen.kept[read] for seen in base]), change)
+        else:
+            after = self._one_by_one(change)
+        effect = after - before[None, :, None]
+        return effect.permute(3, 0, 1, 2), whole.expand(n_heads, -1).T
 
-def _effects(pair: Pair, plan: _Plan) -> tuple[Tensor, Tensor]:
-    """Return effects `[batch, via, sender, receiver]` and whole differences `[batch, sender]`.
+    def _runs(self, which: RunName) -> list[Seen]:
+        """Return one run for all senders, or one with each ablated; none where none is needed."""
+        pair, model = self.pair, self.pair.model
+        alone = which == "corrupted" and pair.ablation != "resample"
+        if alone and pair.direction == "noise" and not self.normalise:
+            return []  # what is put in the senders' place is known
+        points = passes.written_points(model, [self.sender_layer])
+        names = [*points, f"blocks.{self.receiver_layer}.hook_resid_pre"]
+        heads = range(model.cfg.n_heads if alone else 1)
+        return [pair.run(which, names, means=self._alone(head)) for head in heads]
 
-    Whole differences are 0 where they are not asked for.
-    """
-    model, layer, n_heads = pair.model, plan.sender_layer, pair.model.cfg.n_heads
-    # The base runs last: hooks that remember a pass remember this one.
-    source, base = (_runs(pair, plan, which) for which in pair.order)
-    old = _written(model, layer, base)
-    new = _written(model, layer, source) if source else plan.means[layer][1].to(old)
-    change = passes.into_stream(model, layer, range(n_heads), new - old).movedim(2, 0)
-    before = torch.stack([pair.measured(seen.logits) for seen in base])
-    whole = torch.zeros_like(before)
-    if plan.normalise:
-        whole = torch.stack([pair.measured(seen.logits) for seen in source]) - before
-    if stands_alone(model, plan.receiver_layer):
-        resid = torch.stack([seen.kept[plan.read] for seen in base])
-        after = _last_row(pair, plan, resid, change)
-    else:
-        after = _edge_by_edge(pair, plan, change)
-    effect = after - before[None, :, None]
-    return effect.permute(3, 0, 1, 2), whole.expand(n_heads, -1).T
+    def _alone(self, head: int) -> Means:
+        """Return what one head of the senders' layer alone is set to."""
+        return {layer: ([head], values[:, [head]]) for layer, (_, values) in self.means.items()}
 
+    def _written(self, runs: list[Seen]) -> Float[Tensor, "batch pos head d"]:
+        """Return what each sender writes, in its own run if there are several."""
+        model, layer = self.pair.model, self.sender_layer
+        heads = {layer: range(model.cfg.n_heads)}
+        each = [passes.written_by(model, seen.kept, heads)[layer] for seen in runs]
+        if len(each) == 1:
+            return each[0]
+        return torch.stack([one[:, :, head] for head, one in enumerate(each)], dim=2)
 
-def _runs(pair: Pair, plan: _Plan, which: RunName) -> list[Seen]:
-    """Return one run for all senders, or one with each ablated; none where none is needed."""
-    alone = which == "corrupted" and pair.ablation != "resample"
-    if alone and pair.direction == "noise" and not plan.normalise:
-        return []  # what is put in the senders' place is known
-    names = [*passes.written_points(pair.model, [plan.sender_layer]), plan.read]
-    heads = range(pair.model.cfg.n_heads if alone else 1)
-    return [pair.run(which, names, means=_alone(plan.means, head)) for head in heads]
+    def _last_row(
+        self, resids: Float[Tensor, "base batch pos d_model"], change: Changes
+    ) -> Float[Tensor, "via sender receiver batch"]:
+        """Return the metric with each edge patched, from the last layer's last position alone."""
+        pair, last, found = self.pair, LastRow(self.pair.model), list[Tensor]()
+        for rows in torch.arange(len(pair.clean)).split(FAST_CHUNK):
+            part = slice(int(rows[0]), int(rows[-1]) + 1)
+            resid = resids[:, part]
+            base, patched = last.read(resid), last.read(resid + change[:, part])
+            q, k, v = last.queries(base), last.keys(base), last.values(base)
+            pattern = last.pattern(q, k)
+            z = last.z(pattern, v)
+            at_end = resid[..., -1, :] + last.written(z).sum(dim=0) + last.attn.b_O
+            by_input = []
+            for letter in self.via:
+                if letter == "q":
+                    new = last.z(last.pattern(last.queries(patched), k), v)
+                elif letter == "k":
+                    new = last.z(last.pattern(q, last.keys(patched)), v)
+                else:
+                    new = last.z(pattern, last.values(patched))
+                logits = last.logits(at_end + last.written(new - z))
+                by_input.append(measured(pair.metric, logits, pair.clean[part]).transpose(0, 1))
+            found.append(torch.stack(by_input))
+        self.done(found[0][..., 0].numel())
+        return torch.cat(found, dim=-1)
 
-
-def _alone(means: Means, head: int) -> Means:
-    """Return what one head of the senders' layer alone is set to."""
-    return {layer: ([head], values[:, [head]]) for layer, (_, values) in means.items()}
-
-
-def _written(
-    model: HookedTransformer, layer: int, runs: list[Seen]
-) -> Float[Tensor, "batch pos head d"]:
-    """Return what each head of the senders' layer writes, in its own run if there are several."""
-    heads = list(range(model.cfg.n_heads))
-    each = [passes.written_by(model, seen.kept, {layer: heads})[layer] for seen in runs]
-    if len(each) == 1:
-        return each[0]
-    return torch.stack([one[:, :, head] for head, one in enumerate(each)], dim=2)
-
-
-def _last_row(
-    pair: Pair,
-    plan: _Plan,
-    resids: Float[Tensor, "base batch pos d_model"],
-    change: Float[Tensor, "sender batch pos d_model"],
-) -> Float[Tensor, "via sender receiver batch"]:
-    """Return the metric with each edge patched, from the last layer's last position alone."""
-    last, found = LastRow(pair.model), list[Tensor]()
-    for rows in torch.arange(len(pair.clean)).split(FAST_CHUNK):
-        part = slice(int(rows[0]), int(rows[-1]) + 1)
-        resid = resids[:, part]
-        base, patched = last.read(resid), last.read(resid + change[:, part])
-        q, k, v = last.queries(base), last.keys(base), last.values(base)
-        pattern = last.pattern(q, k)
-        z = last.z(pattern, v)
-        at_end = resid[..., -1, :] + last.written(z).sum(dim=0) + last.attn.b_O
-        by_input = []
-        for letter in plan.via:
-            if letter == "q":
-                new = last.z(last.pattern(last.queries(patched), k), v)
-            elif letter == "k":
-                new = last.z(last.pattern(q, last.keys(patched)), v)
-            else:
-                new = last.z(pattern, last.values(patched))
-            logits = last.logits(at_end + last.written(new - z))
-            by_input.append(measured(pair.metric, logits, pair.clean[part]).transpose(0, 1))
-        found.append(torch.stack(by_input))
-    plan.done(found[0][..., 0].numel())
-    return torch.cat(found, dim=-1)
-
-
-def _edge_by_edge(
-    pair: Pair, plan: _Plan, change: Float[Tensor, "sender batch pos d_model"]
-) -> Float[Tensor, "via sender receiver batch"]:
-    """Return the metric with each edge patched, by one pass per edge."""
-    heads, after = range(pair.model.cfg.n_heads), list[Tensor]()
-    for letter, sender, receiver in product(plan.via, heads, heads):
-        edges = Edges({}, {plan.receiver_layer: [receiver]}, (letter,))
-        patch = Patch(pair.model, edges, changes={plan.sender_layer: change[sender]})
-        seen = pair.run(pair.order[1], means=_alone(plan.means, sender), patch=patch)
-        after.append(pair.measured(seen.logits))
-        plan.done(1)
-    return torch.stack(after).unflatten(0, (len(plan.via), len(heads), len(heads)))
+    def _one_by_one(self, change: Changes) -> Float[Tensor, "via sender receiver batch"]:
+        """Return the metric with each edge patched, by one pass per edge."""
+        pair, heads, after = self.pair, range(self.pair.model.cfg.n_heads), list[Tensor]()
+        for letter, sender, receiver in product(self.via, heads, heads):
+            edges = Edges({}, {self.receiver_layer: [receiver]}, (letter,))
+            patch = Patch(pair.model, edges, changes={self.sender_layer: change[sender]})
+            seen = pair.run(pair.order[1], means=self._alone(sender), patch=patch)
+            after.append(pair.measured(seen.logits))
+            self.done(1)
+        return torch.stack(after).unflatten(0, (len(self.via), len(heads), len(heads)))
