@@ -226,18 +226,15 @@ class _Edges:
             part = slice(int(rows[0]), int(rows[-1]) + 1)
             resid = resids[:, part]
             base, patched = last.read(resid), last.read(resid + change[:, part])
-            q, k, v = last.queries(base), last.keys(base), last.values(base)
+            q, k, v = (last.project(base, letter) for letter in "qkv")
             pattern = last.pattern(q, k)
             z = last.z(pattern, v)
             at_end = resid[..., -1, :] + last.written(z).sum(dim=0) + last.attn.b_O
             by_input = []
             for letter in self.via:
-                if letter == "q":
-                    new = last.z(last.pattern(last.queries(patched), k), v)
-                elif letter == "k":
-                    new = last.z(last.pattern(q, last.keys(patched)), v)
-                else:
-                    new = last.z(pattern, last.values(patched))
+                given = {"q": q, "k": k, "v": v} | {letter: last.project(patched, letter)}
+                seen = pattern if letter == "v" else last.pattern(given["q"], given["k"])
+                new = last.z(seen, given["v"])
                 logits = last.logits(at_end + last.written(new - z))
                 by_input.append(measured(pair.metric, logits, pair.clean[part]).transpose(0, 1))
             found.append(torch.stack(by_input))
