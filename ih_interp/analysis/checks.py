@@ -49,8 +49,6 @@ class Within(NamedTuple):
     high: float = math.inf
 
 
-ANY_NUMBER = Within()
-
 Seed: TypeAlias = Annotated[int, Within(0, 2**32 - 1)]
 Positive: TypeAlias = Annotated[int, Within(1)]
 Positions: TypeAlias = Annotated[int, Within(1, 10**6)]
@@ -164,10 +162,10 @@ def _check(name: str, value: Any, hint: Any) -> None:
     fitting = [one for one in hints if _fits(value, one)]
     if not fitting:
         _refuse(name, value, hints, remedy)
-    low, high = next((note for note in notes if isinstance(note, Within)), ANY_NUMBER)
+    low, high = next((note for note in notes if isinstance(note, Within)), Within())
     if isinstance(value, NUMBER) and not isinstance(value, bool) and not low <= value <= high:
         raise ValueError(f"{name}={value}: expected a number in [{low:g}, {high:g}]{remedy}.")
-    if len(fitting) == 1 and isinstance(value, Sequence | Mapping):
+    if isinstance(value, Sequence | Mapping) and not isinstance(value, str) and len(fitting) == 1:
         _check_items(name, value, fitting[0])
 
 
@@ -184,19 +182,15 @@ def _check_items(name: str, value: Sequence[Any] | Mapping[Any, Any], hint: Any)
 
 
 def _refuse(name: str, value: Any, hints: Sequence[Any], remedy: str) -> None:
-    choices = [
-        repr(choice) for hint in hints if _kind(hint) is Literal for choice in get_args(hint)
-    ]
+    choices = [repr(c) for hint in hints if _kind(hint) is Literal for c in get_args(hint)]
     kinds = [kind for kind in map(_kind, hints) if kind is not Literal]
     words = [*choices, *(WORDS.get(kind) or with_article(kind.__name__) for kind in kinds)]
     expected = " or ".join(dict.fromkeys(words))
     if choices and isinstance(value, str):
         raise ValueError(f"{name}={shown(value)}: expected {expected}{remedy}.")
-    is_large = isinstance(value, torch.nn.Module | Batch)
-    what = name if is_large else f"{name}={shown(value)}"
-    raise TypeError(
-        f"{what}: expected {expected}, got {with_article(type(value).__name__)}{remedy}."
-    )
+    what = name if isinstance(value, torch.nn.Module | Batch) else f"{name}={shown(value)}"
+    came = with_article(type(value).__name__)
+    raise TypeError(f"{what}: expected {expected}, got {came}{remedy}.")
 
 
 def _check_sequences(given: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
@@ -213,12 +207,11 @@ def _check_sequences(given: Mapping[str, Any], hints: Mapping[str, Any]) -> None
             if model is not None:
                 refuse_other_exemplars(model, value)
         elif isinstance(value, Tensor):
-            dtypes = [(one, getattr(one, "dtypes", ())) for one in _alternatives(hints[name])[0]]
-            whole = [one for one, of in dtypes if isinstance(of, Sequence) and "int64" in of]
-            axes = [one.dim_str.split() for one in whole]
-            if ["batch", "pos"] in axes:
+            arrays = [a for a in _alternatives(hints.get(name))[0] if hasattr(a, "array_type")]
+            whole = [a for a in arrays if isinstance(a.dtypes, Sequence) and "int64" in a.dtypes]
+            if any(a.dim_str.split() == ["batch", "pos"] for a in whole):
                 _check_tokens(name, value, model)
-            elif axes:
+            elif whole:
                 _check_integers(name, value)
 
 
