@@ -47,8 +47,8 @@ class LastRow:
         last = read.shape[-2] - 1
         read = read[..., last:, :] if letter == "q" else read
         weight, bias = (getattr(self.attn, f"{kind}_{letter.upper()}") for kind in "Wb")
-        flat = read.reshape(-1, read.shape[-1]) @ weight.movedim(0, 1).flatten(start_dim=1)
-        heads = (flat + bias.flatten()).view(*read.shape[:-1], *bias.shape)
+        heads = read.reshape(-1, read.shape[-1]) @ weight.movedim(0, 1).flatten(start_dim=1)
+        heads = (heads + bias.flatten()).view(*read.shape[:-1], *bias.shape)
         if letter == "v" or self.model.cfg.positional_embedding_type != "rotary":
             return heads
         offset = last if letter == "q" else 0

@@ -232,9 +232,12 @@ class _Edges:
             at_end = resid[..., -1, :] + last.written(z).sum(dim=0) + last.attn.b_O
             by_input = []
             for letter in self.via:
-                given = {"q": q, "k": k, "v": v} | {letter: last.project(patched, letter)}
-                seen = pattern if letter == "v" else last.pattern(given["q"], given["k"])
-                new = last.z(seen, given["v"])
+                if letter == "q":  # nothing is named that need not stay: memory is used again
+                    new = last.z(last.pattern(last.project(patched, "q"), k), v)
+                elif letter == "k":
+                    new = last.z(last.pattern(q, last.project(patched, "k")), v)
+                else:
+                    new = last.z(pattern, last.project(patched, "v"))
                 logits = last.logits(at_end + last.written(new - z))
                 by_input.append(measured(pair.metric, logits, pair.clean[part]).transpose(0, 1))
             found.append(torch.stack(by_input))
