@@ -44,8 +44,8 @@ def progress(
         table = progress(run, match, name="match", batch=batch).query("name == 'loss'")
 
     Columns: those of `trace`, by default the means of `evaluation.sequence_metrics`, and `clamp`,
-    which is `name`, by default the clamps as they print, "none" without any. `clamps` are exactly those
-    in force, each as at the checkpoint's step: name the run's own again to keep them, as the
+    which is `name`, by default the clamps as they print, "none" without any. `clamps` are exactly
+    those in force, each as at the checkpoint's step: name the run's own again to keep them, as the
     ablation of other heads in the paper's runs. Raises ValueError as `trace` does, also for clamps
     that cannot act together.
     """
