@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from ih_interp._config_base import Frozen, canonical_json, explain
 from ih_interp.clamps import AbstractClamp
 from ih_interp.model import ModelConfig
+from ih_interp.optimisers import AbstractOptimiser, Adam
 from ih_interp.registry import any_of
 from ih_interp.storage.atomic import PathLike, as_path
 from ih_interp.tasks.base import AbstractTask
@@ -19,19 +20,6 @@ from ih_interp.tasks.few_shot import TaskConfig
 from ih_interp.tasks.repeated_tokens import RepeatedTokens as RepeatedTokens  # a kind in JSON
 
 MAX_POINTS = 10_000_000  # of a grid; more would fill the memory
-
-
-class AdamConfig(Frozen):
-    """Adam without weight decay or warm-up; defaults are the paper's."""
-
-    learning_rate: float = Field(default=1e-5, gt=0)
-    """Step size, the same for every update."""
-    beta1: float = Field(default=0.9, ge=0, lt=1)
-    """Decay of the running mean of gradients, from one update to the next."""
-    beta2: float = Field(default=0.999, ge=0, lt=1)
-    """Decay of the running mean of squared gradients."""
-    eps: float = Field(default=1e-8, gt=0)
-    """Added to the root of the mean square, by which a step is divided."""
 
 
 class Seeds(Frozen):
@@ -92,8 +80,8 @@ class RunConfig(Frozen):
     """Layers, heads and widths of the transformer."""
     clamps: tuple[any_of(AbstractClamp), ...] = ()
     """Clamps in force while it trains, each from `ih.clamps`."""
-    optimiser: AdamConfig = AdamConfig()
-    """Adam's learning rate and moments."""
+    optimiser: any_of(AbstractOptimiser) = Adam()
+    """How weights follow from gradients: `ih.Adam`, `ih.SGD`, or an optimiser of your own."""
     seeds: Seeds = Seeds()
     """One seed per source of chance."""
     sequences: int = Field(default=1_000_000, ge=1, le=10**12)

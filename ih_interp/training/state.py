@@ -1,6 +1,7 @@
 """The state of a run in training: its step, its metrics, and how it is saved and resumed."""
 
 import operator
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -115,11 +116,13 @@ class RunState:
             name: tensor.shape for name, tensor in as_tensors(begun, 0).items()
         }:
             raise ValueError(f"{saved[0]} holds the state of another model; delete that file.")
-        groups: list[dict[str, Tensor]] = [{}, {}, {}]
-        for name, tensor in tensors.items():
-            group, parameter = name.split(":", 1)
-            groups[int(group)][parameter] = tensor[None].clone()
-        return FleetState(*groups, count=torch.tensor([float(step)])), step
+        # In the order of the beginning, in which norms are summed; files are sorted by name.
+        groups = [
+            {name: tensors[f"{number}:{name}"][None].clone() for name in group}
+            for number, group in enumerate((begun.parameters, *begun.moments))
+        ]
+        first, *moments = groups
+        return FleetState(first, tuple(moments), count=torch.tensor([float(step)])), step
 
     @property
     def _facts(self) -> dict[str, Any]:
@@ -188,7 +191,7 @@ class RunState:
 
 def as_tensors(state: FleetState, place: int) -> dict[str, Tensor]:
     """Return the tensors of a saved state of the run at this place of its fleet."""
-    groups = (state.parameters, state.first_moments, state.second_moments)
+    groups = (state.parameters, *state.moments)
     return {
         f"{number}:{name}": tensor[place]
         for number, group in enumerate(groups)
@@ -204,7 +207,7 @@ def load_state(path: Path, config: RunConfig) -> tuple[dict[str, Tensor], int]:
     step = facts.get("step", -1)
     is_step = type(step) is int and 0 <= step <= config.n_steps
     is_state = all(
-        name[:2] in ("0:", "1:", "2:") and tensor.dtype == torch.float32
+        re.match(r"[0-9]+:", name) and tensor.dtype == torch.float32
         for name, tensor in tensors.items()
     )
     if not (is_step and is_state):
@@ -268,7 +271,8 @@ def initial_state(task: Task, config: RunConfig) -> FleetState:
     """Return a run before its first update, as a fleet of one."""
     model = build_model(task, config.model, seed=config.seeds.init)
     weights = {n: p.detach()[None].clone() for n, p in trained_parameters(model).items()}
-    zeros, moments = (
-        {name: torch.zeros_like(tensor) for name, tensor in weights.items()} for _ in range(2)
+    moments = tuple(
+        {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
+        for _ in range(config.optimiser.n_moments)
     )
-    return FleetState(weights, zeros, moments, count=torch.zeros(1))
+    return FleetState(weights, moments, count=torch.zeros(1))
