@@ -3,6 +3,7 @@ from . import (
     hooks as hooks,
     optimisers as optimisers,
     plots as plots,
+    start as start,
     tasks as tasks,
     toy as toy,
 )

@@ -14,6 +14,7 @@ from ih_interp.clamps import AbstractClamp
 from ih_interp.model import ModelConfig
 from ih_interp.optimisers import AbstractOptimiser, Adam
 from ih_interp.registry import any_of
+from ih_interp.start import AbstractStart, FromSeed
 from ih_interp.storage.atomic import PathLike, as_path
 from ih_interp.tasks.base import AbstractTask
 from ih_interp.tasks.few_shot import TaskConfig
@@ -82,6 +83,8 @@ class RunConfig(Frozen):
     """Clamps in force while it trains, each from `ih.clamps`."""
     optimiser: any_of(AbstractOptimiser) = Adam()
     """How weights follow from gradients: `ih.Adam`, `ih.SGD`, or an optimiser of your own."""
+    start: any_of(AbstractStart) = FromSeed()
+    """Where the first weights come from: the seed, or `FromRun(...)` of `ih.start`."""
     seeds: Seeds = Seeds()
     """One seed per source of chance."""
     sequences: int = Field(default=1_000_000, ge=1, le=10**12)
@@ -155,7 +158,14 @@ class RunConfig(Frozen):
     def identity(self) -> "RunConfig":
         """The fields that numbers depend on: no name, and no places of files with known digests."""
         clamps = [clamp.identity for clamp in self.clamps]
-        return self.replace(name="run", task=self.task.identity, clamps=clamps)
+        return self.replace(
+            name="run", task=self.task.identity, start=self.start.identity, clamps=clamps
+        )
+
+    def pinned(self) -> "RunConfig":
+        """Return the run bound to the weights that clamps and start read now, by their digests."""
+        clamps = [clamp.pinned() for clamp in self.clamps]
+        return self.replace(start=self.start.pinned(), clamps=clamps)
 
     @property
     def fingerprint(self) -> str:

@@ -22,6 +22,7 @@ from ih_interp.engine.update import FleetState
 from ih_interp.evaluation import evaluation_sets
 from ih_interp.model import build_model, trained_parameters
 from ih_interp.runs import Run
+from ih_interp.start import starting_weights
 from ih_interp.storage import run_files
 from ih_interp.storage.atomic import Writer, make_folders
 from ih_interp.storage.lock import expect_held
@@ -108,8 +109,9 @@ class RunState:
 
     def _resume(self) -> tuple[FleetState, int]:
         """Return the saved state and its step, or the initial state."""
-        begun = initial_state(self.task, self.config)
-        if not (saved := run_files.saved_states(self.run.folder)):
+        saved = run_files.saved_states(self.run.folder)
+        begun = initial_state(self.task, self.config, begun=bool(saved))
+        if not saved:
             return begun, 0
         tensors, step = load_state(saved[0], self.config)
         if {name: tensor.shape for name, tensor in tensors.items()} != {
@@ -267,10 +269,14 @@ def training_sequences(task: Task, config: RunConfig, chunk: int) -> Batch:
     return drawn(task, task.splits[0], CHUNK * config.batch_size, generator=generator)
 
 
-def initial_state(task: Task, config: RunConfig) -> FleetState:
-    """Return a run before its first update, as a fleet of one."""
+def initial_state(task: Task, config: RunConfig, *, begun: bool = False) -> FleetState:
+    """Return a run before its first update, as a fleet of one.
+
+    Of a run that has begun, whose start may be gone, it has the sizes only.
+    """
     model = build_model(task, config.model, seed=config.seeds.init)
-    weights = {n: p.detach()[None].clone() for n, p in trained_parameters(model).items()}
+    first = trained_parameters(model) if begun else starting_weights(config.start, model, task)
+    weights = {name: p.detach()[None].clone() for name, p in first.items()}
     moments = tuple(
         {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
         for _ in range(config.optimiser.n_moments)

@@ -17,6 +17,7 @@ from ih_interp.config import RunConfig, run_folder
 from ih_interp.engine.compiled_forward import Sequences, compiler_found
 from ih_interp.model import build_model
 from ih_interp.runs import Run, create_run, refuse_other_run
+from ih_interp.start import starting_weights
 from ih_interp.storage.atomic import PathLike, as_path
 from ih_interp.storage.lock import claimed
 from ih_interp.storage.run_files import CONFIG, saved_states
@@ -83,12 +84,14 @@ def train(
     _refuse_arguments(engine, workers, device, on_metrics, progress=progress, repair=repair)
     root = _root(root)
     with one_thread(), terminate_as_interrupt():
-        # Clamps are bound to the weights that they read now, so that a run can tell if they change.
-        configs = [c.replace(clamps=[clamp.pinned() for clamp in c.clamps]) for c in configs]
+        configs = [config.pinned() for config in configs]  # a run can then tell if files change
         tasks = _tasks(configs)
         places = [(run_folder(root, config), config) for config in configs]
-        for folder, config in [] if repair else places:
-            refuse_other_run(folder, config)
+        for (folder, config), task in zip(places, tasks, strict=True):
+            if not (folder / CONFIG).is_file():
+                starting_weights(config.start, build_model(task, config.model), task)
+            elif not repair:
+                refuse_other_run(folder, config)
         with claimed([folder for folder, _ in places if repair or _may_write(folder)]):
             for folder, config in places:
                 if repair:
