@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -19,6 +19,10 @@ from ih_interp.storage.atomic import PathLike, as_path
 from ih_interp.tasks.base import AbstractTask
 from ih_interp.tasks.few_shot import TaskConfig
 from ih_interp.tasks.repeated_tokens import RepeatedTokens as RepeatedTokens  # a kind in JSON
+from ih_interp.types import once_each
+
+Under: TypeAlias = Literal["clamped", "free"]
+"""Whether a run's clamps are on when it is measured."""
 
 MAX_POINTS = 10_000_000  # of a grid; more would fill the memory
 
@@ -88,11 +92,13 @@ class RunConfig(Frozen):
     seeds: Seeds = Seeds()
     """One seed per source of chance."""
     sequences: int = Field(default=1_000_000, ge=1, le=10**12)
-    """How many sequences are seen, a whole number of batches."""
+    """How many sequences are seen, a whole number of batches; a finished run goes on to more."""
     batch_size: int = Field(default=32, ge=1)
     """Sequences per update."""
     evaluations: Grid = Grid(every=5_000)
     """The points at which metrics are measured, in sequences."""
+    evaluate: tuple[Under, ...] = ("clamped",)
+    """How metrics are measured: under the run's clamps, without them ("free"), or both."""
     evaluation_size: int = Field(default=1_000, ge=1, le=10_000_000)
     """Sequences of each evaluation set, drawn once."""
     checkpoints: Grid = Grid(every=10_000)
@@ -105,6 +111,13 @@ class RunConfig(Frozen):
         if not re.fullmatch(r"[A-Za-z0-9_=+-][A-Za-z0-9._=+-]{0,199}", name):
             raise ValueError(f"name={name!r}: expected up to 200 letters, digits and ._=+- only.")
         return name
+
+    @field_validator("evaluate")
+    @classmethod
+    def _once_each(cls, evaluate: tuple[Under, ...]) -> tuple[Under, ...]:
+        if not evaluate:
+            raise ValueError('evaluate=(): expected at least one of "clamped" and "free".')
+        return once_each(evaluate, "evaluate")
 
     @field_validator("clamps", mode="before")
     @classmethod
@@ -156,10 +169,17 @@ class RunConfig(Frozen):
 
     @property
     def identity(self) -> "RunConfig":
-        """The fields that numbers depend on: no name, and no places of files with known digests."""
+        """The fields that numbers depend on: no name, and no places of files with known digests.
+
+        The length is none of them: a longer run is the shorter one, gone on with.
+        """
         clamps = [clamp.identity for clamp in self.clamps]
         return self.replace(
-            name="run", task=self.task.identity, start=self.start.identity, clamps=clamps
+            name="run",
+            sequences=self.batch_size,
+            task=self.task.identity,
+            start=self.start.identity,
+            clamps=clamps,
         )
 
     def pinned(self) -> "RunConfig":

@@ -53,7 +53,7 @@ class RunState:
         self._due = self.evaluations | self.checkpoints | {config.n_steps}
         self.start, self.step = self._resume()
         saved = run.rows(before=self.step) if self.step else []
-        self.rows = [row for row in saved if row["step"] < self.step]
+        self.rows = [row for row in saved if self._stays(row["step"])]
         self._saved_step = self.step
         self.failure: str | None = None
         self.closed = False
@@ -64,6 +64,16 @@ class RunState:
         self._schedules = [clamp.schedule for clamp in clamps if clamp.is_scheduled]
         # For each clamp that waits for a level: the number of rows looked at, and the gate.
         self._levels: dict[int, tuple[int, float]] = {}
+
+    def _stays(self, step: int) -> bool:
+        """Return whether a row is kept: of an evaluation that will not be made again.
+
+        One at the former end of a run that goes on stays, unless a schedule might look at it: then
+        the run would become another than if it had been trained at once.
+        """
+        if step in self.evaluations:
+            return step < self.step
+        return step <= self.step and not any(clamp.is_scheduled for clamp in self.config.clamps)
 
     @property
     def is_open(self) -> bool:
@@ -151,12 +161,14 @@ class RunState:
         self.writer.write(path, run_files.packed(weights, self._facts))
 
     def close(self, state: FleetState, place: int) -> None:
-        """Write the end of the run: the last checkpoint comes last and marks it as finished."""
-        self.writer.settle()
-        self._write_metrics()
+        """Write the end of the run: the last checkpoint comes last and marks it as finished.
+
+        The last state stays: from it the run can go on to more sequences.
+        """
+        self.save_state(state, place)
         self.save_checkpoint(state, place)
         self.writer.settle()
-        remove_states(self.run.folder)
+        (self.run.folder / run_files.STATE_BEFORE).unlink(missing_ok=True)
         self.closed = True
 
     def stop(self, state: FleetState, place: int) -> None:
@@ -169,10 +181,10 @@ class RunState:
         run_files.write_json(self.run.folder / run_files.STOPPED, self._facts)
         self.closed = True
 
-    def record(self, measured: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
-        """Add a row per split to the metrics and return the new rows."""
+    def record(self, measured: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Add rows to the metrics, with their place in the run, and return them."""
         place = {"step": self.step, "sequences": self.step * self.config.batch_size}
-        new = [{**place, "split": split, **values} for split, values in measured.items()]
+        new = [{**place, **values} for values in measured]
         self.rows += new
         return new
 
@@ -230,7 +242,8 @@ def to_train(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
     for run in runs:
         try:
             if run.whole:
-                remove_states(run.folder)  # left by a kill at the run's end
+                # Left by a kill at the run's end.
+                (run.folder / run_files.STATE_BEFORE).unlink(missing_ok=True)
             elif run.stopped is None or run.lost(run.stopped + 1):
                 refuse_unsound(run)
                 unfinished.append(run)
@@ -240,10 +253,16 @@ def to_train(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
 
 
 def refuse_unsound(run: Run) -> None:
-    """Raise ValueError, with the remedy, if the run cannot go on from its saved state."""
+    """Raise ValueError, with the remedy, if the run cannot go on from its saved state.
+
+    One that had ended is trained again from its beginning.
+    """
     saved = run_files.saved_states(run.folder)
     step = load_state(saved[0], run.config)[1] if saved else 0
-    if lost := run.lost(step):
+    lost = run.lost(step)
+    if lost and run.finished and step == run.config.n_steps:
+        remove_states(run.folder)
+    elif lost:
         raise ValueError(
             f"{'; '.join(lost)}, although {saved[0].name} goes on from step {step}: restore it, or "
             "train again with repair=True, which goes back as far as needed."
