@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from ih_interp._config_base import Frozen, explain, short
 from ih_interp.config import RunConfig
@@ -32,7 +32,7 @@ class Recorded(Frozen):
     """How updates were computed."""
     versions: dict[str, str]
     """The versions of Python and of the packages that compute."""
-    kinds: dict[str, str] = {}
+    kinds: dict[str, str] = Field(default_factory=dict[str, str])
     """The module of every task, clamp and so on that another package defines."""
     threads: int | None = None
     """The number of torch's threads."""

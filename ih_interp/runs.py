@@ -70,7 +70,7 @@ class Run:
         exemplars = self._exemplars
         if exemplars is None:
             try:
-                exemplars = Exemplars.from_source(config.exemplars)
+                exemplars = config.build().exemplars
             except FileNotFoundError as error:
                 raise FileNotFoundError(
                     f"{self.folder} was trained on features that are no longer there: {error} "
@@ -135,8 +135,8 @@ class Run:
         """One row per evaluation and split: `step`, `sequences`, `split`, `under`, metrics.
 
         Under is "clamped", each clamp as its schedule has it at that step, or "free", without any,
-        as `config.evaluate` asks. A run in training has the rows saved so far. Raises ValueError for a damaged file, and for missing
-        evaluations of a finished run.
+        as `config.evaluate` asks. A run in training has the rows saved so far. Raises ValueError
+        for a damaged file, and for missing evaluations of a finished run.
         """
         rows = self.rows(before=self.config.n_steps + 1 if self.finished else 0)
         return pd.DataFrame(rows, columns=None if rows else COLUMNS)
