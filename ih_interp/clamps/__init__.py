@@ -44,7 +44,7 @@ from ih_interp.clamps.attention import (
     PreviousTokenAttention,
     SimilarityAttention,
 )
-from ih_interp.clamps.base import AbstractClamp, Setting, Shape, Site, keep_only
+from ih_interp.clamps.base import AbstractClamp, HeadClamp, Setting, Shape, Site, keep_only
 from ih_interp.clamps.context import ClampUnchangedWarning, check, clamped, in_order
 from ih_interp.clamps.grafts import GraftIn, GraftOut
 from ih_interp.clamps.schedules import Always, always, during, from_level, pulses, ramp
