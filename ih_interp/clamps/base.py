@@ -1,10 +1,10 @@
 """The base of clamps: interventions as data, which give hook functions for a model and a batch."""
 
-import inspect
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from numbers import Real
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import torch
@@ -14,11 +14,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from transformer_lens import HookedTransformer
 
-from ih_interp import hooks
 from ih_interp._config_base import Frozen
 from ih_interp._reprs import short_repr
-from ih_interp.clamps.schedules import AbstractSchedule, Always
-from ih_interp.hooks import Gate
+from ih_interp.clamps.schedules import AbstractSchedule, Always, Metrics
 from ih_interp.model import FewShotEmbed
 from ih_interp.registry import Kinded, any_of
 from ih_interp.types import Batch, Entry, Head, HeadField, HeadName, once_each
@@ -178,6 +176,16 @@ class AbstractClamp(Kinded):
         """Return whether the clamp has a gate: its schedule is not `always`."""
         return not isinstance(self.schedule, Always)
 
+    def gate(self, step: int, metrics: Metrics | None = None) -> float:
+        """Return the schedule's gate at an update; ValueError for one outside [0, 1]."""
+        gate = self.schedule.gate(step, metrics)
+        if not (isinstance(gate, Real) and 0 <= gate <= 1):
+            raise ValueError(
+                f"{self}: its schedule {self.schedule.kind} gives {gate!r} at step {step}: "
+                "expected a number from 0 (free) to 1 (clamped)."
+            )
+        return float(gate)
+
     def prepare(self, model: HookedTransformer) -> None:
         """Refuse, before anything runs, what the clamp cannot do to this model."""
 
@@ -199,75 +207,9 @@ class AbstractClamp(Kinded):
         return f"{self.kind}({', '.join(f'{name}={value}' for name, value in fields.items())})"
 
 
-def blended(clamp: AbstractClamp, hooks: Iterable[Hook], gate: Gate) -> list[Hook]:
-    """Return a clamp's hooks so that they blend what they give with the free activation."""
-    return [(name, _gated(clamp, function, gate)) for name, function in hooks]
-
-
-def _gated(clamp: AbstractClamp, function: HookFunction, gate: Gate) -> HookFunction:
-    if _takes_gate(function):
-        return partial(function, gate=gate)
-
-    def act(activation: Tensor, hook: Any) -> Tensor | None:
-        # Blended with what it was, which a function of the user's may write into.
-        given = activation if gate is None else activation.clone()
-        clamped = function(given, hook=hook)
-        if gate is None and clamped is None:
-            return None
-        clamped = given if clamped is None else clamped
-        _refuse_unlike(clamp, clamped, activation, hook)
-        return clamped if gate is None else _blend(activation, clamped.to(activation), gate)
-
-    return act
-
-
-def _takes_gate(function: Any) -> bool:
-    while isinstance(function, partial):
-        function = function.func
-    code = getattr(inspect.unwrap(function), "__code__", None)
-    return code and "gate" in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-
-
-def _blend(free: Tensor, clamped: Tensor, gate: Gate) -> Tensor:
-    """Return `hooks.blend`, exact at both ends; infinities count in full while the gate is on."""
-    g = torch.as_tensor(gate, dtype=free.dtype, device=free.device)
-    on = torch.where((g == 1) | clamped.isinf(), clamped, hooks.blend(free, clamped, g))
-    return torch.where((g == 0) | (clamped == free), free, on)
-
-
-def _refuse_unlike(clamp: AbstractClamp, result: Any, like: Tensor, hook: Any) -> None:
-    if not (
-        isinstance(result, Tensor)
-        and result.shape == like.shape
-        and result.is_floating_point()
-        and result.device == like.device
-        and result.layout == like.layout
-    ):
-        raise ValueError(
-            f"{clamp} gives {getattr(result, 'dtype', type(result).__name__)} of shape "
-            f"{tuple(getattr(result, 'shape', ()))} at {hook.name}: expected None, or a floating-"
-            f"point tensor like the activation, of shape {tuple(like.shape)} on {like.device}."
-        )
-
-
 def flat_tensors(clamps: Sequence[AbstractClamp], shape: Shape) -> list[Tensor]:
     """Return what may differ between runs that share one trace: the clamps' trees, flattened."""
     return tree_leaves([clamp.tensors(shape) for clamp in clamps])
-
-
-def hooks_of_all(
-    model: HookedTransformer,
-    batch: Batch,
-    clamps: Sequence[AbstractClamp],
-    tensors: Sequence[Mapping[str, Any]],
-    gates: Sequence[Tensor | float | None],
-) -> list[Hook]:
-    """Return the hooks of several clamps, each with its tensors and its gate."""
-    return [
-        hook
-        for clamp, given, gate in zip(clamps, tensors, gates, strict=True)
-        for hook in blended(clamp, clamp.hooks(Setting(model, batch, given, gate)), gate)
-    ]
 
 
 def _a_list(values: object, info: Any) -> object:  # of a protocol, which beartype cannot check

@@ -11,7 +11,8 @@ from torch.utils._pytree import tree_map
 from transformer_lens import HookedTransformer
 
 from ih_interp.clamps._active import Active, activated, active, refuse_removed
-from ih_interp.clamps.base import EMBEDDING, AbstractClamp, Setting, Shape, Site, blended, head_mask
+from ih_interp.clamps._blending import blended
+from ih_interp.clamps.base import EMBEDDING, AbstractClamp, Setting, Shape, Site, head_mask
 from ih_interp.clamps.schedules import Metrics
 from ih_interp.model import refuse_other_exemplars
 from ih_interp.types import Batch, Head, expect, integer
@@ -178,7 +179,7 @@ def _ready(
     if clamp.is_scheduled:
         if step is None:
             raise ValueError(f"{clamp} has a schedule: pass the step that it is at, step=...")
-        gate = clamp.schedule.gate(step, metrics)
+        gate = clamp.gate(step, metrics)
     tensors = tree_map(lambda t: t.to(model.W_U.device), clamp.tensors(Shape.of(model)))
     given: Any = clamp.hooks(Setting(model, batch, tensors, gate))
     pairs = list(given) if isinstance(given, Iterable) else [given]

@@ -18,6 +18,7 @@ from ih_interp import hooks
 from ih_interp._config_base import short
 from ih_interp._reprs import short_repr
 from ih_interp._torch_state import plain_torch
+from ih_interp.clamps._blending import hooks_of_all
 from ih_interp.clamps.base import (
     EMBEDDING,
     AbstractClamp,
@@ -26,7 +27,6 @@ from ih_interp.clamps.base import (
     Shape,
     Site,
     few_shot_embed,
-    hooks_of_all,
 )
 from ih_interp.clamps.context import in_order
 from ih_interp.model import ModelConfig, few_shot_model, named_for_model, trained_parameters
@@ -81,7 +81,7 @@ def _read_source(folder: Path, step: int, written: tuple[int, ...]) -> Source:
     weights, facts = run.read_weights(step)
     clamps = in_order(run.clamps)
     rows = run.rows(before=0) if (folder / run_files.METRICS).is_file() else None
-    gates = tuple(clamp.schedule.gate(step, rows) for clamp in clamps)
+    gates = tuple(clamp.gate(step, rows) for clamp in clamps)
     sha256 = run_files.digest_of(weights, facts)
     return Source(folder, weights, run.config.model, clamps, gates, sha256)
 

@@ -1,7 +1,7 @@
 """`ih.train`: runs are grouped into fleets and trained, each into its run folder."""
 
 import os
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction, signature
 from pathlib import Path
@@ -11,10 +11,10 @@ import torch
 
 from ih_interp._config_base import canonical_json
 from ih_interp._torch_state import plain_torch
-from ih_interp.clamps import check
-from ih_interp.clamps.schedules import FromLevel
+from ih_interp.clamps import AbstractClamp, check
 from ih_interp.config import RunConfig, run_folder
 from ih_interp.engine.compiled_forward import Sequences, compiler_found
+from ih_interp.evaluation import metric_names
 from ih_interp.model import build_model
 from ih_interp.runs import Run, create_run, refuse_other_run
 from ih_interp.storage.atomic import PathLike, as_path
@@ -201,20 +201,32 @@ def _refuse_task(config: RunConfig, task: Task) -> None:
 
 
 def _refuse_schedules(config: RunConfig, task: Task) -> None:
-    """Raise ValueError for a clamp that would never be on in this run."""
+    """Raise ValueError for a schedule outside [0, 1], or a clamp that would never be on."""
     for clamp in config.clamps:
-        schedule = clamp.schedule
-        if isinstance(schedule, FromLevel):
-            if schedule.split not in task.splits:
+        for level in clamp.schedule.levels:
+            own = metric_names(task)
+            if level.split not in task.splits or (level.head is None and level.metric not in own):
                 raise ValueError(
-                    f"{config.name}: {clamp} waits for a metric on {schedule.split!r}, which these "
-                    f"exemplars do not have; choose from {', '.join(task.splits)}."
+                    f"{config.name}: {clamp} waits for {level.metric!r} on {level.split!r}, which "
+                    f"this task does not have; choose from {', '.join(own)} on "
+                    f"{', '.join(task.splits)}."
                 )
-        elif not any(map(schedule.gate, range(config.n_steps))):
+        gates = list(_gates_without_metrics(clamp, config.n_steps))
+        if clamp.schedule.by_step and not any(gates):
             raise ValueError(
                 f"{config.name}: {clamp} is off at every one of {config.n_steps} updates; begin "
                 "its schedule earlier, train longer, or leave the clamp out."
             )
+
+
+def _gates_without_metrics(clamp: AbstractClamp, n_steps: int) -> Iterator[float]:
+    """Go through a clamp's gates, as far as they need no metrics."""
+    for step in range(n_steps if clamp.is_scheduled else 0):
+        try:
+            clamp.schedule.gate(step, [])
+        except Exception:  # whatever a schedule of the user's raises where no row is
+            return
+        yield clamp.gate(step, [])
 
 
 def _may_write(folder: Path) -> bool:
