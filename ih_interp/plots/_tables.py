@@ -6,7 +6,15 @@ from typing import Any
 import numpy as np
 from pandas import DataFrame
 
-from ih_interp._columns import distinct, equal, finite, missing, numbers, refuse_columns
+from ih_interp._columns import (
+    distinct,
+    equal,
+    finite,
+    measured_once,
+    missing,
+    numbers,
+    refuse_columns,
+)
 
 MOST_LISTED = 12  # the values that a message lists, at most
 
@@ -28,7 +36,7 @@ def plotted_rows(
     table, and ValueError for all else.
     """
     expect_table(table, *columns)
-    rows = table.reset_index(drop=True)  # whose name may be that of a column
+    rows = measured_once(table).reset_index(drop=True)  # whose name may be that of a column
     if seed and "seed" not in rows:
         rows["seed"] = 0
     rows = rows_where(rows, **(where or {}))

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from ih_interp._recorded import rewrite_config
-from ih_interp.clamps import in_order
+from ih_interp.clamps import AbstractClamp, in_order
 from ih_interp.clamps.schedules import FromLevel
 from ih_interp.config import RunConfig
 from ih_interp.engine.compiled_forward import Sequences
@@ -60,8 +60,7 @@ class RunState:
         self.stops_at = run.stopped  # it is trained again, since files before were lost
         self._shown = rows
         self._chunk: tuple[int, Sequences] | None = None
-        clamps = in_order(config.clamps)
-        self._schedules = [clamp.schedule for clamp in clamps if clamp.is_scheduled]
+        self._scheduled = [clamp for clamp in in_order(config.clamps) if clamp.is_scheduled]
         # For each clamp that waits for a level: the number of rows looked at, and the gate.
         self._levels: dict[int, tuple[int, float]] = {}
 
@@ -105,17 +104,17 @@ class RunState:
 
     def gates(self) -> list[float]:
         """Return the gates of the scheduled clamps at this step."""
-        return [self._gate(*numbered) for numbered in enumerate(self._schedules)]
+        return [self._gate(*numbered) for numbered in enumerate(self._scheduled)]
 
-    def _gate(self, number: int, schedule: Any) -> float:
-        if not isinstance(schedule, FromLevel):
-            return schedule.gate(self.step, self.rows)
-        seen, gate = self._levels.get(number, (0, 0.0))
-        if not gate:  # a level stays crossed, and no row is looked at twice
-            new = [row for row in self.rows[seen:] if row["step"] < self.step]
-            gate = schedule.gate(self.step, new)
-            self._levels[number] = (seen + len(new), gate)
-        return gate
+    def _gate(self, number: int, clamp: AbstractClamp) -> float:
+        if not isinstance(clamp.schedule, FromLevel):
+            return clamp.gate(self.step, self.rows)
+        n_rows = len(self.rows)
+        while n_rows and self.rows[n_rows - 1]["step"] >= self.step:
+            n_rows -= 1
+        if self._levels.get(number, (-1, 0.0))[0] != n_rows:  # no rows are looked at twice
+            self._levels[number] = (n_rows, clamp.gate(self.step, self.rows[:n_rows]))
+        return self._levels[number][1]
 
     def _resume(self) -> tuple[FleetState, int]:
         """Return the saved state and its step, or the initial state."""

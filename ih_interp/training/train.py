@@ -1,20 +1,21 @@
 """`ih.train`: runs are grouped into fleets and trained, each into its run folder."""
 
 import os
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction, signature
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast, get_args
 
 import torch
+from transformer_lens import HookedTransformer
 
 from ih_interp._config_base import canonical_json
 from ih_interp._torch_state import plain_torch
-from ih_interp.clamps import check
-from ih_interp.clamps.schedules import FromLevel
+from ih_interp.clamps import AbstractClamp, check
 from ih_interp.config import RunConfig, run_folder
 from ih_interp.engine.compiled_forward import Sequences, compiler_found
+from ih_interp.evaluation import metric_names
 from ih_interp.model import build_model
 from ih_interp.registry import load_plugins, plugins_for
 from ih_interp.runs import Run, create_run, refuse_other_run
@@ -28,6 +29,7 @@ from ih_interp.training._bar import bar_over
 from ih_interp.training._repair import repair as repair_run
 from ih_interp.training._signals import terminate_as_interrupt
 from ih_interp.training._workers import train_in_workers
+from ih_interp.training.evaluating import head_scores, levels_of
 from ih_interp.training.fleet import make_jobs
 from ih_interp.training.loop import OnMetrics, train_jobs
 from ih_interp.training.state import TrainingFailedError, to_train
@@ -218,6 +220,7 @@ def _tasks(configs: Sequence[RunConfig]) -> list[Task]:
         check(model, config.clamps)
         _refuse_task(config, task)
         _refuse_schedules(config, task)
+        _refuse_measures(config, model, task)
         tasks.append(task)
     return tasks
 
@@ -232,20 +235,54 @@ def _refuse_task(config: RunConfig, task: Task) -> None:
 
 
 def _refuse_schedules(config: RunConfig, task: Task) -> None:
-    """Raise ValueError for a clamp that would never be on in this run."""
+    """Raise ValueError for a schedule outside [0, 1], or a clamp that would never be on."""
     for clamp in config.clamps:
-        schedule = clamp.schedule
-        if isinstance(schedule, FromLevel):
-            if schedule.split not in task.splits:
+        for level in clamp.schedule.levels:
+            own = metric_names(task)
+            if level.split not in task.splits or (level.head is None and level.metric not in own):
                 raise ValueError(
-                    f"{config.name}: {clamp} waits for a metric on {schedule.split!r}, which these "
-                    f"exemplars do not have; choose from {', '.join(task.splits)}."
+                    f"{config.name}: {clamp} waits for {level.metric!r} on {level.split!r}, which "
+                    f"this task does not have; choose from {', '.join(own)} on "
+                    f"{', '.join(task.splits)}."
                 )
-        elif not any(map(schedule.gate, range(config.n_steps))):
+        gates = list(_gates_without_metrics(clamp, config.n_steps))
+        if clamp.schedule.by_step and not any(gates):
             raise ValueError(
                 f"{config.name}: {clamp} is off at every one of {config.n_steps} updates; begin "
                 "its schedule earlier, train longer, or leave the clamp out."
             )
+
+
+def _refuse_measures(config: RunConfig, model: HookedTransformer, task: Task) -> None:
+    """Raise ValueError for a level of a head that the run's evaluations cannot measure."""
+    for level in levels_of(config):
+        if level.under not in config.evaluate:
+            raise ValueError(
+                f"{config.name}: a clamp waits for {level.column} {level.under}, and evaluate="
+                f"{config.evaluate}: add {level.under!r} to it."
+            )
+    sets = {
+        split: drawn(task, split, 8, generator=torch.Generator().manual_seed(0))
+        for split in task.splits
+    }
+    for under in config.evaluate:
+        try:
+            head_scores(model, config, under, sets, 0, [])
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            raise ValueError(
+                f"{config.name}: what its clamps wait for cannot be measured: {error}. A measure "
+                "is a function of ih.heads that gives every head a number, of a head that is there."
+            ) from error
+
+
+def _gates_without_metrics(clamp: AbstractClamp, n_steps: int) -> Iterator[float]:
+    """Go through a clamp's gates, as far as they need no metrics."""
+    for step in range(n_steps if clamp.is_scheduled else 0):
+        try:
+            clamp.schedule.gate(step, [])
+        except Exception:  # whatever a schedule of the user's raises where no row is
+            return
+        yield clamp.gate(step, [])
 
 
 def _may_write(folder: Path, config: RunConfig) -> bool:
