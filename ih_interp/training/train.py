@@ -15,7 +15,7 @@ from ih_interp._torch_state import plain_torch
 from ih_interp.clamps import AbstractClamp, check
 from ih_interp.config import RunConfig, run_folder
 from ih_interp.engine.compiled_forward import Sequences, compiler_found
-from ih_interp.evaluation import metric_names
+from ih_interp.evaluation import evaluation_sets, metric_names
 from ih_interp.model import build_model
 from ih_interp.registry import load_plugins, plugins_for
 from ih_interp.runs import Run, create_run, refuse_other_run
@@ -255,23 +255,19 @@ def _refuse_schedules(config: RunConfig, task: Task) -> None:
 
 def _refuse_measures(config: RunConfig, model: HookedTransformer, task: Task) -> None:
     """Raise ValueError for a level of a head that the run's evaluations cannot measure."""
+    sets = evaluation_sets(task, config.replace(evaluation_size=8))
     for level in levels_of(config):
         if level.under not in config.evaluate:
             raise ValueError(
                 f"{config.name}: a clamp waits for {level.column} {level.under}, and evaluate="
                 f"{config.evaluate}: add {level.under!r} to it."
             )
-    sets = {
-        split: drawn(task, split, 8, generator=torch.Generator().manual_seed(0))
-        for split in task.splits
-    }
-    for under in config.evaluate:
         try:
-            head_scores(model, config, under, sets, 0, [])
+            head_scores(model, config, level.under, sets, 0, [])
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             raise ValueError(
-                f"{config.name}: what its clamps wait for cannot be measured: {error}. A measure "
-                "is a function of ih.heads that gives every head a number, of a head that is there."
+                f"{config.name}: {level.column} cannot be measured: {error}; expected a function "
+                "of ih.heads that gives every head a number, and a head that is there."
             ) from error
 
 

@@ -181,9 +181,9 @@ def test_what_a_schedule_waits_for_of_heads_is_measured(tmp_path):
     ("change", "evaluate", "word"),
     [
         ({"metric": "no_score"}, ("free",), "no_score"),
-        ({"head": "L5H0"}, ("free",), "measure"),
+        ({"head": "L5H0"}, ("free",), "ih.heads"),
         ({}, ("clamped",), "evaluate"),
-        ({"metric": "composition_scores"}, ("free",), "measure"),
+        ({"metric": "composition_scores"}, ("free",), "ih.heads"),
     ],
 )
 def test_levels_that_cannot_be_measured_are_refused(change, evaluate, word, tmp_path):
