@@ -34,6 +34,12 @@ def numbers(values: Any, what: str) -> Float[ndarray, "*shape"]:
     return array.astype(np.float64, copy=False)
 
 
+def measured_once(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of metrics that were measured under clamps or, where none were, all."""
+    is_clamped = table["under"] == "clamped" if "under" in table else pd.Series(dtype=bool)
+    return table[is_clamped] if is_clamped.any() else table
+
+
 def finite(values: Any, what: str, *, low: float | int = -np.inf) -> Float[ndarray, "*shape"]:
     """Return `numbers` without NaN or infinity, none below `low`; ValueError names another."""
     array = numbers(values, what)

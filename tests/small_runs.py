@@ -6,7 +6,7 @@ import signal
 import pytest
 
 import ih_interp as ih
-from ih_interp.config import AdamConfig, Grid, RunConfig
+from ih_interp.config import Grid, RunConfig
 from ih_interp.runs import create_run
 from ih_interp.storage import run_files
 from ih_interp.tasks.exemplars import GaussianSource
@@ -17,7 +17,7 @@ SMALL = RunConfig(
     task=ih.TaskConfig(
         exemplars=GaussianSource(n_classes=20, n_exemplars=2, n_features=16), n_train_classes=8
     ),
-    optimiser=AdamConfig(learning_rate=1e-3),
+    optimiser=ih.Adam(learning_rate=1e-3),
     sequences=24 * 8,
     batch_size=8,
     evaluations=Grid(every=64),
@@ -27,7 +27,7 @@ SMALL = RunConfig(
 """24 updates, evaluated and saved every eighth."""
 
 FOUR_UPDATES = SMALL.replace(
-    optimiser=AdamConfig(),
+    optimiser=ih.Adam(),
     sequences=4 * 8,
     evaluations=Grid(),
     evaluation_size=10,

@@ -3,7 +3,8 @@ import inspect
 import pytest
 
 from ih_interp.clamps import AblateHeads, during, parse
-from ih_interp.config import AdamConfig, Grid, RunConfig, Seeds, run_folder
+from ih_interp.config import Grid, RunConfig, Seeds, run_folder
+from ih_interp.optimisers import Adam
 from ih_interp.tasks.exemplars import Exemplars, FileSource
 from ih_interp.tasks.few_shot import TaskConfig
 
@@ -11,7 +12,7 @@ from ih_interp.tasks.few_shot import TaskConfig
 def test_the_defaults_are_the_papers():
     config = RunConfig()
     assert (config.n_steps, config.batch_size) == (31_250, 32)
-    assert config.optimiser == AdamConfig(learning_rate=1e-5, beta1=0.9, beta2=0.999, eps=1e-8)
+    assert config.optimiser == Adam(learning_rate=1e-5, beta1=0.9, beta2=0.999, eps=1e-8)
     assert config.seeds == Seeds(init=5, data=0, evaluation=1)
 
 

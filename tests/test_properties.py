@@ -28,7 +28,7 @@ settings.register_profile(
 settings.load_profile("few")
 
 CONFIGS = (
-    *(ih.TaskConfig, ih.ModelConfig, ih.AdamConfig, ih.Seeds, ih.Grid, ih.RunConfig),
+    *(ih.TaskConfig, ih.ModelConfig, ih.Adam, ih.Seeds, ih.Grid, ih.RunConfig),
     *(GaussianSource, FileSource, ToyConfig),
 )
 KINDS = sorted(TypeAdapter(Clamp).json_schema()["discriminator"]["mapping"])

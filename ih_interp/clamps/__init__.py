@@ -23,10 +23,13 @@ Subcircuits
     keep_only: Return the other heads of the given heads' layers, to be ablated.
 Schedules
     during, pulses, ramp, from_level, always: When a clamp is on, `AblateHeads(..., schedule=...)`.
+    Level, FromLevel: A metric's crossing, which begins or ends a schedule.
 Files
     parse, dump: Read clamps from JSON values, and write them.
 Clamps of your own
-    AbstractClamp, Setting, Shape, Site: The parts of a subclass; `check` and `in_order` serve it.
+    AbstractClamp, HeadClamp: The classes to begin from, with a `kind`, sites and hooks.
+    Setting, Shape, Site: What their methods get and give; `check` and `in_order` serve them.
+    AbstractSchedule: The class of schedules, with a `gate(step, metrics)`.
 """
 
 # pyright: reportUnusedImport=false
@@ -44,10 +47,20 @@ from ih_interp.clamps.attention import (
     PreviousTokenAttention,
     SimilarityAttention,
 )
-from ih_interp.clamps.base import AbstractClamp, Setting, Shape, Site, keep_only
+from ih_interp.clamps.base import AbstractClamp, HeadClamp, Setting, Shape, Site, keep_only
 from ih_interp.clamps.context import ClampUnchangedWarning, check, clamped, in_order
 from ih_interp.clamps.grafts import GraftIn, GraftOut
-from ih_interp.clamps.schedules import Always, always, during, from_level, pulses, ramp
+from ih_interp.clamps.schedules import (
+    AbstractSchedule,
+    Always,
+    FromLevel,
+    Level,
+    always,
+    during,
+    from_level,
+    pulses,
+    ramp,
+)
 from ih_interp.clamps.subcircuits import (
     CopyFromAttention,
     PerfectLayerOne,

@@ -59,8 +59,6 @@ class Active:
     given: list[Hook]
     is_bound: bool = False
     """Whether it was made for a batch and refuses other sequences."""
-    is_off: bool = False
-    """Whether it is a clamp of the user's own that its schedule has off now."""
     is_paused: bool = False
     """Whether the model runs without it, for a pass that another clamp reads."""
     fired: set[str] = field(default_factory=set[str])
@@ -97,20 +95,11 @@ class Active:
         if self.is_paused:
             return None
         self.fired.add(name)
-        if self.is_off:
-            return None
         before = _version(output)
         result = function(output, hook=module)
         self.changed |= _version(output) != before  # a function of the user's may write into it
         if result is None:
             return None
-        if not _is_like(result, output):
-            raise ValueError(
-                f"{self.clamp} gives {getattr(result, 'dtype', type(result).__name__)} of shape "
-                f"{tuple(getattr(result, 'shape', ()))} at {name}: expected None, or a floating-"
-                f"point tensor like the activation, of shape {tuple(output.shape)} on "
-                f"{output.device}."
-            )
         self.changed = self.changed or not (
             values_are_known() and torch.equal(result.detach(), output.detach())
         )
@@ -225,14 +214,3 @@ def _refuse_other_pass(
 def _version(tensor: Tensor) -> int:
     """Return how often a tensor was written into, as far as torch counts."""
     return 0 if tensor.is_inference() else tensor._version
-
-
-def _is_like(result: object, output: Tensor) -> bool:
-    """Return whether a hook's result may replace an activation."""
-    return (
-        isinstance(result, Tensor)
-        and result.shape == output.shape
-        and result.is_floating_point()
-        and result.device == output.device
-        and result.layout == output.layout
-    )

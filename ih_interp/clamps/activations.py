@@ -1,7 +1,7 @@
 """Clamps that set whole activations: to zero, or to what an unclamped pass has."""
 
 from functools import partial
-from typing import ClassVar, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from ih_interp import hooks
 from ih_interp.clamps._active import unclamped
@@ -30,7 +30,7 @@ class AblateHeads(HeadClamp):
     """
 
     kind: Literal["ablate_heads"] = "ablate_heads"
-    sets = "v"
+    stage, needs_batch, sets = 20, False, "v"
 
     def hooks(self, setting: Setting) -> list[Hook]:
         shared = setting.model.cfg.n_key_value_heads is not None
@@ -41,12 +41,13 @@ class AblateEmbedding(AbstractClamp):
     """The token embedding is 0, which silences all that `preserve` does not hold."""
 
     kind: Literal["ablate_embedding"] = "ablate_embedding"
+    stage, needs_batch = 10, False
 
     def sites(self, shape: Shape) -> frozenset[Site]:
         return frozenset({Site("embed", EMBEDDING)})
 
     def hooks(self, setting: Setting) -> list[Hook]:
-        return [("hook_embed", partial(hooks.zero, gate=setting.gate))]
+        return [("hook_embed", hooks.zero)]
 
 
 class Preserve(AbstractClamp):
@@ -57,9 +58,8 @@ class Preserve(AbstractClamp):
     paper, gradient flows into the unclamped pass; `gradient="block"` stops it.
     """
 
-    needs_batch: ClassVar[bool] = True
-    reads_pass: ClassVar[bool] = True
     kind: Literal["preserve"] = "preserve"
+    stage, needs_batch, reads_pass = 0, True, True
     what: OnceEach[Preserved]
     """Which activations are kept."""
     gradient: GradientMode = "flow"
@@ -76,6 +76,4 @@ class Preserve(AbstractClamp):
         layers = range(setting.model.cfg.n_layers)
         names = [f"blocks.{n}.attn.hook_{HOOKS[what]}" for what in self.what for n in layers]
         clean = unclamped(setting.model, setting.sequences.tokens, names, self.gradient)
-        return [
-            (name, partial(hooks.replace, value=clean[name], gate=setting.gate)) for name in names
-        ]
+        return [(name, partial(hooks.replace, value=clean[name])) for name in names]

@@ -1,7 +1,7 @@
 """Clamps that set where heads attend: on the pattern, or on the scores before the softmax."""
 
 from abc import abstractmethod
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from jaxtyping import Float
 from pydantic import AfterValidator, Field
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from ih_interp import hooks
-from ih_interp.clamps.base import ROLES, HeadClamp, Hook, HookFunction, Setting, Shape, Site
+from ih_interp.clamps.base import HeadClamp, Hook, HookFunction, Setting, Shape, Site
 from ih_interp.types import Batch, Layout
 
 Queries: TypeAlias = Literal["all", "labels"]
@@ -31,11 +31,13 @@ Temperature: TypeAlias = Annotated[float, AfterValidator(_quotients_are_finite)]
 class PreviousTokenClamp(HeadClamp):
     """The rows of the two clamps on attention to the previous token."""
 
+    needs_batch = False
     queries: Queries = "all"
     """Which rows of the pattern it sets: all of them, or those of the labels alone."""
 
     def sites(self, shape: Shape) -> frozenset[Site]:
-        return self.head_sites(self.sets, ROLES if self.queries == "all" else ("labels",))
+        row = None if self.queries == "all" else "labels"
+        return frozenset(site._replace(row=row) for site in super().sites(shape))
 
     def on_rows(self, function: HookFunction) -> HookFunction:
         """Return the hook function on the rows that the clamp sets, for sequences of any length."""
@@ -53,8 +55,7 @@ class PreviousTokenAttention(PreviousTokenClamp):
     """Row i of the pattern: `strength` on i-1, the rest on i; row 0 on itself."""
 
     kind: Literal["previous_token_attention"] = "previous_token_attention"
-    sets = "pattern"
-    numbers = ("strength",)
+    stage, sets, numbers = 30, "pattern", ("strength",)
     strength: float = Field(default=1.0, ge=0, le=1)
     """Attention weight on the previous token."""
 
@@ -69,7 +70,7 @@ class ForbidPreviousToken(PreviousTokenClamp):
     """Scores at (i, i-1) are masked; the softmax shares their weight among the others."""
 
     kind: Literal["forbid_previous_token"] = "forbid_previous_token"
-    sets = "scores:previous"
+    stage, sets = 41, "scores:previous"
 
     def hooks(self, setting: Setting) -> list[Hook]:
         hook = self.on_rows(hooks.forbid_previous_token)
@@ -79,9 +80,9 @@ class ForbidPreviousToken(PreviousTokenClamp):
 class QueryClamp(HeadClamp):
     """A clamp on the query's row of the pattern, which shares the weight among the labels."""
 
-    needs_batch: ClassVar[bool] = True
+    needs_batch = True
     sets = "pattern"
-    rows = ("query",)
+    rows = "asked"
 
     @abstractmethod
     def weights(self, setting: Setting) -> Float[Tensor, "batch pair"]:
@@ -100,7 +101,7 @@ class InductionAttention(QueryClamp):
     """
 
     kind: Literal["induction_attention"] = "induction_attention"
-    numbers = ("strength",)
+    stage, numbers = 31, ("strength",)
     strength: float = Field(default=1.0, ge=0, le=1)
     """Attention weight on all correct labels together."""
 
@@ -125,7 +126,7 @@ class SimilarityAttention(QueryClamp):
     """
 
     kind: Literal["match_attention"] = "match_attention"
-    numbers = ("temperature",)
+    stage, numbers = 32, ("temperature",)
     temperature: Temperature = Field(default=0.0, ge=0)
     """Divides cosines before the softmax; 0 takes the most alike alone."""
 
@@ -142,9 +143,7 @@ class AttentionTemperature(HeadClamp):
     """The heads' scores are divided by `temperature`: below 1 sharper, above 1 flatter."""
 
     kind: Literal["attention_temperature"] = "attention_temperature"
-    sets = "scores:temperature"
-    rows = ROLES
-    numbers = ("temperature",)
+    stage, needs_batch, sets, numbers = 40, False, "scores:temperature", ("temperature",)
     temperature: Temperature = Field(gt=0)
     """Divides scores; very large ones make attention uniform."""
 
@@ -156,10 +155,8 @@ class AttentionTemperature(HeadClamp):
 class AttendLabelsOnly(HeadClamp):
     """The query's scores are masked except at the labels."""
 
-    needs_batch: ClassVar[bool] = True
     kind: Literal["attend_labels_only"] = "attend_labels_only"
-    sets = "scores:labels"
-    rows = ("query",)
+    stage, needs_batch, sets, rows = 42, True, "scores:candidates", "asked"
 
     def hooks(self, setting: Setting) -> list[Hook]:
         keys = setting.sequences.layout.labels

@@ -1,10 +1,10 @@
 """The base of clamps: interventions as data, which give hook functions for a model and a batch."""
 
-import inspect
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from numbers import Real
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import torch
@@ -16,17 +16,17 @@ from transformer_lens import HookedTransformer
 
 from ih_interp._config_base import Frozen
 from ih_interp._reprs import short_repr
-from ih_interp.clamps.schedules import AbstractSchedule, Always
+from ih_interp.clamps.schedules import AbstractSchedule, Always, Metrics
 from ih_interp.model import FewShotEmbed
 from ih_interp.registry import Kinded, any_of
-from ih_interp.types import Batch, Entry, Head, HeadField, HeadName, expect, once_each
+from ih_interp.types import Batch, Entry, Head, HeadField, HeadName, once_each
 
 HookFunction: TypeAlias = Callable[..., Tensor | None]
 Hook: TypeAlias = tuple[str, HookFunction]
 """A hook point's name and the function for it, as TransformerLens takes them."""
 
-Role: TypeAlias = Literal["exemplars", "labels", "query"]
-ROLES: tuple[Role, ...] = ("exemplars", "labels", "query")
+Row: TypeAlias = Literal["labels", "asked"]
+"""Rows of the pattern: those of few-shot labels, or those at which something is asked."""
 
 GradientMode: TypeAlias = Literal["flow", "block"]
 """Whether gradient passes into the unclamped pass that a clamp reads; "flow" in the paper."""
@@ -46,13 +46,36 @@ class Shape(NamedTuple):
 
 
 class Site(NamedTuple):
-    """One thing that a clamp sets. Two clamps that set an equal site refuse each other."""
+    """One thing that a clamp sets. Two clamps that set the same thing refuse each other.
 
-    what: str
-    """The activation in hook-name words: "v", "pattern", "scores:temperature", "resid_post" ..."""
+    Two sites are the same where point, layer, head and row agree; None stands for every head or
+    row, and "scores" for every "scores:...". A point is a hook's name without "hook_", such as
+    "embed" (of layer -1), "resid_pre", "q", "v", "z", "pattern" or "logits" (of layer `n_layers`),
+    or one of these:
+
+        scores:CHANGE      one of several changes of the scores, as "scores:temperature"
+        scores read        scores that serve as logits
+        preserved POINT    what it is without clamps; other clamps of POINT come on top
+        frozen PARAMETERS  held in training
+
+    What sets a pattern makes changes of its scores void, and is void itself where scores of its
+    layer are read. `AbstractClamp.voids` gives layers that make other sites void.
+    """
+
+    point: str
     layer: int
     head: int | None = None
-    row: Role | None = None
+    row: Row | None = None
+
+    def overlaps(self, other: "Site") -> bool:
+        """Return whether the two have something in common."""
+        short, long = sorted((self.point, other.point), key=len)
+        pairs = ((self.head, other.head), (self.row, other.row))
+        return (
+            self.layer == other.layer
+            and (short == long or long.startswith(f"{short}:"))
+            and all(one == two or None in (one, two) for one, two in pairs)
+        )
 
 
 @short_repr
@@ -65,7 +88,7 @@ class Setting:
     tensors: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """As `AbstractClamp.tensors` gives them."""
     gate: Tensor | float | None = None
-    """From 0 (free) to 1 (clamped); None for a clamp without a schedule."""
+    """From 0 (free) to 1 (clamped), by which the library blends; None without a schedule."""
 
     @property
     def sequences(self) -> Batch:
@@ -89,10 +112,25 @@ def few_shot_embed(model: HookedTransformer) -> FewShotEmbed:
 
 
 class AbstractClamp(Kinded):
-    """A named intervention: its fields are JSON, and `hooks` gives the functions that do it."""
+    """A named intervention: its fields are JSON, and `hooks` gives the functions that do it.
+
+        class Halve(ih.clamps.HeadClamp):
+            kind: Literal["halve"] = "halve"
+            sets = "z"
+
+            def hooks(self, setting):
+                return self.at_each_layer(setting, "hook_z", halve)
+
+    `halve(z, hook, heads)` returns the clamped activation. The library blends it with the free one
+    by the schedule's gate; a function that takes `gate` is given it and blends itself.
+    """
 
     family: ClassVar[str] = "clamp"
-    needs_batch: ClassVar[bool] = False
+    stage: ClassVar[int] = 100
+    """Where its hooks come among those of one hook point, ascending: from 0 what reads a free pass,
+    from 10 the embedding, 20 heads, 30 patterns, 40 scores, 50 outputs; by default last."""
+    needs_batch: ClassVar[bool | None] = None
+    """Whether it reads the sequences, so that it serves those of its batch alone; None: perhaps."""
     reads_pass: ClassVar[bool] = False
     """Whether `hooks` runs a pass without clamps, which holds for the weights of that moment."""
 
@@ -116,7 +154,10 @@ class AbstractClamp(Kinded):
 
     @abstractmethod
     def hooks(self, setting: Setting) -> list[Hook]:
-        """Return hook functions for one pass; what differs between runs is in `setting.tensors`."""
+        """Return functions `(activation, hook) -> clamped activation` with their hook points.
+
+        What differs between runs is in `setting.tensors`.
+        """
 
     def tensors(self, shape: Shape) -> dict[str, Any]:
         """Return what may differ between runs that share one trace: tensors, or trees of them."""
@@ -131,14 +172,19 @@ class AbstractClamp(Kinded):
         return range(0)
 
     @property
-    def is_own(self) -> bool:
-        """Return whether a user wrote the class; no file can name such a class."""
-        return not type(self).__module__.startswith("ih_interp.clamps.")
-
-    @property
     def is_scheduled(self) -> bool:
         """Return whether the clamp has a gate: its schedule is not `always`."""
         return not isinstance(self.schedule, Always)
+
+    def gate(self, step: int, metrics: Metrics | None = None) -> float:
+        """Return the schedule's gate at an update; ValueError for one outside [0, 1]."""
+        gate = self.schedule.gate(step, metrics)
+        if not (isinstance(gate, Real) and 0 <= gate <= 1):
+            raise ValueError(
+                f"{self}: its schedule {self.schedule.kind} gives {gate!r} at step {step}: "
+                "expected a number from 0 (free) to 1 (clamped)."
+            )
+        return float(gate)
 
     def prepare(self, model: HookedTransformer) -> None:
         """Refuse, before anything runs, what the clamp cannot do to this model."""
@@ -155,55 +201,15 @@ class AbstractClamp(Kinded):
         """Return the clamp with digests of the files that it reads, for a run to record."""
         return self
 
-    def refuse_own(self) -> None:
-        """Refuse a class of the user's own where a file has to name it."""
-        if self.is_own:
-            raise ValueError(
-                f"{self} is a clamp of your own ({type(self).__name__}), which no file can name: "
-                "expected one of ih.clamps. Yours serves in ih.clamped, evaluate and trace."
-            )
-
     def __str__(self) -> str:
         """Return the kind and the fields that differ from their defaults."""
         fields = self.model_dump(mode="json", exclude_defaults=True, exclude={"kind"})
         return f"{self.kind}({', '.join(f'{name}={value}' for name, value in fields.items())})"
 
 
-def hooks_of(clamp: AbstractClamp, setting: Setting) -> list[Hook]:
-    """Return a clamp's hooks; TypeError where a user's own kind gives anything else."""
-    given: Any = clamp.hooks(setting)
-    pairs = list(given) if isinstance(given, Iterable) else [given]
-    for pair in pairs if clamp.is_own else ():
-        try:
-            name, function = pair
-            inspect.signature(function).bind(None, hook=None)
-            expect(name, str, "name")
-        except (TypeError, ValueError) as error:
-            raise TypeError(
-                f"hooks() of {clamp} gives {pair!r}: expected pairs of a hook point's name and a "
-                'function of (activation, hook), [("blocks.1.attn.hook_z", halve)].'
-            ) from error
-    return pairs
-
-
 def flat_tensors(clamps: Sequence[AbstractClamp], shape: Shape) -> list[Tensor]:
     """Return what may differ between runs that share one trace: the clamps' trees, flattened."""
     return tree_leaves([clamp.tensors(shape) for clamp in clamps])
-
-
-def hooks_of_all(
-    model: HookedTransformer,
-    batch: Batch,
-    clamps: Sequence[AbstractClamp],
-    tensors: Sequence[Mapping[str, Any]],
-    gates: Sequence[Tensor | float | None],
-) -> list[Hook]:
-    """Return the hooks of several clamps, each with its tensors and its gate."""
-    return [
-        hook
-        for clamp, given, gate in zip(clamps, tensors, gates, strict=True)
-        for hook in clamp.hooks(Setting(model, batch, given, gate))
-    ]
 
 
 def _a_list(values: object, info: Any) -> object:  # of a protocol, which beartype cannot check
@@ -225,9 +231,9 @@ class HeadClamp(AbstractClamp):
     """A clamp on given heads."""
 
     sets: ClassVar[str] = ""
-    """What it sets of its heads, as a `Site` names it."""
-    rows: ClassVar[tuple[Role, ...]] = ()
-    """The rows of the pattern or the scores that it sets; () where there are none."""
+    """What it sets of its heads, the `point` of a `Site`."""
+    rows: ClassVar[Row | None] = None
+    """The rows of the pattern or the scores that it sets; None for all, or where there are none."""
     numbers: ClassVar[tuple[str, ...]] = ()
     """Fields that may differ between runs which share one trace."""
 
@@ -241,7 +247,7 @@ class HeadClamp(AbstractClamp):
     def sites(self, shape: Shape) -> frozenset[Site]:
         if not self.sets:
             raise TypeError(f"{type(self).__name__}: expected a method sites(shape), none came.")
-        return self.head_sites(self.sets, self.rows)
+        return frozenset(Site(self.sets, *head, self.rows) for head in self.heads)
 
     def tensors(self, shape: Shape) -> dict[str, Tensor]:
         tensors = {"heads": head_mask(self.heads, shape)}
@@ -253,17 +259,14 @@ class HeadClamp(AbstractClamp):
         excluded = {"schedule", "heads", *self.numbers}
         return {**self.model_dump(mode="json", exclude=excluded), "layers": self.layers}
 
-    def head_sites(self, what: str, rows: Sequence[Role] | None = None) -> frozenset[Site]:
-        """Return one site per head and row."""
-        return frozenset(
-            Site(what, head.layer, head.head, row) for head in self.heads for row in rows or (None,)
-        )
-
     def at_each_layer(
         self, setting: Setting, point: str, function: HookFunction, **given: Any
     ) -> list[Hook]:
-        """Return the function at an attention hook point of every layer that has such a head."""
-        heads, function = setting.tensors["heads"], partial(function, gate=setting.gate, **given)
+        """Return `function(activation, hook, heads=mask, **given)` for each layer with such a head.
+
+        `point` is a hook of attention, "hook_pattern"; the mask is True for the layer's heads.
+        """
+        heads, function = setting.tensors["heads"], partial(function, **given)
         return [
             (f"blocks.{layer}.attn.{point}", partial(function, heads=heads[layer]))
             for layer in self.layers

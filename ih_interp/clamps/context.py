@@ -1,5 +1,6 @@
 """`clamped`, which puts clamps on a model for one block of code."""
 
+import inspect
 import itertools
 import warnings
 from collections.abc import Generator, Iterable, Sequence
@@ -10,28 +11,11 @@ from torch.utils._pytree import tree_map
 from transformer_lens import HookedTransformer
 
 from ih_interp.clamps._active import Active, activated, active, refuse_removed
-from ih_interp.clamps.base import EMBEDDING, AbstractClamp, Setting, Shape, Site, hooks_of
+from ih_interp.clamps._blending import blended
+from ih_interp.clamps.base import EMBEDDING, AbstractClamp, Setting, Shape, Site, head_mask
 from ih_interp.clamps.schedules import Metrics
 from ih_interp.model import refuse_other_exemplars
 from ih_interp.types import Batch, Head, expect, integer
-
-ORDER = (
-    "preserve",
-    "perfect_layer_one",
-    "graft_in",
-    "ablate_embedding",
-    "ablate_heads",
-    "previous_token_attention",
-    "induction_attention",
-    "match_attention",
-    "attention_temperature",
-    "forbid_previous_token",
-    "attend_labels_only",
-    "copy_from_attention",
-    "perfect_match_and_copy",
-    "graft_out",
-)
-"""The order of hooks at one hook point. Two clamps that set the same thing raise an error."""
 
 
 class ClampUnchangedWarning(UserWarning):
@@ -39,9 +23,8 @@ class ClampUnchangedWarning(UserWarning):
 
 
 def in_order(clamps: Sequence[AbstractClamp]) -> tuple[AbstractClamp, ...]:
-    """Return clamps in the order in which their hooks are added, a user's own kinds last."""
-    place = {kind: number for number, kind in enumerate(ORDER)}
-    return tuple(sorted(clamps, key=lambda clamp: place.get(clamp.kind, len(ORDER))))
+    """Return clamps in the order in which their hooks are added: by stage, then by kind."""
+    return tuple(sorted(clamps, key=lambda clamp: (clamp.stage, clamp.kind)))
 
 
 def _refuse_no_clamps(clamps: object) -> None:
@@ -60,21 +43,29 @@ def check(model: HookedTransformer, clamps: Sequence[AbstractClamp]) -> None:
     _refuse_no_clamps(clamps)
     shape = Shape.of(model)
     for clamp in clamps:
+        head_mask(_heads_of(clamp), shape)
         clamp.tensors(shape)
         clamp.prepare(model)
-        if clamp.is_own:
-            _refuse_sites(clamp, shape)
+        _refuse_sites(clamp, shape)
     refuse_conflicts(clamps, shape)
+
+
+def _heads_of(clamp: AbstractClamp) -> list[Head]:
+    """Return the heads that a clamp's fields name."""
+    values = [getattr(clamp, name) for name in type(clamp).model_fields]
+    several = [(v,) if isinstance(v, Head) else v for v in values]
+    return [v for part in several if isinstance(part, tuple) for v in part if isinstance(v, Head)]
 
 
 def _refuse_sites(clamp: AbstractClamp, shape: Shape) -> None:
     sites: Any = clamp.sites(shape)
-    if not isinstance(sites, Iterable) or not all(isinstance(site, Site) for site in sites):
+    found = list(sites) if isinstance(sites, Iterable) else []
+    if not found or not all(isinstance(site, Site) for site in found):
         raise TypeError(
-            f"sites() of {clamp} gives {sites!r}: expected a set of ih.clamps.Site(what, layer, "
-            "head), or an empty one."
+            f"sites() of {clamp} gives {sites!r}: expected at least one ih.clamps.Site(point, "
+            'layer, head), such as {Site("pattern", 0, 3)}, by which conflicts are found.'
         )
-    for site in sorted(sites, key=str):
+    for site in sorted(found, key=str):
         is_layer = EMBEDDING <= site.layer <= shape.n_layers
         if not (is_layer and (site.head is None or 0 <= site.head < shape.n_heads)):
             raise ValueError(
@@ -85,38 +76,45 @@ def _refuse_sites(clamp: AbstractClamp, shape: Shape) -> None:
 
 def refuse_conflicts(clamps: Sequence[AbstractClamp], shape: Shape) -> None:
     """Raise ValueError where two clamps set one thing, or one makes another void throughout."""
+    sites = {id(clamp): sorted(clamp.sites(shape), key=str) for clamp in clamps}
     for one, other in itertools.combinations(clamps, 2):
-        for site in sorted(one.sites(shape) & other.sites(shape), key=str):
-            raise ValueError(
-                f"Two clamps set the {_place(site)}: {one} and {other}. "
-                "The later would win in silence, whatever their schedules are; drop one."
-            )
+        for pair in itertools.product(sites[id(one)], sites[id(other)]):
+            if pair[0].overlaps(pair[1]):
+                raise ValueError(
+                    f"Two clamps set the {_place(*pair)}: {one} and {other}. "
+                    "The later would win in silence, whatever their schedules are; drop one."
+                )
     for one, other in itertools.permutations(clamps, 2):
         # A clamp with a schedule is off for a time, in which the other one acts.
         if not other.is_scheduled and (why := _void(one, other, shape)):
             raise ValueError(f"{one} is void{why}. Drop one.")
 
 
-def _place(site: Site) -> str:
-    where = f"layer {site.layer}" if site.head is None else str(Head(site.layer, site.head))
-    return f"{site.what} of {where}" + (f", {site.row} rows" if site.row else "")
+def _place(*sites: Site) -> str:
+    """Return in words what sites that overlap have in common."""
+    point, layer = max((site.point for site in sites), key=len), sites[0].layer
+    head = next((site.head for site in sites if site.head is not None), None)
+    row = next((site.row for site in sites if site.row), None)
+    where = f"layer {layer}" if head is None else str(Head(layer, head))
+    return f"{point} of {where}" + (f", {row} rows" if row else "")
 
 
 def _void(one: AbstractClamp, by: AbstractClamp, shape: Shape) -> str | None:
     """Return why nothing that `one` sets reaches the output under `by`; None if it does."""
-    sites, others = sorted(one.sites(shape), key=str), by.sites(shape)
-    for site in sites:
-        pattern = site._replace(what="pattern")
-        set_after = {pattern, Site("preserved pattern", site.layer)} & others
-        if site.what.startswith("scores:") and set_after:
-            return f": {by} sets the {_place(pattern)}, which the scores no longer reach"
-    read = {site.layer for site in others if site.what == "scores read"}
-    for site in sites:
-        if site.what == "pattern" and site.layer in read:
+    sites, others = sorted(one.sites(shape), key=str), sorted(by.sites(shape), key=str)
+    for site, other in itertools.product(sites, others):
+        pattern = site._replace(point="pattern")
+        after = other._replace(point=other.point.removeprefix("preserved "))
+        all_heads = other.head in (None, site.head)
+        if site.point.split(":")[0] == "scores" and all_heads and after.overlaps(pattern):
+            place = _place(pattern, after)
+            return f": {by} sets the {place}, which the scores no longer reach"
+        if site.point == "pattern" and other[:2] == ("scores read", site.layer):
             return f": {by} reads scores, which no {_place(site)} changes"
-    cut = sorted({site.layer for site in sites} & set(by.voids(shape)))
-    if cut and one.kind != "preserve":  # it holds every layer, and the others still matter
-        where = ", ".join("the embedding" if layer < 0 else f"layer {layer}" for layer in cut)
+    held = ("preserved ", "frozen ")  # what stays what it is may well not matter in some layers
+    cut = {site.layer for site in sites if not site.point.startswith(held)} & set(by.voids(shape))
+    if cut:
+        where = ", ".join("the embedding" if n < 0 else f"layer {n}" for n in sorted(cut))
         return f" at {where}: under {by} nothing there reaches the output"
     return None
 
@@ -181,20 +179,27 @@ def _ready(
     if clamp.is_scheduled:
         if step is None:
             raise ValueError(f"{clamp} has a schedule: pass the step that it is at, step=...")
-        gate = clamp.schedule.gate(step, metrics)
-    if clamp.is_own and gate not in (None, 0.0, 1.0):
-        raise ValueError(
-            f"{clamp} has the gate {gate} at step {step}: expected 0 or 1, as nothing says whether "
-            "a clamp of your own blends by it; use during, pulses or from_level."
-        )
+        gate = clamp.gate(step, metrics)
     tensors = tree_map(lambda t: t.to(model.W_U.device), clamp.tensors(Shape.of(model)))
-    return Active(
-        clamp,
-        hooks_of(clamp, Setting(model, batch, tensors, gate)),
-        # A clamp of the user's own may read the batch without declaring it.
-        is_bound=batch is not None and (clamp.needs_batch or clamp.is_own),
-        is_off=clamp.is_own and gate == 0,
-    )
+    given: Any = clamp.hooks(Setting(model, batch, tensors, gate))
+    pairs = list(given) if isinstance(given, Iterable) else [given]
+    _refuse_hooks(clamp, pairs)
+    # A clamp that does not say whether it reads the batch may do so.
+    is_bound = batch is not None and clamp.needs_batch is not False
+    return Active(clamp, blended(clamp, pairs, gate), is_bound=is_bound)
+
+
+def _refuse_hooks(clamp: AbstractClamp, pairs: Sequence[Any]) -> None:
+    for pair in pairs:
+        try:
+            name, function = pair
+            inspect.signature(function).bind(None, hook=None)
+            expect(name, str, "name")
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"hooks() of {clamp} gives {pair!r}: expected pairs of a hook point's name and a "
+                'function of (activation, hook), [("blocks.1.attn.hook_z", halve)].'
+            ) from error
 
 
 def _refuse_wrong_order(outer: Sequence[Active], inner: Sequence[Active]) -> None:

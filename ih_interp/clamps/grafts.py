@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -18,6 +18,7 @@ from ih_interp import hooks
 from ih_interp._config_base import short
 from ih_interp._reprs import short_repr
 from ih_interp._torch_state import plain_torch
+from ih_interp.clamps._blending import hooks_of_all
 from ih_interp.clamps.base import (
     EMBEDDING,
     AbstractClamp,
@@ -26,7 +27,6 @@ from ih_interp.clamps.base import (
     Shape,
     Site,
     few_shot_embed,
-    hooks_of_all,
 )
 from ih_interp.clamps.context import in_order
 from ih_interp.model import ModelConfig, few_shot_model, named_for_model, trained_parameters
@@ -56,8 +56,8 @@ def opened(folder: Path) -> "ih.Run":
         return ih.Run(folder)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"{error} A graft needs the run that it takes layers from: give a path that is right "
-            f"in this folder, {Path.cwd()}."
+            f"{error} Weights are taken from this run: give a path that is right in this folder, "
+            f"{Path.cwd()}."
         ) from error
 
 
@@ -81,7 +81,7 @@ def _read_source(folder: Path, step: int, written: tuple[int, ...]) -> Source:
     weights, facts = run.read_weights(step)
     clamps = in_order(run.clamps)
     rows = run.rows(before=0) if (folder / run_files.METRICS).is_file() else None
-    gates = tuple(clamp.schedule.gate(step, rows) for clamp in clamps)
+    gates = tuple(clamp.gate(step, rows) for clamp in clamps)
     sha256 = run_files.digest_of(weights, facts)
     return Source(folder, weights, run.config.model, clamps, gates, sha256)
 
@@ -199,8 +199,8 @@ class GraftIn(Graft):
     its embedding and those layers get no gradient.
     """
 
-    needs_batch: ClassVar[bool] = True
     kind: Literal["graft_in"] = "graft_in"
+    stage, needs_batch = 2, True
 
     def sites(self, shape: Shape) -> frozenset[Site]:
         return frozenset({Site("resid_pre", self.layer + 1)})
@@ -236,7 +236,7 @@ class GraftIn(Graft):
         with torch.no_grad():
             # The source's own clamps may read a pass: their hooks are made under these weights too.
             value = functional_call(_Within(model, residual), weights, ())
-        return [(name, partial(hooks.replace, value=value, gate=setting.gate))]
+        return [(name, partial(hooks.replace, value=value))]
 
 
 class GraftOut(Graft):
@@ -246,6 +246,7 @@ class GraftOut(Graft):
     """
 
     kind: Literal["graft_out"] = "graft_out"
+    stage, needs_batch = 52, False
 
     def sites(self, shape: Shape) -> frozenset[Site]:
         return frozenset({Site("logits", shape.n_layers)})
@@ -265,7 +266,7 @@ class GraftOut(Graft):
             resid = seen["resid"].to(source.W_U.dtype)  # a checkpoint is float32
             value = functional_call(source, weights, (resid,), above)
             # In training only the query's row of the logits is computed.
-            return hooks.blend(logits, value[:, -logits.shape[1] :], setting.gate)
+            return value[:, -logits.shape[1] :].to(logits)
 
         return [(f"blocks.{self.layer}.hook_resid_post", keep), ("unembed.hook_logits", write)]
 

@@ -7,10 +7,15 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
+from ih_interp._config_base import Frozen
 from ih_interp.registry import Kinded
+from ih_interp.types import HeadField, HeadName
 
 Metrics: TypeAlias = Sequence[Mapping[str, Any]]
-"""Rows of a run's metrics: `step`, `split`, and one column per metric."""
+"""Rows of a run's metrics: `step`, `split`, `under`, and one column per metric."""
+
+Under: TypeAlias = Literal["clamped", "free"]
+"""Whether a metric is of the run as it is clamped at that step, or with every clamp off."""
 
 
 def _refuse_early_stop(schedule: Any) -> Any:
@@ -19,14 +24,80 @@ def _refuse_early_stop(schedule: Any) -> Any:
     return schedule
 
 
+class Level(Frozen):
+    """A level of a metric, which an evaluation may find crossed."""
+
+    metric: str = "loss"
+    """A metric of the task, or the name of a measure of heads, as "previous_token_score"."""
+    split: str = "train"
+    """The evaluation set that it is measured on."""
+    head: HeadField | None = None
+    """The head that is measured; None for a metric of the task."""
+    under: Under = "clamped"
+    """Whether it is measured under the run's clamps, or without any."""
+    below: float | None = None
+    """The level below which it must fall."""
+    above: float | None = None
+    """The level above which it must rise; exactly one of the two is given."""
+
+    @model_validator(mode="after")
+    def _one_side(self) -> "Level":
+        if (self.below is None) == (self.above is None):
+            raise ValueError("Give exactly one of below and above.")
+        most = 1.0 if self.metric.endswith(("accuracy", "probability")) else math.inf
+        is_bounded = most == 1 or self.metric.endswith("loss")
+        below_fits = self.below is None or 0 < self.below <= most
+        above_fits = self.above is None or 0 <= self.above < most
+        if is_bounded and not (below_fits and above_fits):
+            level = f"above {self.above}" if self.below is None else f"below {self.below}"
+            raise ValueError(f"{self.metric} is in [0, {most:g}]: {level} is never or always true.")
+        return self
+
+    @property
+    def column(self) -> str:
+        """The column of a run's metrics: "loss", or "previous_token_score L0H2"."""
+        return self.metric if self.head is None else f"{self.metric} {self.head}"
+
+    def crossed(self, metrics: Metrics) -> list[int]:
+        """Return the steps at which it is past the level; ValueError where it is not measured."""
+        own = (self.split, self.under)
+        rows = [row for row in metrics if (row["split"], row.get("under", "clamped")) == own]
+        if metrics and not any(self.column in row for row in rows):
+            measured = "; ".join(sorted({_measured(row) for row in metrics}))
+            raise ValueError(
+                f"A clamp waits for {self.column} on {self.split} ({self.under}), which its run "
+                f"does not measure; it has {measured}."
+            )
+        low = -math.inf if self.below is None else self.below
+        high = math.inf if self.above is None else self.above
+        values = [(row["step"], row.get(self.column, math.nan)) for row in rows]
+        return [step for step, value in values if value < low or value > high]
+
+
+def _measured(row: Mapping[str, Any]) -> str:
+    place = ("step", "sequences", "split", "under")
+    names = ", ".join(name for name in row if name not in place)
+    return f"on {row['split']} ({row.get('under', 'clamped')}) {names}"
+
+
 class AbstractSchedule(Kinded):
     """A schedule: a gate for every optimiser update."""
 
     family: ClassVar[str] = "schedule"
+    by_step: ClassVar[bool] = False
+    """Whether the gate depends on the step alone: one that is never on is then refused."""
 
     @abstractmethod
     def gate(self, step: int, metrics: Metrics | None = None) -> float:
-        """Return the gate at an update, from 0 (free) to 1 (clamped)."""
+        """Return the gate at an update, from 0 (free) to 1 (clamped).
+
+        `metrics` are the rows of earlier evaluations, none before the first.
+        """
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """The levels that it waits for, which its run then measures."""
+        return ()
 
 
 class Always(AbstractSchedule):
@@ -41,6 +112,7 @@ class Always(AbstractSchedule):
 class During(AbstractSchedule):
     """A schedule that is on for updates `start <= step < stop`; without `stop` it never ends."""
 
+    by_step = True
     kind: Literal["during"] = "during"
     start: int = Field(default=0, ge=0)
     """The first update under the clamp."""
@@ -59,6 +131,7 @@ class Pulses(AbstractSchedule):
     An evaluation has the gate of its step: at multiples of `period` alone it only sees the pulse.
     """
 
+    by_step = True
     kind: Literal["pulses"] = "pulses"
     period: int = Field(ge=1)
     """Updates from the start of one pulse to the start of the next."""
@@ -72,6 +145,7 @@ class Pulses(AbstractSchedule):
 class Ramp(AbstractSchedule):
     """A schedule that goes straight from `low` at `start` to `high` at `stop`, flat outside."""
 
+    by_step = True
     kind: Literal["ramp"] = "ramp"
     start: int = Field(ge=0)
     """The last update with the gate at `low`."""
@@ -90,50 +164,39 @@ class Ramp(AbstractSchedule):
 
 
 class FromLevel(AbstractSchedule):
-    """A schedule that is on, ever after, once an evaluation found a metric past a level.
+    """A schedule that is on once a level is crossed, and until another one is; then off for ever.
 
-    An evaluation at step s comes after s updates, and switches it on from update s + 1: the gate of
+    An evaluation at step s comes after s updates, and switches it from update s + 1 on: the gate of
     a step depends on evaluations of earlier steps only.
     """
 
     kind: Literal["from_level"] = "from_level"
-    metric: str = "loss"
-    """The metric that is waited for, as `evaluation.sequence_metrics` defines it."""
-    split: str = "train"
-    """The evaluation set that it is measured on."""
-    below: float | None = None
-    """The level below which it must fall."""
-    above: float | None = None
-    """The level above which it must rise; exactly one of the two is given."""
+    start: Level | None = None
+    """The level that is waited for; None is on from the beginning."""
+    until: Level | None = None
+    """The level that ends it, at an evaluation after the one that began it; None for none."""
 
     @model_validator(mode="after")
-    def _one_side(self) -> "FromLevel":
-        if (self.below is None) == (self.above is None):
-            raise ValueError("Give exactly one of below and above.")
-        most = math.inf if self.metric == "loss" else 1.0
-        below_fits = self.below is None or 0 < self.below <= most
-        above_fits = self.above is None or 0 <= self.above < most
-        if not (below_fits and above_fits):
-            level = f"above {self.above}" if self.below is None else f"below {self.below}"
-            raise ValueError(f"{self.metric} is in [0, {most:g}]: {level} is never or always true.")
+    def _waits(self) -> "FromLevel":
+        if not self.levels:
+            raise ValueError("Give start, until or both; from_level(below=...) makes a start.")
         return self
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        return tuple(level for level in (self.start, self.until) if level is not None)
 
     def gate(self, step: int, metrics: Metrics | None = None) -> float:
         if metrics is None:
+            waits = " and ".join(f"{level.column} on {level.split}" for level in self.levels)
             raise ValueError(
-                f"A clamp waits for {self.metric} on {self.split} to cross a level: pass the "
+                f"A clamp waits for {waits} to cross a level: pass the "
                 'metrics of its run, run.metrics.to_dict("records"), or [] before the first.'
             )
-        rows = [row for row in metrics if row["split"] == self.split]
-        if metrics and not rows:
-            raise ValueError(
-                f"A clamp waits for {self.metric} on {self.split}, which its run does not measure; "
-                f"choose from {', '.join(sorted({row['split'] for row in metrics}))}."
-            )
-        values = [row[self.metric] for row in rows if row["step"] < step]
-        low = -math.inf if self.below is None else self.below
-        high = math.inf if self.above is None else self.above
-        return float(any(value < low or value > high for value in values))
+        begun = -1 if self.start is None else min(self.start.crossed(metrics), default=step)
+        ends = [] if self.until is None else self.until.crossed(metrics)
+        ended = min((end for end in ends if end > begun), default=step)
+        return float(begun < step <= ended)
 
 
 ALWAYS = Always()
@@ -165,9 +228,15 @@ def from_level(
     split: str = "train",
     below: float | None = None,
     above: float | None = None,
+    head: HeadName | None = None,
+    under: Under = "clamped",
+    until: Level | None = None,
 ) -> FromLevel:
     """Return a schedule that is on once an earlier evaluation found a metric past a level.
 
-    Give exactly one of `below` and `above`; see `FromLevel`.
+    Give exactly one of `below` and `above`, or neither for one that is on at once `until` a level
+    is crossed; see `FromLevel` and `Level`.
     """
-    return FromLevel(metric=metric, split=split, below=below, above=above)
+    own = {"split": split, "head": head, "under": under, "below": below, "above": above}
+    at_once = below is None and above is None and until is not None
+    return FromLevel(start=None if at_once else Level(metric=metric, **own), until=until)

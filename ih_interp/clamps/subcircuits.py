@@ -6,7 +6,7 @@ logit). Making the others perfect leaves one alone to learn.
 """
 
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -29,6 +29,7 @@ from ih_interp.clamps.base import (
     head_mask,
 )
 from ih_interp.clamps.schedules import ALWAYS, AbstractSchedule
+from ih_interp.hooks import Gate
 from ih_interp.types import Head, HeadField, HeadName, Logits, Residual, Scores
 
 
@@ -40,8 +41,8 @@ class CopyFromAttention(AbstractClamp):
     pattern of that layer. Labels shown several times take the log of their summed exp.
     """
 
-    needs_batch: ClassVar[bool] = True
     kind: Literal["copy_from_attention"] = "copy_from_attention"
+    stage, needs_batch = 50, True
     head: HeadField
     """The head whose scores the logits are, as `"L1H3"`."""
     gradient: GradientMode = "flow"
@@ -70,9 +71,9 @@ class CopyFromAttention(AbstractClamp):
             picked = torch.where(chosen[:, None].to(scores.device), at_labels, 0.0).sum(dim=1)
             seen["scores"] = picked.detach() if self.gradient == "block" else picked
 
-        def write(logits: Logits, hook: Any) -> Logits:
+        def write(logits: Logits, hook: Any, gate: Gate = None) -> Logits:
             value = hooks.copied_logits(seen["scores"], batch.context_labels, n_labels)
-            return hooks.query_logits(logits, hook, value=value, gate=setting.gate)
+            return hooks.query_logits(logits, hook, value=value, gate=gate)
 
         return [(f"blocks.{layer}.attn.hook_attn_scores", keep), ("unembed.hook_logits", write)]
 
@@ -86,9 +87,8 @@ class PerfectLayerOne(AbstractClamp):
     slots are emptied; its code does this.)
     """
 
-    needs_batch: ClassVar[bool] = True
-    reads_pass: ClassVar[bool] = True
     kind: Literal["perfect_layer_one"] = "perfect_layer_one"
+    stage, needs_batch, reads_pass = 1, True, True
     gradient: GradientMode = "flow"
     """Whether gradient flows into the embedding that layer 1 then reads; "flow" in the paper."""
 
@@ -111,8 +111,7 @@ class PerfectLayerOne(AbstractClamp):
         shifted, of_layer_one = hooks.previous_token_input(raw), (1, 2)
         read = unclamped(setting.model, shifted, names, self.gradient, layers=of_layer_one)
         values = {"blocks.1.hook_resid_pre": raw, **read}
-        gate = setting.gate
-        return [(n, partial(hooks.replace, value=v, gate=gate)) for n, v in values.items()]
+        return [(name, partial(hooks.replace, value=value)) for name, value in values.items()]
 
 
 class PerfectMatchAndCopy(AbstractClamp):
@@ -123,8 +122,8 @@ class PerfectMatchAndCopy(AbstractClamp):
     and the embeddings get gradient.
     """
 
-    needs_batch: ClassVar[bool] = True
     kind: Literal["perfect_match_and_copy"] = "perfect_match_and_copy"
+    stage, needs_batch = 51, True
     temperature: Temperature = Field(default=0.1, gt=0)
     """Divides cosines, which makes them logits."""
 
@@ -152,12 +151,12 @@ class PerfectMatchAndCopy(AbstractClamp):
         def keep_written(written: Residual, hook: Any) -> None:
             seen["written"] = written[:, list(batch.layout.labels)]
 
-        def write(logits: Logits, hook: Any) -> Logits:
+        def write(logits: Logits, hook: Any, gate: Gate = None) -> Logits:
             written, query = (hooks.widened(seen[name]) for name in ("written", "query"))
             match = cosine_similarity(written, query[:, None], dim=-1)
             scores = (match / self.temperature).to(logits)
             value = hooks.copied_logits(scores, batch.context_labels, n_labels)
-            return hooks.query_logits(logits, hook, value=value, gate=setting.gate)
+            return hooks.query_logits(logits, hook, value=value, gate=gate)
 
         return [
             ("blocks.0.hook_resid_pre", keep_query),

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_structure, tree_unflatten
 from transformer_lens import HookedTransformer
 
 from ih_interp.clamps import AbstractClamp, Shape
-from ih_interp.clamps.base import hooks_of_all
+from ih_interp.clamps._blending import hooks_of_all
 from ih_interp.engine.compile_cache import with_lasting_cache
 from ih_interp.engine.fast_layers import substituted
 from ih_interp.engine.query_only import VIEWS, aten, narrow, shape_of

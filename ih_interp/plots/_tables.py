@@ -6,7 +6,15 @@ from typing import Any
 import numpy as np
 from pandas import DataFrame
 
-from ih_interp._columns import distinct, equal, finite, missing, numbers, refuse_columns
+from ih_interp._columns import (
+    distinct,
+    equal,
+    finite,
+    measured_once,
+    missing,
+    numbers,
+    refuse_columns,
+)
 
 MOST_LISTED = 12  # the values that a message lists, at most
 
@@ -32,7 +40,7 @@ def plotted_rows(
     where = dict(where or {})
     needed = dict.fromkeys([*where, *once, *columns, *finite, *gaps])
     expect_table(table, *(column for column in needed if not (seed and column == "seed")))
-    rows = table.reset_index(drop=True)  # whose name may be that of a column
+    rows = measured_once(table).reset_index(drop=True)  # whose name may be that of a column
     if seed and "seed" not in rows:
         rows["seed"] = 0
     if quantity and "quantity" in rows:

@@ -1,31 +1,35 @@
 """`ih.train`: runs are grouped into fleets and trained, each into its run folder."""
 
 import os
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction, signature
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast, get_args
 
 import torch
+from transformer_lens import HookedTransformer
 
 from ih_interp._config_base import canonical_json
 from ih_interp._torch_state import plain_torch
-from ih_interp.clamps import check
-from ih_interp.clamps.schedules import FromLevel
+from ih_interp.clamps import AbstractClamp, check
 from ih_interp.config import RunConfig, run_folder
 from ih_interp.engine.compiled_forward import Sequences, compiler_found
+from ih_interp.evaluation import evaluation_sets, metric_names
 from ih_interp.model import build_model
+from ih_interp.registry import load_plugins, plugins_for
 from ih_interp.runs import Run, create_run, refuse_other_run
+from ih_interp.start import starting_weights
 from ih_interp.storage.atomic import PathLike, as_path
 from ih_interp.storage.lock import claimed
-from ih_interp.storage.run_files import CONFIG, saved_states
+from ih_interp.storage.run_files import CONFIG, STATE_BEFORE, saved_states
 from ih_interp.tasks.base import Task, drawn
 from ih_interp.tasks.few_shot import build_like
 from ih_interp.training._bar import bar_over
 from ih_interp.training._repair import repair as repair_run
 from ih_interp.training._signals import terminate_as_interrupt
 from ih_interp.training._workers import train_in_workers
+from ih_interp.training.evaluating import head_scores, levels_of
 from ih_interp.training.fleet import make_jobs
 from ih_interp.training.loop import OnMetrics, train_jobs
 from ih_interp.training.state import TrainingFailedError, to_train
@@ -48,12 +52,14 @@ def train(
     progress: bool = True,
     on_metrics: OnMetrics | None = None,
     repair: bool = False,
+    plugins: Sequence[str] = (),
 ) -> list[Run]:
     """Train runs, or resume unfinished ones, and return them in the order given.
 
     Runs of one shape train together, as if alone: a run's numbers depend neither on the others nor
-    on interruptions. Finished runs are left alone, unless checkpoints or metrics are missing: then
-    they are trained again, to the same numbers.
+    on interruptions. Finished runs go on if they are given more `sequences`, to the numbers of a
+    run trained at once. Otherwise they are left alone, unless checkpoints or metrics are missing:
+    then they are trained again, to the same numbers.
 
     Args:
         runs: one configuration or several; each has its own folder `root/name`.
@@ -72,6 +78,8 @@ def train(
             Other exceptions are raised once everything is saved.
         repair: verify every file of these runs; damaged ones are removed, with a warning, and
             trained again to the same bytes, from the newest saved state before them.
+        plugins: modules that define tasks, clamps and others of your own, to be imported here and
+            by workers; those in which the classes of these runs stand need not be named.
 
     Raises ValueError, before anything is written, for runs that share a name, do not fit their
     exemplars, whose folder holds another run, or that another process is training;
@@ -80,20 +88,25 @@ def train(
     cannot be written, the disk is full, their process was killed.
     """
     configs = _configs(runs)
-    _refuse_arguments(engine, workers, device, on_metrics, progress=progress, repair=repair)
+    switches = {"progress": progress, "repair": repair}
+    _refuse_arguments(engine, workers, device, on_metrics, plugins, **switches)
     root = _root(root)
+    load_plugins(plugins)
+    modules = _modules(configs, plugins, workers)
     with one_thread(), terminate_as_interrupt():
-        # Clamps are bound to the weights that they read now, so that a run can tell if they change.
-        configs = [c.replace(clamps=[clamp.pinned() for clamp in c.clamps]) for c in configs]
+        configs = [config.pinned() for config in configs]  # a run can then tell if files change
         tasks = _tasks(configs)
         places = [(run_folder(root, config), config) for config in configs]
-        for folder, config in [] if repair else places:
-            refuse_other_run(folder, config)
-        with claimed([folder for folder, _ in places if repair or _may_write(folder)]):
+        for (folder, config), task in zip(places, tasks, strict=True):
+            if not (folder / CONFIG).is_file():
+                starting_weights(config.start, build_model(task, config.model), task)
+            elif not repair:
+                refuse_other_run(folder, config)
+        with claimed([folder for folder, config in places if repair or _may_write(folder, config)]):
             for folder, config in places:
                 if repair:
                     repair_run(folder, config)
-                _refuse_lost_compiler(folder)
+                _refuse_lost_compiler(folder, config)
             found = [
                 create_run(*place, task, engine=_engine(engine, place[1]))
                 for place, task in zip(places, tasks, strict=True)
@@ -101,11 +114,11 @@ def train(
             unfinished, failures = to_train(found)
             worth_workers = sum(run.config.n_steps for run in unfinished) >= WORTH_WORKERS
             n_workers = workers or (cores() if worth_workers else 1)
-            n_workers = n_workers if device == "cpu" else 1
+            n_workers = n_workers if device == "cpu" and modules is not None else 1
             jobs = make_jobs(unfinished, n_workers)
             with bar_over(unfinished, shown=progress) as tell:
                 if n_workers > 1 and len(jobs) > 1:
-                    failures += train_in_workers(jobs, n_workers, on_metrics, tell)
+                    failures += train_in_workers(jobs, n_workers, on_metrics, tell, modules)
                 else:
                     failures += train_jobs(
                         jobs, device=device, on_metrics=on_metrics, on_progress=tell
@@ -127,8 +140,26 @@ def _configs(runs: object) -> list[RunConfig]:
     return configs
 
 
+def _modules(
+    configs: Sequence[RunConfig], plugins: Sequence[str], workers: int | None
+) -> dict[str, list[str]] | None:
+    """Return the modules that a worker imports for each run; None where none can read them."""
+    try:
+        own = {config.name: plugins_for(config) for config in configs}
+    except ValueError as error:
+        if workers is not None and workers > 1:
+            raise ValueError(f"workers={workers}: {error}.") from None
+        return None
+    return {name: [*plugins, *modules] if modules else [] for name, modules in own.items()}
+
+
 def _refuse_arguments(
-    engine: Engine, workers: int | None, device: str, on_metrics: object, **switches: object
+    engine: Engine,
+    workers: int | None,
+    device: str,
+    on_metrics: object,
+    plugins: Sequence[str],
+    **switches: object,
 ) -> None:
     if engine not in get_args(Engine):
         raise ValueError(f"engine={engine!r}; choose from {', '.join(get_args(Engine))}.")
@@ -144,6 +175,8 @@ def _refuse_arguments(
             f"on_metrics={on_metrics!r} cannot be called with a run and a row of its metrics; give "
             "a function(run, row), neither async nor with yield."
         )
+    if isinstance(plugins, str) or not all(isinstance(module, str) for module in plugins):
+        raise TypeError(f'plugins={plugins!r}: expected a list of modules, ["my_package.clamps"].')
     for name, value in switches.items():
         expect(value, bool, f"{name}={value!r}")
 
@@ -187,6 +220,7 @@ def _tasks(configs: Sequence[RunConfig]) -> list[Task]:
         check(model, config.clamps)
         _refuse_task(config, task)
         _refuse_schedules(config, task)
+        _refuse_measures(config, model, task)
         tasks.append(task)
     return tasks
 
@@ -201,34 +235,67 @@ def _refuse_task(config: RunConfig, task: Task) -> None:
 
 
 def _refuse_schedules(config: RunConfig, task: Task) -> None:
-    """Raise ValueError for a clamp that would never be on in this run."""
+    """Raise ValueError for a schedule outside [0, 1], or a clamp that would never be on."""
     for clamp in config.clamps:
-        schedule = clamp.schedule
-        if isinstance(schedule, FromLevel):
-            if schedule.split not in task.splits:
+        for level in clamp.schedule.levels:
+            own = metric_names(task)
+            if level.split not in task.splits or (level.head is None and level.metric not in own):
                 raise ValueError(
-                    f"{config.name}: {clamp} waits for a metric on {schedule.split!r}, which these "
-                    f"exemplars do not have; choose from {', '.join(task.splits)}."
+                    f"{config.name}: {clamp} waits for {level.metric!r} on {level.split!r}, which "
+                    f"this task does not have; choose from {', '.join(own)} on "
+                    f"{', '.join(task.splits)}."
                 )
-        elif not any(map(schedule.gate, range(config.n_steps))):
+        gates = list(_gates_without_metrics(clamp, config.n_steps))
+        if clamp.schedule.by_step and not any(gates):
             raise ValueError(
                 f"{config.name}: {clamp} is off at every one of {config.n_steps} updates; begin "
                 "its schedule earlier, train longer, or leave the clamp out."
             )
 
 
-def _may_write(folder: Path) -> bool:
-    """Return whether training may change this folder: not if its run is whole, without states."""
+def _refuse_measures(config: RunConfig, model: HookedTransformer, task: Task) -> None:
+    """Raise ValueError for a level of a head that the run's evaluations cannot measure."""
+    sets = evaluation_sets(task, config.replace(evaluation_size=8))
+    for level in levels_of(config):
+        if level.under not in config.evaluate:
+            raise ValueError(
+                f"{config.name}: a clamp waits for {level.column} {level.under}, and evaluate="
+                f"{config.evaluate}: add {level.under!r} to it."
+            )
+        try:
+            head_scores(model, config, level.under, sets, 0, [])
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            raise ValueError(
+                f"{config.name}: {level.column} cannot be measured: {error}; expected a function "
+                "of ih.heads that gives every head a number, and a head that is there."
+            ) from error
+
+
+def _gates_without_metrics(clamp: AbstractClamp, n_steps: int) -> Iterator[float]:
+    """Go through a clamp's gates, as far as they need no metrics."""
+    for step in range(n_steps if clamp.is_scheduled else 0):
+        try:
+            clamp.schedule.gate(step, [])
+        except Exception:  # whatever a schedule of the user's raises where no row is
+            return
+        yield clamp.gate(step, [])
+
+
+def _may_write(folder: Path, config: RunConfig) -> bool:
+    """Return whether training may change this folder: not if its run is whole, and as long."""
     with suppress(FileNotFoundError, ValueError):
-        return bool(saved_states(folder)) or not Run(folder).whole
+        run = Run(folder)
+        is_left = (folder / STATE_BEFORE).is_file()  # by a kill at the run's end
+        return is_left or run.config.sequences < config.sequences or not run.whole
     return True
 
 
-def _refuse_lost_compiler(folder: Path) -> None:
+def _refuse_lost_compiler(folder: Path, config: RunConfig) -> None:
     if not (folder / CONFIG).is_file() or compiler_found():
         return
     run = Run(folder)
-    if run.engine == "compiled" and not run.finished and saved_states(folder):
+    ends_here = run.finished and run.config.sequences == config.sequences
+    if run.engine == "compiled" and not ends_here and saved_states(folder):
         raise ValueError(
             f"{folder} began compiled, and no C++ compiler was found here: install one, such as "
             "g++, or give the run another name to train it eagerly from the start."

@@ -4,7 +4,7 @@ import copy
 import pickle
 import warnings
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +23,7 @@ from ih_interp.clamps import (
     AbstractClamp,
     AttentionTemperature,
     ForbidPreviousToken,
+    HeadClamp,
     PerfectMatchAndCopy,
     Preserve,
     PreviousTokenAttention,
@@ -397,7 +398,7 @@ def test_the_batch_of_the_block_is_evaluated_whole(n, model, task):
 class Double(AbstractClamp):
     """The embedding twice as long; knows nothing of schedules."""
 
-    kind: Literal["double"] = "double"
+    kind: str = "double"
     head: int = 0
 
     def sites(self, shape: Shape) -> frozenset[Site]:
@@ -412,22 +413,42 @@ class Double(AbstractClamp):
 class InPlace(Double):
     """The same, written into what the hook is given."""
 
+    kind: str = "double_in_place"
+
     def hooks(self, setting: Setting) -> list[Hook]:
         del setting
         return [("hook_embed", lambda activation, hook: activation.mul_(2))]
 
 
-class Louder(AblateHeads):
-    """A clamp of the package's with another function: no file tells them apart."""
+class Silent(InPlace):
+    """The same, without returning it."""
+
+    kind: str = "double_silently"
 
     def hooks(self, setting: Setting) -> list[Hook]:
-        return [("blocks.0.attn.hook_v", lambda v, hook: 3 * v)]
+        def double(activation: Tensor, hook: object) -> None:
+            activation.mul_(2)
+
+        return [("hook_embed", double)]
+
+
+class Louder(HeadClamp):
+    """Three times the heads' values."""
+
+    kind: str = "louder"
+    sets = "v"
+
+    def hooks(self, setting: Setting) -> list[Hook]:
+        def louder(v: Tensor, hook: object, heads: Tensor) -> Tensor:
+            return torch.where(heads[:, None], 3 * v, v)
+
+        return self.at_each_layer(setting, "hook_v", louder)
 
 
 class Constant(Double):
     """Reads the batch without saying so."""
 
-    needs_batch: ClassVar[bool] = False
+    kind: str = "constant"
 
     def hooks(self, setting: Setting) -> list[Hook]:
         value = setting.model.embed(setting.sequences.tokens).flip(0)
@@ -437,12 +458,16 @@ class Constant(Double):
 class Wrong(Double):
     """Names no hook point."""
 
+    kind: str = "wrong"
+
     def hooks(self, setting: Setting) -> list[Hook]:
         return [("hook_embedding", lambda activation, hook: activation)]
 
 
 class Narrow(Double):
     """Gives another shape, which would broadcast."""
+
+    kind: str = "narrow"
 
     def hooks(self, setting: Setting) -> list[Hook]:
         return [("hook_embed", lambda activation, hook: activation[:1])]
@@ -453,7 +478,12 @@ def doubled(model: HookedTransformer, batch: Batch) -> Tensor:
     return model.run_with_hooks(batch.tokens, fwd_hooks=[hook])
 
 
-@pytest.mark.parametrize("clamp", [Double(), InPlace()], ids=lambda c: type(c).__name__)
+every_double = pytest.mark.parametrize(
+    "clamp", [Double(), InPlace(), Silent()], ids=lambda c: c.kind
+)
+
+
+@every_double
 def test_ones_own_clamp_acts(clamp, task, batch):
     model = build_model(task, seed=5)
     with warnings.catch_warnings(), torch.no_grad():
@@ -464,12 +494,26 @@ def test_ones_own_clamp_acts(clamp, task, batch):
     assert not torch.equal(both, doubled(model, batch))
 
 
-def test_ones_own_clamp_follows_a_schedule_that_it_does_not_know_of(model, batch):
-    clamp = Double(schedule=during(5))
-    assert torch.equal(logits_under(model, [clamp], batch, step=4), model(batch.tokens))
-    assert torch.equal(logits_under(model, [clamp], batch, step=5), doubled(model, batch))
-    with pytest.raises(ValueError, match=r"gate 0\.5"):
-        logits_under(model, [Double(schedule=ramp(0, 10))], batch, step=5)
+@every_double
+@pytest.mark.parametrize("gate", [0.0, 0.25, 1.0])
+def test_the_library_blends_ones_own_clamp(clamp, gate, model, batch):
+    hook = ("hook_embed", lambda activation, hook: (1 + gate) * activation)
+    expected = model.run_with_hooks(batch.tokens, fwd_hooks=[hook])
+    with torch.no_grad():
+        found = logits_under(model, [gated(clamp, gate)], batch, step=0)
+    assert_close(found, expected)
+    assert gate == 0.25 or torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("gate", [0.0, 0.5, 1.0])
+def test_what_a_function_masks_with_infinity_is_blended_too(gate, model, batch):
+    def mask(scores: Tensor, hook: object) -> Tensor:
+        return scores.masked_fill(torch.eye(5, dtype=torch.bool).roll(-1, 1).tril(-1), -torch.inf)
+
+    clamp = gated(own([("blocks.0.attn.hook_attn_scores", mask)]), gate)
+    expected = [ForbidPreviousToken(heads=[(0, n) for n in range(8)])] if gate else []
+    assert_close(logits_under(model, [clamp], batch, 0), logits_under(model, expected, batch))
+    assert all(g.isfinite().all() for g in gradients_under(model, [clamp], batch, 0).values())
 
 
 @pytest.mark.parametrize(
@@ -477,6 +521,7 @@ def test_ones_own_clamp_follows_a_schedule_that_it_does_not_know_of(model, batch
     [
         (Double(head=9), "layers and heads"),
         (Louder(heads=["L0H9"]), "no head L0H9"),
+        (Louder(heads=["L2H0"], schedule=during(9)), "no head L2H0"),
         (Wrong(), "'hook_embedding'"),
         (Narrow(), r"of shape \(1, 5, 64\)"),
     ],
@@ -499,15 +544,16 @@ def test_ones_own_clamp_is_bound_to_the_batch_that_it_was_given(model, batch):
         run(batch.tokens[:4])
 
 
-@pytest.mark.parametrize("clamp", [Double(), Louder(heads=["L0H0"])], ids=str)
-def test_no_file_names_ones_own_clamp(clamp):
-    with pytest.raises(ValueError, match="your own"):
-        RunConfig(clamps=[clamp])
-    with pytest.raises(ValueError, match="your own"):
-        clamps.dump([clamp])
+@pytest.mark.parametrize("clamp", [Double(head=1), Louder(heads=["L0H0"])], ids=str)
+def test_ones_own_clamp_is_json(clamp):
+    assert clamps.parse(clamps.dump([clamp])) == (clamp,)
+    assert RunConfig.load(RunConfig(clamps=[clamp]).save()).clamps == (clamp,)
 
 
-def own(hooks, sites=frozenset()):
+Z = frozenset({Site("z", 1)})
+
+
+def own(hooks, sites=Z):
     class Own(Double):
         kind: str = "own"
 
@@ -539,6 +585,7 @@ POINT = "blocks.1.attn.hook_z"
         (own((POINT, halve)), "hook point"),
         (own(None), "hook point"),
         (own([], sites={"z"}), "sites"),
+        (own([], sites=set()), "sites"),
         (own([], sites=None), "sites"),
     ],
 )

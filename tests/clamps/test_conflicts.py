@@ -26,6 +26,7 @@ from ih_interp.clamps import (
     Setting,
     Shape,
     SimilarityAttention,
+    Site,
     clamped,
     during,
     keep_only,
@@ -51,12 +52,12 @@ REFUSED: list[tuple[AbstractClamp, AbstractClamp, str]] = [
     (
         InductionAttention(heads=["L1H3"]),
         SimilarityAttention(heads=["L1H3"]),
-        "pattern of L1H3, query rows",
+        "pattern of L1H3, asked rows",
     ),
     (
         InductionAttention(heads=["L1H3"]),
         PreviousTokenAttention(heads=["L1H3"]),
-        "pattern of L1H3, query rows",
+        "pattern of L1H3, asked rows",
     ),
     (
         PreviousTokenAttention(heads=["L0H2"]),
@@ -82,12 +83,12 @@ REFUSED: list[tuple[AbstractClamp, AbstractClamp, str]] = [
     (
         ForbidPreviousToken(heads=["L0H2"]),
         PreviousTokenAttention(heads=["L0H2"]),
-        "forbid_previous_token.* is void.* of L0H2, exemplars rows",
+        "forbid_previous_token.* is void.* of L0H2",
     ),
     (
         AttendLabelsOnly(heads=["L1H3"]),
         SimilarityAttention(heads=["L1H3"]),
-        "attend_labels_only.* is void.* of L1H3, query rows",
+        "attend_labels_only.* is void.* of L1H3, asked rows",
     ),
     (
         AttentionTemperature(heads=["L1H3"], temperature=2.0),
@@ -99,7 +100,7 @@ REFUSED: list[tuple[AbstractClamp, AbstractClamp, str]] = [
     (
         InductionAttention(heads=["L1H3"]),
         CopyFromAttention(head="L1H3"),
-        "induction_attention.* is void.* of L1H3, query rows",
+        "induction_attention.* is void.* of L1H3, asked rows",
     ),
     (
         SimilarityAttention(heads=["L1H2"]),
@@ -124,6 +125,52 @@ REFUSED: list[tuple[AbstractClamp, AbstractClamp, str]] = [
     (InductionAttention(heads=["L1H3"]), PerfectMatchAndCopy(), "is void at layer 1"),
     (PerfectLayerOne(), PerfectMatchAndCopy(), "perfect_layer_one.* is void at layer 1"),
 ]
+
+
+ONE = Site("pattern", 0, 3, "asked")
+
+
+@pytest.mark.parametrize(
+    ("other", "together"),
+    [
+        (ONE, True),
+        (Site("pattern", 0, 3), True),
+        (Site("pattern", 0), True),
+        (Site("pattern", 0, None, "asked"), True),
+        (Site("pattern", 0, 3, "labels"), False),
+        (Site("pattern", 0, 2), False),
+        (Site("pattern", 1), False),
+        (Site("patterns", 0), False),
+    ],
+)
+def test_none_stands_for_every_head_or_row(other, together):
+    assert ONE.overlaps(other) == other.overlaps(ONE) == together
+
+
+def test_all_changes_of_scores_are_changes_of_scores():
+    assert Site("scores", 0).overlaps(Site("scores:temperature", 0, 3))
+    assert not Site("scores:previous", 0).overlaps(Site("scores:temperature", 0, 3))
+    assert not Site("scores", 0).overlaps(Site("scores read", 0, 3))
+
+
+class Sink(AbstractClamp):
+    """A pattern that a user sets."""
+
+    kind: str = "sink"
+    site: Site
+
+    def sites(self, shape):
+        return frozenset({self.site})
+
+    def hooks(self, setting):
+        return []
+
+
+@pytest.mark.parametrize("site", [Site("pattern", 0, 3), Site("pattern", 0), Site("scores", 0, 3)])
+def test_ones_own_clamp_conflicts_by_its_sites(site):
+    with pytest.raises(ValueError, match="of L0H3"):
+        refuse_conflicts([Sink(site=site), PreviousTokenAttention(heads=["L0H3"])], SHAPE)
+    refuse_conflicts([Sink(site=site), PreviousTokenAttention(heads=["L1H3"])], SHAPE)
 
 
 @pytest.mark.parametrize(("one", "other", "words"), REFUSED, ids=str)

@@ -1,11 +1,23 @@
 """When a clamp is on: gates over steps, as data."""
 
-import pytest
-from pydantic import TypeAdapter
+from typing import Any
 
-from ih_interp import clamps
-from ih_interp.clamps import Always, always, during, from_level, pulses, ramp
-from ih_interp.clamps.schedules import FromLevel, Schedule
+import pytest
+from small_runs import FOUR_UPDATES
+
+import ih_interp as ih
+from ih_interp import clamps, registry
+from ih_interp.clamps import (
+    AbstractSchedule,
+    Always,
+    FromLevel,
+    Level,
+    always,
+    during,
+    from_level,
+    pulses,
+    ramp,
+)
 
 ROWS = [
     {"step": step, "split": split, "loss": loss, "accuracy": 1 - loss}
@@ -28,10 +40,18 @@ EVERY_SCHEDULE = [
     ramp(0, 4, low=1.0, high=0.25),
     from_level(below=0.5),
     from_level("accuracy", split="test_relabel", above=0.99),
+    from_level(below=0.4, until=Level(metric="accuracy", below=0.45)),
+    from_level(until=Level(below=0.4)),
 ]
 
 
-def gates(schedule: Schedule, steps: int) -> list[float]:
+def test_every_kind_of_schedule_stands_in_the_list():
+    ours = registry.kinds(AbstractSchedule).values()
+    kinds = {kind for kind in ours if kind.__module__.startswith("ih_interp.")}
+    assert kinds <= {type(schedule) for schedule in EVERY_SCHEDULE}, "give each a schedule here"
+
+
+def gates(schedule: AbstractSchedule, steps: int) -> list[float]:
     return [schedule.gate(step) for step in range(steps)]
 
 
@@ -64,7 +84,7 @@ def test_every_gate_lies_between_free_and_clamped(schedule):
 @pytest.mark.parametrize("schedule", EVERY_SCHEDULE, ids=str)
 def test_a_schedule_is_json(schedule):
     value = schedule.model_dump(mode="json")
-    assert TypeAdapter(Schedule).validate_python(value) == schedule
+    assert registry.read(AbstractSchedule, value) == schedule
     clamp = clamps.AblateHeads(heads=["L1H0"], schedule=schedule)
     assert clamps.parse(clamps.dump([clamp])) == (clamp,)
 
@@ -102,10 +122,75 @@ def test_from_level_needs_the_metrics():
         from_level(below=0.5).gate(10)
 
 
-def test_from_level_refuses_a_split_that_its_run_does_not_measure():
-    schedule = from_level(split="other_exemplars", below=0.5)
-    with pytest.raises(ValueError, match="other_exemplars"):
+@pytest.mark.parametrize(
+    ("schedule", "word"),
+    [
+        (from_level(split="other_exemplars", below=0.5), "other_exemplars"),
+        (from_level("probability", below=0.5), "probability"),
+        (from_level(below=0.5, under="free"), "free"),
+        (from_level("previous_token_score", head="L0H2", above=0.5), "previous_token_score L0H2"),
+        (from_level(until=Level(metric="los", below=0.5)), "los"),
+    ],
+)
+def test_from_level_refuses_what_its_run_does_not_measure(schedule, word):
+    with pytest.raises(ValueError, match=word):
         schedule.gate(10, ROWS)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "on"),
+    [
+        (from_level(below=0.4, until=Level(above=0.55)), range(21, 31)),
+        (from_level(until=Level(below=0.4)), range(21)),
+        (from_level(until=Level(below=0.95)), range(1)),
+        # the accuracy of 0.1 before it is on does not count, and it comes back no more
+        (from_level(below=0.55, until=Level(metric="accuracy", below=0.45)), range(11, 31)),
+        (from_level(below=0.2, until=Level(below=0.4)), ()),
+    ],
+    ids=str,
+)
+def test_until_ends_what_a_level_began(schedule, on):
+    assert [step for step in range(50) if schedule.gate(step, ROWS)] == list(on)
+
+
+def test_levels_are_of_heads_and_of_free_evaluations_too():
+    level = Level(metric="previous_token_score", head=(0, 2), above=0.3, under="free")
+    rows = [
+        {"step": step, "split": "train", "under": under, "previous_token_score L0H2": value}
+        for step, under, value in [(0, "clamped", 0.9), (0, "free", 0.1), (5, "free", 0.4)]
+    ]
+    assert level.column == "previous_token_score L0H2"
+    schedule = FromLevel(start=level)
+    assert schedule.levels == (level,)
+    assert [step for step in range(9) if schedule.gate(step, rows)] == [6, 7, 8]
+
+
+@pytest.mark.parametrize("metric", ["logit_difference", "previous_token_score", "nats"])
+def test_levels_of_unbounded_metrics_are_taken(metric):
+    assert from_level(metric, below=-3.0).levels[0].below == -3
+
+
+class Given(AbstractSchedule):
+    """A schedule of the user's."""
+
+    kind: str = "given"
+    values: tuple[Any, ...] = ()
+
+    def gate(self, step, metrics=None):
+        return self.values[step]
+
+
+@pytest.mark.parametrize("value", [1.5, -0.1, float("nan"), "on", None, float("inf")])
+def test_a_gate_outside_zero_and_one_is_refused_in_words(value, model, batch, tmp_path):
+    given = Given.model_construct(values=(0.5, value))
+    clamp = clamps.AblateHeads(heads=["L0H0"], schedule=given)
+    assert clamp.gate(0) == 0.5
+    with pytest.raises(ValueError, match=rf"given gives {value!r} at step 1"):
+        ih.evaluate(model, batch, [clamp], step=1)
+    config = FOUR_UPDATES.replace(clamps=[clamp])
+    with pytest.raises(ValueError, match="at step 1"):
+        ih.train(config, tmp_path, progress=False)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -119,8 +204,8 @@ def test_from_level_refuses_a_split_that_its_run_does_not_measure():
         (lambda: ramp(6, 2), "stop=2"),
         (lambda: ramp(0, 2, high=1.1), "at most 1"),
         (lambda: ramp(0, 2, low=float("nan")), "finite"),
-        (lambda: FromLevel(metric="los", below=0.5), "metric=.*'loss', 'accuracy'"),
-        (lambda: FromLevel(split="tests", below=0.5), "split=.*'train', 'test_exemplars'"),
+        (lambda: FromLevel(), "start"),
+        (lambda: from_level(head="H3", below=1.0), "head"),
         (lambda: from_level(), "below"),
         (lambda: from_level(below=1.0, above=2.0), "below"),
     ],

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 import ih_interp as ih
 from ih_interp import clamps
-from ih_interp.config import AdamConfig, Seeds
+from ih_interp.config import Seeds
 from ih_interp.engine.compiled_forward import ClampedModel, compiler_found, spell_out_tiny_products
 from ih_interp.engine.update import trace_update
 from ih_interp.tasks.exemplars import GaussianSource
@@ -132,7 +132,7 @@ def test_clamp_parameters_differ_between_runs_of_a_fleet(tmp_path):
         SMALL.replace(
             name=f"s{strength}",
             clamps=[clamps.InductionAttention(heads=[head], strength=strength)],
-            optimiser=AdamConfig(learning_rate=rate),
+            optimiser=ih.Adam(learning_rate=rate),
         )
         for strength, head, rate in ((1.0, "L1H3", 1e-3), (0.2, "L1H5", 1e-4))
     ]
@@ -150,7 +150,7 @@ def test_compiled_and_eager_give_the_same_losses_over_200_updates(tmp_path):
             clamps.PreviousTokenAttention(heads=["L0H2"], schedule=clamps.ramp(50, 150)),
             clamps.AblateHeads(heads=["L1H0", "L1H1"]),
         ],
-        optimiser=AdamConfig(learning_rate=1e-4),
+        optimiser=ih.Adam(learning_rate=1e-4),
     )
     eager = make_fleet(tmp_path / "eager", [config])
     compiled = make_fleet(tmp_path / "compiled", [config])

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import pandas as pd
 
+from ih_interp._columns import measured_once
 from ih_interp.analysis.checks import checked_in_plain_torch
 from ih_interp.analysis.dynamics.trace import (
     ARun,
@@ -24,7 +25,7 @@ from ih_interp.evaluation import evaluate
 from ih_interp.runs import Run
 from ih_interp.types import Batch
 
-COMPARED = ("task", "model", "optimiser", "seeds", "batch_size")
+COMPARED = ("task", "model", "optimiser", "start", "seeds", "batch_size")
 """The parts of a configuration that two runs share where they differ in clamps alone."""
 
 
@@ -101,7 +102,7 @@ def progress_beside_training(
 
 def _evaluations(run: Run, name: str, split: str) -> pd.DataFrame:
     """Return a run's own metrics on a split, as many as are saved."""
-    metrics = run.metrics
+    metrics = measured_once(run.metrics)
     if metrics.empty:
         raise ValueError(f"The run {name!r} has no metrics: expected some; train it to its end.")
     found = metrics[metrics["split"] == split]

@@ -74,7 +74,7 @@ def trace(
     batch, said = some_sequences(run.task) if batch is None else (batch, "")
     clamps = run.clamps if clamps is None else clamps
     chosen = _chosen(run, steps)
-    waiting = any(clamp.schedule.kind == "from_level" for clamp in clamps)
+    waiting = any(clamp.is_scheduled and not clamp.schedule.by_step for clamp in clamps)
     metrics = run.rows(before=max(chosen)) if waiting else None
     model = run.model(chosen[0])
     refuse_other_sequences(model, batch)
