@@ -6,6 +6,7 @@
 
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from typing import Any, NamedTuple, TypeAlias
 
@@ -42,21 +43,24 @@ class Sequences(NamedTuple):
     tokens: Int[Tensor, "*run batch pos"]
     targets: Int[Tensor, "*shape"]
     """`[batch]` where only the last position is asked."""
-    roles: Sequence[Bool[Tensor, "*run batch query key"]] = ()
-    """Answers and candidates, or nothing; those of few-shot sequences follow from tokens."""
+    roles: dict[str, Bool[Tensor, "*run batch query key"]] = {}  # noqa: RUF012  never written into
+    """Answers and candidates, where there are any; those of few-shot sequences follow from tokens.
+    """
 
     @classmethod
     def of(cls, batch: Batch, task: Task, clamps: Sequence[AbstractClamp]) -> "Sequences":
         """Return the tensors of a batch of the task that a model under the clamps reads."""
-        reads = any(clamp.needs_batch for clamp in clamps) and not batch.is_few_shot
-        roles = (batch.answers, batch.candidates) if reads else ()
+        roles: dict[str, Tensor] = {}
+        if not batch.is_few_shot and any(clamp.needs_batch is not False for clamp in clamps):
+            for name in ("answers", "candidates"):
+                with suppress(ValueError):  # the task does not say; clamps refuse what they lack
+                    roles[name] = getattr(batch, name)
         return cls(batch.tokens, batch.target if task.asks_last else batch.targets, roles)
 
     def batch(self, layout: Layout | None, task: Task | None = None) -> Batch:
         """Return the batch; few-shot sequences have a layout, others may know their task."""
-        answers, candidates = self.roles or (None, None)
         own = {"layout": layout} if layout is not None else {"task": task}
-        return Batch(self.tokens, self.targets, answers=answers, candidates=candidates, **own)
+        return Batch(self.tokens, self.targets, **self.roles, **own)
 
 
 class ClampedModel(nn.Module):
