@@ -1,4 +1,12 @@
-from . import clamps as clamps, hooks as hooks, plots as plots, tasks as tasks, toy as toy
+from . import (
+    clamps as clamps,
+    hooks as hooks,
+    optimisers as optimisers,
+    plots as plots,
+    start as start,
+    tasks as tasks,
+    toy as toy,
+)
 from .analysis import (
     ablation as ablation,
     dynamics as dynamics,
@@ -17,10 +25,11 @@ from .analysis.heads.repeated_tokens import induction_score as induction_score
 from .analysis.patching.path_patching import path_patch as path_patch
 from .analysis.patching.wiring import wiring_map as wiring_map
 from .clamps.context import clamped as clamped
-from .config import AdamConfig as AdamConfig, Grid as Grid, RunConfig as RunConfig, Seeds as Seeds
+from .config import Grid as Grid, RunConfig as RunConfig, Seeds as Seeds
 from .evaluation import evaluate as evaluate
 from .interop.icl_dynamics import load_icl_dynamics as load_icl_dynamics
 from .model import ModelConfig as ModelConfig, build_model as build_model
+from .optimisers import SGD as SGD, Adam as Adam
 from .runs import Run as Run
 from .tasks.exemplars import Exemplars as Exemplars
 from .tasks.few_shot import FewShotTask as FewShotTask, TaskConfig as TaskConfig

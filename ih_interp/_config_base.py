@@ -14,6 +14,7 @@ from typing import (
     TYPE_CHECKING,
     Annotated,
     Any,
+    ClassVar,
     Literal,
     TypeVar,
     Union,
@@ -64,6 +65,9 @@ class Frozen(BaseModel, metaclass=Readable):
         frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
     )
 
+    positional: ClassVar[tuple[str, ...]] = ()
+    """The fields that may come without their names, in order."""
+
     @classmethod
     def __pydantic_init_subclass__(cls, **options: Any) -> None:
         super().__pydantic_init_subclass__(**options)
@@ -76,7 +80,8 @@ class Frozen(BaseModel, metaclass=Readable):
 
     def __init__(self, *given: object, **fields: Any) -> None:
         """Take the fields by name; TypeError for positional values, ValueError for wrong ones."""
-        if given:
+        fields = dict(zip(self.positional, given, strict=False)) | fields
+        if given := given[len(self.positional) :]:
             name, fields = type(self).__name__, type(self).model_fields
             first = next((field for field, _ in _in_order(fields) if field != "kind"), "field")
             raise TypeError(

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from ih_interp._config_base import Frozen, explain, short
 from ih_interp.config import RunConfig
+from ih_interp.registry import foreign_kinds, refuse_missing_kinds
 from ih_interp.storage import run_files
 
 RESTORE = "restore it, or train again with repair=True, which removes the run and begins it anew"
@@ -31,6 +32,8 @@ class Recorded(Frozen):
     """How updates were computed."""
     versions: dict[str, str]
     """The versions of Python and of the packages that compute."""
+    kinds: dict[str, str] = Field(default_factory=dict[str, str])
+    """The module of every task, clamp and so on that another package defines."""
     threads: int | None = None
     """The number of torch's threads."""
     sha256: str | None = None
@@ -47,6 +50,7 @@ def write_config(
         "fingerprint": config.fingerprint,
         "features_sha256": features_sha256,
         "engine": engine,
+        "kinds": foreign_kinds(config),
         "threads": torch.get_num_threads(),
         "versions": versions(),
     }
@@ -72,6 +76,7 @@ def read_config(path: Path) -> tuple[Recorded, RunConfig]:
         raise run_files.DamagedFileError(path, what, RESTORE)
     try:
         recorded = Recorded.model_validate(fields)
+        refuse_missing_kinds(recorded.kinds)
         config = RunConfig.load(recorded.run)
         if recorded.fingerprint != config.fingerprint:
             there, said = config.fingerprint, recorded.fingerprint

@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -12,26 +12,19 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from ih_interp._config_base import Frozen, canonical_json, explain
 from ih_interp.clamps import AbstractClamp
 from ih_interp.model import ModelConfig
+from ih_interp.optimisers import AbstractOptimiser, Adam
 from ih_interp.registry import any_of
+from ih_interp.start import AbstractStart, FromSeed
 from ih_interp.storage.atomic import PathLike, as_path
 from ih_interp.tasks.base import AbstractTask
 from ih_interp.tasks.few_shot import TaskConfig
 from ih_interp.tasks.repeated_tokens import RepeatedTokens as RepeatedTokens  # a kind in JSON
+from ih_interp.types import once_each
+
+Under: TypeAlias = Literal["clamped", "free"]
+"""Whether a run's clamps are on when it is measured."""
 
 MAX_POINTS = 10_000_000  # of a grid; more would fill the memory
-
-
-class AdamConfig(Frozen):
-    """Adam without weight decay or warm-up; defaults are the paper's."""
-
-    learning_rate: float = Field(default=1e-5, gt=0)
-    """Step size, the same for every update."""
-    beta1: float = Field(default=0.9, ge=0, lt=1)
-    """Decay of the running mean of gradients, from one update to the next."""
-    beta2: float = Field(default=0.999, ge=0, lt=1)
-    """Decay of the running mean of squared gradients."""
-    eps: float = Field(default=1e-8, gt=0)
-    """Added to the root of the mean square, by which a step is divided."""
 
 
 class Seeds(Frozen):
@@ -92,16 +85,20 @@ class RunConfig(Frozen):
     """Layers, heads and widths of the transformer."""
     clamps: tuple[any_of(AbstractClamp), ...] = ()
     """Clamps in force while it trains, each from `ih.clamps`."""
-    optimiser: AdamConfig = AdamConfig()
-    """Adam's learning rate and moments."""
+    optimiser: any_of(AbstractOptimiser) = Adam()
+    """How weights follow from gradients: `ih.Adam`, `ih.SGD`, or an optimiser of your own."""
+    start: any_of(AbstractStart) = FromSeed()
+    """Where the first weights come from: the seed, or `FromRun(...)` of `ih.start`."""
     seeds: Seeds = Seeds()
     """One seed per source of chance."""
     sequences: int = Field(default=1_000_000, ge=1, le=10**12)
-    """How many sequences are seen, a whole number of batches."""
+    """How many sequences are seen, a whole number of batches; a finished run goes on to more."""
     batch_size: int = Field(default=32, ge=1)
     """Sequences per update."""
     evaluations: Grid = Grid(every=5_000)
     """The points at which metrics are measured, in sequences."""
+    evaluate: tuple[Under, ...] = ("clamped",)
+    """How metrics are measured: under the run's clamps, without them ("free"), or both."""
     evaluation_size: int = Field(default=1_000, ge=1, le=10_000_000)
     """Sequences of each evaluation set, drawn once."""
     checkpoints: Grid = Grid(every=10_000)
@@ -114,6 +111,13 @@ class RunConfig(Frozen):
         if not re.fullmatch(r"[A-Za-z0-9_=+-][A-Za-z0-9._=+-]{0,199}", name):
             raise ValueError(f"name={name!r}: expected up to 200 letters, digits and ._=+- only.")
         return name
+
+    @field_validator("evaluate")
+    @classmethod
+    def _once_each(cls, evaluate: tuple[Under, ...]) -> tuple[Under, ...]:
+        if not evaluate:
+            raise ValueError('evaluate=(): expected at least one of "clamped" and "free".')
+        return once_each(evaluate, "evaluate")
 
     @field_validator("clamps", mode="before")
     @classmethod
@@ -165,9 +169,23 @@ class RunConfig(Frozen):
 
     @property
     def identity(self) -> "RunConfig":
-        """The fields that numbers depend on: no name, and no places of files with known digests."""
+        """The fields that numbers depend on: no name, and no places of files with known digests.
+
+        The length is none of them: a longer run is the shorter one, gone on with.
+        """
         clamps = [clamp.identity for clamp in self.clamps]
-        return self.replace(name="run", task=self.task.identity, clamps=clamps)
+        return self.replace(
+            name="run",
+            sequences=self.batch_size,
+            task=self.task.identity,
+            start=self.start.identity,
+            clamps=clamps,
+        )
+
+    def pinned(self) -> "RunConfig":
+        """Return the run bound to the weights that clamps and start read now, by their digests."""
+        clamps = [clamp.pinned() for clamp in self.clamps]
+        return self.replace(start=self.start.pinned(), clamps=clamps)
 
     @property
     def fingerprint(self) -> str:

@@ -130,7 +130,7 @@ def load_plugins(modules: Sequence[str]) -> None:
     for module in modules:
         try:
             importlib.import_module(module)
-        except Exception as error:  # whatever the code of a plugin raises
+        except (Exception, SystemExit) as error:  # whatever the code of a plugin raises
             raise ValueError(
                 f"The plugin {module} cannot be imported: {type(error).__name__}: {error}"
             ) from error

@@ -23,7 +23,7 @@ from ih_interp.tasks.exemplars import Exemplars
 from ih_interp.tasks.few_shot import FewShotTask, TaskConfig
 from ih_interp.types import integer
 
-COLUMNS = ["step", "sequences", "split", *METRICS]
+COLUMNS = ["step", "sequences", "split", "under", *METRICS]
 
 
 class Run:
@@ -70,7 +70,7 @@ class Run:
         exemplars = self._exemplars
         if exemplars is None:
             try:
-                exemplars = Exemplars.from_source(config.exemplars)
+                exemplars = config.build().exemplars
             except FileNotFoundError as error:
                 raise FileNotFoundError(
                     f"{self.folder} was trained on features that are no longer there: {error} "
@@ -132,12 +132,11 @@ class Run:
 
     @property
     def metrics(self) -> pd.DataFrame:
-        """One row per evaluation and split: `step`, `sequences`, `split`, `evaluation.METRICS`.
+        """One row per evaluation and split: `step`, `sequences`, `split`, `under`, metrics.
 
-        They are measured under the run's clamps, each as its schedule has it at that step.
-        `ih.evaluate(run.model(step), batch)` measures the network without clamps. A run in
-        training has the rows saved so far. Raises ValueError for a damaged file, and for missing
-        evaluations of a finished run.
+        Under is "clamped", each clamp as its schedule has it at that step, or "free", without any,
+        as `config.evaluate` asks. A run in training has the rows saved so far. Raises ValueError
+        for a damaged file, and for missing evaluations of a finished run.
         """
         rows = self.rows(before=self.config.n_steps + 1 if self.finished else 0)
         return pd.DataFrame(rows, columns=None if rows else COLUMNS)
@@ -239,6 +238,11 @@ def refuse_other_run(folder: Path, config: RunConfig) -> None:
     """Raise ValueError if the folder holds a run of another configuration, or part of one."""
     if (folder / run_files.CONFIG).is_file():
         there = Run(folder).config
+        if there.sequences > config.sequences and there.fingerprint == config.fingerprint:
+            raise ValueError(
+                f"{folder} holds a run of sequences={there.sequences}, and {config.sequences} here "
+                "are fewer: give at least as many, with which it goes on, or another name."
+            )
         if there.fingerprint != config.fingerprint:
             old, new = there.identity.save(), config.identity.save()
             changed = [name for name in new if new[name] != old[name]]
@@ -262,7 +266,7 @@ def refuse_other_run(folder: Path, config: RunConfig) -> None:
 def create_run(folder: Path, config: RunConfig, task: Task, *, engine: str) -> Run:
     """Write `config.json`, or open the run that is there.
 
-    Only the name of that run and the path of its features are written anew, where they have
+    Only that run's name, length and the paths of its files are written anew, where they have
     changed. `engine`, "compiled" or "eager", is recorded: a run keeps to one, since their numbers
     differ in the last digits.
     """

@@ -6,7 +6,7 @@ import signal
 import pytest
 
 import ih_interp as ih
-from ih_interp.config import AdamConfig, Grid, RunConfig
+from ih_interp.config import Grid, RunConfig
 from ih_interp.runs import create_run
 from ih_interp.storage import run_files
 from ih_interp.tasks.exemplars import GaussianSource
@@ -14,9 +14,10 @@ from ih_interp.training.fleet import Fleet
 
 SMALL = RunConfig(
     name="small",
-    exemplars=GaussianSource(n_classes=20, n_exemplars=2, n_features=16),
-    task=ih.TaskConfig(n_train_classes=8),
-    optimiser=AdamConfig(learning_rate=1e-3),
+    task=ih.TaskConfig(
+        exemplars=GaussianSource(n_classes=20, n_exemplars=2, n_features=16), n_train_classes=8
+    ),
+    optimiser=ih.Adam(learning_rate=1e-3),
     sequences=24 * 8,
     batch_size=8,
     evaluations=Grid(every=64),
@@ -26,7 +27,7 @@ SMALL = RunConfig(
 """24 updates, evaluated and saved every eighth."""
 
 FOUR_UPDATES = SMALL.replace(
-    optimiser=AdamConfig(),
+    optimiser=ih.Adam(),
     sequences=4 * 8,
     evaluations=Grid(),
     evaluation_size=10,
@@ -38,8 +39,8 @@ FOUR_UPDATES = SMALL.replace(
 def make_fleet(tmp_path, configs):
     runs = []
     for config in configs:
-        task = ih.FewShotTask(ih.Exemplars.from_source(config.exemplars), config.task)
-        runs.append(create_run(tmp_path / config.name, config, task, engine="eager"))
+        folder = tmp_path / config.name
+        runs.append(create_run(folder, config, config.task.build(), engine="eager"))
     return Fleet(runs, compiled=False)
 
 

@@ -28,7 +28,7 @@ settings.register_profile(
 settings.load_profile("few")
 
 CONFIGS = (
-    *(ih.TaskConfig, ih.ModelConfig, ih.AdamConfig, ih.Seeds, ih.Grid, ih.RunConfig),
+    *(ih.TaskConfig, ih.ModelConfig, ih.Adam, ih.Seeds, ih.Grid, ih.RunConfig),
     *(GaussianSource, FileSource, ToyConfig),
 )
 KINDS = sorted(TypeAdapter(Clamp).json_schema()["discriminator"]["mapping"])
@@ -124,7 +124,12 @@ def test_every_source_of_exemplars_is_tried():
         (FOUR_UPDATES.replace(task=ih.TaskConfig(n_train_classes=50)), {}),
         (FOUR_UPDATES.replace(clamps=[ih.clamps.match("L9H9")]), {}),
         (FOUR_UPDATES.replace(clamps=[ih.clamps.GraftIn(run="gone", step=0, layer=0)]), {}),
-        (FOUR_UPDATES.replace(exemplars=FileSource(path="gone.npz", dataset="x", sha256="0")), {}),
+        (
+            FOUR_UPDATES.replace(
+                task=ih.TaskConfig(exemplars=FileSource(path="gone.npz", dataset="x", sha256="0"))
+            ),
+            {},
+        ),
     ],
     ids=str,
 )

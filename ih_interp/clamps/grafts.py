@@ -56,8 +56,8 @@ def opened(folder: Path) -> "ih.Run":
         return ih.Run(folder)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"{error} A graft needs the run that it takes layers from: give a path that is right "
-            f"in this folder, {Path.cwd()}."
+            f"{error} Weights are taken from this run: give a path that is right in this folder, "
+            f"{Path.cwd()}."
         ) from error
 
 

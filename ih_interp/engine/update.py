@@ -1,4 +1,4 @@
-"""One optimiser update of a fleet: the model's own forward pass, differentiated, then Adam.
+"""One optimiser update of a fleet: the model's own forward pass, its gradient, the optimiser.
 
 `eager_step` goes run by run and is the plain, slow truth. `traced_step` maps the forward pass
 (`engine.compiled_forward`) over the runs, traces the whole update and compiles the trace.
@@ -16,7 +16,6 @@ from torch.fx import GraphModule
 from torch.nn.functional import cross_entropy
 from torch.utils._pytree import tree_leaves, tree_map, tree_structure, tree_unflatten
 
-from ih_interp.config import AdamConfig
 from ih_interp.engine.compiled_forward import (
     ClampedModel,
     Sequences,
@@ -26,6 +25,7 @@ from ih_interp.engine.compiled_forward import (
     traced,
 )
 from ih_interp.model import named_for_model
+from ih_interp.optimisers import AbstractOptimiser
 
 Losses: TypeAlias = Float[Tensor, " run"]
 
@@ -34,16 +34,15 @@ class FleetState(NamedTuple):
     """The tensors that training changes, in place. Axis 0 is the run."""
 
     parameters: Tensors
-    first_moments: Tensors
-    second_moments: Tensors
+    moments: tuple[Tensors, ...]
+    """As many as the optimiser keeps."""
     count: Float[Tensor, "*run"]  # pyright: ignore[reportIncompatibleMethodOverride]
     """Updates done, run by run."""
 
     @property
     def flat(self) -> list[Tensor]:
         """The tensors in one list, as a graph takes them: the leaves of the tree, in order."""
-        groups = (self.parameters, self.first_moments, self.second_moments)
-        return [tensor for group in groups for tensor in group.values()] + [self.count]
+        return tree_leaves(self)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "FleetState":
         return tree_map(function, self)
@@ -83,7 +82,7 @@ def asked_loss(
     return cross_entropy(logits.flatten(end_dim=1), targets.flatten())
 
 
-def eager_step(clamped: ClampedModel, adam: AdamConfig) -> Step:
+def eager_step(clamped: ClampedModel, optimiser: AbstractOptimiser) -> Step:
     """Return an update that goes through one run after the other, with nothing traced."""
 
     def step(state: FleetState, inputs: FleetInputs) -> Losses:
@@ -95,7 +94,8 @@ def eager_step(clamped: ClampedModel, adam: AdamConfig) -> Step:
             logits = functional_call(clamped, named, inputs.of_run(run))
             loss = asked_loss(logits, inputs.sequences.targets[run])
             gradients = torch.autograd.grad(loss, list(weights.values()), materialize_grads=True)
-            _adam(one, dict(zip(weights, gradients, strict=True)), inputs.learning_rate[run], adam)
+            by_name = dict(zip(weights, gradients, strict=True))
+            advance(one, by_name, inputs.learning_rate[run], optimiser)
             losses.append(loss.detach())
         return torch.stack(losses)
 
@@ -103,10 +103,10 @@ def eager_step(clamped: ClampedModel, adam: AdamConfig) -> Step:
 
 
 def traced_step(
-    clamped: ClampedModel, adam: AdamConfig, state: FleetState, inputs: FleetInputs
+    clamped: ClampedModel, optimiser: AbstractOptimiser, state: FleetState, inputs: FleetInputs
 ) -> Step:
     """Return the whole update as a compiled graph, for state and inputs of these shapes."""
-    graph = trace_update(clamped, adam, state, inputs)
+    graph = trace_update(clamped, optimiser, state, inputs)
     compiled = compile_graph(graph, *state.map(torch.clone).flat, *inputs.flat)
 
     def step(state: FleetState, inputs: FleetInputs) -> Losses:
@@ -117,7 +117,7 @@ def traced_step(
 
 
 def trace_update(
-    clamped: ClampedModel, adam: AdamConfig, state: FleetState, inputs: FleetInputs
+    clamped: ClampedModel, optimiser: AbstractOptimiser, state: FleetState, inputs: FleetInputs
 ) -> GraphModule:
     """Return the update of a fleet as a graph from `state.flat` and `inputs.flat` to the losses."""
     n_state, structures = len(state.flat), (tree_structure(state), tree_structure(inputs))
@@ -134,27 +134,20 @@ def trace_update(
         given: FleetInputs = tree_unflatten(flat[n_state:], structures[1])
         of_runs = (given.sequences, given.clamps, given.gates)
         gradients, losses = per_run(now.parameters, given.buffers, *of_runs)
-        _adam(now, gradients, given.learning_rate, adam)
+        advance(now, gradients, given.learning_rate, optimiser)
         return losses
 
     # Tracing runs the update: on a clone, so that nothing is trained by it.
     return traced(update, *state.map(torch.clone).flat, *inputs.flat)
 
 
-def _adam(state: FleetState, gradients: Tensors, rate: Tensor, adam: AdamConfig) -> None:
-    """Do one step of Kingma and Ba's Adam, as optax and torch write it, in place.
+def advance(
+    state: FleetState, gradients: Tensors, rate: Tensor, optimiser: AbstractOptimiser
+) -> None:
+    """Do one step of the optimiser in place.
 
     `count` and `rate` have a run axis for a fleet, and none for one run.
     """
     state.count.add_(1)
-    bias1 = 1 - adam.beta1**state.count
-    bias2 = 1 - adam.beta2**state.count
-    groups = (state.parameters, state.first_moments, state.second_moments)
-    for name, gradient in gradients.items():
-        weight, m, v = (group[name] for group in groups)
-        over_runs = (-1,) + (1,) * (weight.ndim - 1)
-        m.copy_(adam.beta1 * m + (1 - adam.beta1) * gradient)
-        v.copy_(adam.beta2 * v + (1 - adam.beta2) * gradient * gradient)
-        scale = (rate / bias1).reshape(over_runs)
-        spread = (v / bias2.reshape(over_runs)).sqrt()
-        weight.copy_(weight - scale * m / (spread + adam.eps))
+    after = optimiser.update(state.parameters, state.moments, gradients, state.count, rate)
+    tree_map(Tensor.copy_, (state.parameters, state.moments), after)

@@ -18,8 +18,9 @@ from ih_interp.clamps import (
     layer_one,
     match,
 )
-from ih_interp.config import AdamConfig, Grid, RunConfig, Seeds
+from ih_interp.config import Grid, RunConfig, Seeds
 from ih_interp.model import ModelConfig
+from ih_interp.optimisers import Adam
 from ih_interp.paper.circuit import Circuit
 from ih_interp.paper.presets import Preset
 from ih_interp.tasks.exemplars import ExemplarSource
@@ -76,7 +77,7 @@ def main_run(preset: Preset, exemplars: ExemplarSource, seed: int) -> RunConfig:
     return RunConfig(
         name=f"main-{seed}",
         task=preset.task.replace(exemplars=exemplars),
-        optimiser=AdamConfig(learning_rate=preset.learning_rate),
+        optimiser=Adam(learning_rate=preset.learning_rate),
         seeds=Seeds(init=seed),
         sequences=preset.main_sequences,
         evaluations=preset.evaluations,

@@ -1,7 +1,7 @@
 """The files of a run folder: their paths, JSON, and weights with a digest. No pickle.
 
     config.json  metrics.jsonl  checkpoints/00031250.safetensors
-    state.safetensors  state-before.safetensors  while it trains: the two states saved last
+    state.safetensors  state-before.safetensors  where it goes on; the second while it trains
     stopped.json  where a callback ended it (`ih.StopRun`)
 
 Each carries a SHA-256 of its content, except configuration and metrics of the first runs of
@@ -160,16 +160,17 @@ def read_metrics(
     except (ValueError, RecursionError) as error:
         raise DamagedFileError(path, f"is not JSON lines, it may be cut short: {error}") from error
     if strange := [row for row in rows if not _is_row(row)]:
-        what = f"holds {short(strange[0])}, not a row of metrics (a step, a split and numbers)"
+        what = f"holds {short(strange[0])}, not a row of metrics (step, split, under and numbers)"
         raise DamagedFileError(path, what)
     return rows
 
 
 def _is_row(row: object) -> bool:
-    """Return whether a line of metrics is a step, a split, and numbers."""
-    if not isinstance(row, dict) or not isinstance(row.get("split"), str):
+    """Return whether a line of metrics is a step, a split, what it is under, and numbers."""
+    words = ("split", "under")
+    if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in words):
         return False
-    step, numbers = row.get("step"), [value for name, value in row.items() if name != "split"]
+    step, numbers = row.get("step"), [value for name, value in row.items() if name not in words]
     is_step = type(step) is int and step >= 0
     return is_step and all(type(value) in (int, float) for value in numbers)
 

@@ -7,6 +7,7 @@ Exemplars
 Few shot
     FewShotTask: Sequences of a `TaskConfig` over given exemplars.
     TaskConfig: The sequences to sample.
+    Layout: Where exemplars, labels and the query stand in a sequence.
 Others
     RepeatedTokens: Blocks of random tokens, said again until the sequence is full.
     AbstractTask: The base of a task of your own.

@@ -4,5 +4,5 @@ from .exemplars import (
     FileSource as FileSource,
     GaussianSource as GaussianSource,
 )
-from .few_shot import FewShotTask as FewShotTask, TaskConfig as TaskConfig
+from .few_shot import FewShotTask as FewShotTask, Layout as Layout, TaskConfig as TaskConfig
 from .repeated_tokens import RepeatedTokens as RepeatedTokens

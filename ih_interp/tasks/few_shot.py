@@ -40,8 +40,9 @@ class TaskConfig(AbstractTask):
     splits: ClassVar[tuple[str, ...]] = SPLITS
     asks_last: ClassVar[bool] = True
 
-    exemplars: ExemplarSource = GaussianSource()
-    """The source of features; where `ih.Exemplars` are given, theirs is recorded."""
+    exemplars: ExemplarSource | None = GaussianSource()
+    """The source of features; where `ih.Exemplars` are given, theirs is recorded. None for features
+    that only this process has."""
 
     n_train_classes: int = Field(default=50, ge=2)
     """Classes trained on, the first ones of the file."""
@@ -65,7 +66,7 @@ class TaskConfig(AbstractTask):
     def _source_of(cls, value: object) -> object:
         if isinstance(value, Exemplars):
             return value.recorded_source
-        if not isinstance(value, Frozen | Mapping):
+        if value is not None and not isinstance(value, Frozen | Mapping):
             raise ValueError(
                 f"exemplars={value!r}: expected exemplars or their source, "
                 "ih.Exemplars.gaussian(...) or ih.Exemplars.load(path)."
@@ -106,6 +107,11 @@ class TaskConfig(AbstractTask):
         return self.build().sample(split, n, generator=generator)
 
     def build(self) -> "FewShotTask":
+        if self.exemplars is None:
+            raise ValueError(
+                "The exemplars of this task have no source: save them first, exemplars = "
+                "exemplars.save(path), and give TaskConfig(exemplars=exemplars)."
+            )
         return FewShotTask(Exemplars.from_source(self.exemplars), self)
 
     def structure(self) -> Any:
@@ -131,8 +137,9 @@ class FewShotTask:
     def __init__(self, exemplars: Exemplars, config: TaskConfig | None = None) -> None:
         expect(exemplars, Exemplars, "Exemplars", "load a file with ih.Exemplars.load(path)")
         self.exemplars = exemplars
-        self.config = config = TaskConfig() if config is None else config
+        config = TaskConfig() if config is None else config
         expect(config, TaskConfig, "The task's configuration", "write ih.TaskConfig(...)")
+        self.config = config = config.model_copy(update={"exemplars": exemplars.source})
         left = exemplars.n_classes - config.n_train_classes
         for name, n, most in (
             ("n_train_classes", config.n_train_classes, exemplars.n_classes),

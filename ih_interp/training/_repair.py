@@ -11,7 +11,7 @@ from ih_interp.config import RunConfig
 from ih_interp.runs import Run, refuse_other_run
 from ih_interp.storage import run_files
 from ih_interp.storage.run_files import DamagedFileError
-from ih_interp.training.state import load_state, remove_states
+from ih_interp.training.state import load_state
 
 
 def repair(folder: Path, config: RunConfig) -> None:
@@ -106,6 +106,4 @@ def _rewind(run: Run) -> list[Path]:
             break
         path.unlink()
         removed.append(path)
-    if run.finished and run.lost(run.config.n_steps + 1):
-        remove_states(run.folder)
     return removed

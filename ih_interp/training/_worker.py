@@ -5,11 +5,12 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from ih_interp.registry import load_plugins
 from ih_interp.runs import Run
 from ih_interp.storage import lock
 from ih_interp.storage.run_files import sweep_run
@@ -31,27 +32,33 @@ def main() -> int:
             if "train" not in order:
                 continue  # a late order to stop a run
             try:
-                report = train_ordered(order["train"], parent)
+                report = train_ordered(order["train"], parent, order["plugins"])
             except KeyboardInterrupt:
                 return 130
             tell(parent, report)
     return 0
 
 
-def train_ordered(order: Mapping[str, int | None], parent: Connection) -> dict[str, Any]:
+def train_ordered(
+    order: Mapping[str, int | None],
+    parent: Connection,
+    plugins: Mapping[str, Sequence[str]] | None = None,
+) -> dict[str, Any]:
     """Train runs to their ends, each with its recorded engine; return the report.
 
-    `order` maps run folders to the inherited open files that hold their locks. Runs that the
-    parent orders to stop end at their next evaluation.
+    `order` maps run folders to the inherited open files that hold their locks, `plugins` to the
+    modules that define their kinds. Runs that the parent orders to stop end at their next
+    evaluation.
     """
     for folder, descriptor in order.items():
         if descriptor is not None:
             os.set_inheritable(descriptor, False)  # a compiler must not keep the lock
             lock.HELD[Path(folder)] = descriptor
-    runs = [Run(folder) for folder in order]
+    runs, failures = _opened(order, plugins or {})
     for run in runs:
         sweep_run(run.folder)  # files that a killed worker left
-    unfinished, failures = to_train(runs)
+    unfinished, damaged = to_train(runs)
+    failures += damaged
     done = sum(saved_step(run.folder) if run in unfinished else run.config.n_steps for run in runs)
     stopping: set[str] = set()
 
@@ -70,6 +77,21 @@ def train_ordered(order: Mapping[str, int | None], parent: Connection) -> dict[s
     on_progress(0, math.nan)
     failures += train_jobs(make_jobs(unfinished, 1), on_metrics=on_metrics, on_progress=on_progress)
     return {"failures": failures, "engines": {str(run.folder): run.engine for run in runs}}
+
+
+def _opened(
+    folders: Iterable[str], plugins: Mapping[str, Sequence[str]]
+) -> tuple[list[Run], list[str]]:
+    """Return the runs that can be read here, and in words why others cannot."""
+    runs: list[Run] = []
+    failures: list[str] = []
+    for folder in folders:
+        try:
+            load_plugins(plugins.get(folder, ()))
+            runs.append(Run(folder))
+        except ValueError as error:
+            failures.append(f"{folder}, in a process of its own: {error}")
+    return runs, failures
 
 
 def tell(parent: Connection, message: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import wait
@@ -41,15 +41,18 @@ def train_in_workers(
     n_workers: int,
     on_metrics: OnMetrics | None,
     on_progress: OnProgress,
+    plugins: Mapping[str, Sequence[str]] | None = None,
 ) -> list[str]:
     """Train fleets side by side; return in words what went wrong with runs.
+
+    `plugins` are the modules that a worker imports to read a run, by the run's name.
 
     A worker that dies is replaced, and its runs go on from their last saved state; what they do
     again is not reported again. Runs whose worker dies a second time are given up and named.
     Raises KeyboardInterrupt after SIGINT or SIGTERM, once every worker has saved its state; a
     second signal kills the workers. No worker is left when this returns or raises.
     """
-    crew = Crew([Job(runs) for runs in jobs], on_metrics, on_progress)
+    crew = Crew([Job(runs, plugins or {}) for runs in jobs], on_metrics, on_progress)
     try:
         with terminate_as_interrupt():
             crew.train(n_workers)
@@ -73,12 +76,13 @@ def _end(workers: Sequence["Worker"], how: Callable[["Worker"], None]) -> None:
 class Job:
     """A fleet's runs, how often their worker died, and what was reported of them."""
 
-    def __init__(self, runs: Sequence[Run]) -> None:
+    def __init__(self, runs: Sequence[Run], plugins: Mapping[str, Sequence[str]]) -> None:
         self.runs = {str(run.folder): run for run in runs}
+        self.plugins = {f: [*plugins.get(r.config.name, ())] for f, r in self.runs.items()}
         self.deaths = 0
         self.stopped: set[str] = set()  # folders of runs that a callback has ended
         self._told: int | None = None
-        self._rows: set[tuple[str, int, str]] = set()
+        self._rows: set[tuple[Any, ...]] = set()
 
     def new_updates(self, done: int) -> int:
         """Return how many of the updates done, over all runs, were not reported before.
@@ -92,7 +96,7 @@ class Job:
 
     def is_new(self, folder: str, row: Message) -> bool:
         """Return whether no worker has reported this row of metrics before."""
-        key = (folder, row["step"], row["split"])
+        key = (folder, row["step"], row["split"], row.get("under"))
         is_new = key not in self._rows
         self._rows.add(key)
         return is_new
@@ -187,7 +191,8 @@ class Worker:
 
     def give(self, job: Job) -> None:
         self.job = job
-        self.send({"train": {folder: lock.HELD.get(Path(folder)) for folder in job.runs}})
+        locks = {folder: lock.HELD.get(Path(folder)) for folder in job.runs}
+        self.send({"train": locks, "plugins": job.plugins})
 
     def send(self, order: dict[str, Any]) -> None:
         """Send an order; a dead worker raises nothing here, since `wait` reports it."""

@@ -2,7 +2,7 @@
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map, tree_structure, tree_unflatten
 from transformer_lens import HookedTransformer
 
-from ih_interp.clamps import Shape, in_order
+from ih_interp.clamps import AbstractClamp, Shape, in_order
 from ih_interp.clamps.base import flat_tensors
-from ih_interp.config import RunConfig
+from ih_interp.config import RunConfig, Under
 from ih_interp.engine.compiled_forward import (
     ClampedModel,
     Sequences,
@@ -26,6 +26,8 @@ from ih_interp.evaluation import evaluate, metric_names, sequence_metrics
 from ih_interp.tasks.base import Task
 from ih_interp.training.state import RunState
 
+Clamps: TypeAlias = tuple[AbstractClamp, ...]
+
 WORTH_COMPILING = 250_000  # sequences, of all evaluations of a run, that repay compiling
 MAX_CHUNK = 2_000  # sequences per call: their activations stay in the processor's cache
 MIN_CHUNK = 100  # below it, calls cost more than what they compute
@@ -37,37 +39,65 @@ class Evaluator:
     def __init__(self, model: HookedTransformer, *, compiled: bool) -> None:
         self._model = model
         self.compiled = compiled
-        self._graphs: dict[tuple[int | None, int], EvaluationGraph] = {}
+        self._graphs: dict[tuple[int | None, int, bool], EvaluationGraph] = {}
 
-    def prepare(self, run: RunState, weights: Tensors) -> "EvaluationGraph | None":
-        """Return the compiled evaluation of this run if it pays; raises the compiler's errors."""
-        if not (self.compiled and is_worth_compiling(run.config, run.task)):
-            return None
-        key = (getattr(run.task, "n_test_classes", None), run.config.evaluation_size)
-        if key not in self._graphs:
-            self._graphs[key] = EvaluationGraph(self._model, run, weights)
-        return self._graphs[key]
+    def prepare(self, run: RunState, weights: Tensors) -> None:
+        """Compile the evaluations of this run if it pays; raises the compiler's errors."""
+        for under in run.config.evaluate:
+            self._graph(run, weights, clamps_under(run.config, under))
 
-    def measure(self, run: RunState, weights: Tensors) -> Mapping[str, Mapping[str, float]]:
-        """Return the mean of every metric on every set, under the run's clamps at its step."""
-        if (graph := self.prepare(run, weights)) is not None:
-            return graph.measure(run, weights)
+    def measure(self, run: RunState, weights: Tensors) -> list[dict[str, Any]]:
+        """Return a row per set: the mean of every metric under the run's clamps at its step.
+
+        `run.config.evaluate` asks for rows under them, for rows without any, or for both.
+        """
         with torch.no_grad():
             for name, parameter in self._model.named_parameters():
                 if name in weights:
                     parameter.copy_(weights[name])
+        means: dict[bool, Mapping[str, Mapping[str, float]]] = {}
+        rows: list[dict[str, Any]] = []
+        for under in run.config.evaluate:
+            clamps = clamps_under(run.config, under)
+            if bool(clamps) not in means:  # without clamps both are the same
+                means[bool(clamps)] = self._means(run, weights, clamps)
+            for split, values in means[bool(clamps)].items():
+                rows.append({"split": split, "under": under, **values})
+        return rows
+
+    def _graph(self, run: RunState, weights: Tensors, clamps: Clamps) -> "EvaluationGraph | None":
+        if not (self.compiled and is_worth_compiling(run.config, run.task)):
+            return None
+        sizes = (getattr(run.task, "n_test_classes", None), run.config.evaluation_size)
+        key = (*sizes, bool(clamps))
+        if key not in self._graphs:
+            self._graphs[key] = EvaluationGraph(self._model, run, weights, is_free=not clamps)
+        return self._graphs[key]
+
+    def _means(
+        self, run: RunState, weights: Tensors, clamps: Clamps
+    ) -> Mapping[str, Mapping[str, float]]:
+        if (graph := self._graph(run, weights, clamps)) is not None:
+            return graph.measure(run, weights)
+        given = {"step": run.step, "metrics": tuple(run.rows)}
         return {
-            split: evaluate(
-                self._model, batch, run.config.clamps, step=run.step, metrics=tuple(run.rows)
-            ).mean()
+            split: evaluate(self._model, batch, clamps, **given).mean()
             for split, batch in run.sets.items()
         }
+
+
+def clamps_under(config: RunConfig, under: Under) -> Clamps:
+    """Return the clamps under which a run is measured."""
+    return config.clamps if under == "clamped" else ()
 
 
 class EvaluationGraph:
     """A compiled graph of every metric on evaluation sets, for all runs of one fleet."""
 
-    def __init__(self, model: HookedTransformer, run: RunState, weights: Tensors) -> None:
+    def __init__(
+        self, model: HookedTransformer, run: RunState, weights: Tensors, *, is_free: bool = False
+    ) -> None:
+        self._is_free = is_free
         self._rows = Rows.of_splits(run.task, run.task.splits)
         self._size = chunk_size(len(run.sets) * run.config.evaluation_size)
         self._names = metric_names(run.task)
@@ -75,7 +105,7 @@ class EvaluationGraph:
         self._compiled = self._compile(model, run, weights, self._chunks(run)[0])
 
     def measure(self, run: RunState, weights: Tensors) -> Mapping[str, Mapping[str, float]]:
-        """Return the means, as `Evaluator.measure` does."""
+        """Return the mean of every metric by split."""
         given = self._given(run)
         with torch.no_grad():
             parts = [
@@ -93,7 +123,7 @@ class EvaluationGraph:
     def _chunks(self, run: RunState) -> list[Sequences]:
         """Return all sets, one after the other, in pieces of one size; the last is filled up."""
         sets = [
-            Sequences.of(self._rows.of(batch), run.task, run.config.clamps)
+            Sequences.of(self._rows.of(batch), run.task, self._clamps(run))
             for batch in run.sets.values()
         ]
         every: Sequences = tree_map(lambda *same: torch.cat(same), *sets)
@@ -101,16 +131,22 @@ class EvaluationGraph:
         filled = torch.arange(n_chunks * self._size) % len(every.tokens)
         return [tree_map(operator.itemgetter(rows), every) for rows in filled.split(self._size)]
 
+    def _clamps(self, run: RunState) -> Clamps:
+        return () if self._is_free else in_order(run.config.clamps)
+
+    def _gates(self, run: RunState) -> list[Tensor]:
+        """Return the gates of the clamps that have a schedule."""
+        return [] if self._is_free else [torch.tensor(gate) for gate in run.gates()]
+
     def _given(self, run: RunState) -> list[Tensor]:
         """Return the tensors of the run's clamps, and the gates of those with a schedule."""
-        tensors = flat_tensors(in_order(run.config.clamps), self._shape)
-        return tensors + [torch.tensor(gate) for gate in run.gates()]
+        return flat_tensors(self._clamps(run), self._shape) + self._gates(run)
 
     def _compile(
         self, model: HookedTransformer, run: RunState, weights: Tensors, sequences: Sequences
     ) -> Callable[..., Float[Tensor, "metric batch"]]:
         given, task = self._given(run), run.task
-        n_tensors = len(given) - len(run.gates())
+        n_tensors = len(given) - len(self._gates(run))
         example = [*tree_leaves((weights, sequences)), *given]
         structure = tree_structure((weights, sequences))
 
@@ -122,7 +158,7 @@ class EvaluationGraph:
 
         # A metric of the user's own may read every position.
         whole = bool(task.metrics)
-        clamped = ClampedModel(model, in_order(run.config.clamps), task, whole=whole)
+        clamped = ClampedModel(model, self._clamps(run), task, whole=whole)
         logits = trace_forward(clamped, *arguments(example))
 
         def measured(*inputs: Tensor) -> Float[Tensor, "metric batch"]:

@@ -46,7 +46,9 @@ def trace_key(config: RunConfig) -> str:
     key: dict[str, Any] = {
         "task": config.task.structure(),
         "model": config.model.model_dump(mode="json"),
-        "adam": config.optimiser.model_dump(mode="json", exclude={"learning_rate"}),
+        "optimiser": config.optimiser.model_dump(
+            mode="json", exclude={"learning_rate", "schedule"}
+        ),
         "batch_size": config.batch_size,
         "clamps": [[clamp.structure(), clamp.is_scheduled] for clamp in in_order(config.clamps)],
     }
@@ -74,7 +76,6 @@ class Fleet:
         self.evaluator = Evaluator(model, compiled=compiled)
         self.device = device
         self._buffers = {name: t.to(device) for name, t in rows.buffers.items()}
-        self._rates = torch.tensor([c.optimiser.learning_rate for c in configs], device=device)
         shape = Shape(configs[0].model.n_layers, configs[0].model.n_heads)
         of_runs = [flat_tensors(in_order(config.clamps), shape) for config in configs]
         self._clamps = [torch.stack(same).to(device) for same in zip(*of_runs, strict=True)]
@@ -122,7 +123,9 @@ class Fleet:
         gates = zip(*(run.gates() for run in self.runs), strict=True)
         return FleetInputs(
             sequences=tree_map(lambda *same: torch.stack(same).to(self.device), *batches),
-            learning_rate=self._rates,
+            learning_rate=torch.tensor(
+                [run.config.optimiser.rate(run.step) for run in self.runs], device=self.device
+            ),
             clamps=self._clamps,
             gates=[torch.tensor(of_runs, device=self.device) for of_runs in gates],
             buffers=self._buffers,
@@ -159,12 +162,4 @@ class Fleet:
 
 def stack(states: Sequence[FleetState]) -> FleetState:
     """Join fleets of one run each into one fleet."""
-
-    def together(group: str) -> Tensors:
-        tensors = [getattr(state, group) for state in states]
-        return {name: torch.cat([t[name] for t in tensors]) for name in tensors[0]}
-
-    return FleetState(
-        *map(together, ("parameters", "first_moments", "second_moments")),
-        count=torch.cat([state.count for state in states]),
-    )
+    return tree_map(lambda *same: torch.cat(same), *states)

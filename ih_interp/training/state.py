@@ -1,6 +1,7 @@
 """The state of a run in training: its step, its metrics, and how it is saved and resumed."""
 
 import operator
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +22,7 @@ from ih_interp.engine.update import FleetState
 from ih_interp.evaluation import evaluation_sets
 from ih_interp.model import build_model, trained_parameters
 from ih_interp.runs import Run
+from ih_interp.start import starting_weights
 from ih_interp.storage import run_files
 from ih_interp.storage.atomic import Writer, make_folders
 from ih_interp.storage.lock import expect_held
@@ -51,7 +53,7 @@ class RunState:
         self._due = self.evaluations | self.checkpoints | {config.n_steps}
         self.start, self.step = self._resume()
         saved = run.rows(before=self.step) if self.step else []
-        self.rows = [row for row in saved if row["step"] < self.step]
+        self.rows = [row for row in saved if self._stays(row["step"])]
         self._saved_step = self.step
         self.failure: str | None = None
         self.closed = False
@@ -61,6 +63,16 @@ class RunState:
         self._scheduled = [clamp for clamp in in_order(config.clamps) if clamp.is_scheduled]
         # For each clamp that waits for a level: the number of rows looked at, and the gate.
         self._levels: dict[int, tuple[int, float]] = {}
+
+    def _stays(self, step: int) -> bool:
+        """Return whether a row is kept: of an evaluation that will not be made again.
+
+        One at the former end of a run that goes on stays, unless a schedule might look at it: then
+        the run would become another than if it had been trained at once.
+        """
+        if step in self.evaluations:
+            return step < self.step
+        return step <= self.step and not any(clamp.is_scheduled for clamp in self.config.clamps)
 
     @property
     def is_open(self) -> bool:
@@ -106,19 +118,22 @@ class RunState:
 
     def _resume(self) -> tuple[FleetState, int]:
         """Return the saved state and its step, or the initial state."""
-        begun = initial_state(self.task, self.config)
-        if not (saved := run_files.saved_states(self.run.folder)):
+        saved = run_files.saved_states(self.run.folder)
+        begun = initial_state(self.task, self.config, begun=bool(saved))
+        if not saved:
             return begun, 0
         tensors, step = load_state(saved[0], self.config)
         if {name: tensor.shape for name, tensor in tensors.items()} != {
             name: tensor.shape for name, tensor in as_tensors(begun, 0).items()
         }:
             raise ValueError(f"{saved[0]} holds the state of another model; delete that file.")
-        groups: list[dict[str, Tensor]] = [{}, {}, {}]
-        for name, tensor in tensors.items():
-            group, parameter = name.split(":", 1)
-            groups[int(group)][parameter] = tensor[None].clone()
-        return FleetState(*groups, count=torch.tensor([float(step)])), step
+        # In the order of the beginning, in which norms are summed; files are sorted by name.
+        groups = [
+            {name: tensors[f"{number}:{name}"][None].clone() for name in group}
+            for number, group in enumerate((begun.parameters, *begun.moments))
+        ]
+        first, *moments = groups
+        return FleetState(first, tuple(moments), count=torch.tensor([float(step)])), step
 
     @property
     def _facts(self) -> dict[str, Any]:
@@ -145,12 +160,14 @@ class RunState:
         self.writer.write(path, run_files.packed(weights, self._facts))
 
     def close(self, state: FleetState, place: int) -> None:
-        """Write the end of the run: the last checkpoint comes last and marks it as finished."""
-        self.writer.settle()
-        self._write_metrics()
+        """Write the end of the run: the last checkpoint comes last and marks it as finished.
+
+        The last state stays: from it the run can go on to more sequences.
+        """
+        self.save_state(state, place)
         self.save_checkpoint(state, place)
         self.writer.settle()
-        remove_states(self.run.folder)
+        (self.run.folder / run_files.STATE_BEFORE).unlink(missing_ok=True)
         self.closed = True
 
     def stop(self, state: FleetState, place: int) -> None:
@@ -163,10 +180,10 @@ class RunState:
         run_files.write_json(self.run.folder / run_files.STOPPED, self._facts)
         self.closed = True
 
-    def record(self, measured: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
-        """Add a row per split to the metrics and return the new rows."""
+    def record(self, measured: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Add rows to the metrics, with their place in the run, and return them."""
         place = {"step": self.step, "sequences": self.step * self.config.batch_size}
-        new = [{**place, "split": split, **values} for split, values in measured.items()]
+        new = [{**place, **values} for values in measured]
         self.rows += new
         return new
 
@@ -187,7 +204,7 @@ class RunState:
 
 def as_tensors(state: FleetState, place: int) -> dict[str, Tensor]:
     """Return the tensors of a saved state of the run at this place of its fleet."""
-    groups = (state.parameters, state.first_moments, state.second_moments)
+    groups = (state.parameters, *state.moments)
     return {
         f"{number}:{name}": tensor[place]
         for number, group in enumerate(groups)
@@ -203,7 +220,7 @@ def load_state(path: Path, config: RunConfig) -> tuple[dict[str, Tensor], int]:
     step = facts.get("step", -1)
     is_step = type(step) is int and 0 <= step <= config.n_steps
     is_state = all(
-        name[:2] in ("0:", "1:", "2:") and tensor.dtype == torch.float32
+        re.match(r"[0-9]+:", name) and tensor.dtype == torch.float32
         for name, tensor in tensors.items()
     )
     if not (is_step and is_state):
@@ -224,7 +241,8 @@ def to_train(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
     for run in runs:
         try:
             if run.whole:
-                remove_states(run.folder)  # left by a kill at the run's end
+                # Left by a kill at the run's end.
+                (run.folder / run_files.STATE_BEFORE).unlink(missing_ok=True)
             elif run.stopped is None or run.lost(run.stopped + 1):
                 refuse_unsound(run)
                 unfinished.append(run)
@@ -234,10 +252,16 @@ def to_train(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
 
 
 def refuse_unsound(run: Run) -> None:
-    """Raise ValueError, with the remedy, if the run cannot go on from its saved state."""
+    """Raise ValueError, with the remedy, if the run cannot go on from its saved state.
+
+    One that had ended is trained again from its beginning.
+    """
     saved = run_files.saved_states(run.folder)
     step = load_state(saved[0], run.config)[1] if saved else 0
-    if lost := run.lost(step):
+    lost = run.lost(step)
+    if lost and run.finished and step == run.config.n_steps:
+        remove_states(run.folder)
+    elif lost:
         raise ValueError(
             f"{'; '.join(lost)}, although {saved[0].name} goes on from step {step}: restore it, or "
             "train again with repair=True, which goes back as far as needed."
@@ -263,11 +287,16 @@ def training_sequences(task: Task, config: RunConfig, chunk: int) -> Batch:
     return drawn(task, task.splits[0], CHUNK * config.batch_size, generator=generator)
 
 
-def initial_state(task: Task, config: RunConfig) -> FleetState:
-    """Return a run before its first update, as a fleet of one."""
+def initial_state(task: Task, config: RunConfig, *, begun: bool = False) -> FleetState:
+    """Return a run before its first update, as a fleet of one.
+
+    Of a run that has begun, whose start may be gone, it has the sizes only.
+    """
     model = build_model(task, config.model, seed=config.seeds.init)
-    weights = {n: p.detach()[None].clone() for n, p in trained_parameters(model).items()}
-    zeros, moments = (
-        {name: torch.zeros_like(tensor) for name, tensor in weights.items()} for _ in range(2)
+    first = trained_parameters(model) if begun else starting_weights(config.start, model, task)
+    weights = {name: p.detach()[None].clone() for name, p in first.items()}
+    moments = tuple(
+        {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
+        for _ in range(config.optimiser.n_moments)
     )
-    return FleetState(weights, zeros, moments, count=torch.zeros(1))
+    return FleetState(weights, moments, count=torch.zeros(1))

@@ -16,10 +16,12 @@ from ih_interp.config import RunConfig, run_folder
 from ih_interp.engine.compiled_forward import Sequences, compiler_found
 from ih_interp.evaluation import metric_names
 from ih_interp.model import build_model
+from ih_interp.registry import load_plugins, plugins_for
 from ih_interp.runs import Run, create_run, refuse_other_run
+from ih_interp.start import starting_weights
 from ih_interp.storage.atomic import PathLike, as_path
 from ih_interp.storage.lock import claimed
-from ih_interp.storage.run_files import CONFIG, saved_states
+from ih_interp.storage.run_files import CONFIG, STATE_BEFORE, saved_states
 from ih_interp.tasks.base import Task, drawn
 from ih_interp.tasks.few_shot import build_like
 from ih_interp.training._bar import bar_over
@@ -48,12 +50,14 @@ def train(
     progress: bool = True,
     on_metrics: OnMetrics | None = None,
     repair: bool = False,
+    plugins: Sequence[str] = (),
 ) -> list[Run]:
     """Train runs, or resume unfinished ones, and return them in the order given.
 
     Runs of one shape train together, as if alone: a run's numbers depend neither on the others nor
-    on interruptions. Finished runs are left alone, unless checkpoints or metrics are missing: then
-    they are trained again, to the same numbers.
+    on interruptions. Finished runs go on if they are given more `sequences`, to the numbers of a
+    run trained at once. Otherwise they are left alone, unless checkpoints or metrics are missing:
+    then they are trained again, to the same numbers.
 
     Args:
         runs: one configuration or several; each has its own folder `root/name`.
@@ -72,6 +76,8 @@ def train(
             Other exceptions are raised once everything is saved.
         repair: verify every file of these runs; damaged ones are removed, with a warning, and
             trained again to the same bytes, from the newest saved state before them.
+        plugins: modules that define tasks, clamps and others of your own, to be imported here and
+            by workers; those in which the classes of these runs stand need not be named.
 
     Raises ValueError, before anything is written, for runs that share a name, do not fit their
     exemplars, whose folder holds another run, or that another process is training;
@@ -80,20 +86,25 @@ def train(
     cannot be written, the disk is full, their process was killed.
     """
     configs = _configs(runs)
-    _refuse_arguments(engine, workers, device, on_metrics, progress=progress, repair=repair)
+    switches = {"progress": progress, "repair": repair}
+    _refuse_arguments(engine, workers, device, on_metrics, plugins, **switches)
     root = _root(root)
+    load_plugins(plugins)
+    modules = _modules(configs, plugins, workers)
     with one_thread(), terminate_as_interrupt():
-        # Clamps are bound to the weights that they read now, so that a run can tell if they change.
-        configs = [c.replace(clamps=[clamp.pinned() for clamp in c.clamps]) for c in configs]
+        configs = [config.pinned() for config in configs]  # a run can then tell if files change
         tasks = _tasks(configs)
         places = [(run_folder(root, config), config) for config in configs]
-        for folder, config in [] if repair else places:
-            refuse_other_run(folder, config)
-        with claimed([folder for folder, _ in places if repair or _may_write(folder)]):
+        for (folder, config), task in zip(places, tasks, strict=True):
+            if not (folder / CONFIG).is_file():
+                starting_weights(config.start, build_model(task, config.model), task)
+            elif not repair:
+                refuse_other_run(folder, config)
+        with claimed([folder for folder, config in places if repair or _may_write(folder, config)]):
             for folder, config in places:
                 if repair:
                     repair_run(folder, config)
-                _refuse_lost_compiler(folder)
+                _refuse_lost_compiler(folder, config)
             found = [
                 create_run(*place, task, engine=_engine(engine, place[1]))
                 for place, task in zip(places, tasks, strict=True)
@@ -101,11 +112,11 @@ def train(
             unfinished, failures = to_train(found)
             worth_workers = sum(run.config.n_steps for run in unfinished) >= WORTH_WORKERS
             n_workers = workers or (cores() if worth_workers else 1)
-            n_workers = n_workers if device == "cpu" else 1
+            n_workers = n_workers if device == "cpu" and modules is not None else 1
             jobs = make_jobs(unfinished, n_workers)
             with bar_over(unfinished, shown=progress) as tell:
                 if n_workers > 1 and len(jobs) > 1:
-                    failures += train_in_workers(jobs, n_workers, on_metrics, tell)
+                    failures += train_in_workers(jobs, n_workers, on_metrics, tell, modules)
                 else:
                     failures += train_jobs(
                         jobs, device=device, on_metrics=on_metrics, on_progress=tell
@@ -127,8 +138,26 @@ def _configs(runs: object) -> list[RunConfig]:
     return configs
 
 
+def _modules(
+    configs: Sequence[RunConfig], plugins: Sequence[str], workers: int | None
+) -> dict[str, list[str]] | None:
+    """Return the modules that a worker imports for each run; None where none can read them."""
+    try:
+        own = {config.name: plugins_for(config) for config in configs}
+    except ValueError as error:
+        if workers is not None and workers > 1:
+            raise ValueError(f"workers={workers}: {error}.") from None
+        return None
+    return {name: [*plugins, *modules] if modules else [] for name, modules in own.items()}
+
+
 def _refuse_arguments(
-    engine: Engine, workers: int | None, device: str, on_metrics: object, **switches: object
+    engine: Engine,
+    workers: int | None,
+    device: str,
+    on_metrics: object,
+    plugins: Sequence[str],
+    **switches: object,
 ) -> None:
     if engine not in get_args(Engine):
         raise ValueError(f"engine={engine!r}; choose from {', '.join(get_args(Engine))}.")
@@ -144,6 +173,8 @@ def _refuse_arguments(
             f"on_metrics={on_metrics!r} cannot be called with a run and a row of its metrics; give "
             "a function(run, row), neither async nor with yield."
         )
+    if isinstance(plugins, str) or not all(isinstance(module, str) for module in plugins):
+        raise TypeError(f'plugins={plugins!r}: expected a list of modules, ["my_package.clamps"].')
     for name, value in switches.items():
         expect(value, bool, f"{name}={value!r}")
 
@@ -229,18 +260,21 @@ def _gates_without_metrics(clamp: AbstractClamp, n_steps: int) -> Iterator[float
         yield clamp.gate(step, [])
 
 
-def _may_write(folder: Path) -> bool:
-    """Return whether training may change this folder: not if its run is whole, without states."""
+def _may_write(folder: Path, config: RunConfig) -> bool:
+    """Return whether training may change this folder: not if its run is whole, and as long."""
     with suppress(FileNotFoundError, ValueError):
-        return bool(saved_states(folder)) or not Run(folder).whole
+        run = Run(folder)
+        is_left = (folder / STATE_BEFORE).is_file()  # by a kill at the run's end
+        return is_left or run.config.sequences < config.sequences or not run.whole
     return True
 
 
-def _refuse_lost_compiler(folder: Path) -> None:
+def _refuse_lost_compiler(folder: Path, config: RunConfig) -> None:
     if not (folder / CONFIG).is_file() or compiler_found():
         return
     run = Run(folder)
-    if run.engine == "compiled" and not run.finished and saved_states(folder):
+    ends_here = run.finished and run.config.sequences == config.sequences
+    if run.engine == "compiled" and not ends_here and saved_states(folder):
         raise ValueError(
             f"{folder} began compiled, and no C++ compiler was found here: install one, such as "
             "g++, or give the run another name to train it eagerly from the start."

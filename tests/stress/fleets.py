@@ -22,7 +22,7 @@ import torch
 import ih_interp as ih
 from ih_interp import clamps
 from ih_interp.clamps import AbstractClamp
-from ih_interp.config import AdamConfig, Grid, RunConfig, Seeds
+from ih_interp.config import Grid, RunConfig, Seeds
 from ih_interp.runs import create_run
 from ih_interp.tasks.exemplars import Exemplars, GaussianSource
 from ih_interp.training import evaluating as evaluation
@@ -81,10 +81,9 @@ def config(place: int, chosen: Sequence[AbstractClamp], updates: int) -> RunConf
     """The paper's run, with what differs at this place; it ends after so many updates."""
     return RunConfig(
         name=f"run-{place}",
-        exemplars=GaussianSource(),
         seeds=Seeds(init=place, data=place),
         clamps=[clamp.pinned() for clamp in chosen],
-        optimiser=AdamConfig(learning_rate=1e-4 * place),
+        optimiser=ih.Adam(learning_rate=1e-4 * place),
         sequences=32 * updates,
         evaluations=Grid(every=32 * 25),
         evaluation_size=100,

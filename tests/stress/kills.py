@@ -25,7 +25,7 @@ import torch
 
 import ih_interp as ih
 from ih_interp import clamps
-from ih_interp.config import AdamConfig, Grid, RunConfig, Seeds
+from ih_interp.config import Grid, RunConfig, Seeds
 from ih_interp.tasks.exemplars import GaussianSource
 from ih_interp.training import loop
 
@@ -37,9 +37,10 @@ def small_fleet(sequences: int = 8 * 40) -> list[RunConfig]:
     """Three runs, with and without clamps and schedules, of two shapes and two lengths."""
     plain = RunConfig(
         name="plain",
-        exemplars=GaussianSource(n_classes=20, n_exemplars=2, n_features=16),
-        task=ih.TaskConfig(n_train_classes=8),
-        optimiser=AdamConfig(learning_rate=1e-3),
+        task=ih.TaskConfig(
+            exemplars=GaussianSource(n_classes=20, n_exemplars=2, n_features=16), n_train_classes=8
+        ),
+        optimiser=ih.Adam(learning_rate=1e-3),
         sequences=sequences,
         batch_size=8,
         evaluations=Grid(every=8 * 5),
@@ -66,12 +67,15 @@ def tiny_run(sequences: int = 4 * 400) -> list[RunConfig]:
     return [
         RunConfig(
             name="tiny",
-            exemplars=GaussianSource(n_classes=12, n_exemplars=1, n_features=4),
-            task=ih.TaskConfig(n_train_classes=8, n_labels=3),
+            task=ih.TaskConfig(
+                exemplars=GaussianSource(n_classes=12, n_exemplars=1, n_features=4),
+                n_train_classes=8,
+                n_labels=3,
+            ),
             model=ih.ModelConfig(
                 n_layers=1, d_model=4, n_heads=1, d_head=4, normalization_type=None
             ),
-            optimiser=AdamConfig(learning_rate=1e-2),
+            optimiser=ih.Adam(learning_rate=1e-2),
             sequences=sequences,
             batch_size=4,
             evaluations=Grid(every=4 * 50),

@@ -59,5 +59,10 @@ def test_a_graph_evaluates_as_the_model_does(max_chunk, tmp_path, monkeypatch, e
         plain = fleet.evaluator.measure(run, fleet.weights(place))
         found = by_graph.measure(run, fleet.weights(place))
         assert len(by_graph._graphs) == place + 1
-        for split, values in plain.items():
-            assert found[split] == pytest.approx(values, abs=1e-6)
+        for row, expected in zip(found, plain, strict=True):
+            assert (row["split"], row["under"]) == (expected["split"], expected["under"])
+            assert row["loss"] == pytest.approx(expected["loss"], abs=1e-6)
+            numbers = [
+                {n: v for n, v in r.items() if isinstance(v, float)} for r in (row, expected)
+            ]
+            assert numbers[0] == pytest.approx(numbers[1], abs=1e-6)

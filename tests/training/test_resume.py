@@ -58,7 +58,7 @@ def test_an_evaluation_that_is_interrupted_at_the_end_is_done_again(tmp_path, mo
     resumed = ih.train(configs, tmp_path / "resumed", progress=False)
     for one, other in zip(straight, resumed, strict=True):
         assert folder_bytes(one.folder) == folder_bytes(other.folder)
-        assert not run_files.saved_states(other.folder)
+        assert run_files.saved_states(other.folder) == [other.folder / run_files.STATE]
 
 
 def test_a_killed_run_resumes_to_the_same_bytes(tmp_path, monkeypatch):
@@ -100,7 +100,7 @@ def test_what_the_callback_raises_is_raised_with_everything_saved(step, tmp_path
     folder = tmp_path / "resumed" / "small"
     is_at_its_end = step == 24
     assert ih.Run(folder).finished == is_at_its_end
-    assert state.saved_step(folder) == (0 if is_at_its_end else step)
+    assert state.saved_step(folder) == step
     (resumed,) = ih.train(SMALL, tmp_path / "resumed", progress=False)
     assert folder_bytes(resumed.folder) == folder_bytes(straight.folder)
 

@@ -10,7 +10,7 @@ from small_runs import SMALL, folder_bytes
 
 import ih_interp as ih
 from ih_interp import clamps
-from ih_interp.config import AdamConfig, RunConfig, Seeds
+from ih_interp.config import RunConfig, Seeds
 from ih_interp.storage import run_files
 from ih_interp.training.state import TrainingFailedError
 
@@ -42,7 +42,7 @@ def test_runs_of_different_lengths_train_in_one_fleet(tmp_path):
 
 
 def test_one_runs_nan_ends_that_run_alone(tmp_path):
-    wild = SMALL.replace(name="wild", optimiser=AdamConfig(learning_rate=1e30))
+    wild = SMALL.replace(name="wild", optimiser=ih.Adam(learning_rate=1e30))
     with pytest.raises(TrainingFailedError, match=r"wild: the loss was (nan|inf) at update \d+"):
         ih.train([wild, SMALL], tmp_path, progress=False)
     assert ih.Run(tmp_path / "small").finished

@@ -198,7 +198,7 @@ def by_strength(model: HookedTransformer, batch: Batch, heads: Sequence[Head]) -
 
 def _is_few_shot(batch: Batch) -> bool:
     """Return whether every context holds the target and another label, as the strength needs."""
-    if batch.tokens.shape[1] < 3 or batch.tokens.shape[1] % 2 == 0:
+    if not batch.is_few_shot:
         return False
     return bool((batch.correct.any(dim=1) & ~batch.correct.all(dim=1)).all())
 

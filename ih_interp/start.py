@@ -1,0 +1,150 @@
+"""Where a run's weights come from before its first update: values with a `kind`, JSON both ways.
+
+    ih.RunConfig(start=ih.start.FromRun(run="runs/main", step=500))
+
+A start of your own is a subclass of `AbstractStart` with a `kind` and `weights`.
+"""
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, TypeAlias
+
+import torch
+from pydantic import BeforeValidator, Field
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from ih_interp._config_base import short
+from ih_interp.clamps.grafts import read_source
+from ih_interp.interop.icl_dynamics import load_icl_dynamics
+from ih_interp.model import trained_parameters
+from ih_interp.registry import Kinded
+from ih_interp.storage.atomic import as_path
+from ih_interp.tasks.base import Task
+from ih_interp.tasks.few_shot import FewShotTask
+
+Place: TypeAlias = Annotated[str, BeforeValidator(lambda path: str(as_path(path, "path")))]
+"""A path as JSON has it; a `Path` may be given."""
+
+
+class AbstractStart(Kinded):
+    """A start: the weights before the first update. The optimiser's moments begin at 0."""
+
+    family: ClassVar[str] = "start"
+
+    @abstractmethod
+    def weights(self, model: HookedTransformer, task: Task) -> Mapping[str, Tensor]:
+        """Return a weight for every trained parameter of the model, which has the seed's."""
+
+    def pinned(self) -> "AbstractStart":
+        """Return the start with digests of the files that it reads, for a run to record."""
+        return self
+
+    @property
+    def identity(self) -> "AbstractStart":
+        """What the numbers depend on, without the paths of files whose digests it has."""
+        return self
+
+
+def starting_weights(
+    start: AbstractStart, model: HookedTransformer, task: Task
+) -> dict[str, Tensor]:
+    """Return a run's first weights; ValueError where they are not the model's."""
+    own, given = trained_parameters(model), start.weights(model, task)
+    if differing := sorted(set(own) ^ set(given)):
+        raise ValueError(f"{start!r} has other weights than the model: {short(differing)}.")
+    for name, weight in own.items():
+        there, here = tuple(given[name].shape), tuple(weight.shape)
+        if there != here:
+            raise ValueError(f"{start!r}: {name} has shape {there}: expected the model's, {here}.")
+        if not bool(given[name].isfinite().all()):
+            raise ValueError(f"{start!r}: {name} holds NaN or infinity.")
+    # Copies, in the order and of the layout of the model's own.
+    return {n: torch.empty_like(w).copy_(given[n]) for n, w in own.items()}
+
+
+class FromSeed(AbstractStart):
+    """A start from weights drawn from `seeds.init`."""
+
+    kind: Literal["seed"] = "seed"
+
+    def weights(self, model: HookedTransformer, task: Task) -> Mapping[str, Tensor]:  # noqa: ARG002
+        return trained_parameters(model)
+
+
+class FromRun(AbstractStart):
+    """A start from a checkpoint of another run with a model of the same sizes."""
+
+    positional: ClassVar = ("run", "step")
+    kind: Literal["run"] = "run"
+    run: Place
+    """That run's folder; it is read once, and need not be there afterwards."""
+    step: int = Field(ge=0)
+    """Which checkpoint of that run, in updates."""
+    sha256: str | None = None
+    """Digest of the checkpoint, which must be the same; None takes what is there."""
+
+    @property
+    def identity(self) -> "AbstractStart":
+        return self if self.sha256 is None else self.model_copy(update={"run": ""})
+
+    def pinned(self) -> "AbstractStart":
+        if self.sha256 is not None:
+            return self
+        source = read_source(as_path(self.run, "run"), self.step)
+        return self.model_copy(update={"sha256": source.sha256})
+
+    def weights(self, model: HookedTransformer, task: Task) -> Mapping[str, Tensor]:  # noqa: ARG002
+        source = read_source(as_path(self.run, "run"), self.step)
+        _refuse_other(f"Step {self.step} of {self.run}", source.sha256, self.sha256)
+        return source.weights
+
+
+class FromICLDynamics(AbstractStart):
+    """A start from a checkpoint of the published code, for the task that it was trained on."""
+
+    positional: ClassVar = ("path",)
+    kind: Literal["icl_dynamics"] = "icl_dynamics"
+    path: Place
+    """The `.eqx` file."""
+    config: Place | None = None
+    """Its `config.json`; None for the one in the checkpoint's folder or the folder above."""
+    sha256: str | None = None
+    """Digest of the file, which must be the same; None takes what is there."""
+
+    @property
+    def identity(self) -> "AbstractStart":
+        return self if self.sha256 is None else self.model_copy(update={"path": "", "config": None})
+
+    def pinned(self) -> "AbstractStart":
+        return self if self.sha256 is not None else self.model_copy(update={"sha256": self._digest})
+
+    @property
+    def _digest(self) -> str:
+        path = as_path(self.path, "path")
+        if not path.is_file():
+            raise FileNotFoundError(f"There is no checkpoint at {path}.")
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+    def _config(self, path: Path) -> Path:
+        if self.config is not None:
+            return as_path(self.config, "config")
+        near = [folder / "config.json" for folder in (path.parent, path.parent.parent)]
+        return next((each for each in near if each.is_file()), near[0])
+
+    def weights(self, model: HookedTransformer, task: Task) -> Mapping[str, Tensor]:  # noqa: ARG002
+        path = as_path(self.path, "path")
+        _refuse_other(str(path), self._digest, self.sha256)
+        if not isinstance(task, FewShotTask):
+            raise ValueError(f"{self!r} has weights for the few-shot task: expected ih.TaskConfig.")
+        return trained_parameters(load_icl_dynamics(path, self._config(path), task))
+
+
+def _refuse_other(what: str, found: str, expected: str | None) -> None:
+    if expected not in (None, found):
+        raise ValueError(
+            f"{what} has the digest {found}: expected {expected}; restore that checkpoint, or "
+            "leave sha256 out to take this one."
+        )
