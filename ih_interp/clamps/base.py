@@ -171,6 +171,10 @@ class AbstractClamp(Kinded):
         What differs between runs is in `setting.tensors`.
         """
 
+    def frozen(self, setting: Setting) -> dict[str, Tensor]:
+        """Return bool masks, by name, of trained parameters that do not change while it is on."""
+        return {}
+
     def tensors(self, shape: Shape) -> dict[str, Any]:
         """Return what may differ between runs that share one trace: tensors, or trees of them."""
         return {}

@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_structure, tree_unflatten
 from transformer_lens import HookedTransformer
 
 from ih_interp.clamps import AbstractClamp, Shape
-from ih_interp.clamps._blending import hooks_of_all
+from ih_interp.clamps._blending import frozen_by, hooks_of_all
 from ih_interp.engine.compile_cache import with_lasting_cache
 from ih_interp.engine.fast_layers import substituted
 from ih_interp.engine.query_only import VIEWS, aten, narrow, shape_of
@@ -90,14 +90,22 @@ class ClampedModel(nn.Module):
     def forward(
         self, sequences: Sequences, tensors: Sequence[Tensor], gates: Sequence[Tensor]
     ) -> Float[Tensor, "batch pos token"]:
-        of_clamps, scheduled = tree_unflatten(tensors, self._structure), iter(gates)
-        of_all = [next(scheduled) if clamp.is_scheduled else None for clamp in self.clamps]
         batch = sequences.batch(self.layout)
-        hooks = hooks_of_all(self.model, batch, self.clamps, of_clamps, of_all)
+        hooks = hooks_of_all(self.model, batch, self.clamps, *self._of_clamps(tensors, gates))
         if self.asks_last:
             hooks.append((f"blocks.{self.model.cfg.n_layers - 1}.hook_resid_post", _query_row))
         with self.model.hooks(fwd_hooks=hooks):
             return self.model(sequences.tokens)
+
+    def frozen(self, tensors: Sequence[Tensor], gates: Sequence[Tensor]) -> Tensors:
+        """Return masks of the parameters that clamps hold, by name; mostly there are none."""
+        return frozen_by(self.model, self.clamps, *self._of_clamps(tensors, gates))
+
+    def _of_clamps(self, tensors: Sequence[Tensor], gates: Sequence[Tensor]) -> tuple[Any, Any]:
+        """Return every clamp's tensors, and its gate or None."""
+        scheduled = iter(gates)
+        of_all = [next(scheduled) if clamp.is_scheduled else None for clamp in self.clamps]
+        return tree_unflatten(tensors, self._structure), of_all
 
 
 def _query_row(resid: Residual, hook: Any) -> Float[Tensor, "batch 1 d_model"]:  # noqa: ARG001
