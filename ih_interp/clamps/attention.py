@@ -9,6 +9,7 @@ from torch.nn.functional import cosine_similarity
 
 from ih_interp import hooks
 from ih_interp.clamps.base import AbstractClamp, HeadClamp, Hook, HookFunction, Setting, Shape, Site
+from ih_interp.hooks import Gate
 from ih_interp.types import Batch, Layout
 
 Queries: TypeAlias = Literal["all", "labels"]
@@ -47,9 +48,11 @@ class PreviousTokenClamp(HeadClamp):
         if self.queries == "all":
             return function
 
-        def on_labels(activation: Tensor, hook: Any, **given: Any) -> Tensor | None:
+        def on_labels(
+            activation: Tensor, hook: Any, gate: Gate = None, **given: Any
+        ) -> Tensor | None:
             labels = Layout(n_pairs=activation.shape[-1] // 2).labels
-            return function(activation, hook, rows=labels, **given)
+            return function(activation, hook, rows=labels, gate=gate, **given)
 
         return on_labels
 
