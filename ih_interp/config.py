@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ih_interp._config_base import Frozen, canonical_json, explain
-from ih_interp.clamps import AbstractClamp
+from ih_interp.clamps import AbstractClamp, Function
 from ih_interp.clamps.schedules import Under
 from ih_interp.model import ModelConfig
 from ih_interp.optimisers import AbstractOptimiser, Adam
@@ -126,6 +126,7 @@ class RunConfig(Frozen):
         for clamp in given:
             if isinstance(clamp, list | tuple):
                 raise ValueError(f"clamps contains the list {clamp}: unpack it with a star.")
+            Function.refuse([clamp])
             if callable(clamp):
                 raise ValueError(f"clamps contains the function {clamp}: call it with its heads.")
         return given
