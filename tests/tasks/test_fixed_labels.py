@@ -32,6 +32,29 @@ def items_of(task, batch):
         yield context, (*shown[-1], target)
 
 
+def check_labels(labels, context, query, target):
+    """That the labels of a context and the target are as the field `labels` says."""
+    own = {label for c, _, label in context if c == query}
+    wrong = [(c, label) for c, _, label in context if c != label]
+    if labels == "fixed":
+        assert not wrong
+        assert target == query
+    elif labels == "copy_available":
+        assert wrong == [(wrong[0][0], query)]
+        assert target == query
+    else:
+        assert own == {target}
+        changed = {c for c, _ in wrong if c != query}
+        assert len(changed) <= 1
+        if labels == "flipped":
+            assert target != query
+            assert {label for c, label in wrong if c != query} == {query}
+            assert changed == {target}
+        if labels == "first_two":
+            assert target in (0, 1)
+            assert any(label == 1 - target for _, _, label in context)
+
+
 @EVERY
 @pytest.mark.parametrize("split", FixedLabels.splits)
 def test_every_sequence_is_of_its_split(name, split):
@@ -42,7 +65,7 @@ def test_every_sequence_is_of_its_split(name, split):
     burstiness = 1 if in_context else 0 if in_weights else task.burstiness
     distractor, rest = in_context or task.distractor, "unique" if in_weights else task.rest
     batch = task.sample(split, 400, seed=0)
-    for context, (query, exemplar, target) in items_of(task, batch):
+    for context, (query, _, target) in items_of(task, batch):
         classes = Counter(one for one, _, _ in context)
         assert all(c < task.n_train_classes and e < 3 for c, e, _ in context)
         assert classes[query] >= burstiness
@@ -54,27 +77,7 @@ def test_every_sequence_is_of_its_split(name, split):
             counts = [1] * (task.n_pairs - burstiness * (1 + distractor))
             counts += [burstiness] * (burstiness > 0) * (1 + distractor)
             assert sorted(classes.values()) == sorted(counts)
-        own = {label for c, _, label in context if c == query}
-        wrong = [(c, label) for c, _, label in context if c != label]
-        if labels == "fixed":
-            assert not wrong
-            assert target == query
-        elif labels == "copy_available":
-            assert wrong == [(wrong[0][0], query)]
-            assert target == query
-        else:
-            assert own == {target}
-            changed = {c for c, _ in wrong if c != query}
-            assert len(changed) <= 1
-            if labels == "flipped":
-                assert target != query
-                assert {label for c, label in wrong if c != query} == {query}
-                assert changed == {target}
-            if labels == "first_two":
-                assert target in (0, 1)
-                assert any(label == 1 - target for _, _, label in context)
-        if task.matched and burstiness and not task.n_pairs - 2 * burstiness:
-            assert all(e == exemplar for c, e, _ in context if c == query)
+        check_labels(labels, context, query, target)
 
 
 def test_matched_pairs_show_one_drawing_each():

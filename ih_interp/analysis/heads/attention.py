@@ -34,9 +34,9 @@ def induction_strength(
     """Return attention to the answers minus to the other candidates, in [-1, 1]; chance 0.
 
     `mean over answers k of A[query, k] - mean over the other candidates`, averaged over the asked
-    queries that have both. Few-shot sequences have one query, whose candidates are the context's
-    labels: with two pairs it is the measure of Singh et al. (2024), Figure 3b, and 2 s - 1 under
-    `InductionAttention(strength=s)`.
+    queries that have both; a head that attends to n answers alone has 1 / n. Few-shot sequences
+    have one query, whose candidates are the context's labels: with two pairs it is the measure of
+    Singh et al. (2024), Figure 3b, and 2 s - 1 under `InductionAttention(strength=s)`.
 
     Raises ValueError for sequences that do not say where their answers stand, and for a sequence
     without a query that has an answer and another candidate.
