@@ -14,7 +14,7 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import numpy as np
@@ -23,8 +23,6 @@ from jaxtyping import Bool, Float, Int
 from pydantic import BeforeValidator, PlainSerializer
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
-
-from ih_interp._reprs import short_repr
 
 Entry = TypeVar("Entry")
 
@@ -228,8 +226,7 @@ NOT_ASKED = -100
 """The target of a position at which nothing is asked, as in torch's `cross_entropy`."""
 
 
-@short_repr
-@dataclass(frozen=True, init=False, eq=False)
+@dataclass(frozen=True, init=False, eq=False, repr=False)
 class Batch:
     """Sequences and what is asked of them: the token that should come at each asked position.
 
@@ -247,10 +244,10 @@ class Batch:
     """
 
     tokens: Int[Tensor, "batch pos"]
-    given_targets: Tensor = field(repr=False)
-    given_layout: Layout | None = field(repr=False)
-    task: Any = field(repr=False)
-    given_roles: tuple[Tensor | None, Tensor | None] = field(repr=False)
+    given_targets: Tensor
+    given_layout: Layout | None
+    task: Any
+    given_roles: tuple[Tensor | None, Tensor | None]
 
     def __init__(
         self,
@@ -283,6 +280,10 @@ class Batch:
         fields = {"tokens": tokens, "given_targets": targets, "given_layout": layout, "task": task}
         for name, value in {**fields, "given_roles": (answers, candidates)}.items():
             object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        shape = list(self.tokens.shape)
+        return f"Batch(tokens=Tensor{shape}, targets=Tensor{shape})"
 
     @property
     def targets(self) -> Int[Tensor, "batch pos"]:
@@ -332,7 +333,7 @@ class Batch:
         if self.given_layout is None:
             raise ValueError(
                 "These are plain tokens: expected few-shot sequences, drawn by a FewShotTask, or "
-                "Batch(tokens, targets, layout=ih.Layout(n_pairs))."
+                "Batch(tokens, targets, layout=ih.tasks.Layout(n_pairs))."
             )
         return self.given_layout
 

@@ -14,8 +14,9 @@ from ih_interp.training.fleet import Fleet
 
 SMALL = RunConfig(
     name="small",
-    exemplars=GaussianSource(n_classes=20, n_exemplars=2, n_features=16),
-    task=ih.TaskConfig(n_train_classes=8),
+    task=ih.TaskConfig(
+        exemplars=GaussianSource(n_classes=20, n_exemplars=2, n_features=16), n_train_classes=8
+    ),
     optimiser=AdamConfig(learning_rate=1e-3),
     sequences=24 * 8,
     batch_size=8,
@@ -38,8 +39,8 @@ FOUR_UPDATES = SMALL.replace(
 def make_fleet(tmp_path, configs):
     runs = []
     for config in configs:
-        task = ih.FewShotTask(ih.Exemplars.from_source(config.exemplars), config.task)
-        runs.append(create_run(tmp_path / config.name, config, task, engine="eager"))
+        folder = tmp_path / config.name
+        runs.append(create_run(folder, config, config.task.build(), engine="eager"))
     return Fleet(runs, compiled=False)
 
 

@@ -5,6 +5,7 @@ import pytest
 from ih_interp.clamps import AblateHeads, during, parse
 from ih_interp.config import AdamConfig, Grid, RunConfig, Seeds, run_folder
 from ih_interp.tasks.exemplars import Exemplars, FileSource
+from ih_interp.tasks.few_shot import TaskConfig
 
 
 def test_the_defaults_are_the_papers():
@@ -61,14 +62,14 @@ def test_what_cannot_be_run_cannot_be_built(fields, words):
 
 
 def test_the_fingerprint_knows_everything_but_name_and_place():
-    config = RunConfig(exemplars=FileSource(path="a.h5", dataset="d", sha256="0"))
+    config = RunConfig(task=TaskConfig(exemplars=FileSource(path="a.h5", dataset="d", sha256="0")))
     moved = config.replace(
-        name="other", exemplars=FileSource(path="b/a.h5", dataset="d", sha256="0")
+        name="other", task=TaskConfig(exemplars=FileSource(path="b/a.h5", dataset="d", sha256="0"))
     )
     assert moved.fingerprint == config.fingerprint
     assert config.replace(seeds=Seeds(init=6)).fingerprint != config.fingerprint
-    changed = config.exemplars.model_copy(update={"sha256": "1"})
-    assert config.replace(exemplars=changed).fingerprint != config.fingerprint
+    changed = config.task.exemplars.model_copy(update={"sha256": "1"})
+    assert config.replace(task=TaskConfig(exemplars=changed)).fingerprint != config.fingerprint
 
 
 def test_a_run_lies_under_its_name(tmp_path):
@@ -76,18 +77,18 @@ def test_a_run_lies_under_its_name(tmp_path):
 
 
 def test_exemplars_are_recorded_as_their_source(exemplars, tmp_path):
-    config = RunConfig(exemplars=exemplars)
-    assert config == RunConfig(exemplars=exemplars.source)
+    config = RunConfig(task=TaskConfig(exemplars=exemplars))
+    assert config == RunConfig(task=TaskConfig(exemplars=exemplars.source))
     assert RunConfig.load(config.save()) == config
     saved = exemplars.save(tmp_path / "features.npz")
-    assert config.replace(exemplars=saved).exemplars == saved.source
+    assert config.task.replace(exemplars=saved).exemplars == saved.source
 
 
 def test_exemplars_that_cannot_be_had_again_are_refused(exemplars):
     with pytest.raises(ValueError, match=r"no source that a run could record; save them first"):
-        RunConfig(exemplars=Exemplars(exemplars.features))
+        TaskConfig(exemplars=Exemplars(exemplars.features))
     with pytest.raises(ValueError, match="not those of their source"):
-        RunConfig(exemplars=Exemplars(2 * exemplars.features, exemplars.source))
+        TaskConfig(exemplars=Exemplars(2 * exemplars.features, exemplars.source))
 
 
 @pytest.mark.parametrize(
@@ -108,7 +109,7 @@ def test_lists_and_functions_among_the_clamps_of_a_run_are_told_in_words():
 
 def test_exemplars_and_schedules_are_told_from_others():
     with pytest.raises(ValueError, match="exemplars=0"):
-        RunConfig(exemplars=0)
+        TaskConfig(exemplars=0)
     with pytest.raises(ValueError, match=r"schedule=\(0, 100\)"):
         AblateHeads(heads=["L1H0"], schedule=(0, 100))
 

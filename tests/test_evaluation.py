@@ -8,16 +8,16 @@ from torch.testing import assert_close
 import ih_interp as ih
 from ih_interp import clamps
 from ih_interp.config import RunConfig, Seeds
-from ih_interp.evaluation import chance, evaluate, evaluation_sets, query_metrics
+from ih_interp.evaluation import chance, evaluate, evaluation_sets, sequence_metrics
 from ih_interp.tasks.few_shot import FewShotTask, TaskConfig
-from ih_interp.types import Batch
+from ih_interp.types import Batch, Layout
 
 
 @pytest.fixture
 def two_sequences():
     """Contexts with the labels (0, 2) and (3, 1); targets 0 and 1."""
     return Batch(
-        tokens=torch.tensor([[5, 0, 6, 2, 5], [7, 3, 8, 1, 8]]), target=torch.tensor([0, 1])
+        torch.tensor([[5, 0, 6, 2, 5], [7, 3, 8, 1, 8]]), torch.tensor([0, 1]), layout=Layout(2)
     )
 
 
@@ -25,7 +25,7 @@ def test_metrics_worked_out_by_hand(two_sequences):
     # softmax of (ln 4, 0, ln 2, 0) is (4, 1, 2, 1) / 8; in the context (4, 2) / 6.
     # softmax of (ln 4, 0, 0, ln 2) is the same set; the target, label 1, has 1/8, in context 1/3.
     logits = torch.tensor([[4.0, 1.0, 2.0, 1.0], [4.0, 1.0, 1.0, 2.0]]).log()
-    found = query_metrics(logits, two_sequences)
+    found = sequence_metrics(logits[:, None], two_sequences)
     assert_close(found.loss, torch.tensor([math.log(2), math.log(8)]))
     assert_close(found.accuracy, torch.tensor([1.0, 0.0]))
     assert_close(found.in_context_accuracy, torch.tensor([1.0, 0.0]))
@@ -37,12 +37,12 @@ def test_metrics_worked_out_by_hand(two_sequences):
 def test_guessing_between_the_two_labels_scores_ln_2(two_sequences):
     logits = torch.full((2, 4), -1e9)
     logits.scatter_(1, two_sequences.context_labels, 0.0)
-    loss = query_metrics(logits, two_sequences).loss
+    loss = sequence_metrics(logits[:, None], two_sequences).loss
     assert_close(loss, torch.full((2,), math.log(2)))
 
 
 def test_equal_logits_score_chance(task, batch):
-    found = query_metrics(torch.zeros(len(batch), task.n_labels), batch)
+    found = sequence_metrics(torch.zeros(len(batch), 1, task.n_labels), batch)
     expected = chance(task)
     for name in ("loss", "probability", "in_context_probability", "context_probability"):
         assert_close(float(getattr(found, name).mean()), expected[name])
@@ -52,8 +52,7 @@ def test_chunks_do_not_matter(model, batch):
     ablate = clamps.AblateHeads(heads=["L1H0"])
     whole = evaluate(model, batch, [ablate])
     parts = evaluate(model, batch, [ablate], chunk=5)
-    for one, other in zip(whole, parts, strict=True):
-        assert_close(one, other)
+    assert_close(dict(whole), dict(parts))
     assert whole.mean()["loss"] == pytest.approx(float(whole.loss.mean()))
 
 

@@ -124,7 +124,12 @@ def test_every_source_of_exemplars_is_tried():
         (FOUR_UPDATES.replace(task=ih.TaskConfig(n_train_classes=50)), {}),
         (FOUR_UPDATES.replace(clamps=[ih.clamps.match("L9H9")]), {}),
         (FOUR_UPDATES.replace(clamps=[ih.clamps.GraftIn(run="gone", step=0, layer=0)]), {}),
-        (FOUR_UPDATES.replace(exemplars=FileSource(path="gone.npz", dataset="x", sha256="0")), {}),
+        (
+            FOUR_UPDATES.replace(
+                task=ih.TaskConfig(exemplars=FileSource(path="gone.npz", dataset="x", sha256="0"))
+            ),
+            {},
+        ),
     ],
     ids=str,
 )

@@ -109,12 +109,14 @@ def test_results_are_a_short_line(results):
 
 def test_what_they_show(results):
     shown = {type(result).__name__: repr(result) for result in results}
-    assert shown["Batch"] == "Batch(tokens=Tensor[64, 5], target=Tensor[64])"
+    assert shown["Batch"] == "Batch(tokens=Tensor[64, 5], targets=Tensor[64, 5])"
     assert shown["Wiring"] == (
         "Wiring(effects=Tensor[64, 3, 8, 8], via=['q', 'k', 'v'], sender_layer=0, "
         "receiver_layer=1, higher_is_used=False)"
     )
-    assert shown["QueryMetrics"].startswith("QueryMetrics(loss=Tensor[64], accuracy=Tensor[64], ")
+    assert shown["SequenceMetrics"].startswith(
+        "SequenceMetrics(loss=Tensor[64], accuracy=Tensor[64], "
+    )
     assert re.match(
         r"AdditivityReport\(heads=\[L1H0, L1H1\], .*numbers=DataFrame\[", shown["AdditivityReport"]
     )
@@ -151,7 +153,7 @@ def test_means_and_tables_of_metrics(task):
     batch = task.sample("train", 7, generator=torch.Generator().manual_seed(1))
     found = ih.evaluate(model, batch)
     table = found.table()
-    assert list(table) == list(found._fields)
+    assert list(table) == list(found)
     assert len(table) == 7
     assert table["loss"].tolist() == found.loss.tolist()
     assert found.mean()["loss"] == pytest.approx(sum(found.loss.tolist()) / 7, abs=1e-15)

@@ -15,8 +15,9 @@ from ih_interp.tasks.exemplars import FileSource, GaussianSource
 
 CONFIG = RunConfig(
     name="run",
-    exemplars=GaussianSource(n_classes=20, n_exemplars=2, n_features=16),
-    task=ih.TaskConfig(n_train_classes=8),
+    task=ih.TaskConfig(
+        exemplars=GaussianSource(n_classes=20, n_exemplars=2, n_features=16), n_train_classes=8
+    ),
     sequences=32,
     batch_size=8,
     evaluations=Grid(every=16),
@@ -145,7 +146,7 @@ def test_features_that_changed_are_refused(tmp_path):
 
     path = tmp_path / "features.npz"
     exemplars = ih.Exemplars.gaussian(n_classes=20, n_exemplars=2, n_features=16).save(path)
-    config = CONFIG.replace(exemplars=exemplars.source)
+    config = CONFIG.replace(task=CONFIG.task.replace(exemplars=exemplars))
     (run,) = ih.train(config, tmp_path / "runs", progress=False)
     assert ih.Run(run.folder).task.exemplars.sha256 == exemplars.sha256
     np.savez(path, features=exemplars.features.numpy() + 1)
@@ -165,14 +166,14 @@ def of_file(tmp_path):
     """A run on features from `features.npz`, and those features."""
     made = ih.Exemplars.gaussian(n_classes=20, n_exemplars=2, n_features=16, seed=3)
     exemplars = made.save(tmp_path / "features.npz")
-    config = CONFIG.replace(exemplars=exemplars)
+    config = CONFIG.replace(task=CONFIG.task.replace(exemplars=exemplars))
     return ih.train(config, tmp_path / "runs", progress=False)[0], exemplars
 
 
 def test_a_run_opens_from_another_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made = ih.Exemplars.gaussian(n_classes=20, n_exemplars=2, n_features=16, seed=3)
-    config = CONFIG.replace(exemplars=made.save("features.npz"))
+    config = CONFIG.replace(task=CONFIG.task.replace(exemplars=made.save("features.npz")))
     (run,) = ih.train(config, tmp_path / "runs", progress=False)
     monkeypatch.chdir("/")
     assert ih.Run(run.folder).task.exemplars.sha256 == made.sha256
@@ -198,9 +199,9 @@ def test_training_again_records_where_the_features_are_now(of_file, tmp_path):
     moved = tmp_path / "new" / "place.npz"
     moved.parent.mkdir()
     (tmp_path / "features.npz").rename(moved)
-    config = run.config.replace(exemplars=ih.Exemplars.load(moved))
+    config = run.config.replace(task=run.config.task.replace(exemplars=ih.Exemplars.load(moved)))
     (again,) = ih.train(config, tmp_path / "runs", progress=False)
-    assert again.config.exemplars.path == str(moved.resolve())
+    assert again.config.task.exemplars.path == str(moved.resolve())
     opened = ih.Run(run.folder)
     assert opened.task.exemplars.sha256 == exemplars.sha256
     assert opened.finished
@@ -220,11 +221,15 @@ def test_a_run_does_not_go_on_with_other_features(of_file, tmp_path):
 def test_only_the_place_of_features_may_differ(of_file, tmp_path):
     run, exemplars = of_file
     other = ih.Exemplars(exemplars.features + 1).save(tmp_path / "other.npz")
-    with pytest.raises(ValueError, match=r"exemplars is .* there and .* here"):
-        ih.train(run.config.replace(exemplars=other), tmp_path / "runs", progress=False)
+    with pytest.raises(ValueError, match=r"task is .* there and .* here"):
+        ih.train(
+            run.config.replace(task=run.config.task.replace(exemplars=other)),
+            tmp_path / "runs",
+            progress=False,
+        )
     elsewhere = FileSource(**{**exemplars.source.model_dump(), "path": str(tmp_path / "b.npz")})
     shutil.copy(tmp_path / "features.npz", tmp_path / "b.npz")
-    longer = run.config.replace(exemplars=elsewhere, sequences=64)
+    longer = run.config.replace(task=run.config.task.replace(exemplars=elsewhere), sequences=64)
     with pytest.raises(ValueError, match="sequences is 32 there and 64 here"):
         ih.train(longer, tmp_path / "runs", progress=False)
 
@@ -249,7 +254,7 @@ def test_metrics_that_are_gone_or_cut_are_refused(run):
 
 
 def test_a_run_that_has_not_begun_has_no_metrics_and_no_model(tmp_path, task):
-    config = CONFIG.replace(exemplars=task.exemplars, task=task.config)
+    config = CONFIG.replace(task=task.config)
     run = create_run(tmp_path / "run", config, task, engine="eager")
     assert list(run.metrics.columns[:4]) == ["step", "sequences", "split", "loss"]
     assert (len(run.metrics), run.steps, run.finished) == (0, [], False)
@@ -258,7 +263,7 @@ def test_a_run_that_has_not_begun_has_no_metrics_and_no_model(tmp_path, task):
 
 
 def test_an_empty_table_of_metrics_has_the_columns_of_a_full_one(run, tmp_path, task):
-    config = CONFIG.replace(exemplars=task.exemplars, task=task.config)
+    config = CONFIG.replace(task=task.config)
     empty = create_run(tmp_path / "empty", config, task, engine="eager").metrics
     assert list(empty.columns) == list(run.metrics.columns)
 
@@ -310,7 +315,7 @@ def test_what_is_left_of_another_run_is_not_taken_over(run, left, tmp_path):
 @pytest.mark.parametrize("given", [False, True])
 def test_a_runs_features_changed_in_place_are_refused(run, given):
     """The network was trained on what they were."""
-    exemplars = ih.Exemplars.from_source(CONFIG.exemplars)
+    exemplars = CONFIG.task.build().exemplars
     again = ih.Run(run.folder, exemplars if given else None)
     expected = again.model()
     array = again.task.exemplars.features.numpy()
@@ -373,7 +378,7 @@ def test_a_run_that_is_no_longer_there_is_refused_in_words(tmp_path):
 
 
 def test_features_changed_before_they_are_given_to_a_run_are_refused(run):
-    exemplars = ih.Exemplars.from_source(CONFIG.exemplars)
+    exemplars = CONFIG.task.build().exemplars
     ih.Run(run.folder, exemplars)  # which has looked at them
     exemplars.features.mul_(2)
     with pytest.raises(ValueError, match="other features"):

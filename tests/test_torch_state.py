@@ -169,8 +169,10 @@ def test_workers_do_not_run_what_lies_in_the_working_folder(tmp_path):
     script.parent.mkdir()
     script.write_text(
         "import ih_interp as ih\n"
-        "config = ih.RunConfig(exemplars=ih.Exemplars.gaussian(12, 2, 16), sequences=64,\n"
-        "    task=ih.TaskConfig(n_train_classes=8), batch_size=8, evaluation_size=8)\n"
+        "config = ih.RunConfig(sequences=64,\n"
+        "    task=ih.TaskConfig(\n"
+        "    exemplars=ih.Exemplars.gaussian(12, 2, 16), n_train_classes=8),\n"
+        "    batch_size=8, evaluation_size=8)\n"
         "runs = [config.replace(name=name) for name in 'ab']\n"
         "ih.train(runs, 'runs', workers=2, progress=False)\n"
     )

@@ -57,7 +57,7 @@ def test_layouts_name_every_position_once(n_pairs):
     assert sorted((*layout.exemplars, *layout.labels, layout.query)) == list(range(2 * n_pairs + 1))
     assert layout.n_positions == 2 * n_pairs + 1
     assert [label - 1 for label in layout.labels] == list(layout.exemplars)
-    assert Layout.of(torch.zeros(4, layout.n_positions)) == layout
+    assert Layout.of(layout.n_positions) == layout
 
 
 def test_the_paper_layout():
@@ -67,15 +67,15 @@ def test_the_paper_layout():
 
 @pytest.mark.parametrize("n_positions", [0, 1, 2, 4])
 def test_layouts_of_no_sequence_are_refused(n_positions):
-    with pytest.raises(ValueError, match=rf"Sequences of {n_positions} tokens .* odd number"):
-        Layout.of(torch.zeros(3, n_positions))
+    with pytest.raises(ValueError, match=rf"{n_positions} positions .* odd number"):
+        Layout.of(n_positions)
 
 
 @pytest.fixture
 def small() -> Batch:
     """Sequences of three pairs; the last shows the target's label twice."""
     tokens = torch.tensor([[9, 0, 8, 1, 7, 2, 8], [9, 3, 8, 1, 7, 2, 7], [9, 0, 8, 1, 9, 0, 9]])
-    return Batch(tokens, torch.tensor([1, 2, 0]))
+    return Batch(tokens, torch.tensor([1, 2, 0]), layout=Layout(3))
 
 
 def test_batches_know_their_context(small):
@@ -116,18 +116,13 @@ def test_batches_are_frozen(small):
 
 @pytest.mark.untyped
 @pytest.mark.parametrize(
-    ("tokens", "target"), [((3, 5), (2,)), ((3, 5), (1,)), ((5,), ()), ((3, 5), (3, 1))]
+    ("tokens", "target"),
+    [((3, 5), (2,)), ((3, 5), (1,)), ((5,), ()), ((3, 5), (3, 1)), ((3, 5), (3, 4))],
 )
 def test_tokens_and_targets_agree_in_number(tokens, target):
     """One target would otherwise stand for every sequence, in silence."""
     with pytest.raises(ValueError, match="shape"):
         Batch(torch.zeros(tokens, dtype=torch.int64), torch.zeros(target, dtype=torch.int64))
-
-
-@pytest.mark.typed
-def test_shapes_in_signatures_are_checked():
-    with pytest.raises(TypeError, match="batch"):
-        Batch(torch.zeros(3, 5, dtype=torch.int64), torch.zeros(2, dtype=torch.int64))
 
 
 NARROW = (torch.uint8, torch.int8, torch.int16, torch.uint16, torch.int32, torch.uint32)
@@ -136,7 +131,7 @@ NARROW = (torch.uint8, torch.int8, torch.int16, torch.uint16, torch.int32, torch
 @pytest.mark.parametrize("dtype", NARROW, ids=str)
 def test_narrow_whole_numbers_become_int64(dtype, small):
     """To torch, uint8 indices are a mask."""
-    narrow = Batch(small.tokens.to(dtype), small.target.to(dtype))
+    narrow = Batch(small.tokens.to(dtype), small.target.to(dtype), layout=Layout(3))
     assert (narrow.tokens.dtype, narrow.target.dtype) == (torch.int64, torch.int64)
     assert torch.equal(narrow.tokens, small.tokens)
     assert torch.equal(narrow.target, small.target)
@@ -145,15 +140,15 @@ def test_narrow_whole_numbers_become_int64(dtype, small):
 
 @pytest.mark.untyped
 @pytest.mark.parametrize("dtype", [torch.bool, torch.float32, torch.complex64], ids=str)
-@pytest.mark.parametrize("field", ["tokens", "target"])
+@pytest.mark.parametrize("field", ["tokens", "targets"])
 def test_what_is_no_whole_number_is_no_token(dtype, field, small):
-    fields = {"tokens": small.tokens, "target": small.target}
+    fields = {"tokens": small.tokens, "targets": small.target}
     with pytest.raises(ValueError, match=f"{field}.*{dtype}"):
         Batch(**fields | {field: fields[field].to(dtype)})
 
 
 def test_tokens_and_targets_lie_on_one_device(small):
-    with pytest.raises(ValueError, match="target on cpu: expected one device"):
+    with pytest.raises(ValueError, match="targets on cpu: expected one device"):
         Batch(small.tokens.to("meta"), small.target)
 
 

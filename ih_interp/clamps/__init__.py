@@ -93,4 +93,4 @@ def dump(clamps: Iterable[AbstractClamp]) -> list[dict[str, Any]]:
 def __dir__() -> list[str]:
     modules = {name: str(getattr(value, "__module__", "")) for name, value in globals().items()}
     ours = (name for name, module in modules.items() if module.startswith("ih_interp.clamps"))
-    return sorted(["Clamp", *(name for name in ours if not name.startswith("_"))])
+    return sorted(name for name in ours if not name.startswith("_"))

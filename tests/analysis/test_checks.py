@@ -105,7 +105,7 @@ OTHERS = {
     "unknown tokens": (lambda b: b.tokens + 1000, "tokens in"),
     "below zero": (lambda b: b.tokens - 1000, "tokens in"),
     "too long": (lambda b: torch.cat([b.tokens] * 9, dim=1), "45 positions"),
-    "unknown targets": (lambda b: Batch(b.tokens, b.target + 100), "targets in"),
+    "unknown targets": (lambda b: b.replace(targets=b.target + 100), "targets in"),
 }
 
 

@@ -8,11 +8,12 @@ import torch
 from torch.testing import assert_close
 
 import ih_interp as ih
-from ih_interp.evaluation import LOWER_IS_BETTER, SCALES, chance, measured, query_metrics
+from ih_interp.evaluation import LOWER_IS_BETTER, SCALES, chance, measured, sequence_metrics
+from ih_interp.types import Layout
 
 # Two sequences of three labels; tokens from 3 are exemplars. Contexts hold labels 0, 1 and 2, 1.
 BATCH = ih.Batch(
-    tokens=torch.tensor([[3, 0, 4, 1, 3], [3, 2, 4, 1, 4]]), target=torch.tensor([0, 1])
+    torch.tensor([[3, 0, 4, 1, 3], [3, 2, 4, 1, 4]]), torch.tensor([0, 1]), layout=Layout(2)
 )
 LOGITS = torch.tensor([[2.0, 1.0, 5.0], [4.0, 1.0, 3.0]])
 
@@ -37,7 +38,7 @@ def test_every_scale_by_hand():
 
 def test_scales_are_those_of_the_evaluation(model, batch):
     logits = model(batch.tokens)[:, -1].detach()
-    expected = query_metrics(logits, batch)._asdict()
+    expected = sequence_metrics(logits[:, None], batch)
     shared = [scale for scale in SCALES if scale in expected]
     assert len(shared) == 5
     for scale in shared:
@@ -60,7 +61,7 @@ def test_several_labels_of_a_longer_context(exemplars):
         assert float(measured("logit_difference", logits, batch)[row]) == pytest.approx(
             expected, abs=1e-6
         )
-    expected = query_metrics(logits, batch).in_context_probability
+    expected = sequence_metrics(logits[:, None], batch).in_context_probability
     assert_close(measured("in_context_probability", logits, batch), expected)
 
 
@@ -115,7 +116,7 @@ def test_what_is_no_metric_is_refused():
 
 
 def test_a_context_without_another_label_has_no_difference():
-    alone = ih.Batch(tokens=torch.tensor([[3, 1, 4, 1, 3]]), target=torch.tensor([1]))
+    alone = BATCH[:1].replace(tokens=torch.tensor([[3, 1, 4, 1, 3]]), targets=torch.tensor([1]))
     assert float(measured("in_context_probability", LOGITS[:1], alone)) == 1
     with pytest.raises(ValueError, match="logit_difference"):
         measured("logit_difference", LOGITS[:1], alone)
@@ -123,10 +124,10 @@ def test_a_context_without_another_label_has_no_difference():
 
 def test_a_model_of_other_tokens_is_measured_too():
     """`logit`, `loss`, `probability` and `accuracy` ask for a target only, not for pairs."""
-    batch = ih.Batch(tokens=torch.tensor([[0, 1], [2, 0]]), target=torch.tensor([2, 0]))
+    batch = ih.Batch(torch.tensor([[0, 1], [2, 0]]), torch.tensor([2, 0]))
     assert_close(measured("logit", LOGITS, batch), torch.tensor([5.0, 4.0]))
     assert_close(measured("accuracy", LOGITS, batch), torch.ones(2))
-    with pytest.raises(ValueError, match="Sequences of 2 tokens are not pairs and a query"):
+    with pytest.raises(ValueError, match="plain tokens"):
         measured("in_context_loss", LOGITS, batch)
 
 
@@ -153,21 +154,21 @@ def test_what_a_metric_gets_is_its_own_to_change():
 @pytest.mark.parametrize("metric", [m for m in SCALES if m.endswith("accuracy")])
 def test_what_diverged_has_no_accuracy(metric, bad):
     """The first sequence's logits are whole; the second's are not, where its context looks too."""
-    batch = ih.Batch(torch.tensor([[5, 0, 6, 1, 7]] * 2), torch.tensor([0, 0]))
+    batch = ih.Batch(torch.tensor([[5, 0, 6, 1, 7]] * 2), torch.tensor([0, 0]), layout=Layout(2))
     logits = torch.tensor([[2.0, 1.0, 0.0], [bad, 1.0, 0.0]])
     right, unknown = measured(metric, logits, batch).tolist()
     assert right == 1
     assert math.isnan(unknown)
-    found = query_metrics(logits, batch)
+    found = sequence_metrics(logits[:, None], batch)
     assert getattr(found, metric).tolist()[0] == 1
     assert math.isnan(getattr(found, metric).tolist()[1])
 
 
 def test_a_label_outside_the_context_says_nothing_of_it():
     """Masked, as by -inf, or NaN: the context's own numbers are there."""
-    batch = ih.Batch(torch.tensor([[5, 0, 6, 1, 7]]), torch.tensor([0]))
+    batch = ih.Batch(torch.tensor([[5, 0, 6, 1, 7]]), torch.tensor([0]), layout=Layout(2))
     for outside in (-math.inf, math.nan):
         logits = torch.tensor([[2.0, 0.5, outside]])
         assert measured("in_context_accuracy", logits, batch).tolist() == [1]
         assert measured("logit_difference", logits, batch).tolist() == [1.5]
-        assert query_metrics(logits, batch).in_context_accuracy.tolist() == [1]
+        assert sequence_metrics(logits[:, None], batch).in_context_accuracy.tolist() == [1]

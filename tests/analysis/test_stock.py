@@ -17,7 +17,12 @@ from ih_interp._stock import not_plain, parts_of
 from ih_interp.analysis.ablation._linear_readout import is_linear
 from ih_interp.analysis.patching._last_layer import stands_alone
 from ih_interp.analysis.patching.corruptions import swap_exemplars
-from ih_interp.engine.compiled_forward import ClampedModel, named_for_model, trace_forward
+from ih_interp.engine.compiled_forward import (
+    ClampedModel,
+    Sequences,
+    named_for_model,
+    trace_forward,
+)
 
 N = 12
 
@@ -365,13 +370,15 @@ def test_coalitions_are_whole_passes(kind, heads, task, clean):
 def test_a_trace_of_training_is_of_the_models_own_code(kind, task, clean):
     with made(task, KINDS[kind]) as model, torch.no_grad():
         weights = {name: p.detach() for name, p in model.named_parameters()}
-        features, given = model.embed.features, (clean.tokens, clean.target, [], [])
-        graph = trace_forward(model, [], weights, features, *given)
-        whole = torch.func.functional_call(
-            ClampedModel(model, []), named_for_model(weights, features), given
+        buffers, given = (
+            {"embed.features": model.embed.features},
+            (Sequences.of(clean, task, ()), [], []),
         )
-        near(graph(weights, features, *given), whole, kind)
-        near(whole, model(clean.tokens)[:, -1], kind)
+        clamped = ClampedModel(model, [], task)
+        graph = trace_forward(clamped, weights, buffers, *given)
+        whole = torch.func.functional_call(clamped, named_for_model(weights, buffers), given)
+        near(graph(weights, buffers, *given), whole, kind)
+        near(whole, model(clean.tokens)[:, -1:], kind)
 
 
 @pytest.mark.parametrize("kind", [*BROKEN, *NOT_SUMS])

@@ -136,8 +136,10 @@ def test_eager_training_asks_for_no_home_and_makes_no_folder(tmp_path):
         "import ih_interp as ih, pathlib\n"
         "def none(*_): raise RuntimeError('Could not determine home directory.')\n"
         "pathlib.Path.home = none\n"
-        "ih.train(ih.RunConfig(exemplars=ih.Exemplars.gaussian(12, 2, 16), sequences=64,\n"
-        "    task=ih.TaskConfig(n_train_classes=8), batch_size=8, evaluation_size=8),\n"
+        "ih.train(ih.RunConfig(sequences=64,\n"
+        "    task=ih.TaskConfig(\n"
+        "    exemplars=ih.Exemplars.gaussian(12, 2, 16), n_train_classes=8),\n"
+        "    batch_size=8, evaluation_size=8),\n"
         f"    {str(tmp_path / 'runs')!r}, engine='eager', progress=False)\n"
     )
     environment = {n: v for n, v in os.environ.items() if n not in (VARIABLE, "XDG_CACHE_HOME")}

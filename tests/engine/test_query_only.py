@@ -9,7 +9,13 @@ from torch.testing import assert_close
 import ih_interp as ih
 from ih_interp import clamps
 from ih_interp.clamps.base import flat_tensors
-from ih_interp.engine.compiled_forward import drop_zero_biases, trace_forward, traced
+from ih_interp.engine.compiled_forward import (
+    ClampedModel,
+    Sequences,
+    drop_zero_biases,
+    trace_forward,
+    traced,
+)
 from ih_interp.engine.fast_layers import substituted
 from ih_interp.engine.feature_table import Rows
 from ih_interp.engine.query_only import Slab, narrow
@@ -178,20 +184,18 @@ def test_a_traced_forward_pass_is_the_models_own(chosen, task, model, batch):
     rows = Rows.of_splits(task, ["train"])
     renumbered = rows.of(batch)
     tensors = flat_tensors(chosen, clamps.Shape.of(model))
-    graph = trace_forward(
-        model, chosen, weights, rows.features, renumbered.tokens, renumbered.target, tensors, []
-    )
-    found = graph(weights, rows.features, renumbered.tokens, renumbered.target, tensors, [])
+    given = (weights, rows.buffers, Sequences.of(renumbered, task, chosen), tensors, [])
+    found = trace_forward(ClampedModel(model, chosen, task), *given)(*given)
     with ih.clamped(model, chosen, batch):
-        expected = model(batch.tokens)[:, -1]
+        expected = model(batch.tokens)[:, -1:]
     assert_close(found, expected, rtol=0, atol=1e-5)
 
 
 def test_the_last_layer_queries_one_position(task, model, batch):
     weights = {name: p.detach() for name, p in trained_parameters(model).items()}
     rows = Rows.of_splits(task, ["train"])
-    inputs = (weights, rows.features, *(rows.of(batch).tokens, batch.target), [], [])
-    graph = trace_forward(model, (), *inputs)
+    inputs = (weights, rows.buffers, Sequences.of(rows.of(batch), task, ()), [], [])
+    graph = trace_forward(ClampedModel(model, (), task), *inputs)
     Sizes(graph).run(*torch.utils._pytree.tree_leaves(inputs))
     patterns = [
         tuple(node.meta["size"]) for node in graph.graph.nodes

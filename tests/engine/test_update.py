@@ -8,7 +8,7 @@ from torch.testing import assert_close
 import ih_interp as ih
 from ih_interp import clamps
 from ih_interp.config import AdamConfig, Seeds
-from ih_interp.engine.compiled_forward import compiler_found, spell_out_tiny_products
+from ih_interp.engine.compiled_forward import ClampedModel, compiler_found, spell_out_tiny_products
 from ih_interp.engine.update import trace_update
 from ih_interp.tasks.exemplars import GaussianSource
 from ih_interp.training.fleet import trace_key
@@ -51,9 +51,8 @@ def graph_step(fleet):
     config = fleet.runs[0].config
     model = ih.build_model(fleet.runs[0].task, config.model)
     inputs = fleet.inputs()
-    graph = trace_update(
-        model, clamps.in_order(config.clamps), config.optimiser, fleet.state, inputs
-    )
+    clamped = ClampedModel(model, clamps.in_order(config.clamps), fleet.runs[0].task)
+    graph = trace_update(clamped, config.optimiser, fleet.state, inputs)
     spell_out_tiny_products(graph)
     return lambda state, inputs: graph(*state.flat, *inputs.flat)
 
@@ -87,8 +86,10 @@ def test_a_traced_fleet_trains_as_each_run_alone(kind, tmp_path):
 def test_a_fleet_can_have_more_classes_than_positions(n_classes, tmp_path):
     """40 positions an update: a table of all exemplars is read, or each is embedded by itself."""
     config = SMALL.replace(
-        exemplars=GaussianSource(n_classes=120, n_exemplars=2, n_features=16),
-        task=ih.TaskConfig(n_train_classes=n_classes),
+        task=ih.TaskConfig(
+            exemplars=GaussianSource(n_classes=120, n_exemplars=2, n_features=16),
+            n_train_classes=n_classes,
+        ),
         clamps=[clamps.AblateHeads(heads=["L1H0"])],
     )
     configs = [config.replace(name=f"run-{seed}", seeds=Seeds(init=seed)) for seed in (5, 6)]
@@ -100,8 +101,10 @@ def test_a_fleet_can_have_more_classes_than_positions(n_classes, tmp_path):
 def test_donors_differ_between_runs_of_a_fleet(kind, tmp_path):
     """More classes than positions: no trace can ask which of them a batch shows."""
     base = SMALL.replace(
-        exemplars=GaussianSource(n_classes=120, n_exemplars=2, n_features=16),
-        task=ih.TaskConfig(n_train_classes=90),
+        task=ih.TaskConfig(
+            exemplars=GaussianSource(n_classes=120, n_exemplars=2, n_features=16),
+            n_train_classes=90,
+        )
     )
     donors = [
         base.replace(
@@ -163,7 +166,7 @@ def test_eager_training_is_torch_adam_on_the_clamped_model(tmp_path):
     config = SMALL.replace(clamps=[clamps.InductionAttention(heads=["L1H3"], strength=0.7)])
     fleet = make_fleet(tmp_path, [config])
     found = torch.cat([fleet.advance() for _ in range(20)])
-    task = ih.FewShotTask(ih.Exemplars.from_source(config.exemplars), config.task)
+    task = config.task.build()
     model = ih.build_model(task, seed=5)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.Adam(trained, lr=1e-3, foreach=False)

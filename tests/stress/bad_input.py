@@ -42,7 +42,6 @@ BATCH = TASK.sample("train", 6, generator=torch.Generator().manual_seed(0))
 ROOT = tempfile.TemporaryDirectory()
 (RUN,) = ih.train(
     ih.RunConfig(
-        exemplars=EXEMPLARS,
         task=TASK.config,
         model=ih.ModelConfig(d_model=8, n_heads=2, d_head=4),
         sequences=16,
@@ -70,8 +69,8 @@ BAD: tuple[Any, ...] = (
     *(np.full(20, np.nan), np.array(["a"]), np.zeros(0), torch.zeros(2, 3), torch.zeros(0, 5)),
     *(torch.full((2, 5), 99), torch.full((2, 5), -1), torch.zeros(2, 5, dtype=torch.int64)),
     *(torch.tensor([1, 2]), torch.full((2, 2), float("nan")), pd.DataFrame(), CURVES.iloc[:1]),
-    *(BATCH.tokens, BATCH[:0], BATCH, ih.Batch(BATCH.tokens + 99, BATCH.target)),
-    *(ih.Batch(BATCH.tokens[:, :3], BATCH.target), ih.Batch(BATCH.tokens, BATCH.target - 9)),
+    *(BATCH.tokens, BATCH[:0], BATCH, BATCH.replace(tokens=BATCH.tokens + 99)),
+    *(ih.Batch(BATCH.tokens[:, :3], BATCH.target), BATCH.replace(targets=BATCH.target - 9)),
     *(MODEL, torch.nn.Linear(2, 2), TASK, EXEMPLARS, ih.ModelConfig(), torch.Generator()),
     *(RUN, ih.clamps.match("L1H0"), {"x": RUN}, ih.induction_score, lambda model, batch: "high"),
     *(ih.Head(0, 7), [ih.clamps.AblateHeads(heads=["L7H0"])], [ih.clamps.layer_one()] * 2),

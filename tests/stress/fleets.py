@@ -81,7 +81,6 @@ def config(place: int, chosen: Sequence[AbstractClamp], updates: int) -> RunConf
     """The paper's run, with what differs at this place; it ends after so many updates."""
     return RunConfig(
         name=f"run-{place}",
-        exemplars=GaussianSource(),
         seeds=Seeds(init=place, data=place),
         clamps=[clamp.pinned() for clamp in chosen],
         optimiser=AdamConfig(learning_rate=1e-4 * place),

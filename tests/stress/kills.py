@@ -37,8 +37,9 @@ def small_fleet(sequences: int = 8 * 40) -> list[RunConfig]:
     """Three runs, with and without clamps and schedules, of two shapes and two lengths."""
     plain = RunConfig(
         name="plain",
-        exemplars=GaussianSource(n_classes=20, n_exemplars=2, n_features=16),
-        task=ih.TaskConfig(n_train_classes=8),
+        task=ih.TaskConfig(
+            exemplars=GaussianSource(n_classes=20, n_exemplars=2, n_features=16), n_train_classes=8
+        ),
         optimiser=AdamConfig(learning_rate=1e-3),
         sequences=sequences,
         batch_size=8,
@@ -66,8 +67,11 @@ def tiny_run(sequences: int = 4 * 400) -> list[RunConfig]:
     return [
         RunConfig(
             name="tiny",
-            exemplars=GaussianSource(n_classes=12, n_exemplars=1, n_features=4),
-            task=ih.TaskConfig(n_train_classes=8, n_labels=3),
+            task=ih.TaskConfig(
+                exemplars=GaussianSource(n_classes=12, n_exemplars=1, n_features=4),
+                n_train_classes=8,
+                n_labels=3,
+            ),
             model=ih.ModelConfig(
                 n_layers=1, d_model=4, n_heads=1, d_head=4, normalization_type=None
             ),

@@ -202,8 +202,11 @@ def files_of_a_run(folder: Path) -> list[Subject]:
     """A trained run: whatever loads is what was written."""
     config = ih.RunConfig(
         name="run",
-        exemplars=GaussianSource(n_classes=8, n_exemplars=1, n_features=4),
-        task=ih.TaskConfig(n_train_classes=4, n_labels=3),
+        task=ih.TaskConfig(
+            exemplars=GaussianSource(n_classes=8, n_exemplars=1, n_features=4),
+            n_train_classes=4,
+            n_labels=3,
+        ),
         model=ih.ModelConfig(n_layers=1, d_model=4, n_heads=1, d_head=4),
         clamps=[ih.clamps.AblateHeads(heads=["L0H0"])],
         sequences=8,

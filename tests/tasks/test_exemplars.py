@@ -320,14 +320,14 @@ def test_features_changed_in_place_are_not_recorded_as_their_source(change, kind
     exemplars = Exemplars.gaussian(n_classes=12, n_exemplars=2, n_features=8)
     exemplars = exemplars if kind == "gaussian" else exemplars.save(tmp_path / "f.npz")
     before = exemplars.sha256
-    RunConfig(exemplars=exemplars)
+    TaskConfig(exemplars=exemplars)
     change(exemplars)
     assert exemplars.sha256 == Exemplars(exemplars.features.clone()).sha256 != before
     with pytest.raises(ValueError, match="source"):
-        RunConfig(exemplars=exemplars)
+        TaskConfig(exemplars=exemplars)
     saved = exemplars.save(tmp_path / "new.npz")
     assert torch.equal(saved.features, exemplars.features)
-    assert RunConfig(exemplars=saved).exemplars.sha256 == exemplars.sha256
+    assert TaskConfig(exemplars=saved).exemplars.sha256 == exemplars.sha256
 
 
 def test_an_array_that_shares_its_memory_is_seen_to_change():
@@ -430,10 +430,10 @@ def test_from_array_refuses_lists():
 def test_from_array_with_a_path_gives_what_a_run_records(tmp_path):
     array = np.random.default_rng(0).normal(size=(60, 3, 8))
     exemplars = Exemplars.from_array(array, path=tmp_path / "x.npz")
-    source = RunConfig(exemplars=exemplars).exemplars
+    source = TaskConfig(exemplars=exemplars).exemplars
     assert Exemplars.from_source(source).features.tolist() == array.astype(np.float32).tolist()
     with pytest.raises(ValueError, match=r"exemplars\.save\(path"):
-        RunConfig(exemplars=Exemplars.from_array(array))
+        TaskConfig(exemplars=Exemplars.from_array(array))
 
 
 def test_the_only_array_of_a_file_needs_no_name(tmp_path):
@@ -445,7 +445,7 @@ def test_the_only_array_of_a_file_needs_no_name(tmp_path):
         assert loaded.features.tolist() == array.tolist()
         assert loaded.source.dataset == dataset
         assert Exemplars.from_source(loaded.source).sha256 == loaded.sha256
-        assert RunConfig.load(RunConfig(exemplars=loaded).save()).exemplars == loaded.source
+        assert RunConfig.load(TaskConfig(exemplars=loaded).save()).exemplars == loaded.source
     with pytest.raises(ValueError, match="dataset='a'"):
         Exemplars.load(tmp_path / "x.npy", "a")
 

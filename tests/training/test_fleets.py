@@ -1,17 +1,17 @@
 """The comparison of fleets with their runs alone (`tests/stress/fleets.py`) leaves no clamp out."""
 
 from pathlib import Path
-from typing import get_args
 
 import fleets
 import pytest
 
 from ih_interp import clamps
-from ih_interp.clamps.schedules import Schedule
+from ih_interp.clamps.schedules import AbstractSchedule
+from ih_interp.registry import kinds
 
 pytestmark = pytest.mark.slow
 
-KINDS = get_args(get_args(clamps.Clamp)[0])
+KINDS = list(kinds(clamps.AbstractClamp).values())
 
 
 @pytest.fixture(scope="module")
@@ -25,5 +25,5 @@ def test_every_kind_of_clamp_is_compared(chosen):
 
 
 def test_every_kind_of_schedule_is_compared(chosen):
-    every = set(get_args(get_args(Schedule)[0]))
+    every = set(kinds(AbstractSchedule).values())
     assert {type(clamp.schedule) for clamp in chosen} == every

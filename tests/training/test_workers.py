@@ -29,7 +29,7 @@ def with_seeds(*seeds):
 
 
 def create(root, config=SMALL, engine="compiled"):
-    task = ih.FewShotTask(ih.Exemplars.from_source(config.exemplars), config.task)
+    task = config.task.build()
     return create_run(root / config.name, config, task, engine=engine)
 
 

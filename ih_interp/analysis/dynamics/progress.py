@@ -23,10 +23,9 @@ from ih_interp.analysis.dynamics.trace import (
 )
 from ih_interp.evaluation import evaluate
 from ih_interp.runs import Run
-from ih_interp.tasks.few_shot import Split
 from ih_interp.types import Batch
 
-COMPARED = ("exemplars", "task", "model", "optimiser", "seeds", "batch_size")
+COMPARED = ("task", "model", "optimiser", "seeds", "batch_size")
 """The parts of a configuration that two runs share where they differ in clamps alone."""
 
 
@@ -65,7 +64,7 @@ def progress_beside_training(
     free: ARun,
     clamped: Annotated[Mapping[str, Run], 'give runs by name, {"match": run}'],
     *,
-    split: Split = "train",
+    split: str = "train",
     batch: Batch | None = None,
     steps: Steps | None = None,
 ) -> pd.DataFrame:
@@ -105,7 +104,7 @@ def progress_beside_training(
     return table[["sequences", "clamp", "when", "loss", "seed"]]
 
 
-def _evaluations(run: Run, name: str, split: Split) -> pd.DataFrame:
+def _evaluations(run: Run, name: str, split: str) -> pd.DataFrame:
     """Return a run's own metrics on a split, as many as are saved."""
     metrics = run.metrics
     if metrics.empty:

@@ -21,7 +21,8 @@ from ih_interp.analysis.heads.pattern_scores import CHUNK, by_head
 from ih_interp.clamps import AbstractClamp, clamped
 from ih_interp.evaluation import refuse_other_sequences
 from ih_interp.runs import Run
-from ih_interp.tasks.few_shot import FewShotTask, Split, number
+from ih_interp.tasks.base import Task, drawn
+from ih_interp.tasks.few_shot import FewShotTask, number
 from ih_interp.types import Batch
 
 Measure: TypeAlias = Callable[[HookedTransformer, Batch], Any]
@@ -107,19 +108,21 @@ def trace(
 
 
 def some_sequences(
-    task: FewShotTask, split: Split = "train", most: int = MOST_SEQUENCES
+    task: Task, split: str = "train", most: int = MOST_SEQUENCES
 ) -> tuple[Batch, str]:
     """Return sequences for a measure where none were given, and a phrase that says which.
 
     They are all of the split, or, where there are more than `most`, the same sample every time,
     which is logged once. (A warning would stop a program that has made warnings errors.)
     """
-    size = task.n_sequences(split)
-    if size <= most:
-        return task.enumerate(split), f"all {size:,} sequences of {split!r}"
-    said = f"a fixed sample of {most:,} of the {number(size)} sequences of {split!r}"
+    said = f"a fixed sample of {most:,} sequences of {split!r}"
+    if isinstance(task, FewShotTask):
+        size = task.n_sequences(split)
+        if size <= most:
+            return task.enumerate(split), f"all {size:,} sequences of {split!r}"
+        said = f"a fixed sample of {most:,} of the {number(size)} sequences of {split!r}"
     _say_once(f"Measured over {said}; give batch= for others.")
-    return task.sample(split, most, seed=0), said
+    return drawn(task, split, most, generator=torch.Generator().manual_seed(0)), said
 
 
 _say_once = functools.cache(logging.getLogger("ih_interp").warning)

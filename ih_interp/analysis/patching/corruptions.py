@@ -5,7 +5,6 @@ what a perfect induction circuit would now say, or the clean one where the conte
 Effects are measured against the clean batch's target and context.
 """
 
-from dataclasses import replace
 from typing import Literal, TypeAlias
 
 import torch
@@ -38,7 +37,7 @@ def swap_exemplars(batch: Batch) -> Batch:
     tokens = batch.tokens.clone()
     tokens[:, places] = batch.tokens[:, places].gather(1, following)
     target = _label_where(batch.correct.gather(1, following), labels, batch.target)
-    return replace(batch, tokens=tokens, target=target)
+    return batch.replace(tokens=tokens, targets=target)
 
 
 @checked_in_plain_torch()
@@ -55,7 +54,7 @@ def swap_labels(batch: Batch) -> Batch:
     tokens = batch.tokens.clone()
     tokens[:, list(batch.layout.labels)] = renamed
     target = _label_where(batch.correct, renamed, batch.target)
-    return replace(batch, tokens=tokens, target=target)
+    return batch.replace(tokens=tokens, targets=target)
 
 
 @checked_in_plain_torch()
@@ -91,7 +90,7 @@ def resample_class(
     places = list(batch.layout.exemplars)
     tokens = batch.tokens.clone()
     tokens[:, places] = torch.where(chosen, exemplar, tokens[:, places])
-    return replace(batch, tokens=tokens)
+    return batch.replace(tokens=tokens)
 
 
 def _next_pair(labels: Int[Tensor, "batch pair"]) -> Int[Tensor, "batch pair"]:

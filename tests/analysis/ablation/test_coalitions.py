@@ -15,7 +15,7 @@ from ih_interp.analysis.ablation._linear_readout import is_linear
 from ih_interp.analysis.ablation._subset_passes import one_cycle
 from ih_interp.analysis.ablation.coalitions import coalitions, subset_values
 from ih_interp.evaluation import SCALES, measured
-from ih_interp.types import Batch, Head
+from ih_interp.types import Batch, Head, Layout
 
 LAST = ["L1H0", "L1H2", "L1H5"]
 MIXED = ["L1H2", "L0H1", "L1H5", "L0H4"]
@@ -352,7 +352,10 @@ REFUSED = {
     "no sequences": ({"batch": lambda b: b[:0]}, "batch"),
     "a reference for zero": ({"reference": lambda b: b}, "reference"),
     "a short reference": (
-        {"reference": lambda b: Batch(b.tokens[:, 2:], b.target), "ablation": "mean"},
+        {
+            "reference": lambda b: Batch(b.tokens[:, 2:], b.target, layout=Layout(1)),
+            "ablation": "mean",
+        },
         "5 tokens",
     ),
     "a small reference": ({"reference": lambda b: b[:10], "ablation": "resample"}, "24"),

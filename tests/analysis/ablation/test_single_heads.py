@@ -83,7 +83,7 @@ def test_heads_that_are_not_named_stay_on(spread, batch):
 def test_plain_tokens_have_no_strength(length, model):
     """Of even length, or of odd length with a target that no context shows."""
     tokens = torch.randint(5, 90, (6, length), generator=torch.Generator().manual_seed(2))
-    plain = Batch(tokens=tokens, target=torch.tensor([0, 1, 2, 3, 4, 0]))
+    plain = Batch(tokens, torch.tensor([0, 1, 2, 3, 4, 0]))
 
     def first_logit(logits, batch):
         return logits[:, 0]
@@ -144,7 +144,7 @@ def test_mistakes_corrected_equal_counting(perfect, spread, batch):
 def test_who_makes_no_mistake_has_none_to_correct(spread, batch):
     target = 0 * batch.target + 3
     right = {"unembed.hook_logits": lambda z, hook: z + 99 * torch.eye(5)[target][:, None]}
-    easy = ih.Batch(batch.tokens, target)
+    easy = batch.replace(targets=target)
     with spread.hooks(fwd_hooks=list(right.items())):
         table = mistakes_corrected(spread, easy, "L1H0")
     assert (table["mistakes"] == 0).all()

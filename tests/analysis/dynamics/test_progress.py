@@ -16,8 +16,9 @@ OTHERS = clamps.AblateHeads(heads=clamps.keep_only("L1H3", n_heads=8))
 MATCH = clamps.match("L1H3")
 FREE = RunConfig(
     name="none",
-    exemplars=GaussianSource(n_classes=20, n_exemplars=2, n_features=16),
-    task=ih.TaskConfig(n_train_classes=8),
+    task=ih.TaskConfig(
+        exemplars=GaussianSource(n_classes=20, n_exemplars=2, n_features=16), n_train_classes=8
+    ),
     clamps=[OTHERS],
     sequences=32,
     batch_size=8,

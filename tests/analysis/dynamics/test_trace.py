@@ -53,8 +53,13 @@ def test_chunks_are_averaged_by_their_size(clamped_run, monkeypatch):
 def run_of_many(tmp_path_factory):
     """Four pairs of two copies: 23,639,040 training sequences, too many to list."""
     config = ih.RunConfig(
-        exemplars=GaussianSource(n_classes=20, n_exemplars=2, n_features=16),
-        task=ih.TaskConfig(n_pairs=4, n_copies=2, n_labels=10, n_train_classes=20),
+        task=ih.TaskConfig(
+            exemplars=GaussianSource(n_classes=20, n_exemplars=2, n_features=16),
+            n_pairs=4,
+            n_copies=2,
+            n_labels=10,
+            n_train_classes=20,
+        ),
         sequences=8,
         batch_size=8,
         evaluation_size=8,

@@ -65,10 +65,9 @@ def test_induction_strength_of_a_clamped_head_is_known(model, batch, strength):
 
 
 def test_induction_strength_needs_a_choice(model, batch):
-    nowhere = ih.Batch(batch.tokens, (batch.context_labels.sum(dim=1) * 0 + 4))
-    wrong = ih.Batch(
-        batch.tokens, torch.where((batch.context_labels == 4).any(1), 3, nowhere.target)
-    )
+    nowhere = batch.replace(targets=(batch.context_labels.sum(dim=1) * 0 + 4))
+    target = torch.where((batch.context_labels == 4).any(1), 3, nowhere.target)
+    wrong = batch.replace(targets=target)
     with pytest.raises(ValueError, match="every context"):
         induction_strength(model, wrong)
 
@@ -125,7 +124,7 @@ def test_entropy_of_attention_shared_by_two_labels_is_ln_2(model, batch):
 def test_rows_are_named_and_labels_need_pairs(model, batch):
     with pytest.raises(ValueError, match="rows='label'"):
         previous_token_score(model, batch, rows="label")
-    with pytest.raises(ValueError, match="4 tokens"):
+    with pytest.raises(ValueError, match="4 positions"):
         previous_token_score(model, batch.tokens[:, :4], rows="labels")
 
 

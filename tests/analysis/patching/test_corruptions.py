@@ -9,7 +9,7 @@ from ih_interp.analysis.patching.corruptions import resample_class, swap_exempla
 
 
 def batch_of(tokens, target):
-    return ih.Batch(tensor([tokens]), tensor([target]))
+    return ih.Batch(tensor([tokens]), tensor([target]), layout=ih.tasks.Layout.of(len(tokens)))
 
 
 # Labels are 0 to 4; 10, 11, 12 are exemplars of one class, 20 and 30 of two others.
