@@ -87,15 +87,13 @@ def _definitions(
     @functools.cache
     def log_p(in_context: bool = False) -> Float[Tensor, "*any batch label"]:
         kept = torch.where(shown(), logits, -torch.inf) if in_context else logits
-        return kept.log_softmax(dim=-1)
+        values = kept.log_softmax(dim=-1)
+        given = of_target(values)[..., None]
+        # All NaN where the context lacks the target, which is then -inf.
+        return values + (given - given) if in_context else values
 
     def of_target(values: Float[Tensor, "*any batch label"]) -> Float[Tensor, "*any batch"]:
         return values.gather(-1, at_target)[..., 0]
-
-    @functools.cache
-    def log_p_in_context() -> Float[Tensor, "*any batch"]:
-        value = of_target(log_p(in_context=True))
-        return value + (value - value)  # NaN for -inf, where the context lacks the target
 
     def mean_of_others() -> Float[Tensor, "*any batch"]:
         others = shown().scatter(1, target[:, None], False)
@@ -110,14 +108,12 @@ def _definitions(
         "logit": lambda: of_target(logits),
         "logit_difference": lambda: of_target(logits) - mean_of_others(),
         "loss": lambda: -of_target(log_p()),
-        "in_context_loss": lambda: -log_p_in_context(),
+        "in_context_loss": lambda: -of_target(log_p(in_context=True)),
         "probability": lambda: of_target(log_p()).exp(),
-        "in_context_probability": lambda: log_p_in_context().exp(),
+        "in_context_probability": lambda: of_target(log_p(in_context=True)).exp(),
         "context_probability": lambda: (log_p().exp() * shown()).sum(dim=-1),
         "accuracy": lambda: _is_right(logits, target),
-        "in_context_accuracy": lambda: (
-            _is_right(log_p(in_context=True), target) + (log_p_in_context() - log_p_in_context())
-        ),
+        "in_context_accuracy": lambda: _is_right(log_p(in_context=True), target),
     }
 
 
