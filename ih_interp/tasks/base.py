@@ -133,6 +133,9 @@ class NextTokenTask(AbstractTask):
     def n_ctx(self) -> int:
         return self.length
 
+    def structure(self) -> Any:
+        return {"kind": self.kind, "d_vocab": self.d_vocab, "length": self.length}
+
     @abstractmethod
     def _draw(self, n: int, generator: torch.Generator) -> tuple[Tokens, Bool[Tensor, "batch pos"]]:
         """Draw one token more than `length`, and where the next one is asked."""

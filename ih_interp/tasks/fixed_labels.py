@@ -82,6 +82,10 @@ class FixedLabels(PairsConfig):
             )
         return self
 
+    def structure(self) -> Any:
+        drawn = {"burstiness", "distractor", "rest", "labels", "matched", "zipf"}
+        return self.model_dump(mode="json", exclude=drawn)
+
     @property
     def d_vocab_out(self) -> int:
         return self.n_train_classes

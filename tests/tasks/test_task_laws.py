@@ -1,5 +1,6 @@
 """Laws that every registered task obeys; a new kind needs an example here, and is tested."""
 
+import pandas as pd
 import pytest
 import torch
 
@@ -16,6 +17,7 @@ from ih_interp.tasks import (
     TaskConfig,
 )
 from ih_interp.tasks.base import drawn
+from ih_interp.training.fleet import trace_key
 
 SOURCE = GaussianSource(n_classes=14, n_exemplars=3, n_features=6)
 EXAMPLES: dict[str, list[AbstractTask]] = {
@@ -153,6 +155,27 @@ def test_three_updates_are_the_same_eager_and_compiled(task, tmp_path):
     for name in metric_names(task):
         columns = (run.metrics[name].tolist() for run in runs.values())
         assert next(columns) == pytest.approx(next(columns), abs=1e-4, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("one", "changes"),
+    [
+        (RepeatedTokens(n_tokens=9, length=9, max_period=5), {"asked": "all", "min_period": 2}),
+        (MarkovChains(n_states=4, length=9), {"n_chains": 2, "alpha": 0.5}),
+        (EXAMPLES["fixed_labels"][0], {"burstiness": 0, "labels": "copy_available", "zipf": 1.0}),
+    ],
+    ids=str,
+)
+def test_runs_that_draw_other_sequences_train_together_as_alone(one, changes, tmp_path):
+    configs = [
+        ih.RunConfig(name=name, task=task, sequences=64, evaluation_size=10, checkpoints=Grid())
+        for name, task in (("one", one), ("other", one.replace(**changes)))
+    ]
+    assert trace_key(configs[0]) == trace_key(configs[1])
+    together = ih.train(configs, tmp_path / "together", progress=False, workers=1)
+    for config, run in zip(configs, together, strict=True):
+        (alone,) = ih.train([config], tmp_path / "alone", progress=False, workers=1)
+        pd.testing.assert_frame_equal(run.metrics, alone.metrics)
 
 
 def test_the_strength_of_a_perfect_head_is_the_mean_share_of_an_answer():
