@@ -15,9 +15,8 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from ih_interp._torch_state import plain_torch
-from ih_interp.tasks.base import as_generator, sample_size
 from ih_interp.tasks.exemplars import Exemplars
-from ih_interp.tasks.pairs import PairsConfig, PairsTask
+from ih_interp.tasks.pairs import Items, PairsConfig, PairsTask
 from ih_interp.tasks.sampling import MAX_ENUMERATED, label_split, without_repetition
 from ih_interp.types import Batch, expect
 
@@ -80,6 +79,10 @@ class TaskConfig(PairsConfig):
 class FewShotTask(PairsTask):
     """Sequences of a `TaskConfig` over given exemplars.
 
+    The query's class and then the others are uniform over the split's classes without repetition;
+    the label set is uniform over the split's, in uniform order; the order of the context is
+    uniform; exemplars are uniform and independent.
+
     Tokens: label `l` is token `l`; exemplar `e` of class `c` is `n_labels + c * n_exemplars + e`.
     """
 
@@ -105,23 +108,9 @@ class FewShotTask(PairsTask):
         classes, exemplars, _ = self._split(split)
         return self.token(*torch.meshgrid(classes, exemplars, indexing="ij")).flatten()
 
-    @plain_torch()
-    def sample(
-        self,
-        split: str,
-        n: int,
-        *,
-        generator: torch.Generator | None = None,
-        seed: int | None = None,
-    ) -> Batch:
-        """Sample `n` sequences with replacement, from a generator, or from a new one of a seed.
-
-        The query's class and then the others are uniform over the split's classes without
-        repetition; the label set is uniform over the split's, in uniform order; the order of the
-        context is uniform; exemplars are uniform and independent. Raises ValueError for an empty
-        split, TypeError unless either a generator or a seed is given.
-        """
-        n, generator = sample_size(n), as_generator(generator, seed)
+    def _items(
+        self, split: Split, n: int, generator: torch.Generator
+    ) -> tuple[Items, Items, Items]:
         classes, exemplars, label_sets = self._split(split)
         k = self.config.n_context_classes
 
@@ -138,9 +127,7 @@ class FewShotTask(PairsTask):
         member = in_order[shuffled(self.config.n_pairs)]
         member = torch.cat([member, torch.zeros(n, 1, dtype=torch.int64)], dim=1)
         which = torch.randint(len(exemplars), member.shape, generator=generator)
-        return self.batch(
-            classes[chosen].gather(1, member), exemplars[which], labels.gather(1, member)
-        )
+        return classes[chosen].gather(1, member), exemplars[which], labels.gather(1, member)
 
     def n_sequences(self, split: Split = "train") -> int:
         """Return the number of different sequences of the split: 78,400 for the paper's task.

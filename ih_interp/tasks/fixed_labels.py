@@ -8,11 +8,10 @@ from jaxtyping import Int
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from ih_interp._torch_state import plain_torch
-from ih_interp.tasks.base import as_generator, refuse_other_split, sample_size
+from ih_interp.tasks.base import refuse_other_split
 from ih_interp.tasks.exemplars import Exemplars
-from ih_interp.tasks.pairs import PairsConfig, PairsTask
-from ih_interp.types import Batch, expect
+from ih_interp.tasks.pairs import Items, PairsConfig, PairsTask
+from ih_interp.types import expect
 
 IN_CONTEXT = {"burstiness": 1, "distractor": True}
 IN_WEIGHTS = {"burstiness": 0, "rest": "unique"}
@@ -116,17 +115,8 @@ class FixedLabelsTask(PairsTask):
         refuse_other_split(self, split)
         return self._tokens
 
-    @plain_torch()
-    def sample(
-        self,
-        split: str,
-        n: int,
-        *,
-        generator: torch.Generator | None = None,
-        seed: int | None = None,
-    ) -> Batch:
+    def _items(self, split: Any, n: int, generator: torch.Generator) -> tuple[Items, Items, Items]:
         refuse_other_split(self, split)
-        n, generator = sample_size(n), as_generator(generator, seed)
         config: FixedLabels = self.config.replace(**OF_SPLIT[split])
         slots = self._slots(config)
         classes = self._classes(config, slots, n, generator)
@@ -138,7 +128,7 @@ class FixedLabelsTask(PairsTask):
             first = [slots.index(slot) if slot >= 0 else i for i, slot in enumerate(slots)]
             shown = shown[:, first]
         labels = self._labels(config, classes, generator)
-        return self.batch(*(items.gather(1, order) for items in (classes, shown, labels)))
+        return classes.gather(1, order), shown.gather(1, order), labels.gather(1, order)
 
     @staticmethod
     def _slots(config: FixedLabels) -> list[int]:
@@ -148,7 +138,7 @@ class FixedLabelsTask(PairsTask):
 
     def _classes(
         self, config: FixedLabels, slots: list[int], n: int, generator: torch.Generator
-    ) -> Int[Tensor, "batch item"]:
+    ) -> Items:
         """Draw the classes of the query and of every pair, before the context is shuffled."""
         found = [self._draw([], n, generator)]
         found += [self._draw(found, n, generator)] * (1 in slots)
@@ -171,9 +161,7 @@ class FixedLabelsTask(PairsTask):
             place = place + torch.where(place >= above[each] - mass, mass, 0)
         return torch.searchsorted(above, place, right=True)
 
-    def _labels(
-        self, config: FixedLabels, classes: Int[Tensor, "batch item"], generator: torch.Generator
-    ) -> Int[Tensor, "batch item"]:
+    def _labels(self, config: FixedLabels, classes: Items, generator: torch.Generator) -> Items:
         """Return the labels of the query and of every pair; the query's is the target."""
         n, query = len(classes), classes[:, :1]
         if config.labels == "fixed":

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
@@ -12,9 +12,12 @@ from torch import Tensor
 
 from ih_interp._config_base import Frozen
 from ih_interp._torch_state import plain_torch
-from ih_interp.tasks.base import AbstractTask, SequenceMetric, Task
+from ih_interp.tasks.base import AbstractTask, SequenceMetric, Task, as_generator, sample_size
 from ih_interp.tasks.exemplars import Exemplars, ExemplarSource, FileSource, GaussianSource
 from ih_interp.types import Answers, Batch, Layout, as_indices, expect
+
+Items: TypeAlias = Int[Tensor, "batch item"]
+"""One number for every pair of a sequence, and then for its query."""
 
 
 class PairsConfig(AbstractTask):
@@ -146,7 +149,7 @@ class PairsTask:
         """Return the labels of the context, for the query."""
         return self.layout.candidates(tokens, targets)
 
-    @abstractmethod
+    @plain_torch()
     def sample(
         self,
         split: str,
@@ -155,7 +158,16 @@ class PairsTask:
         generator: torch.Generator | None = None,
         seed: int | None = None,
     ) -> Batch:
-        """Sample `n` sequences with replacement, from a generator, or from a new one of a seed."""
+        """Sample `n` sequences with replacement, from a generator, or from a new one of a seed.
+
+        Raises ValueError for a split that the task lacks or that is empty, TypeError unless either
+        a generator or a seed is given.
+        """
+        return self.batch(*self._items(split, sample_size(n), as_generator(generator, seed)))
+
+    @abstractmethod
+    def _items(self, split: Any, n: int, generator: torch.Generator) -> tuple[Items, Items, Items]:
+        """Draw the classes, exemplars and labels of the pairs in order, and then of the query."""
 
     @abstractmethod
     def exemplar_tokens(self, split: Any) -> Int[Tensor, " token"]:
