@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Protocol, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -19,6 +19,7 @@ SequenceMetric: TypeAlias = Callable[[Float[Tensor, "batch pos token"], Batch], 
 """A number per sequence, `[batch]`, from the logits at every position and the batch."""
 
 
+@runtime_checkable
 class Task(Protocol):
     """What training, evaluation and analysis need of a task: an `AbstractTask`, or a few-shot task.
 
@@ -137,7 +138,9 @@ class NextTokenTask(AbstractTask):
         return {"kind": self.kind, "d_vocab": self.d_vocab, "length": self.length}
 
     @abstractmethod
-    def _draw(self, n: int, generator: torch.Generator) -> tuple[Tokens, Bool[Tensor, "batch pos"]]:
+    def _draw(
+        self, n: int, generator: torch.Generator
+    ) -> tuple[Tokens, Bool[Tensor, "batch query"]]:
         """Draw one token more than `length`, and where the next one is asked."""
 
     @plain_torch()

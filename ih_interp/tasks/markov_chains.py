@@ -52,7 +52,9 @@ class MarkovChains(NextTokenTask):
         )
         return torch.from_numpy(drawn)
 
-    def _draw(self, n: int, generator: torch.Generator) -> tuple[Tokens, Bool[Tensor, "batch pos"]]:
+    def _draw(
+        self, n: int, generator: torch.Generator
+    ) -> tuple[Tokens, Bool[Tensor, "batch query"]]:
         if self.n_chains is None:
             seed = int(torch.randint(2**62, (1,), generator=generator))
             chains = self._transitions(n, seed)

@@ -42,7 +42,9 @@ class RepeatedTokens(NextTokenTask):
     def d_vocab(self) -> int:
         return self.n_tokens
 
-    def _draw(self, n: int, generator: torch.Generator) -> tuple[Tokens, Bool[Tensor, "batch pos"]]:
+    def _draw(
+        self, n: int, generator: torch.Generator
+    ) -> tuple[Tokens, Bool[Tensor, "batch query"]]:
         periods = (self.min_period, self.max_period + 1)
         period = torch.randint(*periods, (n, 1), generator=generator)
         block = torch.rand(n, self.n_tokens, generator=generator).argsort(dim=1)

@@ -75,6 +75,7 @@ def test_every_split_samples_what_the_task_declares(task):
         assert len(task.sample(split, 0, seed=0)) == 0
 
 
+@pytest.mark.untyped
 @EVERY
 def test_samples_need_a_split_a_number_and_one_source_of_chance(task):
     generator = torch.Generator().manual_seed(0)
