@@ -44,7 +44,7 @@ def induction_strength(
     answers, others, asks = answered_queries(batch)
     if not bool(asks.any(dim=1).all()):
         raise ValueError(
-            "batch: expected a query with an answer and another candidate in every sequence."
+            "batch: expected a query with an answer and another candidate in every context."
         )
     queries = asks.any(dim=0).nonzero()[:, 0]
 
