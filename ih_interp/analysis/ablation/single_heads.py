@@ -21,7 +21,7 @@ from transformer_lens import HookedTransformer
 from ih_interp.analysis._passes import chunk_size
 from ih_interp.analysis.ablation._subset_passes import subset_values
 from ih_interp.analysis.checks import Seed, checked_in_plain_torch
-from ih_interp.analysis.heads.attention import induction_strength
+from ih_interp.analysis.heads.attention import answered_queries, induction_strength
 from ih_interp.analysis.statistics import Estimate, bootstrap
 from ih_interp.clamps import Shape, clamped
 from ih_interp.clamps.base import head_mask
@@ -45,7 +45,7 @@ def ablate_each_head(
     """Return metrics with only one head on, and with all but it, beside its induction strength.
 
     Figures 4a and 13 of the paper; with `perfect_match` also 16a. Columns: `head`, `strength`
-    (`induction_strength` of the model as it is; NaN for sequences that are not few-shot), `kept`,
+    (`induction_strength` of the model as it is; NaN for sequences without answers), `kept`,
     `metric`, `value`, `low`, `high`. `kept` is "only" or "without" the head, and without a head
     "all" of them or "none", which is about chance where only they carry the answer. Chance, with L
     labels of which n are in the context: strength 0; accuracy 1/L, a guess within the context 1/n;
@@ -56,7 +56,7 @@ def ablate_each_head(
     alone, both = np.eye(n, dtype=bool), np.array([[True], [False]])
     on = np.concatenate([alone, ~alone, both.repeat(n, axis=1)])
     values = _values(model, batch, chosen, on, metrics, perfect_match=perfect_match)
-    strength = _strengths(model, batch, chosen) if _is_few_shot(batch) else np.full(n, np.nan)
+    strength = _strengths(model, batch, chosen) if _has_answers(batch) else np.full(n, np.nan)
     places = [
         {"head": str(head), "strength": of_head, "kept": kept}
         for kept in ("only", "without")
@@ -187,11 +187,12 @@ def by_strength(model: HookedTransformer, batch: Batch, heads: Sequence[Head]) -
     return tuple(heads[place] for place in np.argsort(-strengths, kind="stable").tolist())
 
 
-def _is_few_shot(batch: Batch) -> bool:
-    """Return whether every context holds the target and another label, as the strength needs."""
-    if not batch.is_few_shot:
+def _has_answers(batch: Batch) -> bool:
+    """Return whether every sequence has an answer and another candidate, as the strength needs."""
+    try:
+        return bool(answered_queries(batch)[2].any(dim=1).all())
+    except ValueError:  # plain tokens
         return False
-    return bool((batch.correct.any(dim=1) & ~batch.correct.all(dim=1)).all())
 
 
 def _strengths(
