@@ -19,12 +19,12 @@ from ih_interp.start import AbstractStart, FromSeed
 from ih_interp.storage.atomic import PathLike, as_path
 from ih_interp.tasks.base import AbstractTask
 from ih_interp.tasks.few_shot import TaskConfig
-from ih_interp.types import once_each
 
 # Kinds in JSON:
 from ih_interp.tasks.fixed_labels import FixedLabels as FixedLabels
 from ih_interp.tasks.markov_chains import MarkovChains as MarkovChains
 from ih_interp.tasks.repeated_tokens import RepeatedTokens as RepeatedTokens
+from ih_interp.types import once_each
 
 MAX_POINTS = 10_000_000  # of a grid; more would fill the memory
 
