@@ -26,6 +26,7 @@ from .analysis.patching.path_patching import path_patch as path_patch
 from .analysis.patching.wiring import wiring_map as wiring_map
 from .clamps.context import clamped as clamped
 from .config import Grid as Grid, RunConfig as RunConfig, Seeds as Seeds
+from .engine.compile_step import compile_step as compile_step
 from .evaluation import evaluate as evaluate
 from .interop.icl_dynamics import load_icl_dynamics as load_icl_dynamics
 from .model import ModelConfig as ModelConfig, build_model as build_model

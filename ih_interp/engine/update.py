@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
 from torch.fx import GraphModule
@@ -75,11 +75,13 @@ Step: TypeAlias = Callable[[FleetState, FleetInputs], Losses]
 """Updates a state in place and returns the loss of every run before the update."""
 
 
-def asked_loss(
-    logits: Float[Tensor, "batch pos token"], targets: Int[Tensor, "*shape"]
-) -> Float[Tensor, ""]:
+Loss: TypeAlias = Callable[[Float[Tensor, "batch pos token"], Sequences], Float[Tensor, ""]]
+"""The number that an update makes smaller."""
+
+
+def asked_loss(logits: Float[Tensor, "batch pos token"], sequences: Sequences) -> Float[Tensor, ""]:
     """Return the mean cross-entropy over the positions that are asked, in nats."""
-    return cross_entropy(logits.flatten(end_dim=1), targets.flatten())
+    return cross_entropy(logits.flatten(end_dim=1), sequences.targets.flatten())
 
 
 def eager_step(clamped: ClampedModel, optimiser: AbstractOptimiser) -> Step:
@@ -91,11 +93,11 @@ def eager_step(clamped: ClampedModel, optimiser: AbstractOptimiser) -> Step:
             one = state.map(operator.itemgetter(run))
             weights = {n: w.detach().requires_grad_() for n, w in one.parameters.items()}
             named = named_for_model(weights, inputs.buffers)
-            logits = functional_call(clamped, named, inputs.of_run(run))
-            loss = asked_loss(logits, inputs.sequences.targets[run])
+            given = inputs.of_run(run)
+            loss = asked_loss(functional_call(clamped, named, given), given[0])
             gradients = torch.autograd.grad(loss, list(weights.values()), materialize_grads=True)
             by_name = dict(zip(weights, gradients, strict=True))
-            frozen = clamped.frozen(*inputs.of_run(run)[1:])
+            frozen = clamped.frozen(*given[1:])
             advance(one, by_name, inputs.learning_rate[run], optimiser, frozen)
             losses.append(loss.detach())
         return torch.stack(losses)
@@ -104,10 +106,14 @@ def eager_step(clamped: ClampedModel, optimiser: AbstractOptimiser) -> Step:
 
 
 def traced_step(
-    clamped: ClampedModel, optimiser: AbstractOptimiser, state: FleetState, inputs: FleetInputs
+    clamped: ClampedModel,
+    optimiser: AbstractOptimiser,
+    state: FleetState,
+    inputs: FleetInputs,
+    loss: Loss = asked_loss,
 ) -> Step:
     """Return the whole update as a compiled graph, for state and inputs of these shapes."""
-    graph = trace_update(clamped, optimiser, state, inputs)
+    graph = trace_update(clamped, optimiser, state, inputs, loss)
     compiled = compile_graph(graph, *state.map(torch.clone).flat, *inputs.flat)
 
     def step(state: FleetState, inputs: FleetInputs) -> Losses:
@@ -118,17 +124,21 @@ def traced_step(
 
 
 def trace_update(
-    clamped: ClampedModel, optimiser: AbstractOptimiser, state: FleetState, inputs: FleetInputs
+    clamped: ClampedModel,
+    optimiser: AbstractOptimiser,
+    state: FleetState,
+    inputs: FleetInputs,
+    loss: Loss = asked_loss,
 ) -> GraphModule:
     """Return the update of a fleet as a graph from `state.flat` and `inputs.flat` to the losses."""
     n_state, structures = len(state.flat), (tree_structure(state), tree_structure(inputs))
     weights = {name: tensor[0] for name, tensor in state.parameters.items()}
     logits = trace_forward(clamped, weights, inputs.buffers, *inputs.of_run(0))
 
-    def loss(weights: Tensors, buffers: Tensors, *given: Any) -> Tensor:
-        return asked_loss(logits(weights, buffers, *given), given[0].targets)
+    def of_weights(weights: Tensors, buffers: Tensors, *given: Any) -> Tensor:
+        return loss(logits(weights, buffers, *given), given[0])
 
-    per_run = vmap(grad_and_value(loss), in_dims=(0, None, 0, 0, 0))
+    per_run = vmap(grad_and_value(of_weights), in_dims=(0, None, 0, 0, 0))
 
     def update(*flat: Tensor) -> Losses:
         now: FleetState = tree_unflatten(flat[:n_state], structures[0])
