@@ -92,10 +92,8 @@ def ordered(column: "pd.Series[Any]") -> list[Any]:
     """Return each value once: numbers in order, then words in order, and a missing value last."""
 
     def place(value: Any) -> tuple[bool, bool, Any]:
-        if missing(value):
-            return True, True, 0
         is_number = isinstance(value, int | float | np.number)
-        return False, not is_number, value if is_number else str(value)
+        return missing(value), not is_number, value if is_number else str(value)
 
     return sorted(distinct(column), key=place)
 

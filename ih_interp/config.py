@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ih_interp._config_base import Frozen, canonical_json, explain
-from ih_interp.clamps import AbstractClamp
+from ih_interp.clamps import AbstractClamp, Function
 from ih_interp.clamps.schedules import Under
 from ih_interp.model import ModelConfig
 from ih_interp.optimisers import AbstractOptimiser, Adam
@@ -19,7 +19,11 @@ from ih_interp.start import AbstractStart, FromSeed
 from ih_interp.storage.atomic import PathLike, as_path
 from ih_interp.tasks.base import AbstractTask
 from ih_interp.tasks.few_shot import TaskConfig
-from ih_interp.tasks.repeated_tokens import RepeatedTokens as RepeatedTokens  # a kind in JSON
+
+# Kinds in JSON:
+from ih_interp.tasks.fixed_labels import FixedLabels as FixedLabels
+from ih_interp.tasks.markov_chains import MarkovChains as MarkovChains
+from ih_interp.tasks.repeated_tokens import RepeatedTokens as RepeatedTokens
 from ih_interp.types import once_each
 
 MAX_POINTS = 10_000_000  # of a grid; more would fill the memory
@@ -126,6 +130,7 @@ class RunConfig(Frozen):
         for clamp in given:
             if isinstance(clamp, list | tuple):
                 raise ValueError(f"clamps contains the list {clamp}: unpack it with a star.")
+            Function.refuse([clamp])
             if callable(clamp):
                 raise ValueError(f"clamps contains the function {clamp}: call it with its heads.")
         return given

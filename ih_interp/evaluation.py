@@ -22,7 +22,8 @@ from ih_interp.clamps.schedules import Metrics
 from ih_interp.config import RunConfig
 from ih_interp.model import refuse_other_exemplars
 from ih_interp.tasks.base import Task, drawn
-from ih_interp.tasks.few_shot import FewShotTask, TaskConfig
+from ih_interp.tasks.few_shot import FewShotTask
+from ih_interp.tasks.pairs import PairsConfig, PairsTask
 from ih_interp.types import NOT_ASKED, Batch, MetricName, expect, integer
 
 METRICS: tuple[MetricName, ...] = get_args(MetricName)
@@ -86,7 +87,10 @@ def _definitions(
     @functools.cache
     def log_p(in_context: bool = False) -> Float[Tensor, "*any batch label"]:
         kept = torch.where(shown(), logits, -torch.inf) if in_context else logits
-        return kept.log_softmax(dim=-1)
+        values = kept.log_softmax(dim=-1)
+        given = of_target(values)[..., None]
+        # All NaN where the context lacks the target, which is then -inf.
+        return values + (given - given) if in_context else values
 
     def of_target(values: Float[Tensor, "*any batch label"]) -> Float[Tensor, "*any batch"]:
         return values.gather(-1, at_target)[..., 0]
@@ -123,7 +127,7 @@ def _is_right(
 
 def metric_names(task: Task) -> tuple[str, ...]:
     """Return the names of the metrics that are measured on sequences of a task."""
-    is_few_shot = isinstance(task, FewShotTask | TaskConfig)
+    is_few_shot = isinstance(task, PairsTask | PairsConfig)
     return METRICS if is_few_shot else ("loss", "accuracy", *task.metrics)
 
 
@@ -166,9 +170,10 @@ def measured(
         accuracy                1 where the largest logit is the target's; chance 1/L
         in_context_accuracy     1 where it is the largest of the context's; chance 1/n
 
-    All are NaN where their logits are, an accuracy also where the largest is infinite. `logits` may
-    have axes in front, `[..., batch, label]`, which the result keeps. The scales over the context
-    need few-shot sequences; the others take any `Batch`.
+    All are NaN where their logits are, an accuracy also where the largest is infinite; scales that
+    begin with in_context also where the context lacks the target. `logits` may have axes in front,
+    `[..., batch, label]`, which the result keeps. The scales over the context need few-shot
+    sequences; the others take any `Batch`.
 
     Raises ValueError for an unknown name, logits of other sequences than the batch's, a function
     that gives no `[batch]`, or a logit difference where a context has no other label.
@@ -249,7 +254,7 @@ def chance(task: Task) -> dict[str, float]:
     """Return the score of a uniform guess over all labels, or (in context) over the context's."""
     n_labels = task.d_vocab_out
     guess = {"loss": float(np.log(n_labels)), "accuracy": 1 / n_labels}
-    if not isinstance(task, FewShotTask):
+    if not isinstance(task, FewShotTask):  # in others a context may lack the target
         return guess
     n = task.config.n_context_classes
     return {

@@ -137,12 +137,22 @@ def forbid_previous_token(
 
 
 def attend_only(
-    scores: Scores, hook: HookPoint, *, heads: Heads, keys: Sequence[int], gate: Gate = None
+    scores: Scores,
+    hook: HookPoint,
+    *,
+    heads: Heads,
+    keys: Sequence[int] | Bool[Tensor, "batch row key"],
+    gate: Gate = None,
 ) -> Scores:
-    """Mask the last row's scores except at some keys; gates act as in `forbid_previous_token`."""
-    n_positions = scores.shape[-1]
-    chosen = _chosen(heads, scores) & ~mask(keys, n_positions).to(scores.device)
-    return _mask_scores(scores, chosen & _rows([n_positions - 1], scores), gate)
+    """Mask scores except at some keys, of the last row alone or of as many rows as have keys.
+
+    Rows without any key stay as they are. Gates act as in `forbid_previous_token`.
+    """
+    if not isinstance(keys, Tensor):
+        keys = mask(keys, scores.shape[-1])[None, None]
+    keys = keys[:, None].to(scores.device)
+    chosen = _chosen(heads, scores) & ~keys & keys.any(dim=-1, keepdim=True)
+    return _mask_scores(scores, chosen & _last_rows(keys, scores), gate)
 
 
 def attention_temperature(
@@ -171,35 +181,44 @@ def query_attention(
     hook: HookPoint,
     *,
     heads: Heads,
-    weights: Float[Tensor, "batch key"],
+    weights: Float[Tensor, "batch key"] | Float[Tensor, "batch row key"],
     gate: Gate = None,
 ) -> Pattern:
-    """Set the heads' last row, the query's, to given attention weights.
+    """Set the heads' rows to given attention weights: the last row, the query's, or all rows.
 
-    Raises ValueError for weights of another number of sequences or keys than the pattern's.
+    Rows whose weights are all 0 stay as they are. Raises ValueError for weights of another number
+    of sequences, rows or keys than the pattern's.
     """
-    n_sequences, n_positions = pattern.shape[0], pattern.shape[-1]
-    if weights.shape != (n_sequences, n_positions):
+    weights = weights[:, None] if weights.ndim == 2 else weights
+    n_sequences, _, n_rows, n_positions = pattern.shape
+    if weights.shape not in [(n_sequences, n, n_positions) for n in (1, n_rows)]:
         raise ValueError(
             f"The query's weights have shape {tuple(weights.shape)}; expected "
-            f"{(n_sequences, n_positions)}, one row per sequence of the pass."
+            f"{(n_sequences, n_rows, n_positions)}, one row per row of the pass, or one for the "
+            "last."
         )
-    chosen = _chosen(heads, pattern) & _rows([n_positions - 1], pattern)
-    rows = weights[:, None, None, :].to(pattern)
+    rows = weights[:, None].to(pattern)
+    chosen = _chosen(heads, pattern) & _last_rows(rows, pattern) & rows.any(dim=-1, keepdim=True)
     return blend(pattern, torch.where(chosen, rows, pattern), gate)
 
 
 def induction_weights(
-    correct: Bool[Tensor, "batch pair"], strength: Strength
-) -> Float[Tensor, "batch pair"]:
-    """Return `strength` shared among the correct labels and `1 - strength` among the others.
+    answers: Bool[Tensor, "*any key"],
+    strength: Strength,
+    candidates: Bool[Tensor, "*any key"] | None = None,
+) -> Float[Tensor, "*any key"]:
+    """Return `strength` shared among the answers and `1 - strength` among the other candidates.
 
-    Rows sum to 1.
+    All keys are candidates by default. Rows sum to 1; they are 0 where there is no answer, or no
+    other candidate to take the rest.
     """
-    right = correct.float()
-    wrong = 1 - right
+    right = answers.float()
+    wrong = (1 - right) if candidates is None else (candidates & ~answers).float()
     n_right, n_wrong = (each.sum(-1, keepdim=True) for each in (right, wrong))
-    return strength * right / n_right + (1 - strength) * wrong / n_wrong
+    rest = 1 - strength
+    weights = strength * right / n_right.clamp(min=1) + rest * wrong / n_wrong.clamp(min=1)
+    fits = (n_right > 0) & ((n_wrong > 0) | (torch.as_tensor(rest, device=right.device) == 0))
+    return torch.where(fits, weights, torch.zeros_like(weights))
 
 
 def match_weights(
@@ -224,33 +243,50 @@ def at_labels(weights: Float[Tensor, "batch pair"], n_positions: int) -> Float[T
 
 
 def copied_logits(
-    scores: Float[Tensor, "batch pair"], labels: Int[Tensor, "batch pair"], n_labels: int
-) -> Float[Tensor, "batch label"]:
-    """Return each context label's logit: logsumexp of its pairs' scores; others are masked.
+    scores: Float[Tensor, "*any key"],
+    tokens: Int[Tensor, "*any key"],
+    n_tokens: int,
+    candidates: Bool[Tensor, "*any key"] | None = None,
+) -> Float[Tensor, "*any token"]:
+    """Return the logit of each token: logsumexp of the scores at the candidates that hold it.
 
-    A label that the context shows once has the score itself.
+    All keys are candidates by default; tokens of none are masked. A token that stands at one
+    candidate has the score itself.
     """
-    shown = labels[..., None] == torch.arange(n_labels, device=labels.device)
+    shown = tokens[..., None] == torch.arange(n_tokens, device=tokens.device)
+    shown = shown if candidates is None else shown & candidates[..., None]
     return torch.where(shown, scores[..., None], _masked(scores)).logsumexp(dim=-2)
 
 
 def query_logits(
-    logits: Logits, hook: HookPoint, *, value: Float[Tensor, "batch label"], gate: Gate = None
+    logits: Logits,
+    hook: HookPoint,
+    *,
+    value: Float[Tensor, "batch label"] | Float[Tensor, "batch row label"],
+    gate: Gate = None,
 ) -> Logits:
-    """Set the last row of the logits, the query's, to a given value.
+    """Set the last row of the logits, the query's, or as many of the last as have values.
 
     A gate g blends logits; where the value is masked, it multiplies the label's odds by 1 - g.
+    Rows in which all is masked stay as they are.
     """
-    free = logits[:, -1]
-    row = blend(free, value, gate)
+    value = value[:, None] if value.ndim == 2 else value
+    first, free = logits[:, : -value.shape[1]], logits[:, -value.shape[1] :]
+    masked = value <= lowest(value) / 2
+    rows = blend(free, value, gate)
     if gate is not None:
-        row = torch.where(value <= lowest(value) / 2, _lower_odds(free, gate), row)
-    return torch.cat([logits[:, :-1], row[:, None]], dim=1)
+        rows = torch.where(masked, _lower_odds(free, gate), rows)
+    return torch.cat([first, torch.where(masked.all(dim=-1, keepdim=True), free, rows)], dim=1)
 
 
-def previous_token_input(resid: Residual) -> Residual:
-    """Shift vectors by one position, except at the first and the last, the query."""
-    return torch.cat([resid[:, :1], resid[:, :-2], resid[:, -1:]], dim=1)
+def previous_token_input(resid: Residual, own: Bool[Tensor, "batch pos"] | None = None) -> Residual:
+    """Shift vectors by one position, except at the first and where a position keeps its own.
+
+    By default that is the last, the query.
+    """
+    if own is None:
+        return torch.cat([resid[:, :1], resid[:, :-2], resid[:, -1:]], dim=1)
+    return torch.where(own[..., None], resid, torch.cat([resid[:, :1], resid[:, :-1]], dim=1))
 
 
 def lowest(like: Tensor) -> float:
@@ -304,6 +340,14 @@ def _rows(
     if rows is None:
         return torch.ones(like.shape[-2], 1, dtype=torch.bool, device=like.device)
     return _last(mask(rows, like.shape[-1])[:, None], like).to(like.device)
+
+
+def _last_rows(
+    given: Shaped[Tensor, "batch 1 row any"], like: Float[Tensor, "batch head query key"]
+) -> Bool[Tensor, "query 1"]:
+    """Return True for as many of the last rows as are given."""
+    n_positions = like.shape[-1]
+    return _rows(range(n_positions - given.shape[-2], n_positions), like)
 
 
 def _mask_scores(scores: Scores, chosen: Tensor, gate: Gate) -> Scores:

@@ -20,7 +20,7 @@ from ih_interp._config_base import Frozen
 from ih_interp._torch_state import plain_torch
 from ih_interp.tasks.base import AbstractTask, Task
 from ih_interp.tasks.exemplars import Exemplars
-from ih_interp.tasks.few_shot import FewShotTask, features_by_token
+from ih_interp.tasks.pairs import PairsTask, features_by_token
 from ih_interp.types import Batch, as_indices, expect, integer, values_are_known, with_article
 
 ATTENTION_BIASES = ("b_Q", "b_K", "b_V", "b_O")  # the paper's model has none: zero, never trained
@@ -224,7 +224,7 @@ def build_model(
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed={seed}: expected at least 0 and below 2^32.")
     config = config or ModelConfig()
-    if isinstance(task, FewShotTask):
+    if isinstance(task, PairsTask):
         features = features_by_token(task.exemplars)
         model = few_shot_model(features, config, n_labels=task.n_labels, n_ctx=task.n_ctx)
         assert isinstance(model.embed, FewShotEmbed)

@@ -20,7 +20,7 @@ from ih_interp.storage import run_files
 from ih_interp.storage.atomic import PathLike, as_path
 from ih_interp.tasks.base import Task
 from ih_interp.tasks.exemplars import Exemplars
-from ih_interp.tasks.few_shot import FewShotTask, TaskConfig
+from ih_interp.tasks.pairs import PairsConfig, PairsTask
 from ih_interp.types import integer
 
 COLUMNS = ["step", "sequences", "split", "under", *METRICS]
@@ -65,7 +65,7 @@ class Run:
         Raises FileNotFoundError where their file is gone, ValueError where it holds others.
         """
         config = self.config.task
-        if not isinstance(config, TaskConfig):
+        if not isinstance(config, PairsConfig):
             return config.build()
         exemplars = self._exemplars
         if exemplars is None:
@@ -77,7 +77,7 @@ class Run:
                     "Pass them: Run(folder, exemplars=Exemplars.load(path))."
                 ) from error
             self._refuse_other(exemplars.sha256)
-        return FewShotTask(exemplars, config)
+        return config.over(exemplars)
 
     @property
     def clamps(self) -> tuple[AbstractClamp, ...]:
@@ -181,7 +181,7 @@ class Run:
             raise ValueError(f"{self.folder} has no checkpoints yet; train it first.")
         step = self.checkpoint_step(steps[-1] if step is None else step)
         model = build_model(self.task, self.config.model, seed=self.config.seeds.init)
-        if isinstance(self.task, FewShotTask):  # its features may have been changed in place
+        if isinstance(self.task, PairsTask):  # its features may have been changed in place
             self._refuse_other(self.task.exemplars.last_sha256)
         self.load_weights(model, step)
         return model

@@ -16,6 +16,8 @@ from ih_interp.clamps import (
     AttentionTemperature,
     CopyFromAttention,
     ForbidPreviousToken,
+    Freeze,
+    Function,
     InductionAttention,
     PerfectLayerOne,
     PerfectMatchAndCopy,
@@ -25,6 +27,12 @@ from ih_interp.clamps import (
     clamped,
 )
 from ih_interp.types import Batch
+
+
+def halve(activation: Tensor, hook: object) -> Tensor:
+    del hook
+    return 0.5 * activation
+
 
 EVERY_CLAMP: list[AbstractClamp] = [
     AblateHeads(heads=["L0H1", "L1H3"]),
@@ -43,7 +51,10 @@ EVERY_CLAMP: list[AbstractClamp] = [
     PerfectMatchAndCopy(),
     Preserve(what=["patterns"]),
     Preserve(what=["values", "keys", "queries"]),
+    Freeze(parameters=["embed.*"], heads=["L0H3"], parts="qk"),
+    Function(point="blocks.*.attn.hook_z", function=halve),
 ]
+"""At least one of every kind that is registered, grafts apart: those need a run, test_grafts.py."""
 
 every_clamp = pytest.mark.parametrize("clamp", EVERY_CLAMP, ids=str)
 

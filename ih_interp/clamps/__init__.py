@@ -9,6 +9,8 @@ Activations
     AblateEmbedding: The token embedding is 0.
     Preserve: Patterns, values, queries or keys stay what they are without clamps.
     GraftIn, GraftOut: Lower or upper layers are those of another, frozen run.
+    Freeze: Parameters stay as they are in training.
+    Function: A hook function of TransformerLens, in `ih.clamped` alone.
 Where heads attend
     PreviousTokenAttention: To the token before, with a strength.
     ForbidPreviousToken: Anywhere but to the token before.
@@ -38,7 +40,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ih_interp import registry
-from ih_interp.clamps.activations import AblateEmbedding, AblateHeads, Preserve
+from ih_interp.clamps.activations import AblateEmbedding, AblateHeads, Function, Preserve
 from ih_interp.clamps.attention import (
     AttendLabelsOnly,
     AttentionTemperature,
@@ -49,6 +51,7 @@ from ih_interp.clamps.attention import (
 )
 from ih_interp.clamps.base import AbstractClamp, HeadClamp, Setting, Shape, Site, keep_only
 from ih_interp.clamps.context import ClampUnchangedWarning, check, clamped, in_order
+from ih_interp.clamps.freeze import Freeze
 from ih_interp.clamps.grafts import GraftIn, GraftOut
 from ih_interp.clamps.schedules import (
     AbstractSchedule,
@@ -99,7 +102,9 @@ def parse(values: Iterable[Mapping[str, Any] | AbstractClamp]) -> tuple[Abstract
 
 
 def dump(clamps: Iterable[AbstractClamp]) -> list[dict[str, Any]]:
-    """Return JSON values that `parse` reads back."""
+    """Return JSON values that `parse` reads back; ValueError for a `Function`."""
+    clamps = list(clamps)
+    Function.refuse(clamps)
     return [clamp.model_dump(mode="json") for clamp in clamps]
 
 

@@ -63,6 +63,8 @@ class Active:
     """Whether the model runs without it, for a pass that another clamp reads."""
     fired: set[str] = field(default_factory=set[str])
     changed: bool = False
+    frozen: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    """Masks of parameters that get no gradient."""
     placed: list[_OurHook] = field(default_factory=list[_OurHook])
 
     @property
@@ -79,6 +81,9 @@ class Active:
                 raise ValueError(f"{name!r}: expected the name of a hook point.") from error
             act = partial(self._act, name, function, module)
             self._put(stack, _OurHook(name, module, act), module.register_forward_hook)
+        for name, mask in self.frozen.items():
+            kept = partial(_without, mask)
+            stack.callback(model.get_parameter(name).register_hook(kept).remove)
         if batch is not None and self.is_bound:
             read = weights_of(model) if self.clamp.reads_pass else None
             guard, embed = partial(_refuse_other_pass, model, batch.tokens, read), model.embed
@@ -209,6 +214,11 @@ def _refuse_other_pass(
             "These clamps were made for another batch: inside clamped(model, clamps, batch) "
             "run the model on batch.tokens."
         )
+
+
+def _without(mask: Tensor, gradient: Tensor) -> Tensor:
+    """Return a parameter's gradient, 0 where the mask holds it."""
+    return torch.where(mask, torch.zeros_like(gradient), gradient)
 
 
 def _version(tensor: Tensor) -> int:

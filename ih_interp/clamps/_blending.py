@@ -30,6 +30,22 @@ def hooks_of_all(
     ]
 
 
+def frozen_by(
+    model: HookedTransformer,
+    clamps: Sequence[AbstractClamp],
+    tensors: Sequence[Mapping[str, Any]],
+    gates: Sequence[Tensor | float | None],
+) -> dict[str, Tensor]:
+    """Return which elements of which parameters the clamps hold now, as bool masks by name."""
+    held: dict[str, Tensor] = {}
+    for clamp, given, gate in zip(clamps, tensors, gates, strict=True):
+        for name, mask in clamp.frozen(Setting(model, None, given, gate)).items():
+            on = mask if gate is None else mask & (torch.as_tensor(gate, device=mask.device) > 0)
+            on = on.expand_as(model.get_parameter(name))
+            held[name] = held[name] | on if name in held else on
+    return held
+
+
 def blended(clamp: AbstractClamp, hooks: Iterable[Hook], gate: Gate) -> list[Hook]:
     """Return a clamp's hooks so that they blend what they give with the free activation."""
     return [(name, _gated(clamp, function, gate)) for name, function in hooks]

@@ -1,7 +1,12 @@
 """Clamps that set whole activations: to zero, or to what an unclamped pass has."""
 
+from collections.abc import Callable, Iterable
+from fnmatch import fnmatchcase
 from functools import partial
-from typing import Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import PlainSerializer
+from transformer_lens import HookedTransformer
 
 from ih_interp import hooks
 from ih_interp.clamps._active import unclamped
@@ -48,6 +53,56 @@ class AblateEmbedding(AbstractClamp):
 
     def hooks(self, setting: Setting) -> list[Hook]:
         return [("hook_embed", hooks.zero)]
+
+
+class Function(AbstractClamp):
+    """A hook function of TransformerLens, blended by a schedule; for `ih.clamped`, not for files.
+
+        ih.clamps.Function(point="blocks.*.attn.hook_pattern", function=f)
+
+    `f(activation, hook)` returns the clamped activation, or None for the free one.
+    """
+
+    kind: Literal["function"] = "function"
+    needs_batch = False
+    point: str
+    """A hook point, or a pattern of several."""
+    function: Annotated[Callable[..., Any], PlainSerializer(lambda f: getattr(f, "__name__", "?"))]
+    """What is called at each of them."""
+
+    def sites(self, shape: Shape) -> frozenset[Site]:
+        parts = self.point.split(".")
+        name = parts[-1].removeprefix("hook_").removeprefix("attn_")
+        layers = range(EMBEDDING, shape.n_layers + 1)
+        if parts[0] == "blocks" and len(parts) > 2:
+            layers = [n for n in range(shape.n_layers) if fnmatchcase(str(n), parts[1])]
+        elif "*" not in self.point:
+            is_embedding = parts[0].removeprefix("hook_") in ("embed", "pos_embed")
+            layers = [EMBEDDING if is_embedding else shape.n_layers]
+        return frozenset(Site(name, layer) for layer in layers)
+
+    def prepare(self, model: HookedTransformer) -> None:
+        if not self._points(model):
+            raise ValueError(
+                f"point={self.point!r}: no hook point of this model has this name; expected one of "
+                "model.hook_dict, or a pattern such as 'blocks.*.attn.hook_pattern'."
+            )
+
+    def _points(self, model: HookedTransformer) -> list[str]:
+        return [name for name in model.hook_dict if fnmatchcase(name, self.point)]
+
+    def hooks(self, setting: Setting) -> list[Hook]:
+        return [(name, self.function) for name in self._points(setting.model)]
+
+    @classmethod
+    def refuse(cls, clamps: Iterable[object]) -> None:
+        """Refuse functions where clamps have to be written to a file."""
+        for clamp in clamps:
+            if isinstance(clamp, cls):
+                raise ValueError(
+                    f"{clamp} holds a function, which no file can: expected a class of your own, "
+                    "ih.clamps.AbstractClamp. Functions serve in ih.clamped, evaluate and trace."
+                )
 
 
 class Preserve(AbstractClamp):

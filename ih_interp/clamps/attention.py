@@ -1,6 +1,5 @@
 """Clamps that set where heads attend: on the pattern, or on the scores before the softmax."""
 
-from abc import abstractmethod
 from typing import Annotated, Any, Literal, TypeAlias
 
 from jaxtyping import Float
@@ -9,7 +8,8 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from ih_interp import hooks
-from ih_interp.clamps.base import HeadClamp, Hook, HookFunction, Setting, Shape, Site
+from ih_interp.clamps.base import AbstractClamp, HeadClamp, Hook, HookFunction, Setting, Shape, Site
+from ih_interp.hooks import Gate
 from ih_interp.types import Batch, Layout
 
 Queries: TypeAlias = Literal["all", "labels"]
@@ -39,14 +39,20 @@ class PreviousTokenClamp(HeadClamp):
         row = None if self.queries == "all" else "labels"
         return frozenset(site._replace(row=row) for site in super().sites(shape))
 
+    def refuse_batch(self, batch: Batch) -> None:
+        if self.queries == "labels":
+            _refuse_plain(self, batch)
+
     def on_rows(self, function: HookFunction) -> HookFunction:
         """Return the hook function on the rows that the clamp sets, for sequences of any length."""
         if self.queries == "all":
             return function
 
-        def on_labels(activation: Tensor, hook: Any, **given: Any) -> Tensor | None:
+        def on_labels(
+            activation: Tensor, hook: Any, gate: Gate = None, **given: Any
+        ) -> Tensor | None:
             labels = Layout(n_pairs=activation.shape[-1] // 2).labels
-            return function(activation, hook, rows=labels, **given)
+            return function(activation, hook, rows=labels, gate=gate, **given)
 
         return on_labels
 
@@ -77,28 +83,16 @@ class ForbidPreviousToken(PreviousTokenClamp):
         return self.at_each_layer(setting, "hook_attn_scores", hook)
 
 
-class QueryClamp(HeadClamp):
-    """A clamp on the query's row of the pattern, which shares the weight among the labels."""
+class InductionAttention(HeadClamp):
+    """Queries attend with `strength` to their answers and with the rest to the other candidates.
 
-    needs_batch = True
-    sets = "pattern"
-    rows = "asked"
-
-    @abstractmethod
-    def weights(self, setting: Setting) -> Float[Tensor, "batch pair"]:
-        """Return the attention to the label of every pair."""
-
-    def hooks(self, setting: Setting) -> list[Hook]:
-        weights = hooks.at_labels(self.weights(setting), setting.sequences.layout.n_positions)
-        return self.at_each_layer(setting, "hook_pattern", hooks.query_attention, weights=weights)
-
-
-class InductionAttention(QueryClamp):
-    """The query attends with `strength` to the correct labels and with the rest to the others.
-
-    A teacher: it looks at the target. The induction strength it sets is 2 * strength - 1 with two
-    pairs. At strength 1 it is the paper's perfect match, `match()`.
+    In few-shot sequences the answers are the correct labels among those of the context. A teacher:
+    it looks at the target. The induction strength it sets is 2 * strength - 1 with two pairs. At
+    strength 1 it is the paper's perfect match, `match()`. Queries without an answer, or without
+    another candidate for the rest, stay free.
     """
+
+    needs_batch, roles, sets, rows = True, ("answers", "candidates"), "pattern", "asked"
 
     kind: Literal["induction_attention"] = "induction_attention"
     stage, numbers = 31, ("strength",)
@@ -106,6 +100,9 @@ class InductionAttention(QueryClamp):
     """Attention weight on all correct labels together."""
 
     def refuse_batch(self, batch: Batch) -> None:
+        super().refuse_batch(batch)
+        if not batch.is_few_shot:
+            return
         correct = batch.correct.sum(dim=1)
         lonely = ((correct == 0) | (correct == batch.layout.n_pairs)).nonzero()
         if len(lonely):
@@ -114,11 +111,14 @@ class InductionAttention(QueryClamp):
                 f"{int(lonely[0])} has {int(correct[lonely[0]])} correct of {batch.layout.n_pairs}."
             )
 
-    def weights(self, setting: Setting) -> Float[Tensor, "batch pair"]:
-        return hooks.induction_weights(setting.sequences.correct, setting.tensors["strength"])
+    def hooks(self, setting: Setting) -> list[Hook]:
+        answers, strength = setting.sequences.answers, setting.tensors["strength"]
+        given = (setting.at_queries(answers), strength, setting.candidates)
+        weights = hooks.induction_weights(*given)
+        return self.at_each_layer(setting, "hook_pattern", hooks.query_attention, weights=weights)
 
 
-class SimilarityAttention(QueryClamp):
+class SimilarityAttention(HeadClamp):
     """The query attends to labels by how alike their exemplar and the query are.
 
     Softmax over the pairs of cos(raw exemplar, raw query) / temperature; 0 takes the largest. It
@@ -126,17 +126,22 @@ class SimilarityAttention(QueryClamp):
     """
 
     kind: Literal["match_attention"] = "match_attention"
-    stage, numbers = 32, ("temperature",)
+    stage, needs_batch, sets, rows, numbers = 32, True, "pattern", "asked", ("temperature",)
     temperature: Temperature = Field(default=0.0, ge=0)
     """Divides cosines before the softmax; 0 takes the most alike alone."""
 
     def structure(self) -> Any:
         return {**super().structure(), "hard": self.temperature == 0}
 
-    def weights(self, setting: Setting) -> Float[Tensor, "batch pair"]:
+    def refuse_batch(self, batch: Batch) -> None:
+        _refuse_plain(self, batch)
+
+    def hooks(self, setting: Setting) -> list[Hook]:
         alike = similarity(setting, setting.sequences)
         temperature, hard = setting.tensors["temperature"], self.temperature == 0
-        return hooks.match_weights(alike, temperature, hard=hard)
+        of_pairs = hooks.match_weights(alike, temperature, hard=hard)
+        weights = hooks.at_labels(of_pairs, setting.sequences.tokens.shape[1])
+        return self.at_each_layer(setting, "hook_pattern", hooks.query_attention, weights=weights)
 
 
 class AttentionTemperature(HeadClamp):
@@ -153,14 +158,20 @@ class AttentionTemperature(HeadClamp):
 
 
 class AttendLabelsOnly(HeadClamp):
-    """The query's scores are masked except at the labels."""
+    """Queries' scores are masked except at their candidates, the labels of few-shot sequences."""
 
     kind: Literal["attend_labels_only"] = "attend_labels_only"
-    stage, needs_batch, sets, rows = 42, True, "scores:candidates", "asked"
+    stage, needs_batch, roles = 42, True, ("candidates",)
+    sets, rows = "scores:candidates", "asked"
 
     def hooks(self, setting: Setting) -> list[Hook]:
-        keys = setting.sequences.layout.labels
+        keys = setting.candidates
         return self.at_each_layer(setting, "hook_attn_scores", hooks.attend_only, keys=keys)
+
+
+def _refuse_plain(clamp: AbstractClamp, batch: Batch) -> None:
+    if not batch.is_few_shot:
+        raise ValueError(f"{clamp} acts on labels: expected few-shot sequences, got plain tokens.")
 
 
 def similarity(setting: Setting, batch: Batch) -> Float[Tensor, "batch pair"]:

@@ -8,7 +8,7 @@ from numbers import Real
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Shaped
 from pydantic import AfterValidator, BeforeValidator, field_validator
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
@@ -98,6 +98,16 @@ class Setting:
         return self.batch
 
     @property
+    def candidates(self) -> Bool[Tensor, "batch row key"]:
+        """The candidates of the rows at which something is asked; ValueError where no task says."""
+        batch = self.sequences
+        return self.at_queries(batch.candidates & batch.asked[..., None])
+
+    def at_queries(self, rows: Shaped[Tensor, "batch pos *e"]) -> Shaped[Tensor, "batch row *e"]:
+        """Return the rows that may be asked: the last alone where targets are `[batch]`."""
+        return rows[:, -1:] if self.sequences.given_targets.ndim == 1 else rows
+
+    @property
     def embed(self) -> FewShotEmbed:
         """The few-shot embedding, for clamps that look at raw features or labels."""
         return few_shot_embed(self.model)
@@ -131,6 +141,8 @@ class AbstractClamp(Kinded):
     from 10 the embedding, 20 heads, 30 patterns, 40 scores, 50 outputs; by default last."""
     needs_batch: ClassVar[bool | None] = None
     """Whether it reads the sequences, so that it serves those of its batch alone; None: perhaps."""
+    roles: ClassVar[tuple[Literal["answers", "candidates"], ...]] = ()
+    """What the sequences' task has to define."""
     reads_pass: ClassVar[bool] = False
     """Whether `hooks` runs a pass without clamps, which holds for the weights of that moment."""
 
@@ -158,6 +170,10 @@ class AbstractClamp(Kinded):
 
         What differs between runs is in `setting.tensors`.
         """
+
+    def frozen(self, setting: Setting) -> dict[str, Tensor]:
+        """Return bool masks, by name, of trained parameters that do not change while it is on."""
+        return {}
 
     def tensors(self, shape: Shape) -> dict[str, Any]:
         """Return what may differ between runs that share one trace: tensors, or trees of them."""
@@ -191,6 +207,8 @@ class AbstractClamp(Kinded):
 
     def refuse_batch(self, batch: Batch) -> None:
         """Refuse, before anything runs, sequences that the clamp cannot act on."""
+        for role in self.roles:
+            getattr(batch, role)  # a ValueError in words where no task says
 
     @property
     def identity(self) -> "AbstractClamp":

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_map
 from transformer_lens import HookedTransformer
 
 from ih_interp.clamps._active import Active, activated, active, refuse_removed
-from ih_interp.clamps._blending import blended
+from ih_interp.clamps._blending import blended, frozen_by
 from ih_interp.clamps.base import EMBEDDING, AbstractClamp, Setting, Shape, Site, head_mask
 from ih_interp.clamps.schedules import Metrics
 from ih_interp.model import refuse_other_exemplars
@@ -186,7 +186,8 @@ def _ready(
     _refuse_hooks(clamp, pairs)
     # A clamp that does not say whether it reads the batch may do so.
     is_bound = batch is not None and clamp.needs_batch is not False
-    return Active(clamp, blended(clamp, pairs, gate), is_bound=is_bound)
+    frozen = frozen_by(model, [clamp], [tensors], [gate])
+    return Active(clamp, blended(clamp, pairs, gate), is_bound=is_bound, frozen=frozen)
 
 
 def _refuse_hooks(clamp: AbstractClamp, pairs: Sequence[Any]) -> None:
@@ -229,7 +230,7 @@ def _report(one: Active) -> None:
             f"{one.clamp} never fired: no pass inside clamped() reached {', '.join(silent)}. "
             "Run the whole model inside the block, or drop the clamp."
         )
-    if not one.changed and not one.clamp.is_scheduled:
+    if not (one.changed or one.frozen or one.clamp.is_scheduled):
         warnings.warn(
             f"{one.clamp} changed nothing: every activation that it set had that value already.",
             ClampUnchangedWarning,

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
@@ -33,16 +33,33 @@ from ih_interp.hooks import Gate
 from ih_interp.types import Head, HeadField, HeadName, Logits, Residual, Scores
 
 
-class CopyFromAttention(AbstractClamp):
-    """The query's logit of each context label is one head's score at that label; others masked.
+def copied(
+    setting: Setting,
+    candidates: Bool[Tensor, "batch row key"],
+    scores: Float[Tensor, "batch row key"],
+) -> Float[Tensor, "batch row token"]:
+    """Return the scores at the candidates as logits of the tokens that stand there."""
+    tokens, n_tokens = setting.sequences.tokens[:, None], setting.model.cfg.d_vocab_out
+    return hooks.copied_logits(scores, tokens, n_tokens, candidates)
 
-    Scaled scores, before the softmax, under whatever else is clamped below that head: the loss asks
-    for the match alone, and other heads of that layer, ablated or not, do not matter, nor does any
-    pattern of that layer. Labels shown several times take the log of their summed exp.
+
+def logits_point(model: HookedTransformer) -> str:
+    """Return the place of a model's logits: a hook point, or in plain models their module."""
+    return "unembed.hook_logits" if "unembed.hook_logits" in model.hook_dict else "unembed"
+
+
+class CopyFromAttention(AbstractClamp):
+    """A query's logit of each token is one head's score where it is a candidate; others are masked.
+
+    In few-shot sequences the candidates are the context's labels. Scores are scaled, before the
+    softmax, under whatever else is clamped below that head: the loss asks for the match alone, and
+    other heads of that layer, ablated or not, do not matter, nor does any pattern of that layer.
+    Tokens at several candidates take the log of their summed exp. Queries without candidates stay
+    free.
     """
 
     kind: Literal["copy_from_attention"] = "copy_from_attention"
-    stage, needs_batch = 50, True
+    stage, needs_batch, roles = 50, True, ("candidates",)
     head: HeadField
     """The head whose scores the logits are, as `"L1H3"`."""
     gradient: GradientMode = "flow"
@@ -62,33 +79,37 @@ class CopyFromAttention(AbstractClamp):
         return {"kind": self.kind, "layer": self.head.layer, "gradient": self.gradient}
 
     def hooks(self, setting: Setting) -> list[Hook]:
-        batch, layer, n_labels = setting.sequences, self.head.layer, setting.embed.n_labels
+        layer, candidates = self.head.layer, setting.candidates
         chosen = setting.tensors["heads"][layer]
-        seen: dict[str, Float[Tensor, "batch pair"]] = {}
+        seen: dict[str, Float[Tensor, "batch row key"]] = {}
 
         def keep(scores: Scores, hook: Any) -> None:
-            at_labels = scores[:, :, batch.layout.query, list(batch.layout.labels)]
-            picked = torch.where(chosen[:, None].to(scores.device), at_labels, 0.0).sum(dim=1)
+            rows = scores[:, :, -candidates.shape[1] :]
+            picked = torch.where(chosen[:, None, None].to(scores.device), rows, 0.0).sum(dim=1)
             seen["scores"] = picked.detach() if self.gradient == "block" else picked
 
         def write(logits: Logits, hook: Any, gate: Gate = None) -> Logits:
-            value = hooks.copied_logits(seen["scores"], batch.context_labels, n_labels)
+            value = copied(setting, candidates, seen["scores"])
             return hooks.query_logits(logits, hook, value=value, gate=gate)
 
-        return [(f"blocks.{layer}.attn.hook_attn_scores", keep), ("unembed.hook_logits", write)]
+        return [
+            (f"blocks.{layer}.attn.hook_attn_scores", keep),
+            (logits_point(setting.model), write),
+        ]
 
 
 class PerfectLayerOne(AbstractClamp):
     """The input of layer 1 is what perfect previous-token heads in layer 0 would give it.
 
-    Keys and queries read the embedding of the previous token, at the first position and the query
-    their own; values and the residual stream read the raw embedding. Learned positions belong to
+    Keys and queries read the embedding of the previous token; at the first position, and where
+    something is asked, queries read their own, and so do keys which are no query's candidates.
+    Values and the residual stream read the raw embedding. Learned positions belong to
     the embedding, and are copied with it. (The published code's docstring says that exemplars'
     slots are emptied; its code does this.)
     """
 
     kind: Literal["perfect_layer_one"] = "perfect_layer_one"
-    stage, needs_batch, reads_pass = 1, True, True
+    stage, needs_batch, reads_pass, roles = 1, True, True, ("candidates",)
     gradient: GradientMode = "flow"
     """Whether gradient flows into the embedding that layer 1 then reads; "flow" in the paper."""
 
@@ -107,9 +128,16 @@ class PerfectLayerOne(AbstractClamp):
         with paused(setting.model):  # the raw embedding, with positions where they are learned
             raw: Residual = setting.model(setting.sequences.tokens, stop_at_layer=0)
         raw = raw.detach() if self.gradient == "block" else raw
-        names = ["blocks.1.attn.hook_q", "blocks.1.attn.hook_k"]
-        shifted, of_layer_one = hooks.previous_token_input(raw), (1, 2)
-        read = unclamped(setting.model, shifted, names, self.gradient, layers=of_layer_one)
+        names, batch = ["blocks.1.attn.hook_q", "blocks.1.attn.hook_k"], setting.sequences
+        if batch.is_few_shot:  # queries and keys read the same
+            inputs = [(hooks.previous_token_input(raw), names)]
+        else:
+            own = (batch.asked, batch.asked & ~batch.candidates.any(dim=1))
+            shifted = (hooks.previous_token_input(raw, mask) for mask in own)
+            inputs = [(resid, [name]) for resid, name in zip(shifted, names, strict=True)]
+        read: dict[str, Tensor] = {}
+        for resid, of_them in inputs:
+            read |= unclamped(setting.model, resid, of_them, self.gradient, layers=(1, 2))
         values = {"blocks.1.hook_resid_pre": raw, **read}
         return [(name, partial(hooks.replace, value=value)) for name, value in values.items()]
 
@@ -117,13 +145,13 @@ class PerfectLayerOne(AbstractClamp):
 class PerfectMatchAndCopy(AbstractClamp):
     """B and C are perfect, so that A learns alone (not in the paper).
 
-    The query's logit of a context label is the cosine between what layer 0's heads wrote at that
-    label and the query's embedding, divided by `temperature`; other labels are masked. Only layer 0
-    and the embeddings get gradient.
+    A query's logit of a token is the cosine between what layer 0's heads wrote where it is a
+    candidate (in few-shot sequences a label) and the query's embedding, divided by `temperature`;
+    other tokens are masked. Only layer 0 and the embeddings get gradient.
     """
 
     kind: Literal["perfect_match_and_copy"] = "perfect_match_and_copy"
-    stage, needs_batch = 51, True
+    stage, needs_batch, roles = 51, True, ("candidates",)
     temperature: Temperature = Field(default=0.1, gt=0)
     """Divides cosines, which makes them logits."""
 
@@ -142,26 +170,25 @@ class PerfectMatchAndCopy(AbstractClamp):
             )
 
     def hooks(self, setting: Setting) -> list[Hook]:
-        batch, n_labels = setting.sequences, setting.embed.n_labels
+        candidates = setting.candidates
         seen: dict[str, Tensor] = {}
 
         def keep_query(resid: Residual, hook: Any) -> None:
-            seen["query"] = resid[:, batch.layout.query]
+            seen["query"] = resid[:, -candidates.shape[1] :]
 
         def keep_written(written: Residual, hook: Any) -> None:
-            seen["written"] = written[:, list(batch.layout.labels)]
+            seen["written"] = written
 
         def write(logits: Logits, hook: Any, gate: Gate = None) -> Logits:
             written, query = (hooks.widened(seen[name]) for name in ("written", "query"))
-            match = cosine_similarity(written, query[:, None], dim=-1)
-            scores = (match / self.temperature).to(logits)
-            value = hooks.copied_logits(scores, batch.context_labels, n_labels)
+            match = cosine_similarity(written[:, None], query[:, :, None], dim=-1)
+            value = copied(setting, candidates, (match / self.temperature).to(logits))
             return hooks.query_logits(logits, hook, value=value, gate=gate)
 
         return [
             ("blocks.0.hook_resid_pre", keep_query),
             ("blocks.0.hook_attn_out", keep_written),
-            ("unembed.hook_logits", write),
+            (logits_point(setting.model), write),
         ]
 
 

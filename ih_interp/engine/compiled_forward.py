@@ -6,6 +6,7 @@
 
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from typing import Any, NamedTuple, TypeAlias
 
@@ -22,7 +23,7 @@ from torch.utils._pytree import tree_structure, tree_unflatten
 from transformer_lens import HookedTransformer
 
 from ih_interp.clamps import AbstractClamp, Shape
-from ih_interp.clamps._blending import hooks_of_all
+from ih_interp.clamps._blending import frozen_by, hooks_of_all
 from ih_interp.engine.compile_cache import with_lasting_cache
 from ih_interp.engine.fast_layers import substituted
 from ih_interp.engine.query_only import VIEWS, aten, narrow, shape_of
@@ -42,21 +43,24 @@ class Sequences(NamedTuple):
     tokens: Int[Tensor, "*run batch pos"]
     targets: Int[Tensor, "*shape"]
     """`[batch]` where only the last position is asked."""
-    roles: Sequence[Bool[Tensor, "*run batch query key"]] = ()
-    """Answers and candidates, or nothing; those of few-shot sequences follow from tokens."""
+    roles: dict[str, Bool[Tensor, "*run batch query key"]] = {}  # noqa: RUF012  never written into
+    """Answers and candidates, where there are any; those of few-shot sequences follow from tokens.
+    """
 
     @classmethod
     def of(cls, batch: Batch, task: Task, clamps: Sequence[AbstractClamp]) -> "Sequences":
         """Return the tensors of a batch of the task that a model under the clamps reads."""
-        reads = any(clamp.needs_batch for clamp in clamps) and not batch.is_few_shot
-        roles = (batch.answers, batch.candidates) if reads else ()
+        roles: dict[str, Tensor] = {}
+        if not batch.is_few_shot and any(clamp.needs_batch is not False for clamp in clamps):
+            for name in ("answers", "candidates"):
+                with suppress(ValueError):  # the task does not say; clamps refuse what they lack
+                    roles[name] = getattr(batch, name)
         return cls(batch.tokens, batch.target if task.asks_last else batch.targets, roles)
 
     def batch(self, layout: Layout | None, task: Task | None = None) -> Batch:
         """Return the batch; few-shot sequences have a layout, others may know their task."""
-        answers, candidates = self.roles or (None, None)
         own = {"layout": layout} if layout is not None else {"task": task}
-        return Batch(self.tokens, self.targets, answers=answers, candidates=candidates, **own)
+        return Batch(self.tokens, self.targets, **self.roles, **own)
 
 
 class ClampedModel(nn.Module):
@@ -86,14 +90,22 @@ class ClampedModel(nn.Module):
     def forward(
         self, sequences: Sequences, tensors: Sequence[Tensor], gates: Sequence[Tensor]
     ) -> Float[Tensor, "batch pos token"]:
-        of_clamps, scheduled = tree_unflatten(tensors, self._structure), iter(gates)
-        of_all = [next(scheduled) if clamp.is_scheduled else None for clamp in self.clamps]
         batch = sequences.batch(self.layout)
-        hooks = hooks_of_all(self.model, batch, self.clamps, of_clamps, of_all)
+        hooks = hooks_of_all(self.model, batch, self.clamps, *self._of_clamps(tensors, gates))
         if self.asks_last:
             hooks.append((f"blocks.{self.model.cfg.n_layers - 1}.hook_resid_post", _query_row))
         with self.model.hooks(fwd_hooks=hooks):
             return self.model(sequences.tokens)
+
+    def frozen(self, tensors: Sequence[Tensor], gates: Sequence[Tensor]) -> Tensors:
+        """Return masks of the parameters that clamps hold, by name; mostly there are none."""
+        return frozen_by(self.model, self.clamps, *self._of_clamps(tensors, gates))
+
+    def _of_clamps(self, tensors: Sequence[Tensor], gates: Sequence[Tensor]) -> tuple[Any, Any]:
+        """Return every clamp's tensors, and its gate or None."""
+        scheduled = iter(gates)
+        of_all = [next(scheduled) if clamp.is_scheduled else None for clamp in self.clamps]
+        return tree_unflatten(tensors, self._structure), of_all
 
 
 def _query_row(resid: Residual, hook: Any) -> Float[Tensor, "batch 1 d_model"]:  # noqa: ARG001

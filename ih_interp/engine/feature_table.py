@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ih_interp.tasks.base import Task
-from ih_interp.tasks.few_shot import FewShotTask, features_by_token
+from ih_interp.tasks.pairs import PairsTask, features_by_token
 from ih_interp.types import Batch
 
 
@@ -27,7 +27,7 @@ class Rows:
     @classmethod
     def of_splits(cls, task: Task, splits: Sequence[str]) -> "Rows":
         """Return the rows that sequences of these splits can show."""
-        if not isinstance(task, FewShotTask):
+        if not isinstance(task, PairsTask):
             return cls()
         shown = torch.cat([task.exemplar_tokens(split) for split in splits])
         return cls.of_tokens(features_by_token(task.exemplars), task.n_labels, shown)

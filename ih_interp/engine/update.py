@@ -95,7 +95,8 @@ def eager_step(clamped: ClampedModel, optimiser: AbstractOptimiser) -> Step:
             loss = asked_loss(logits, inputs.sequences.targets[run])
             gradients = torch.autograd.grad(loss, list(weights.values()), materialize_grads=True)
             by_name = dict(zip(weights, gradients, strict=True))
-            advance(one, by_name, inputs.learning_rate[run], optimiser)
+            frozen = clamped.frozen(*inputs.of_run(run)[1:])
+            advance(one, by_name, inputs.learning_rate[run], optimiser, frozen)
             losses.append(loss.detach())
         return torch.stack(losses)
 
@@ -134,7 +135,8 @@ def trace_update(
         given: FleetInputs = tree_unflatten(flat[n_state:], structures[1])
         of_runs = (given.sequences, given.clamps, given.gates)
         gradients, losses = per_run(now.parameters, given.buffers, *of_runs)
-        advance(now, gradients, given.learning_rate, optimiser)
+        frozen = vmap(clamped.frozen)(given.clamps, given.gates) if given.clamps else {}
+        advance(now, gradients, given.learning_rate, optimiser, frozen)
         return losses
 
     # Tracing runs the update: on a clone, so that nothing is trained by it.
@@ -142,12 +144,21 @@ def trace_update(
 
 
 def advance(
-    state: FleetState, gradients: Tensors, rate: Tensor, optimiser: AbstractOptimiser
+    state: FleetState,
+    gradients: Tensors,
+    rate: Tensor,
+    optimiser: AbstractOptimiser,
+    frozen: Tensors,
 ) -> None:
-    """Do one step of the optimiser in place.
+    """Do one step of the optimiser in place, but for what is frozen and its moments.
 
     `count` and `rate` have a run axis for a fleet, and none for one run.
     """
     state.count.add_(1)
+    for name, mask in frozen.items():
+        gradients[name] = torch.where(mask, torch.zeros_like(gradients[name]), gradients[name])
     after = optimiser.update(state.parameters, state.moments, gradients, state.count, rate)
-    tree_map(Tensor.copy_, (state.parameters, state.moments), after)
+    before = (state.parameters, state.moments)
+    for old, new in zip((before[0], *before[1]), (after[0], *after[1]), strict=True):
+        new |= {name: torch.where(mask, old[name], new[name]) for name, mask in frozen.items()}
+    tree_map(Tensor.copy_, before, after)

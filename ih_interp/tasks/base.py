@@ -2,21 +2,24 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Protocol, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
+from pydantic import Field
 from torch import Tensor
 
 from ih_interp._config_base import short
 from ih_interp._torch_state import plain_torch
 from ih_interp.registry import Kinded
-from ih_interp.types import NOT_ASKED, Answers, Batch, expect, integer
+from ih_interp.tasks.sampling import MAX_ENUMERATED
+from ih_interp.types import NOT_ASKED, Answers, Batch, Tokens, expect, integer
 
 SequenceMetric: TypeAlias = Callable[[Float[Tensor, "batch pos token"], Batch], Tensor]
 """A number per sequence, `[batch]`, from the logits at every position and the batch."""
 
 
+@runtime_checkable
 class Task(Protocol):
     """What training, evaluation and analysis need of a task: an `AbstractTask`, or a few-shot task.
 
@@ -80,7 +83,10 @@ class AbstractTask(Kinded):
 
     @abstractmethod
     def sample(self, split: str, n: int, *, generator: torch.Generator) -> Batch:
-        """Draw `n` sequences of a split, all of one length, with the generator alone."""
+        """Draw `n` sequences of a split, all of one length, with the generator alone.
+
+        The tasks of this package also take a seed in its place, `seed=0`.
+        """
 
     def answers(self, tokens: Tensor, targets: Tensor) -> Answers:  # noqa: ARG002
         """Return the keys that hold the answer to each query; ValueError where there are none."""
@@ -112,6 +118,57 @@ class AbstractTask(Kinded):
     def identity(self) -> "AbstractTask":
         """What the numbers depend on, without the paths of files whose digests it has."""
         return self
+
+
+class NextTokenTask(AbstractTask):
+    """The base of tasks that ask for the next token; each position sees those before it.
+
+    `answers` are the tokens that followed the query's token earlier, to which an induction head
+    attends; `candidates` are all tokens up to the query's but the first.
+    """
+
+    length: int = Field(default=32, ge=3)
+    """Tokens of a sequence."""
+
+    @property
+    def n_ctx(self) -> int:
+        return self.length
+
+    def structure(self) -> Any:
+        return {"kind": self.kind, "d_vocab": self.d_vocab, "length": self.length}
+
+    @abstractmethod
+    def _draw(
+        self, n: int, generator: torch.Generator
+    ) -> tuple[Tokens, Bool[Tensor, "batch query"]]:
+        """Draw one token more than `length`, and where the next one is asked."""
+
+    @plain_torch()
+    def sample(
+        self,
+        split: str,
+        n: int,
+        *,
+        generator: torch.Generator | None = None,
+        seed: int | None = None,
+    ) -> Batch:
+        """Draw `n` sequences from a generator, or a new one of a seed; splits are drawn alike."""
+        refuse_other_split(self, split)
+        said, asked = self._draw(sample_size(n), as_generator(generator, seed))
+        return Batch(said[:, :-1], torch.where(asked, said[:, 1:], NOT_ASKED), task=self)
+
+    def answers(self, tokens: Tensor, targets: Tensor) -> Answers:
+        """Return the keys that follow an earlier copy of the query's token."""
+        copies = tokens[:, :, None] == tokens[:, None, :]
+        follows = torch.nn.functional.pad(copies, (1, -1))
+        return follows & self.candidates(tokens, targets)
+
+    def candidates(self, tokens: Tensor, targets: Tensor) -> Answers:
+        """Return every key but the first, up to the query."""
+        n_positions = tokens.shape[1]
+        seen = torch.ones(n_positions, n_positions, dtype=torch.bool, device=tokens.device).tril()
+        seen[:, 0] = False
+        return seen & (targets != NOT_ASKED)[:, :, None]
 
 
 def _no_roles(task: AbstractTask, name: str) -> str:
@@ -172,6 +229,14 @@ def as_generator(generator: torch.Generator | None, seed: int | None) -> torch.G
     if not 0 <= seed < 2**63:
         raise ValueError(f"seed={seed}: expected a whole number from 0 to 2^63 - 1.")
     return torch.Generator().manual_seed(seed)
+
+
+def sample_size(n: object) -> int:
+    """Return the number of sequences to sample; TypeError and ValueError for what is none."""
+    n = integer(n, f"n={n!r}")
+    if not 0 <= n <= MAX_ENUMERATED:
+        raise ValueError(f"n={n}: expected 0 to {MAX_ENUMERATED:,} sequences.")
+    return n
 
 
 def refuse_other_split(task: Task, split: object) -> None:

@@ -6,22 +6,19 @@ sampled anew for every sequence, so that only an induction circuit can predict t
 
 import itertools
 import math
-from collections.abc import Mapping
 from functools import cached_property
-from types import MappingProxyType
 from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 import torch
-from jaxtyping import Float, Int
-from pydantic import Field, field_validator, model_validator
+from jaxtyping import Int
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from ih_interp._config_base import Frozen
 from ih_interp._torch_state import plain_torch
-from ih_interp.tasks.base import AbstractTask, SequenceMetric, Task, as_generator
-from ih_interp.tasks.exemplars import Exemplars, ExemplarSource, FileSource, GaussianSource
+from ih_interp.tasks.exemplars import Exemplars
+from ih_interp.tasks.pairs import Items, PairsConfig, PairsTask
 from ih_interp.tasks.sampling import MAX_ENUMERATED, label_split, without_repetition
-from ih_interp.types import Answers, Batch, Layout, as_indices, expect, integer
+from ih_interp.types import Batch, expect
 
 Split: TypeAlias = Literal["train", "test_exemplars", "test_relabel", "other_exemplars"]
 """`train`; `test_exemplars`: unseen classes (the paper's "test (exemplars)"); `test_relabel`: label
@@ -30,7 +27,7 @@ sets held out of training ("test (relabel)"); `other_exemplars`: other exemplars
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 
-class TaskConfig(AbstractTask):
+class TaskConfig(PairsConfig):
     """The few-shot task; defaults are those of Singh et al. 2024 and its published code.
 
     `build` loads the exemplars and returns the `FewShotTask` that samples.
@@ -38,40 +35,17 @@ class TaskConfig(AbstractTask):
 
     kind: Literal["few_shot"] = "few_shot"
     splits: ClassVar[tuple[str, ...]] = SPLITS
-    asks_last: ClassVar[bool] = True
 
-    exemplars: ExemplarSource | None = GaussianSource()
-    """The source of features; where `ih.Exemplars` are given, theirs is recorded. None for features
-    that only this process has."""
-
-    n_train_classes: int = Field(default=50, ge=2)
-    """Classes trained on, the first ones of the file."""
     n_labels: int = Field(default=5, ge=2, le=100_000)
     """Labels, of which every sequence gives its classes some at random; also the logits."""
-    n_pairs: int = Field(default=2, ge=2, le=10_000)
-    """(exemplar, label) pairs in the context."""
     n_copies: int = Field(default=1, ge=1)
     """Pairs that show the query's class; the others show one class each."""
-    n_train_exemplars: int = Field(default=1, ge=1)
-    """Exemplars of a class seen in training; with 1 the query equals its copy in the context."""
     n_test_classes: int | None = Field(default=None, ge=0)
     """Unseen classes, the last ones of the file; None takes up to 100 of those not trained on."""
     held_out_labels: float = Field(default=0.2, ge=0, lt=1)
     """Share of the label sets kept out of training."""
     label_split_seed: int = Field(default=20, ge=0, lt=2**32)
     """The seed of the choice of label sets to hold out."""
-
-    @field_validator("exemplars", mode="before")
-    @classmethod
-    def _source_of(cls, value: object) -> object:
-        if isinstance(value, Exemplars):
-            return value.recorded_source
-        if value is not None and not isinstance(value, Frozen | Mapping):
-            raise ValueError(
-                f"exemplars={value!r}: expected exemplars or their source, "
-                "ih.Exemplars.gaussian(...) or ih.Exemplars.load(path)."
-            )
-        return value
 
     @model_validator(mode="after")
     def _fits(self) -> "TaskConfig":
@@ -92,112 +66,41 @@ class TaskConfig(AbstractTask):
         return self.n_pairs - self.n_copies + 1
 
     @property
-    def d_vocab(self) -> int:
-        return self.build().d_vocab
-
-    @property
     def d_vocab_out(self) -> int:
         return self.n_labels
-
-    @property
-    def n_ctx(self) -> int:
-        return 2 * self.n_pairs + 1
-
-    def sample(self, split: str, n: int, *, generator: torch.Generator) -> Batch:
-        return self.build().sample(split, n, generator=generator)
-
-    def build(self) -> "FewShotTask":
-        if self.exemplars is None:
-            raise ValueError(
-                "The exemplars of this task have no source: save them first, exemplars = "
-                "exemplars.save(path), and give TaskConfig(exemplars=exemplars)."
-            )
-        return FewShotTask(Exemplars.from_source(self.exemplars), self)
 
     def structure(self) -> Any:
         return self.model_dump(mode="json", exclude={"label_split_seed", "n_test_classes"})
 
-    @property
-    def identity(self) -> "TaskConfig":
-        """What the numbers depend on: no places of files with known digests."""
-        if isinstance(self.exemplars, FileSource):
-            return self.replace(exemplars=self.exemplars.model_copy(update={"path": ""}))
-        return self
+    def over(self, exemplars: Exemplars) -> "FewShotTask":
+        return FewShotTask(exemplars, self)
 
 
-class FewShotTask:
+class FewShotTask(PairsTask):
     """Sequences of a `TaskConfig` over given exemplars.
+
+    The query's class and then the others are uniform over the split's classes without repetition;
+    the label set is uniform over the split's, in uniform order; the order of the context is
+    uniform; exemplars are uniform and independent.
 
     Tokens: label `l` is token `l`; exemplar `e` of class `c` is `n_labels + c * n_exemplars + e`.
     """
 
-    asks_last = True
-    metrics: Mapping[str, SequenceMetric] = MappingProxyType({})
-
     def __init__(self, exemplars: Exemplars, config: TaskConfig | None = None) -> None:
-        expect(exemplars, Exemplars, "Exemplars", "load a file with ih.Exemplars.load(path)")
-        self.exemplars = exemplars
         config = TaskConfig() if config is None else config
         expect(config, TaskConfig, "The task's configuration", "write ih.TaskConfig(...)")
-        self.config = config = config.model_copy(update={"exemplars": exemplars.source})
-        left = exemplars.n_classes - config.n_train_classes
-        for name, n, most in (
-            ("n_train_classes", config.n_train_classes, exemplars.n_classes),
-            ("n_test_classes", config.n_test_classes or 0, left),
-            ("n_train_exemplars", config.n_train_exemplars, exemplars.n_exemplars),
-        ):
-            if n > most:
-                raise ValueError(
-                    f"{name}={n}: expected up to {most} of {exemplars.n_classes} classes of "
-                    f"{exemplars.n_exemplars} exemplars each; lower it or load more."
-                )
-        n_test = config.n_test_classes
+        super().__init__(exemplars, config)
+        left, n_test = exemplars.n_classes - config.n_train_classes, config.n_test_classes
+        self._refuse_more("n_test_classes", n_test or 0, left)
         self.n_test_classes = min(100, left) if n_test is None else n_test
-        self.layout = Layout(config.n_pairs)
         sizes = (config.n_labels, config.n_context_classes, config.held_out_labels)
         sets = label_split(*sizes, config.label_split_seed)
         self.train_label_sets, self.test_label_sets = sets
-
-    def __repr__(self) -> str:
-        return f"FewShotTask({self.exemplars!r}, {self.config!r})"
-
-    @property
-    def n_labels(self) -> int:
-        return self.config.n_labels
-
-    @property
-    def d_vocab(self) -> int:
-        """The number of tokens: labels and exemplars."""
-        return self.n_labels + self.exemplars.n_classes * self.exemplars.n_exemplars
-
-    @property
-    def d_vocab_out(self) -> int:
-        """The number of labels."""
-        return self.n_labels
-
-    @property
-    def n_ctx(self) -> int:
-        """The number of positions: pairs, and the query."""
-        return self.layout.n_positions
-
-    def answers(self, tokens: Tensor, targets: Tensor) -> Answers:
-        """Return the labels of the context that equal the query's target."""
-        return self.layout.answers(tokens, targets)
-
-    def candidates(self, tokens: Tensor, targets: Tensor) -> Answers:
-        """Return the labels of the context, for the query."""
-        return self.layout.candidates(tokens, targets)
 
     @cached_property
     def splits(self) -> tuple[Split, ...]:
         """The splits that are not empty: some need unseen classes, exemplars or label sets."""
         return tuple(split for split in SPLITS if self._missing(split) is None)
-
-    def token(
-        self, class_index: Int[Tensor, "*shape"], exemplar_index: Int[Tensor, "*shape"]
-    ) -> Int[Tensor, "*shape"]:
-        """Return the tokens of exemplars."""
-        return self.n_labels + class_index.long() * self.exemplars.n_exemplars + exemplar_index
 
     @plain_torch()
     def exemplar_tokens(self, split: Split) -> Int[Tensor, " token"]:
@@ -205,52 +108,9 @@ class FewShotTask:
         classes, exemplars, _ = self._split(split)
         return self.token(*torch.meshgrid(classes, exemplars, indexing="ij")).flatten()
 
-    @plain_torch()
-    def batch(
-        self,
-        class_index: Int[Tensor, "batch item"],
-        exemplar_index: Int[Tensor, "batch item"],
-        label: Int[Tensor, "batch item"],
-    ) -> Batch:
-        """Return the sequences of these items: the pairs in order, then the query and its label.
-
-        Raises TypeError for values that are not tensors, ValueError for indices that are not
-        integers, are out of range, or are other than `[batch, n_pairs + 1]`.
-        """
-        items, shown = self.config.n_pairs + 1, self.exemplars
-        class_index = _indices("class_index", class_index, items, shown.n_classes)
-        exemplar_index = _indices("exemplar_index", exemplar_index, items, shown.n_exemplars)
-        label = _indices("label", label, items, self.n_labels)
-        if not len(class_index) == len(exemplar_index) == len(label):
-            raise ValueError(
-                f"class_index, exemplar_index and label are {len(class_index)}, "
-                f"{len(exemplar_index)} and {len(label)} sequences: expected equal numbers."
-            )
-        tokens = self.token(class_index, exemplar_index)
-        pairs = torch.stack([tokens[:, :-1], label[:, :-1]], dim=-1).flatten(start_dim=1)
-        sequences = torch.cat([pairs, tokens[:, -1:]], dim=1)
-        return Batch(sequences, label[:, -1], task=self)
-
-    @plain_torch()
-    def sample(
-        self,
-        split: str,
-        n: int,
-        *,
-        generator: torch.Generator | None = None,
-        seed: int | None = None,
-    ) -> Batch:
-        """Sample `n` sequences with replacement, from a generator, or from a new one of a seed.
-
-        The query's class and then the others are uniform over the split's classes without
-        repetition; the label set is uniform over the split's, in uniform order; the order of the
-        context is uniform; exemplars are uniform and independent. Raises ValueError for an empty
-        split, TypeError unless either a generator or a seed is given.
-        """
-        n = integer(n, f"n={n!r}")
-        generator = as_generator(generator, seed)
-        if not 0 <= n <= MAX_ENUMERATED:
-            raise ValueError(f"n={n}: expected 0 to {MAX_ENUMERATED:,} sequences.")
+    def _items(
+        self, split: Split, n: int, generator: torch.Generator
+    ) -> tuple[Items, Items, Items]:
         classes, exemplars, label_sets = self._split(split)
         k = self.config.n_context_classes
 
@@ -267,9 +127,7 @@ class FewShotTask:
         member = in_order[shuffled(self.config.n_pairs)]
         member = torch.cat([member, torch.zeros(n, 1, dtype=torch.int64)], dim=1)
         which = torch.randint(len(exemplars), member.shape, generator=generator)
-        return self.batch(
-            classes[chosen].gather(1, member), exemplars[which], labels.gather(1, member)
-        )
+        return classes[chosen].gather(1, member), exemplars[which], labels.gather(1, member)
 
     def n_sequences(self, split: Split = "train") -> int:
         """Return the number of different sequences of the split: 78,400 for the paper's task.
@@ -341,32 +199,3 @@ class FewShotTask:
 def number(count: int) -> str:
     """Return a count as text; Python refuses to write one of thousands of digits."""
     return f"{count:,}" if count < 10**15 else f"10^{math.log10(count):.1f}"
-
-
-def _indices(name: str, index: object, items: int, size: int) -> Int[Tensor, "batch item"]:
-    """Return the indices as int64, so that no token overflows; refuse wrong ones."""
-    if not isinstance(index, Tensor):
-        raise TypeError(f"{name} is {type(index).__name__}; pass a tensor, torch.tensor(...).")
-    index = as_indices(index, name)
-    if index.ndim != 2 or index.shape[1] != items:
-        raise ValueError(
-            f"{name} has shape {tuple(index.shape)}: expected [batch, {items}], "
-            f"{items - 1} pairs and then the query."
-        )
-    if len(index) and not (int(index.min()) >= 0 and int(index.max()) < size):
-        raise ValueError(
-            f"{name} runs from {int(index.min())} to {int(index.max())}: expected 0 to {size - 1}."
-        )
-    return index
-
-
-def build_like(config: AbstractTask, other: Task) -> Task:
-    """Build a task; a few-shot task takes the exemplars of another one of the same source."""
-    if isinstance(config, TaskConfig) and isinstance(other, FewShotTask):
-        return FewShotTask(other.exemplars, config)
-    return config.build()
-
-
-def features_by_token(exemplars: Exemplars) -> Float[Tensor, "row feature"]:
-    """Return features in token order: row `i` belongs to token `n_labels + i`."""
-    return exemplars.settled.flatten(end_dim=1)

@@ -1,16 +1,17 @@
 """Repeated random tokens: a block of different tokens, said again until the sequence is full."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
+from jaxtyping import Bool
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from ih_interp.tasks.base import AbstractTask, as_generator, refuse_other_split
-from ih_interp.types import NOT_ASKED, Answers, Batch
+from ih_interp.tasks.base import NextTokenTask
+from ih_interp.types import Tokens
 
 
-class RepeatedTokens(AbstractTask):
+class RepeatedTokens(NextTokenTask):
     """Sequences that repeat a block of different random tokens, as in Olsson et al. (2022).
 
     The block's length is drawn per sequence: with one length and learned positions, a single layer
@@ -19,11 +20,8 @@ class RepeatedTokens(AbstractTask):
     """
 
     kind: Literal["repeated_tokens"] = "repeated_tokens"
-    splits: ClassVar[tuple[str, ...]] = ("train", "test")
     n_tokens: int = Field(default=64, ge=2)
     """Tokens to draw from."""
-    length: int = Field(default=32, ge=3)
-    """Tokens of a sequence."""
     min_period: int = Field(default=4, ge=2)
     """The shortest block."""
     max_period: int = Field(default=12, ge=2)
@@ -44,38 +42,12 @@ class RepeatedTokens(AbstractTask):
     def d_vocab(self) -> int:
         return self.n_tokens
 
-    @property
-    def n_ctx(self) -> int:
-        return self.length
-
-    def sample(
-        self,
-        split: str,
-        n: int,
-        *,
-        generator: torch.Generator | None = None,
-        seed: int | None = None,
-    ) -> Batch:
-        """Draw `n` sequences; both splits have one distribution."""
-        refuse_other_split(self, split)
-        generator = as_generator(generator, seed)
+    def _draw(
+        self, n: int, generator: torch.Generator
+    ) -> tuple[Tokens, Bool[Tensor, "batch query"]]:
         periods = (self.min_period, self.max_period + 1)
         period = torch.randint(*periods, (n, 1), generator=generator)
         block = torch.rand(n, self.n_tokens, generator=generator).argsort(dim=1)
         place = torch.arange(self.length + 1)
-        said = block.gather(1, place % period)
         asked = (place[1:] > period) | (self.asked == "all")
-        return Batch(said[:, :-1], torch.where(asked, said[:, 1:], NOT_ASKED), task=self)
-
-    def answers(self, tokens: Tensor, targets: Tensor) -> Answers:
-        """Return the keys that follow an earlier copy of the query's token."""
-        earlier = tokens[:, :, None] == tokens[:, None, :]
-        follows = torch.nn.functional.pad(earlier, (1, -1))
-        return follows & self.candidates(tokens, targets)
-
-    def candidates(self, tokens: Tensor, targets: Tensor) -> Answers:
-        """Return every key but the first, up to the query."""
-        n_positions = tokens.shape[1]
-        seen = torch.ones(n_positions, n_positions, dtype=torch.bool, device=tokens.device).tril()
-        seen[:, 0] = False
-        return seen & (targets != NOT_ASKED)[:, :, None]
+        return block.gather(1, place % period), asked

@@ -21,7 +21,7 @@ from ih_interp.engine.update import FleetInputs, FleetState, Step, eager_step, t
 from ih_interp.model import build_model
 from ih_interp.runs import Run
 from ih_interp.storage.atomic import Writer
-from ih_interp.tasks.few_shot import build_like
+from ih_interp.tasks.pairs import build_like
 from ih_interp.training.evaluating import Evaluator
 from ih_interp.training.state import RunState, TrainingFailedError, record_engine
 

@@ -24,7 +24,7 @@ from ih_interp.storage.atomic import PathLike, as_path
 from ih_interp.storage.lock import claimed
 from ih_interp.storage.run_files import CONFIG, STATE_BEFORE, saved_states
 from ih_interp.tasks.base import Task, drawn
-from ih_interp.tasks.few_shot import build_like
+from ih_interp.tasks.pairs import build_like
 from ih_interp.training._bar import bar_over
 from ih_interp.training._repair import repair as repair_run
 from ih_interp.training._signals import terminate_as_interrupt

@@ -445,7 +445,8 @@ def test_the_only_array_of_a_file_needs_no_name(tmp_path):
         assert loaded.features.tolist() == array.tolist()
         assert loaded.source.dataset == dataset
         assert Exemplars.from_source(loaded.source).sha256 == loaded.sha256
-        assert RunConfig.load(TaskConfig(exemplars=loaded).save()).exemplars == loaded.source
+        config = RunConfig(task=TaskConfig(exemplars=loaded))
+        assert RunConfig.load(config.save()).task.exemplars == loaded.source
     with pytest.raises(ValueError, match="dataset='a'"):
         Exemplars.load(tmp_path / "x.npy", "a")
 

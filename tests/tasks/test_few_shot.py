@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from ih_interp.tasks.exemplars import Exemplars
-from ih_interp.tasks.few_shot import SPLITS, FewShotTask, TaskConfig, features_by_token
+from ih_interp.tasks.few_shot import SPLITS, FewShotTask, TaskConfig
+from ih_interp.tasks.pairs import features_by_token
 from ih_interp.tasks.sampling import label_split
 from ih_interp.types import Batch
 

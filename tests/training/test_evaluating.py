@@ -7,7 +7,7 @@ from small_runs import SMALL, make_fleet
 import ih_interp as ih
 from ih_interp import clamps
 from ih_interp.engine.feature_table import Rows
-from ih_interp.tasks.few_shot import features_by_token
+from ih_interp.tasks.pairs import features_by_token
 from ih_interp.training import evaluating
 from ih_interp.training.fleet import trace_key
 

@@ -16,13 +16,13 @@ from transformer_lens import HookedTransformer
 from ih_interp.analysis.checks import Positions, checked_in_plain_torch
 from ih_interp.analysis.heads.pattern_scores import (
     PerHeadScore,
+    Sequences,
     entry_chance,
     entry_score,
     layer_scores,
     tokens_of,
 )
-from ih_interp.hooks import at_labels
-from ih_interp.types import Batch, Layout, Pattern, Tokens
+from ih_interp.types import Answers, Batch, Layout, Pattern, Tokens
 
 Rows: TypeAlias = Literal["all", "labels"]
 """Query rows that a score averages: every one that has a choice, or those of the labels."""
@@ -32,35 +32,43 @@ Rows: TypeAlias = Literal["all", "labels"]
 def induction_strength(
     model: HookedTransformer, batch: Batch, *, per_sequence: bool = False
 ) -> PerHeadScore:
-    """Return attention from the query to the correct labels minus to the others, in [-1, 1].
+    """Return attention to the answers minus to the other candidates, in [-1, 1]; chance 0.
 
-    `mean over correct labels of A[query, label] - mean over the others`; chance 0. With two pairs
-    it is the measure of Singh et al. (2024), Figure 3b, and 2 s - 1 under
-    `InductionAttention(strength=s)`. It needs sequences of the few-shot task; on repeated random
-    tokens, as for language models, use `induction_score`.
+    `mean over answers k of A[query, k] - mean over the other candidates`, averaged over the asked
+    queries that have both; a head that attends to n answers alone has 1 / n. Few-shot sequences
+    have one query, whose candidates are the context's labels: with two pairs it is the measure of
+    Singh et al. (2024), Figure 3b, and 2 s - 1 under `InductionAttention(strength=s)`.
 
-    Raises ValueError for sequences whose context lacks the target, or holds nothing else.
+    Raises ValueError for sequences that do not say where their answers stand, and for a sequence
+    without a query that has an answer and another candidate.
     """
-    correct = batch.correct
-    if not bool((correct.any(dim=1) & ~correct.all(dim=1)).all()):
-        raise ValueError("batch: expected a correct label and another one in every context.")
-    right, wrong = correct.float(), (~correct).float()
-    contrast = right / right.sum(-1, keepdim=True) - wrong / wrong.sum(-1, keepdim=True)
-    weights = at_labels(contrast, batch.layout.n_positions)
+    answers, others, asks = answered_queries(batch)
+    if not bool(asks.any(dim=1).all()):
+        raise ValueError(
+            "batch: expected a query with an answer and another candidate in every context."
+        )
+    queries = asks.any(dim=0).nonzero()[:, 0]
 
     def score(pattern: Pattern, _: int, rows: slice) -> Float[Tensor, "batch head"]:
-        return torch.einsum("bhk,bk->bh", pattern[:, :, -1], weights[rows].to(pattern))
+        right, wrong = (keys[rows][:, queries].float() for keys in (answers, others))
+        contrast = right / right.sum(-1, keepdim=True) - wrong / wrong.sum(-1, keepdim=True)
+        asked = asks[rows][:, queries]
+        weights = torch.where(asked[..., None], contrast, 0) / asked.sum(-1)[:, None, None]
+        return torch.einsum("bhqk,bqk->bh", pattern[:, :, queries], weights.to(pattern))
 
     return layer_scores(model, batch, score, per_sequence=per_sequence)
 
 
+def answered_queries(batch: Batch) -> tuple[Answers, Answers, Bool[Tensor, "batch query"]]:
+    """Return the answers, the other candidates, and the queries that have both."""
+    answers, candidates = batch.answers, batch.candidates
+    others = candidates & ~answers
+    return answers, others, answers.any(dim=2) & others.any(dim=2)
+
+
 @checked_in_plain_torch()
 def previous_token_score(
-    model: HookedTransformer,
-    batch: Batch | Tokens,
-    *,
-    rows: Rows = "all",
-    per_sequence: bool = False,
+    model: HookedTransformer, batch: Sequences, *, rows: Rows = "all", per_sequence: bool = False
 ) -> PerHeadScore:
     """Return the mean attention from a token to the one before it, in [0, 1].
 
@@ -74,11 +82,7 @@ def previous_token_score(
 
 @checked_in_plain_torch()
 def current_token_score(
-    model: HookedTransformer,
-    batch: Batch | Tokens,
-    *,
-    rows: Rows = "all",
-    per_sequence: bool = False,
+    model: HookedTransformer, batch: Sequences, *, rows: Rows = "all", per_sequence: bool = False
 ) -> PerHeadScore:
     """Return the mean attention from a token to itself, in [0, 1].
 
@@ -111,16 +115,15 @@ def _score_rows(n_positions: int, rows: Rows) -> list[int]:
 
 @checked_in_plain_torch()
 def duplicate_token_score(
-    model: HookedTransformer, batch: Batch | Tokens, *, per_sequence: bool = False
+    model: HookedTransformer, batch: Sequences, *, per_sequence: bool = False
 ) -> PerHeadScore:
     """Return the mean attention from a repeated token to its earlier copies, in [0, 1].
 
     `sum over j < i with token j = token i of A[i, j]`, averaged over the queries i of a sequence
     that have such a j, then over sequences. (TransformerLens's detector of `duplicate_token_head`
-    averages over the other queries too, and so cannot reach 1.) Chance: `duplicate_token_chance`.
-
-    Raises ValueError for sequences that repeat no token, such as few-shot sequences whose query is
-    another drawing than the one in the context.
+    averages over the other queries too, and so cannot reach 1.) Raises ValueError for sequences
+    that repeat no token, such as few-shot sequences whose query is another drawing than the one in
+    the context. Chance: `duplicate_token_chance`.
     """
     tokens = tokens_of(batch)
     copies = _earlier_copies(tokens)
@@ -134,7 +137,7 @@ def duplicate_token_score(
 
 
 @checked_in_plain_torch()
-def duplicate_token_chance(batch: Batch | Tokens) -> float:
+def duplicate_token_chance(batch: Sequences) -> float:
     """Return the score of even attention: the mean over queries i of (earlier copies) / (i + 1).
 
     The mean is taken within each sequence first, as in the score.
@@ -154,16 +157,14 @@ def _earlier_copies(tokens: Tokens) -> Bool[Tensor, "batch query key"]:
     copies = (tokens[:, :, None] == tokens[:, None, :]).tril(diagonal=-1)
     without = int((~copies.flatten(start_dim=1).any(dim=1)).sum())
     if without:
-        raise ValueError(
-            f"{without} of {len(tokens)} sequences repeat no token: expected a copy to attend to "
-            "in each; leave the others out."
-        )
+        what = f"{without} of {len(tokens)} sequences repeat no token"
+        raise ValueError(f"{what}: expected a copy to attend to in each; leave the others out.")
     return copies
 
 
 @checked_in_plain_torch()
 def attention_entropy(
-    model: HookedTransformer, batch: Batch | Tokens, *, per_sequence: bool = False
+    model: HookedTransformer, batch: Sequences, *, per_sequence: bool = False
 ) -> PerHeadScore:
     """Return the entropy of the pattern's last row, the query's, in nats.
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter
 
 from ih_interp.analysis.ablation.single_heads import ablate_each_head
-from ih_interp.analysis.dynamics.tables import emergence_table
+from ih_interp.analysis.dynamics.emergence import emergence_table
 from ih_interp.evaluation import Metric
 from ih_interp.paper.claims import (
     Claim,

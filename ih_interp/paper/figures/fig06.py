@@ -10,8 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from ih_interp.analysis.dynamics.emergence import Crossing, learned
-from ih_interp.analysis.dynamics.tables import emergence_table
+from ih_interp.analysis.dynamics.emergence import Crossing, emergence_table, learned
 from ih_interp.paper.claims import Measured, ascend, by_rules, outlasts, when
 from ih_interp.paper.recipes import EVOLUTIONS
 from ih_interp.paper.study import Figure, Study

@@ -1,0 +1,88 @@
+"""The clamp that holds parameters in training, instead of activations."""
+
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from ih_interp.clamps.base import EMBEDDING, AbstractClamp, Hook, Setting, Shape, Site, head_mask
+from ih_interp.clamps.schedules import Metrics
+from ih_interp.model import trained_parameters
+from ih_interp.types import HeadField, once_each
+
+
+class Freeze(AbstractClamp):
+    """Parameters keep their values, bit for bit, and optimisers their moments of them.
+
+    In `ih.train` that holds while its schedule is on, 0 or 1; in a loop of your own their gradients
+    are 0 inside `ih.clamped`. Activations stay what the parameters make of them.
+    """
+
+    kind: Literal["freeze"] = "freeze"
+    stage, needs_batch = 0, False
+    parameters: tuple[str, ...] = ()
+    """Names as the model has them, or patterns of them: `["blocks.0.attn.W_Q", "embed.*"]`."""
+    heads: tuple[HeadField, ...] = ()
+    """Heads whose weights are held, as `["L1H3"]`."""
+    parts: str = Field(default="qkvo", pattern="^[qkvo]+$")
+    """Which of the heads' weights, and biases where they have some: q, k, v and o."""
+
+    @model_validator(mode="after")
+    def _holds_something(self) -> "Freeze":
+        for name in ("parameters", "heads", "parts"):
+            once_each(getattr(self, name), name)
+        if not (self.parameters or self.heads):
+            raise ValueError('expected parameters=["embed.*"] or heads=["L0H3"], got neither.')
+        return self
+
+    def sites(self, shape: Shape) -> frozenset[Site]:
+        of_heads = {Site(f"frozen {part}", *head) for head in self.heads for part in self.parts}
+        return frozenset({Site(f"frozen {name}", EMBEDDING) for name in self.parameters} | of_heads)
+
+    def tensors(self, shape: Shape) -> dict[str, Tensor]:
+        return {"heads": head_mask(self.heads, shape)}
+
+    def structure(self) -> Any:
+        layers = sorted({head.layer for head in self.heads})
+        return {**self.model_dump(mode="json", exclude={"schedule", "heads"}), "layers": layers}
+
+    def gate(self, step: int, metrics: Metrics | None = None) -> float:
+        gate = super().gate(step, metrics)
+        if gate not in (0, 1):
+            raise ValueError(
+                f"{self} has the gate {gate:g} at step {step}: parameters are frozen or not, use "
+                "during, pulses or from_level."
+            )
+        return gate
+
+    def prepare(self, model: HookedTransformer) -> None:
+        trained = trained_parameters(model)
+        for wanted in (*self.parameters, *self._of_heads()):
+            if not any(fnmatchcase(name, wanted) for name in trained):
+                raise ValueError(
+                    f"{self}: {wanted!r} is no trained parameter: expected some of "
+                    f"{', '.join(trained)}."
+                )
+
+    def hooks(self, setting: Setting) -> list[Hook]:
+        return []
+
+    def frozen(self, setting: Setting) -> dict[str, Tensor]:
+        heads, trained = setting.tensors["heads"], trained_parameters(setting.model)
+        held = {
+            name: heads[layer].reshape(-1, *[1] * (trained[name].ndim - 1))
+            for weight, layer in self._of_heads().items()
+            for name in (weight, weight.replace("W_", "b_"))
+            if name in trained and not name.endswith("b_O")  # which the heads share
+        }
+        whole = torch.ones((), dtype=torch.bool, device=heads.device)
+        patterns = self.parameters
+        return held | {n: whole for n in trained if any(fnmatchcase(n, p) for p in patterns)}
+
+    def _of_heads(self) -> dict[str, int]:
+        """Return the weights of the heads, with their layers."""
+        layers = {head.layer for head in self.heads}
+        return {f"blocks.{n}.attn.W_{p.upper()}": n for n in sorted(layers) for p in self.parts}
