@@ -230,8 +230,9 @@ def test_only_the_place_of_features_may_differ(of_file, tmp_path):
     elsewhere = FileSource(**{**exemplars.source.model_dump(), "path": str(tmp_path / "b.npz")})
     shutil.copy(tmp_path / "features.npz", tmp_path / "b.npz")
     longer = run.config.replace(task=run.config.task.replace(exemplars=elsewhere), sequences=64)
-    with pytest.raises(ValueError, match="sequences is 32 there and 64 here"):
-        ih.train(longer, tmp_path / "runs", progress=False)
+    with pytest.raises(ValueError, match="batch_size is 8 there and 16 here"):
+        ih.train(longer.replace(batch_size=16), tmp_path / "runs", progress=False)
+    assert ih.train(longer, tmp_path / "runs", progress=False)[0].config == longer
 
 
 def test_a_run_records_what_its_numbers_may_depend_on(run):
@@ -256,7 +257,7 @@ def test_metrics_that_are_gone_or_cut_are_refused(run):
 def test_a_run_that_has_not_begun_has_no_metrics_and_no_model(tmp_path, task):
     config = CONFIG.replace(task=task.config)
     run = create_run(tmp_path / "run", config, task, engine="eager")
-    assert list(run.metrics.columns[:4]) == ["step", "sequences", "split", "loss"]
+    assert list(run.metrics.columns[:5]) == ["step", "sequences", "split", "under", "loss"]
     assert (len(run.metrics), run.steps, run.finished) == (0, [], False)
     with pytest.raises(ValueError, match="no checkpoints"):
         run.model()
@@ -303,7 +304,7 @@ def test_loading_weights_leaves_nothing_of_the_model_before(run):
 def test_what_is_left_of_another_run_is_not_taken_over(run, left, tmp_path):
     """The checkpoints would have counted as this run's, and its metrics been read as its own."""
     (run.folder / run_files.CONFIG).unlink()
-    for name in {run_files.METRICS, run_files.CHECKPOINTS} - {left}:
+    for name in {run_files.METRICS, run_files.CHECKPOINTS, run_files.STATE} - {left}:
         path = run.folder / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     with pytest.raises(

@@ -6,7 +6,7 @@ import torch
 
 import ih_interp as ih
 from ih_interp import registry
-from ih_interp.config import AdamConfig, Grid
+from ih_interp.config import Grid
 from ih_interp.evaluation import metric_names
 from ih_interp.tasks import (
     AbstractTask,
@@ -138,7 +138,7 @@ def test_evaluation_gives_every_metric_of_the_task(task):
 def test_three_updates_are_the_same_eager_and_compiled(task, tmp_path):
     config = ih.RunConfig(
         task=task,
-        optimiser=AdamConfig(learning_rate=1e-3),
+        optimiser=ih.Adam(learning_rate=1e-3),
         sequences=3 * 4,
         batch_size=4,
         evaluations=Grid(),

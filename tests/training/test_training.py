@@ -19,7 +19,7 @@ def test_a_run_folder_holds_the_whole_run(tmp_path):
     (run,) = ih.train(SMALL, tmp_path, progress=False)
     assert run.finished
     assert run.steps == [0, 8, 16, 24]
-    assert not (run.folder / run_files.STATE).exists()
+    assert run_files.saved_states(run.folder) == [run.folder / run_files.STATE]
     table = run.metrics
     assert sorted(table["step"].unique()) == [0, 8, 16, 24]
     assert (table["sequences"] == 8 * table["step"]).all()
@@ -98,7 +98,7 @@ def test_a_clamp_can_wait_for_a_level(tmp_path):
     ("runs", "words"),
     [
         ([SMALL, SMALL], "Several runs are named small"),
-        ([SMALL.replace(task=ih.TaskConfig(n_train_classes=40))], "n_train_classes=40"),
+        ([SMALL.replace(task=SMALL.task.replace(n_train_classes=40))], "n_train_classes=40"),
         ([SMALL.replace(clamps=[clamps.AblateHeads(heads=["L2H0"])])], "no head L2H0"),
     ],
 )
@@ -110,7 +110,7 @@ def test_what_cannot_train_is_refused_before_anything_is_written(runs, words, tm
 
 
 def test_a_schedule_that_waits_for_a_missing_split_is_refused(tmp_path):
-    all_classes = SMALL.replace(task=ih.TaskConfig(n_train_classes=20))
+    all_classes = SMALL.replace(task=SMALL.task.replace(n_train_classes=20))
     waiting = clamps.from_level(split="test_exemplars", below=1.0)
     clamp = clamps.AblateHeads(heads=["L1H0"], schedule=waiting)
     with pytest.raises(ValueError, match="test_exemplars"):
