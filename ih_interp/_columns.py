@@ -34,6 +34,12 @@ def numbers(values: Any, what: str) -> Float[ndarray, "*shape"]:
     return array.astype(np.float64, copy=False)
 
 
+def measured_once(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of metrics that were measured under clamps or, where none were, all."""
+    is_clamped = table["under"] == "clamped" if "under" in table else pd.Series(dtype=bool)
+    return table[is_clamped] if is_clamped.any() else table
+
+
 def finite(values: Any, what: str, *, low: float | int = -np.inf) -> Float[ndarray, "*shape"]:
     """Return `numbers` without NaN or infinity, none below `low`; ValueError names another."""
     array = numbers(values, what)
@@ -86,10 +92,8 @@ def ordered(column: "pd.Series[Any]") -> list[Any]:
     """Return each value once: numbers in order, then words in order, and a missing value last."""
 
     def place(value: Any) -> tuple[bool, bool, Any]:
-        if missing(value):
-            return True, True, 0
         is_number = isinstance(value, int | float | np.number)
-        return False, not is_number, value if is_number else str(value)
+        return missing(value), not is_number, value if is_number else str(value)
 
     return sorted(distinct(column), key=place)
 

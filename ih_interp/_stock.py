@@ -19,7 +19,6 @@ from torch.overrides import _get_current_function_mode_stack  # pyright: ignore[
 from torch.utils._device import DeviceContext
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.hook_points import HookPoint
-from transformer_lens.HookedRootModule import HookedRootModule
 from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 from transformer_lens.utilities.typed_module_list import TypedModuleList
 
@@ -34,6 +33,15 @@ NORMS: dict[str | None, type[nn.Module]] = {
     None: nn.Identity,
 }
 """The module that each `cfg.normalization_type` names."""
+
+AFTER_Z = ("output_logits_soft_cap", "use_normalization_before_and_after", "load_in_4bit")
+BEFORE_Z = (
+    *("attn_scores_soft_cap", "attention_dir", "n_key_value_heads", "original_architecture"),
+    *("clip_qkv", "use_attn_result", "use_local_attn", "use_qk_norm", "use_logn_attn"),
+    *("use_attention_sinks", "use_attn_in", "use_split_qkv_input"),
+)
+"""Options of `cfg` that no fast path computes."""
+UNUSED = (None, False, 0, -1, "causal")  # their values where they are not in use
 
 _C: Any = torch._C  # pyright: ignore[reportPrivateUsage]
 _MODULE: Any = torch.nn.modules.module
@@ -54,24 +62,24 @@ def not_plain(
     what follows the heads' `z` in attention is skipped. `while_tracing` leaves out the state of the
     process, which differs while torch traces.
     """
-    cfg: Any = model.cfg
-    unusual = {} if while_tracing else _unusual_process(cfg)
-    unusual["a hook for all modules is registered in torch"] = _MODULE._has_any_global_hook()
-    unusual[f"its weights are {cfg.dtype}"] = cfg.dtype not in (torch.float32, torch.float64)
-    unusual |= _unusual_config(model, after_z=after_z)
-    if any(unusual.values()):
-        return next(reason for reason, applies in unusual.items() if applies)
+    if not while_tracing and _is_unusual_process(model.cfg):
+        return "torch computes otherwise in this process"
+    if _MODULE._has_any_global_hook():
+        return "a hook for all modules is registered in torch"
+    unusual = _unusual_options(model, after_z=after_z)
+    if unusual:
+        return f"its cfg has {unusual[0]}"
     skipped = [model, *modules]
     of_class = {kind: _other_class(kind) for kind in {*map(type, skipped)}}
     for module in skipped:
         reason = of_class[type(module)] or _other_instance(model, module)
         norms = [vars(module)["_modules"].get(name) for name in ("ln1", "ln_final")]
-        if reason is None and any(wrong_norm(norm, cfg) for norm in norms):
-            reason = f"has another norm than cfg.normalization_type={cfg.normalization_type!r}"
-        if reason is None and is_hooked(module) and module not in may_be_hooked:
+        if any(wrong_norm(norm, model.cfg) for norm in norms):
+            reason = f"has another norm than cfg.normalization_type={model.cfg.normalization_type}"
+        if n_hooks(module) and module not in may_be_hooked:
             reason = "is hooked"
         if reason:
-            return f"{_name(model, module)} {reason}"
+            return f"a {type(module).__name__} {reason}"
     return None
 
 
@@ -90,10 +98,23 @@ def _other_class(kind: type[nn.Module]) -> str | None:
 
 
 def _other_instance(model: HookedTransformer, module: nn.Module) -> str | None:
-    own, methods = vars(module), _CALLABLE[type(module)]
-    if not methods.isdisjoint(own):
-        return f"has another {min(methods & own.keys())} than its class"
-    return _other_settings(model, own)
+    own, cfg, device = vars(module), cast(Any, model.cfg), model.unembed.W_U.device
+    if own.get("_compiled_call_impl") or not own.keys().isdisjoint(_METHODS[type(module)]):
+        return "has other methods than its class"
+    if own.get("cfg", cfg) is not cfg:
+        return "has a cfg of its own"
+    if any(isinstance(value, Tensor) for value in own.values()):
+        return "has a tensor that is not a parameter"
+    for name, parameter in own["_parameters"].items():
+        if parameter is not None and (
+            type(parameter) not in (nn.Parameter, Tensor)
+            or parameter.dtype != cfg.dtype
+            or parameter.device != device
+        ):
+            return f"has {name} of another type or device than the other weights"
+    if own.get("attn_type", "global") != "global" or own.get("_attention_dir_override") is not None:
+        return "attends to other positions than cfg says"
+    return None
 
 
 def refuse_unfit_weights(model: HookedTransformer) -> None:
@@ -139,13 +160,8 @@ def parts_of(*modules: nn.Module) -> list[nn.Module]:
     return found
 
 
-def is_hooked(module: nn.Module) -> bool:
-    """Return whether any hook, of TransformerLens or of PyTorch, is on this module."""
-    return n_hooks(module) > 0
-
-
 def n_hooks(module: nn.Module) -> int:
-    """Return how many hooks are on a module."""
+    """Return how many hooks, of TransformerLens or of PyTorch, are on a module."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return sum(len(vars(module)[kind]) for kind in kinds)
 
@@ -161,70 +177,36 @@ def wrong_norm(norm: nn.Module | None, cfg: HookedTransformerConfig) -> bool:
     return norm is not None and type(norm) is not NORMS.get(cfg.normalization_type)
 
 
-def _unusual_config(model: HookedTransformer, *, after_z: bool) -> dict[str, bool]:
-    """Return the options that no fast path computes, in words, and whether they are in use."""
+def _unusual_options(model: HookedTransformer, *, after_z: bool) -> list[str]:
+    """Return the options of a model that are in use, and that no fast path computes."""
     cfg: Any = model.cfg
-    after = {
-        "output_logits_soft_cap": cfg.output_logits_soft_cap > 0,
-        "use_normalization_before_and_after": bool(cfg.use_normalization_before_and_after),
-        "load_in_4bit": bool(cfg.load_in_4bit),
-        "norms after layers": cfg.original_architecture in POST_NORM_ARCHITECTURES,
-    }
-    before = {
-        f"positional_embedding_type={cfg.positional_embedding_type!r}": (
-            cfg.positional_embedding_type not in ("standard", "rotary")
-        ),
-        "attn_scores_soft_cap": cfg.attn_scores_soft_cap > 0,
-        f"attention_dir={cfg.attention_dir!r}": cfg.attention_dir != "causal",
-        "n_key_value_heads": cfg.n_key_value_heads is not None,
-        "original_architecture": cfg.original_architecture is not None,
-        "padding on the left": getattr(model.tokenizer, "padding_side", "") == "left",
-        "clip_qkv": cfg.clip_qkv is not None,
-    }
-    flags = ("use_attn_result", "use_local_attn", "use_qk_norm", "use_logn_attn")
-    flags += ("use_attention_sinks", "use_attn_in", "use_split_qkv_input")
-    before |= {flag: bool(getattr(cfg, flag)) for flag in flags}
-    found = after if after_z else after | before
-    return {f"its cfg has {name}": in_use for name, in_use in found.items()}
+    found = [name for name in AFTER_Z if getattr(cfg, name) not in UNUSED]
+    if cfg.original_architecture in POST_NORM_ARCHITECTURES:
+        found += ["norms after layers"]
+    if cfg.dtype not in (torch.float32, torch.float64):
+        found += ["weights in half precision"]
+    if after_z:
+        return found
+    found += [name for name in BEFORE_Z if getattr(cfg, name) not in UNUSED]
+    if cfg.positional_embedding_type not in ("standard", "rotary"):
+        found += ["positional_embedding_type"]
+    if getattr(model.tokenizer, "padding_side", "") == "left":
+        found += ["padding on the left"]
+    return found
 
 
-def _unusual_process(cfg: HookedTransformerConfig) -> dict[str, bool]:
-    """Return the states of a process in which torch computes otherwise, and whether they hold."""
-    dtype, device = torch.get_default_dtype(), str(cfg.device or "cpu").split(":")[0]
+def _is_unusual_process(cfg: HookedTransformerConfig) -> bool:
+    """Return whether torch computes otherwise in this process."""
     # A default device, ours included, changes where tensors are made and no number.
     modes = [m for m in _get_current_function_mode_stack() if not isinstance(m, DeviceContext)]
     transformed = _C._functorch.maybe_current_level() is not None
-    mode = bool(modes) or _C._len_torch_dispatch_stack() > 0 or transformed
-    return {
-        f"torch's default dtype is {dtype}": dtype != torch.float32,
-        "autocast is on": torch.is_autocast_enabled(device),
-        "a mode or transform of torch is on": mode,
-    }
-
-
-def _other_settings(model: HookedTransformer, own: dict[str, Any]) -> str | None:
-    """Return why a module's code was not written for its attributes; None if it was."""
-    cfg: Any = model.cfg
-    if own.get("cfg", cfg) is not cfg:
-        return "has a cfg of its own"
-    if any(isinstance(value, Tensor) for value in own.values()):
-        return "has a tensor that is not a parameter"
-    device = model.unembed.W_U.device
-    for name, parameter in own["_parameters"].items():
-        if parameter is not None and (
-            type(parameter) not in (nn.Parameter, Tensor)
-            or parameter.dtype != cfg.dtype
-            or parameter.device != device
-        ):
-            return f"has {name} of another type or device than the other weights"
-    if own.get("attn_type", "global") != "global" or own.get("_attention_dir_override") is not None:
-        return "attends to other positions than cfg says"
-    return None
-
-
-def _name(model: nn.Module, module: nn.Module) -> str:
-    names = (name for name, one in model.named_modules() if one is module)
-    return next(names, "") or "the model"
+    return (
+        torch.get_default_dtype() != torch.float32
+        or torch.is_autocast_enabled(str(cfg.device or "cpu").split(":")[0])
+        or bool(modes)
+        or _C._len_torch_dispatch_stack() > 0
+        or transformed
+    )
 
 
 def _is_of_library(function: object) -> bool:
@@ -233,17 +215,13 @@ def _is_of_library(function: object) -> bool:
 
 
 def _methods(kind: type[nn.Module]) -> dict[str, object]:
-    """Return the methods that a module of this class runs; None for one that is already replaced.
-
-    For the largest classes these are only those that a pass calls.
-    """
-    found: dict[str, object] = {}
-    for base in kind.__mro__:
-        functions = [name for name, value in vars(base).items() if isinstance(value, FunctionType)]
-        for name in _CALLED.get(base, functions) if issubclass(base, nn.Module) else ():
-            if name in functions:
-                of_lens = base.__module__.startswith("transformer_lens.")
-                if of_lens and not _is_of_library(vars(base)[name]):
+    """Return the methods that a pass may call of this class; None for one already replaced."""
+    found: dict[str, object] = {name: getattr(kind, name) for name in _CALLED}
+    for base in kind.__mro__[: kind.__mro__.index(nn.Module)]:
+        of_lens = base.__module__.startswith("transformer_lens.")
+        for name, value in vars(base).items():
+            if isinstance(value, FunctionType) and name not in _DECORATED:
+                if of_lens and not _is_of_library(value):
                     found[name] = None
                 found.setdefault(name, getattr(kind, name))
     return found
@@ -251,12 +229,8 @@ def _methods(kind: type[nn.Module]) -> dict[str, object]:
 
 _LIBRARY = str(Path(transformer_lens.__file__).parent)
 
-_OF_ROOT = ("forward", "input_to_embed", "get_pos_offset", "get_residual")
-_CALLED: dict[type, tuple[str, ...]] = {
-    nn.Module: ("__call__", "_call_impl", "_wrapped_call_impl"),
-    **dict.fromkeys((HookedRootModule, HookedTransformer, FewShotTransformer), _OF_ROOT),
-}
-"""The methods that a pass calls of classes that have many more."""
+_CALLED = ("__call__", "_call_impl", "_wrapped_call_impl")  # of torch's modules, in a pass
+_DECORATED = ("generate", "generate_stream", "hooks")  # code of others, which no pass calls
 
 _STOCK: tuple[type[nn.Module], ...] = (
     *(FewShotEmbed, UnembedWithHook, FewShotTransformer, HookedTransformer, HookPoint),
@@ -266,8 +240,3 @@ _STOCK: tuple[type[nn.Module], ...] = (
 )
 
 _METHODS = {kind: _methods(kind) for kind in _STOCK}  # as they were at the import of this module
-
-_CALLABLE = {  # names of methods, which no instance may set for itself
-    kind: frozenset({"_compiled_call_impl"} | {n for n in dir(kind) if callable(getattr(kind, n))})
-    for kind in _STOCK
-}

@@ -4,13 +4,14 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ih_interp._config_base import Frozen, canonical_json, explain
 from ih_interp.clamps import AbstractClamp, Function
+from ih_interp.clamps.schedules import Under
 from ih_interp.model import ModelConfig
 from ih_interp.optimisers import AbstractOptimiser, Adam
 from ih_interp.registry import any_of
@@ -20,9 +21,6 @@ from ih_interp.tasks.base import AbstractTask
 from ih_interp.tasks.few_shot import TaskConfig
 from ih_interp.tasks.repeated_tokens import RepeatedTokens as RepeatedTokens  # a kind in JSON
 from ih_interp.types import once_each
-
-Under: TypeAlias = Literal["clamped", "free"]
-"""Whether a run's clamps are on when it is measured."""
 
 MAX_POINTS = 10_000_000  # of a grid; more would fill the memory
 

@@ -92,9 +92,9 @@ class AbstractOptimiser(Kinded):
     """The largest norm of a run's gradients, all parameters together; None for none."""
 
     @property
-    @abstractmethod
     def n_moments(self) -> int:
-        """The number of tensors that it keeps per parameter; they begin at 0."""
+        """The number of tensors that it keeps per parameter, which begin at 0; none by default."""
+        return 0
 
     @abstractmethod
     def update_one(

@@ -9,7 +9,7 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from typing import Annotated, ClassVar, Literal, TypeAlias, cast
 
 import torch
 from pydantic import BeforeValidator, Field
@@ -74,77 +74,73 @@ class FromSeed(AbstractStart):
         return trained_parameters(model)
 
 
-class FromRun(AbstractStart):
+class _Stored(AbstractStart):
+    """A start from a file, bound to its content once a run is recorded."""
+
+    sha256: str | None = None
+    """Digest of what is read, which must be the same; None takes what is there."""
+    places: ClassVar[dict[str, object]]
+    """Its fields that say where the file lies, without which it is the same start."""
+
+    @property
+    @abstractmethod
+    def digest(self) -> str:
+        """The digest of what is there."""
+
+    @abstractmethod
+    def read(self, task: Task) -> Mapping[str, Tensor]:
+        """Return the weights that are there."""
+
+    @property
+    def identity(self) -> "AbstractStart":
+        return self if self.sha256 is None else self.model_copy(update=self.places)
+
+    def weights(self, model: HookedTransformer, task: Task) -> Mapping[str, Tensor]:  # noqa: ARG002
+        if self.sha256 not in (None, self.digest):
+            raise ValueError(
+                f"{self!r}: the weights there have the digest {self.digest}; restore those, or "
+                "leave sha256 out to take these."
+            )
+        return self.read(task)
+
+    def pinned(self) -> "AbstractStart":
+        return self if self.sha256 else self.model_copy(update={"sha256": self.digest})
+
+
+class FromRun(_Stored):
     """A start from a checkpoint of another run with a model of the same sizes."""
 
     positional: ClassVar = ("run", "step")
+    places: ClassVar = {"run": ""}
     kind: Literal["run"] = "run"
     run: Place
     """That run's folder; it is read once, and need not be there afterwards."""
     step: int = Field(ge=0)
     """Which checkpoint of that run, in updates."""
-    sha256: str | None = None
-    """Digest of the checkpoint, which must be the same; None takes what is there."""
 
     @property
-    def identity(self) -> "AbstractStart":
-        return self if self.sha256 is None else self.model_copy(update={"run": ""})
+    def digest(self) -> str:
+        return read_source(Path(self.run), self.step).sha256
 
-    def pinned(self) -> "AbstractStart":
-        if self.sha256 is not None:
-            return self
-        source = read_source(as_path(self.run, "run"), self.step)
-        return self.model_copy(update={"sha256": source.sha256})
-
-    def weights(self, model: HookedTransformer, task: Task) -> Mapping[str, Tensor]:  # noqa: ARG002
-        source = read_source(as_path(self.run, "run"), self.step)
-        _refuse_other(f"Step {self.step} of {self.run}", source.sha256, self.sha256)
-        return source.weights
+    def read(self, task: Task) -> Mapping[str, Tensor]:  # noqa: ARG002
+        return read_source(Path(self.run), self.step).weights
 
 
-class FromICLDynamics(AbstractStart):
+class FromICLDynamics(_Stored):
     """A start from a checkpoint of the published code, for the task that it was trained on."""
 
-    positional: ClassVar = ("path",)
+    positional: ClassVar = ("path", "config")
+    places: ClassVar = {"path": "", "config": None}
     kind: Literal["icl_dynamics"] = "icl_dynamics"
     path: Place
     """The `.eqx` file."""
     config: Place | None = None
-    """Its `config.json`; None for the one in the checkpoint's folder or the folder above."""
-    sha256: str | None = None
-    """Digest of the file, which must be the same; None takes what is there."""
+    """Its `config.json`; None for the one beside it."""
 
     @property
-    def identity(self) -> "AbstractStart":
-        return self if self.sha256 is None else self.model_copy(update={"path": "", "config": None})
+    def digest(self) -> str:
+        return hashlib.sha256(Path(self.path).read_bytes()).hexdigest()
 
-    def pinned(self) -> "AbstractStart":
-        return self if self.sha256 is not None else self.model_copy(update={"sha256": self._digest})
-
-    @property
-    def _digest(self) -> str:
-        path = as_path(self.path, "path")
-        if not path.is_file():
-            raise FileNotFoundError(f"There is no checkpoint at {path}.")
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-
-    def _config(self, path: Path) -> Path:
-        if self.config is not None:
-            return as_path(self.config, "config")
-        near = [folder / "config.json" for folder in (path.parent, path.parent.parent)]
-        return next((each for each in near if each.is_file()), near[0])
-
-    def weights(self, model: HookedTransformer, task: Task) -> Mapping[str, Tensor]:  # noqa: ARG002
-        path = as_path(self.path, "path")
-        _refuse_other(str(path), self._digest, self.sha256)
-        if not isinstance(task, FewShotTask):
-            raise ValueError(f"{self!r} has weights for the few-shot task: expected ih.TaskConfig.")
-        return trained_parameters(load_icl_dynamics(path, self._config(path), task))
-
-
-def _refuse_other(what: str, found: str, expected: str | None) -> None:
-    if expected not in (None, found):
-        raise ValueError(
-            f"{what} has the digest {found}: expected {expected}; restore that checkpoint, or "
-            "leave sha256 out to take this one."
-        )
+    def read(self, task: Task) -> Mapping[str, Tensor]:
+        config = Path(self.config or Path(self.path).with_name("config.json"))
+        return trained_parameters(load_icl_dynamics(self.path, config, cast(FewShotTask, task)))

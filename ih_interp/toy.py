@@ -54,10 +54,8 @@ class ToyConfig(Frozen):
 def draw_vectors(config: ToyConfig) -> tuple[Vectors, Vectors]:
     """Draw the true and the initial vectors, before any clamp, standard normal, from one seed."""
     keys = jax_random.split(jax_random.key(config.seed), 6)
-    draws = [
-        jax_random.normal(key, (size,)).astype(np.float64)
-        for key, size in zip(keys, config.sizes * 2, strict=True)
-    ]
+    sizes = [(size,) for size in config.sizes * 2]
+    draws = [drawn.astype(np.float64) for drawn in map(jax_random.normal, keys, sizes)]
     return dict(zip(NAMES, draws[:3], strict=True)), dict(zip(NAMES, draws[3:], strict=True))
 
 
@@ -94,11 +92,9 @@ def train_toy(config: ToyConfig | None = None) -> pd.DataFrame:
     config = ToyConfig() if config is None else config
     expect(config, ToyConfig, f"config={config!r}", "write ToyConfig(...)")
     true, _ = draw_vectors(config)
-    rows = [
-        (iteration, _loss(vectors, true), _progress_1(vectors, true), _progress_2(vectors, true))
-        for iteration, vectors in enumerate(descend(config))
-    ]
-    return pd.DataFrame(rows, columns=["iteration", "loss", "progress_1", "progress_2"])
+    measures = {"loss": _loss, "progress_1": _progress_1, "progress_2": _progress_2}
+    rows = [{n: measure(v, true) for n, measure in measures.items()} for v in descend(config)]
+    return pd.DataFrame(rows).rename_axis("iteration").reset_index()
 
 
 def plateau_loss(config: ToyConfig) -> float:

@@ -59,8 +59,8 @@ def test_wrong_input_ends_in_words_without_a_traceback(arguments, words, tmp_pat
 
 
 def test_figures_are_spelled_one_way_in_help_errors_and_input(tmp_path, monkeypatch):
-    from ih_interp.paper._request import named
     from ih_interp.paper.figures import FIGURES
+    from ih_interp.paper.reproduce import named
 
     monkeypatch.chdir(tmp_path)
     told = " ".join(CliRunner().invoke(app, ["reproduce", "9z"]).output.split())

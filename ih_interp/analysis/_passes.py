@@ -4,18 +4,19 @@ The model's own modules and hooks do the work. Models in which they do not show 
 are refused.
 """
 
+import re
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 
-from ih_interp._stock import is_hooked, other_module
+from ih_interp._stock import n_hooks, other_module
 from ih_interp.analysis.heads.pattern_scores import CHUNK
 from ih_interp.clamps._active import active, pass_size
 from ih_interp.clamps.base import Shape, head_mask
@@ -33,7 +34,10 @@ Written: TypeAlias = Float[Tensor, "batch pos _head d"]
 HeadsOf: TypeAlias = Mapping[int, Sequence[int]]
 """Heads by layer."""
 
-CUTS = ("attn_out", "resid_mid", "resid_post", "resid_pre")
+Means: TypeAlias = Mapping[int, tuple[Sequence[int], Tensor]]
+"""Heads of a layer, and what they are set to, `[pos, head, d]`."""
+
+CUT = re.compile(r"blocks\.(?P<layer>\d+)\.hook_(attn_out|resid_(?P<kind>mid|post|pre))")
 """Points at which a clamp that replaces the stream cuts every path through it."""
 
 
@@ -61,36 +65,20 @@ def by_layer(heads: Iterable[HeadName], model: HookedTransformer) -> dict[int, l
 def refuse_shape(model: HookedTransformer) -> None:
     """Refuse models in which what heads write does not add up (ValueError)."""
     cfg = model.cfg
-    normalised = cfg.use_normalization_before_and_after or (
-        cfg.original_architecture in POST_NORM_ARCHITECTURES
-    )
-    reasons = {
-        "shares keys and values among heads (grouped-query attention), so that heads have no "
-        "edges of their own": cfg.n_key_value_heads is not None,
-        "normalises what attention writes, so that heads do not add up": normalised,
-        "has use_split_qkv_input or use_attn_in on; set them to False, edges need neither": (
-            cfg.use_split_qkv_input or cfg.use_attn_in
-        ),
-        "has weights in 4 bits": cfg.load_in_4bit,
-    }
-    for reason, applies in reasons.items():
-        if applies:
-            raise ValueError(f"Paths cannot be patched: the model {reason}.")
-
-
-def refuse_cuts(model: HookedTransformer, first: int, last: int) -> None:
-    """Refuse clamps that replace the stream above layer `first` and up to layer `last`."""
-    for one in active(model):
-        for point in one.points:
-            parts = point.split(".")
-            kind = parts[-1].removeprefix("hook_")
-            if len(parts) != 3 or kind not in CUTS:
-                continue
-            if first + (kind == "resid_pre") <= int(parts[1]) < last + (kind == "resid_pre"):
-                raise ValueError(
-                    f"{one.clamp} replaces {point}, which every path from layer {first} to layer "
-                    f"{last} crosses: there is no edge to patch. Take the clamp off."
-                )
+    reason = ""
+    if cfg.n_key_value_heads is not None:
+        reason = "has grouped-query attention, so that heads share edges through keys and values"
+    if (
+        cfg.use_normalization_before_and_after
+        or cfg.original_architecture in POST_NORM_ARCHITECTURES
+    ):
+        reason = "normalises what attention writes, so that heads do not add up"
+    if cfg.use_split_qkv_input or cfg.use_attn_in:
+        reason = "has use_split_qkv_input or use_attn_in on; set them to False, edges need neither"
+    if cfg.load_in_4bit:
+        reason = "has weights in 4 bits"
+    if reason:
+        raise ValueError(f"Paths cannot be patched: the model {reason}.")
 
 
 def written_at(model: HookedTransformer, layer: int) -> str:
@@ -103,7 +91,7 @@ def written_points(model: HookedTransformer, layers: Iterable[int]) -> list[str]
     points = [written_at(model, layer) for layer in layers]
     for layer in layers:
         block = model.blocks[layer]
-        hooked = is_hooked(block.attn) or is_hooked(block.hook_attn_out)
+        hooked = n_hooks(block.attn) + n_hooks(block.hook_attn_out)
         if hooked or other_module(model, block.attn):
             points.append(f"blocks.{layer}.hook_attn_out")
     return points
@@ -152,21 +140,6 @@ def into_stream(
     return torch.einsum("bphd,hdm->bphm", written.to(w_o.dtype), w_o)
 
 
-@contextmanager
-def reading(model: HookedTransformer, tokens: Int[Tensor, "batch pos"]) -> Generator[None]:
-    """Have passes in the block read the embedding of these tokens instead of their own.
-
-    Clamps that were made for a batch then act as they do there, although the sequences differ.
-    """
-    embedded = model.embed.forward(tokens)
-    # Before all other hooks.
-    handle = model.embed.register_forward_hook(lambda *_: embedded, prepend=True)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
 def put_heads(written: Written, *, heads: Sequence[int], value: Tensor, **_: Any) -> Written:
     """Return what heads write with that of the given heads replaced: a hook function."""
     changed = written.clone()
@@ -174,47 +147,47 @@ def put_heads(written: Written, *, heads: Sequence[int], value: Tensor, **_: Any
     return changed
 
 
-@contextmanager
-def set_heads(
-    model: HookedTransformer, values: Mapping[int, tuple[Sequence[int], Tensor]]
-) -> Generator[None]:
-    """Have heads in the block write given values `[pos, head, d]`, by layer."""
+def set_heads(model: HookedTransformer, values: Means) -> AbstractContextManager[Any]:
+    """Return a block in which heads write given values."""
     hooks: list[Any] = [
         (written_at(model, layer), partial(put_heads, heads=heads, value=value))
         for layer, (heads, value) in values.items()
     ]
-    with model.hooks(fwd_hooks=hooks):
-        yield
+    return model.hooks(fwd_hooks=hooks)
 
 
 @contextmanager
 def whole_blocks(model: HookedTransformer, first: int, last: int) -> Generator[None]:
     """Refuse passes in the block in which the stream is not the sum of what blocks write to it.
 
-    Blocks from `first` up to `last`, where receivers read, are checked.
+    Blocks from `first` up to `last`, where receivers read, are checked, and clamps between them.
     """
-    written: dict[int, Tensor] = {}
-
-    def note(_block: Any, _inputs: Any, output: Tensor, number: int) -> None:
-        written[number] = output
+    for one in active(model):
+        for cut in filter(None, map(CUT.fullmatch, one.points)):
+            if first <= int(cut["layer"]) - (cut["kind"] == "pre") < last:
+                raise ValueError(
+                    f"{one.clamp} replaces {cut[0]}, which every path from layer {first} to layer "
+                    f"{last} crosses: there is no edge to patch. Take the clamp off."
+                )
 
     def compare(_block: Any, _inputs: Any, output: Tensor, number: int) -> None:
         what = f"A hook on blocks.{number} changes what it gives the next layer"
-        refuse_unequal(written[number], output, what)
+        refuse_unequal(written[f"blocks.{number}.hook_resid_post"], output, what)
 
     with ExitStack() as stack:
+        hooked: list[int] = []
         for number in range(first, min(last + 1, model.cfg.n_layers)):
-            block: Any = model.blocks[number]
-            reason = other_module(model, block)
-            if reason:
+            if reason := other_module(model, model.blocks[number]):
                 raise ValueError(
                     f"Paths cannot be patched: blocks.{number} {reason}, and what its heads read "
                     "and write is not known."
                 )
-            if is_hooked(block) and number < last:
-                for module, hook in ((block.hook_resid_post, note), (block, compare)):
-                    handle = module.register_forward_hook(partial(hook, number=number))
-                    stack.callback(handle.remove)
+            if n_hooks(model.blocks[number]) and number < last:
+                hooked.append(number)
+                hook = partial(compare, number=number)
+                stack.callback(model.blocks[number].register_forward_hook(hook).remove)
+        points = [f"blocks.{number}.hook_resid_post" for number in hooked]
+        written = stack.enter_context(recording(model, points))
         yield
 
 

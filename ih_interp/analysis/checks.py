@@ -10,7 +10,6 @@ import math
 import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
 from itertools import chain
 from typing import (
     Annotated,
@@ -50,20 +49,18 @@ class Within(NamedTuple):
     high: float = math.inf
 
 
-ANY_NUMBER = Within()
-
 Seed: TypeAlias = Annotated[int, Within(0, 2**32 - 1)]
 Positive: TypeAlias = Annotated[int, Within(1)]
 Positions: TypeAlias = Annotated[int, Within(1, 10**6)]
 NotNegative: TypeAlias = Annotated[float, Within(0, sys.float_info.max)]
 Confidence: TypeAlias = Annotated[float, Within(0, 1), "0.95 is usual"]
 
-INTEGER, FLAG = (int, np.integer), (bool, np.bool_)
+FLAG, INTEGER = (bool, np.bool_), (int, np.integer)
 NUMBER = (*INTEGER, float, np.floating)
 KINDS: dict[Any, tuple[type, ...]] = {int: INTEGER, float: NUMBER, bool: FLAG}
-WORDS: dict[type, str] = {
-    **(dict.fromkeys(NUMBER, "a number") | dict.fromkeys(INTEGER, "an integer")),
-    **dict.fromkeys(FLAG, "True or False"),
+WORDS: dict[Any, str] = {
+    **{int: "an integer", float: "a number", bool: "True or False"},
+    **{Callable: "a function", type(None): "None"},
 }
 
 REMEDIES: dict[Any, str] = {
@@ -91,9 +88,8 @@ def checked(remedy: str = "") -> Callable[[Callable[Given, Result]], Callable[Gi
         signature = inspect.signature(function)
 
         @functools.cache  # at the first call every name in an annotation is defined
-        def wanted_by_name() -> dict[str, _Wanted]:
-            hints = get_type_hints(inspect.unwrap(function), include_extras=True)
-            return {name: _Wanted.of(hints.get(name, Any)) for name in signature.parameters}
+        def hints_of() -> dict[str, Any]:
+            return get_type_hints(inspect.unwrap(function), include_extras=True)
 
         @functools.wraps(function)
         def call(*args: Given.args, **kwargs: Given.kwargs) -> Result:
@@ -103,12 +99,13 @@ def checked(remedy: str = "") -> Callable[[Callable[Given, Result]], Callable[Gi
                 name, names = getattr(function, "__name__", ""), ", ".join(signature.parameters)
                 hint = f"; {remedy}" if remedy else ""
                 raise TypeError(f"{name} takes ({names}): {error}{hint}.") from None
-            wanted = wanted_by_name()
+            hints = hints_of()
             for name, value in bound.arguments.items():
-                wanted[name].check(name, value)
-                if wanted[name].functions and callable(value):
+                hint = hints.get(name, Any)
+                _check(name, value, hint)
+                if callable(value) and Callable in map(_kind, _alternatives(hint)[0]):
                     bound.arguments[name] = given_copies(value)
-            _check_sequences(bound.arguments, wanted)
+            _check_sequences(bound.arguments, hints)
             return function(*bound.args, **bound.kwargs)
 
         return call
@@ -124,114 +121,79 @@ def checked_in_plain_torch(
     return lambda function: checked(remedy)(plain(function))
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    """The types and the choices that an annotation allows."""
-
-    kinds: tuple[type, ...] = ()
-    choices: tuple[object, ...] = ()
-    items: tuple["_Wanted", ...] = ()
-    """For the elements of a sequence or the values of a mapping; for a tuple one by one."""
-    length: int | None = None
-    anything: bool = False
-    optional: bool = False
-    functions: bool = False
-    tokens: bool = False
-    """Allows whole numbers that are token ids."""
-    sequences: bool = False
-    """Allows token ids `[batch, pos]`."""
-    within: Within = ANY_NUMBER
-    remedy: str = ""
-
-    @classmethod
-    def of(cls, hint: Any) -> "_Wanted":
-        origin, args = get_origin(hint), get_args(hint)
-        if origin is Annotated:
-            wanted = cls.of(args[0])
-            within = next((a for a in args[1:] if isinstance(a, Within)), wanted.within)
-            remedy = next((a for a in args[1:] if isinstance(a, str)), wanted.remedy)
-            return replace(wanted, within=within, remedy=remedy)
-        if origin in (Union, types.UnionType):
-            return cls._any_of([cls.of(arg) for arg in args])
-        if origin is Literal:
-            return cls(choices=args)
-        if hint is None or hint is type(None):
-            return cls(optional=True)
-        if Callable in (origin, hint):
-            return cls(functions=True)
-        if origin is tuple and args and args[-1] is not ...:
-            return cls((Sequence,), items=tuple(map(cls.of, args)), length=len(args))
-        if isinstance(origin, type):  # Sequence[...], Mapping[...] and their likes
-            inner = (cls.of(args[-1]),) if issubclass(origin, Sequence | Mapping) else ()
-            return cls((origin,), items=inner if inner and not inner[0].anything else ())
-        return cls._of_class(hint)
-
-    @classmethod
-    def _of_class(cls, hint: Any) -> "_Wanted":
-        if hasattr(hint, "array_type"):  # of jaxtyping
-            whole = isinstance(hint.dtypes, list | tuple) and "int64" in hint.dtypes
-            kind = hint.array_type
-            sequences = whole and hint.dim_str.split() == ["batch", "pos"]
-            return cls((kind,), tokens=whole, sequences=sequences, remedy=REMEDIES.get(kind, ""))
-        is_class = isinstance(hint, type) and hint not in (object, Any)
-        if not is_class or getattr(hint, "_is_protocol", False):
-            return cls(anything=True)
-        return cls(KINDS.get(hint, (hint,)), remedy=REMEDIES.get(hint, ""))
-
-    @classmethod
-    def _any_of(cls, parts: Sequence["_Wanted"]) -> "_Wanted":
-        found = {
-            field.name: [v for part in parts if (v := getattr(part, field.name)) != field.default]
-            for field in fields(cls)
-        }
-        joined: dict[str, Any] = {name: values[0] for name, values in found.items() if values}
-        joined |= {name: tuple(chain(*found[name])) for name in ("kinds", "choices")}
-        if len(found["items"]) > 1:  # it is not known which of them the elements should fit
-            joined |= {"items": (), "length": None}
-        return cls(**joined)
-
-    def check(self, name: str, value: Any) -> None:
-        """Raise TypeError or ValueError where a value is not what is wanted."""
-        fits = self.anything or (value is None and self.optional)
-        if fits or (self.functions and callable(value)):
-            return
-        is_bool = isinstance(value, FLAG)
-        if (is_bool and bool not in self.kinds) or not isinstance(value, self.kinds):
-            if not (isinstance(value, str) and value in self.choices):
-                self._refuse(name, value)
-            return
-        low, high = self.within
-        if isinstance(value, NUMBER) and not is_bool and not low <= value <= high:
-            hint = f"; {self.remedy}" if self.remedy else ""
-            raise ValueError(f"{name}={value}: expected a number in [{low:g}, {high:g}]{hint}.")
-        if self.items:
-            self._check_items(name, value)
-
-    def _check_items(self, name: str, value: Any) -> None:
-        if not isinstance(value, Sequence | Mapping) or isinstance(value, str):
-            return
-        if self.length is not None and len(value) != self.length:
-            raise ValueError(f"{name}={shown(value)}: expected {self.length} values.")
-        pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
-        for place, (key, item) in enumerate(pairs):
-            self.items[place if self.length else 0].check(f"{name}[{key!r}]", item)
-
-    def _refuse(self, name: str, value: Any) -> None:
-        words = [repr(choice) for choice in self.choices]
-        words += [WORDS.get(kind) or with_article(kind.__name__) for kind in self.kinds]
-        words += ["a function"] if self.functions else []
-        words += ["None"] if self.optional else []
-        expected = " or ".join(dict.fromkeys(words))
-        hint = f"; {self.remedy}" if self.remedy else ""
-        if self.choices and isinstance(value, str):
-            raise ValueError(f"{name}={shown(value)}: expected {expected}{hint}.")
-        is_large = isinstance(value, torch.nn.Module | Batch)
-        what = name if is_large else f"{name}={shown(value)}"
-        came = with_article(type(value).__name__)
-        raise TypeError(f"{what}: expected {expected}, got {came}{hint}.")
+@functools.cache
+def _alternatives(hint: Any) -> tuple[list[Any], list[Any]]:
+    """Return the types of which an annotation allows any, and what `Annotated` says of them."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        hints, notes = _alternatives(args[0])
+        return hints, [*args[1:], *notes]
+    if origin not in (Union, types.UnionType):
+        return [hint], []
+    hints, notes = zip(*map(_alternatives, args), strict=True)
+    return [*chain(*hints)], [*chain(*notes)]
 
 
-def _check_sequences(given: Mapping[str, Any], wanted: Mapping[str, _Wanted]) -> None:
+@functools.cache
+def _kind(hint: Any) -> Any:
+    """Return the class of what a type allows, or `Literal`; None where any value may come."""
+    kind = getattr(hint, "array_type", get_origin(hint) or hint)  # the first of jaxtyping's types
+    if kind is tuple and get_args(hint)[-1] is not ...:
+        return Sequence
+    anything = kind in (object, Any) or getattr(kind, "_is_protocol", False)
+    return kind if kind is Literal or (isinstance(kind, type) and not anything) else None
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    kind, is_flag = _kind(hint), isinstance(value, FLAG)  # which Python takes for a number
+    if kind is Literal:
+        return isinstance(value, str) and value in get_args(hint)
+    return isinstance(value, KINDS.get(kind, kind)) and is_flag == (kind is bool)
+
+
+def _check(name: str, value: Any, hint: Any) -> None:
+    """Raise TypeError or ValueError where a value is not what an annotation says."""
+    hints, notes = _alternatives(hint)
+    kinds = [_kind(one) for one in hints]
+    if None in kinds:
+        return
+    said = [note for note in [*notes, *map(REMEDIES.get, kinds)] if isinstance(note, str)]
+    remedy = f"; {said[0]}" if said else ""
+    fitting = [one for one in hints if _fits(value, one)]
+    if not fitting:
+        _refuse(name, value, hints, remedy)
+    low, high = next((note for note in notes if isinstance(note, Within)), Within())
+    if isinstance(value, NUMBER) and not isinstance(value, bool) and not low <= value <= high:
+        raise ValueError(f"{name}={value}: expected a number in [{low:g}, {high:g}]{remedy}.")
+    if isinstance(value, Sequence | Mapping) and not isinstance(value, str) and len(fitting) == 1:
+        _check_items(name, value, fitting[0])
+
+
+def _check_items(name: str, value: Sequence[Any] | Mapping[Any, Any], hint: Any) -> None:
+    wanted = get_args(hint)
+    if get_origin(hint) is tuple and wanted[-1] is not ...:
+        if len(value) != len(wanted):
+            raise ValueError(f"{name}={shown(value)}: expected {len(wanted)} values.")
+    else:
+        wanted = wanted[-1:] * len(value)
+    pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
+    for (key, item), of_item in zip(pairs, wanted, strict=False):
+        _check(f"{name}[{key!r}]", item, of_item)
+
+
+def _refuse(name: str, value: Any, hints: Sequence[Any], remedy: str) -> None:
+    choices = [repr(c) for hint in hints if _kind(hint) is Literal for c in get_args(hint)]
+    kinds = [kind for kind in map(_kind, hints) if kind is not Literal]
+    words = [*choices, *(WORDS.get(kind) or with_article(kind.__name__) for kind in kinds)]
+    expected = " or ".join(dict.fromkeys(words))
+    if choices and isinstance(value, str):
+        raise ValueError(f"{name}={shown(value)}: expected {expected}{remedy}.")
+    what = name if isinstance(value, torch.nn.Module | Batch) else f"{name}={shown(value)}"
+    came = with_article(type(value).__name__)
+    raise TypeError(f"{what}: expected {expected}, got {came}{remedy}.")
+
+
+def _check_sequences(given: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
     """Check models, and tokens and targets against the model where there is one."""
     model = next((v for v in given.values() if isinstance(v, HookedTransformer)), None)
     if model is not None:
@@ -244,10 +206,13 @@ def _check_sequences(given: Mapping[str, Any], wanted: Mapping[str, _Wanted]) ->
             refuse_outside(f"{name}: expected targets", value.target, high)
             if model is not None:
                 refuse_other_exemplars(model, value)
-        elif isinstance(value, Tensor) and wanted[name].sequences:
-            _check_tokens(name, value, model)
-        elif isinstance(value, Tensor) and wanted[name].tokens:
-            _check_integers(name, value)
+        elif isinstance(value, Tensor):
+            arrays = [a for a in _alternatives(hints.get(name))[0] if hasattr(a, "array_type")]
+            whole = [a for a in arrays if isinstance(a.dtypes, Sequence) and "int64" in a.dtypes]
+            if any(a.dim_str.split() == ["batch", "pos"] for a in whole):
+                _check_tokens(name, value, model)
+            elif whole:
+                _check_integers(name, value)
 
 
 def _check_integers(name: str, tokens: Tensor) -> None:

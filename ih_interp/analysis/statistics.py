@@ -36,13 +36,12 @@ def bootstrap(
 ) -> Estimate:
     """Return a statistic of the mean over sequences, with a percentile bootstrap interval.
 
-    `values` are `[batch, ...]`. Sequences are drawn with replacement `n_resamples` times;
-    `statistic` maps their mean `[...]` to numbers `[*out]`, by default the mean itself. The
-    interval runs between the quantiles (1 - level) / 2 and (1 + level) / 2 of the resampled
-    statistic (Efron 1979): how much the number would vary with other sequences, not with other
-    networks. Ends of NaN and infinite values are NaN. Raises ValueError for fewer than two
-    sequences, a level outside (0, 1) or a statistic whose shape varies, and TypeError for other
-    than real numbers.
+    `values` are `[batch, ...]`; `statistic` maps the mean `[...]` of sequences drawn with
+    replacement to numbers `[*out]`. The interval runs between the quantiles (1 - level) / 2 and
+    (1 + level) / 2 of the resampled statistic (Efron 1979): how much the number would vary with
+    other sequences, not with other networks. Ends of NaN and infinite values are NaN. Raises
+    ValueError for fewer than two sequences, a level outside (0, 1) or a statistic whose shape
+    varies, and TypeError for other than real numbers.
     """
     means = _several(values, "values")
     if not 0 < level < 1:

@@ -1,12 +1,11 @@
 """The benchmark of training speed: contenders in processes of their own take turns."""
 
-import json
 import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,41 +33,29 @@ class Contender(NamedTuple):
     processes: int = 1
 
 
-class Process:
+class Process(subprocess.Popen[str]):
     """A process of a contender; `first_update` is the time to its first update, in seconds."""
 
     def __init__(self, contender: Contender, cache: Path) -> None:
         start = time.perf_counter()
-        self._process = subprocess.Popen(
+        super().__init__(
             command("ih_interp.bench.contender", str(contender.runs), contender.engine),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(cache)},
         )
-        try:
-            self.answer()
-        except RuntimeError:
-            self.end()
-            raise
+        self.answer()
         self.first_update = time.perf_counter() - start
-
-    def tell(self, order: str, number: int = 1) -> None:
-        """Send an order; `answer` waits for its answer."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{order} {number}\n")
-        self._process.stdin.flush()
 
     def answer(self) -> float:
         """Wait for the answer to the last order and return it; RuntimeError if it died."""
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
+        assert self.stdout is not None
+        line = self.stdout.readline()
         if not line:
+            self.communicate()
             raise RuntimeError("A process of the benchmark died; see its output above.")
-        return float(json.loads(line))
-
-    def end(self) -> None:
-        self._process.communicate()
+        return float(line)
 
 
 class Team(NamedTuple):
@@ -82,7 +69,7 @@ class Team(NamedTuple):
     def turn(self, order: str, number: int = 1) -> float:
         """Send an order to all processes at once; return the largest answer."""
         for process in self.processes:
-            process.tell(order, number)
+            print(order, number, file=process.stdin, flush=True)
         return max(process.answer() for process in self.processes)
 
 
@@ -115,7 +102,8 @@ def bench(
     matrix products would take at the speed of products of 512 x 512 matrices on as many cores.
     """
     say = say or (lambda _: None)
-    with tempfile.TemporaryDirectory() as folder, _started(entrants, Path(folder), say) as teams:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        teams = [_started(entrant, Path(folder), stack, say) for entrant in entrants]
         rates, overheads, peaks = _rounds(teams, repeats, say)
         ratios, speeds = rates / rates[:, :1], np.median(rates, axis=0)
         n = np.array([team.entrant.processes for team in teams])
@@ -147,30 +135,15 @@ def write(table: pd.DataFrame, folder: Path) -> list[Path]:
     return save(canvas, folder, "bench", table)
 
 
-@contextmanager
-def _started(
-    entrants: Sequence[Contender], cache: Path, say: Callable[[str], None]
-) -> Generator[list[Team]]:
-    """Start every contender's processes, after a first one that compiles for them has ended."""
-    teams: list[Team] = []
-    try:
-        for entrant in entrants:
-            own = cache / entrant.name.replace(" ", "-")
-            cold = Process(entrant, own)
-            cold.end()
-            team = Team(entrant, cold.first_update, [])
-            teams.append(team)
-            for _ in range(entrant.processes):
-                team.processes.append(Process(entrant, own))
-            say(
-                f"{entrant.name}: first update after {cold.first_update:.1f} s, "
-                f"{team.processes[0].first_update:.1f} s when compiled before"
-            )
-        yield teams
-    finally:
-        for team in teams:
-            for process in team.processes:
-                process.end()
+def _started(entrant: Contender, cache: Path, stack: ExitStack, say: Callable[[str], None]) -> Team:
+    """Start a contender's processes, after a first one that compiles for them has ended."""
+    own = cache / entrant.name.replace(" ", "-")
+    with Process(entrant, own) as cold:
+        pass
+    processes = [stack.enter_context(Process(entrant, own)) for _ in range(entrant.processes)]
+    seconds = f"{cold.first_update:.1f} s, {processes[0].first_update:.1f} s"
+    say(f"{entrant.name}: first update after {seconds} when compiled before")
+    return Team(entrant, cold.first_update, processes)
 
 
 def _rounds(

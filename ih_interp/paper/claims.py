@@ -1,10 +1,26 @@
-"""Claims of the paper beside what these runs show, as a table in `claims.csv` and `README.md`."""
+"""Claims of the paper: judged network by network, and told in `claims.csv` and `README.md`."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from string import Formatter
+from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
 import pandas as pd
+
+from ih_interp.analysis.dynamics.emergence import LEARNED, Crossing, learned
+from ih_interp.plots._style import short_count
+
+FINDINGS = pd.read_csv(
+    Path(__file__).with_name("findings.csv"), dtype=str, keep_default_na=False
+).set_index(["figure", "rule"])
+"""The paper's findings by figure and by the rule that tells whether a network shows one.
+
+Columns: `claim`; `paper`, its numbers; `ours`, a format string of `Measured` names, in which
+`over_seeds` writes each value and each element of a list; `varies`, "yes" or "no", as in `Claim`.
+"""
 
 FILE = "claims.csv"
 COLUMNS = ["figure", "claim", "paper", "ours", "networks", "holds", "varies in the paper"]
@@ -38,7 +54,7 @@ class Claim(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """Return in words whether the claim holds: "yes", "no" or "not judged"."""
+        """Return "yes", "no" or "not judged"."""
         return ("yes" if self.holds else "no") if self.judged else "not judged"
 
     @property
@@ -48,6 +64,117 @@ class Claim(NamedTuple):
 
 
 Judging: TypeAlias = Callable[[pd.DataFrame], list[Claim]]  # what a figure's table shows
+Measured: TypeAlias = Mapping[str, Any]  # numbers and times (`Crossing`) of one network, by name
+Rule: TypeAlias = Callable[[Measured], object]  # whether one network shows a finding
+
+
+def judge(figure: str, networks: Sequence[Measured], rules: Mapping[str, Rule]) -> list[Claim]:
+    """Return one claim per rule; ValueError without networks: all rules would hold.
+
+    Rules about numbers that networks lack, as of a split that no task has, are left out.
+    """
+    if not networks:
+        raise ValueError(f"Figure {figure}: expected at least one network to judge, got none.")
+    words = {name: _Words([network[name] for network in networks]) for name in networks[0]}
+    claims: list[Claim] = []
+    for name, holds in rules.items():
+        claim, paper, ours, varies = FINDINGS.loc[(figure, name)]
+        if {field for _, field, *_ in Formatter().parse(ours) if field} <= words.keys():
+            held = sum(bool(holds(network)) for network in networks)
+            ours = ours.format_map(words)
+            claims.append(Claim(figure, claim, paper, ours, held, len(networks), varies == "yes"))
+    return claims
+
+
+def by_rules(figure: str, measure: Callable[[pd.DataFrame], Measured], **rules: Rule) -> Judging:
+    """Return the function that judges a figure's table; `measure` takes one network's rows."""
+    return lambda table: judge(figure, [measure(rows) for rows in by_seed(table)], rules)
+
+
+class _Words(list[Any]):
+    """One value per network, written by `over_seeds` in a format string."""
+
+    def __format__(self, spec: str) -> str:
+        if isinstance(self[0], list):
+            return "; ".join(over_seeds(values, spec) for values in zip(*self, strict=True))
+        return over_seeds(self, spec)
+
+
+def over_seeds(values: Sequence[float] | Sequence[int] | Sequence[Crossing], spec: str = "") -> str:
+    """Return the median over networks and, of several, the range; NaN is counted apart.
+
+    `spec` is a format such as ".2f"; by default counts are written short. Times may be `Crossing`s:
+    those not observed are "never".
+
+    >>> over_seeds([310e3, 250e3, 400e3])
+    '310k (250k to 400k)'
+    >>> over_seeds([0.126, float("nan")], ".2f")
+    '0.13; none in 1 of 2'
+    """
+    numbers = [when(value) if isinstance(value, Crossing) else float(value) for value in values]
+    known = [number for number in numbers if not math.isnan(number)]
+    if not known:
+        return "none"
+    median, low, high = (
+        format(number, spec) if spec else short_count(number)
+        for number in (float(np.median(known)), min(known), max(known))
+    )
+    told = median if low == high else f"{median} ({low} to {high})"
+    missing = len(numbers) - len(known)
+    return f"{told}; none in {missing} of {len(numbers)}" if missing else told
+
+
+def by_seed(table: pd.DataFrame) -> list[pd.DataFrame]:
+    """Return the rows of each network, seeds ascending."""
+    return [rows for _, rows in table.groupby("seed")]
+
+
+def curves(network: pd.DataFrame, by: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return sequences and losses of each of a network's curves, by the column `by`."""
+    rows = network.sort_values("sequences", kind="stable")
+    return {
+        str(name): (curve["sequences"].to_numpy(dtype=float), curve["loss"].to_numpy(dtype=float))
+        for name, curve in rows.groupby(by, sort=False, dropna=False)
+    }
+
+
+def times_of(network: pd.DataFrame, by: str, *, level: float = LEARNED) -> dict[str, Crossing]:
+    """Return when each of a network's losses falls below a level, by the column `by`."""
+    return {name: learned(*curve, level=level) for name, curve in curves(network, by).items()}
+
+
+def outlasts(slow: Crossing, fast: Crossing, *, factor: float | int = 1) -> bool:
+    """Return whether a time is more than `factor` times another, as far as the runs show.
+
+    For a slow run that has not learned, its length counts; a fast one that has not gives False.
+
+    >>> outlasts(Crossing(384e3, False), Crossing(200e3, True), factor=2)  # 1.92 times or more
+    False
+    """
+    return fast.observed and slow.time > factor * fast.time
+
+
+def ascend(times: Sequence[Crossing]) -> bool:
+    """Return whether each is later than the one before; only the last may be never."""
+    return all(outlasts(late, early) for early, late in pairwise(times))
+
+
+def when(crossing: Crossing) -> float:
+    """Return a time as a number, infinity if not observed: to sort and write, not to judge."""
+    return crossing.time if crossing.observed else math.inf
+
+
+def correlation(x: Sequence[float] | pd.Series, y: Sequence[float] | pd.Series) -> float:
+    """Return Pearson's r, in [-1, 1], 0 for unrelated numbers; NaN where either is constant."""
+    xs, ys = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    if len(xs) < 2 or np.ptp(xs) == 0 or np.ptp(ys) == 0:
+        return float("nan")
+    return float(np.corrcoef(xs, ys)[0, 1])
+
+
+def spearman(x: pd.Series, y: pd.Series) -> float:
+    """Return Spearman's rank correlation, in [-1, 1]; NaN where either is constant."""
+    return correlation(x.rank(), y.rank())
 
 
 def claims_table(claims: Sequence[Claim]) -> pd.DataFrame:
@@ -91,21 +218,6 @@ def write_readme(folder: Path) -> Path:
     return path
 
 
-def claims_markdown(folder: Path) -> str:
-    """Return the claims of a folder of figures as one table.
-
-    Raises ValueError where the figures were drawn from runs of several presets or features.
-    """
-    table = _read(folder)
-    several = sorted(set(table[RUNS]))
-    if len(several) > 1:
-        raise ValueError(
-            f"{folder}: expected figures of one set of runs, got those of {', '.join(several)}. "
-            "Draw each into a folder of its own."
-        )
-    return _markdown(table)
-
-
 def _read(folder: Path) -> pd.DataFrame:
     path = folder / FILE
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
@@ -118,12 +230,10 @@ def _read(folder: Path) -> pd.DataFrame:
 
 
 def _markdown(table: pd.DataFrame) -> str:
+    varies = table[COLUMNS[-1]].map({"yes": ", varies", "no": ""})
+    rows = table[COLUMNS[:-1]].assign(holds=table["holds"].replace("no", "**no**") + varies)
     lines = ["| figure | claim | paper | here | networks | holds |", "|---|---|---|---|---|---|"]
-    for row in table[COLUMNS].itertuples(index=False):
-        *cells, holds, varies = map(str, row)
-        verdict = ("**no**" if holds == "no" else holds) + (", varies" if varies == "yes" else "")
-        lines.append(f"| {' | '.join([*cells, verdict])} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows.to_numpy())])
 
 
 def _place(name: str) -> tuple[bool, int, str]:

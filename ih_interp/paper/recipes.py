@@ -5,8 +5,9 @@ never typed in: they follow from the main run of the same seed by the rules of `
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from typing import NamedTuple
 
+from ih_interp.analysis.heads import attention
 from ih_interp.clamps import (
     AblateHeads,
     AbstractClamp,
@@ -21,22 +22,14 @@ from ih_interp.clamps import (
 from ih_interp.config import Grid, RunConfig, Seeds
 from ih_interp.model import ModelConfig
 from ih_interp.optimisers import Adam
-from ih_interp.paper.circuit import Circuit
 from ih_interp.paper.presets import Preset
+from ih_interp.runs import Run
 from ih_interp.tasks.exemplars import ExemplarSource
-from ih_interp.types import Head
+from ih_interp.types import Batch, Head
 
 FIRST_SEED = 5  # the paper's main text; its other networks are 6 to 9
 
-RunSet: TypeAlias = Literal[
-    "main", "single", "pairs", "clamped", "data", "grafts", "previous_token", "strengths"
-]
-"""A set of runs that figures use together; see the function of the same name."""
-
-Evolution: TypeAlias = Literal["normal", "B alone", "C alone", "B and C"]
-"""A column of Figure 6: the subcircuits that are left to learn."""
-
-EVOLUTIONS: Mapping[Evolution, str] = {
+EVOLUTIONS: Mapping[str, str] = {
     "normal": "none",
     "B alone": "layer 1 + copy",
     "C alone": "match",
@@ -46,6 +39,50 @@ EVOLUTIONS: Mapping[Evolution, str] = {
 
 STRENGTHS = (1, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5, 0.4, 0.3, 0.2, 0.1, 0)
 """Attention on the correct label in Figure 15."""
+
+LIKE_THE_FIRST = 0.5
+"""The share of the best previous-token score above chance that makes a previous-token head."""
+
+
+class Circuit(NamedTuple):
+    """The heads of one network, chosen by `choose_circuit`."""
+
+    induction: Head
+    """The head of the last layer with the largest induction strength."""
+    previous_token: tuple[Head, ...]
+    """The heads of layer 0 that attend to the previous token at labels, the strongest first."""
+    unlike: Head
+    """The head of layer 0 that attends there the least."""
+
+    def __str__(self) -> str:
+        previous = ", ".join(map(str, self.previous_token))
+        return (
+            f"{self.induction} is the strongest induction head; {previous} attend to the previous "
+            f"token, {self.unlike} the least"
+        )
+
+
+def choose_circuit(run: Run, batch: Batch | None = None) -> Circuit:
+    """Return the heads of a network at the end of its run, over every training sequence or `batch`.
+
+    Previous-token heads are those whose `previous_token_score` at labels, less chance, is at least
+    half of the best one's; in the paper's network these are its L1H1, L1H2 and L1H5.
+    """
+    model = run.model()
+    batch = run.task.enumerate("train") if batch is None else batch
+    last = model.cfg.n_layers - 1
+    strength = attention.induction_strength(model, batch)[last]
+    chance = attention.previous_token_chance(batch.tokens.shape[1], "labels")
+    above = attention.previous_token_score(model, batch, rows="labels")[0] - chance
+    if bool(strength.isnan().any() or above.isnan().any()):
+        raise ValueError(f"{run.folder}: expected scores of heads at its end, got NaN.")
+    order = above.argsort(descending=True).tolist()
+    like = [head for head in order if above[head] >= LIKE_THE_FIRST * above[order[0]]]
+    return Circuit(
+        induction=Head(last, int(strength.argmax())),
+        previous_token=tuple(Head(0, head) for head in like or order[:1]),
+        unlike=Head(0, order[-1]),
+    )
 
 
 class Context(NamedTuple):
@@ -147,7 +184,7 @@ def data(context: Context) -> dict[str, RunConfig]:
     }
 
 
-def data_key(evolution: Evolution, n_classes: int, n_labels: int) -> str:
+def data_key(evolution: str, n_classes: int, n_labels: int) -> str:
     """Return the name of one of Figure 6's conditions."""
     return f"{evolution}, {n_classes} classes, {n_labels} labels"
 
@@ -201,19 +238,12 @@ def strengths(context: Context) -> dict[str, RunConfig]:
     }
 
 
-RECIPES: Mapping[RunSet, Callable[[Context], dict[str, RunConfig]]] = {
-    "main": main,
-    "single": single,
-    "pairs": pairs,
-    "clamped": clamped,
-    "data": data,
-    "grafts": grafts,
-    "previous_token": previous_token,
-    "strengths": strengths,
+RECIPES: Mapping[str, Callable[[Context], dict[str, RunConfig]]] = {
+    recipe.__name__: recipe
+    for recipe in (main, single, pairs, clamped, data, grafts, previous_token, strengths)
 }
-
-NEED_NO_CIRCUIT: frozenset[RunSet] = frozenset({"main", "single"})
-assert set(RECIPES) == set(get_args(RunSet))
+"""Sets of runs that figures use together, by name."""
+NEED_NO_CIRCUIT = frozenset({"main", "single"})
 
 
 def last_layer_heads() -> list[Head]:

@@ -1,27 +1,84 @@
 """`ih-interp reproduce`: train what figures need, draw them, and say which claims hold."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
 from ih_interp._torch_state import plain_torch
-from ih_interp.paper._request import Request, named
 from ih_interp.paper.claims import Claim, merge_claims, write_readme
 from ih_interp.paper.figures import FIGURES
-from ih_interp.paper.networks import Networks, train_study
 from ih_interp.paper.presets import PRESETS
-from ih_interp.paper.study import Figure, Study
+from ih_interp.paper.study import Figure, Networks, Study, train_study
 from ih_interp.plots._style import save, style
 from ih_interp.storage.atomic import PathLike, as_path
 from ih_interp.tasks.exemplars import Exemplars
 from ih_interp.training.train import Engine
 
+MAIN_TEXT = ("3a", "3b", "4a", "4b", "5a", "5b", "6")  # Figures of the paper's main text
 SAMPLED = 2_000  # sequences that measures are averaged over, but for the paper preset: every one
+
+
+class Request(NamedTuple):
+    """Figures that were asked for, and how to make them."""
+
+    figures: list[Figure]
+    preset: str
+    exemplars: Path | None
+    seeds: int
+
+    @classmethod
+    def of(
+        cls, figures: Sequence[str], preset: str, exemplars: PathLike | None, seeds: int | None
+    ) -> "Request":
+        """Check names and numbers; ValueError for those that are not known."""
+        if preset not in PRESETS:
+            raise ValueError(f"There is no preset {preset!r}; choose from {', '.join(PRESETS)}.")
+        seeds = PRESETS[preset].seeds if seeds is None else seeds
+        if seeds < 1:
+            raise ValueError(f"seeds={seeds}: expected at least one network to train.")
+        default = ["all"] if preset == "paper" else MAIN_TEXT
+        chosen = {found for asked in figures or default for found in named(asked)}
+        wanted = [figure for known, figure in FIGURES.items() if known in chosen]
+        source = None if exemplars is None else as_path(exemplars, "exemplars")
+        return cls(wanted, preset, source, seeds)
+
+    @property
+    def runs(self) -> str:
+        """The name of the folder of runs, as "paper-omniglot_features"."""
+        return f"{self.preset}-{'synthetic' if self.exemplars is None else self.exemplars.stem}"
+
+    def command(self, figure: Figure, seeds: int) -> str:
+        """Return the command that draws one of the figures from this many networks."""
+        options = "" if self.preset == "quick" else f" --preset {self.preset}"
+        if self.exemplars is not None:
+            options += f" --exemplars {self.exemplars.name}"
+        if seeds != PRESETS[self.preset].seeds:
+            options += f" --seeds {seeds}"
+        return f"ih-interp reproduce {figure.word}{options}"
+
+
+def named(name: str) -> list[str]:
+    """Return the figures that "3b", "fig3b", "3", "table1" or "all" asks for; ValueError for none.
+
+    >>> named("Figure 3"), named("table 1")
+    (['3a', '3b'], ['table 1'])
+    """
+    asked = name.lower().replace(" ", "").removeprefix("fig").removeprefix("ure")
+    found = [
+        known
+        for known, figure in FIGURES.items()
+        if asked in {"all", figure.word, figure.word.rstrip("abc") if known[0].isdigit() else None}
+    ]
+    if not found:
+        words = ", ".join(figure.word for figure in FIGURES.values())
+        raise ValueError(f"There is no figure {name}; choose from {words}.")
+    return found
 
 
 @plain_torch(gradient=None)
@@ -57,18 +114,12 @@ def reproduce(
 
     Raises ValueError for an unknown figure or preset, and what `Exemplars.load` and `train` raise.
     """
-    say = say or (lambda _: None)
-    asked = Request.of(figures, preset, exemplars, seeds)
-    root, place = as_path(runs, "runs"), as_path(folder, "folder")
-    study = _trained(asked, root, engine, say)
-    claims: list[Claim] = []
-    for figure in asked.figures:
-        table = figure.table(study)
-        canvas = draw(figure, table, caption=asked.command(figure, asked.seeds))
-        paths = save(canvas, place, figure.file_name, _traceable(table, study))
-        say(f"{figure.file_name}: {', '.join(map(str, paths))}")
-        claims += figure.claims(table)
-    return _write_claims(asked, asked.figures, claims, place)
+    asked, place = Request.of(figures, preset, exemplars, seeds), as_path(folder, "folder")
+    study = prepare(
+        figures, preset=preset, exemplars=exemplars, seeds=seeds, runs=runs, engine=engine, say=say
+    )
+    tables = ((figure, figure.table(study)) for figure in asked.figures)
+    return _draw_all(tables, asked, place, say or (lambda _: None), study)
 
 
 def redraw(
@@ -87,31 +138,41 @@ def redraw(
 
     Raises ValueError for an unknown figure or preset, and FileNotFoundError where no csv is there.
     """
-    say = say or (lambda _: None)
     asked, place = Request.of(figures, preset, exemplars, None), as_path(folder, "folder")
-    drawn = [f for f in asked.figures if (place / f"{f.file_name}.csv").is_file()]
-    if not drawn:
-        names = ", ".join(f"{figure.file_name}.csv" for figure in asked.figures)
+    files = {figure: place / f"{figure.file_name}.csv" for figure in asked.figures}
+    there = {figure: file for figure, file in files.items() if file.is_file()}
+    if not there:
+        names = ", ".join(file.name for file in files.values())
         raise FileNotFoundError(f"{place}: expected one of {names}, found none to draw again.")
+    as_words = {"heads": str, "ablated": str}  # which may be empty
+    tables = ((figure, pd.read_csv(file, converters=as_words)) for figure, file in there.items())
+    return _draw_all(tables, asked, place, say or (lambda _: None))
+
+
+def _draw_all(
+    tables: Iterable[tuple[Figure, pd.DataFrame]],
+    asked: Request,
+    folder: Path,
+    say: Callable[[str], None],
+    study: Study | None = None,
+) -> list[Claim]:
+    """Draw and judge figures; without a study, leave their csv files as they are."""
     claims: list[Claim] = []
-    for figure in drawn:
-        table = pd.read_csv(place / f"{figure.file_name}.csv")
-        table = table.fillna(dict.fromkeys(table.columns.intersection(["heads", "ablated"]), ""))
+    drawn: list[str] = []
+    for figure, table in tables:
         seeds = table["seed"].nunique() if "seed" in table else asked.seeds
         canvas = draw(figure, table, caption=asked.command(figure, seeds))
-        with TemporaryDirectory() as beside:  # the csv would be written again, with other digits
-            pictures = save(canvas, beside, figure.file_name, table)[:2]
-            paths = [shutil.move(picture, place / picture.name) for picture in pictures]
+        if study is not None:
+            paths = save(canvas, folder, figure.file_name, _traceable(table, study))
+        else:
+            with TemporaryDirectory() as beside:  # a csv that is read has lost digits
+                pictures = save(canvas, beside, figure.file_name, table)[:2]
+                paths = [shutil.move(picture, folder / picture.name) for picture in pictures]
         say(f"{figure.file_name}: {', '.join(map(str, paths))}")
         claims += figure.claims(table)
-    return _write_claims(asked, drawn, claims, place)
-
-
-def _write_claims(
-    asked: Request, drawn: Sequence[Figure], claims: Sequence[Claim], folder: Path
-) -> list[Claim]:
+        drawn.append(figure.name)
     claims = [claim._replace(judged=asked.preset != "smoke") for claim in claims]
-    merge_claims(folder, claims, drawn=[figure.name for figure in drawn], runs=asked.runs)
+    merge_claims(folder, claims, drawn=drawn, runs=asked.runs)
     write_readme(folder)
     return claims
 
@@ -134,8 +195,16 @@ def prepare(
 
     Arguments and errors as in `reproduce`.
     """
-    asked = Request.of(figures, preset, exemplars, seeds)
-    return _trained(asked, as_path(runs, "runs"), engine, say or (lambda _: None))
+    say = say or (lambda _: None)
+    asked, root = Request.of(figures, preset, exemplars, seeds), as_path(runs, "runs")
+    synthetic, given = PRESETS[preset].exemplars, asked.exemplars
+    source = synthetic if given is None else Exemplars.load(given).recorded_source
+    if preset == "smoke":
+        say("smoke preset: everything runs, nothing is learned, no claim is judged")
+    folder = root / asked.runs
+    networks = Networks(asked.figures, PRESETS[preset], source, seeds=asked.seeds, root=folder)
+    sequences = None if preset == "paper" else SAMPLED
+    return train_study(networks, sequences=sequences, engine=engine, say=say)
 
 
 def draw(figure: str | Figure, table: pd.DataFrame, *, caption: str = "") -> Canvas:
@@ -152,38 +221,20 @@ def draw(figure: str | Figure, table: pd.DataFrame, *, caption: str = "") -> Can
         canvas = Canvas(figsize=figure.size, layout="constrained")
         figure.draw(table, canvas)
         if caption:
-            words = f"{_source_of(figure)}, by: {caption}"
-            canvas.supxlabel(words, fontsize=mpl.rcParams["font.size"] * 0.6, color="0.4")
+            name = figure.name if figure.name.startswith("table") else f"figure {figure.name}"
+            numbered = any(map(str.isdigit, name))
+            source = "Singh et al. (2024)"
+            source = f"{source}, {name.capitalize()}" if numbered else f"Beyond {source}"
+            canvas.supxlabel(
+                f"{source}, by: {caption}", fontsize=mpl.rcParams["font.size"] * 0.6, color="0.4"
+            )
     return canvas
-
-
-def _trained(asked: Request, root: Path, engine: Engine, say: Callable[[str], None]) -> Study:
-    preset, given = PRESETS[asked.preset], asked.exemplars
-    source = preset.exemplars if given is None else Exemplars.load(given).recorded_source
-    if asked.preset == "smoke":
-        say("smoke preset: everything runs, nothing is learned, no claim is judged")
-    networks = Networks(asked.figures, preset, source, seeds=asked.seeds, root=root / asked.runs)
-    sequences = None if asked.preset == "paper" else SAMPLED
-    return train_study(networks, sequences=sequences, engine=engine, say=say)
-
-
-def _source_of(figure: Figure) -> str:
-    """Return the figure of the paper that a figure repeats, for its caption."""
-    paper = "Singh et al. (2024)"
-    if not any(map(str.isdigit, figure.name)):
-        return f"Beyond {paper}"
-    words = figure.name if figure.name.startswith("table") else f"figure {figure.name}"
-    return f"{paper}, {words.capitalize()}"
 
 
 def _traceable(table: pd.DataFrame, study: Study) -> pd.DataFrame:
     """Return the table with the fingerprint of every row's run."""
     if "run" not in table:
         return table
-    fingerprints = {
-        run.config.name: run.config.fingerprint
-        for by_seed in study.runs.values()
-        for by_condition in by_seed.values()
-        for run in by_condition.values()
-    }
-    return table.assign(config=[fingerprints[name] for name in table["run"]])
+    sets = [runs for by_seed in study.runs.values() for runs in by_seed.values()]
+    marks = {run.config.name: run.config.fingerprint for runs in sets for run in runs.values()}
+    return table.assign(config=table["run"].map(marks))

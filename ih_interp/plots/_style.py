@@ -2,34 +2,32 @@
 
 import inspect
 import math
+import typing
 import warnings
 from collections.abc import Callable, Generator, Hashable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import wraps
-from itertools import pairwise
+from itertools import count, cycle, pairwise
 from os import PathLike
 from pathlib import Path
-from typing import (
-    Any,
-    Concatenate,
-    NamedTuple,
-    ParamSpec,
-    Protocol,
-    TypeAlias,
-    TypeVar,
-    runtime_checkable,
-)
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeAlias, TypeVar
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
+from matplotlib import cbook, colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import is_color_like
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
 from ih_interp._columns import distinct, equal, shown
-from ih_interp.plots._palettes import Palette, palette_colours
 from ih_interp.plots._tables import expect_table
 from ih_interp.types import Head, expect
+
+Palette: TypeAlias = Mapping[Any, Any] | Sequence[Any] | str | None
+"""Colours by the name of what they colour, in the plot's order, or the name of a colour map."""
 
 HEAD_COLOURS = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#B8A800", "#0072B2", "#D55E00", "#CC79A7",
@@ -38,8 +36,7 @@ HEAD_COLOURS = (
 
 HEAD_MARKERS = "osD^vXP*"  # Head h has marker h mod 8, which tells heads apart in grey
 
-FAINT: dict[str, Any] = {"color": "0.6", "linewidth": 0.8, "linestyle": ":"}
-"""The look of a line at 0, or at another level that curves are compared with."""
+FAINT: dict[str, Any] = {"color": "0.6", "linewidth": 0.8, "linestyle": ":"}  # a line at a level
 
 
 class Line(NamedTuple):
@@ -47,34 +44,36 @@ class Line(NamedTuple):
 
     colour: str | tuple[float, ...]
     dash: str | tuple[int, tuple[int, ...]] = "-"
+    words: str = ""  # what a legend says of the condition
 
 
 CLAMP_LINES: dict[str, Line] = {
-    "none": Line("#000000"),
-    "previous token": Line("#0072B2", (0, (5, 1))),
-    "layer 1": Line("#D55E00"),
-    "match": Line("#009E73", (0, (7, 1, 1, 1, 1, 1))),
-    "copy": Line("#CC79A7", (0, (3, 1, 1, 1))),
-    "layer 1 + copy": Line("#E69F00", (0, (1, 1))),
+    "none": Line("#000000", "-", "A, B, C"),
+    "previous token": Line("#0072B2", (0, (5, 1)), "A's copying, B, C"),
+    "layer 1": Line("#D55E00", "-", "B, C"),
+    "match": Line("#009E73", (0, (7, 1, 1, 1, 1, 1)), "C"),
+    "copy": Line("#CC79A7", (0, (3, 1, 1, 1)), "A, B"),
+    "layer 1 + copy": Line("#E69F00", (0, (1, 1)), "B"),
 }
-"""The conditions of Figure 5b, in the paper's order; layers as the paper counts them, from 1."""
+"""The conditions of Figure 5b, in the paper's order, and the subcircuits that each leaves to learn.
+
+Layers are counted as in the paper, from 1.
+"""
 
 SPLIT_LINES: dict[str, Line] = {
     "train": Line("#000000"),
     "test_exemplars": Line("#0072B2", (0, (5, 1))),
     "test_relabel": Line("#D55E00", (0, (3, 1, 1, 1))),
 }
-"""The splits and their lines."""
 
-DASHES = ("-", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
-"""The dashes of conditions that have none of their own."""
+DASHES = ("-", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))  # of conditions without their own
 
 CLAMPED_VECTORS: dict[str, Line] = {
-    "none": Line("#000000"),
-    "c": Line("#0072B2", (0, (5, 1))),
-    "b, c": Line("#CC79A7", (0, (3, 1, 1, 1))),
+    "none": Line("#000000", "-", "waits, then falls"),
+    "c": Line("#0072B2", (0, (5, 1)), "waits less"),
+    "b, c": Line("#CC79A7", (0, (3, 1, 1, 1)), "falls exponentially"),
 }
-"""The conditions of Figure 5a."""
+"""The conditions of Figure 5a, and the course of the loss under each."""
 
 _RC: dict[Any, Any] = {
     "font.size": 10,
@@ -103,7 +102,7 @@ Given = ParamSpec("Given")
 Plotted_co = TypeVar("Plotted_co", covariant=True)
 
 
-@runtime_checkable
+@typing.runtime_checkable
 class Plot(Protocol[Given, Plotted_co]):
     """A plot that makes axes of its own if it gets none."""
 
@@ -121,10 +120,9 @@ def axes_optional(
     another type, and for a setting, such as `figsize`, that the plot's artists do not have.
     """
     signature = inspect.signature(plot)
-    parameters = list(signature.parameters.values())
-    parameters[1] = parameters[1].replace(default=None)
-    signature = signature.replace(parameters=parameters)
-    name = parameters[1].name
+    table, axes, *others = signature.parameters.values()
+    signature = signature.replace(parameters=[table, axes.replace(default=None), *others])
+    name = axes.name
 
     @wraps(plot)
     def plotted(*args: Any, **kwargs: Any) -> Plotted_co:
@@ -156,6 +154,43 @@ def axes_optional(
     return plotted
 
 
+def palette_colours(palette: Palette, names: Iterable[Any]) -> dict[Any, Any]:
+    """Return the colours that a palette gives to these names; a mapping may leave out some names.
+
+    Raises TypeError for another kind of palette, and ValueError for an unknown colour or map.
+
+    >>> palette_colours({"match": "red"}, ["none", "match"])
+    {'match': 'red'}
+    """
+    names = list(names)
+    if palette is None:
+        return {}
+    expect(palette, (Mapping, Sequence, np.ndarray), "palette", 'write {"match": "red"}')
+    if isinstance(palette, Mapping):
+        keyed = {shown(key): colour for key, colour in palette.items()}
+        chosen = {name: keyed[shown(name)] for name in names if shown(name) in keyed}
+    else:
+        if isinstance(palette, str) and palette in mpl.color_sequences:
+            palette = mpl.color_sequences[palette]
+        elif isinstance(palette, str):
+            if palette not in colormaps:
+                raise ValueError(f"palette={palette!r}: expected a colour map, such as viridis.")
+            palette = [*map(tuple, colormaps[palette].resampled(len(names))(range(len(names))))]
+        chosen = dict(zip(names, cycle(palette), strict=False))
+    wrong = [colour for colour in chosen.values() if not is_color_like(colour)]
+    if wrong:
+        raise ValueError(f"palette holds {wrong[0]!r}: expected a colour, such as red or #0072B2.")
+    return chosen
+
+
+def looking(given: Mapping[str, Any], kind: type = Line2D, /, **own: Any) -> dict[str, Any]:
+    """Return an artist's settings: the caller's (`lw` is `linewidth`), else the plot's own.
+
+    Raises TypeError for a setting that comes under two names.
+    """
+    return own | cbook.normalize_kwargs(dict(given), kind)  # pyright: ignore[reportArgumentType]
+
+
 def condition_lines(
     conditions: Sequence[Hashable], known: Mapping[str, Line] = CLAMP_LINES, palette: Palette = None
 ) -> dict[Any, Line]:
@@ -172,16 +207,10 @@ def condition_lines(
         raise ValueError(f"The conditions {alike} have one name in words; rename one.")
     free = [c for c in HEAD_COLOURS if c not in {known[n].colour for n in names if n in known}]
     chosen = palette_colours(palette, conditions)
-    lines: dict[Any, Line] = {}
-    n_others = 0
-    for condition, name in zip(conditions, names, strict=True):
-        line = known.get(name)
-        if line is None:
-            turn, place = divmod(n_others, len(free))
-            line = Line(free[place], DASHES[(place + turn) % len(DASHES)])
-            n_others += 1
-        lines[condition] = line._replace(colour=chosen.get(condition, line.colour))
-    return lines
+    places = ((turn, place) for turn in count() for place in range(len(free)))
+    unused = (Line(free[place], DASHES[(place + turn) % len(DASHES)]) for turn, place in places)
+    lines = {c: known.get(name) or next(unused) for c, name in zip(conditions, names, strict=True)}
+    return {c: line._replace(colour=chosen.get(c, line.colour)) for c, line in lines.items()}
 
 
 def conditions_of(
@@ -199,11 +228,7 @@ def conditions_of(
 
 
 def head_place(name: object) -> Head:
-    """Return layer and head of a head's name, from 0; raise ValueError for another name.
-
-    >>> head_place("L1H3") == (1, 3)
-    True
-    """
+    """Return layer and head of a head's name, from 0; raise ValueError for another name."""
     return Head.parse(str(name))  # a missing name is refused as well
 
 
@@ -228,12 +253,8 @@ def short_head(name: str) -> str:
     return f"H{head_place(name).head}"
 
 
-Offset: TypeAlias = tuple[float | int, float | int]
-"""Points to the right and up."""
-
-
-def note(ax: Axes, words: str, xy: Any, offset: Offset = (0, 0), **look: Any) -> None:
-    """Write small words at a point of the data, moved by an offset in points."""
+def note(ax: Axes, words: str, xy: Any, offset: Any = (0, 0), **look: Any) -> None:
+    """Write small words at a point of the data, moved by an offset in points, right and up."""
     own: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 8}
     ax.annotate(words, xy, offset, **(own | look))
 
@@ -252,20 +273,19 @@ def name_heads(ax: Axes, heads: Iterable[str], x: Iterable[float], y: Iterable[f
     ax.margins(x=0.15)
 
 
-def legend_beside(ax: Axes, **look: Any) -> None:
-    """Put a legend to the right of the axes."""
+def legend_beside(ax: Axes, **look: Any) -> Axes:
+    """Put a legend to the right of the axes, and return them."""
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), **look)
+    return ax
 
 
-def legend_off_curves(ax: Axes, *handles: Sequence[Any], **look: Any) -> None:
+def legend_off_curves(ax: Axes, *handles: Sequence[Any], **look: Any) -> Axes:
     """Put a legend in the upper right corner, or beside the axes where a curve runs through it.
 
     It looks at the layout of the moment: call it last.
     """
     legend = ax.legend(*handles, loc="upper right", **look)
-    figure = ax.get_figure(root=True)
-    if figure is None:
-        return
+    figure: Any = ax.get_figure(root=True)
     with warnings.catch_warnings():  # a legend too wide for its place is about to move
         warnings.filterwarnings("ignore", message="constrained_layout not applied")
         figure.draw_without_rendering()
@@ -274,6 +294,7 @@ def legend_off_curves(ax: Axes, *handles: Sequence[Any], **look: Any) -> None:
     if any(len(path) and path.intersects_bbox(box, filled=False) for path in paths):
         legend.set_loc("center left")
         legend.set_bbox_to_anchor((1.08, 0.5), ax.transAxes)  # off the words at ln 2
+    return ax
 
 
 def count_sequences(ax: Axes) -> None:
@@ -308,8 +329,7 @@ def save(figure: Figure, folder: str | PathLike[str], name: str, table: pd.DataF
 
     The folder is made if needed, and may begin with `~`. Numbers keep every digit, and a table's
     index is written if it has a name. Legends that lie outside the axes are kept. Returns the three
-    paths. Raises TypeError for another kind of figure, folder or table, and ValueError for a name
-    that a file cannot have.
+    paths. Raises TypeError for another kind of argument, and ValueError for a name of no file.
     """
     expect(figure, Figure, "figure", "give ax.figure")
     expect_table(table)

@@ -6,7 +6,15 @@ from typing import Any
 import numpy as np
 from pandas import DataFrame
 
-from ih_interp._columns import distinct, equal, finite, missing, numbers, refuse_columns
+from ih_interp._columns import (
+    distinct,
+    equal,
+    finite,
+    measured_once,
+    missing,
+    numbers,
+    refuse_columns,
+)
 
 MOST_LISTED = 12  # the values that a message lists, at most
 
@@ -19,19 +27,25 @@ def plotted_rows(
     finite: Sequence[str] = (),
     gaps: Sequence[str] = (),
     seed: bool = False,
+    quantity: str = "",
 ) -> DataFrame:
     """Return the rows that a plot shows, without the table's index; refuse a wrong table.
 
-    `where` chooses rows, as `rows_where` does; no two rows may be the same in the columns `once`;
-    the columns `finite` and `gaps` hold finite numbers, and `gaps` may hold NaN. With `seed`, a
-    table without that column is one network's, and gets it. Raises TypeError unless it gets a
+    All columns named have to be there. `where` chooses rows, as `rows_where` does; no two rows may
+    be the same in the columns `once`; the columns `finite` and `gaps` hold finite numbers, and
+    `gaps` may hold NaN. With `seed`, a table without that column is one network's, and gets it;
+    rows are those of a `quantity` where the table has several. Raises TypeError unless it gets a
     table, and ValueError for all else.
     """
-    expect_table(table, *columns)
-    rows = table.reset_index(drop=True)  # whose name may be that of a column
+    where = dict(where or {})
+    needed = dict.fromkeys([*where, *once, *columns, *finite, *gaps])
+    expect_table(table, *(column for column in needed if not (seed and column == "seed")))
+    rows = measured_once(table).reset_index(drop=True)  # whose name may be that of a column
     if seed and "seed" not in rows:
         rows["seed"] = 0
-    rows = rows_where(rows, **(where or {}))
+    if quantity and "quantity" in rows:
+        where["quantity"] = quantity
+    rows = rows_where(rows, **where)
     if once:
         expect_once(rows, *once)
     expect_numbers(rows, *finite)
@@ -63,13 +77,6 @@ def rows_where(table: DataFrame, **values: object) -> DataFrame:
             raise ValueError(f"{column}={value!r} is not in the table{done}; it has {known}.")
         done += f"{' and' if done else ' where'} {column}={value!r}"
         table = there
-    return table
-
-
-def of_quantity(table: Any, quantity: str) -> Any:
-    """Return the rows of one quantity of a report; without that column, the table itself."""
-    if isinstance(table, DataFrame) and "quantity" in table:
-        return plotted_rows(table, "quantity", where={"quantity": quantity})
     return table
 
 
@@ -108,9 +115,8 @@ def expect_known(table: DataFrame, column: str, known: Iterable[str]) -> None:
     known = list(known)
     others = [value for value in distinct(table[column]) if value not in set(known)]
     if others:
-        raise ValueError(
-            f"The column {column!r} holds {_listed(others)}; {_listed(known)} were expected."
-        )
+        words = f"{_listed(others)}; {_listed(known)} were expected"
+        raise ValueError(f"The column {column!r} holds {words}.")
 
 
 def _listed(values: Sequence[object]) -> str:

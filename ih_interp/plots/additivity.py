@@ -13,9 +13,9 @@ from matplotlib.ticker import PercentFormatter
 from pandas import DataFrame
 
 from ih_interp._columns import distinct, ordered, shown
-from ih_interp.plots._palettes import Palette, looking, palette_colours
-from ih_interp.plots._style import FAINT, HEAD_COLOURS, HEAD_MARKERS, axes_optional, legend_beside
-from ih_interp.plots._tables import of_quantity, plotted_rows, rows_where
+from ih_interp.plots import _style as style
+from ih_interp.plots._style import Palette, looking, palette_colours
+from ih_interp.plots._tables import plotted_rows, rows_where
 
 METRIC_NAMES = {
     "logit": "logit",
@@ -30,18 +30,16 @@ METRIC_NAMES = {
 }
 """Metrics in the words of an axis."""
 
-ORDERS = ("1 (additive)", "2 (pairs)", "3", "4 and more")
-"""The interaction orders that bars show, in the words of a legend."""
-
-ORDER_HATCHES = ("", "//", "xx", "..")  # the hatches of their bars, which tell them apart in grey
-
-EFFECTS = ("first_in", "last_in")
-"""The effects of a head that is the first to come, and of one that is the last."""
-
-_BLUES = ("#08306B", "#4292C6", "#9ECAE1", "#DEEBF7")
+ORDERS = {
+    "1 (additive)": ("#08306B", ""),
+    "2 (pairs)": ("#4292C6", "//"),
+    "3": ("#9ECAE1", "xx"),
+    "4 and more": ("#DEEBF7", ".."),
+}
+"""The interaction orders in the words of a legend, and their bars' colours and hatches."""
 
 
-@axes_optional
+@style.axes_optional
 def plot_spectrum(table: DataFrame, ax: Axes, *, palette: Palette = None, **look: Any) -> Axes:
     """Plot the share of the variance over subsets by interaction order, bars per metric.
 
@@ -51,10 +49,9 @@ def plot_spectrum(table: DataFrame, ax: Axes, *, palette: Palette = None, **look
     orders are not 1, 2, ..., or whose shares are NaN, as where no subset changes it.
     """
     keys = ["metric", "part", "order"]
-    table = of_quantity(table, "share")
-    table = plotted_rows(table, *keys, "value", once=keys, finite=["order", "value"])
+    table = plotted_rows(table, once=keys, finite=["order", "value"], quantity="share")
     metrics = distinct(table["metric"])
-    colours = dict(zip(ORDERS, _BLUES, strict=True)) | palette_colours(palette, ORDERS)
+    chosen = palette_colours(palette, ORDERS)
     bars = [
         (place + offset, _few_orders(rows_where(table, metric=metric, part=part)), part)
         for place, metric in enumerate(metrics)
@@ -63,22 +60,22 @@ def plot_spectrum(table: DataFrame, ax: Axes, *, palette: Palette = None, **look
     places, shares, _ = zip(*bars, strict=True)
     shares = np.array(shares)
     bottoms = np.cumsum(shares, axis=1) - shares
-    for step, (order, hatch) in enumerate(zip(ORDERS, ORDER_HATCHES, strict=True)):
-        own = {"color": colours[order], "hatch": hatch, "edgecolor": "white", "linewidth": 0.5}
-        own = looking(look, Patch, label=order, **own)
+    for step, (order, (colour, hatch)) in enumerate(ORDERS.items()):
+        own = {"color": chosen.get(order, colour), "hatch": hatch, "label": order}
+        own = looking(look, Patch, edgecolor="white", linewidth=0.5, **own)
         ax.bar(places, shares[:, step], 0.36, bottom=bottoms[:, step], **own)
     for place, _, part in bars:
         words = ax.text(place, 0.02, part, ha="center", va="bottom", color="white", fontsize=8)
-        words.set(rotation=90, path_effects=[withStroke(linewidth=2, foreground=_BLUES[0])])
+        edge = withStroke(linewidth=2, foreground=ORDERS["1 (additive)"][0])
+        words.set(rotation=90, path_effects=[edge])
     names = [metric_name(shown(metric)).partition(" (")[0] for metric in metrics]  # without units
     ax.set_xticks(range(len(names)), [re.sub("[_ ]", "\n", name) for name in names])
     ax.yaxis.set_major_formatter(PercentFormatter(1))
     ax.set(ylim=(0, 1), ylabel="variance over subsets", title="How additive the heads are")
-    legend_beside(ax, title="order")
-    return ax
+    return style.legend_beside(ax, title="order")
 
 
-@axes_optional
+@style.axes_optional
 def plot_first_last(
     table: DataFrame,
     ax: Axes,
@@ -93,37 +90,34 @@ def plot_first_last(
     Rows of `additivity_test` with quantities "first_in" and "last_in": `metric`, `part`, `head`,
     `value`, `low`, `high`. Raises ValueError where a head lacks one of them, or its value is NaN.
     """
-    table = plotted_rows(
-        table, "metric", "part", "quantity", "head", "value", "low", "high",
-        where={"metric": metric, "part": part},
-    )  # fmt: skip
-    table = table[table["quantity"].isin(EFFECTS)]
-    table = plotted_rows(table, "value", once=["quantity", "head"], finite=["value"])
+    columns = ("quantity", "head", "value", "low", "high")
+    table = plotted_rows(table, *columns, where={"metric": metric, "part": part})
+    table = table[table["quantity"].isin(["first_in", "last_in"])]
+    table = plotted_rows(table, once=["quantity", "head"], finite=["value"])
     heads = distinct(table["head"])
     effects = {
         quantity: pd.concat([rows_where(table, quantity=quantity, head=head) for head in heads])
-        for quantity in EFFECTS
+        for quantity in ("first_in", "last_in")
     }
     places = range(len(heads))
     ax.hlines(places, *(rows["value"] for rows in effects.values()), colors="0.75", linewidth=2)
     chosen = palette_colours(palette, effects)
     for quantity, marker, colour, label in (
-        ("first_in", "o", HEAD_COLOURS[5], "first in: alone"),
-        ("last_in", "^", HEAD_COLOURS[6], "last in: beside all others"),
+        ("first_in", "o", style.HEAD_COLOURS[5], "first in: alone"),
+        ("last_in", "^", style.HEAD_COLOURS[6], "last in: beside all others"),
     ):
         rows, colour = effects[quantity], chosen.get(quantity, colour)
         own = looking(look, color=colour, marker=marker, linestyle="none", label=label)
         reach = np.abs(rows[["low", "high"]].to_numpy().T - rows["value"].to_numpy())
         ax.errorbar(rows["value"], places, xerr=reach, **own)
-    ax.axvline(0, **FAINT)
+    ax.axvline(0, **style.FAINT)
     ax.set_yticks(places, heads)
     ax.invert_yaxis()
     ax.set(xlabel=f"effect on the {metric_name(metric)}", title=f"Heads alone and ablated ({part})")
-    legend_beside(ax)
-    return ax
+    return style.legend_beside(ax)
 
 
-@axes_optional
+@style.axes_optional
 def plot_additive_fits(
     table: DataFrame, ax: Axes, *, names: Sequence[str] = (), **look: Any
 ) -> Axes:
@@ -131,16 +125,13 @@ def plot_additive_fits(
 
     Columns `metric`, `part` ("total", the model as it is, or "frozen", with the final norm's scale
     kept), `value`, and of several networks `seed`. `names` are the metrics in the words of the
-    axis, in their order. Raises ValueError where a network has no value, or NaN, as of a metric
-    that is the same for every subset.
+    axis, in their order. Raises ValueError where a network has no value, or NaN.
     """
-    table = plotted_rows(
-        of_quantity(table, "r_squared"), "metric", "part", "value",
-        seed=True, finite=["value"], once=["seed", "metric", "part"],
-    )  # fmt: skip
+    keys = ["seed", "metric", "part"]
+    table = plotted_rows(table, seed=True, finite=["value"], once=keys, quantity="r_squared")
     metrics = distinct(table["metric"])
     for part, offset, fill, label in (
-        ("total", -0.13, HEAD_COLOURS[5], "the model as it is"),
+        ("total", -0.13, style.HEAD_COLOURS[5], "the model as it is"),
         ("frozen", 0.13, "white", "final norm's scale frozen"),
     ):
         for number, seed in enumerate(ordered(table["seed"])):
@@ -148,9 +139,12 @@ def plot_additive_fits(
                 float(rows_where(table, part=part, seed=seed, metric=metric)["value"].iloc[0])
                 for metric in metrics
             ]
-            marks = {"marker": HEAD_MARKERS[number % len(HEAD_MARKERS)], "markersize": 6}
+            marks = {
+                "marker": style.HEAD_MARKERS[number % len(style.HEAD_MARKERS)],
+                "markersize": 6,
+            }
             marks |= {"markerfacecolor": fill, "label": label if number == 0 else None}
-            own = looking(look, color=HEAD_COLOURS[5], linestyle="", **marks)
+            own = looking(look, color=style.HEAD_COLOURS[5], linestyle="", **marks)
             ax.plot(values, np.arange(len(metrics)) + offset, **own)
     ax.set_yticks(range(len(metrics)), list(names) or list(map(shown, metrics)))
     ax.invert_yaxis()

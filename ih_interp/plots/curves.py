@@ -8,24 +8,8 @@ from matplotlib.lines import Line2D
 from pandas import DataFrame
 
 from ih_interp._columns import distinct, equal, finite, shown
-from ih_interp.plots._palettes import Palette, looking
-from ih_interp.plots._style import (
-    CLAMP_LINES,
-    CLAMPED_VECTORS,
-    FAINT,
-    SPLIT_LINES,
-    Line,
-    axes_optional,
-    conditions_of,
-    count_sequences,
-    head_colours,
-    head_marker,
-    head_place,
-    legend_beside,
-    legend_off_curves,
-    note,
-    start_at_zero,
-)
+from ih_interp.plots import _style as style
+from ih_interp.plots._style import Palette, looking
 from ih_interp.plots._tables import expect_numbers, plotted_rows
 from ih_interp.plots.seeds import plot_curve, plot_over_seeds
 from ih_interp.types import integer
@@ -33,27 +17,12 @@ from ih_interp.types import integer
 SPLIT_NAMES = {"test_exemplars": "test (exemplars)", "test_relabel": "test (relabel)"}
 """The paper's names for splits, where they differ."""
 
-LEFT_TO_LEARN = {
-    "none": "A, B, C",
-    "previous token": "A's copying, B, C",
-    "layer 1": "B, C",
-    "match": "C",
-    "copy": "A, B",
-    "layer 1 + copy": "B",
+VIA_LINES: dict[str, style.Line] = {
+    "q": style.Line("#0072B2", (0, (5, 1)), "queries"),
+    "k": style.Line("#000000", "-", "keys"),
+    "v": style.Line("#D55E00", (0, (3, 1, 1, 1)), "values"),
 }
-"""The subcircuits which each clamp of Figure 5b leaves to learn."""
-
-VECTORS_LEFT = {"none": "waits, then falls", "c": "waits less", "b, c": "falls exponentially"}
-"""The course of the loss of Figure 5a under each clamp."""
-
-VIA_LINES: dict[str, Line] = {
-    "q": Line("#0072B2", (0, (5, 1))),
-    "k": Line("#000000"),
-    "v": Line("#D55E00", (0, (3, 1, 1, 1))),
-}
-"""The inputs of a receiver, and their lines."""
-
-VIA_NAMES = {"q": "queries", "k": "keys", "v": "values"}  # the inputs of a receiver, in words
+"""The inputs of a receiver."""
 
 MEASURES = {
     "many_to_many": "many-to-many index",
@@ -65,7 +34,7 @@ MEASURES = {
 """Measures of `redundancy`, as an axis calls them; the first three lie in [0, 1]."""
 
 
-@axes_optional
+@style.axes_optional
 def plot_losses(table: DataFrame, ax: Axes, *, palette: Palette = None, **look: Any) -> Axes:
     """Plot the loss of each split over training (Figure 3a).
 
@@ -73,128 +42,111 @@ def plot_losses(table: DataFrame, ax: Axes, *, palette: Palette = None, **look: 
     thick, where all have values. One network's `run.metrics` is such a table.
     """
     table = plotted_rows(table, "sequences", "split", "loss", seed=True)
-    for split, line, rows in conditions_of(table, "split", SPLIT_LINES, palette):
+    for split, line, rows in style.conditions_of(table, "split", style.SPLIT_LINES, palette):
         plot_over_seeds(rows, ax, SPLIT_NAMES.get(split, split), line, **look)
     guess_line(ax)
-    count_sequences(ax)
-    start_at_zero(ax, float(table["sequences"].max()))
+    style.count_sequences(ax)
+    style.start_at_zero(ax, float(table["sequences"].max()))
     ax.set(ylabel="loss (nats)", title="Loss over training, on what is shown and what is new")
-    n_networks = table["seed"].nunique(dropna=False)
-    legend_off_curves(ax, title=f"{n_networks} networks: median, range" if n_networks > 1 else None)
-    return ax
+    n = table["seed"].nunique(dropna=False)
+    return style.legend_off_curves(ax, title=f"{n} networks: median, range" if n > 1 else None)
 
 
-@axes_optional
+@style.axes_optional
 def plot_strengths(
     table: DataFrame, ax: Axes, *, layer: int | None = None, palette: Palette = None, **look: Any
 ) -> Axes:
     """Plot the induction strength of every head of a layer over training (Figure 3b).
 
-    Columns `sequences`, `name` ("L1H3"), `value`, of one network. `layer` is the last of the table
-    by default, and the title says which; layers count from 0 here, from 1 in the paper. Raises
-    ValueError for a layer without heads.
+    Columns `sequences`, `name` ("L1H3"), `value`, of one network. `layer` is the last by default;
+    layers count from 0 here, from 1 in the paper. Raises ValueError for a layer without heads.
     """
-    table = plotted_rows(table, "sequences", "name", "value", once=["sequences", "name"])
-    of_layer = table["name"].map(lambda name: head_place(name).layer)
+    table = plotted_rows(table, "value", once=["sequences", "name"])
+    of_layer = table["name"].map(lambda name: style.head_place(name).layer)
     layers = sorted({*of_layer})
     layer = layers[-1] if layer is None else integer(layer, "layer")
     if layer not in layers:
         raise ValueError(f"layer={layer}: no head of it is in the table, which has {layers}.")
     draw_heads(table[of_layer == layer], ax, by="name", y="value", palette=palette, look=look)
-    count_sequences(ax)
-    ax.set(
-        xlim=(0, float(table["sequences"].max()) or 1),
-        ylabel="induction strength",
-        title=f"Induction strength, heads of layer {layer} (the paper's {layer + 1})",
-    )
-    legend_beside(ax)
-    return ax
+    style.count_sequences(ax)
+    ax.set(xlim=(0, float(table["sequences"].max()) or 1), ylabel="induction strength")
+    ax.set_title(f"Induction strength, heads of layer {layer} (the paper's {layer + 1})")
+    return style.legend_beside(ax)
 
 
 def draw_heads(
     table: DataFrame, ax: Axes, *, by: str, y: str, palette: Palette, look: dict[str, Any]
 ) -> None:
     """Draw a curve of each head, with its colour and marker, over a line at 0."""
-    heads = sorted(distinct(table[by]), key=head_place)
-    for name, colour in head_colours(heads, palette).items():
+    heads = sorted(distinct(table[by]), key=style.head_place)
+    for name, colour in style.head_colours(heads, palette).items():
         of_head = table[equal(table[by], name)]
-        marks = {"marker": head_marker(name), "markevery": max(1, len(of_head) // 6)}
+        marks = {"marker": style.head_marker(name), "markevery": max(1, len(of_head) // 6)}
         own = looking(look, color=colour, markersize=4, label=name, **marks)
         plot_curve(of_head, ax, x="sequences", y=y, **own)
-    ax.axhline(0, **FAINT)
+    ax.axhline(0, **style.FAINT)
 
 
-@axes_optional
+@style.axes_optional
 def plot_clamped_losses(
-    table: DataFrame,
-    ax: Axes,
-    *,
-    end: float | int | None = None,
-    palette: Palette = None,
-    **look: Any,
+    table: DataFrame, ax: Axes, *, end: float | None = None, palette: Palette = None, **look: Any
 ) -> Axes:
     """Plot the training loss under each clamp, and what it leaves to learn (Figure 5b).
 
     Columns `sequences`, `clamp`, `loss`, and of several networks `seed`. Clamps may have any name;
-    the paper's ("none", "previous token", "layer 1", "match", "copy", "layer 1 + copy") come first,
-    in its colours, and a missing one is "none". `end` is the last number of sequences shown, by
-    default that of the longest run.
+    those of `CLAMP_LINES` come first, in the paper's colours, and a missing one is "none". `end` is
+    the last number of sequences shown, by default that of the longest run.
     """
     table = plotted_rows(table, "sequences", "clamp", "loss", seed=True)
     last = table["sequences"] if end is None else [end]
     last = float(finite(last, "end" if end is not None else "The column 'sequences'", low=0).max())
-    clamps = conditions_of(table, "clamp", CLAMP_LINES, palette)
-    is_papers = any(name in LEFT_TO_LEARN and name != "none" for name, _, _ in clamps)
+    clamps = style.conditions_of(table, "clamp", style.CLAMP_LINES, palette)
+    is_papers = any(line.words and name != "none" for name, line, _ in clamps)
     lines: dict[str, Line2D] = {}
     for name, line, rows in clamps:
-        told = f"{name}: {LEFT_TO_LEARN[name]}" if is_papers and name in LEFT_TO_LEARN else name
+        told = f"{name}: {line.words}" if is_papers and line.words else name
         lines[told] = plot_over_seeds(rows, ax, name, line, **look)
     guess_line(ax)
-    count_sequences(ax)
-    start_at_zero(ax, last)
+    style.count_sequences(ax)
+    style.start_at_zero(ax, last)
     ax.set(ylabel="training loss (nats)", title="Training under clamps")
     title = "clamp"
     if is_papers:
         title = "perfect from the start: left to learn\n(layers from 1, as in the paper)"
         ax.set_title("Training with subcircuits made perfect", pad=20)
         words = "A  attend to the previous token and copy it     B  match     C  copy the label out"
-        note(ax, words, (0, 1), (0, 5), xycoords="axes fraction", color="0.25", va="baseline")
-    legend_off_curves(ax, [*lines.values()], [*lines], title=title)
-    return ax
+        style.note(ax, words, (0, 1), (0, 5), xycoords="axes fraction", color="0.25", va="baseline")
+    return style.legend_off_curves(ax, [*lines.values()], [*lines], title=title)
 
 
-@axes_optional
+@style.axes_optional
 def plot_toy(table: DataFrame, ax: Axes, *, palette: Palette = None, **look: Any) -> Axes:
     """Plot the loss of the toy model with none, c, and b and c clamped (Figure 5a).
 
     Columns `iteration`, `clamped` (the paper's are "none", "c" and "b, c"), `loss`; `plateau`, the
     loss of a product that is zero, is a dotted line where the table has it.
     """
-    table = plotted_rows(table, "iteration", "clamped", "loss", once=["iteration", "clamped"])
+    table = plotted_rows(table, "loss", once=["iteration", "clamped"])
     lines: dict[str, Line2D] = {}
-    for name, (colour, dash), rows in conditions_of(table, "clamped", CLAMPED_VECTORS, palette):
-        own = looking(look, color=colour, linestyle=dash, label=name)
-        told = f"{name}: {VECTORS_LEFT[name]}" if name in VECTORS_LEFT else name
+    for name, line, rows in style.conditions_of(table, "clamped", style.CLAMPED_VECTORS, palette):
+        own = looking(look, color=line.colour, linestyle=line.dash, label=name)
+        told = f"{name}: {line.words}" if line.words else name
         lines[told] = plot_curve(rows, ax, x="iteration", y="loss", **own)
     if "plateau" in table:
         expect_numbers(table, "plateau")
         if table["plateau"].nunique() > 1:
             raise ValueError("The column 'plateau' holds several values: expected one.")
         height = float(table["plateau"].iloc[0])
-        ax.axhline(height, **FAINT)
+        ax.axhline(height, **style.FAINT)
         place = (float(table["iteration"].max()), height)
-        note(ax, "a product of zero", place, (0, 3), color="0.4", ha="right", va="baseline")
-    start_at_zero(ax, float(table["iteration"].max()))
-    ax.set(
-        xlabel="gradient descent iteration",
-        ylabel="loss (half the mean squared error)",
-        title="Toy model: a product of three vectors",
-    )
-    legend_off_curves(ax, [*lines.values()], [*lines], title="perfect from the start")
-    return ax
+        style.note(ax, "a product of zero", place, (0, 3), color="0.4", ha="right", va="baseline")
+    style.start_at_zero(ax, float(table["iteration"].max()))
+    ax.set(xlabel="gradient descent iteration", ylabel="loss (half the mean squared error)")
+    ax.set_title("Toy model: a product of three vectors")
+    return style.legend_off_curves(ax, [*lines.values()], [*lines], title="perfect from the start")
 
 
-@axes_optional
+@style.axes_optional
 def plot_wiring_over_training(
     table: DataFrame,
     ax: Axes,
@@ -207,57 +159,50 @@ def plot_wiring_over_training(
 ) -> Axes:
     """Plot every sender's edge to one receiver over training.
 
-    Columns `sequences`, `via`, `sender`, `receiver` and the one shown, as in
-    `wiring_over_training`. Raises ValueError for a receiver or an input that the table lacks.
+    Columns of `wiring_over_training`: `sequences`, `via`, `sender`, `receiver`, and the one shown.
     """
-    table = plotted_rows(
-        table, "sequences", "via", "sender", "receiver", column,
-        where={"via": via, "receiver": receiver}, once=["sequences", "sender"],
-    )  # fmt: skip
+    edges = {"via": via, "receiver": receiver}
+    table = plotted_rows(table, column, where=edges, once=["sequences", "sender"])
     draw_heads(table, ax, by="sender", y=column, palette=palette, look=look)
-    count_sequences(ax)
+    style.count_sequences(ax)
     ax.set(ylabel=f"{column} of the edge", title=f"Edges into the {input_name(via)} of {receiver}")
-    legend_beside(ax, title="sender")
-    return ax
+    return style.legend_beside(ax, title="sender")
 
 
-@axes_optional
+@style.axes_optional
 def plot_redundancy_over_training(
     table: DataFrame, ax: Axes, *, name: str = "many_to_many", palette: Palette = None, **look: Any
 ) -> Axes:
     """Plot one measure of redundancy over training, a line with its interval for each input.
 
-    Columns `sequences`, `via`, `name`, `value`, `low`, `high`, as in `redundancy_over_training`;
-    `name` as there, "many_to_many" or "effective_senders L1H3". Raises ValueError for a name that
-    the table lacks.
+    Columns of `redundancy_over_training`: `sequences`, `via`, `name`, such as "many_to_many" or
+    "effective_senders L1H3", `value`, `low`, `high`.
     """
-    table = plotted_rows(
-        table, "sequences", "via", "name", "value", "low", "high",
-        where={"name": name}, once=["sequences", "via"], gaps=["low", "high"],
-    )  # fmt: skip
-    for via, line, rows in conditions_of(table, "via", VIA_LINES, palette):
+    once, gaps = ["sequences", "via"], ["low", "high"]
+    table = plotted_rows(table, "value", where={"name": name}, once=once, gaps=gaps)
+    for via, line, rows in style.conditions_of(table, "via", VIA_LINES, palette):
         rows = rows.sort_values("sequences")
         own = looking(look, color=line.colour, linestyle=line.dash, label=input_name(via))
         plot_curve(rows, ax, x="sequences", y="value", **own)
         ends = rows["low"], rows["high"]
         ax.fill_between(rows["sequences"], *ends, color=own["color"], alpha=0.2, linewidth=0)
     measure, _, head = name.partition(" ")
-    count_sequences(ax)
+    style.count_sequences(ax)
     title = f"Redundancy of the wiring{f', {head}' if head else ''}"
     ax.set(ylabel=MEASURES.get(measure, measure), title=title)
     if not head:
         ax.set_ylim(0, 1)
-    legend_beside(ax, title="through")
-    return ax
+    return style.legend_beside(ax, title="through")
 
 
 def input_name(via: object) -> str:
     """Return an input of a receiver in words; itself where it has none."""
-    return VIA_NAMES.get(shown(via), shown(via))
+    line = VIA_LINES.get(shown(via))
+    return line.words if line else shown(via)
 
 
 def guess_line(ax: Axes) -> None:
     """Draw a line at ln 2, the loss of a model that guesses one of the context's two labels."""
-    ax.axhline(math.log(2), **FAINT)
+    ax.axhline(math.log(2), **style.FAINT)
     place = (1, math.log(2))
-    note(ax, "ln 2", place, (3, 0), xycoords=("axes fraction", "data"), color="0.4")
+    style.note(ax, "ln 2", place, (3, 0), xycoords=("axes fraction", "data"), color="0.4")

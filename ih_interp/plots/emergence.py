@@ -9,34 +9,18 @@ from matplotlib.axes import Axes
 from pandas import DataFrame
 
 from ih_interp._columns import distinct, equal, finite, flags, shown
-from ih_interp.plots._palettes import Palette, looking, palette_colours
-from ih_interp.plots._style import (
-    CLAMP_LINES,
-    DASHES,
-    HEAD_COLOURS,
-    Line,
-    axes_optional,
-    condition_lines,
-    conditions_of,
-    count_sequences,
-    legend_beside,
-    legend_off_curves,
-    note,
-    short_count,
-)
+from ih_interp.plots import _style as style
+from ih_interp.plots._style import Palette, looking, palette_colours
 from ih_interp.plots._tables import expect_known, plotted_rows, rows_where
 from ih_interp.plots.curves import guess_line
 from ih_interp.plots.seeds import plot_curve, plot_over_seeds
 from ih_interp.types import expect
 
-WHEN = {"training": "clamped in training", "inference": "perfected at inference"}
-"""The panels of Figure 10."""
-
-MEDIAN = ("median", "median_low", "median_high")
-"""Columns of an `emergence_summary`: when half had learned, and its interval."""
+WHEN = {"training": "clamped in training", "inference": "perfected at inference"}  # of Figure 10
+MEDIAN = ("median", "median_low", "median_high")  # columns of an `emergence_summary`
 
 
-@axes_optional
+@style.axes_optional
 def plot_emergence(
     times: DataFrame,
     ax: Axes,
@@ -56,26 +40,26 @@ def plot_emergence(
     time = finite(times["time"], "The column 'time'", low=0)
     times = times.assign(time=time, observed=flags(times["observed"], "The column 'observed'"))
     if summary is not None:
-        summary = plotted_rows(summary, by, *MEDIAN, once=[by])
+        summary = plotted_rows(summary, *MEDIAN, once=[by])
     edge = 1.12 * float(time.max()) or 1.0
     ax.set_xlim(0, edge)
-    lines = condition_lines(distinct(times[by]), palette=palette)
+    lines = style.condition_lines(distinct(times[by]), palette=palette)
     for row, (condition, line) in enumerate(lines.items()):
         runs = times[equal(times[by], condition)].sort_values("time")
         _draw_times(runs, ax, row, line, look)
         if summary is not None:
             ends = rows_where(summary, **{by: condition})[[*MEDIAN]].iloc[0]
-            _draw_median(*ends.astype(float), ax=ax, row=row, edge=edge)
+            _draw_median(*ends.astype(float), ax, row, edge)
     ax.set_yticks(range(len(lines)), list(map(shown, lines)))
     ax.set_ylim(len(lines) - 0.5, -0.6)
     ax.grid(axis="y", color="0.92", linewidth=0.8)
     ax.set_axisbelow(True)
-    count_sequences(ax)
+    style.count_sequences(ax)
     ax.set(xlabel="sequences seen until learned", title="When each network learned")
     return ax
 
 
-@axes_optional
+@style.axes_optional
 def plot_survival(
     table: DataFrame,
     ax: Axes,
@@ -90,13 +74,12 @@ def plot_survival(
     Columns of a `survival_table`: `by`, `sequences`, `share`, `low`, `high`, `censored`. The band
     is left out where its formula has no value.
     """
-    ends = ["low", "high"] if band else []
-    numbers = ["share", "censored"]
-    table = plotted_rows(table, by, "sequences", *numbers, *ends, finite=numbers, gaps=ends)
+    ends, numbers = ["low", "high"] if band else [], ["share", "censored"]
+    table = plotted_rows(table, by, "sequences", finite=numbers, gaps=ends)
     finite(table["sequences"], "The column 'sequences'", low=0)
     if not table["share"].between(0, 1).all():
         raise ValueError(f"The column 'share' goes to {table['share'].max():g}: expected [0, 1].")
-    for name, line, curve in conditions_of(table, by, CLAMP_LINES, palette):
+    for name, line, curve in style.conditions_of(table, by, style.CLAMP_LINES, palette):
         curve = curve.sort_values("sequences", kind="stable")
         own = looking(look, color=line.colour, linestyle=line.dash, label=name)
         ax.step(curve["sequences"], curve["share"], where="post", **own)
@@ -105,45 +88,43 @@ def plot_survival(
             ax.fill_between(curve["sequences"], curve["low"], curve["high"], step="post", **faint)
         ended = curve[curve["censored"] > 0]
         ax.plot(ended["sequences"], ended["share"], "|", color=own["color"], markersize=9)
-    count_sequences(ax)
+    style.count_sequences(ax)
     ax.set(ylim=(0, 1.02), ylabel="share not yet learned")
     ax.set_title("Networks that have not yet learned")
-    legend_beside(ax, title=by)
-    return ax
+    return style.legend_beside(ax, title=by)
 
 
-@axes_optional
+@style.axes_optional
 def plot_progress(
     table: DataFrame, axes: Sequence[Axes] | np.ndarray, *, palette: Palette = None, **look: Any
 ) -> tuple[Axes, Axes]:
     """Plot the loss under clamps in training, and progress measures of the free run (Figure 10).
 
     Columns of `progress_beside_training`: `sequences`, `clamp`, `when`, `loss`, and of several
-    networks `seed`: each thin, their median thick, a band from least to most. Two axes, left and
-    right, which come back on one scale.
+    networks `seed`. Two axes, left and right, which come back on one scale.
     """
     if np.size(axes) != len(WHEN):  # pyright: ignore
         raise ValueError("axes: expected two; give those of figure.subplots(1, 2).")
     table = plotted_rows(table, "sequences", "clamp", "when", "loss", seed=True)
     expect_known(table, "when", WHEN)
     left, right = axes
-    lines = condition_lines(distinct(table["clamp"]), palette=palette)
+    lines = style.condition_lines(distinct(table["clamp"]), palette=palette)
     for ax, (when, title) in zip((left, right), WHEN.items(), strict=True):
         for clamp, line in lines.items():
             rows = rows_where(table, when=when, clamp=clamp)
             plot_over_seeds(rows, ax, shown(clamp), line, **look)
         guess_line(ax)
-        count_sequences(ax)
+        style.count_sequences(ax)
         ax.set(title=title)
     end, least, most = table["sequences"].max(), table["loss"].min(), table["loss"].max()
     for ax in (left, right):
         ax.set(xlim=(0, float(end) or 1), ylim=(min(0.0, float(least)), 1.05 * float(most)))
     left.set_ylabel("training loss (nats)")
-    legend_off_curves(right, title="clamped")
+    style.legend_off_curves(right, title="clamped")
     return left, right
 
 
-@axes_optional
+@style.axes_optional
 def plot_transition(
     curve: DataFrame,
     ax: Axes,
@@ -159,7 +140,7 @@ def plot_transition(
     Columns `sequences` and `value`. `marks` are times by name, infinite ones told in the legend
     alone; `plateau` is from when to when, shaded.
     """
-    curve = plotted_rows(curve, "sequences", value, once=["sequences"])
+    curve = plotted_rows(curve, value, once=["sequences"])
     expect(marks, Mapping, "marks", 'write {"learned": 40_000}')
     for name, time in marks.items():
         expect(time, (int, float, np.number), f"The mark {name!r}", "of a Crossing give .time")
@@ -174,22 +155,17 @@ def plot_transition(
     for place, (name, time) in enumerate(marks.items()):
         ends = [min(0.0, float(y.min())), float(np.interp(time, x, y))]
         is_seen = math.isfinite(time)
-        ax.plot(
-            *([[time, time], ends] if is_seen else [[], []]),
-            color=chosen.get(name, HEAD_COLOURS[1 + place % 7]),
-            marker="osDv"[place % 4],
-            markevery=(1, 2),  # the curve's end of the line
-            markersize=6,
-            markeredgecolor="white",
-            linestyle=DASHES[1 + place % 3],
-            linewidth=1.2,
-            label=f"{name}: {short_count(time)}",
-        )
-    count_sequences(ax)
+        colour = chosen.get(name, style.HEAD_COLOURS[1 + place % 7])
+        own: dict[str, Any] = {"color": colour, "linestyle": style.DASHES[1 + place % 3]}
+        own |= {"label": f"{name}: {style.short_count(time)}", "linewidth": 1.2}
+        own |= {"marker": "osDv"[place % 4], "markersize": 6, "markeredgecolor": "white"}
+        own["markevery"] = (1, 2)  # the curve's end of the line
+        ax.plot(*([[time, time], ends] if is_seen else [[], []]), **own)
+    style.count_sequences(ax)
     ax.set_xlim(0, max([float(x[-1]), *(t for t in marks.values() if t < math.inf)]) or 1)
     ax.set(ylabel=value, title="One network's transition")
     if ax.get_legend_handles_labels()[0]:
-        legend_off_curves(ax)
+        style.legend_off_curves(ax)
     return ax
 
 
@@ -198,11 +174,14 @@ def _shade(plateau: tuple[float, float], ax: Axes, end: float) -> None:
     start, left = plateau
     if not 0 <= start < math.inf or not start <= left:
         raise ValueError(f"plateau={plateau}: expected (start, end) with start <= end.")
-    label = f"plateau: {short_count(left - start)}" if left < math.inf else "plateau, not left"
+    ended = left < math.inf
+    label = f"plateau: {style.short_count(left - start)}" if ended else "plateau, not left"
     ax.axvspan(start, min(left, end), color="0.9", label=label, zorder=0)
 
 
-def _draw_times(runs: DataFrame, ax: Axes, row: int, line: Line, look: Mapping[str, Any]) -> None:
+def _draw_times(
+    runs: DataFrame, ax: Axes, row: int, line: style.Line, look: Mapping[str, Any]
+) -> None:
     """Draw the dots of one condition, a little apart, above its median."""
     heights = row - 0.08 - 0.36 * np.linspace(0, 1, len(runs) + 1)[:-1]
     for time, observed, height in zip(runs["time"], runs["observed"], heights, strict=True):
@@ -211,17 +190,14 @@ def _draw_times(runs: DataFrame, ax: Axes, row: int, line: Line, look: Mapping[s
         ax.plot(time, height, **own)
         if not observed:
             arrow = {"arrowstyle": "<-", "color": own["color"], "shrinkB": 3}
-            note(ax, "", (time, height), (22, 0), arrowprops=arrow)
+            style.note(ax, "", (time, height), (22, 0), arrowprops=arrow)
 
 
-def _draw_median(
-    median: float, low: float, high: float, *, ax: Axes, row: int, edge: float
-) -> None:
+def _draw_median(median: float, low: float, high: float, ax: Axes, row: int, edge: float) -> None:
     if math.isnan(low):  # one seed has no interval; its dot is enough
         return
-    height = row + 0.2
-    ax.plot([min(low, edge), min(high, edge)], [height] * 2, color="0.35", linewidth=1.2)
+    ax.plot([min(low, edge), min(high, edge)], [row + 0.2] * 2, color="0.35", linewidth=1.2)
     if math.isfinite(median):
-        ax.plot(median, height, "|", color="black", markersize=11, markeredgewidth=2)
+        ax.plot(median, row + 0.2, "|", color="black", markersize=11, markeredgewidth=2)
     else:
-        note(ax, "median not reached", (edge, height), ha="right", va="top")
+        style.note(ax, "median not reached", (edge, row + 0.2), ha="right", va="top")

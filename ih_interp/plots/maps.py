@@ -13,7 +13,7 @@ from pandas import DataFrame
 
 from ih_interp._columns import distinct, finite, numbers
 from ih_interp.plots._style import axes_optional, head_place
-from ih_interp.plots._tables import expect_numbers, expect_once, expect_table, plotted_rows
+from ih_interp.plots._tables import expect_once, expect_table, plotted_rows
 from ih_interp.plots.additivity import metric_name
 from ih_interp.plots.curves import input_name
 from ih_interp.types import expect
@@ -63,14 +63,14 @@ def draw_centred(
     return draw_map(values, ax, shades=shades, colours=DIVERGING, reach=reach, **look)
 
 
-def heads_by_heads(table: DataFrame, index: str, columns: str, value: str) -> DataFrame:
+def heads_by_heads(
+    table: DataFrame, index: str, columns: str, value: str, **where: object
+) -> DataFrame:
     """Return a cell for each pair of heads that has a value, in the order of heads.
 
-    Raises ValueError for a pair that comes twice, for a name that is not a head's, for infinite
-    values, and where no pair has a value.
+    Raises ValueError as `plotted_rows` does, for a name that is not a head's, and without values.
     """
-    expect_once(table, columns, index)
-    expect_numbers(table, value, gaps=True)
+    table = plotted_rows(table, where=where, once=[columns, index], gaps=[value])
     for name in [*table[index], *table[columns]]:
         head_place(name)
     there = table.dropna(subset=[value])
@@ -101,9 +101,7 @@ def plot_composition(
     written in; pairs without a value are left out. White is chance, orange above it and purple
     below, both as far as the furthest value.
     """
-    table = plotted_rows(table, "source", "name", "value")
-    values = heads_by_heads(table, "name", "source", "value")
-    draw_centred(values, ax, centre=chance, **look)
+    draw_centred(heads_by_heads(table, "name", "source", "value"), ax, centre=chance, **look)
     name = title or "Composition of heads"
     ax.set(xlabel="writes", ylabel="reads", title=f"{name} (white: chance, {chance:.3f})")
     return ax
@@ -125,11 +123,10 @@ def plot_wiring(
     0, orange above it (with `use`: serves the behaviour) and purple below, both as far as `reach`,
     by default the furthest value. Raises ValueError for an input that the table lacks.
     """
-    table = plotted_rows(table, "via", "sender", "receiver", column, where={"via": via})
-    values = heads_by_heads(table, "receiver", "sender", column)
+    values = heads_by_heads(table, "receiver", "sender", column, via=via)
     draw_centred(values, ax, reach=reach, **look)
-    title = f"Path patching through {input_name(via)}: {column}"
-    ax.set(xlabel="sender", ylabel="receiver", title=title)
+    ax.set(xlabel="sender", ylabel="receiver")
+    ax.set_title(f"Path patching through {input_name(via)}: {column}")
     return ax
 
 
@@ -142,16 +139,14 @@ def plot_preserving(
     Columns `sender`, `receiver` and the one shown, as in `Preserving.table`. Changes are coloured
     about 0, white; accuracies and losses from light to dark. Layers count from 0 here.
     """
-    table = plotted_rows(table, "sender", "receiver", column)
     values = heads_by_heads(table, "receiver", "sender", column)
     if column.endswith("change"):
         draw_centred(values, ax, **look)
         title = title or column.replace("_", " ")
     else:
-        cells = values.to_numpy(dtype=float)
-        shades = Normalize(float(np.nanmin(cells)), float(np.nanmax(cells)))
-        reach = float(np.nanmax(np.abs(cells)))
-        draw_map(values, ax, shades=shades, colours="Greys", reach=reach, **look)
+        low, high = float(values.min(axis=None)), float(values.max(axis=None))
+        reach = max(abs(low), abs(high))
+        draw_map(values, ax, shades=Normalize(low, high), colours="Greys", reach=reach, **look)
     ax.set(xlabel="sender", ylabel="receiver", title=title or column)
     return ax
 
@@ -172,11 +167,8 @@ def plot_interactions(
     `value`, and `q`, the p-value adjusted for false discoveries: "may be none" is q above `level`,
     or NaN.
     """
-    table = plotted_rows(
-        table, "metric", "part", "quantity", "head", "other", "value", "q",
-        where={"metric": metric, "part": part, "quantity": "interaction"},
-        once=["head", "other"], finite=["value"],
-    )  # fmt: skip
+    where = {"metric": metric, "part": part, "quantity": "interaction"}
+    table = plotted_rows(table, "q", where=where, once=["head", "other"], finite=["value"])
     expect(level, (int, float, np.number), "level", "write 0.05")
     names = distinct(pd.concat([table["head"], table["other"]]))
     if not all(isinstance(name, str) for name in names):
@@ -191,8 +183,8 @@ def plot_interactions(
     ax.plot(x, y, ".", color="0.2", markersize=4)
     image = draw_centred(matrix, ax, **look)
     ax.figure.colorbar(image, ax=ax, shrink=0.8, label=metric_name(metric))
-    told = f"dot: not told from none (q > {level:g})"
-    ax.set(xlabel=told, title=f"Interaction of pairs ({part})")
+    ax.set_xlabel(f"dot: not told from none (q > {level:g})")
+    ax.set_title(f"Interaction of pairs ({part})")
     return ax
 
 
@@ -207,10 +199,8 @@ def plot_label_accuracy(
     empty where the value is NaN, as the share of a head without mistakes.
     """
     shares = quantity == "mistake_share"
-    rows = plotted_rows(
-        table, "head", "label", "quantity", "value", *(["mistakes"] if shares else []),
-        where={"quantity": quantity}, gaps=["value"],
-    )  # fmt: skip
+    columns = ("head", "label", *(["mistakes"] if shares else []))
+    rows = plotted_rows(table, *columns, where={"quantity": quantity}, gaps=["value"])
     rows["label"] = finite(rows["label"], "The column 'label'").astype(int)
     expect_once(rows, "head", "label")
     heads = distinct(rows["head"])

@@ -9,8 +9,7 @@ from numpy import ndarray
 from pandas import DataFrame
 
 from ih_interp._columns import equal, finite, ordered
-from ih_interp.plots._palettes import looking
-from ih_interp.plots._style import Line
+from ih_interp.plots._style import Line, looking
 from ih_interp.plots._tables import expect_numbers, expect_once
 
 
@@ -32,22 +31,15 @@ def plot_curve(table: DataFrame, ax: Axes, *, x: str, y: str, **look: Any) -> Li
 
 
 def plot_over_seeds(
-    table: DataFrame,
-    ax: Axes,
-    label: str,
-    line: Line,
-    *,
-    x: str = "sequences",
-    y: str = "loss",
-    **look: Any,
+    table: DataFrame, ax: Axes, label: str, line: Line, *, y: str = "loss", **look: Any
 ) -> Line2D:
     """Draw several networks as one curve: each thin, their median thick, a band from least to most.
 
-    Columns: `seed`, `x` and `y`. Every network is drawn at its own places. Median and band stand
-    where all networks have values, each straight between its own points; where they have no place
-    in common, the curves stand alone. One network alone is thick, without a band. Returns the line
-    that has the label.
+    Columns: `seed`, `sequences`, `y`. Median and band stand where all networks have values, each
+    straight between its own points; where they have no place in common, the curves stand alone. One
+    network alone is thick, without a band. Returns the line that has the label.
     """
+    x = "sequences"
     expect_once(table, x, "seed")
     networks = [table[equal(table["seed"], seed)] for seed in ordered(table["seed"])]
     look = looking(look, color=line.colour, linestyle=line.dash, label=label)

@@ -1,6 +1,5 @@
 """Single heads: their scores, and what each does alone, ablated, or added back to others."""
 
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,48 +10,36 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from pandas import DataFrame
 
 from ih_interp._columns import distinct, equal, groups, ordered, shown
-from ih_interp.plots._palettes import Palette, looking, palette_colours
-from ih_interp.plots._style import (
-    HEAD_COLOURS,
-    HEAD_MARKERS,
-    axes_optional,
-    head_colours,
-    head_place,
-    legend_beside,
-    name_heads,
-    note,
-    short_head,
-)
+from ih_interp.plots import _style as style
+from ih_interp.plots._style import Palette, looking, palette_colours
 from ih_interp.plots._tables import expect_numbers, plotted_rows, rows_where
 from ih_interp.plots.additivity import metric_name
 from ih_interp.types import expect
 
-ORDER_COLOURS = (HEAD_COLOURS[0], HEAD_COLOURS[6], HEAD_COLOURS[5], HEAD_COLOURS[3])
-"""The colours of orders in which heads are added back; markers tell them apart in grey."""
-
-HATCHES = ("", "////", "....", "xxxx")
-"""The hatches of scores in one plot, which tell them apart in grey."""
+ORDER_COLOURS = [style.HEAD_COLOURS[place] for place in (0, 6, 5, 3)]  # of orders of adding back
+HATCHES = ("", "////", "....", "xxxx")  # of scores in one plot: they tell them apart in grey
 
 
-@axes_optional
+@style.axes_optional
 def plot_head_scores(table: DataFrame, ax: Axes, *, palette: Palette = None, **look: Any) -> Axes:
     """Plot bars of every head, one per score, and a dashed line in its colour at its chance level.
 
     Columns `score`, `name` ("L1H3"), `value`, and `chance` where that is known. Layers count from 0
     here. Raises ValueError for more scores than can be told apart, four.
     """
-    table = plotted_rows(table, "score", "name", "value", finite=["value"], once=["score", "name"])
+    table = plotted_rows(table, finite=["value"], once=["score", "name"])
     scores = distinct(table["score"])
     if len(scores) > len(HATCHES):
         raise ValueError(f"{len(scores)} scores in one plot: expected at most {len(HATCHES)}.")
-    heads = sorted(distinct(table["name"]), key=head_place)
-    starts_layer = [head_place(a).layer != head_place(b).layer for a, b in pairwise(heads)]
-    places = np.arange(len(heads)) + 0.6 * np.cumsum([0, *starts_layer])  # a gap between layers
+    heads = sorted(distinct(table["name"]), key=style.head_place)
+    layers = [style.head_place(head).layer for head in heads]
+    gaps = np.diff(layers, prepend=layers[0]) > 0  # between layers
+    places = np.arange(len(heads)) + 0.6 * np.cumsum(gaps)
     width = 0.8 / len(scores)
     chosen = palette_colours(palette, scores)
     for number, score in enumerate(scores):
         of_score = table[equal(table["score"], score)].set_index("name").reindex(heads)
-        colour = chosen.get(score, HEAD_COLOURS[(5, 1, 3, 7)[number]])
+        colour = chosen.get(score, style.HEAD_COLOURS[(5, 1, 3, 7)[number]])
         own = {"color": colour, "hatch": HATCHES[number], "label": shown(score)}
         own = looking(look, Patch, edgecolor="white", linewidth=0, **own)
         left = places + (number - (len(scores) - 1) / 2) * width
@@ -63,11 +50,10 @@ def plot_head_scores(table: DataFrame, ax: Axes, *, palette: Palette = None, **l
     ax.set_xticks(places, heads, rotation=90)
     ax.set(ylabel="score", title="Scores of heads (dashed: chance)")
     ax.margins(x=0.01)
-    legend_beside(ax)
-    return ax
+    return style.legend_beside(ax)
 
 
-@axes_optional
+@style.axes_optional
 def plot_ablate_each_head(
     table: DataFrame, ax: Axes, *, metric: str = "accuracy", palette: Palette = None, **look: Any
 ) -> Axes:
@@ -76,33 +62,30 @@ def plot_ablate_each_head(
     Columns of `ablate_each_head`: `head`, `strength`, `kept`, `metric`, `value`, `low`, `high`.
     Raises ValueError for a strength or value that is NaN.
     """
-    table = plotted_rows(
-        table, "head", "strength", "kept", "metric", "value", "low", "high",
-        where={"metric": metric}, once=["kept", "head"], finite=["value"],
-    )  # fmt: skip
+    where, columns = {"metric": metric}, ("strength", "low", "high")
+    table = plotted_rows(table, *columns, where=where, once=["kept", "head"], finite=["value"])
     for kept, marker, label in (("only", "o", "only that head"), ("without", "^", "all but it")):
         rows = rows_where(table, kept=kept).sort_values("strength")
         expect_numbers(rows, "strength")
-        colours = [head_colours(rows["head"], palette)[name] for name in rows["head"]]
+        colours = [style.head_colours(rows["head"], palette)[name] for name in rows["head"]]
         own = looking(look, PathCollection, color=colours, marker=marker, sizes=[36], zorder=3)
         lines = own.get("facecolor", own["color"])
         ax.vlines(rows["strength"], rows["low"], rows["high"], colors=lines, linewidth=1)
         ax.scatter(rows["strength"], rows["value"], **own)
         ax.scatter([], [], c="0.3", marker=marker, s=36, label=label)
         if kept == "only":
-            name_heads(ax, rows["head"], rows["strength"], rows["value"])
+            style.name_heads(ax, rows["head"], rows["strength"], rows["value"])
     for kept, dash, label in (("all", "--", "none ablated"), ("none", ":", "all ablated")):
         level = table.loc[table["kept"] == kept, "value"]
         if len(level):
             ax.axhline(level.iloc[0], color="0.4", linewidth=1, linestyle=dash, label=label)
     ax.margins(y=0.08)
-    title = "One head of the last layer alone, or ablated"
-    ax.set(xlabel="induction strength", ylabel=metric_name(metric), title=title)
-    legend_beside(ax)
-    return ax
+    ax.set(xlabel="induction strength", ylabel=metric_name(metric))
+    ax.set_title("One head of the last layer alone, or ablated")
+    return style.legend_beside(ax)
 
 
-@axes_optional
+@style.axes_optional
 def plot_add_back(
     tables: dict[str, DataFrame],
     ax: Axes,
@@ -114,9 +97,8 @@ def plot_add_back(
 ) -> Axes:
     """Plot a metric as heads are added back one by one; several orders by name (Figure 14).
 
-    Columns of `add_back`: `n_heads`, `head`, `metric`, `value`, `low`, `high`. Loss has a
-    logarithmic axis, where none is 0 or below. `none_ablated` is the whole model's metric, a dashed
-    line.
+    Columns of `add_back`: `n_heads`, `head`, `metric`, `value`, `low`, `high`. Loss above 0 has a
+    logarithmic axis. `none_ablated` is the whole model's metric, a dashed line.
     """
     expect(tables, dict, "tables", 'write {"by strength": table}')
     if not 0 < len(tables) <= len(ORDER_COLOURS):
@@ -127,20 +109,21 @@ def plot_add_back(
     chosen = palette_colours(palette, tables)
     positive = none_ablated is None or none_ablated > 0
     for (name, table), colour, marker, place in zip(
-        tables.items(), ORDER_COLOURS, HEAD_MARKERS, places, strict=False
+        tables.items(), ORDER_COLOURS, style.HEAD_MARKERS, places, strict=False
     ):
-        numbers = ["n_heads", "value"]
+        where, numbers = {"metric": metric}, ["n_heads", "value"]
         rows = plotted_rows(
-            table, "head", "metric", "low", "high", *numbers,
-            where={"metric": metric}, finite=numbers, once=["n_heads"],
-        ).sort_values("n_heads")  # fmt: skip
+            table, "head", "low", "high", where=where, finite=numbers, once=["n_heads"]
+        ).sort_values("n_heads")
         positive = positive and bool((rows["value"] > 0).all())
         own = looking(look, color=chosen.get(name, colour), marker=marker, label=name)
         ax.fill_between(rows["n_heads"], rows["low"], rows["high"], color=own["color"], alpha=0.2)
         ax.plot(rows["n_heads"], rows["value"], **own)
         for row in rows[rows["n_heads"] > 0].itertuples():
             words = {"color": own["color"], "fontsize": 7, "va": "baseline"}
-            note(ax, short_head(str(row.head)), (row.n_heads, row.value), place, **words)
+            style.note(
+                ax, style.short_head(str(row.head)), (row.n_heads, row.value), place, **words
+            )
     if metric.endswith("loss") and positive:
         ax.set_yscale("log")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -152,20 +135,17 @@ def plot_add_back(
     return ax
 
 
-@axes_optional
+@style.axes_optional
 def plot_matches(table: DataFrame, ax: Axes, *, palette: Palette = None, **look: Any) -> Axes:
     """Plot the accuracy of each head alone, its match computed and perfect (Figure 16a).
 
     Columns `seed`, `head`, `strength` (the x axis), `match` ("computed" or "perfect"), `value`. A
-    line joins the two of one head. The first network's heads are named; those of others are small
-    and grey.
+    line joins the two of a head. Heads of the first network are named, others small and grey.
     """
-    table = plotted_rows(
-        table, "head", "strength", "match", "value",
-        seed=True, finite=["strength", "value"], once=["seed", "head", "match"],
-    )  # fmt: skip
+    once = ["seed", "head", "match"]
+    table = plotted_rows(table, seed=True, finite=["strength", "value"], once=once)
     first = ordered(table["seed"])[0]
-    colours = head_colours(sorted(distinct(table["head"]), key=head_place), palette)
+    colours = style.head_colours(sorted(distinct(table["head"]), key=style.head_place), palette)
     for key, rows in groups(table.sort_values(["seed", "head"], kind="stable"), ["seed", "head"]):
         strength, computed = rows_where(rows, match="computed").iloc[0][["strength", "value"]]
         perfect = rows_where(rows, match="perfect")["value"].iloc[0]
@@ -179,7 +159,7 @@ def plot_matches(table: DataFrame, ax: Axes, *, palette: Palette = None, **look:
         own.setdefault("markerfacecolor", "white")
         ax.plot(strength, perfect, "^", **own)
     named = rows_where(table, seed=first, match="computed")
-    name_heads(ax, named["head"], named["strength"], named["value"])
+    style.name_heads(ax, named["head"], named["strength"], named["value"])
     ax.plot([], [], "o", color="0.2", label="as computed")
     ax.plot([], [], "^", color="0.2", mfc="white", label="perfect")
     if table["seed"].nunique(dropna=False) > 1:
@@ -190,7 +170,7 @@ def plot_matches(table: DataFrame, ax: Axes, *, palette: Palette = None, **look:
     return ax
 
 
-@axes_optional
+@style.axes_optional
 def plot_corrected(table: DataFrame, ax: Axes, **look: Any) -> Axes:
     """Plot what share of one head's mistakes each other head alone gets right (Tables 2 and 3).
 
@@ -199,22 +179,21 @@ def plot_corrected(table: DataFrame, ax: Axes, **look: Any) -> Axes:
     line stands how many mistakes it makes; without mistakes there is no share to mark.
     """
     finite, gaps = ["mistakes", "accuracy"], ["value", "low", "high"]
-    columns = ["base", "head", *finite, *gaps]
-    table = plotted_rows(table, *columns, finite=finite, gaps=gaps, once=["head"])
+    table = plotted_rows(table, "base", finite=finite, gaps=gaps, once=["head"])
     if len(distinct(table["base"])) > 1:
         raise ValueError(f"The column 'base' holds {distinct(table['base'])}: expected one head.")
     base, mistakes = str(table["base"].iloc[0]), int(table["mistakes"].iloc[0])
-    heads = sorted([*table["head"], base], key=head_place)
+    heads = sorted([*table["head"], base], key=style.head_place)
     places = [heads.index(head) for head in table["head"]]
     ax.hlines(places, table["accuracy"], table["value"], color="0.8", linewidth=1.5, zorder=1)
-    own = looking(look, color=HEAD_COLOURS[5], label="corrected (95% interval)")
+    own = looking(look, color=style.HEAD_COLOURS[5], label="corrected (95% interval)")
     ax.hlines(places, table["low"], table["high"], color=own["color"], linewidth=3, zorder=2)
     ax.plot(table["value"], places, "o", **own)
     ax.plot(table["accuracy"], places, "D", color="0.3", mfc="white", label="accuracy on all")
     for place, value in zip(places, table["value"], strict=True):
         if np.isfinite(value):
-            note(ax, f"{value:.0%}", (1.02, place))
-    note(ax, f"{base} alone: {mistakes:,} mistakes", (0, heads.index(base)), fontsize=7)
+            style.note(ax, f"{value:.0%}", (1.02, place))
+    style.note(ax, f"{base} alone: {mistakes:,} mistakes", (0, heads.index(base)), fontsize=7)
     ax.set_yticks(range(len(heads)), heads)
     ax.xaxis.set_major_formatter(PercentFormatter(1))
     ax.set(xlim=(-0.02, 1.16), ylim=(len(heads) - 0.5, -0.5), xlabel=f"of {base}'s mistakes")

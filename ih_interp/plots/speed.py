@@ -7,8 +7,7 @@ from matplotlib.patches import Patch
 from pandas import DataFrame
 
 from ih_interp._columns import shown
-from ih_interp.plots._palettes import looking
-from ih_interp.plots._style import HEAD_COLOURS, axes_optional, note
+from ih_interp.plots._style import HEAD_COLOURS, axes_optional, looking, note
 from ih_interp.plots._tables import plotted_rows
 
 
@@ -18,8 +17,7 @@ def plot_speeds(table: DataFrame, ax: Axes, **look: Any) -> Axes:
 
     Columns `name`, `processes`, `updates_per_second`, `ratio`.
     """
-    numbers = ["processes", "updates_per_second", "ratio"]
-    table = plotted_rows(table, "name", *numbers, finite=numbers)
+    table = plotted_rows(table, "name", finite=["processes", "updates_per_second", "ratio"])
     colours = [HEAD_COLOURS[1] if n > 1 else HEAD_COLOURS[5] for n in table["processes"]]
     speeds = table["updates_per_second"]
     places = range(len(table))  # by place: two of one name are two bars

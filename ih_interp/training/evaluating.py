@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from typing import Any, TypeAlias
 
 import torch
@@ -10,9 +11,11 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map, tree_structure, tree_unflatten
 from transformer_lens import HookedTransformer
 
-from ih_interp.clamps import AbstractClamp, Shape, in_order
+from ih_interp.analysis import heads
+from ih_interp.clamps import AbstractClamp, Level, Shape, clamped, in_order
 from ih_interp.clamps.base import flat_tensors
-from ih_interp.config import RunConfig, Under
+from ih_interp.clamps.schedules import Metrics, Under
+from ih_interp.config import RunConfig
 from ih_interp.engine.compiled_forward import (
     ClampedModel,
     Sequences,
@@ -25,6 +28,7 @@ from ih_interp.engine.feature_table import Rows
 from ih_interp.evaluation import evaluate, metric_names, sequence_metrics
 from ih_interp.tasks.base import Task
 from ih_interp.training.state import RunState
+from ih_interp.types import Batch
 
 Clamps: TypeAlias = tuple[AbstractClamp, ...]
 
@@ -61,8 +65,9 @@ class Evaluator:
             clamps = clamps_under(run.config, under)
             if bool(clamps) not in means:  # without clamps both are the same
                 means[bool(clamps)] = self._means(run, weights, clamps)
+            scores = head_scores(self._model, run.config, under, run.sets, run.step, run.rows)
             for split, values in means[bool(clamps)].items():
-                rows.append({"split": split, "under": under, **values})
+                rows.append({"split": split, "under": under, **values, **scores[split]})
         return rows
 
     def _graph(self, run: RunState, weights: Tensors, clamps: Clamps) -> "EvaluationGraph | None":
@@ -89,6 +94,36 @@ class Evaluator:
 def clamps_under(config: RunConfig, under: Under) -> Clamps:
     """Return the clamps under which a run is measured."""
     return config.clamps if under == "clamped" else ()
+
+
+@torch.no_grad()
+def head_scores(
+    model: HookedTransformer,
+    config: RunConfig,
+    under: Under,
+    sets: Mapping[str, Batch],
+    step: int,
+    rows: Metrics,
+) -> dict[str, dict[str, float]]:
+    """Return, by split, the scores of heads that schedules wait for, by their columns."""
+    found: dict[str, dict[str, float]] = {split: {} for split in sets}
+    for level in levels_of(config):
+        if level.head is None or level.under != under:
+            continue
+        measure, clamps = getattr(heads, level.metric), clamps_under(config, under)
+        # Measures on repeated tokens draw their own.
+        draws = "generator" in signature(measure).parameters
+        given = {"generator": torch.Generator().manual_seed(config.seeds.evaluation)}
+        batch = None if draws else sets[level.split]
+        with clamped(model, clamps, batch, step=step, metrics=tuple(rows)):
+            scores = measure(model, **given) if draws else measure(model, batch)
+        found[level.split][level.column] = float(scores[level.head])
+    return found
+
+
+def levels_of(config: RunConfig) -> list[Level]:
+    """Return what the schedules of a run's clamps wait for."""
+    return [level for clamp in config.clamps for level in clamp.schedule.levels]
 
 
 class EvaluationGraph:

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast, get_args
 
 import torch
+from transformer_lens import HookedTransformer
 
 from ih_interp._config_base import canonical_json
 from ih_interp._torch_state import plain_torch
 from ih_interp.clamps import AbstractClamp, check
 from ih_interp.config import RunConfig, run_folder
 from ih_interp.engine.compiled_forward import Sequences, compiler_found
-from ih_interp.evaluation import metric_names
+from ih_interp.evaluation import evaluation_sets, metric_names
 from ih_interp.model import build_model
 from ih_interp.registry import load_plugins, plugins_for
 from ih_interp.runs import Run, create_run, refuse_other_run
@@ -28,6 +29,7 @@ from ih_interp.training._bar import bar_over
 from ih_interp.training._repair import repair as repair_run
 from ih_interp.training._signals import terminate_as_interrupt
 from ih_interp.training._workers import train_in_workers
+from ih_interp.training.evaluating import head_scores, levels_of
 from ih_interp.training.fleet import make_jobs
 from ih_interp.training.loop import OnMetrics, train_jobs
 from ih_interp.training.state import TrainingFailedError, to_train
@@ -218,6 +220,7 @@ def _tasks(configs: Sequence[RunConfig]) -> list[Task]:
         check(model, config.clamps)
         _refuse_task(config, task)
         _refuse_schedules(config, task)
+        _refuse_measures(config, model, task)
         tasks.append(task)
     return tasks
 
@@ -248,6 +251,24 @@ def _refuse_schedules(config: RunConfig, task: Task) -> None:
                 f"{config.name}: {clamp} is off at every one of {config.n_steps} updates; begin "
                 "its schedule earlier, train longer, or leave the clamp out."
             )
+
+
+def _refuse_measures(config: RunConfig, model: HookedTransformer, task: Task) -> None:
+    """Raise ValueError for a level of a head that the run's evaluations cannot measure."""
+    sets = evaluation_sets(task, config.replace(evaluation_size=8))
+    for level in levels_of(config):
+        if level.under not in config.evaluate:
+            raise ValueError(
+                f"{config.name}: a clamp waits for {level.column} {level.under}, and evaluate="
+                f"{config.evaluate}: add {level.under!r} to it."
+            )
+        try:
+            head_scores(model, config, level.under, sets, 0, [])
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            raise ValueError(
+                f"{config.name}: {level.column} cannot be measured: {error}; expected a function "
+                "of ih.heads that gives every head a number, and a head that is there."
+            ) from error
 
 
 def _gates_without_metrics(clamp: AbstractClamp, n_steps: int) -> Iterator[float]:

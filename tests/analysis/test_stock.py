@@ -14,7 +14,7 @@ from transformer_lens.components.transformer_block import TransformerBlock
 
 import ih_interp as ih
 from ih_interp._stock import not_plain, parts_of
-from ih_interp.analysis.ablation._linear_readout import is_linear
+from ih_interp.analysis.ablation._subset_passes import is_linear
 from ih_interp.analysis.patching._last_layer import stands_alone
 from ih_interp.analysis.patching.corruptions import swap_exemplars
 from ih_interp.engine.compiled_forward import (

@@ -6,10 +6,9 @@ import pytest
 from matplotlib.figure import Figure
 from numpy.testing import assert_array_equal
 
-from ih_interp.paper.circuit import Circuit
 from ih_interp.paper.figures import fig06
-from ih_interp.paper.figures._fig06_drawing import AMOUNT_LINES, of_row, plot_slowdown
-from ih_interp.paper.recipes import EVOLUTIONS, data_key
+from ih_interp.paper.figures.fig06 import AMOUNT_LINES, of_row, plot_slowdown
+from ih_interp.paper.recipes import EVOLUTIONS, Circuit, data_key
 from ih_interp.paper.study import Study
 from ih_interp.plots._style import Line
 from ih_interp.runs import Run

@@ -9,18 +9,18 @@ from matplotlib.figure import Figure as Canvas
 
 import ih_interp as ih
 from ih_interp.analysis.dynamics.emergence import Crossing
-from ih_interp.paper.figures import fig03, fig04a_13, fig04b_17, fig18
-from ih_interp.paper.figures.fig04b_17 import ALL_HEADS, plot_learning_of_heads
-from ih_interp.paper.figures.fig18 import plot_strength_against
-from ih_interp.paper.judging import Rule, correlation, judge, over_seeds, surely_longer, times_of
+from ih_interp.paper.claims import by_seed, correlation, judge, outlasts, over_seeds, times_of
+from ih_interp.paper.figures import fig03, fig04_13_17_18 as fig04
+from ih_interp.paper.figures.fig04_13_17_18 import (
+    ALL_HEADS,
+    plot_learning_of_heads,
+    plot_strength_against,
+)
 from ih_interp.paper.reproduce import draw, prepare
+from ih_interp.paper.study import each_run
 from ih_interp.plots._style import HEAD_MARKERS
 
-FIGURES = {
-    figure.name: figure
-    for module in (fig03, fig04a_13, fig04b_17, fig18)
-    for figure in module.FIGURES
-}
+FIGURES = {figure.name: figure for module in (fig03, fig04) for figure in module.FIGURES}
 HEADS = [f"L1H{head}" for head in range(8)]
 SEQUENCES = np.arange(0.0, 101.0, 5.0)
 
@@ -67,13 +67,13 @@ def holds(claims):
 def test_linear_heads_of_which_none_is_needed_hold_and_others_do_not():
     line = [0.3 + 0.1 * h for h in range(8)]
     table = ablations(line, [1.0] * 8)
-    claims = fig04a_13.accuracy_claims(table)
+    claims = fig04.accuracy_claims(table)
     assert holds(claims) == [True] * 4
     assert claims[0].ours == "1.000"
     unlearned = ablations(line, [0.5] * 8, every=0.5)
-    assert holds(fig04a_13.accuracy_claims(unlearned))[2:] == [False, False]
+    assert holds(fig04.accuracy_claims(unlearned))[2:] == [False, False]
     bent = ablations([0.9, 0.2] * 4, [0.5] + [1.0] * 6 + [0.97])
-    assert holds(fig04a_13.accuracy_claims(bent)) == [False] * 4
+    assert holds(fig04.accuracy_claims(bent)) == [False] * 4
 
 
 def test_verdicts_are_counted_network_by_network():
@@ -81,23 +81,23 @@ def test_verdicts_are_counted_network_by_network():
     both = pd.concat(
         [ablations(line, [1.0] * 8), ablations(line, [1.0] * 7 + [0.9], seed=6)], ignore_index=True
     )
-    needed = fig04a_13.accuracy_claims(both)[2]
+    needed = fig04.accuracy_claims(both)[2]
     assert (needed.held, needed.of, needed.holds) == (1, 2, False)
 
 
 def test_loss_falls_with_strength():
     falling = ablations([2 - 0.2 * h for h in range(8)], [0.01] * 8, metric="loss", every=0.0)
-    assert holds(fig04a_13.loss_claims(falling)) == [True, True]
+    assert holds(fig04.loss_claims(falling)) == [True, True]
     rising = ablations([0.2 * h for h in range(8)], [2.0] * 8, metric="loss", every=0.0)
-    assert holds(fig04a_13.loss_claims(rising)) == [False, False]
+    assert holds(fig04.loss_claims(rising)) == [False, False]
 
 
 def test_heads_trained_apart_are_enough_and_slower():
     times = {name: 50 + 5 * h for h, name in enumerate(HEADS)}
-    claims = fig04b_17.apart_claims(trained(times | {ALL_HEADS: 30}))
+    claims = fig04.apart_claims(trained(times | {ALL_HEADS: 30}))
     assert holds(claims) == [True, True]
     slow = trained(times | {HEADS[2]: math.inf, HEADS[0]: 20, ALL_HEADS: 30})
-    claims = fig04b_17.apart_claims(slow)
+    claims = fig04.apart_claims(slow)
     assert holds(claims) == [False, False]
     assert claims[0].ours.startswith("7; ")
     assert "never" in claims[0].ours
@@ -105,22 +105,22 @@ def test_heads_trained_apart_are_enough_and_slower():
 
 def test_times_are_those_of_the_curve_and_its_length_where_it_ended_before():
     table = pd.concat([trained({"L1H0": 50, ALL_HEADS: math.inf}), trained({"L1H0": 10}, seed=2)])
-    first, second = times_of(table, "heads")
+    first, second = (times_of(rows, "heads") for rows in by_seed(table))
     between = 45 + 5 * (1 - 0.4 * math.log(2)) / (1 - 0.01)  # interpolated between evaluations
     assert second == {"L1H0": (pytest.approx(between), True), ALL_HEADS: (100, False)}
     assert first == {"L1H0": (pytest.approx(between - 40), True)}  # of seed 2
-    half = times_of(table, "heads", level=0.505)[1]["L1H0"]
+    half = times_of(table[table["seed"] == 5], "heads", level=0.505)["L1H0"]
     assert half.time == pytest.approx(47.5)
 
 
 def test_a_run_cut_at_1_9_times_another_is_not_known_to_take_twice_as_long():
     fast = Crossing(200_000, True)
     for slow, twice in ((380_000, False), (420_000, True)):
-        assert surely_longer(Crossing(slow, False), fast, factor=2) is twice
-        assert surely_longer(Crossing(slow, True), fast, factor=2) is twice
-        assert surely_longer(Crossing(slow, False), fast)
-    assert not surely_longer(Crossing(math.inf, False), Crossing(200_000, False))
-    assert not surely_longer(Crossing(150_000, False), fast)  # later or earlier: it ended before
+        assert outlasts(Crossing(slow, False), fast, factor=2) is twice
+        assert outlasts(Crossing(slow, True), fast, factor=2) is twice
+        assert outlasts(Crossing(slow, False), fast)
+    assert not outlasts(Crossing(math.inf, False), Crossing(200_000, False))
+    assert not outlasts(Crossing(150_000, False), fast)  # later or earlier: it ended before
 
 
 @pytest.mark.parametrize("values", [[0.5, math.nan, 0.25], [math.nan, 0.25, 0.5]])
@@ -131,15 +131,15 @@ def test_networks_without_a_number_are_counted_apart_wherever_they_stand(values)
 
 def test_a_claim_about_no_network_is_refused():
     with pytest.raises(ValueError, match="4b"):
-        judge("4b", [], Rule("all learn", "8", "{n}", lambda n: True))
+        judge("4b", [], {"all_learn": lambda n: True})
 
 
 def test_a_second_head_helps_or_not():
     pairs = {f"L1H3 + {name}": 40 for name in HEADS if name != "L1H3"}
     table = trained({"L1H3": 60, **pairs, ALL_HEADS: 50})
-    assert holds(fig04b_17.pairs_claims(table)) == [True, True]
+    assert holds(fig04.pairs_claims(table)) == [True, True]
     table = trained({"L1H3": 30, **pairs, ALL_HEADS: 20})
-    claims = fig04b_17.pairs_claims(table)
+    claims = fig04.pairs_claims(table)
     assert holds(claims) == [False, False]
     assert claims[0].ours == "0"
 
@@ -160,9 +160,9 @@ def strengths(accuracy, time, seed=5, *, observed=True):
 def test_strength_goes_with_accuracy_and_weakly_with_learning_time():
     line = [h / 10 for h in range(8)]
     weak = strengths(line, [9, 1, 8, 7, 2, 6, 3, 4])
-    assert holds(fig18.strength_claims(weak)) == [True, True]
+    assert holds(fig04.strength_claims(weak)) == [True, True]
     strong = strengths(line[::-1], [*range(8)])
-    assert holds(fig18.strength_claims(strong)) == [False, False]
+    assert holds(fig04.strength_claims(strong)) == [False, False]
 
 
 def test_correlation_is_pearsons():
@@ -260,8 +260,8 @@ def test_ablations_are_those_of_the_trained_network(study, tables):
 def test_rows_say_over_how_many_sequences_they_are(study, tables):
     for name in ("3b", "4a", "13"):
         assert set(tables[name]["n_sequences"]) == {len(study.batch(study.main[5]))}
-    own = study.each_run(lambda run, batch: pd.DataFrame({"n_sequences": [7], "value": [0.5]}))
-    assert own["n_sequences"].tolist() == [7]
+    own = each_run(lambda *_: pd.DataFrame({"n_sequences": [7], "value": [0.5]}))
+    assert own(study)["n_sequences"].tolist() == [7]
 
 
 def test_every_curve_is_that_of_its_run(study, tables):
@@ -291,7 +291,7 @@ def test_pairs_all_hold_the_strongest_head(study, tables):
 
 def test_strengths_stand_beside_what_heads_do_alone(study, tables):
     table = tables["18"]
-    assert table.groupby("quantity").size().to_dict() == dict.fromkeys(fig18.QUANTITIES, 8)
+    assert table.groupby("quantity").size().to_dict() == dict.fromkeys(fig04.QUANTITIES, 8)
     strength = ih.induction_strength(study.main[5].model(), study.batch(study.main[5]))[1]
     for quantity, rows in table.groupby("quantity"):
         assert list(rows["head"]) == HEADS, quantity

@@ -9,14 +9,13 @@ import torch
 from torch.testing import assert_close
 
 import ih_interp as ih
-from ih_interp.paper.circuit import choose_circuit
-from ih_interp.paper.figures import fig14, fig16, fig_additivity, tables2_3
+from ih_interp.paper.figures import fig14_16_tables2_3 as figures
+from ih_interp.paper.recipes import choose_circuit
 from ih_interp.paper.reproduce import draw
 from ih_interp.paper.study import Study
 
 NAMES = [f"L1H{head}" for head in range(8)]
-MODULES = (fig14, fig16, tables2_3, fig_additivity)
-EVERY = {figure.name: figure for module in MODULES for figure in module.FIGURES}
+EVERY = {figure.name: figure for figure in figures.FIGURES}
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +41,7 @@ def study(tmp_path_factory):
 @pytest.fixture(scope="module")
 def tables(study):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fig_additivity, "RESAMPLES", 5)  # no interval is looked at here
+        patch.setattr(figures, "RESAMPLES", 5)  # no interval is looked at here
         return {name: figure.table(study) for name, figure in EVERY.items()}
 
 
@@ -92,15 +91,15 @@ def test_log_odds_are_of_the_softmax(study):
     batch = study.batch(run)
     logits = torch.randn(len(batch), 5, generator=torch.Generator().manual_seed(0))
     p = logits.softmax(dim=1).gather(1, batch.target[:, None])[:, 0]
-    assert_close(fig_additivity.log_odds(logits, batch), (p / (1 - p)).log())
-    even = fig_additivity.log_odds(torch.zeros(len(batch), 5), batch)
+    assert_close(figures.log_odds(logits, batch), (p / (1 - p)).log())
+    even = figures.log_odds(torch.zeros(len(batch), 5), batch)
     assert_close(even, torch.full_like(even, -math.log(4)))
 
 
 def added(first, without):
     rows = [
         {"seed": 5, "order": order, "n_heads": n, "value": value}
-        for order, losses in zip(fig14.ORDERS, (first, without), strict=True)
+        for order, losses in zip(figures.ORDERS, (first, without), strict=True)
         for n, value in enumerate(losses)
     ]
     return pd.DataFrame(rows)
@@ -108,7 +107,7 @@ def added(first, without):
 
 def test_added_heads_hold_where_each_helps_less():
     def holds(*losses):
-        return [claim.holds for claim in fig14.added_claims(added(*losses))]
+        return [claim.holds for claim in figures.added_claims(added(*losses))]
 
     paper = [1.9, 0.117, 0.044, 0.0099, 0.0048, 0.0026, 0.0019, 0.0017, 0.0016]
     assert holds(paper, [1.9, 0.656, 0.146, 0.088, 0.032]) == [True, True, True]
@@ -127,7 +126,7 @@ def test_additive_logits_hold_and_interacting_ones_do_not():
         table = pd.DataFrame(
             {"seed": 5, "part": "total", "metric": [*values], "value": [*values.values()]}
         )
-        return [claim.holds for claim in fig_additivity.additive_claims(table)]
+        return [claim.holds for claim in figures.additive_claims(table)]
 
     assert holds(0.97, 0.96, 0.7, 0.6) == [True, True]
     assert holds(0.97, 0.6, 0.5, 0.7) == [False, False]
@@ -154,10 +153,10 @@ def test_labels_that_differ_hold_and_draws_from_one_accuracy_do_not():
     rng = np.random.default_rng(0)
     specific = rng.permuted(np.tile([0.2, 0.5, 0.8, 0.9, 1.0], (8, 1)), axis=1)
     alike = rng.binomial(400, 0.7, size=(8, 5)) / 400
-    assert [c.holds for c in fig16.label_claims(labelled(specific, 0.1))] == [True, True]
-    assert [c.holds for c in fig16.label_claims(labelled(alike, -0.1))] == [False, False]
+    assert [c.holds for c in figures.label_claims(labelled(specific, 0.1))] == [True, True]
+    assert [c.holds for c in figures.label_claims(labelled(alike, -0.1))] == [False, False]
     perfect = np.ones((8, 5))  # no spread, and none expected
-    assert [c.holds for c in fig16.label_claims(labelled(perfect, 0.1))] == [True, False]
+    assert [c.holds for c in figures.label_claims(labelled(perfect, 0.1))] == [True, False]
 
 
 def corrected(shares, accuracy=0.6, width=0.05, n_mistakes=300):
@@ -168,20 +167,20 @@ def corrected(shares, accuracy=0.6, width=0.05, n_mistakes=300):
 
 def test_corrected_shares_are_judged_beside_accuracies():
     good = corrected([0.2, 0.3, 0.7, 0.1, 0.4, 0.5, 0.5])
-    assert [c.holds for c in tables2_3.corrected_claims(good)] == [True, True]
-    assert [c.holds for c in tables2_3.perfect_claims(good)] == [True]
+    assert [c.holds for c in figures.corrected_claims(good)] == [True, True]
+    assert [c.holds for c in figures.perfect_claims(good)] == [True]
     independent = corrected([0.61] * 7)
-    assert [c.holds for c in tables2_3.corrected_claims(independent)] == [True, False]
-    assert [c.holds for c in tables2_3.perfect_claims(independent)] == [False]
+    assert [c.holds for c in figures.corrected_claims(independent)] == [True, False]
+    assert [c.holds for c in figures.perfect_claims(independent)] == [False]
     never = corrected([0.0] * 7)
-    assert [c.holds for c in tables2_3.corrected_claims(never)] == [False, True]
+    assert [c.holds for c in figures.corrected_claims(never)] == [False, True]
 
 
 def test_a_network_without_mistakes_says_nothing():
     nothing = corrected([np.nan] * 7, n_mistakes=0)
-    assert tables2_3.corrected_claims(nothing) == tables2_3.perfect_claims(nothing) == []
+    assert figures.corrected_claims(nothing) == figures.perfect_claims(nothing) == []
     one = corrected([0.2] * 7).assign(seed=6)
-    for judge in (tables2_3.corrected_claims, tables2_3.perfect_claims):
+    for judge in (figures.corrected_claims, figures.perfect_claims):
         alone, beside = judge(one), judge(pd.concat([nothing, one]))
         assert [c.of for c in beside] == [1] * len(alone)
         assert [c.ours for c in beside] == [f"{c.ours}; 1 network makes no mistake" for c in alone]

@@ -12,21 +12,14 @@ from matplotlib.figure import Figure as Canvas
 import ih_interp as ih
 from ih_interp.config import run_folder
 from ih_interp.evaluation import evaluate
-from ih_interp.paper.circuit import Circuit
-from ih_interp.paper.figures import fig05a_09, fig05b_10, fig07, fig08, fig15
-from ih_interp.paper.figures.fig07 import DONOR_LINES
-from ih_interp.paper.figures.fig08 import PREVIOUS_TOKEN_LINES
-from ih_interp.paper.figures.fig15 import SIDES
+from ih_interp.paper.figures import fig05_09_10 as fig05, fig07_08_15 as fig07
+from ih_interp.paper.figures.fig07_08_15 import DONOR_LINES, PREVIOUS_TOKEN_LINES, SIDES
 from ih_interp.paper.presets import PRESETS
-from ih_interp.paper.recipes import RECIPES, Context
+from ih_interp.paper.recipes import RECIPES, Circuit, Context
 from ih_interp.paper.study import Study
 from ih_interp.types import Head
 
-FIGURES = {
-    figure.name: figure
-    for module in (fig05a_09, fig05b_10, fig07, fig08, fig15)
-    for figure in module.FIGURES
-}
+FIGURES = {figure.name: figure for module in (fig05, fig07) for figure in module.FIGURES}
 CIRCUIT = Circuit(Head(1, 3), (Head(0, 2), Head(0, 5)), Head(0, 6))
 ENDS = {
     "none": 300_000, "previous token": 200_000, "layer 1": 80_000, "copy": 40_000,
@@ -104,7 +97,7 @@ def test_a_grafted_run_starts_as_the_donors_first_layer_under_its_own_second(stu
 
 
 def test_previous_token_runs_stand_beside_the_induction_heads_own(study):
-    table = fig08.previous_token_table(study)
+    table = fig07.previous_table(study)
     first = table.groupby("condition").first()
     assert set(first.index) == set(PREVIOUS_TOKEN_LINES)
     assert first["run"]["none"] == "single-L1H3-5"
@@ -117,7 +110,7 @@ def test_previous_token_runs_stand_beside_the_induction_heads_own(study):
 
 
 def test_strengths_hold_three_splits(study):
-    table = fig15.strength_table(study)
+    table = fig07.strength_table(study)
     assert set(table["strength"]) == {1.0, 0.5, 0.1}
     assert set(table["split"]) == {"train", "test_relabel", "test_exemplars"}
     one = table[(table["strength"] == 0.1) & (table["split"] == "test_relabel")]["loss"]
@@ -126,7 +119,7 @@ def test_strengths_hold_three_splits(study):
 
 
 def test_progress_measures_are_checkpoints_of_the_free_run_under_clamps(study):
-    table = fig05b_10.progress_table(study)
+    table = fig05.progress_table(study)
     free, match = (study.runs["clamped"][5][name] for name in ("none", "match"))
     batch = study.batch(free)
     by_hand = []
@@ -176,7 +169,7 @@ def verdicts(claims):
 
 def test_planted_orders_hold_and_swapped_ones_do_not():
     def of(times):
-        return verdicts(fig05b_10.clamped_claims(planted(times, "clamp")))
+        return verdicts(fig05.clamped_claims(planted(times, "clamp")))
 
     assert of(ENDS) == [True, True, True]
     assert of({**ENDS, "layer 1": ENDS["copy"], "copy": ENDS["layer 1"]}) == [False, True, True]
@@ -194,7 +187,7 @@ def test_a_plateau_that_the_run_ends_on_counts_with_what_was_seen_of_it():
     ends = {name: time for name, time in ENDS.items() if name not in ("none", "previous token")}
     table = planted({**ends, "none": 0, "previous token": 82_000}, "clamp")
     for end, verdict in ((40_000, False), (60_000, True)):
-        claim = fig05b_10.clamped_claims(with_cut(table, "clamp", "none", end))[1]
+        claim = fig05.clamped_claims(with_cut(table, "clamp", "none", end))[1]
         assert claim.holds is verdict
         assert claim.ours.endswith("none never")
 
@@ -222,7 +215,7 @@ def test_a_run_without_a_graft_cut_at_1_9_times_is_not_known_to_take_three_times
 def test_previous_token_heads_are_much_the_same_but_for_all_of_them():
     def of(**times):
         times = {"none": 310_000, "best": 216_000, "unlike": 280_000, "like": 187_000, **times}
-        return verdicts(fig08.previous_token_claims(planted(times, "condition")))
+        return verdicts(fig07.previous_claims(planted(times, "condition")))
 
     assert of(all=560_000) == [True, True, True]
     assert of(all=290_000) == [True, True, False]  # the clamps' slowest, and still faster than none
@@ -237,7 +230,7 @@ def test_a_run_that_ends_before_another_learns_is_not_known_to_be_slower():
     times = {"none": 700_000, "best": 216_000, "unlike": 280_000, "like": 187_000, "all": 0}
     table = planted(times, "condition")
     cut = with_cut(table, "condition", "all", 600_000)
-    assert verdicts(fig08.previous_token_claims(cut)) == [True, True, False]
+    assert verdicts(fig07.previous_claims(cut)) == [True, True, False]
 
 
 def strengths(relabel_of_wrong=1.5, **times):
@@ -250,7 +243,7 @@ def strengths(relabel_of_wrong=1.5, **times):
 
 
 def test_strength_is_monotone_and_the_wrong_way_does_not_transfer():
-    of = fig15.strength_claims
+    of = fig07.strength_claims
     assert verdicts(of(strengths())) == [True, True]
     assert verdicts(of(strengths(**{"0.9": 60_000}))) == [False, True]
     assert verdicts(of(strengths(relabel_of_wrong=0.1))) == [True, False]
@@ -263,7 +256,7 @@ def test_strength_is_monotone_and_the_wrong_way_does_not_transfer():
 def test_times_and_ends_of_the_wrong_way_are_those_of_one_network():
     def held(*tables):  # the later seed stands first
         seeds = [table.assign(seed=seed) for seed, table in zip((7, 6), tables, strict=True)]
-        return [(claim.held, claim.of) for claim in fig15.strength_claims(pd.concat(seeds))]
+        return [(claim.held, claim.of) for claim in fig07.strength_claims(pd.concat(seeds))]
 
     slow, transfers = strengths(**{"0.2": 1e9}), strengths(relabel_of_wrong=0.1)
     assert held(strengths(), strengths()) == [(2, 2), (2, 2)]
@@ -280,7 +273,7 @@ def test_a_progress_measure_that_falls_as_under_the_clamp_is_not_the_papers():
             planted(times, "clamp", when=when)
             for when, times in (("training", training), ("inference", inference))
         ]
-        return verdicts(fig05b_10.progress_claims(pd.concat(table)))
+        return verdicts(fig05.progress_claims(pd.concat(table)))
 
     assert of(240_000, 340_000) == [True, True]
     assert of(40_000, 340_000) == [False, True]
@@ -291,17 +284,17 @@ def test_a_progress_measure_that_falls_as_under_the_clamp_is_not_the_papers():
 
 @pytest.fixture(scope="module")
 def toy():
-    return fig05a_09.toy_table(Study({}, {}, None))
+    return fig05.toy_table(Study({}, {}, None))
 
 
 def test_the_toys_claims_are_the_papers_numbers(toy):
     progress = toy[toy["clamped"] != "c"]
-    for claims in (fig05a_09.toy_claims(toy), fig05a_09.toy_progress_claims(progress)):
+    for claims in (fig05.toy_claims(toy), fig05.toy_progress_claims(progress)):
         assert all(claim.holds and claim.ours == claim.paper for claim in claims)
 
 
 def test_figure_9_leaves_out_c_alone(toy):
-    table = fig05a_09.toy_progress_table(Study({}, {}, None))
+    table = fig05.toy_progress_table(Study({}, {}, None))
     expected = toy[toy["clamped"] != "c"].reset_index(drop=True)
     pd.testing.assert_frame_equal(table, expected)
 
@@ -310,11 +303,11 @@ def test_a_toy_without_a_plateau_is_not_the_papers(toy):
     slide = np.exp(-toy["iteration"] / 150)
     free = toy["clamped"] == "none"
     columns = {m: toy[m].where(~free, slide) for m in ("loss", "progress_1", "progress_2")}
-    assert verdicts(fig05a_09.toy_progress_claims(toy.assign(**columns))) == [False, True]
+    assert verdicts(fig05.toy_progress_claims(toy.assign(**columns))) == [False, True]
     faster = toy["loss"].where(~free, slide**2)
-    assert verdicts(fig05a_09.toy_claims(toy.assign(loss=faster))) == [False]
+    assert verdicts(fig05.toy_claims(toy.assign(loss=faster))) == [False]
     other = toy["progress_2"].where(free, 2 * toy["loss"])
-    assert verdicts(fig05a_09.toy_progress_claims(toy.assign(progress_2=other))) == [True, False]
+    assert verdicts(fig05.toy_progress_claims(toy.assign(progress_2=other))) == [True, False]
 
 
 def test_the_toys_plateau_is_drawn_where_it_is(toy):

@@ -9,17 +9,13 @@ from numpy.testing import assert_allclose
 from pandas.testing import assert_series_equal
 
 import ih_interp as ih
-from ih_interp.paper.circuit import Circuit
-from ih_interp.paper.figures import fig11, fig11_init, fig12, table1
+from ih_interp.paper.figures import fig11, fig12_table1 as fig12
+from ih_interp.paper.recipes import Circuit
 from ih_interp.paper.study import Study
 from ih_interp.types import Head
 
 CIRCUIT = Circuit(Head(1, 3), (Head(0, 2), Head(0, 1)), Head(0, 7))
-FIGURES = {
-    figure.name: figure
-    for module in (fig11, fig11_init, fig12, table1)
-    for figure in module.FIGURES
-}
+FIGURES = {figure.name: figure for module in (fig11, fig12) for figure in module.FIGURES}
 
 
 @pytest.fixture(scope="module")
@@ -207,11 +203,11 @@ def groups(*accuracies, seed=5):
 def test_claims_of_table_1_can_hold_and_fail():
     paper = groups(0.9985, 0.6987, 0.3427, 0.9932)
     other = groups(0.6987, 0.9985, 0.9932, 0.3427, seed=6)
-    assert [c.held for c in table1.preserving_claims(paper)] == [1, 1]
-    both = table1.preserving_claims(pd.concat([paper, other]))
+    assert [c.held for c in fig12.preserving_claims(paper)] == [1, 1]
+    both = fig12.preserving_claims(pd.concat([paper, other]))
     assert [(c.held, c.of) for c in both] == [(1, 2), (1, 2)]
     none = groups(0.9985, 0.6987, np.nan, np.nan)
-    assert [c.held for c in table1.preserving_claims(none)] == [1, 0]
+    assert [c.held for c in fig12.preserving_claims(none)] == [1, 0]
 
 
 def before(start, *, best=0.9):
@@ -222,13 +218,13 @@ def before(start, *, best=0.9):
 
 def test_claims_about_composition_before_training_can_hold_and_fail():
     unrelated = np.tile([0.1, 0.15, 0.12, 0.11], 8)
-    assert [c.holds for c in fig11_init.composition_claims(before(unrelated))] == [True] * 3
+    assert [c.holds for c in fig11.before_claims(before(unrelated))] == [True] * 3
     related = np.linspace(0.1, 0.16, 32)
-    assert [c.holds for c in fig11_init.composition_claims(before(related))] == [False] * 3
-    constant = fig11_init.composition_claims(before(np.full(32, 0.1)))
+    assert [c.holds for c in fig11.before_claims(before(related))] == [False] * 3
+    constant = fig11.before_claims(before(np.full(32, 0.1)))
     assert not constant[0].holds  # a correlation of nothing is no number
     untrained = before(unrelated, best=0.4)
-    assert [c.holds for c in fig11_init.composition_claims(untrained)] == [False] * 3
+    assert [c.holds for c in fig11.before_claims(untrained)] == [False] * 3
 
 
 @pytest.mark.parametrize("name", FIGURES)

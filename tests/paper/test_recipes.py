@@ -6,11 +6,9 @@ import pytest
 
 import ih_interp as ih
 from ih_interp.paper import recipes
-from ih_interp.paper.circuit import Circuit, choose_circuit
-from ih_interp.paper.networks import Networks, flat
 from ih_interp.paper.presets import PRESETS
-from ih_interp.paper.recipes import RECIPES, Context
-from ih_interp.paper.study import Figure
+from ih_interp.paper.recipes import RECIPES, Circuit, Context, choose_circuit
+from ih_interp.paper.study import Figure, Networks, flat
 from ih_interp.types import Head
 
 PAPER = PRESETS["paper"]

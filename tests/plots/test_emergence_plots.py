@@ -8,11 +8,10 @@ import pytest
 from matplotlib.figure import Figure
 
 from ih_interp.analysis.dynamics.emergence import Crossing
-from ih_interp.analysis.dynamics.tables import emergence_summary, survival_table
-from ih_interp.plots._style import CLAMP_LINES
+from ih_interp.analysis.dynamics.survival import emergence_summary, survival_table
+from ih_interp.plots._style import CLAMP_LINES, condition_lines
 from ih_interp.plots.emergence import (
     WHEN,
-    condition_lines,
     plot_emergence,
     plot_progress,
     plot_survival,

@@ -15,9 +15,8 @@ from pathlib import Path
 
 import ih_interp as ih
 from ih_interp.config import RunConfig
-from ih_interp.paper.circuit import Circuit
 from ih_interp.paper.presets import PRESETS
-from ih_interp.paper.recipes import Context, clamped
+from ih_interp.paper.recipes import Circuit, Context, clamped
 from ih_interp.types import Head
 
 PAPER = PRESETS["paper"]

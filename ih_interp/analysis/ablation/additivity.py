@@ -9,7 +9,7 @@ saturate. Each metric is therefore tested as it is and with the final norm's sca
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, Literal, NamedTuple, TypeAlias, cast, get_args
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -18,26 +18,17 @@ from numpy import ndarray
 from transformer_lens import HookedTransformer
 
 from ih_interp._reprs import short_repr
-from ih_interp._torch_state import plain_torch
 from ih_interp.analysis._passes import Ablation
 from ih_interp.analysis.ablation import interactions
 from ih_interp.analysis.ablation.coalitions import coalitions
 from ih_interp.analysis.ablation.interactions import Game
-from ih_interp.analysis.checks import Confidence, Positive, Seed, checked
-from ih_interp.analysis.statistics import (
-    Estimate,
-    adjusted_for_discoveries,
-    bootstrap,
-    sign_flip_test,
-)
+from ih_interp.analysis.checks import Confidence, Positive, Seed, checked_in_plain_torch
+from ih_interp.analysis.statistics import adjusted_for_discoveries, bootstrap, sign_flip_test
 from ih_interp.evaluation import LOWER_IS_BETTER, Metric, metric_name, parse_metrics
 from ih_interp.types import Batch, Head, HeadName, parse_heads
 
-Part: TypeAlias = Literal["total", "frozen", "rest"]
+PARTS = ("total", "frozen", "rest")
 """The model as it is; with the final norm's scale frozen; their difference, the scale's part."""
-
-PARTS: tuple[Part, ...] = get_args(Part)
-MEASURED: tuple[Part, ...] = PARTS[:2]
 
 VALUES = 2**16  # at once, so that they stay in the processor's cache
 ROUNDING = 1e-6  # of the largest value; float32 does not tell less from 0
@@ -64,8 +55,7 @@ class AdditivityReport:
         return self.numbers[chosen].dropna(axis="columns", how="all").reset_index(drop=True)
 
 
-@plain_torch()
-@checked()
+@checked_in_plain_torch()
 def additivity_test(
     model: HookedTransformer,
     batch: Batch,
@@ -131,8 +121,13 @@ def additivity_test(
         for row, of_pair, adjusted in zip(pairs, p, np.ravel(q), strict=True):
             row.update(p=of_pair, q=adjusted)
         rows += [{"metric": metric_name(metric), **row} for row in found]
-    said: Any = {"heads": heads, "ablation": ablation, "n_sequences": len(batch), "level": level}
-    return AdditivityReport(**said, numbers=pd.DataFrame(rows))
+    return AdditivityReport(
+        heads=heads,
+        ablation=ablation,
+        n_sequences=len(batch),
+        level=level,
+        numbers=pd.DataFrame(rows),
+    )
 
 
 class _Label(NamedTuple):
@@ -142,17 +137,6 @@ class _Label(NamedTuple):
     head: str | None = None
     other: str | None = None
     order: int | None = None
-
-
-def _labels(heads: Sequence[Head]) -> tuple[list[_Label], list[_Label]]:
-    """Return the names of the numbers of `_shape` and of `_effects`, in their order."""
-    names, orders = [str(head) for head in heads], range(1, len(heads) + 1)
-    shape = [_Label("r_squared")]
-    shape += [_Label(name, order=k) for name in ("share", "moebius") for k in orders]
-    by_head = ("first_in", "last_in", "redundancy", "shapley")
-    effects = [_Label(quantity, head) for quantity in by_head for head in names]
-    effects += [_Label("interaction", *pair) for pair in combinations(names, 2)]
-    return shape, effects
 
 
 def _shape(values: Game) -> Float[ndarray, "*game number"]:
@@ -175,7 +159,12 @@ def _rows(
     both: Float[ndarray, "batch part subset"], heads: Sequence[Head], sign: int, draws: Any
 ) -> list[dict[str, Any]]:
     """Return one row per number and part, with its interval; `both` is total and frozen."""
-    shape, effects = _labels(heads)
+    names, orders = [str(head) for head in heads], range(1, len(heads) + 1)
+    shape = [_Label("r_squared")]
+    shape += [_Label(name, order=k) for name in ("share", "moebius") for k in orders]
+    by_head = ("first_in", "last_in", "redundancy", "shapley")
+    effects = [_Label(quantity, head) for quantity in by_head for head in names]
+    effects += [_Label("interaction", *pair) for pair in combinations(names, 2)]
     rounding = ROUNDING * float(np.abs(both).max())
 
     def numbers(mean: Float[ndarray, "part subset"]) -> Float[ndarray, " number"]:
@@ -183,18 +172,21 @@ def _rows(
         rest = _rounded(total - frozen, rounding)
         return np.concatenate([_shape(mean).ravel(), total, frozen, rest])
 
-    labels = [(part, label) for part in MEASURED for label in shape]
+    def additive_share(mean: Float[ndarray, "part two"]) -> Float[ndarray, " part"]:
+        return mean[:, 0] / np.where(mean[:, 1] > 0, mean[:, 1], np.nan)
+
+    labels = [(part, label) for part in PARTS[:2] for label in shape]
     labels += [(part, label) for part in PARTS for label in effects]
-    rows = _with_intervals(labels, bootstrap(both, numbers, **draws))
-    pooled = bootstrap(_variances(both), _additive_share, **draws)
-    labels = [(part, _Label("r_squared_per_sequence")) for part in MEASURED]
-    return rows + _with_intervals(labels, pooled)
-
-
-def _with_intervals(labels: Sequence[tuple[str, _Label]], found: Estimate) -> list[dict[str, Any]]:
+    labels += [(part, _Label("r_squared_per_sequence")) for part in PARTS[:2]]
+    found = zip(
+        bootstrap(both, numbers, **draws),
+        bootstrap(_variances(both), additive_share, **draws),
+        strict=True,
+    )
+    ends = map(np.concatenate, found)
     return [
         {"part": part, **label._asdict(), "value": value, "low": low, "high": high}
-        for (part, label), value, low, high in zip(labels, *found, strict=True)
+        for (part, label), value, low, high in zip(labels, *ends, strict=True)
     ]
 
 
@@ -205,10 +197,6 @@ def _variances(both: Float[ndarray, "batch part subset"]) -> Float[ndarray, "bat
     constant = np.isnan(interactions.variance(both)) & ~np.isnan(both).any(axis=-1)
     found = np.stack([(slopes**2).sum(axis=-1), both.var(axis=-1)], axis=-1)
     return np.where(constant[..., None], 0.0, found)  # else a ratio of two rounding errors
-
-
-def _additive_share(mean: Float[ndarray, "part two"]) -> Float[ndarray, " part"]:
-    return mean[:, 0] / np.where(mean[:, 1] > 0, mean[:, 1], np.nan)
 
 
 def _interactions(both: Float[ndarray, "batch two subset"]) -> Float[ndarray, "batch part pair"]:

@@ -1,4 +1,4 @@
-"""Values of every subset of some heads: the game that is additive or not.
+"""Values of every subset of some heads: the game that is additive or not, and its redundancy.
 
 **A tautology to know.** The heads of the last layer of an attention-only model do not feed each
 other. Without a final LayerNorm the logits are therefore *exactly* additive over them, whatever was
@@ -9,27 +9,35 @@ other layers on any scale. `freeze_ln=True` takes the shared scale away.
 **Speed.** Where the logits are linear in what the last layer's heads write, every subset of these
 heads comes from one pass, and heads of lower layers cost one pass per subset of *theirs*. Elsewhere
 (MLPs, or a hook after the last `hook_z`, such as a clamp on the logits) each subset is a pass.
+
+Values of every subset of n heads are `[2^n]`, or one per sequence `[batch, 2^n]`; bit i of the
+index tells whether head i is on.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Annotated, Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from numpy import ndarray
 from transformer_lens import HookedTransformer
 
+from ih_interp._columns import finite, numbers
 from ih_interp._reprs import short_repr
-from ih_interp._torch_state import plain_torch
 from ih_interp.analysis._passes import Ablation
 from ih_interp.analysis.ablation import interactions
-from ih_interp.analysis.ablation._subset_passes import measured_subsets
-from ih_interp.analysis.checks import Seed, checked
+from ih_interp.analysis.ablation._subset_passes import subset_values
+from ih_interp.analysis.checks import Seed, Within, checked, checked_in_plain_torch
+from ih_interp.analysis.patching.redundancy import Values, estimated
+from ih_interp.analysis.statistics import Estimate
 from ih_interp.evaluation import Metric, parse_metrics
 from ih_interp.types import Batch, Head, HeadName, parse_heads
 
 MOST_HEADS = 16  # 65,536 subsets
-MOST_BYTES = 2 * 2**30
+
+VALUES = "give the value of every subset, ih.coalitions(model, batch, heads).values"
+EFFECTS = "give effects, of each member alone and of all together, as ih.path_patch measures them"
 
 
 @short_repr
@@ -60,8 +68,7 @@ class Coalitions:
         return np.asarray(self.values[..., sum(1 << self.heads.index(head) for head in chosen)])
 
 
-@plain_torch()
-@checked()
+@checked_in_plain_torch()
 def coalitions(
     model: HookedTransformer,
     batch: Batch,
@@ -76,26 +83,18 @@ def coalitions(
 ) -> Coalitions:
     """Return the mean metric of every subset of heads on, the others of them ablated.
 
-    `v(S) = mean over sequences of the metric, with z of the heads not in S replaced`; all else
-    stays on. Chance levels are the metric's. Clamps and other hooks act before the ablation, which
-    therefore silences a clamped head too.
+    `v(S) = mean over sequences of the metric, with z of the heads not in S replaced`, float64,
+    `[subset]` or `[metric, subset]`; all else stays on. Chance levels are the metric's. Clamps and
+    other hooks act before the ablation, which therefore silences a clamped head too.
 
-    Args:
-        model: any HookedTransformer.
-        batch: sequences; the metric reads the logits of the last position.
-        heads: of any layers, such as `["L1H0", "L1H3"]`, at most 16.
-        metric: one or several, of `evaluation.SCALES` or functions of logits and batch.
-        ablation: what replaces z (`hook_z`) of an ablated head, at every position: "zero", as in
-            the paper; "mean", its mean over `reference` at that position; "resample", its z in that
-            row of `reference`.
-        reference: sequences as long as the batch's, run with every head on. By default the batch
-            itself; resampling then follows one random cycle through its sequences.
-        freeze_ln: divide the logits by the final norm's scale with every head on, each sequence by
-            its own, so that they are exactly linear in what the last layer's heads write.
-        per_sequence: keep the value of every sequence too, in float32.
-        seed: of the random cycle.
-
-    Returns values in float64, `[subset]` or `[metric, subset]`.
+    `heads` are at most 16, of any layers. `metric` is one or several of `evaluation.SCALES` or
+    functions of the last position's logits and a batch. `ablation` says what replaces z (`hook_z`)
+    of an ablated head, at every position: "zero", as in the paper; "mean", its mean over
+    `reference` at that position; "resample", its z in that row of `reference`. These are sequences
+    as long as the batch's, run with every head on; by default the batch itself, which is resampled
+    along one random cycle, drawn from `seed`. `freeze_ln` divides the logits by the final norm's
+    scale with every head on, each sequence by its own, so that they are exactly linear in what the
+    last layer's heads write. `per_sequence` keeps the value of every sequence too, in float32.
 
     Raises ValueError for unknown, repeated or no heads, for a reference
     that does not fit, and for values by sequence that would need more than 2 GiB.
@@ -107,49 +106,104 @@ def coalitions(
             f"2^{len(chosen)} subsets."
         )
     on = interactions.members(len(chosen)).astype(bool)
-    kept = _room(len(metrics), len(batch), len(on)) if per_sequence else None
-    total = np.zeros((len(metrics), len(on)))
-    parts = measured_subsets(
-        model, batch, chosen, on, metrics, ablation, reference, freeze_ln=freeze_ln, seed=seed
-    )
-    for rows, columns, values in parts:
-        total[:, columns] += values.sum(dim=-1).cpu().numpy()
-        if kept is not None:
-            kept[:, rows, columns] = values.transpose(1, 2).cpu().numpy()
-    several = not (isinstance(metric, str) or callable(metric))
+    options: Any = {"freeze_ln": freeze_ln, "per_sequence": per_sequence, "seed": seed}
+    found = subset_values(model, batch, chosen, on, metrics, ablation, reference, **options)
+    if isinstance(metric, str) or callable(metric):
+        found = [None if values is None else values[0] for values in found]
     return Coalitions(
         heads=chosen,
         metrics=metrics,
-        values=(total if several else total[0]) / len(batch),
-        per_sequence=kept if several or kept is None else kept[0],
+        values=found[0],
+        per_sequence=found[1],
         ablation=ablation,
         freeze_ln=freeze_ln,
         n_sequences=len(batch),
     )
 
 
-def subset_values(
-    model: HookedTransformer,
-    batch: Batch,
-    heads: Sequence[Head],
-    on: Bool[ndarray, "subset head"],
-    metrics: Sequence[Metric],
-) -> Float[ndarray, "metric batch subset"]:
-    """Return metrics of every sequence for chosen subsets only, heads ablated by zero."""
-    kept = _room(len(metrics), len(batch), len(on))
-    for rows, columns, values in measured_subsets(model, batch, heads, on, metrics):
-        kept[:, rows, columns] = values.transpose(1, 2).cpu().numpy()
-    return kept
+@checked(EFFECTS)
+def set_redundancy(single: Values, joint: Values, **options: Any) -> Estimate:
+    """Return the share of a set's effect that no member shows alone.
 
-
-def _room(
-    n_metrics: int, n_sequences: int, n_subsets: int
-) -> Float[ndarray, "metric batch subset"]:
-    needed = 4 * n_metrics * n_sequences * n_subsets
-    if needed > MOST_BYTES:
+    `1 - sum of single effects / joint effect`. `single` is `[member]` or `[batch, member]`, `joint`
+    a number or `[batch]`: effects of ablating (noising) each alone and all together. 1 where only
+    all together matter, so that each backs the others up; 0 where effects add; below 0 where
+    members need each other, down to 1 - n where each alone does as much as all n. NaN where the
+    joint effect is 0. With sequences it has a bootstrap interval over them (`options` are those of
+    `bootstrap`), otherwise NaN.
+    """
+    single, joint = numbers(single, "single"), numbers(joint, "joint")
+    if single.ndim != joint.ndim + 1 or single.shape[:-1] != joint.shape:
         raise ValueError(
-            f"{n_metrics} metrics x {n_sequences:,} sequences x {n_subsets:,} subsets need "
-            f"{needed / 2**30:.1f} GiB: expected at most {MOST_BYTES // 2**30}; take fewer "
-            "sequences, heads or metrics."
+            f"single has shape {single.shape} and joint {joint.shape}: expected [batch, member] "
+            "and [batch], or [member] and a number."
         )
-    return np.empty((n_metrics, n_sequences, n_subsets), dtype=np.float32)
+    columns = np.concatenate([single, joint[..., None]], axis=-1)
+
+    def redundancy(effects: ndarray) -> ndarray:
+        with np.errstate(invalid="ignore"):
+            return np.asarray(1 - effects[:-1].sum() / (effects[-1] or np.nan))
+
+    return estimated(columns, 1, redundancy, options)
+
+
+@checked(VALUES)
+def minimal_sufficient(values: Values, *, share: float = 0.9) -> list[tuple[int, ...]]:
+    """Return the smallest sets of heads that do at least a share of what all of them do.
+
+    A set S suffices where `v(S) - v(none) >= share * (v(all) - v(none))`, for metrics of either
+    sign; it is minimal where no proper subset suffices. The smallest sets come first. Values per
+    sequence are averaged. One head in many sets is a way round another; a head in every set is
+    indispensable. Raises ValueError where all heads do nothing, for values that are not finite, and
+    for a share outside (0, 1].
+    """
+    table = _means(values)
+    if not 0 < share <= 1:
+        raise ValueError(f"share={share}: expected a share in (0, 1].")
+    done = (table - table[0]) / (table[-1] - table[0])
+    found: list[int] = []
+    # Rounding must not take a set away that reaches the share exactly.
+    enough = np.flatnonzero(done >= share - 1e-9).tolist()
+    for subset in sorted(enough, key=lambda subset: (subset.bit_count(), subset)):
+        if not any(smaller & subset == smaller for smaller in found):
+            found.append(subset)
+    return [
+        tuple(i for i in range(interactions.n_players(table)) if subset >> i & 1)
+        for subset in found
+    ]
+
+
+@checked_in_plain_torch(VALUES)
+def backup_heads(
+    values: Values, *, idle: Annotated[float, Within(0)] = 0.05, share: float = 0.1
+) -> dict[int, tuple[int, ...]]:
+    """Return for every head those that do nothing beside it and step in when it is off.
+
+    A head `o` backs up `h` where it does less than `idle` of what all heads do while all are on,
+    and at least `share` of it once `h` is off (Wang et al. 2022, backup name movers). Raises
+    ValueError as `minimal_sufficient` does.
+    """
+    table = _means(values)
+    full, n = len(table) - 1, interactions.n_players(table)
+    whole = table[full] - table[0]
+
+    def does(head: int, among: int) -> float:
+        return float((table[among] - table[among ^ 1 << head]) / whole)
+
+    sleepers = [o for o in range(n) if abs(does(o, full)) < idle]
+    return {
+        h: tuple(o for o in sleepers if o != h and does(o, full ^ 1 << h) >= share)
+        for h in range(n)
+    }
+
+
+def _means(values: Values) -> Float[ndarray, " subset"]:
+    """Return means over sequences; ValueError for heads that do nothing, and other lengths."""
+    table = finite(values, "values")
+    interactions.n_players(table)
+    if table.ndim > 2:
+        raise ValueError(f"values has shape {table.shape}: expected [2^n] or [batch, 2^n].")
+    table = np.atleast_2d(table).mean(axis=0)
+    if table[-1] == table[0]:
+        raise ValueError("values: expected heads that do something together; all do nothing here.")
+    return table

@@ -129,38 +129,17 @@ def banzhaf(values: AnyGame) -> PerPlayer:
     return -2 * walsh(values)[..., 2 ** np.arange(n_players(values))]
 
 
-def synergy(values: AnyGame) -> PerPair:
-    """Return v(ij) - v(i) - v(j) + v(empty): a pair's effect beyond its players, all others out.
-
-    Above 0 complementary, below 0 redundant where higher is better. Diagonal: `first_in`.
-    """
-    return _of_pairs(values, first_in, lambda size: size <= 2)
-
-
 def shapley_interaction(values: AnyGame) -> PerPair:
     """Return the Shapley interaction index: how much one player changes another's contribution.
 
     v(S+ij) - v(S+i) - v(S+j) + v(S), averaged over sizes of S and over the S of a size; by Moebius
     sum over R with i and j of m(R) / (|R| - 1) (Grabisch and Roubens 1999). Diagonal: `shapley`.
     """
-    return _of_pairs(values, shapley, lambda size: 1 / np.maximum(size - 1, 1))
-
-
-def shapley_taylor(values: AnyGame) -> PerPair:
-    """Return the Shapley-Taylor interaction index of order 2.
-
-    sum over R with i and j of m(R) / (|R| choose 2), on the diagonal `first_in`; diagonal and pairs
-    i < j together sum to v(all) - v(empty) (Sundararajan, Dhamdhere and Agarwal 2020).
-    """
-    return _of_pairs(values, first_in, lambda size: 2 / np.maximum(size * (size - 1), 1))
-
-
-def banzhaf_interaction(values: AnyGame) -> PerPair:
-    """Return v(S+ij) - v(S+i) - v(S+j) + v(S), averaged over every S of the others: 4 F(ij).
-
-    sum over R with i and j of m(R) / 2^(|R| - 2) (Grabisch and Roubens 1999). Diagonal: `banzhaf`.
-    """
-    return _of_pairs(values, banzhaf, lambda size: 2.0 ** (2 - size))
+    n = n_players(values)
+    within = members(n).astype(float)
+    weighted = moebius(values) * (1 / np.maximum(sizes(n) - 1, 1))
+    pairs = (within.T * weighted[..., None, :]) @ within
+    return np.where(np.eye(n, dtype=bool), shapley(values)[..., None], pairs)
 
 
 def spectrum_by_order(values: AnyGame) -> Spectrum:
@@ -238,16 +217,3 @@ def _butterfly(
         new[..., 0, :], new[..., 1, :] = step(pairs[..., 0, :], pairs[..., 1, :])
         result = new.reshape(values.shape)
     return result
-
-
-def _of_pairs(
-    values: AnyGame,
-    of_one: Callable[[AnyGame], PerPlayer],
-    weight: Callable[[Int[ndarray, " subset"]], Shaped[ndarray, " subset"]],
-) -> PerPair:
-    """Return for each pair sum over R with both of m(R) weight(|R|); diagonal: `of_one`."""
-    n = n_players(values)
-    within = members(n).astype(float)
-    weighted = moebius(values) * weight(sizes(n))
-    pairs = (within.T * weighted[..., None, :]) @ within
-    return np.where(np.eye(n, dtype=bool), of_one(values)[..., None], pairs)

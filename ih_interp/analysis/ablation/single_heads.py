@@ -9,6 +9,7 @@ hooks on the model stay in force.
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,9 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 from transformer_lens import HookedTransformer
 
-from ih_interp._torch_state import plain_torch
 from ih_interp.analysis._passes import chunk_size
-from ih_interp.analysis.ablation.coalitions import subset_values
-from ih_interp.analysis.checks import Seed, checked
+from ih_interp.analysis.ablation._subset_passes import subset_values
+from ih_interp.analysis.checks import Seed, checked_in_plain_torch
 from ih_interp.analysis.heads.attention import induction_strength
 from ih_interp.analysis.statistics import Estimate, bootstrap
 from ih_interp.clamps import Shape, clamped
@@ -32,8 +32,7 @@ from ih_interp.types import Batch, Head, HeadName, parse_heads
 N_RESAMPLES = 500
 
 
-@plain_torch()
-@checked()
+@checked_in_plain_torch()
 def ablate_each_head(
     model: HookedTransformer,
     batch: Batch,
@@ -67,8 +66,7 @@ def ablate_each_head(
     return _table(values, places, metrics, seed)
 
 
-@plain_torch()
-@checked()
+@checked_in_plain_torch()
 def add_back(
     model: HookedTransformer,
     batch: Batch,
@@ -87,13 +85,12 @@ def add_back(
     added = by_strength(model, batch, every) if order is None else parse_heads(order)
     chosen = (*added, *(head for head in every if head not in added))
     on = np.arange(len(chosen)) < np.arange(len(added) + 1)[:, None]
-    values = subset_values(model, batch, chosen, on, metrics)
+    values = _values(model, batch, chosen, on, metrics)
     places = [{"n_heads": n, "head": head} for n, head in enumerate([None, *map(str, added)])]
     return _table(values, places, metrics, seed)
 
 
-@plain_torch()
-@checked()
+@checked_in_plain_torch()
 def mistakes_corrected(
     model: HookedTransformer,
     batch: Batch,
@@ -133,8 +130,7 @@ def mistakes_corrected(
     )
 
 
-@plain_torch()
-@checked()
+@checked_in_plain_torch()
 def label_specific_accuracy(
     model: HookedTransformer,
     batch: Batch,
@@ -166,20 +162,15 @@ def label_specific_accuracy(
     both = np.concatenate([correct, shown], axis=1)
     found = bootstrap(both, by_label, n_resamples=N_RESAMPLES, seed=seed)
     *n_correct, total = both.sum(axis=0).astype(int)
-    rows = [
-        {
-            "head": str(head),
-            "label": int(label),
-            "quantity": quantity,
-            **{name: part[q, h, l] for name, part in found._asdict().items()},
-            "sequences": total[l],
-            "mistakes": total[l] - n_correct[h][l],
-        }
-        for q, quantity in enumerate(("accuracy", "mistake_share"))
-        for h, head in enumerate(chosen)
-        for l, label in enumerate(labels)  # noqa: E741
+    keys = [
+        {"head": str(head), "label": label, "quantity": quantity}
+        for quantity in ("accuracy", "mistake_share")
+        for head in chosen
+        for label in labels.tolist()
     ]
-    return pd.DataFrame(rows)
+    counts = {"sequences": np.tile(total, 2 * len(chosen))}
+    counts["mistakes"] = counts["sequences"] - np.tile(np.ravel(n_correct), 2)
+    return _rows(keys, found).assign(**counts)
 
 
 def by_strength(model: HookedTransformer, batch: Batch, heads: Sequence[Head]) -> tuple[Head, ...]:
@@ -244,14 +235,12 @@ def _values(
     on: Bool[ndarray, "subset head"],
     metrics: Sequence[Metric],
     *,
-    perfect_match: bool,
+    perfect_match: bool = False,
 ) -> Float[ndarray, "metric batch subset"]:
-    if not perfect_match:
-        return subset_values(model, batch, heads, on, metrics)
-    parts: list[ndarray] = []
+    parts: list[Any] = []
     for part in batch.split(chunk_size(model, len(batch))):
-        with clamped(model, [match(*heads)], part):
-            parts.append(subset_values(model, part, heads, on, metrics))
+        with clamped(model, [match(*heads)], part) if perfect_match else nullcontext():
+            parts.append(subset_values(model, part, heads, on, metrics)[1])
     return np.concatenate(parts, axis=1)
 
 
@@ -262,18 +251,13 @@ def _table(
     seed: int,
 ) -> pd.DataFrame:
     """Return one row per subset and metric; `places` says what the subsets are."""
-    found: Estimate = bootstrap(values.transpose(1, 0, 2), n_resamples=N_RESAMPLES, seed=seed)
-    return pd.DataFrame(
-        [
-            {
-                **place,
-                "metric": metric_name(metric),
-                **{name: part[m, s] for name, part in found._asdict().items()},
-            }
-            for m, metric in enumerate(metrics)
-            for s, place in enumerate(places)
-        ]
-    )
+    found = bootstrap(values.transpose(1, 0, 2), n_resamples=N_RESAMPLES, seed=seed)
+    names = [metric_name(metric) for metric in metrics]
+    return _rows([{**place, "metric": name} for name in names for place in places], found)
+
+
+def _rows(keys: Sequence[dict[str, Any]], found: Estimate) -> pd.DataFrame:
+    return pd.DataFrame(keys).assign(**{n: part.ravel() for n, part in found._asdict().items()})
 
 
 def _ratio(

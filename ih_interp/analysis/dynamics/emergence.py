@@ -2,37 +2,37 @@
 
 A curve is `sequences` and values, `[point]` each; times are in sequences seen. An event after the
 curve's end is censored (`Crossing`); across runs, see `survival`. All functions raise ValueError
-unless there are as many sequences as values, the sequences ascend from at least 0, and every value
-is a finite number.
+unless there are as many sequences as values, ascending from at least 0, and all are finite.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Literal, NamedTuple, TypeAlias
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 from numpy import ndarray
 from numpy.typing import ArrayLike
 from scipy.optimize import curve_fit
 from scipy.special import expit
 
-from ih_interp._columns import finite, numbers
+from ih_interp import _columns as columns
 from ih_interp.analysis.checks import Positive, Within, checked
+from ih_interp.types import expect
 
 LEARNED = 0.4 * math.log(2)  # nats of training loss below which the paper calls the task learned
 PLATEAU = (0.6, 0.8)  # losses around ln 2, of a model that guesses between the context's two labels
 GOOD_FIT = 0.9  # the least share of the variance that a logistic explains whose midpoint is used
+
+_windows = np.lib.stride_tricks.sliding_window_view
 
 Curve: TypeAlias = Float[ndarray, " point"]
 Rise: TypeAlias = Annotated[float, Within(0)]
 
 
 class Crossing(NamedTuple):
-    """The time at which a run got there, or, not `observed` (censored), the run's length.
-
-    Times are in sequences, finite and at least 0. A censored run got there later or never.
-    """
+    """The time at which a run got there, or, not `observed` (censored), the run's length."""
 
     time: float
     observed: bool
@@ -40,9 +40,8 @@ class Crossing(NamedTuple):
     @classmethod
     def before_end(cls, sequences: ArrayLike, time: float) -> "Crossing":
         """Return a time within a curve, or, where it is infinite, the curve's end as censored."""
-        if math.isfinite(time):
-            return cls(time, True)
-        return cls(float(numbers(sequences, "sequences")[-1]), False)
+        end = float(columns.numbers(sequences, "sequences")[-1])
+        return cls(time if math.isfinite(time) else end, math.isfinite(time))
 
 
 Criterion: TypeAlias = Callable[[ArrayLike, ArrayLike], Crossing]
@@ -76,7 +75,7 @@ def first_above(
 def _first_below(x: Curve, y: Curve, level: float, for_at_least: int) -> float:
     if for_at_least > len(x):
         raise ValueError(f"for_at_least={for_at_least}: expected at most {len(x)}, all points.")
-    stays = np.lib.stride_tricks.sliding_window_view(y < level, for_at_least).all(axis=1)
+    stays = _windows(y < level, for_at_least).all(axis=1)
     if not stays.any():
         return math.inf
     after = int(stays.argmax())
@@ -118,8 +117,7 @@ def half_of_end(
 class Logistic(NamedTuple):
     """A fitted rise `low + (high - low) / (1 + exp(-rate (ln t - ln midpoint)))`.
 
-    From 12% to 88% of the rise takes a factor exp(4 / rate) of sequences; `midpoint` is in
-    sequences; `r_squared` is the share of the curve's variance that the fit explains, at most 1.
+    `r_squared` is the share of the curve's variance that the fit explains, at most 1.
     """
 
     low: float
@@ -132,9 +130,8 @@ class Logistic(NamedTuple):
 def fit_logistic(sequences: ArrayLike, curve: ArrayLike) -> Logistic:
     """Fit the logistic in ln(sequences) with the least squared error, every point counting alike.
 
-    For a loss give its negative. The midpoint of a curve that has not levelled off may lie beyond
-    its end. Raises ValueError for fewer than five points, and for a curve of whose variance the
-    best rising logistic explains less than half.
+    The midpoint of a curve that has not levelled off may lie beyond its end. Raises ValueError for
+    fewer than five points, and where the best fit explains less than half of the variance.
     """
     x, y = _curve(sequences, curve)
     if len(x) < 5:
@@ -156,9 +153,8 @@ def fit_logistic(sequences: ArrayLike, curve: ArrayLike) -> Logistic:
 def logistic_midpoint(sequences: ArrayLike, curve: ArrayLike, *, at_least: Rise = 0.1) -> Crossing:
     """Return when half of a logistic rise is done; censored where it rises less than `at_least`.
 
-    The rise is the last value less the first. A midpoint beyond the curve's end is censored too.
-    Raises ValueError for a curve that falls by `at_least`, such as a loss, and for one that rises
-    otherwise than a logistic (R squared below `GOOD_FIT`).
+    A midpoint beyond the curve's end is censored too. Raises ValueError for a curve that falls by
+    `at_least`, such as a loss, or rises otherwise than a logistic (R squared below `GOOD_FIT`).
     """
     x, y = _curve(sequences, curve)
     _refuse_fall(y, at_least)
@@ -166,20 +162,19 @@ def logistic_midpoint(sequences: ArrayLike, curve: ArrayLike, *, at_least: Rise 
         return Crossing.before_end(x, math.inf)
     fit = fit_logistic(x, y)
     if fit.r_squared < GOOD_FIT:
-        raise ValueError(
-            f"A logistic fits the curve poorly: expected R squared of {GOOD_FIT}, got "
-            f"{fit.r_squared:.2f}; look at it, and use first_above or half_of_end."
-        )
+        found = f"expected R squared of {GOOD_FIT}, got {fit.r_squared:.2f}"
+        raise ValueError(f"A logistic fits the curve poorly: {found}; use first_above.")
     return Crossing.before_end(x, fit.midpoint if fit.midpoint <= x[-1] else math.inf)
 
 
 class Steepest(NamedTuple):
-    """The place at which a curve falls fastest."""
+    """The place at which a curve falls fastest: not observed at its end, as it may fall faster yet.
+
+    The slope is below 0, in the curve's unit per sequence, or per factor e of sequences.
+    """
 
     crossing: Crossing
-    """Not observed where it falls fastest at its end, as it may fall faster yet."""
     slope: float
-    """Below 0, in nats (or the curve's unit) per sequence, or per factor e of sequences."""
 
 
 @checked()
@@ -203,8 +198,7 @@ def steepest_descent(
     if n_points > there.sum():
         raise ValueError(f"n_points={n_points}: expected at most {there.sum()}, the points left.")
     place = np.log(x[there]) if scale == "log" else x[there]
-    windows = np.lib.stride_tricks.sliding_window_view
-    xs, ys = windows(place, n_points), windows(y[there], n_points)
+    xs, ys = _windows(place, n_points), _windows(y[there], n_points)
     centred = xs - xs.mean(axis=1, keepdims=True)
     slopes = (centred * ys).sum(axis=1) / (centred**2).sum(axis=1)
     best = int(slopes.argmin())
@@ -230,6 +224,47 @@ def plateau_length(
     x, y = _curve(sequences, loss)
     left = Crossing.before_end(x, _first_below(x, y, low, 1))
     return Crossing(left.time - min(_first_below(x, y, high, 1), left.time), left.observed)
+
+
+@checked()
+def emergence_table(
+    curves: pd.DataFrame,
+    criterion: Criterion = learned,
+    *,
+    by: str | Sequence[str] = "clamp",
+    value: str = "loss",
+) -> pd.DataFrame:
+    """Return when each run got there: one row per run, columns `by`, `seed`, `time`, `observed`.
+
+    `curves` has columns `by`, `seed`, `sequences`, and the `value` that the criterion reads. Raises
+    ValueError for missing columns, and names the run that the criterion refuses.
+    """
+    keys = columns.key_columns(by, *Crossing._fields, seed=True)
+    columns.refuse_columns(curves, [*keys, "sequences", value])
+    x = columns.finite(curves["sequences"], "The column 'sequences'", low=0)
+    y = columns.numbers(curves[value], f"The column {value!r}")
+    curves = curves.assign(**{"sequences": x, value: y})
+    rows: list[dict[str, object]] = []
+    for run, curve in columns.groups(curves, keys):
+        x, y = curve.sort_values("sequences")[["sequences", value]].to_numpy(copy=True).T
+        try:
+            crossing = criterion(x, y)
+            expect(crossing, Crossing, "The criterion's result", "return a Crossing")
+            refuse_unsound([crossing])
+        except ValueError as error:
+            name = ", ".join(f"{column} {columns.shown(part)}" for column, part in run.items())
+            raise ValueError(f"The run of {name}: {error}") from error
+        rows.append({**run, **crossing._asdict()})
+    return pd.DataFrame(rows)
+
+
+def refuse_unsound(crossings: Iterable[Crossing]) -> None:
+    """Refuse no runs, a time below 0 or not finite, and an odd `observed`, with ValueError."""
+    found = list(crossings)
+    if not found:
+        raise ValueError("crossings=[]: expected at least one run.")
+    columns.finite([crossing.time for crossing in found], "A time of crossings", low=0)
+    columns.flags([crossing.observed for crossing in found], "`observed` of crossings")
 
 
 def _fits(x: Curve, y: Curve, spread: float) -> list[Logistic]:
@@ -263,24 +298,18 @@ def _rise(log_x: Curve, low: float, high: float, rate: float, log_midpoint: floa
 
 def _refuse_fall(curve: Curve, amount: float) -> None:
     if curve[0] - curve[-1] >= amount:
-        raise ValueError(
-            f"The curve falls from {curve[0]:.3g} to {curve[-1]:.3g}: expected a rise; of a loss "
-            "give the negative, or use learned or first_below."
-        )
+        fall = f"The curve falls from {curve[0]:.3g} to {curve[-1]:.3g}"
+        raise ValueError(f"{fall}: expected a rise; of a loss give the negative, or use learned.")
 
 
 def _curve(sequences: ArrayLike, curve: ArrayLike) -> tuple[Curve, Curve]:
     # Plain arrays: a column cut from a table is indexed by its row numbers, not by its places.
-    x, y = numbers(sequences, "sequences"), numbers(curve, "The curve")
+    x, y = columns.numbers(sequences, "sequences"), columns.numbers(curve, "The curve")
     if x.shape == y.shape == (0,):
-        raise ValueError(
-            "The curve has no points: expected some; train a run without metrics to its end."
-        )
+        raise ValueError("The curve has no points: expected some; train a run to its end.")
     if x.ndim != 1 or x.shape != y.shape:
-        raise ValueError(
-            f"sequences have shape {x.shape} and the curve {y.shape}: expected [point] each."
-        )
-    finite(x, "sequences", low=0)
+        raise ValueError(f"sequences {x.shape} and the curve {y.shape}: expected [point] each.")
+    columns.finite(x, "sequences", low=0)
     if not (np.diff(x) > 0).all():
         raise ValueError("sequences: expected one run's, ascending; sort the curve.")
-    return x, finite(y, "The curve")
+    return x, columns.finite(y, "The curve")

@@ -1,9 +1,8 @@
 """Progress measures: parts of the circuit made perfect in the checkpoints of a run without them.
 
 A clamp in training shows how the rest is learned where a part is perfect from the start; the same
-clamp on checkpoints of a free run shows how much the rest has learned there. The two differ (Singh
-et al. 2024, arXiv:2404.07129, Figure 10): the progress measure keeps the plateau and the sudden
-drop of the free run.
+clamp on checkpoints of a free run shows how much the rest has learned there, and keeps the plateau
+and the sudden drop of the free run (Singh et al. 2024, arXiv:2404.07129, Figure 10).
 """
 
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from typing import Annotated
 
 import pandas as pd
 
+from ih_interp._columns import measured_once
 from ih_interp.analysis.checks import checked_in_plain_torch
 from ih_interp.analysis.dynamics.trace import (
     ARun,
@@ -25,7 +25,7 @@ from ih_interp.evaluation import evaluate
 from ih_interp.runs import Run
 from ih_interp.types import Batch
 
-COMPARED = ("task", "model", "optimiser", "seeds", "batch_size")
+COMPARED = ("task", "model", "optimiser", "start", "seeds", "batch_size")
 """The parts of a configuration that two runs share where they differ in clamps alone."""
 
 
@@ -44,14 +44,11 @@ def progress(
         match = [ih.clamps.match("L1H3"), *run.clamps]
         table = progress(run, match, name="match", batch=batch).query("name == 'loss'")
 
-    Columns: `clamp`, and those of `trace`: `step`, `sequences`, `name`, `value`, by default the
-    means of `evaluation.sequence_metrics`, whose ranges and chance levels hold.
-
-    `clamps` are exactly those in force, each as at the checkpoint's step. The run's own are left
-    out: name them again to keep them, as the ablation of other heads in the paper's runs. `name` is
-    the entry in column `clamp`; by default the clamps as they print, "none" without any. The other
-    arguments are those of `trace`. Raises ValueError as `trace` does, also for clamps that cannot
-    act together.
+    Columns: those of `trace`, by default the means of `evaluation.sequence_metrics`, and `clamp`,
+    which is `name`, by default the clamps as they print, "none" without any. `clamps` are exactly
+    those in force, each as at the checkpoint's step: name the run's own again to keep them, as the
+    ablation of other heads in the paper's runs. Raises ValueError as `trace` does, also for clamps
+    that cannot act together.
     """
     if name is None:
         name = " + ".join(map(str, clamps)) or "none"
@@ -75,10 +72,9 @@ def progress_beside_training(
     Columns: `sequences`, `clamp` (the key), `when`, `loss` (nats), `seed` (of the weights). Rows
     "training" are the clamped run's own evaluations on `split`; rows "inference" the free run's
     checkpoints under all of the clamped run's clamps, over `batch`, by default sequences of `split`
-    chosen as in `trace`. Name the free run itself to have its curve in both.
-
-    Raises ValueError for a run that differs from the free one in more than clamps, lengths and
-    grids, and for one without metrics on the split. Warns of runs that are not finished.
+    chosen as in `trace`. Name the free run itself to have its curve in both. Raises ValueError for
+    a run that differs from the free one in more than clamps, lengths and grids, and for one without
+    metrics on the split. Warns of runs that are not finished.
     """
     for name, run in clamped.items():
         # `identity` knows features by their digest, wherever their file lies.
@@ -106,12 +102,9 @@ def progress_beside_training(
 
 def _evaluations(run: Run, name: str, split: str) -> pd.DataFrame:
     """Return a run's own metrics on a split, as many as are saved."""
-    metrics = run.metrics
+    metrics = measured_once(run.metrics)
     if metrics.empty:
-        raise ValueError(
-            f"The run {name!r} has no metrics saved: expected a curve in training; train it to its "
-            "end, or name finished runs only."
-        )
+        raise ValueError(f"The run {name!r} has no metrics: expected some; train it to its end.")
     found = metrics[metrics["split"] == split]
     if found.empty:
         splits = ", ".join(sorted(metrics["split"].unique()))

@@ -5,16 +5,18 @@ length, makes a slow condition look fast; all numbers here count it as censored.
 of other networks depends on the number of seeds: see `widest_coverage`.
 
 Times are finite and at least 0; a censored run's time is its length. Every function raises
-ValueError for other times, for an `observed` that is not True, False, 1 or 0, and for no runs. The
-order of runs changes no number.
+ValueError for other times, for an `observed` that is not True, False, 1 or 0, and for no runs. In
+tables a missing key (None, NaN) is a condition like any other. The order of runs changes no number.
 """
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 from numpy import ndarray
 from scipy import stats
@@ -22,19 +24,24 @@ from scipy import stats
 from ih_interp import _columns as columns
 from ih_interp._reprs import short_repr
 from ih_interp.analysis.checks import Confidence, NotNegative, Positive, Within, checked
-from ih_interp.analysis.dynamics.emergence import Crossing
+from ih_interp.analysis.dynamics.emergence import Crossing, refuse_unsound
 from ih_interp.analysis.statistics import Estimate, bootstrap, sign_flip_test
 
 NOWHERE = Estimate(*(np.asarray(math.nan),) * 3)
+
+SUMMARY = (
+    *("time", "observed", "n_seeds", "n_observed", "horizon", "widest_coverage"),
+    *(f"{name}{end}" for name in ("median", "restricted_mean") for end in ("", "_low", "_high")),
+)
+"""Columns that `emergence_summary` reads or makes: no condition may have their names."""
 
 
 @short_repr
 class Survival(NamedTuple):
     """The share of networks that have not yet got there, and the ends of its interval.
 
-    `share[i]` holds from `time[i]` on. Times are in sequences: 0, then every time at which a run
-    got there or ended. The last share is above 0 where the longest run is censored. Ends are NaN
-    where the share is 1 or 0.
+    `share[i]` holds from `time[i]` on. Times are 0, then every time at which a run got there or
+    ended. Ends are NaN where the share is 1 or 0.
     """
 
     time: Float[ndarray, " time"]
@@ -83,15 +90,11 @@ def median_time(crossings: Sequence[Crossing]) -> float:
 def restricted_mean(crossings: Sequence[Crossing], horizon: NotNegative) -> float:
     """Return the mean time, cut at `horizon`, in [0, horizon]: the area under Kaplan-Meier.
 
-    It is finite where a median is not reached; compare only numbers of one horizon. Raises
-    ValueError for a horizon beyond the longest run where that is censored.
+    Compare only numbers of one horizon. Raises ValueError for one beyond a censored longest run.
     """
     time, share = _steps(crossings)
     if horizon > time[-1] and share[-1] > 0:
-        raise ValueError(
-            f"horizon={horizon:g}: expected {time[-1]:g} or less, where the longest run ends "
-            "without getting there; what follows is not known."
-        )
+        raise ValueError(f"horizon={horizon:g}: expected {time[-1]:g}, a censored end, or less.")
     ends = np.minimum(np.append(time, max(horizon, time[-1])), horizon)
     return float((np.diff(ends) * share).sum())
 
@@ -107,15 +110,6 @@ def _steps(crossings: Sequence[Crossing]) -> tuple[ndarray, ndarray]:
     observed = np.array([crossing.observed for crossing in ordered])
     share = np.cumprod(1 - observed / np.arange(len(ordered), 0, -1))
     return np.append(0.0, time), np.append(1.0, share)
-
-
-def refuse_unsound(crossings: Iterable[Crossing]) -> None:
-    """Refuse no runs, a time below 0 or not finite, and an odd `observed`, with ValueError."""
-    found = list(crossings)
-    if not found:
-        raise ValueError("crossings=[]: expected at least one run.")
-    columns.finite([crossing.time for crossing in found], "A time of crossings", low=0)
-    columns.flags([crossing.observed for crossing in found], "`observed` of crossings")
 
 
 @checked()
@@ -155,8 +149,7 @@ def bootstrap_over_seeds(
 def widest_coverage(n_seeds: Positive) -> float:
     """Return how often the interval from the fastest to the slowest of n seeds holds the median.
 
-    It is `1 - 2^(1 - n)` whatever the distribution, and no interval between observed times covers
-    more: below six seeds none reaches 95%.
+    No interval between observed times covers more, whatever the distribution.
 
     >>> [widest_coverage(n) for n in (1, 3, 5, 6)]
     [0.0, 0.75, 0.9375, 0.96875]
@@ -168,19 +161,14 @@ def widest_coverage(n_seeds: Positive) -> float:
 class PairedTimes(NamedTuple):
     """A comparison of two conditions, seed by seed."""
 
-    ratio: Estimate
-    """Geometric mean of first time / second time over the pairs compared, interval over pairs."""
-    p: float
-    """Two-sided, of log ratios symmetric about 0 (sign flips); at least 2^(1 - n_compared)."""
-    n_compared: int
-    """Pairs in which both got there."""
+    ratio: Estimate  # geometric mean of first / second over pairs compared, interval over pairs
+    p: float  # two-sided, of log ratios symmetric about 0 (sign flips); >= 2^(1 - n_compared)
+    n_compared: int  # pairs in which both got there
     n_left_out: int
-    earlier: int
-    """Pairs in which the first got there before the second did, or before it ended."""
+    earlier: int  # pairs in which the first got there before the second did, or before it ended
     later: int
     undecided: int
-    p_of_signs: float
-    """Two-sided binomial of earlier against later; censored pairs of known order count."""
+    p_of_signs: float  # two-sided binomial of earlier, later; censored pairs of known order count
 
 
 @checked()
@@ -190,16 +178,14 @@ def paired_times(
     """Compare the times of two conditions over the same seeds, each by seed.
 
     `ratio` and `p` leave censored pairs out, so they understate a condition whose runs end early;
-    `p_of_signs` counts those whose order is known, whatever their ratio. Where `n_left_out` is not
-    small, believe the signs. NaN where fewer than two pairs are left. Raises ValueError unless the
-    seeds are the same, or for a time of 0, which has no ratio.
+    where `n_left_out` is not small, believe the signs. NaN where fewer than two pairs are left.
+    Raises ValueError unless the seeds are the same, or for a time of 0, which has no ratio.
     """
     refuse_unsound([*first.values(), *second.values()])
     columns.refuse_seeds([*first, *second])
     if set(first) != set(second):
-        raise ValueError(
-            f"Pairs: expected the same seeds, got {sorted(first)} and {sorted(second)}."
-        )
+        seeds = f"{sorted(first)} and {sorted(second)}"
+        raise ValueError(f"Pairs: expected the same seeds, got {seeds}.")
     pairs = [(first[seed], second[seed]) for seed in sorted(first)]
     both = np.array([(a.time, b.time) for a, b in pairs if a.observed and b.observed])
     if (both == 0).any():
@@ -216,3 +202,84 @@ def paired_times(
     return PairedTimes(
         ratio, p, len(both), len(pairs) - len(both), earlier, later, len(pairs) - decided, signs
     )
+
+
+@checked()
+def emergence_summary(
+    times: pd.DataFrame,
+    *,
+    by: str | Sequence[str] = "clamp",
+    horizon: NotNegative | None = None,
+    level: Confidence = 0.95,
+    n_resamples: Positive = 1_000,
+) -> pd.DataFrame:
+    """Return Kaplan-Meier medians and restricted means, one row per condition, with intervals.
+
+    `times` is an `emergence_table`. Columns: `by`, and `SUMMARY` from `n_seeds` on; a median is inf
+    where it is not reached, ends are NaN for one seed, and `widest_coverage` is the most that the
+    median's interval covers. By default `horizon` is the earliest end of a censored run, or the
+    latest time.
+    """
+    keys = columns.key_columns(by, *SUMMARY)
+    conditions = _conditions(times, keys)
+    every = [c for _, found in conditions for c in found]
+    if horizon is None:
+        horizon = min((c.time for c in every if not c.observed), default=max(every).time)
+    restricted = partial(restricted_mean, horizon=horizon)
+    resampled = partial(bootstrap_over_seeds, level=level, n_resamples=n_resamples)
+    rows: list[dict[str, object]] = []
+    for row, found in conditions:
+        row |= {"n_seeds": len(found), "n_observed": sum(c.observed for c in found)}
+        for name, statistic in (("median", median_time), ("restricted_mean", restricted)):
+            _, low, high = resampled(found, statistic) if len(found) > 1 else NOWHERE
+            ends = {f"{name}_low": float(low), f"{name}_high": float(high)}
+            row |= {name: statistic(found), **ends}
+        rows.append({**row, "horizon": horizon, "widest_coverage": widest_coverage(len(found))})
+    return pd.DataFrame(rows)
+
+
+@checked()
+def survival_table(
+    times: pd.DataFrame, *, by: str | Sequence[str] = "clamp", level: Confidence = 0.95
+) -> pd.DataFrame:
+    """Return `kaplan_meier` of each condition, for drawing.
+
+    Columns: `by`, `sequences`, `share`, `low`, `high`, and `censored`, the runs that ended there.
+    `times` is an `emergence_table`.
+    """
+    names = ("sequences", "share", "low", "high", "censored")
+    keys = columns.key_columns(by, *names)
+    rows: list[tuple[object, ...]] = []
+    for condition, found in _conditions(times, keys):
+        ended = [c.time for c in found if not c.observed]
+        points = zip(*kaplan_meier(found, level=level), strict=True)
+        rows += [(*condition.values(), *point, ended.count(point[0])) for point in points]
+    return pd.DataFrame(rows, columns=[*keys, *names])
+
+
+@checked()
+def crossings_by_seed(times: pd.DataFrame) -> dict[int, Crossing]:
+    """Return one condition's rows of an `emergence_table` by seed, for `paired_times`.
+
+    Raises ValueError for a seed that is missing, not a whole number, or there twice.
+    """
+    columns.refuse_columns(times, ["seed", "time", "observed"])
+    found = _crossings(times)
+    columns.refuse_seeds(times["seed"].tolist())
+    seeds = columns.finite(times["seed"], "The column 'seed'")
+    if (seeds % 1 > 0).any() or len(set(seeds)) < len(seeds):
+        raise ValueError(f"seed={seeds.tolist()}: expected whole numbers, and none comes twice.")
+    return dict(zip(map(int, seeds), found, strict=True))
+
+
+def _conditions(
+    times: pd.DataFrame, keys: Sequence[str]
+) -> list[tuple[dict[str, Any], list[Crossing]]]:
+    columns.refuse_columns(times, [*keys, "time", "observed"])
+    return [(key, _crossings(rows)) for key, rows in columns.groups(times, keys)]
+
+
+def _crossings(times: pd.DataFrame) -> list[Crossing]:
+    time = columns.finite(times["time"], "The column 'time'", low=0)
+    observed = columns.flags(times["observed"], "The column 'observed'")
+    return [Crossing(*run) for run in zip(time.tolist(), observed.tolist(), strict=True)]

@@ -5,7 +5,6 @@ import inspect
 import logging
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from numbers import Real
 from typing import Annotated, Any, TypeAlias
 
@@ -28,8 +27,7 @@ from ih_interp.types import Batch
 Measure: TypeAlias = Callable[[HookedTransformer, Batch], Any]
 """Maps a model and sequences to a number, `[layer, head]`, or numbers by name, all of them means.
 
-By name (in a mapping such as `SequenceMetrics`, or a NamedTuple) a tensor `[batch]`, one value per
-sequence, may stand for its mean.
+By name (a mapping, a NamedTuple) a tensor `[batch]` may stand for its mean.
 """
 
 Clamps: TypeAlias = Annotated[Sequence[AbstractClamp], 'write [ih.clamps.match("L1H3")]']
@@ -57,25 +55,20 @@ def trace(
 
         strengths = ih.trace(run, ih.induction_strength, batch=batch)
         losses = ih.trace(run, ih.evaluate, batch=batch).query("name == 'loss'")
-        copying = ih.trace(  # what does not take (model, batch) is wrapped
-            run, lambda model, batch: ih.heads.label_copying_score(ih.heads.label_copying(model))
-        )
+        scores = ih.trace(run, lambda model, batch: my_score(model))  # else than (model, batch)
 
     Args:
         run: the run that has the checkpoints.
-        measure: called with (model, batch); must be a mean over sequences, as long batches are
-            measured in chunks and averaged.
+        measure: must be a mean over sequences: long batches are measured in chunks and averaged.
         batch: the sequences; by default all of the training split, or, where there are more, the
             4,096 of `task.sample("train", 4_096, seed=0)`. `table.attrs["batch"]` then says which,
             and the first such call logs it. For all give `run.task.enumerate("train")`.
         clamps: applied to every checkpoint, by default those of training, each as at the step.
-        steps: the checkpoints, in updates, of `run.steps`; by default all that are there, with a
-            warning where the run is not finished.
+        steps: in updates; by default all, with a warning where the run is not finished.
         progress: show a bar.
 
-    Raises ValueError for a step without checkpoint, a measure of another kind, a measure that
-    leaves the model changed (hooks, modules, settings or weights), or a clamp that waits for a
-    level in metrics which are not saved up to the last step.
+    Raises ValueError for a step without checkpoint, a measure of another kind or one that leaves
+    the model changed, or a clamp that waits for a level in metrics which are not saved.
     """
     refuse_other_function(measure, "measure", "model", "batch")
     batch, said = some_sequences(run.task) if batch is None else (batch, "")
@@ -110,10 +103,9 @@ def trace(
 def some_sequences(
     task: Task, split: str = "train", most: int = MOST_SEQUENCES
 ) -> tuple[Batch, str]:
-    """Return sequences for a measure where none were given, and a phrase that says which.
+    """Return all sequences of a split, or `most` of more, and a phrase that says which.
 
-    They are all of the split, or, where there are more than `most`, the same sample every time,
-    which is logged once. (A warning would stop a program that has made warnings errors.)
+    The sample is the same every time, and logged once, as no warning that would stop a program.
     """
     said = f"a fixed sample of {most:,} sequences of {split!r}"
     if isinstance(task, FewShotTask):
@@ -140,7 +132,6 @@ def warn_unfinished(run: Run) -> None:
 
 
 def _chosen(run: Run, steps: Steps | None) -> list[int]:
-    """Return the steps, each with a checkpoint; by default all, with a warning if not finished."""
     if not run.steps:
         raise ValueError(f"{run.folder} has no checkpoints yet; train it first.")
     if steps is None:
@@ -189,10 +180,7 @@ def _parts(model: HookedTransformer) -> tuple[object, ...]:
 
 
 def _means(
-    model: HookedTransformer,
-    measure: Measure,
-    batch: Batch,
-    apply: Callable[..., AbstractContextManager[Any]],
+    model: HookedTransformer, measure: Measure, batch: Batch, apply: Callable[..., Any]
 ) -> dict[str, float]:
     """Return the measure's numbers by name, chunk by chunk, each under the clamps of `apply`."""
     total: dict[str, float] = {}

@@ -16,6 +16,7 @@ from transformer_lens import HookedTransformer
 from ih_interp.analysis.checks import Positions, checked_in_plain_torch
 from ih_interp.analysis.heads.pattern_scores import (
     PerHeadScore,
+    Sequences,
     entry_chance,
     entry_score,
     layer_scores,
@@ -37,9 +38,8 @@ def induction_strength(
     `mean over correct labels of A[query, label] - mean over the others`; chance 0. With two pairs
     it is the measure of Singh et al. (2024), Figure 3b, and 2 s - 1 under
     `InductionAttention(strength=s)`. It needs sequences of the few-shot task; on repeated random
-    tokens, as for language models, use `induction_score`.
-
-    Raises ValueError for sequences whose context lacks the target, or holds nothing else.
+    tokens, as for language models, use `induction_score`. Raises ValueError for sequences whose
+    context lacks the target, or holds nothing else.
     """
     correct = batch.correct
     if not bool((correct.any(dim=1) & ~correct.all(dim=1)).all()):
@@ -56,11 +56,7 @@ def induction_strength(
 
 @checked_in_plain_torch()
 def previous_token_score(
-    model: HookedTransformer,
-    batch: Batch | Tokens,
-    *,
-    rows: Rows = "all",
-    per_sequence: bool = False,
+    model: HookedTransformer, batch: Sequences, *, rows: Rows = "all", per_sequence: bool = False
 ) -> PerHeadScore:
     """Return the mean attention from a token to the one before it, in [0, 1].
 
@@ -74,11 +70,7 @@ def previous_token_score(
 
 @checked_in_plain_torch()
 def current_token_score(
-    model: HookedTransformer,
-    batch: Batch | Tokens,
-    *,
-    rows: Rows = "all",
-    per_sequence: bool = False,
+    model: HookedTransformer, batch: Sequences, *, rows: Rows = "all", per_sequence: bool = False
 ) -> PerHeadScore:
     """Return the mean attention from a token to itself, in [0, 1].
 
@@ -111,16 +103,15 @@ def _score_rows(n_positions: int, rows: Rows) -> list[int]:
 
 @checked_in_plain_torch()
 def duplicate_token_score(
-    model: HookedTransformer, batch: Batch | Tokens, *, per_sequence: bool = False
+    model: HookedTransformer, batch: Sequences, *, per_sequence: bool = False
 ) -> PerHeadScore:
     """Return the mean attention from a repeated token to its earlier copies, in [0, 1].
 
     `sum over j < i with token j = token i of A[i, j]`, averaged over the queries i of a sequence
     that have such a j, then over sequences. (TransformerLens's detector of `duplicate_token_head`
-    averages over the other queries too, and so cannot reach 1.) Chance: `duplicate_token_chance`.
-
-    Raises ValueError for sequences that repeat no token, such as few-shot sequences whose query is
-    another drawing than the one in the context.
+    averages over the other queries too, and so cannot reach 1.) Raises ValueError for sequences
+    that repeat no token, such as few-shot sequences whose query is another drawing than the one in
+    the context. Chance: `duplicate_token_chance`.
     """
     tokens = tokens_of(batch)
     copies = _earlier_copies(tokens)
@@ -134,7 +125,7 @@ def duplicate_token_score(
 
 
 @checked_in_plain_torch()
-def duplicate_token_chance(batch: Batch | Tokens) -> float:
+def duplicate_token_chance(batch: Sequences) -> float:
     """Return the score of even attention: the mean over queries i of (earlier copies) / (i + 1).
 
     The mean is taken within each sequence first, as in the score.
@@ -154,16 +145,14 @@ def _earlier_copies(tokens: Tokens) -> Bool[Tensor, "batch query key"]:
     copies = (tokens[:, :, None] == tokens[:, None, :]).tril(diagonal=-1)
     without = int((~copies.flatten(start_dim=1).any(dim=1)).sum())
     if without:
-        raise ValueError(
-            f"{without} of {len(tokens)} sequences repeat no token: expected a copy to attend to "
-            "in each; leave the others out."
-        )
+        what = f"{without} of {len(tokens)} sequences repeat no token"
+        raise ValueError(f"{what}: expected a copy to attend to in each; leave the others out.")
     return copies
 
 
 @checked_in_plain_torch()
 def attention_entropy(
-    model: HookedTransformer, batch: Batch | Tokens, *, per_sequence: bool = False
+    model: HookedTransformer, batch: Sequences, *, per_sequence: bool = False
 ) -> PerHeadScore:
     """Return the entropy of the pattern's last row, the query's, in nats.
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from ih_interp.analysis.checks import Within, checked_in_plain_torch
-from ih_interp.analysis.heads._weights import inputs, refuse_other_models
+from ih_interp.analysis.heads._weights import Weights
 from ih_interp.types import Head
 
 Kind: TypeAlias = Literal["Q", "K", "V"]
@@ -46,14 +46,12 @@ def composition_scores(model: HookedTransformer, kind: Kind, *, fold_ln: bool = 
 
     `fold_ln=True` multiplies W_Q, W_K and W_V by their LayerNorm's gain and centres them, as
     TransformerLens does when it loads a language model; False takes the weights as they are, and so
-    equals `model.all_composition_scores(kind)`. Shape `[source layer, source head, layer, head]`;
-    NaN where the source's layer is not an earlier one. Chance: `composition_chance`, about
-    1 / sqrt(d_model).
+    equals `model.all_composition_scores(kind)`. Chance: `composition_chance`.
     """
-    refuse_other_models(model)
-    w_o, reads = _wide(model.W_O), _reads(model, kind, fold_ln)
-    rest = w_o.mT if kind == "V" else _reads(model, "K" if kind == "Q" else "Q", fold_ln)
-    return _pairs(_small(_reads(model, "V", fold_ln)) @ w_o, reads @ _small(rest).mT)
+    weights, w_o = Weights(model, fold_ln), _wide(model.W_O)
+    rest = w_o.mT if kind == "V" else _reads(weights, "K" if kind == "Q" else "Q")
+    writes, reads = _small(_reads(weights, "V")) @ w_o, _reads(weights, kind) @ _small(rest).mT
+    return _pairs(writes, reads)
 
 
 @checked_in_plain_torch()
@@ -61,11 +59,10 @@ def output_composition(model: HookedTransformer, kind: Kind) -> Pairs:
     """Return `|W_O^s W_X| / (|W_O^s| |W_X|)` with X = Q, K or V, Frobenius norms, in [0, 1].
 
     The published notebook's composition (Singh et al. 2024, Figure 11): how much of the source's
-    output matrix the later head's input matrix reads. No LayerNorm is folded in. Shape and NaN as
-    in `composition_scores`. Chance: `output_composition_chance`, about 1 / sqrt(d_model).
+    output matrix the later head's input matrix reads. No LayerNorm is folded in. Chance:
+    `output_composition_chance`, about 1 / sqrt(d_model).
     """
-    refuse_other_models(model)
-    return _pairs(_wide(model.W_O), _reads(model, kind, fold_ln=False))
+    return _pairs(_wide(model.W_O), _reads(Weights(model, layer_norm=False), kind))
 
 
 @checked_in_plain_torch()
@@ -99,19 +96,15 @@ def pair_table(scores: Pairs) -> pd.DataFrame:
     Columns `source`, `name` (both "L1H3"), `value`; pairs that cannot compose (NaN) have no row.
     """
     rows = [
-        (str(Head(*place[:2])), str(Head(*place[2:])), float(scores[tuple(place)]))
-        for place in torch.nonzero(~scores.isnan()).tolist()
+        (str(Head(a, b)), str(Head(c, d)), float(scores[a, b, c, d]))
+        for a, b, c, d in torch.nonzero(~scores.isnan()).tolist()
     ]
     return pd.DataFrame(rows, columns=["source", "name", "value"])
 
 
-def _reads(
-    model: HookedTransformer, kind: Kind, fold_ln: bool
-) -> Float[Tensor, "layer head d_model d_head"]:
-    """Return all heads' W_Q, W_K or W_V."""
-    layers = range(model.cfg.n_layers)
-    weights = [inputs(model, f"W_{kind}", layer, layer_norm=fold_ln) for layer in layers]
-    return _wide(torch.stack(weights))
+def _reads(weights: Weights, kind: Kind) -> Float[Tensor, "layer head d_model d_head"]:
+    layers = range(weights.model.cfg.n_layers)
+    return _wide(torch.stack([weights.inputs(f"W_{kind}", layer) for layer in layers]))
 
 
 def _wide(weight: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

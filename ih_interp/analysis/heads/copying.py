@@ -10,7 +10,7 @@ In the few-shot task labels are copied to labels: each head has a matrix `[label
 whose diagonal an induction head needs.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
@@ -19,16 +19,10 @@ from transformer_lens import HookedTransformer
 
 from ih_interp._reprs import short_repr
 from ih_interp.analysis.checks import checked_in_plain_torch
-from ih_interp.analysis.heads._weights import (
-    copied_tokens,
-    embedded,
-    inputs,
-    refuse_other_models,
-    unembedding,
-    written,
-)
+from ih_interp.analysis.heads._weights import Weights
 from ih_interp.analysis.heads.pattern_scores import (
     PerHeadScore,
+    Sequences,
     each_chunk,
     layer_scores,
     tokens_of,
@@ -36,6 +30,7 @@ from ih_interp.analysis.heads.pattern_scores import (
 from ih_interp.model import FewShotEmbed
 from ih_interp.types import Batch, PerHead, Tokens
 
+Chosen: TypeAlias = Int[Tensor, " token"] | None
 LARGE = 2**31  # numbers in the circuits of all heads; for more, tokens have to be chosen
 TOKENS = "name tokens, as tokens=torch.arange(model.cfg.d_vocab)"
 ROWS = 1_024  # tokens at a time: a block of the circuit is [token, output]
@@ -51,41 +46,31 @@ class DiagonalCopying(NamedTuple):
 
 @checked_in_plain_torch(TOKENS)
 def copying_score_eig(
-    model: HookedTransformer,
-    *,
-    full: bool = True,
-    tokens: Int[Tensor, " token"] | None = None,
-    layer_norm: bool = True,
+    model: HookedTransformer, *, full: bool = True, tokens: Chosen = None, layer_norm: bool = True
 ) -> Float[Tensor, "layer head"]:
     """Return `sum of Re lambda / sum of |lambda|` over eigenvalues of a head's OV circuit.
 
     In [-1, 1]. The circuit is `W_E W_V W_O W_U` over `tokens` that are inputs and outputs (Elhage
     et al. 2021), by default all, in few-shot models the labels; with `full=False` `W_V W_O` alone.
     1 if all eigenvalues are positive, as for copying; 0 for a head that writes nothing; chance 0.
-    A d_head x d_head matrix has the same eigenvalues but for zeros, so vocabularies may be large.
-
-    Raises ValueError for models whose outputs are not their tokens, unless `tokens` are given.
+    Vocabularies may be large. Raises ValueError for models whose outputs are not their tokens,
+    unless `tokens` are given.
     """
-    refuse_other_models(model)
-    chosen = copied_tokens(model, tokens) if full else torch.arange(0)
+    weights = Weights(model, layer_norm)
+    chosen = weights.copied_tokens(tokens) if full else torch.arange(0)
     scores: list[Tensor] = []
     for layer, block in enumerate(model.blocks):
-        values = inputs(model, "W_V", layer, layer_norm=layer_norm)
-        outputs = block.attn.W_O.double()
+        values, outputs = weights.inputs("W_V", layer).double(), block.attn.W_O.double()
         if full:
-            rows = embedded(model, chosen, layer, layer_norm=layer_norm).double()
-            values = rows @ block.attn.W_V.double()
-            outputs = outputs @ unembedding(model, layer_norm=layer_norm)[:, chosen].double()
-        scores.append(eigenvalue_ratio(values.double(), outputs))
+            values = weights.embedded(chosen, layer).double() @ block.attn.W_V.double()
+            outputs = outputs @ weights.unembedding()[:, chosen].double()
+        scores.append(eigenvalue_ratio(values, outputs))
     return torch.stack(scores).to(model.W_U)
 
 
 @checked_in_plain_torch(TOKENS)
 def copying_score_diag(
-    model: HookedTransformer,
-    *,
-    tokens: Int[Tensor, " token"] | None = None,
-    layer_norm: bool = True,
+    model: HookedTransformer, *, tokens: Chosen = None, layer_norm: bool = True
 ) -> DiagonalCopying:
     """Return where a token's own logit stands in its row of `W_E W_V W_O W_U`, `[token, output]`.
 
@@ -95,19 +80,19 @@ def copying_score_diag(
     refused (ValueError) where heads times tokens times outputs exceed 2^31, as in GPT-2: let
     `tokens` name some hundreds or thousands.
     """
-    refuse_other_models(model)
-    chosen = copied_tokens(model, tokens)
+    weights = Weights(model, layer_norm)
+    chosen = weights.copied_tokens(tokens)
     size = model.cfg.n_layers * model.cfg.n_heads * len(chosen) * model.cfg.d_vocab_out
     if tokens is None and size > LARGE:
         raise ValueError(
             f"tokens=None: {len(chosen):,} tokens take {size:,} numbers, and hours: expected some "
             "of them, tokens=torch.randperm(model.cfg.d_vocab_out)[:500]."
         )
-    w_u = unembedding(model, layer_norm=layer_norm)
+    w_u = weights.unembedding()
     top, rank = torch.zeros(2, model.cfg.n_layers, model.cfg.n_heads, dtype=torch.float64)
     for layer in range(model.cfg.n_layers):
         for rows in chosen.split(ROWS):
-            for head, wrote in enumerate(written(model, rows, layer, layer_norm=layer_norm)):
+            for head, wrote in enumerate(weights.written(rows, layer)):
                 circuit = wrote @ w_u
                 own = circuit.gather(1, rows[:, None])
                 lower = (circuit < own).double().sum(dim=1)
@@ -119,7 +104,7 @@ def copying_score_diag(
 
 @checked_in_plain_torch()
 def copying_score_logit(
-    model: HookedTransformer, batch: Batch | Tokens, *, per_sequence: bool = False
+    model: HookedTransformer, batch: Sequences, *, per_sequence: bool = False
 ) -> PerHeadScore:
     """Return the share of a head's raise of logits that goes to the token attended to, in [0, 1].
 
@@ -129,14 +114,11 @@ def copying_score_logit(
     of all different tokens of the sequence, averaged over the j whose token is an output, in
     few-shot models the labels (after Olsson et al. 2022, appendix, on random tokens, without their
     rescaling to [-1, 1]). Where none is raised it is the chance level, `copying_logit_chance`.
-
-    `[layer, head]`, or `[batch, layer, head]` with `per_sequence`. Raises ValueError for sequences
-    with fewer than two different outputs.
+    Raises ValueError for sequences with fewer than two different outputs.
     """
-    refuse_other_models(model)
-    tokens = tokens_of(batch)
+    weights, tokens = Weights(model), tokens_of(batch)
     share = _shares_of_outputs(model, tokens)
-    w_u = unembedding(model, layer_norm=True)
+    w_u = weights.unembedding()
     w_u = w_u - w_u.mean(dim=1, keepdim=True)
     same = tokens[:, :, None] == tokens[:, None, :]
 
@@ -158,20 +140,14 @@ def copying_score_logit(
 
 
 @checked_in_plain_torch()
-def copying_logit_chance(model: HookedTransformer, batch: Batch | Tokens) -> float:
-    """Return the score of a head that raises all tokens of a sequence alike.
-
-    It is the mean of 1 / (number of different outputs in the sequence).
-    """
+def copying_logit_chance(model: HookedTransformer, batch: Sequences) -> float:
+    """Return the score of a head that raises all alike: the mean of 1 / (number of outputs)."""
     return float((1 / _shares_of_outputs(model, tokens_of(batch)).sum(dim=1)).mean())
 
 
 @checked_in_plain_torch("on sequences use label_copying_of_values(model, batch)")
 def label_copying(
-    model: HookedTransformer,
-    *,
-    tokens: Int[Tensor, " token"] | None = None,
-    layer_norm: bool = True,
+    model: HookedTransformer, *, tokens: Chosen = None, layer_norm: bool = True
 ) -> Float[Tensor, "layer head label label"]:
     """Return what attending to a label adds to the logits, by weights: `W_E[label] W_V W_O W_U`.
 
@@ -180,13 +156,12 @@ def label_copying(
     which `label_copying_of_values` sees. By default `tokens` are the labels; other than few-shot
     models need them (ValueError). Score and chance: `label_copying_score`.
     """
-    refuse_other_models(model)
+    weights = Weights(model, layer_norm)
     if tokens is None and not isinstance(model.embed, FewShotEmbed):
         raise ValueError("tokens=None: expected tokens, as only few-shot models have labels.")
-    chosen = copied_tokens(model, tokens)
-    w_u = unembedding(model, layer_norm=layer_norm)[:, chosen]
-    layers = range(model.cfg.n_layers)
-    return torch.stack([written(model, chosen, n, layer_norm=layer_norm) @ w_u for n in layers])
+    chosen = weights.copied_tokens(tokens)
+    w_u = weights.unembedding()[:, chosen]
+    return torch.stack([weights.written(chosen, n) @ w_u for n in range(model.cfg.n_layers)])
 
 
 @checked_in_plain_torch()
@@ -195,18 +170,18 @@ def label_copying_of_values(
 ) -> Float[Tensor, "layer head label label"]:
     """Return what attending to a label adds to the logits, by values: the mean of `v W_O W_U`.
 
-    `[layer, head, label in, label out]`, from the head's value v at every occurrence of a label in
-    the contexts, under clamps too, through the final norm's centring and gain but not its division.
-    Score and chance: `label_copying_score`. Raises ValueError for a label that no context shows.
+    From the head's value v at every occurrence of a label in the contexts, under clamps too,
+    through the final norm's centring and gain but not its division; otherwise as `label_copying`.
+    Raises ValueError for a label that no context shows.
     """
-    refuse_other_models(model)
+    weights = Weights(model)
     positions = list(batch.layout.labels)
     shown = torch.nn.functional.one_hot(batch.context_labels, model.cfg.d_vocab_out)
     counts = shown.sum(dim=(0, 1))
     if int(counts.min()) == 0:
         missing = torch.nonzero(counts == 0).flatten().tolist()
         raise ValueError(f"batch: no context shows the labels {missing}; give more sequences.")
-    w_u = unembedding(model, layer_norm=True)
+    w_u = weights.unembedding()
 
     def read(values: PerHead, _: int, rows: slice) -> Float[Tensor, "batch head label d_head"]:
         values = _of_each_head(values, model.cfg.n_heads)
@@ -227,13 +202,11 @@ def label_copying_score(
     Any real number, in logits before the final norm's division; chance 0. What a head adds to a
     logit whatever label it attends to cancels. Over checkpoints:
 
-        score, circuit = ih.heads.label_copying_score, ih.heads.label_copying
-        ih.trace(run, lambda model, batch: score(circuit(model)))
+        ih.trace(run, lambda model, _: ih.heads.label_copying_score(ih.heads.label_copying(model)))
     """
     if circuit.ndim != 4 or circuit.shape[-1] != circuit.shape[-2] or 0 in circuit.shape:
-        raise ValueError(
-            f"circuit: expected [layer, head, label, label], got shape {tuple(circuit.shape)}."
-        )
+        shape = tuple(circuit.shape)
+        raise ValueError(f"circuit: expected [layer, head, label, label], got shape {shape}.")
     n = circuit.shape[-1]
     own = circuit.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
     return own / n - (circuit.sum(dim=(-2, -1)) - own) / (n * (n - 1))
@@ -254,23 +227,19 @@ def eigenvalue_ratio(
 
 
 def _of_each_head(values: PerHead, n_heads: int) -> PerHead:
-    """Return values head by head where grouped queries share them."""
+    # Grouped queries share values.
     return values.repeat_interleave(n_heads // values.shape[2], dim=2)
 
 
 def _shares_of_outputs(model: HookedTransformer, tokens: Tokens) -> Float[Tensor, "batch pos"]:
     """Return 1 / (how often the token stands in its sequence), 0 where it is not an output."""
     if model.cfg.d_vocab != model.cfg.d_vocab_out and not isinstance(model.embed, FewShotEmbed):
-        raise ValueError(
-            f"model: expected outputs which are tokens, got {model.cfg.d_vocab} tokens and "
-            f"{model.cfg.d_vocab_out} outputs."
-        )
+        counted = f"{model.cfg.d_vocab} tokens and {model.cfg.d_vocab_out} outputs"
+        raise ValueError(f"model: expected outputs which are tokens, got {counted}.")
     counts = (tokens[:, :, None] == tokens[:, None, :]).sum(dim=2)
     shares = torch.where(tokens < model.cfg.d_vocab_out, 1 / counts, 0.0)
     few = int((shares.sum(dim=1) < 1.5).sum())
     if few:
-        raise ValueError(
-            f"{few} of {len(tokens)} sequences: expected two or more different tokens that are "
-            "outputs in each, to tell apart."
-        )
+        words = "expected two or more different tokens that are outputs in each, to tell apart"
+        raise ValueError(f"{few} of {len(tokens)} sequences: {words}.")
     return shares

@@ -19,13 +19,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from ih_interp.analysis.checks import Within, checked_in_plain_torch
-from ih_interp.analysis.heads._weights import (
-    different_tokens,
-    embedded,
-    inputs,
-    refuse_other_models,
-    written,
-)
+from ih_interp.analysis.heads._weights import Weights
 from ih_interp.analysis.heads.composition import Pairs
 from ih_interp.analysis.heads.copying import eigenvalue_ratio
 
@@ -43,28 +37,24 @@ def qk_matching(
     """Return the share of pairs of tokens x, y with M[x, x] > M[x, y], in [0, 1]; chance 1/2.
 
     `[source layer, source head, layer, head]`, NaN where the source's layer is not an earlier one;
-    M[x, y] = (x W_Q^r) . (y W_V^s W_O^s W_K^r), over all ordered pairs of different `tokens`, ties
-    counted half. For sequences of two pairs it is the accuracy with which head r would find the
-    query's class if it read nothing but the output of head s.
+    over all ordered pairs of different `tokens`, ties counted half. For sequences of two pairs it
+    is the accuracy with which head r would find the query's class by the output of head s alone.
 
-    Args:
-        model: any HookedTransformer.
-        tokens: those to match; in few-shot models exemplars, `task.token(class, exemplar)`.
-        distance: positions from key to query, by which rotary models turn queries; in few-shot
-            sequences of two pairs 1 or 3. 0 leaves rotation out.
-        layer_norm: count the norms in (`copying`); False multiplies the matrices as they are.
-
-    Raises ValueError for fewer than two tokens, repeated ones, or a distance beyond the context.
+    In few-shot models `tokens` are exemplars, `task.token(class, exemplar)`. `distance` is from key
+    to query, by which rotary models turn queries, in few-shot sequences of two pairs 1 or 3; 0
+    leaves rotation out. With `layer_norm` the norms count (`copying`); False multiplies matrices
+    as they are. Raises ValueError for fewer than two tokens, repeated ones, or a distance beyond
+    the context.
     """
-    refuse_other_models(model)
-    tokens = different_tokens(model, tokens, model.cfg.d_vocab)
+    weights = Weights(model, layer_norm)
+    tokens = weights.different_tokens(tokens, model.cfg.d_vocab)
     n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
-    scores = torch.full((n_layers, n_heads, n_layers, n_heads), torch.nan).to(model.W_U)
+    scores = torch.full((n_layers, n_heads) * 2, torch.nan).to(model.W_U)
     for layer in range(1, n_layers):
-        queries = _queries(model, tokens, layer, distance, layer_norm)
-        w_k = inputs(model, "W_K", layer, layer_norm=layer_norm)
+        queries = _queries(weights, tokens, layer, distance)
+        w_k = weights.inputs("W_K", layer)
         for source in range(layer):
-            copies = written(model, tokens, source, layer_norm=layer_norm)
+            copies = weights.written(tokens, source)
             for writer, head in itertools.product(range(n_heads), repeat=2):
                 matches = queries[head] @ (copies[writer] @ w_k[head]).T
                 scores[source, writer, layer, head] = _share_below_diagonal(matches)
@@ -92,43 +82,37 @@ def induction_trace(
     `previous` weighs the sources: `previous_token_score`, or that minus its chance. The other
     arguments and the errors are those of `qk_matching`.
     """
-    refuse_other_models(model)
-    tokens = different_tokens(model, tokens, model.cfg.d_vocab)
+    weights = Weights(model, layer_norm)
+    tokens = weights.different_tokens(tokens, model.cfg.d_vocab)
     n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
     if previous.shape != (n_layers, n_heads):
-        raise ValueError(
-            f"previous: expected [layer, head], {(n_layers, n_heads)}, got shape "
-            f"{tuple(previous.shape)}."
-        )
+        shapes = f"{(n_layers, n_heads)}, got shape {tuple(previous.shape)}"
+        raise ValueError(f"previous: expected [layer, head], {shapes}.")
     scores = torch.full((n_layers, n_heads), torch.nan).to(model.W_U)
     copies = torch.zeros(len(tokens), model.cfg.d_model).to(model.W_U)
     for layer in range(1, n_layers):
-        earlier = written(model, tokens, layer - 1, layer_norm=layer_norm)
+        earlier = weights.written(tokens, layer - 1)
         copies = copies + torch.einsum("h,hnd->nd", previous[layer - 1].to(earlier), earlier)
-        queries = _queries(model, tokens, layer, distance, layer_norm)
-        keys = copies @ inputs(model, "W_K", layer, layer_norm=layer_norm)
-        scores[layer] = (
-            eigenvalue_ratio(queries.double(), keys.double().transpose(-2, -1)).to(scores)
-            if normalise
-            else (queries * keys).sum(dim=(-2, -1))
-        )
+        queries = _queries(weights, tokens, layer, distance)
+        keys = copies @ weights.inputs("W_K", layer)
+        scores[layer] = (queries * keys).sum(dim=(-2, -1))
+        if normalise:
+            scores[layer] = eigenvalue_ratio(queries.double(), keys.double().mT).to(scores)
     return scores
 
 
 def _queries(
-    model: HookedTransformer, tokens: Tensor, layer: int, distance: int, layer_norm: bool
+    weights: Weights, tokens: Tensor, layer: int, distance: int
 ) -> Float[Tensor, "head token d_head"]:
-    attention = model.blocks[layer].attn
-    queries = embedded(model, tokens, layer, layer_norm=layer_norm) @ attention.W_Q
+    cfg, attention = weights.model.cfg, weights.model.blocks[layer].attn
+    queries = weights.embedded(tokens, layer) @ attention.W_Q
     if distance == 0:
         return queries
-    if model.cfg.positional_embedding_type != "rotary":
-        raise ValueError(
-            f"distance={distance}: expected 0, as positions are "
-            f"{model.cfg.positional_embedding_type!r} and not rotary."
-        )
-    if distance >= model.cfg.n_ctx:
-        raise ValueError(f"distance={distance}: expected from 0 to {model.cfg.n_ctx - 1}.")
+    kind = cfg.positional_embedding_type
+    if kind != "rotary":
+        raise ValueError(f"distance={distance}: expected 0, as positions are {kind!r}, not rotary.")
+    if distance >= cfg.n_ctx:
+        raise ValueError(f"distance={distance}: expected from 0 to {cfg.n_ctx - 1}.")
     by_position = queries.movedim(0, 1)[:, None]
     turned = attention.apply_rotary(by_position, past_kv_pos_offset=distance)
     return turned[:, 0].movedim(1, 0)

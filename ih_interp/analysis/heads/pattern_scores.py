@@ -1,12 +1,5 @@
 """One pass over every layer's activation at a hook point, and scores made of these activations.
 
-`pattern_scores` computes a score of your own, as the package's scores of patterns are computed:
-
-    def to_first(pattern, rows):  # attention to the first token, chance 1 / n where n are visible
-        return pattern[..., 0].mean(dim=-1)
-
-    pattern_scores(model, tokens, to_first)  # [layer, head]
-
 The model runs as it stands, under clamps and other people's hooks, and both are left as they were.
 """
 
@@ -26,6 +19,7 @@ from ih_interp.analysis.checks import checked_in_plain_torch
 from ih_interp.clamps._active import active, pass_size
 from ih_interp.types import Batch, Head, Pattern, Tokens
 
+Sequences: TypeAlias = Batch | Tokens
 PerHeadScore: TypeAlias = Float[Tensor, "layer head"] | Float[Tensor, "batch layer head"]
 Score: TypeAlias = Callable[[Tensor, slice], Tensor]
 """Maps a layer's pattern, and the slice of sequences that it is of, to `[batch, head]`."""
@@ -44,13 +38,15 @@ def pattern_scores(
 
     `score(pattern [batch, head, query, key], rows)` returns `[batch, head]`; `rows` is the slice of
     `tokens` that the pattern belongs to. Chance is the score of `A[i, j] = 1 / (i + 1)`.
+
+        pattern_scores(model, tokens, lambda pattern, rows: pattern[..., 0].mean(dim=-1))
     """
     return layer_scores(model, tokens, lambda a, _, rows: score(a, rows), per_sequence=per_sequence)
 
 
 def layer_scores(
     model: HookedTransformer,
-    batch: Batch | Tokens,
+    batch: Sequences,
     score: LayerScore,
     *,
     point: str = "attn.hook_pattern",
@@ -63,7 +59,7 @@ def layer_scores(
 
 def entry_score(
     model: HookedTransformer,
-    batch: Batch | Tokens,
+    batch: Sequences,
     queries: Sequence[int],
     shift: int,
     *,
@@ -84,8 +80,8 @@ def entry_chance(queries: Sequence[int], divisor: int | None = None) -> float:
     return sum(1 / (query + 1) for query in queries) / (divisor or len(queries))
 
 
-def tokens_of(batch: Batch | Tokens) -> Tokens:
-    """Return the tokens of a batch; tokens are returned as they are."""
+def tokens_of(batch: Sequences) -> Tokens:
+    """Return the tokens of a batch, or tokens as they are."""
     return batch.tokens if isinstance(batch, Batch) else batch
 
 
@@ -121,18 +117,15 @@ def head_table(
 
     Columns `score`, `name` ("L1H3"), `value`, `chance`; NaN where no chance level is given.
     """
-    level = chance or {}
-    return pd.DataFrame(
-        [
-            {"score": score, "name": name, "value": value, "chance": level.get(score, math.nan)}
-            for score, values in scores.items()
-            for name, value in by_head(values).items()
-        ]
-    )
+    rows = [
+        (score, name, value, (chance or {}).get(score, math.nan))
+        for score, values in scores.items()
+        for name, value in by_head(values).items()
+    ]
+    return pd.DataFrame(rows, columns=["score", "name", "value", "chance"])
 
 
 def by_head(values: Float[Tensor, "layer head"]) -> dict[str, float]:
     """Return numbers by the name of the head, "L1H3"."""
-    layers, heads = values.shape
-    places = itertools.product(range(layers), range(heads))
+    places = itertools.product(*map(range, values.shape))
     return {str(Head(*place)): float(values[place]) for place in places}

@@ -1,9 +1,8 @@
 """Scores of heads on repeated random tokens: prefix matching and induction.
 
 Sequences are random tokens said several times, so that nothing but the context tells what comes
-next. No tokenizer is used. Scores are `[layer, head]`, or `[batch, layer, head]` with
-`per_sequence=True`. Scores of `attention` take the same sequences:
-`duplicate_token_score(model, repeated_tokens(model, ...))`.
+next. Scores are `[layer, head]`, or `[batch, layer, head]` with `per_sequence=True`. Scores of
+`attention` take the same sequences: `duplicate_token_score(model, repeated_tokens(model, ...))`.
 """
 
 from typing import Annotated, Literal, TypeAlias
@@ -33,7 +32,6 @@ GENERATOR = (
 @checked_in_plain_torch(GENERATOR)
 def repeated_tokens(
     model: HookedTransformer,
-    *,
     generator: torch.Generator,
     n_sequences: Positive = 64,
     period: Several | None = None,
@@ -90,19 +88,10 @@ def prefix_matching_score(
     which an induction head attends to (Olsson et al. 2022, arXiv:2209.11895, appendix: BOS, then 25
     tokens 4 times; they write "preceded", but their mechanism and later code take the successor); 0
     is the token itself, as for a duplicate-token head, and -1 its predecessor, where there is one
-    in the sequence. Chance: `prefix_matching_chance`.
-
-    Raises ValueError as `repeated_tokens` does, and for an offset beyond one period.
+    in the sequence. Chance: `prefix_matching_chance`. Raises ValueError as `repeated_tokens` does,
+    and for an offset beyond one period.
     """
-    tokens = repeated_tokens(
-        model,
-        generator=generator,
-        n_sequences=n_sequences,
-        period=period,
-        repeats=repeats,
-        bos=bos,
-        vocabulary=vocabulary,
-    )
+    tokens = repeated_tokens(model, generator, n_sequences, period, repeats, bos, vocabulary)
     period = (tokens.shape[1] - (bos is not None)) // int(repeats)
     queries = _prefix_rows(period, repeats, offset, bos is not None)
     return entry_score(model, tokens, queries, int(offset) - period, per_sequence=per_sequence)
@@ -149,23 +138,14 @@ def induction_score(
     context, min(25, n_ctx // 2). Chance is `induction_chance(P)` with the call's `bos` and
     `convention`: 0.027 at P = 25, and 0.292 by default in a few-shot model of two pairs, whose 5
     positions allow P = 2. There tokens are labels and exemplars alike; on the task's own sequences
-    use `induction_strength`. Over checkpoints:
+    use `induction_strength`. Raises ValueError as `repeated_tokens` does. Over checkpoints:
 
         def score(model, batch):
             return ih.induction_score(model, generator=torch.Generator().manual_seed(0))
 
         ih.trace(run, score)
-
-    Raises ValueError as `repeated_tokens` does.
     """
-    tokens = repeated_tokens(
-        model,
-        generator=generator,
-        n_sequences=n_sequences,
-        period=period,
-        bos=bos,
-        vocabulary=vocabulary,
-    )
+    tokens = repeated_tokens(model, generator, n_sequences, period, 2, bos, vocabulary)
     period = tokens.shape[1] // 2
     queries, divisor = _induction_rows(period, bos is not None, convention)
     return entry_score(

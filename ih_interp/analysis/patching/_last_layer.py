@@ -42,16 +42,17 @@ class LastRow:
         """Return the stream after LN1, which queries, keys and values read."""
         return self.block.ln1(resid.flatten(end_dim=-3)).view(resid.shape)
 
-    def queries(self, read: Stream) -> Float[Tensor, "*any 1 head d_head"]:
-        """Return rotated queries of the last position."""
-        return self._rotated(self._heads(read[..., -1:, :], "Q"), offset=read.shape[-2] - 1)
-
-    def keys(self, read: Stream) -> PerHead:
-        """Return rotated keys of all positions."""
-        return self._rotated(self._heads(read, "K"), offset=0)
-
-    def values(self, read: Stream) -> PerHead:
-        return self._heads(read, "V")
+    def project(self, read: Stream, letter: str) -> PerHead:
+        """Return "q" of the last position, or "k" or "v" of all, rotated as attention does."""
+        last = read.shape[-2] - 1
+        read = read[..., last:, :] if letter == "q" else read
+        weight, bias = (getattr(self.attn, f"{kind}_{letter.upper()}") for kind in "Wb")
+        heads = read.reshape(-1, read.shape[-1]) @ weight.movedim(0, 1).flatten(start_dim=1)
+        heads = (heads + bias.flatten()).view(*read.shape[:-1], *bias.shape)
+        if letter == "v" or self.model.cfg.positional_embedding_type != "rotary":
+            return heads
+        offset = last if letter == "q" else 0
+        return self.attn.apply_rotary(heads.flatten(end_dim=-4), offset).view(heads.shape)
 
     def pattern(self, q: Tensor, k: Tensor) -> Float[Tensor, "*any pos head"]:
         """Return the pattern's last row, 0 where it is NaN; axes before `q` and `k` broadcast."""
@@ -74,13 +75,3 @@ class LastRow:
         for norm in final_norm(self.model):
             flat = norm(flat)
         return self.model.unembed(flat).view(*resid.shape[:-1], -1)
-
-    def _heads(self, read: Tensor, letter: str) -> Tensor:
-        weight, bias = (getattr(self.attn, f"{kind}_{letter}") for kind in "Wb")
-        flat = read.reshape(-1, read.shape[-1]) @ weight.movedim(0, 1).flatten(start_dim=1)
-        return (flat + bias.flatten()).view(*read.shape[:-1], *bias.shape)
-
-    def _rotated(self, heads: Tensor, *, offset: int) -> Tensor:
-        if self.model.cfg.positional_embedding_type != "rotary":
-            return heads
-        return self.attn.apply_rotary(heads.flatten(end_dim=-4), offset).view(heads.shape)

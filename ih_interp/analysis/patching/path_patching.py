@@ -4,8 +4,8 @@ In one run, the base, chosen edges carry what their senders wrote in another run
 the receivers' queries, keys or values get it; all after them runs freely.
 """
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from ih_interp.analysis import _passes as passes
-from ih_interp.analysis._passes import Ablation, HeadsOf
+from ih_interp.analysis._passes import Ablation, HeadsOf, Means
 from ih_interp.analysis.checks import checked_in_plain_torch
 from ih_interp.analysis.patching._patched_pass import Edges, Patch
 from ih_interp.evaluation import Metric, measured
@@ -26,8 +26,7 @@ Direction: TypeAlias = Literal["noise", "denoise"]
 
 RunName: TypeAlias = Literal["clean", "corrupted"]
 
-Means: TypeAlias = Mapping[int, tuple[Sequence[int], Tensor]]
-"""Heads of a layer, and what they are set to, `[pos, head, d]`."""
+Effects: TypeAlias = Float[Tensor, "batch ..."]
 
 
 @checked_in_plain_torch()
@@ -62,20 +61,11 @@ def path_patch(
     that changes goes along patched edges only. Other heads and MLPs get none of it before a
     receiver (the treeified computation of Goldowsky-Dill et al. 2023).
 
-    Args:
-        model: any HookedTransformer whose heads add up, so without grouped-query attention.
-        clean: the sequences, with the target and the context that the metric is about.
-        corrupted: as many sequences, from `corruptions`; None for zero, and for means over `clean`.
-        senders: heads, `"L0H2"` or `(0, 2)`.
-        receivers: heads above them, or "output".
-        via: the receivers' inputs, some of "q", "k", "v".
-        middle: heads of layers between all senders and receivers.
-        direction: `noise`: base clean, source corrupted; `denoise`: the reverse.
-        ablation: the corrupted run. `resample`: the corrupted sequences. `zero`, `mean`: the clean
-            ones, with what senders write set to 0, or to its mean over the corrupted sequences.
-        metric: one of `evaluation.SCALES`, or a function of logits `[batch, label]` and a batch.
-        per_sequence: one effect per sequence.
-        normalise: divide by the whole difference between the two runs.
+    `corrupted` has as many sequences as `clean`, whose target and context the metric is about. It
+    gives the corrupted run with `ablation="resample"`; with "zero" and "mean" that is the clean
+    sequences with what senders write set to 0, or to its mean over `corrupted`, or `clean` for
+    None. `direction="noise"` has the base clean and the source corrupted, "denoise" the reverse.
+    `metric` is one of `evaluation.SCALES`, or a function of logits `[batch, label]` and a batch.
 
     Clamps and hooks act in every run; those made for a batch must be made for `clean`, and act in
     the corrupted run as they do there. Raises ValueError for heads that no edge connects, clamps
@@ -83,7 +73,7 @@ def path_patch(
     hooks make what attention adds other than the sum of its heads' z W_O.
     """
     edges = _edges(model, senders, receivers, via, middle)
-    pair = Pair.of(model, clean, corrupted, direction, ablation, metric)
+    pair = Pair(model, clean, corrupted, direction, ablation, metric)
     means = pair.means(edges.senders)
     with passes.whole_blocks(model, min(edges.senders), max(edges.above(model))):
         parts = [_effect(part, edges, means, normalise) for part in pair.split()]
@@ -91,13 +81,7 @@ def path_patch(
     return share(effect, whole, normalise=normalise, per_sequence=per_sequence)
 
 
-def share(
-    effect: Float[Tensor, "batch ..."],
-    whole: Float[Tensor, "batch ..."],
-    *,
-    normalise: bool,
-    per_sequence: bool,
-) -> Tensor:
+def share(effect: Effects, whole: Effects, *, normalise: bool, per_sequence: bool) -> Tensor:
     """Return effects or their mean over sequences, divided by the mean whole difference if asked.
 
     Raises ValueError where that is 0.
@@ -122,45 +106,41 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True)
 class Pair:
-    """A clean and a corrupted run of a model, a direction between them and a metric."""
+    """A clean and a corrupted run of a model, a direction between them and a metric.
+
+    Raises ValueError for models without edges and for sequences that do not fit together.
+    """
 
     model: HookedTransformer
     clean: Batch
-    corrupted: Batch
+    given: Batch | None
     direction: Direction
     ablation: Ablation
     metric: Metric
 
-    @classmethod
-    def of(
-        cls,
-        model: HookedTransformer,
-        clean: Batch,
-        corrupted: Batch | None,
-        direction: Direction,
-        ablation: Ablation,
-        metric: Metric,
-    ) -> "Pair":
-        """Return the two runs; ValueError for sequences that do not fit together."""
-        passes.refuse_shape(model)
-        if corrupted is None:
-            if ablation == "resample":
-                raise ValueError(
-                    "corrupted=None: expected sequences to resample from; see analysis.corruptions."
-                )
-            corrupted = clean
-        if clean.tokens.shape != corrupted.tokens.shape:
+    def __post_init__(self) -> None:
+        passes.refuse_shape(self.model)
+        if self.given is None and self.ablation == "resample":
             raise ValueError(
-                f"corrupted: expected {tuple(clean.tokens.shape)} tokens, as many sequences as in "
-                f"clean and of the same length, got {tuple(corrupted.tokens.shape)}."
+                "corrupted=None: expected sequences to resample from; see analysis.corruptions."
             )
-        return cls(model, clean, corrupted, direction, ablation, metric)
+        shape, other = self.clean.tokens.shape, self.corrupted.tokens.shape
+        if shape != other:
+            raise ValueError(
+                f"corrupted: expected {tuple(shape)} tokens, as many sequences as in clean and of "
+                f"the same length, got {tuple(other)}."
+            )
+
+    @property
+    def corrupted(self) -> Batch:
+        """The corrupted sequences, or the clean ones where none are given."""
+        return self.clean if self.given is None else self.given
 
     def split(self) -> "list[Pair]":
         """Return pairs of as many sequences as one pass takes."""
         size = passes.chunk_size(self.model, len(self.clean))
         batches = zip(self.clean.split(size), self.corrupted.split(size), strict=True)
-        return [replace(self, clean=clean, corrupted=corrupted) for clean, corrupted in batches]
+        return [replace(self, clean=clean, given=corrupted) for clean, corrupted in batches]
 
     @property
     def order(self) -> tuple[RunName, RunName]:
@@ -180,47 +160,50 @@ class Pair:
             width = cfg.d_model if cfg.use_attn_result else cfg.d_head
             return {n: (of, torch.zeros(n_positions, len(of), width)) for n, of in heads.items()}
         total: dict[int, Tensor] = {}
-        for part in self.split():
-            seen = part.run(part.corrupted, passes.written_points(self.model, heads))
+        for part in replace(self, given=self.corrupted, ablation="resample").split():
+            seen = part.run("corrupted", passes.written_points(self.model, heads))
             for layer, written in passes.written_by(self.model, seen.kept, heads).items():
                 total[layer] = total.get(layer, 0.0) + written.double().sum(dim=0)
         return {layer: (of, total[layer] / len(self.corrupted)) for layer, of in heads.items()}
 
-    @contextmanager
-    def being(self, which: RunName, means: Means) -> Generator[Batch]:
-        """Give the batch whose `run` in the block is the clean or the corrupted run."""
-        if which == "clean":
-            yield self.clean
-        elif self.ablation == "resample":
-            yield self.corrupted
-        else:
-            with passes.set_heads(self.model, means):
-                yield self.clean
+    def run(
+        self,
+        which: RunName,
+        names: Iterable[str] = (),
+        *,
+        means: Means | None = None,
+        patch: Patch | None = None,
+    ) -> Seen:
+        """Return the clean or the corrupted run, perhaps patched, and keep the named activations.
 
-    def run(self, batch: Batch, names: Iterable[str] = ()) -> Seen:
-        """Run these sequences, and keep the named activations."""
-        is_other = batch is not self.clean
-        other = passes.reading(self.model, batch.tokens) if is_other else nullcontext()
-        with other, passes.recording(self.model, names) as kept:
+        The pass is that of the clean sequences, with heads set to means or with another embedding
+        put in before all other hooks: clamps made for these sequences act as they do there.
+        """
+        with ExitStack() as stack:
+            if which == "corrupted" and self.ablation != "resample":
+                stack.enter_context(passes.set_heads(self.model, means or {}))
+            elif which == "corrupted":
+                embedded = self.model.embed.forward(self.corrupted.tokens)
+                put = self.model.embed.register_forward_hook(lambda *_: embedded, prepend=True)
+                stack.callback(put.remove)
+            if patch is not None:
+                stack.enter_context(patch.applied())
+            kept = stack.enter_context(passes.recording(self.model, names))
             return Seen(self.model(self.clean.tokens)[:, -1], kept)
 
 
 def _effect(pair: Pair, edges: Edges, means: Means, normalise: bool) -> tuple[Tensor, Tensor]:
     """Return the effect and, if asked for, the whole difference of every sequence; else 0."""
     names = passes.written_points(pair.model, {*edges.senders, *edges.middle})
-    runs: dict[RunName, Seen] = {}
-    for which in ("clean", "corrupted"):
-        with pair.being(which, means) as batch:
-            runs[which] = pair.run(batch, names)
-    source, base = (runs[which] for which in pair.order)
+    clean, corrupted = pair.run("clean", names), pair.run("corrupted", names, means=means)
+    source, base = (corrupted, clean) if pair.direction == "noise" else (clean, corrupted)
     patch = Patch(
         pair.model,
         edges,
         source=passes.written_by(pair.model, source.kept, edges.senders),
         frozen=passes.written_by(pair.model, base.kept, edges.middle),
     )
-    with pair.being(pair.order[1], means) as batch, patch.applied():
-        patched = pair.measured(pair.run(batch).logits)
+    patched = pair.measured(pair.run(pair.order[1], means=means, patch=patch).logits)
     before = pair.measured(base.logits)
     whole = pair.measured(source.logits) if normalise else before
     return patched - before, whole - before
@@ -260,5 +243,4 @@ def _edges(
     for layer in between:
         if {*edges.middle[layer]} & {*edges.senders.get(layer, ())}:
             raise ValueError(f"A head of layer {layer} is both a sender and a middle head.")
-    passes.refuse_cuts(model, min(below), max(above))
     return edges

@@ -20,7 +20,7 @@ from transformer_lens import HookedTransformer
 from ih_interp._reprs import short_repr
 from ih_interp._stock import not_plain, parts_of
 from ih_interp.analysis._passes import chunk_size, into_stream, recording
-from ih_interp.analysis.ablation._linear_readout import times
+from ih_interp.analysis.ablation._subset_passes import times
 from ih_interp.analysis.checks import Within, checked_in_plain_torch
 from ih_interp.analysis.patching._last_layer import LastRow
 from ih_interp.clamps import AblateHeads, Preserve
@@ -105,7 +105,10 @@ def preserving_map(
     alone = not_plain(model, parts_of(model)) is None
     cells = _cells_by_linearity if alone else _cells_by_passes
     size = min(chunk_size(model, len(batch)), FAST_CHUNK) if alone else len(batch)
-    parts = [cells(model, part, preserve, _senders_left(model, keep)) for part in batch.split(size)]
+    heads = list(range(model.cfg.n_heads))
+    columns = ([h] if keep == "one" else [o for o in heads if o != h] for h in heads)
+    left = [heads, *columns]  # senders that are left: all, then those of every column of the map
+    parts = [cells(model, part, preserve, left) for part in batch.split(size)]
     accuracy, loss = torch.cat(parts, dim=-1).movedim(-1, 1)
     if not per_sequence:
         accuracy, loss = (value.double().mean(dim=0).float() for value in (accuracy, loss))
@@ -149,13 +152,6 @@ def direct_path_removed(
     return PerSequence(found | {f"{n}_change": found[n] - getattr(whole, n) for n in SCALES})
 
 
-def _senders_left(model: HookedTransformer, keep: Keep) -> list[list[int]]:
-    """Return the heads of layer 0 that are left: all, then those of every column of the map."""
-    heads = list(range(model.cfg.n_heads))
-    columns = [[h] if keep == "one" else [o for o in heads if o != h] for h in heads]
-    return [heads, *columns]
-
-
 def _cells_by_passes(
     model: HookedTransformer, batch: Batch, preserve: Kept, left: list[list[int]]
 ) -> Float[Tensor, "scale receiver column batch"]:
@@ -186,12 +182,8 @@ def _cells_by_linearity(
     added = times(chosen, by_head.flatten(start_dim=1)).view(-1, *by_head.shape[1:])
     resid = kept[below] + model.blocks[0].attn.b_O + added
     read = last.read(resid)
-    if preserve == "patterns":
-        pattern = last.pattern(last.queries(read[:1]), last.keys(read[:1]))
-        values = last.values(read)
-    else:
-        pattern = last.pattern(last.queries(read), last.keys(read))
-        values = last.values(read[:1])
-    each = last.written(last.z(pattern, values))
+    attending, moved = (read[:1], read) if preserve == "patterns" else (read, read[:1])
+    pattern = last.pattern(last.project(attending, "q"), last.project(attending, "k"))
+    each = last.written(last.z(pattern, last.project(moved, "v")))
     logits = last.logits(resid[..., -1, :] + each + last.attn.b_O)
     return torch.stack([measured(scale, logits, batch) for scale in SCALES])

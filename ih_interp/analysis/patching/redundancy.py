@@ -92,8 +92,7 @@ def many_to_many(use: Values, **options: Any) -> Estimate:
     """
 
     def index(wires: ndarray) -> float:
-        given_receiver, given_sender = _conditional(wires)
-        return (given_receiver + given_sender) / (_log(wires, 0) + _log(wires, 1))
+        return sum(_conditional(wires)) / (_log(wires, 0) + _log(wires, 1))
 
     return estimated(use, 2, index, options)
 
@@ -171,8 +170,7 @@ def estimated(values: Values, ndim: int, statistic: Statistic, options: dict[str
 def _effective(wires: ndarray, axis: int) -> ndarray:
     positive = np.maximum(wires, 0)
     total = positive.sum(axis=axis, keepdims=True)
-    shares = np.divide(positive, total, out=np.full_like(positive, np.nan), where=total > 0)
-    return np.exp(entr(shares).sum(axis=axis))
+    return np.exp(entr(positive / np.where(total > 0, total, np.nan)).sum(axis=axis))
 
 
 def _conditional(wires: ndarray) -> tuple[float, float]:

@@ -11,10 +11,10 @@ from transformer_lens import HookedTransformer
 
 from ih_interp._reprs import short_repr
 from ih_interp.analysis import _passes as passes
-from ih_interp.analysis._passes import Ablation, HeadsOf
+from ih_interp.analysis._passes import Ablation, HeadsOf, Means
 from ih_interp.analysis.checks import checked_in_plain_torch
 from ih_interp.analysis.patching._last_layer import final_norm
-from ih_interp.analysis.patching.path_patching import Means, Pair, Seen
+from ih_interp.analysis.patching.path_patching import Pair, Seen
 from ih_interp.clamps._active import active
 from ih_interp.types import Batch, HeadName
 
@@ -69,10 +69,9 @@ def self_repair(
     chosen = passes.by_layer(heads, model)
     if not chosen:
         raise ValueError("heads=[]: expected at least one head to ablate.")
-    passes.refuse_cuts(model, min(chosen), model.cfg.n_layers)
     if any("unembed.hook_logits" in one.points for one in active(model)):
         raise ValueError("A clamp sets the logits: heads have no direct effect on them.")
-    pair = Pair.of(model, batch, corrupted, "noise", ablation, scale)
+    pair = Pair(model, batch, corrupted, "noise", ablation, scale)
     means = pair.means(chosen)
     with passes.whole_blocks(model, min(chosen), model.cfg.n_layers):
         parts = [_part(one, chosen, means) for one in pair.split()]
@@ -80,15 +79,14 @@ def self_repair(
 
 
 def _part(pair: Pair, chosen: HeadsOf, means: Means) -> SelfRepair:
-    model, clean = pair.model, pair.clean
-    names = _names(model)
-    whole = pair.run(clean, names)
+    model, names = pair.model, _names(pair.model)
+    whole = pair.run("clean", names)
     if pair.ablation == "resample":
-        seen = pair.run(pair.corrupted, passes.written_points(model, chosen))
+        seen = pair.run("corrupted", passes.written_points(model, chosen))
         new = passes.written_by(model, seen.kept, chosen)
         means = {layer: (chosen[layer], new[layer]) for layer in chosen}
     with passes.set_heads(model, means):
-        ablated = pair.run(clean, names)
+        ablated = pair.run("clean", names)
     own, others, mlps = _changes(model, whole, ablated, chosen)
     resid, after = (run.kept[names[0]][:, -1] for run in (whole, ablated))
     what = "Heads and MLPs do not add up to the residual stream"
@@ -109,9 +107,8 @@ def _part(pair: Pair, chosen: HeadsOf, means: Means) -> SelfRepair:
 def _names(model: HookedTransformer) -> list[str]:
     """Return the points to record: the last stream first, what is added to it, the norm's scale."""
     layers = range(model.cfg.n_layers)
-    names = [f"blocks.{layers[-1]}.hook_resid_post", *passes.written_points(model, layers)]
-    if not model.cfg.attn_only:
-        names += [f"blocks.{layer}.hook_mlp_out" for layer in layers]
+    mlps = [] if model.cfg.attn_only else [f"blocks.{layer}.hook_mlp_out" for layer in layers]
+    names = [f"blocks.{layers[-1]}.hook_resid_post", *passes.written_points(model, layers), *mlps]
     return names + [SCALE] * (SCALE in model.hook_dict)
 
 
@@ -119,17 +116,16 @@ def _changes(
     model: HookedTransformer, whole: Seen, ablated: Seen, chosen: HeadsOf
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return ablated minus whole in the last stream, of chosen heads, of other heads, of MLPs."""
-    own = others = mlps = torch.zeros_like(whole.kept[_names(model)[0]][:, -1])
+    change = {n: ablated.kept[n][:, -1:] - seen[:, -1:] for n, seen in whole.kept.items()}
+    own = others = mlps = torch.zeros_like(change[_names(model)[0]][:, -1])
+    heads = torch.arange(model.cfg.n_heads, device=own.device)
     for layer in range(model.cfg.n_layers):
-        point = passes.written_at(model, layer)
-        change = ablated.kept[point][:, -1:] - whole.kept[point][:, -1:]
-        each = passes.into_stream(model, layer, range(model.cfg.n_heads), change)[:, 0]
-        mine = torch.zeros(model.cfg.n_heads, dtype=torch.bool, device=each.device)
-        mine[list(chosen.get(layer, ()))] = True
+        written = change[passes.written_at(model, layer)]
+        each = passes.into_stream(model, layer, range(model.cfg.n_heads), written)[:, 0]
+        mine = torch.isin(heads, torch.tensor([*chosen.get(layer, ())], device=heads.device))
         own, others = own + each[:, mine].sum(dim=1), others + each[:, ~mine].sum(dim=1)
-        mlp = f"blocks.{layer}.hook_mlp_out"
-        if mlp in whole.kept:
-            mlps = mlps + (ablated.kept[mlp] - whole.kept[mlp])[:, -1]
+        if (mlp := f"blocks.{layer}.hook_mlp_out") in change:
+            mlps = mlps + change[mlp][:, -1]
     return own, others, mlps
 
 

@@ -6,9 +6,8 @@ from importlib import import_module
 from ih_interp.paper.study import Figure
 
 _MODULES = (
-    "fig03", "fig04a_13", "fig04b_17", "fig18", "fig05a_09", "fig05b_10", "fig06", "fig07",
-    "fig08", "fig15", "fig11", "fig11_init", "fig12", "table1", "fig14", "fig16", "tables2_3",
-    "fig_additivity",
+    "fig03", "fig04_13_17_18", "fig05_09_10", "fig06", "fig07_08_15", "fig11", "fig12_table1",
+    "fig14_16_tables2_3",
 )  # fmt: skip
 
 FIGURES: Mapping[str, Figure] = {

@@ -4,6 +4,7 @@ Layer 1 reads layer 0 in two ways: through its patterns, where values are preser
 values, where patterns are. Layers count from 0 here, from 1 in the paper.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from itertools import product
 
@@ -21,9 +22,11 @@ from ih_interp.analysis.heads.composition import (
     pair_table,
 )
 from ih_interp.analysis.patching.preserving import Keep, Kept, preserving_map
-from ih_interp.paper.judging import Measured, Rule, by_rules, rank_correlation
-from ih_interp.paper.study import Figure, Study
+from ih_interp.paper.claims import Measured, by_rules, spearman
+from ih_interp.paper.study import Figure, Study, each_run
+from ih_interp.plots._style import HEAD_COLOURS, HEAD_MARKERS
 from ih_interp.plots.maps import DIVERGING, draw_map
+from ih_interp.runs import Run
 from ih_interp.types import Batch
 
 LEFT: dict[str, Keep] = {"one ablated": "all_but_one", "one left": "one"}
@@ -42,25 +45,22 @@ PATHS: Mapping[str, tuple[Kept, Kind]] = {"patterns": ("values", "K"), "values":
 SMALL = 1.55  # inches a further network takes in Figure 11
 GUESS = 0.5  # accuracy of a guess between the context's two labels
 ALIKE = 0.9  # rank correlation from which two maps would be called the same
+AGREES = 0.5  # rank correlation from which one quantity would be called a prediction of another
 
 
-def map_table(study: Study) -> pd.DataFrame:
+@each_run
+def map_table(study: Study, run: Run, batch: Batch) -> pd.DataFrame:
     """Return the six maps of Figure 11, of every network at its end.
 
-    Columns: those of `Study.each_run`, `map` ("one ablated": accuracy less that with every head of
+    Columns: those of `each_run`, `map` ("one ablated": accuracy less that with every head of
     layer 0; "one left": accuracy; "composition"), `through` ("patterns" or "values"), `sender`,
     `previous_token` (whether the sender is one), `receiver`, `value`, and `neutral`, which says
     nothing: 0, chance 1/L, and composition of random matrices.
     """
-
-    def measure(model: HookedTransformer, batch: Batch) -> pd.DataFrame:
-        causal = causal_maps(model, batch, LEFT).assign(n_sequences=len(batch))
-        return pd.concat([causal, composition_maps(model)], ignore_index=True)  # of weights alone
-
-    table = study.each_network(measure)
-    previous = {(n, str(h)) for n, c in study.circuits.items() for h in c.previous_token}
-    pairs = zip(table["seed"], table["sender"], strict=True)
-    return table.assign(previous_token=[pair in previous for pair in pairs])
+    model, circuit = run.model(), study.circuits[run.config.seeds.init]
+    causal = causal_maps(model, batch, LEFT).assign(n_sequences=len(batch))
+    table = pd.concat([causal, composition_maps(model)], ignore_index=True)  # of weights alone
+    return table.assign(previous_token=table["sender"].isin([*map(str, circuit.previous_token)]))
 
 
 def causal_maps(model: HookedTransformer, batch: Batch, names: Iterable[str]) -> pd.DataFrame:
@@ -87,7 +87,7 @@ def composition_maps(model: HookedTransformer) -> pd.DataFrame:
     return table.rename(columns={"source": "sender", "name": "receiver"})
 
 
-def _measure(network: pd.DataFrame) -> Measured:
+def _maps(network: pd.DataFrame) -> Measured:
     """Return what one network's pairs of heads do alone, and how composition agrees with it."""
     found: dict[str, float] = {}
     for through in PATHS:
@@ -96,7 +96,7 @@ def _measure(network: pd.DataFrame) -> Measured:
         previous = left["previous_token"]
         gap = left.loc[previous, "value"].mean() - left.loc[~previous, "value"].mean()
         both = left.merge(composition, on=["sender", "receiver"])
-        agreement = rank_correlation(both["value_y"], both["value_x"])
+        agreement = spearman(both["value_y"], both["value_x"])
         found |= {f"{through} gap": float(gap), f"{through} agreement": agreement}
         if through == "patterns":
             works = left["value"] > GUESS
@@ -111,45 +111,19 @@ def _measure(network: pd.DataFrame) -> Measured:
 
 map_claims = by_rules(
     "11",
-    _measure,
-    Rule(
-        "previous-token heads act through patterns, the others through values: a pair's mean "
-        "accuracy alone, with previous-token heads less with others, through each",
-        "+0.09, -0.14",
-        "{patterns gap:+.2f}, {values gap:+.2f}",
-        lambda n: n["patterns gap"] > 0 > n["values gap"],
-    ),
-    Rule(
-        "wired many to many: induction heads that the previous-token head with most serves, and"
-        " heads of layer 0 that the induction head with most is served by (a pair alone, acting"
-        " through patterns, above a guess between the two labels, 0.5); each two or more",
-        "4, 4",
-        "{served}, {fed}",
-        lambda n: n["served"] > 1 and n["fed"] > 1,
-    ),
-    Rule(
-        "one pair of heads, one a layer, is often far above chance: pairs of 64 above 0.5, and"
-        " the best pair's accuracy (two pairs or more)",
-        "8, 0.91",
-        "{above}, {best:.2f}",
-        lambda n: n["above"] >= 2,
-    ),
-    Rule(
-        "composition scores agree with the causal maps only in part: rank correlation with a pair's"
-        f" accuracy alone, K and V (both between 0 and {ALIKE})",
-        "in part (no number)",
-        "{patterns agreement:.2f}, {values agreement:.2f}",
-        lambda n: all(0 < n[f"{through} agreement"] < ALIKE for through in PATHS),
-    ),
+    _maps,
+    roles=lambda n: n["patterns gap"] > 0 > n["values gap"],
+    many_to_many=lambda n: n["served"] > 1 and n["fed"] > 1,
+    pairs_work=lambda n: n["above"] >= 2,
+    partly_agrees=lambda n: all(0 < n[f"{through} agreement"] < ALIKE for through in PATHS),
 )
 
 
 def plot_wiring_maps(table: pd.DataFrame, figure: Canvas) -> None:
     """Draw Figure 11: six maps of the first network with their values, and others' small below.
 
-    Columns `seed`, `map` (a key of `MAPS`), `through` (of `PATHS`), `sender`, `receiver`,
-    `previous_token`, `value`, `neutral`. Names of previous-token heads are bold. All networks share
-    the colours of a map, white (or lightest) at `neutral`. The figure grows with the networks.
+    Names of previous-token heads are bold. All networks share the colours of a map, white (or
+    lightest) at `neutral`. The figure grows with the networks.
     """
     first, *others = sorted(table["seed"].unique())
     width, height = figure.get_size_inches()
@@ -201,4 +175,83 @@ def _composition(name: str, through: str) -> str:
     return f"{PATHS[through][1]}-composition" if name == "composition" else ""
 
 
-FIGURES = (Figure("11", ("main",), map_table, plot_wiring_maps, map_claims, (11.0, 7.2)),)
+# Figure "11 init": does composition before training tell which pairs of heads will work?
+
+
+@each_run
+def before_table(_: Study, run: Run, batch: Batch) -> pd.DataFrame:
+    """Return composition before training beside that at the end, and beside what pairs then do.
+
+    Columns: those of `each_run`, `through` ("patterns": K-composition, "values": V),
+    `sender`, `receiver`, `start` and `end` (`output_composition`, chance about 0.125), and
+    `accuracy` with that pair alone, as "one left" of Figure 11 (chance 1/L for L labels).
+    """
+    pairs = ["through", "sender", "receiver"]
+    tables = {
+        "start": composition_maps(run.model(0)),
+        "end": composition_maps(run.model()),
+        "accuracy": causal_maps(run.model(), batch, ["one left"]),
+    }
+    columns = {name: table.set_index(pairs)["value"] for name, table in tables.items()}
+    return pd.DataFrame(columns).reset_index()
+
+
+def _compositions(network: pd.DataFrame) -> Measured:
+    """Return one network's best pair and rank correlations, through patterns and values."""
+    found: dict[str, float] = {}
+    for through in PATHS:
+        rows = network[network["through"] == through]
+        start, accuracy = rows["start"], rows["accuracy"]
+        best = start.iloc[int(accuracy.argmax())]
+        found |= {
+            f"{through} best": float(accuracy.max()),
+            f"{through} function": spearman(start, accuracy),
+            f"{through} stays": spearman(start, rows["end"]),
+            f"{through} rank": float(1 + (start > best).sum()),
+            f"{through} excess": float(best - start.mean()),
+        }
+    return found
+
+
+def _holds(n: Measured, name: str, low: float, high: float) -> bool:
+    """Return whether a number is in bounds for K and for V, and the best pairs above a guess."""
+    return all(n[f"{p} best"] > GUESS and low < n[f"{p} {name}"] < high for p in PATHS)
+
+
+before_claims = by_rules(
+    "11 init",
+    _compositions,
+    unpredictive=lambda n: _holds(n, "function", -AGREES, AGREES),
+    best_not_first=lambda n: _holds(n, "rank", 1, math.inf),
+    best_below_mean=lambda n: _holds(n, "excess", -math.inf, 0),
+)
+
+
+def plot_before(table: pd.DataFrame, figure: Canvas) -> None:
+    """Draw how strongly pairs of heads compose before training, against what they do at its end.
+
+    One panel each for K and V, one marker per network, its best pair ringed; dashed is the mean.
+    """
+    for ax, (through, (_, letter)) in zip(
+        figure.subplots(1, len(PATHS), sharey=True), PATHS.items(), strict=True
+    ):
+        panel = table[table["through"] == through]
+        for n, (seed, rows) in enumerate(panel.groupby("seed")):
+            colour = HEAD_COLOURS[(0, 5, 6, 3, 7)[n % 5]]
+            marker = HEAD_MARKERS[n % len(HEAD_MARKERS)]
+            own = {"color": colour, "markersize": 4, "alpha": 0.7, "label": f"seed {seed}"}
+            ax.plot(rows["start"], rows["accuracy"], marker, linestyle="", **own)
+            best = rows.iloc[int(rows["accuracy"].argmax())]
+            ax.plot(best["start"], best["accuracy"], "o", mfc="none", mec=colour, markersize=11)
+        ax.axvline(float(panel["start"].mean()), color="0.5", linewidth=0.9, linestyle="--")
+        ax.set_xlabel(f"{letter}-composition before training")
+        ax.set_title(f"Pairs acting through {through}")
+    left, right = figure.axes
+    left.set_ylabel("accuracy at the end, that pair alone")
+    right.legend(title="ringed: best pair", loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+FIGURES = (
+    Figure("11", ("main",), map_table, plot_wiring_maps, map_claims, (11.0, 7.2)),
+    Figure("11 init", ("main",), before_table, plot_before, before_claims, (8.4, 3.9)),
+)

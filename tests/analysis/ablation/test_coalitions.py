@@ -11,9 +11,8 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 import ih_interp as ih
 from ih_interp.analysis.ablation import interactions
-from ih_interp.analysis.ablation._linear_readout import is_linear
-from ih_interp.analysis.ablation._subset_passes import one_cycle
-from ih_interp.analysis.ablation.coalitions import coalitions, subset_values
+from ih_interp.analysis.ablation._subset_passes import is_linear, one_cycle, subset_values
+from ih_interp.analysis.ablation.coalitions import coalitions
 from ih_interp.evaluation import SCALES, measured
 from ih_interp.types import Batch, Head, Layout
 
@@ -308,7 +307,7 @@ def test_chosen_subsets_equal_all_of_them(model, batch):
     whole = coalitions(model, batch, heads, metric=["loss", "accuracy"], per_sequence=True)
     rows = [3, 8, 0]
     on = interactions.members(4).astype(bool)[rows]
-    some = subset_values(model, batch, heads, on, ["loss", "accuracy"])
+    some = subset_values(model, batch, heads, on, ["loss", "accuracy"])[1]
     assert_allclose(some, whole.per_sequence[:, :, rows], atol=1e-6)
 
 
@@ -334,7 +333,7 @@ def test_many_heads_in_little_memory(model, task, monkeypatch):
     found = coalitions(model, batch, heads)
     assert found.values.shape == (1024,)
     on = interactions.members(10).astype(bool)[[0, 37, 1000]]
-    some = subset_values(model, batch, heads, on, ["loss"])
+    some = subset_values(model, batch, heads, on, ["loss"])[1]
     assert_allclose(found.values[[0, 37, 1000]], some[0].mean(axis=0), atol=1e-6)
     monkeypatch.setattr(sys.modules[subset_values.__module__], "MOST_BYTES", 2**17)
     with pytest.raises(ValueError, match="1,024 subsets"):

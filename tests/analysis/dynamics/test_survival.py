@@ -9,20 +9,22 @@ import pandas as pd
 import pytest
 import torch
 
-from ih_interp.analysis.dynamics.emergence import Crossing, half_of_end, logistic_midpoint
+from ih_interp.analysis.dynamics.emergence import (
+    Crossing,
+    emergence_table,
+    half_of_end,
+    logistic_midpoint,
+)
 from ih_interp.analysis.dynamics.survival import (
     bootstrap_over_seeds,
+    crossings_by_seed,
+    emergence_summary,
     kaplan_meier,
     median_time,
     paired_times,
     restricted_mean,
-    widest_coverage,
-)
-from ih_interp.analysis.dynamics.tables import (
-    crossings_by_seed,
-    emergence_summary,
-    emergence_table,
     survival_table,
+    widest_coverage,
 )
 
 

@@ -9,7 +9,7 @@ from made_models import made, state_of
 from torch.testing import assert_close
 
 import ih_interp as ih
-from ih_interp.analysis.ablation.backups import backup_heads, minimal_sufficient, set_redundancy
+from ih_interp.analysis.ablation.coalitions import backup_heads, minimal_sufficient, set_redundancy
 from ih_interp.analysis.patching import redundancy
 from ih_interp.analysis.patching.corruptions import swap_exemplars
 from ih_interp.analysis.patching.path_patching import path_patch
