@@ -144,15 +144,14 @@ def attend_only(
     keys: Sequence[int] | Bool[Tensor, "batch row key"],
     gate: Gate = None,
 ) -> Scores:
-    """Mask scores except at some keys, of the last row alone or of as many rows as have keys.
+    """Mask scores except at some keys, of the last row alone or of every row that has keys.
 
-    Rows without any key stay as they are. Gates act as in `forbid_previous_token`.
+    Gates act as in `forbid_previous_token`.
     """
-    if not isinstance(keys, Tensor):
-        keys = mask(keys, scores.shape[-1])[None, None]
-    keys = keys[:, None].to(scores.device)
-    chosen = _chosen(heads, scores) & ~keys & keys.any(dim=-1, keepdim=True)
-    return _mask_scores(scores, chosen & _last_rows(keys, scores), gate)
+    given = keys if isinstance(keys, Tensor) else mask(keys, scores.shape[-1])[None, None]
+    shown = given[:, None].to(scores.device)
+    chosen = _chosen(heads, scores) & ~shown & shown.any(dim=-1, keepdim=True)
+    return _mask_scores(scores, chosen & _rows(shown.shape[2], scores), gate)
 
 
 def attention_temperature(
@@ -186,19 +185,18 @@ def query_attention(
 ) -> Pattern:
     """Set the heads' rows to given attention weights: the last row, the query's, or all rows.
 
-    Rows whose weights are all 0 stay as they are. Raises ValueError for weights of another number
-    of sequences, rows or keys than the pattern's.
+    Rows whose weights are all 0 stay as they are. ValueError for weights of another shape.
     """
     weights = weights[:, None] if weights.ndim == 2 else weights
     n_sequences, _, n_rows, n_positions = pattern.shape
     if weights.shape not in [(n_sequences, n, n_positions) for n in (1, n_rows)]:
         raise ValueError(
             f"The query's weights have shape {tuple(weights.shape)}; expected "
-            f"{(n_sequences, n_rows, n_positions)}, one row per row of the pass, or one for the "
-            "last."
+            f"{(n_sequences, n_rows, n_positions)}, or one row per sequence for the last."
         )
     rows = weights[:, None].to(pattern)
-    chosen = _chosen(heads, pattern) & _last_rows(rows, pattern) & rows.any(dim=-1, keepdim=True)
+    given = _rows(rows.shape[2], pattern) & rows.any(dim=-1, keepdim=True)
+    chosen = _chosen(heads, pattern) & given
     return blend(pattern, torch.where(chosen, rows, pattern), gate)
 
 
@@ -207,10 +205,9 @@ def induction_weights(
     strength: Strength,
     candidates: Bool[Tensor, "*any key"] | None = None,
 ) -> Float[Tensor, "*any key"]:
-    """Return `strength` shared among the answers and `1 - strength` among the other candidates.
+    """Return `strength` shared among the answers, the rest among other candidates (all keys).
 
-    All keys are candidates by default. Rows sum to 1; they are 0 where there is no answer, or no
-    other candidate to take the rest.
+    Rows sum to 1; they are 0 where there is no answer, or no other candidate to take the rest.
     """
     right = answers.float()
     wrong = (1 - right) if candidates is None else (candidates & ~answers).float()
@@ -248,10 +245,9 @@ def copied_logits(
     n_tokens: int,
     candidates: Bool[Tensor, "*any key"] | None = None,
 ) -> Float[Tensor, "*any token"]:
-    """Return the logit of each token: logsumexp of the scores at the candidates that hold it.
+    """Return each token's logit: logsumexp of the scores at candidates (all keys) that hold it.
 
-    All keys are candidates by default; tokens of none are masked. A token that stands at one
-    candidate has the score itself.
+    A token at one candidate has the score itself; tokens at none are masked.
     """
     shown = tokens[..., None] == torch.arange(n_tokens, device=tokens.device)
     shown = shown if candidates is None else shown & candidates[..., None]
@@ -267,8 +263,7 @@ def query_logits(
 ) -> Logits:
     """Set the last row of the logits, the query's, or as many of the last as have values.
 
-    A gate g blends logits; where the value is masked, it multiplies the label's odds by 1 - g.
-    Rows in which all is masked stay as they are.
+    A gate g blends logits; where all is masked they stay, else it multiplies odds by 1 - g there.
     """
     value = value[:, None] if value.ndim == 2 else value
     first, free = logits[:, : -value.shape[1]], logits[:, -value.shape[1] :]
@@ -280,10 +275,7 @@ def query_logits(
 
 
 def previous_token_input(resid: Residual, own: Bool[Tensor, "batch pos"] | None = None) -> Residual:
-    """Shift vectors by one position, except at the first and where a position keeps its own.
-
-    By default that is the last, the query.
-    """
+    """Shift vectors by one position; the first keeps its own, and `own`, by default the last."""
     if own is None:
         return torch.cat([resid[:, :1], resid[:, :-2], resid[:, -1:]], dim=1)
     return torch.where(own[..., None], resid, torch.cat([resid[:, :1], resid[:, :-1]], dim=1))
@@ -335,19 +327,13 @@ def _last(
 
 
 def _rows(
-    rows: Sequence[int] | None, like: Float[Tensor, "batch head query key"]
+    rows: Sequence[int] | int | None, like: Float[Tensor, "batch head query key"]
 ) -> Bool[Tensor, "query 1"]:
+    """Return True for these rows, for so many of the last, or for all."""
+    rows = range(like.shape[-1])[-rows:] if isinstance(rows, int) else rows
     if rows is None:
         return torch.ones(like.shape[-2], 1, dtype=torch.bool, device=like.device)
     return _last(mask(rows, like.shape[-1])[:, None], like).to(like.device)
-
-
-def _last_rows(
-    given: Shaped[Tensor, "batch 1 row any"], like: Float[Tensor, "batch head query key"]
-) -> Bool[Tensor, "query 1"]:
-    """Return True for as many of the last rows as are given."""
-    n_positions = like.shape[-1]
-    return _rows(range(n_positions - given.shape[-2], n_positions), like)
 
 
 def _mask_scores(scores: Scores, chosen: Tensor, gate: Gate) -> Scores:

@@ -63,7 +63,7 @@ class Level(Frozen):
         own = (self.split, self.under)
         rows = [row for row in metrics if (row["split"], row.get("under", "clamped")) == own]
         if metrics and not any(self.column in row for row in rows):
-            measured = "; ".join(sorted({_measured(row) for row in metrics}))
+            measured = "; ".join(sorted({f"{', '.join(row)} on {row['split']}" for row in metrics}))
             raise ValueError(
                 f"A clamp waits for {self.column} on {self.split} ({self.under}), which its run "
                 f"does not measure; it has {measured}."
@@ -72,12 +72,6 @@ class Level(Frozen):
         high = math.inf if self.above is None else self.above
         values = [(row["step"], row.get(self.column, math.nan)) for row in rows]
         return [step for step, value in values if value < low or value > high]
-
-
-def _measured(row: Mapping[str, Any]) -> str:
-    place = ("step", "sequences", "split", "under")
-    names = ", ".join(name for name in row if name not in place)
-    return f"on {row['split']} ({row.get('under', 'clamped')}) {names}"
 
 
 class AbstractSchedule(Kinded):

@@ -145,7 +145,8 @@ def trace_update(
         given: FleetInputs = tree_unflatten(flat[n_state:], structures[1])
         of_runs = (given.sequences, given.clamps, given.gates)
         gradients, losses = per_run(now.parameters, given.buffers, *of_runs)
-        frozen = vmap(clamped.frozen)(given.clamps, given.gates) if given.clamps else {}
+        of_clamps = (given.clamps, given.gates)  # without any, one mask serves all runs
+        frozen = (vmap(clamped.frozen) if any(of_clamps) else clamped.frozen)(*of_clamps)
         advance(now, gradients, given.learning_rate, optimiser, frozen)
         return losses
 

@@ -186,7 +186,9 @@ def test_a_sources_from_level_reads_its_own_metrics(tmp_path, task, source, mode
     ablate = AblateHeads(heads=["L0H5"])
     late = ablate.model_copy(update={"schedule": from_level(below=0.5)})
     run = clamped_run(tmp_path / "run", task, late)
-    run_files.write_metrics(Path(run), [{"step": 2, "split": "train", "loss": 0.4}])
+    run_files.write_metrics(
+        Path(run), [{"step": 2, "split": "train", "under": "clamped", "loss": 0.4}]
+    )
     with clamped(source, [ablate], batch):
         below = residual(source, batch, 0)
     graft = GraftIn(run=run, step=STEP, layer=0)

@@ -196,7 +196,8 @@ def trained(clamp, task, step_of, n=6):
             gates=gates,
             buffers={},
         )
-        given = (ClampedModel(model, [clamp], task), ih.Adam(), state, inputs)
+        adam = ih.Adam(eps=1e-2)  # rounding of gradients of 0 would count in full
+        given = (ClampedModel(model, [clamp], task), adam, state, inputs)
         step = step_of(*given) if step is None else step
         step(state, inputs)
     return {name: tensor[0] for name, tensor in state.parameters.items()}
@@ -218,7 +219,7 @@ def test_graphs_train_under_every_clamp_as_the_plain_model_does(clamp):
     schedule = during(2, 5) if clamp.kind == "freeze" else ramp(0, 4)
     for given in (clamp, clamp.model_copy(update={"schedule": schedule})):
         plain = trained(given, REPEATED, lambda clamped, adam, *_: eager_step(clamped, adam))
-        assert_close(trained(given, REPEATED, by_graph), plain, rtol=0, atol=2e-4)
+        assert_close(trained(given, REPEATED, by_graph), plain, rtol=0, atol=1e-5)
 
 
 def frozen_run(root, clamps):
