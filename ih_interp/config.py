@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ih_interp._config_base import Frozen, canonical_json, explain
+from ih_interp._expect import once_each
 from ih_interp.clamps import AbstractClamp, Function
 from ih_interp.clamps.schedules import Under
 from ih_interp.model import ModelConfig
@@ -24,7 +25,6 @@ from ih_interp.tasks.few_shot import TaskConfig
 from ih_interp.tasks.fixed_labels import FixedLabels as FixedLabels
 from ih_interp.tasks.markov_chains import MarkovChains as MarkovChains
 from ih_interp.tasks.repeated_tokens import RepeatedTokens as RepeatedTokens
-from ih_interp.types import once_each
 
 MAX_POINTS = 10_000_000  # of a grid; more would fill the memory
 

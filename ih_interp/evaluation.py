@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from ih_interp._expect import expect, integer
 from ih_interp._reprs import short_repr
 from ih_interp._stock import refuse_unfit_weights
 from ih_interp._torch_state import plain_torch
@@ -24,7 +25,7 @@ from ih_interp.model import refuse_other_exemplars
 from ih_interp.tasks.base import Task, drawn
 from ih_interp.tasks.few_shot import FewShotTask
 from ih_interp.tasks.pairs import PairsConfig, PairsTask
-from ih_interp.types import NOT_ASKED, Batch, MetricName, expect, integer
+from ih_interp.types import NOT_ASKED, Batch, MetricName
 
 METRICS: tuple[MetricName, ...] = get_args(MetricName)
 

@@ -18,7 +18,8 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
-from ih_interp.types import Logits, Pattern, PerHead, Residual, Scores, values_are_known
+from ih_interp._expect import values_are_known
+from ih_interp.types import Logits, Pattern, PerHead, Residual, Scores
 
 MASKED = -1e9
 """Stands for minus infinity in scores and logits: its exp is exactly 0, and 0 times it is not NaN.

@@ -17,11 +17,12 @@ from transformer_lens.hook_points import HookPoint
 
 from ih_interp import _jax_random as jax_random
 from ih_interp._config_base import Frozen
+from ih_interp._expect import as_indices, expect, integer, values_are_known, with_article
 from ih_interp._torch_state import plain_torch
 from ih_interp.tasks.base import AbstractTask, Task
 from ih_interp.tasks.exemplars import Exemplars
 from ih_interp.tasks.pairs import PairsTask, features_by_token
-from ih_interp.types import Batch, as_indices, expect, integer, values_are_known, with_article
+from ih_interp.types import Batch
 
 ATTENTION_BIASES = ("b_Q", "b_K", "b_V", "b_O")  # the paper's model has none: zero, never trained
 TRUNCATION = 0.87962566103423978  # standard deviation of a normal cut at two sigma

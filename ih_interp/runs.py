@@ -10,6 +10,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from ih_interp._config_base import short
+from ih_interp._expect import integer
 from ih_interp._recorded import read_config, rewrite_config, write_config
 from ih_interp._torch_state import plain_torch
 from ih_interp.clamps import AbstractClamp
@@ -21,7 +22,6 @@ from ih_interp.storage.atomic import PathLike, as_path
 from ih_interp.tasks.base import Task
 from ih_interp.tasks.exemplars import Exemplars
 from ih_interp.tasks.pairs import PairsConfig, PairsTask
-from ih_interp.types import integer
 
 COLUMNS = ["step", "sequences", "split", "under", *METRICS]
 

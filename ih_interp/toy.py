@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from ih_interp import _jax_random as jax_random
 from ih_interp._config_base import Frozen
-from ih_interp.types import expect
+from ih_interp._expect import expect
 
 Name: TypeAlias = Literal["a", "b", "c"]
 Vectors: TypeAlias = dict[str, np.ndarray]

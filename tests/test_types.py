@@ -6,7 +6,8 @@ import torch
 from pydantic import BaseModel
 
 import ih_interp as ih
-from ih_interp.types import Batch, Head, HeadField, Layout, integer
+from ih_interp._expect import integer
+from ih_interp.types import Batch, Head, HeadField, Layout
 
 
 @pytest.mark.parametrize("written", ["L1H3", (1, 3), [1, 3], Head(1, 3)])

@@ -31,12 +31,13 @@ import torch
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from ih_interp._expect import with_article
 from ih_interp._stock import refuse_other_names, refuse_unfit_weights
 from ih_interp._torch_state import plain_torch
 from ih_interp.evaluation import given_copies as given_copies, refuse_outside
 from ih_interp.model import refuse_other_exemplars
 from ih_interp.tasks.few_shot import FewShotTask
-from ih_interp.types import Batch, with_article
+from ih_interp.types import Batch
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")

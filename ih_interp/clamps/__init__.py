@@ -40,6 +40,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ih_interp import registry
+from ih_interp._expect import expect
 from ih_interp.clamps.activations import AblateEmbedding, AblateHeads, Function, Preserve
 from ih_interp.clamps.attention import (
     AttendLabelsOnly,
@@ -75,7 +76,6 @@ from ih_interp.clamps.subcircuits import (
     layer_one,
     match,
 )
-from ih_interp.types import expect
 
 
 def parse(values: Iterable[Mapping[str, Any] | AbstractClamp]) -> tuple[AbstractClamp, ...]:

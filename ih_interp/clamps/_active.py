@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from transformer_lens import HookedTransformer
 
+from ih_interp._expect import values_are_known
 from ih_interp._stock import parts_of, refuse_other_names
 from ih_interp.clamps.base import AbstractClamp, GradientMode, Hook
-from ih_interp.types import Batch, values_are_known
+from ih_interp.types import Batch
 
 
 class _Off:

@@ -15,11 +15,12 @@ from torch.utils._pytree import tree_leaves
 from transformer_lens import HookedTransformer
 
 from ih_interp._config_base import Frozen
+from ih_interp._expect import Entry, once_each
 from ih_interp._reprs import short_repr
 from ih_interp.clamps.schedules import AbstractSchedule, Always, Metrics
 from ih_interp.model import FewShotEmbed
 from ih_interp.registry import Kinded, any_of
-from ih_interp.types import Batch, Entry, Head, HeadField, HeadName, once_each
+from ih_interp.types import Batch, Head, HeadField, HeadName
 
 HookFunction: TypeAlias = Callable[..., Tensor | None]
 Hook: TypeAlias = tuple[str, HookFunction]

@@ -10,12 +10,13 @@ from typing import Any, cast
 from torch.utils._pytree import tree_map
 from transformer_lens import HookedTransformer
 
+from ih_interp._expect import expect, integer
 from ih_interp.clamps._active import Active, activated, active, refuse_removed
 from ih_interp.clamps._blending import blended, frozen_by
 from ih_interp.clamps.base import EMBEDDING, AbstractClamp, Setting, Shape, Site, head_mask
 from ih_interp.clamps.schedules import Metrics
 from ih_interp.model import refuse_other_exemplars
-from ih_interp.types import Batch, Head, expect, integer
+from ih_interp.types import Batch, Head
 
 
 class ClampUnchangedWarning(UserWarning):

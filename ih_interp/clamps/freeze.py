@@ -8,10 +8,11 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from ih_interp._expect import once_each
 from ih_interp.clamps.base import EMBEDDING, AbstractClamp, Hook, Setting, Shape, Site, head_mask
 from ih_interp.clamps.schedules import Metrics
 from ih_interp.model import trained_parameters
-from ih_interp.types import HeadField, once_each
+from ih_interp.types import HeadField
 
 
 class Freeze(AbstractClamp):

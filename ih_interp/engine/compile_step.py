@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 from transformer_lens import HookedTransformer
 
+from ih_interp._expect import expect
 from ih_interp.clamps import AbstractClamp, Shape, check, in_order
 from ih_interp.clamps.base import flat_tensors
 from ih_interp.clamps.schedules import Metrics
@@ -17,7 +18,7 @@ from ih_interp.engine.update import FleetInputs, FleetState, Step, asked_loss, t
 from ih_interp.evaluation import refuse_other_sequences
 from ih_interp.model import trained_parameters
 from ih_interp.optimisers import AbstractOptimiser, Adam
-from ih_interp.types import Batch, Layout, expect
+from ih_interp.types import Batch, Layout
 
 Loss: TypeAlias = Callable[[Float[Tensor, "batch pos token"], Batch], Float[Tensor, ""]]
 """One number from the logits at every position and the batch."""

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from ih_interp._config_base import explain, short
+from ih_interp._expect import expect
 from ih_interp._torch_state import plain_torch
 from ih_interp.model import FewShotEmbed, ModelConfig, few_shot_model
 from ih_interp.storage import feature_files as files, run_files
@@ -25,7 +26,6 @@ from ih_interp.storage.atomic import PathLike, as_path
 from ih_interp.storage.feature_files import RefusedError
 from ih_interp.tasks.few_shot import FewShotTask
 from ih_interp.tasks.pairs import features_by_token
-from ih_interp.types import expect
 
 SMALL_MODEL = 1_000_000  # weights; larger ones are not made before the checkpoint holds as many
 

@@ -23,8 +23,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
 from ih_interp._columns import distinct, equal, shown
+from ih_interp._expect import expect
 from ih_interp.plots._tables import expect_table
-from ih_interp.types import Head, expect
+from ih_interp.types import Head
 
 Palette: TypeAlias = Mapping[Any, Any] | Sequence[Any] | str | None
 """Colours by the name of what they colour, in the plot's order, or the name of a colour map."""

@@ -8,11 +8,11 @@ from matplotlib.lines import Line2D
 from pandas import DataFrame
 
 from ih_interp._columns import distinct, equal, finite, shown
+from ih_interp._expect import integer
 from ih_interp.plots import _style as style
 from ih_interp.plots._style import Palette, looking
 from ih_interp.plots._tables import expect_numbers, plotted_rows
 from ih_interp.plots.seeds import plot_curve, plot_over_seeds
-from ih_interp.types import integer
 
 SPLIT_NAMES = {"test_exemplars": "test (exemplars)", "test_relabel": "test (relabel)"}
 """The paper's names for splits, where they differ."""

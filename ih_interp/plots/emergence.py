@@ -9,12 +9,12 @@ from matplotlib.axes import Axes
 from pandas import DataFrame
 
 from ih_interp._columns import distinct, equal, finite, flags, shown
+from ih_interp._expect import expect
 from ih_interp.plots import _style as style
 from ih_interp.plots._style import Palette, looking, palette_colours
 from ih_interp.plots._tables import expect_known, plotted_rows, rows_where
 from ih_interp.plots.curves import guess_line
 from ih_interp.plots.seeds import plot_curve, plot_over_seeds
-from ih_interp.types import expect
 
 WHEN = {"training": "clamped in training", "inference": "perfected at inference"}  # of Figure 10
 MEDIAN = ("median", "median_low", "median_high")  # columns of an `emergence_summary`

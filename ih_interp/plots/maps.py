@@ -12,11 +12,11 @@ from matplotlib.image import AxesImage
 from pandas import DataFrame
 
 from ih_interp._columns import distinct, finite, numbers
+from ih_interp._expect import expect
 from ih_interp.plots._style import axes_optional, head_place
 from ih_interp.plots._tables import expect_once, expect_table, plotted_rows
 from ih_interp.plots.additivity import metric_name
 from ih_interp.plots.curves import input_name
-from ih_interp.types import expect
 
 DIVERGING = "PuOr_r"
 """Safe for colour-blind readers; white in the middle, and the number in a cell tells its sign."""

@@ -10,11 +10,11 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from pandas import DataFrame
 
 from ih_interp._columns import distinct, equal, groups, ordered, shown
+from ih_interp._expect import expect
 from ih_interp.plots import _style as style
 from ih_interp.plots._style import Palette, looking, palette_colours
 from ih_interp.plots._tables import expect_numbers, plotted_rows, rows_where
 from ih_interp.plots.additivity import metric_name
-from ih_interp.types import expect
 
 ORDER_COLOURS = [style.HEAD_COLOURS[place] for place in (0, 6, 5, 3)]  # of orders of adding back
 HATCHES = ("", "////", "....", "xxxx")  # of scores in one plot: they tell them apart in grey

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeAlias, cast
 
-from ih_interp.types import expect
+from ih_interp._expect import expect
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 

@@ -10,10 +10,11 @@ from pydantic import Field
 from torch import Tensor
 
 from ih_interp._config_base import short
+from ih_interp._expect import expect, integer
 from ih_interp._torch_state import plain_torch
 from ih_interp.registry import Kinded
 from ih_interp.tasks.sampling import MAX_ENUMERATED
-from ih_interp.types import NOT_ASKED, Answers, Batch, Tokens, expect, integer
+from ih_interp.types import NOT_ASKED, Answers, Batch, Tokens
 
 SequenceMetric: TypeAlias = Callable[[Float[Tensor, "batch pos token"], Batch], Tensor]
 """A number per sequence, `[batch]`, from the logits at every position and the batch."""

@@ -14,12 +14,12 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from ih_interp._config_base import Frozen
+from ih_interp._expect import expect
 from ih_interp._reprs import short_repr
 from ih_interp._torch_state import plain_torch
 from ih_interp.storage.atomic import PathLike, as_path, write_atomic
 from ih_interp.storage.feature_files import read_h5, read_npy_file, read_npz
 from ih_interp.tasks.omniglot import Network
-from ih_interp.types import expect
 
 GRAIN = 2**-12  # synthetic features are multiples of it, so that all machines get the same bits
 OMNIGLOT_DATASET = "resnet18/224/feat"  # the name in the published code's feature file

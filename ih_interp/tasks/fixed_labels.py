@@ -8,10 +8,10 @@ from jaxtyping import Int
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from ih_interp._expect import expect
 from ih_interp.tasks.base import refuse_other_split
 from ih_interp.tasks.exemplars import Exemplars
 from ih_interp.tasks.pairs import Items, PairsConfig, PairsTask
-from ih_interp.types import expect
 
 IN_CONTEXT = {"burstiness": 1, "distractor": True}
 IN_WEIGHTS = {"burstiness": 0, "rest": "unique"}

@@ -11,10 +11,11 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from ih_interp._config_base import Frozen
+from ih_interp._expect import as_indices, expect
 from ih_interp._torch_state import plain_torch
 from ih_interp.tasks.base import AbstractTask, SequenceMetric, Task, as_generator, sample_size
 from ih_interp.tasks.exemplars import Exemplars, ExemplarSource, FileSource, GaussianSource
-from ih_interp.types import Answers, Batch, Layout, as_indices, expect
+from ih_interp.types import Answers, Batch, Layout
 
 Items: TypeAlias = Int[Tensor, "batch item"]
 """One number for every pair of a sequence, and then for its query."""

@@ -11,6 +11,7 @@ import torch
 from transformer_lens import HookedTransformer
 
 from ih_interp._config_base import canonical_json
+from ih_interp._expect import expect, integer
 from ih_interp._torch_state import plain_torch
 from ih_interp.clamps import AbstractClamp, check
 from ih_interp.config import RunConfig, run_folder
@@ -33,7 +34,6 @@ from ih_interp.training.evaluating import head_scores, levels_of
 from ih_interp.training.fleet import make_jobs
 from ih_interp.training.loop import OnMetrics, train_jobs
 from ih_interp.training.state import TrainingFailedError, to_train
-from ih_interp.types import expect, integer
 
 Engine: TypeAlias = Literal["auto", "compiled", "eager"]
 

@@ -18,8 +18,8 @@ from scipy.optimize import curve_fit
 from scipy.special import expit
 
 from ih_interp import _columns as columns
+from ih_interp._expect import expect
 from ih_interp.analysis.checks import Positive, Within, checked
-from ih_interp.types import expect
 
 LEARNED = 0.4 * math.log(2)  # nats of training loss below which the paper calls the task learned
 PLATEAU = (0.6, 0.8)  # losses around ln 2, of a model that guesses between the context's two labels
