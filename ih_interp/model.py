@@ -208,8 +208,9 @@ def build_model(
 
     They are drawn with JAX's generator through the published code's tree of keys, so that `seed=5`
     is the network of the paper's main text (66,629 trained parameters): weights are truncated
-    normals of variance 1/fan-in, the table of labels (or tokens) 0.02 times a normal cut at two
-    sigma, biases zero, LayerNorms identities. Parts that the published code lacks (learned
+    normals of variance 1/fan-in, the table of labels 0.02 times a normal cut at two sigma, a table
+    of tokens that normal itself (at 0.02 repeated tokens take ten times as many updates), biases
+    zero, LayerNorms identities. Parts that the published code lacks (learned
     positions, MLPs of other widths) are drawn alike from unused keys. Only the parameters that the
     paper trains require gradients. Global random state is neither read nor changed.
     """
@@ -310,8 +311,9 @@ def _initialise(model: HookedTransformer, seed: int) -> None:
     embed, cfg = model.embed, model.cfg
     if isinstance(embed, FewShotEmbed):
         _draw(embed_key, embed.W_in.T)
-    table = embed.W_label if isinstance(embed, FewShotEmbed) else embed.W_E
-    _draw(label_key, table.T, 0.02)
+        _draw(label_key, embed.W_label.T, 0.02)
+    else:
+        _draw(label_key, embed.W_E.T, 1.0)
     _draw(unembed_key, model.unembed.W_U.T)
     keys = jax_random.split(transformer_key, cfg.n_layers + 3)
     if cfg.positional_embedding_type == "standard":
