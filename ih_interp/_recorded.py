@@ -36,8 +36,8 @@ class Recorded(Frozen):
     """The module of every task, clamp and so on that another package defines."""
     threads: int | None = None
     """The number of torch's threads."""
-    sha256: str | None = None
-    """The digest of the other fields; missing in the first runs of format 1."""
+    sha256: str
+    """The digest of the other fields."""
 
 
 def write_config(
@@ -71,7 +71,7 @@ def read_config(path: Path) -> tuple[Recorded, RunConfig]:
             f"{path} has format {short(fields.get('format'))}; this version reads "
             f"{run_files.FORMAT}. Use the version that wrote it, or restore it if it was changed."
         )
-    if "sha256" in fields and run_files.sealed(fields) != fields:
+    if run_files.sealed(fields) != fields:
         what = "was changed after it was written: its digest differs"
         raise run_files.DamagedFileError(path, what, RESTORE)
     try:
@@ -83,19 +83,17 @@ def read_config(path: Path) -> tuple[Recorded, RunConfig]:
             raise ValueError(f"the run in it is {there}, and {said} was recorded")
     except ValueError as error:
         what = explain(error) if isinstance(error, ValidationError) else str(error)
-        state = "is as it was written" if "sha256" in fields else "has no digest"
         raise ValueError(
-            f"{path} cannot be read here: {what}. The file {state}: leave it, and read it with the "
-            "versions and the clamps of your own that it was trained with "
+            f"{path} cannot be read here: {what}. The file is as it was written: leave it, and "
+            "read it with the versions, and with classes of your own, that it was trained with "
             f"({short(fields.get('versions'))})."
         ) from error
     return recorded, config
 
 
 def rewrite_config(path: Path, changes: dict[str, Any]) -> None:
-    """Change fields of `config.json`, and its digest if it has one."""
-    changed = {**run_files.read_json(path), **changes}
-    run_files.write_json(path, run_files.sealed(changed) if "sha256" in changed else changed)
+    """Change fields of `config.json`, and its digest."""
+    run_files.write_json(path, run_files.sealed({**run_files.read_json(path), **changes}))
 
 
 @cache

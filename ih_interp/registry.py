@@ -60,11 +60,12 @@ def kinds(base: type[Base]) -> dict[str, type[Base]]:
 def find(family: str, kind: object) -> type[Kinded]:
     """Return the class of a kind; ValueError where neither this package nor a plugin has it."""
     known = _KINDS[family]
-    if kind not in known:
+    is_word = isinstance(kind, str)
+    if is_word and kind not in known:
         for plugin in entry_points(group=PLUGINS):
             plugin.load()
-    if isinstance(kind, str) and kind in known:
-        return known[kind]
+    if is_word and kind in known:
+        return known[cast(str, kind)]
     near = get_close_matches(str(kind), known, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     raise ValueError(

@@ -48,7 +48,6 @@ class Run:
         self.versions = recorded.versions
         self.engine: str = recorded.engine
         self.features_sha256 = recorded.features_sha256
-        self._sealed = recorded.sha256 is not None  # the first runs of format 1 have none
         if exemplars is not None:
             self._refuse_other(exemplars.sha256)
         self._exemplars = exemplars
@@ -169,7 +168,7 @@ class Run:
 
     def _saved_rows(self) -> list[dict[str, Any]]:
         self._expect_there()
-        return run_files.read_metrics(self.folder, self.config.fingerprint, seal_due=self._sealed)
+        return run_files.read_metrics(self.folder, self.config.fingerprint)
 
     @plain_torch()
     def model(self, step: int | None = None) -> HookedTransformer:

@@ -218,6 +218,8 @@ class Batch:
         for name, keys in (("answers", answers), ("candidates", candidates)):
             _refuse_keys(name, keys, tokens)
         layout = getattr(task, "layout", None) if layout is None else layout
+        if layout is not None:
+            expect(layout, Layout, "layout", "use ih.tasks.Layout(n_pairs)")
         if layout is not None and layout.n_positions != tokens.shape[1]:
             raise ValueError(f"{layout}: expected {tokens.shape[1]} positions, as tokens have.")
         fields = {"tokens": tokens, "given_targets": targets, "given_layout": layout, "task": task}

@@ -12,8 +12,8 @@ from pydantic import TypeAdapter
 from small_runs import FOUR_UPDATES
 
 import ih_interp as ih
-from ih_interp.clamps import Clamp, dump, parse
-from ih_interp.clamps.schedules import Schedule
+from ih_interp.clamps import AbstractClamp, AbstractSchedule, dump, parse
+from ih_interp.registry import kinds, read
 from ih_interp.tasks.exemplars import ExemplarSource, FileSource, GaussianSource
 from ih_interp.toy import ToyConfig
 
@@ -31,8 +31,8 @@ CONFIGS = (
     *(ih.TaskConfig, ih.ModelConfig, ih.Adam, ih.Seeds, ih.Grid, ih.RunConfig),
     *(GaussianSource, FileSource, ToyConfig),
 )
-KINDS = sorted(TypeAdapter(Clamp).json_schema()["discriminator"]["mapping"])
-SCHEDULES = sorted(TypeAdapter(Schedule).json_schema()["discriminator"]["mapping"])
+KINDS = {kind: c for kind, c in kinds(AbstractClamp).items() if kind != "function"}  # no JSON
+SCHEDULES = kinds(AbstractSchedule)
 
 LEAVES = st.one_of(
     st.none(),
@@ -75,9 +75,7 @@ def test_a_configuration_is_refused_in_words_or_comes_back(config, data):
 @pytest.mark.parametrize("kind", KINDS)
 @given(data=st.data())
 def test_a_clamp_is_refused_in_words_or_comes_back(kind, data):
-    schema = TypeAdapter(Clamp).json_schema()
-    name = schema["discriminator"]["mapping"][kind].rsplit("/", 1)[1]
-    fields = sorted(set(schema["$defs"][name]["properties"]) - {"kind"})
+    fields = sorted(set(KINDS[kind].model_fields) - {"kind"})
     good = {"heads": ["L0H0"], "head": "L0H0", "what": ["values"], "temperature": 0.5}
     good |= {"run": "runs/x", "step": 0, "layer": 0}
     field = data.draw(st.sampled_from(fields))
@@ -93,19 +91,16 @@ def test_a_clamp_is_refused_in_words_or_comes_back(kind, data):
 @pytest.mark.parametrize("kind", SCHEDULES)
 @given(data=st.data())
 def test_a_schedule_is_refused_in_words_or_comes_back(kind, data):
-    adapter = TypeAdapter(Schedule)
-    schema = adapter.json_schema()
-    name = schema["discriminator"]["mapping"][kind].rsplit("/", 1)[1]
-    fields = sorted(schema["$defs"][name]["properties"])
-    value = {"kind": kind, "period": 4, "start": 0, "stop": 5, "below": 0.5}
+    fields = sorted(SCHEDULES[kind].model_fields)
+    value = {"kind": kind, "period": 4, "start": 0, "stop": 5}
     value = {name: value[name] for name in fields if name in value}
     value[data.draw(st.sampled_from(fields))] = data.draw(VALUES)
     try:
-        made = adapter.validate_python(value)
+        made = read(AbstractSchedule, value)
     except (ValueError, TypeError) as error:
         in_words(error, "kind")
     else:
-        assert adapter.validate_python(json.loads(adapter.dump_json(made))) == made
+        assert read(AbstractSchedule, json.loads(made.model_dump_json())) == made
 
 
 def test_every_source_of_exemplars_is_tried():
@@ -121,7 +116,10 @@ def test_every_source_of_exemplars_is_tried():
         (FOUR_UPDATES, {"device": "abacus"}),
         ([FOUR_UPDATES, FOUR_UPDATES], {}),
         ([FOUR_UPDATES, "run"], {}),
-        (FOUR_UPDATES.replace(task=ih.TaskConfig(n_train_classes=50)), {}),
+        (
+            FOUR_UPDATES.replace(task=FOUR_UPDATES.task.model_copy(update={"n_train_classes": 50})),
+            {},
+        ),
         (FOUR_UPDATES.replace(clamps=[ih.clamps.match("L9H9")]), {}),
         (FOUR_UPDATES.replace(clamps=[ih.clamps.GraftIn(run="gone", step=0, layer=0)]), {}),
         (

@@ -43,7 +43,9 @@ class Level(Frozen):
     @model_validator(mode="after")
     def _one_side(self) -> "Level":
         if (self.below is None) == (self.above is None):
-            raise ValueError("Give exactly one of below and above.")
+            raise ValueError(
+                f"below={self.below}, above={self.above}: expected exactly one of the two."
+            )
         most = 1.0 if self.metric.endswith(("accuracy", "probability")) else math.inf
         is_bounded = most == 1 or self.metric.endswith("loss")
         below_fits = self.below is None or 0 < self.below <= most

@@ -4,8 +4,7 @@
     state.safetensors  state-before.safetensors  where it goes on; the second while it trains
     stopped.json  where a callback ended it (`ih.StopRun`)
 
-Each carries a SHA-256 of its content, except configuration and metrics of the first runs of
-format 1, which are read all the same.
+Each carries a SHA-256 of its content.
 """
 
 import hashlib
@@ -24,7 +23,7 @@ from torch import Tensor
 from ih_interp._config_base import short
 from ih_interp.storage.atomic import sweep, write_atomic
 
-FORMAT = 1  # of the run folder; another number is refused
+FORMAT = 2  # of the run folder; another number is refused
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 STATE = "state.safetensors"
@@ -133,28 +132,23 @@ def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
     return {**content, "sha256": _sha256(json.dumps(content, sort_keys=True).encode())}
 
 
-def read_metrics(
-    folder: Path, fingerprint: str | None = None, *, seal_due: bool = False
-) -> list[dict[str, Any]]:
+def read_metrics(folder: Path, fingerprint: str | None = None) -> list[dict[str, Any]]:
     """Read the rows of `metrics.jsonl`; there are none where the file is missing.
 
     The first line, the seal, holds the run's fingerprint, the number of rows and their SHA-256.
-    Raises DamagedFileError (a ValueError) where they differ, or a seal that is due is missing.
+    Raises DamagedFileError (a ValueError) where they differ, or the seal is missing.
     """
     path = folder / METRICS
     if not path.is_file():
         return []
-    content = path.read_bytes()
-    first, _, rest = content.partition(b"\n")
-    if seal := _seal(first):
-        content = rest
-        if (seal["sha256"], seal["rows"]) != (_sha256(content), content.count(b"\n")):
-            what = "was altered or cut short after it was written: its digest differs"
-            raise DamagedFileError(path, what)
-        if fingerprint is not None and seal["run"] not in (None, fingerprint):
-            raise DamagedFileError(path, f"belongs to run {seal['run']}, not to {fingerprint}")
-    elif seal_due:
+    first, _, content = path.read_bytes().partition(b"\n")
+    if (seal := _seal(first)) is None:
         raise DamagedFileError(path, "lacks its first line, the seal of the others")
+    if (seal["sha256"], seal["rows"]) != (_sha256(content), content.count(b"\n")):
+        what = "was altered or cut short after it was written: its digest differs"
+        raise DamagedFileError(path, what)
+    if fingerprint is not None and seal["run"] not in (None, fingerprint):
+        raise DamagedFileError(path, f"belongs to run {seal['run']}, not to {fingerprint}")
     try:
         rows = [json.loads(line) for line in content.decode().splitlines()]
     except (ValueError, RecursionError) as error:

@@ -44,6 +44,27 @@ class Task(Protocol):
     def candidates(self, tokens: Tensor, targets: Tensor) -> Answers: ...
 
 
+def _sampled_by(own: Callable[..., Batch]) -> Callable[..., Batch]:
+    """Return a task's `sample` with the checks and the seed that all tasks have."""
+
+    @plain_torch()
+    def sample(
+        self: "AbstractTask",
+        split: str,
+        n: int,
+        *,
+        generator: torch.Generator | None = None,
+        seed: int | None = None,
+    ) -> Batch:
+        refuse_other_split(self, split)
+        batch = own(self, split, sample_size(n), generator=as_generator(generator, seed))
+        is_plain = isinstance(batch, Batch) and batch.task is None
+        return batch.replace(task=self) if is_plain else batch
+
+    sample.__doc__ = own.__doc__
+    return sample
+
+
 class AbstractTask(Kinded):
     """A task as data: its fields are JSON, and `sample` draws sequences.
 
@@ -86,8 +107,15 @@ class AbstractTask(Kinded):
     def sample(self, split: str, n: int, *, generator: torch.Generator) -> Batch:
         """Draw `n` sequences of a split, all of one length, with the generator alone.
 
-        The tasks of this package also take a seed in its place, `seed=0`.
+        Callers may give a seed in its place, `seed=0`. The library checks split and number, and
+        tells the batch its task.
         """
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **options: Any) -> None:
+        super().__pydantic_init_subclass__(**options)
+        if (own := cls.__dict__.get("sample")) is not None:
+            cls.sample = _sampled_by(own)
 
     def answers(self, tokens: Tensor, targets: Tensor) -> Answers:  # noqa: ARG002
         """Return the keys that hold the answer to each query; ValueError where there are none."""
@@ -144,19 +172,10 @@ class NextTokenTask(AbstractTask):
     ) -> tuple[Tokens, Bool[Tensor, "batch query"]]:
         """Draw one token more than `length`, and where the next one is asked."""
 
-    @plain_torch()
-    def sample(
-        self,
-        split: str,
-        n: int,
-        *,
-        generator: torch.Generator | None = None,
-        seed: int | None = None,
-    ) -> Batch:
-        """Draw `n` sequences from a generator, or a new one of a seed; splits are drawn alike."""
-        refuse_other_split(self, split)
-        said, asked = self._draw(sample_size(n), as_generator(generator, seed))
-        return Batch(said[:, :-1], torch.where(asked, said[:, 1:], NOT_ASKED), task=self)
+    def sample(self, split: str, n: int, *, generator: torch.Generator) -> Batch:  # noqa: ARG002
+        """Draw `n` sequences; splits are drawn alike."""
+        said, asked = self._draw(n, generator)
+        return Batch(said[:, :-1], torch.where(asked, said[:, 1:], NOT_ASKED))
 
     def answers(self, tokens: Tensor, targets: Tensor) -> Answers:
         """Return the keys that follow an earlier copy of the query's token."""

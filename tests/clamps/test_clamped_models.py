@@ -23,6 +23,7 @@ from ih_interp.clamps import (
     AbstractClamp,
     AttentionTemperature,
     ForbidPreviousToken,
+    Freeze,
     HeadClamp,
     PerfectMatchAndCopy,
     Preserve,
@@ -81,7 +82,8 @@ TOKENS = torch.randint(20, (3, 7), generator=torch.Generator().manual_seed(1))
 @pytest.mark.parametrize("gate", [None, 0.5])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
 def test_every_clamp_serves_other_precisions(clamp, gate, dtype, task, batch):
-    given = clamp if gate is None else gated(clamp, gate)
+    is_whole = gate is None or isinstance(clamp, Freeze)  # parameters are frozen or not
+    given = clamp if is_whole else gated(clamp, gate)
     narrow = disturbed(build_model(task), 0.1).to(dtype)
     wide = copy.deepcopy(narrow).to(torch.float32)  # the same rounded weights
     logits = logits_under(narrow, [given], batch, step=0)

@@ -374,7 +374,7 @@ class TestRefusals:
 
     def test_a_folder_of_another_format(self, kind, model, batch, run):
         path = Path(run) / run_files.CONFIG
-        path.write_text(path.read_text().replace('"format": 1', '"format": 99'))
+        path.write_text(path.read_text().replace('"format": 2', '"format": 99'))
         self.refused(kind(run=run, step=STEP, layer=0), model, batch, "format 99")
 
     @pytest.mark.parametrize(

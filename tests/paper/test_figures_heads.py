@@ -22,8 +22,10 @@ EVERY = {figure.name: figure for figure in figures.FIGURES}
 def study(tmp_path_factory):
     config = ih.RunConfig(
         name="main-5",
-        exemplars=ih.Exemplars.gaussian(n_classes=16, n_exemplars=2, n_features=16),
-        task=ih.TaskConfig(n_train_classes=8),
+        task=ih.TaskConfig(
+            exemplars=ih.Exemplars.gaussian(n_classes=16, n_exemplars=2, n_features=16),
+            n_train_classes=8,
+        ),
         optimiser=ih.Adam(learning_rate=1e-3),
         sequences=640,
         evaluation_size=32,

@@ -154,8 +154,8 @@ def test_json_that_is_none_is_named(tmp_path):
 
 def test_metrics_come_back_and_cut_lines_are_refused(tmp_path):
     rows = [
-        {"step": 0, "split": "train", "loss": 1.5},
-        {"step": 10, "split": "train", "loss": 0.1 + 0.2},
+        {"step": 0, "split": "train", "under": "clamped", "loss": 1.5},
+        {"step": 10, "split": "train", "under": "clamped", "loss": 0.1 + 0.2},
     ]
     assert run_files.read_metrics(tmp_path) == []
     run_files.write_metrics(tmp_path, rows)
@@ -168,7 +168,7 @@ def test_metrics_come_back_and_cut_lines_are_refused(tmp_path):
 
 @pytest.mark.parametrize("line", ["5", "[1, 2]", '{"step": 3}', '"loss"'])
 def test_lines_that_are_no_metrics_are_refused(line, tmp_path):
-    (tmp_path / run_files.METRICS).write_text(f'{{"step": 0, "split": "train"}}\n{line}\n')
+    run_files.write_metrics(tmp_path, [*ROWS, json.loads(line)])
     with pytest.raises(ValueError, match=r"metrics\.jsonl holds .* not a row of metrics"):
         run_files.read_metrics(tmp_path)
 
@@ -180,32 +180,31 @@ def test_json_is_written_as_it_is_read(tmp_path):
     assert path.read_text().startswith('{\n  "a"')
 
 
-ROWS = [{"step": step, "split": "train", "loss": step / 3} for step in (0, 10)]
+ROWS = [{"step": step, "split": "train", "under": "free", "loss": step / 3} for step in (0, 10)]
 
 
 def test_every_flipped_bit_and_every_cut_of_metrics_is_caught(tmp_path):
     run_files.write_metrics(tmp_path, ROWS, "abc")
     path = tmp_path / run_files.METRICS
     content = path.read_bytes()
-    assert run_files.read_metrics(tmp_path, "abc", seal_due=True) == ROWS
+    assert run_files.read_metrics(tmp_path, "abc") == ROWS
     flipped = [bytearray(content) for _ in content]
     for place, each in enumerate(flipped):
         each[place] ^= 1 << place % 8
     for damaged in [*flipped, *(content[:length] for length in range(len(content)))]:
         path.write_bytes(damaged)
         with pytest.raises(run_files.DamagedFileError, match=r"metrics\.jsonl"):
-            run_files.read_metrics(tmp_path, "abc", seal_due=True)
+            run_files.read_metrics(tmp_path, "abc")
 
 
 def test_metrics_without_their_seal_or_of_another_run_are_refused(tmp_path):
     run_files.write_metrics(tmp_path, ROWS, "abc")
     with pytest.raises(ValueError, match=r"abc, not to xyz.*repair"):
-        run_files.read_metrics(tmp_path, "xyz", seal_due=True)
+        run_files.read_metrics(tmp_path, "xyz")
     path = tmp_path / run_files.METRICS
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[1:]))
-    assert run_files.read_metrics(tmp_path, "abc") == ROWS  # as the first runs wrote them
     with pytest.raises(ValueError, match="seal"):
-        run_files.read_metrics(tmp_path, "abc", seal_due=True)
+        run_files.read_metrics(tmp_path, "abc")
 
 
 def test_a_seal_holds_for_any_order_of_fields_and_breaks_with_any_value():
@@ -260,21 +259,24 @@ def test_folders_are_no_checkpoints(path):
 @pytest.mark.parametrize(
     "row",
     [
-        {"step": True, "split": "train"},
-        {"step": -1, "split": "train"},
-        {"step": 0.5, "split": "train"},
-        {"step": [0], "split": "train"},
-        {"step": 0, "split": None},
-        {"step": 0, "split": "train", "loss": "0.5"},
-        {"step": 0, "split": "train", "loss": None},
-        {"step": 0, "split": "train", "loss": [0.5]},
-        {"step": 0, "split": "train", "loss": True},
+        {"step": True, "split": "train", "under": "free"},
+        {"step": -1, "split": "train", "under": "free"},
+        {"step": 0.5, "split": "train", "under": "free"},
+        {"step": [0], "split": "train", "under": "free"},
+        {"step": 0, "split": None, "under": "free"},
+        {"step": 0, "split": "train"},
+        {"step": 0, "split": "train", "under": "free", "loss": "0.5"},
+        {"step": 0, "split": "train", "under": "free", "loss": None},
+        {"step": 0, "split": "train", "under": "free", "loss": [0.5]},
+        {"step": 0, "split": "train", "under": "free", "loss": True},
     ],
     ids=str,
 )
 def test_rows_of_other_kinds_are_refused_though_their_seal_is_right(row, tmp_path):
-    run_files.write_metrics(tmp_path, [{"step": 0, "split": "train", "loss": 0.5}, row], "abc")
+    run_files.write_metrics(
+        tmp_path, [{"step": 0, "split": "train", "under": "free", "loss": 0.5}, row], "abc"
+    )
     with pytest.raises(
         run_files.DamagedFileError, match=r"metrics\.jsonl holds .* not a row of metrics"
     ):
-        run_files.read_metrics(tmp_path, "abc", seal_due=True)
+        run_files.read_metrics(tmp_path, "abc")

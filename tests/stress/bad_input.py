@@ -124,6 +124,8 @@ GOOD: dict[str, Any] = {
     "clamp": "x",
     "features": EXEMPLARS.features,
     "target": BATCH.target,
+    "targets": BATCH.target,
+    "learning_rate": 0.1,
 }
 PER_FUNCTION: dict[str, dict[str, Any]] = {
     "FewShotTask": {"exemplars": EXEMPLARS, "config": TASK.config},
@@ -141,7 +143,8 @@ PER_FUNCTION: dict[str, dict[str, Any]] = {
     "backup_heads": {"values": np.random.default_rng(0).random(8)},
     "first_above": {"curve": LOSS[::-1].copy()},
     "Head": {"layer": 0, "head": 0},
-    "Batch": {"tokens": BATCH.tokens},
+    "Batch": {"tokens": BATCH.tokens, "task": TASK},
+    "FixedLabelsTask": {"exemplars": EXEMPLARS, "config": ih.tasks.FixedLabels(n_train_classes=6)},
     "Crossing": {"time": 1.0, "observed": True},
     **{name: {"batch": BATCH} for name in ("trace", "progress", "progress_beside_training")},
     **{name: {"batch": BATCH} for name in ("wiring_over_training", "redundancy_over_training")},
@@ -151,6 +154,7 @@ LONG = {"progress", "n_draws", "n_resamples", "n_permutations", "n_sequences", "
 
 NOT_CALLED = {"train", "StopRun", "TrainingFailedError", "AdditivityReport", "Coalitions"}
 NOT_CALLED |= {"clamps.from_level", "Exemplars.load"}
+NOT_CALLED |= {"AbstractTask", "NextTokenTask", "PairsTask", "PairsConfig"}  # abstract
 NOT_CALLED |= {"Wiring", "Run", "load_icl_dynamics", "Crossing", "GaussianSource", "FileSource"}
 """Of files, which other tests read; and records of results."""
 

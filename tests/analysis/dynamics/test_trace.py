@@ -167,7 +167,7 @@ def test_what_is_no_list_or_no_function_is_told_in_words(clamped_run):
         ({"clamps": match}, "clamps"),
         ({"clamps": [ih.clamps.c_alone("L1H3")]}, r"clamps\[0\]"),
         ({"steps": 2}, "steps=2"),
-        ({"steps": [2.0]}, r"step=2\.0"),
+        ({"steps": [2.0]}, r"steps\[0\]=2\.0"),
         ({"batch": clamped_run.task.enumerate().tokens}, "batch"),
     ):
         with pytest.raises(TypeError, match=words):
