@@ -1,7 +1,6 @@
 """Laws of bad input: what can be written is refused in words, or comes back from its JSON."""
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -53,7 +52,7 @@ VALUES = st.recursive(
 def in_words(error: Exception, field: str) -> None:
     """The field is named, and what came or what was expected."""
     text = str(error)
-    assert field in text or re.search(r"[\w.]+=", text), (field, text)
+    assert field in text or "=" in text, (field, text)
     assert len(text) > 20
 
 

@@ -49,7 +49,8 @@ batch = run.task.sample("test", 200, seed=1)
 other = run.task.sample("test", 200, seed=2)
 strengths = ih.trace(run, ih.induction_strength, batch=batch, steps=run.steps[::20])
 assert strengths["value"].between(-1, 1).all() and len(strengths)
-effects = ih.path_patch(run.model(), batch, other, senders=["L0H0"], receivers=["L1H1"], metric="loss")
+model, edge = run.model(), {"senders": ["L0H0"], "receivers": ["L1H1"], "via": "k"}
+ih.path_patch(model, batch, other, **edge, metric="loss")
 values = ih.coalitions(run.model(), batch, ["L1H0", "L1H1"], metric="loss").values
 assert torch.as_tensor(values).isfinite().all() and len(values) == 4
 assert float(run.metrics.query("split == 'test'")["loss"].iloc[-1]) > 0
