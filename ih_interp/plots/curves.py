@@ -89,13 +89,20 @@ def draw_heads(
 
 @style.axes_optional
 def plot_clamped_losses(
-    table: DataFrame, ax: Axes, *, end: float | None = None, palette: Palette = None, **look: Any
+    table: DataFrame,
+    ax: Axes,
+    *,
+    end: float | None = None,
+    guess: float = math.log(2),
+    palette: Palette = None,
+    **look: Any,
 ) -> Axes:
     """Plot the training loss under each clamp, and what it leaves to learn (Figure 5b).
 
     Columns `sequences`, `clamp`, `loss`, and of several networks `seed`. Clamps may have any name;
     those of `CLAMP_LINES` come first, in the paper's colours, and a missing one is "none". `end` is
-    the last number of sequences shown, by default that of the longest run.
+    the last number of sequences shown, by default that of the longest run. A line at `guess` is the
+    loss of a model that guesses among what its context holds; ln 2 in the paper's task.
     """
     table = plotted_rows(table, "sequences", "clamp", "loss", seed=True)
     last = table["sequences"] if end is None else [end]
@@ -106,7 +113,7 @@ def plot_clamped_losses(
     for name, line, rows in clamps:
         told = f"{name}: {line.words}" if is_papers and line.words else name
         lines[told] = plot_over_seeds(rows, ax, name, line, **look)
-    guess_line(ax)
+    guess_line(ax, guess)
     style.count_sequences(ax)
     style.start_at_zero(ax, last)
     ax.set(ylabel="training loss (nats)", title="Training under clamps")
@@ -201,8 +208,9 @@ def input_name(via: object) -> str:
     return line.words if line else shown(via)
 
 
-def guess_line(ax: Axes) -> None:
-    """Draw a line at ln 2, the loss of a model that guesses one of the context's two labels."""
-    ax.axhline(math.log(2), **style.FAINT)
-    place = (1, math.log(2))
-    style.note(ax, "ln 2", place, (3, 0), xycoords=("axes fraction", "data"), color="0.4")
+def guess_line(ax: Axes, loss: float = math.log(2)) -> None:
+    """Draw a line at the loss of a guess: ln 2, of one of the context's two labels, or another."""
+    ax.axhline(loss, **style.FAINT)
+    words = "ln 2" if loss == math.log(2) else f"guess\n{loss:.2f}"
+    place = (1, loss)
+    style.note(ax, words, place, (3, 0), xycoords=("axes fraction", "data"), color="0.4")

@@ -21,6 +21,10 @@ class MarkovChains(NextTokenTask):
     states that followed earlier visits of the query's state, over which a statistical induction
     head averages: not all of them equal the target. `reference_losses` are those of ideal
     predictors.
+
+    With 5 states, length 32 and `alpha=0.3`, the paper's model in batches of 32 at a learning rate
+    of 3e-3 passes the unigram's 1.48 nats in 100 updates, and comes within 5% of the bigram's 1.17
+    in 300. With 10 states, length 64 and `alpha=1` a uniform guess is already that near.
     """
 
     kind: Literal["markov_chains"] = "markov_chains"

