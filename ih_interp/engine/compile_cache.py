@@ -60,6 +60,15 @@ def with_lasting_cache(compile_it: Callable[[], Compiled]) -> Compiled:
     return compiled
 
 
+def lasting_place() -> dict[str, str]:
+    """Return the environment in which another process keeps its work where this one does.
+
+    That process takes the place as its user's choice, and removes nothing from it.
+    """
+    place = _place()
+    return {} if place is None else {VARIABLE: str(place)}
+
+
 @contextmanager
 def _kept_at(place: Path) -> Generator[None]:
     before = os.environ.get(VARIABLE)

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from copy import deepcopy
+from math import prod
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -175,21 +176,38 @@ def spell_out_tiny_products(graph: GraphModule) -> None:
 
     Attention over 5 positions with heads 8 wide is thousands of such products. The compiler leaves
     them to a library, which reaches 1.5 GFLOP/s at this size; a multiply and a sum it compiles
-    itself, together with the operations around them.
+    itself, together with the operations around them. It orders its loops by strides, so axes that
+    were joined into one are taken apart again: evaluations take two thirds of the time.
     """
     call = graph.graph.call_function
     for node in list(graph.graph.nodes):
         if node.target is aten.bmm.default and _is_tiny(node):
-            left, right = node.args
+            left, right = (_before_views(argument) for argument in node.args)
+            if shape_of(left)[:-2] != shape_of(right)[:-2]:
+                left, right = node.args
+            axes = len(shape_of(left))
             with graph.graph.inserting_before(node):
-                wide = call(aten.unsqueeze.default, (left, 3))
-                tall = call(aten.unsqueeze.default, (right, 1))
+                wide = call(aten.unsqueeze.default, (left, axes))
+                tall = call(aten.unsqueeze.default, (right, axes - 2))
                 product = call(aten.mul.Tensor, (wide, tall))
-                total = call(aten.sum.dim_IntList, (product, [2]))
+                total = call(aten.sum.dim_IntList, (product, [axes - 1]))
+                total = call(aten.reshape.default, (total, list(shape_of(node))))
+            total.meta = node.meta
             node.replace_all_uses_with(total)
             graph.graph.erase_node(node)
     graph.graph.lint()
     graph.recompile()
+
+
+def _before_views(node: Node) -> Node:
+    """Return the stack of matrices before its axes were joined into one, which hides strides."""
+    source = node
+    while source.target in VIEWS or source.target is aten.expand.default:
+        source = source.all_input_nodes[0]
+        shape = shape_of(source)
+        if shape[-2:] == shape_of(node)[-2:] and prod(shape[:-2]) == shape_of(node)[0]:
+            return source
+    return node
 
 
 def loosen_views(graph: GraphModule) -> None:

@@ -27,7 +27,7 @@ from ih_interp.storage.run_files import CONFIG
 from ih_interp.tasks.exemplars import ExemplarSource
 from ih_interp.training._bar import one_bar
 from ih_interp.training.state import saved_step
-from ih_interp.training.train import Engine, train
+from ih_interp.training.train import Engine, compiled_for_later, train
 from ih_interp.types import Batch, Head
 
 CURVE_SEQUENCES = 4_000  # a mean loss of 0.7 is then within 0.02
@@ -220,7 +220,10 @@ def train_study(
     updates = sum(config.n_steps for config in every)
     finished = sum(map(_is_finished, folders))
     say(f"{root}: {len(every)} run(s), {updates:,} updates, {finished} run(s) finished already")
-    with one_bar(every, sum(map(_updates_done, folders))):
+    waits = any(seed not in circuits for seed in networks.seeds)
+    # What clamps are about is a tensor: graphs do not depend on the heads, which are chosen later.
+    later = flat(networks.configs(dict.fromkeys(networks.seeds, UNKNOWN))) if waits else []
+    with compiled_for_later(later, engine=engine), one_bar(every, sum(map(_updates_done, folders))):
         found = _trained(networks.configs(), root, engine)
         for seed in networks.seeds:
             if seed not in circuits:

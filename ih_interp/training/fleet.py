@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -28,12 +28,22 @@ from ih_interp.training.state import RunState, TrainingFailedError, record_engin
 FLEET_SIZE = 8  # runs per fleet: more are no faster per update, and cost memory
 
 
-def make_jobs(runs: Sequence[Run], n_workers: int) -> list[list[Run]]:
+class Planned(NamedTuple):
+    """A run that is not made yet, and the engine that it will have."""
+
+    config: RunConfig
+    engine: str
+
+
+AnyRun = TypeVar("AnyRun", Run, Planned)
+
+
+def make_jobs(runs: Sequence[AnyRun], n_workers: int) -> list[list[AnyRun]]:
     """Group runs into fleets, the longest first, small enough to keep every worker busy."""
-    groups: defaultdict[tuple[str, str], list[Run]] = defaultdict(list)
+    groups: defaultdict[tuple[str, str], list[AnyRun]] = defaultdict(list)
     for run in runs:
         groups[run.engine, trace_key(run.config)].append(run)
-    jobs: list[list[Run]] = []
+    jobs: list[list[AnyRun]] = []
     for (engine, _), group in groups.items():
         share = -(-sum(run.engine == engine for run in runs) // n_workers)
         size = min(FLEET_SIZE, share)
@@ -86,15 +96,16 @@ class Fleet:
     def active(self) -> bool:
         return any(run.active for run in self.runs)
 
-    def prepare(self) -> None:
+    def prepare(self, *, updates: bool = True) -> None:
         """Compile the update and the evaluations; where one cannot be compiled, do both eagerly.
 
         This comes before any measurement: all numbers of a run come from its recorded engine.
+        `updates=False` compiles the evaluations alone.
         """
         if not self.evaluator.compiled:
             return
         try:
-            if self.active:
+            if self.active and updates:
                 self._step = self._make_step(self.inputs())
             for place, run in enumerate(self.runs):
                 self.evaluator.prepare(run, self.weights(place))

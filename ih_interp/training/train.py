@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction, signature
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast, get_args
@@ -26,12 +26,13 @@ from ih_interp.storage.lock import claimed
 from ih_interp.storage.run_files import CONFIG, STATE_BEFORE, saved_states
 from ih_interp.tasks.base import Task, drawn
 from ih_interp.tasks.pairs import build_like
+from ih_interp.training._ahead import Ahead, compiled_ahead, evaluations_of
 from ih_interp.training._bar import bar_over
 from ih_interp.training._repair import repair as repair_run
 from ih_interp.training._signals import terminate_as_interrupt
 from ih_interp.training._workers import train_in_workers
 from ih_interp.training.evaluating import head_scores, levels_of
-from ih_interp.training.fleet import make_jobs
+from ih_interp.training.fleet import Planned, make_jobs
 from ih_interp.training.loop import OnMetrics, train_jobs
 from ih_interp.training.state import TrainingFailedError, to_train
 
@@ -112,11 +113,12 @@ def train(
                 for place, task in zip(places, tasks, strict=True)
             ]
             unfinished, failures = to_train(found)
-            worth_workers = sum(run.config.n_steps for run in unfinished) >= WORTH_WORKERS
-            n_workers = workers or (cores() if worth_workers else 1)
+            n_workers = workers or _n_workers([run.config for run in unfinished])
             n_workers = n_workers if device == "cpu" and modules is not None else 1
             jobs = make_jobs(unfinished, n_workers)
-            with bar_over(unfinished, shown=progress) as tell:
+            is_idle = (workers or cores()) > min(n_workers, len(jobs)) and device == "cpu"
+            ahead = evaluations_of(jobs) if is_idle else []
+            with compiled_ahead(ahead), bar_over(unfinished, shown=progress) as tell:
                 if n_workers > 1 and len(jobs) > 1:
                     failures += train_in_workers(jobs, n_workers, on_metrics, tell, modules)
                 else:
@@ -126,6 +128,25 @@ def train(
     if failures:
         raise TrainingFailedError("; ".join(failures))
     return found
+
+
+def compiled_for_later(
+    configs: Sequence[RunConfig], *, engine: Engine
+) -> AbstractContextManager[object]:
+    """Compile during the block what training these runs, in one later call, will need.
+
+    The fleets that will train first come last: what is not done by then is done by those that
+    train.
+    """
+    planned = [Planned(config, _engine(engine, config)) for config in configs]
+    jobs = make_jobs(planned, _n_workers(configs)) if cores() > 1 else []
+    of_fleets = [[run.config for run in job] for job in jobs if job[0].engine == "compiled"]
+    return compiled_ahead([Ahead(fleet) for fleet in reversed(of_fleets)])
+
+
+def _n_workers(configs: Sequence[RunConfig]) -> int:
+    """Return how many processes train these runs where the caller does not say."""
+    return cores() if sum(config.n_steps for config in configs) >= WORTH_WORKERS else 1
 
 
 def _configs(runs: object) -> list[RunConfig]:

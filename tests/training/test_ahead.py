@@ -1,0 +1,108 @@
+"""A process that fills the cache of compiled graphs: what it leaves, and that it ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from small_runs import SMALL
+
+import ih_interp as ih
+from ih_interp.clamps import AblateHeads
+from ih_interp.engine.compile_cache import VARIABLE
+from ih_interp.engine.compiled_forward import compiler_found
+from ih_interp.training import _ahead as ahead
+from ih_interp.training._ahead import Ahead, compiled_ahead
+from ih_interp.training.train import compiled_for_later
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not compiler_found(), reason="no C++ compiler")]
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """The processes that were started."""
+    processes = []
+
+    class Popen(subprocess.Popen):
+        def __init__(self, *args, **given):
+            super().__init__(*args, **given)
+            processes.append(self)
+
+    monkeypatch.setattr(ahead.subprocess, "Popen", Popen)
+    return processes
+
+
+def libraries(cache):
+    return {path.name for path in cache.rglob("*.so")}
+
+
+def test_training_finds_what_was_compiled_for_other_heads_and_seeds(cache, started, tmp_path):
+    planned = SMALL.replace(clamps=[AblateHeads(heads=["L1H0"])])
+    with compiled_ahead([Ahead([planned])]):
+        assert started[0].wait(900) == 0
+    compiled = libraries(cache)
+    assert compiled
+    other = {"clamps": [AblateHeads(heads=["L1H3", "L1H4"])], "seeds": ih.Seeds(init=4)}
+    ih.train(SMALL.replace(**other), tmp_path, engine="compiled", workers=1, progress=False)
+    assert libraries(cache) == compiled
+
+
+def test_it_ends_with_the_block(cache, started):
+    with compiled_ahead([Ahead([SMALL])]):
+        assert started[0].poll() is None
+    assert started[0].returncode is not None
+
+
+def test_a_process_that_was_killed_harms_nothing(cache, started):
+    with compiled_ahead([Ahead([SMALL])]):
+        started[0].kill()
+
+
+def test_a_fleet_that_cannot_be_made_does_not_end_it(cache, started):
+    unfit = SMALL.replace(clamps=[AblateHeads(heads=["L9H9"])])
+    with compiled_ahead([Ahead([unfit])]):
+        assert started[0].wait(900) == 0
+
+
+def test_it_ends_with_its_parent(tmp_path):
+    script = (
+        "import os, signal, sys\n"
+        "from ih_interp.config import RunConfig\n"
+        "from ih_interp.training._ahead import *\n"
+        "config = RunConfig.model_validate_json(sys.argv[1])\n"
+        "with compiled_ahead([Ahead([config])]) as process:\n"
+        "    print(process, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    if sys.platform != "linux":
+        pytest.skip("only Linux ends a process with its parent")
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script, SMALL.model_dump_json()],
+        capture_output=True,
+        text=True,
+        env=os.environ | {VARIABLE: str(tmp_path)},
+    )
+    assert result.returncode == -signal.SIGKILL
+    state, until = Path(f"/proc/{int(result.stdout)}/stat"), time.monotonic() + 20
+    while state.exists() and state.read_text().rsplit(")", 1)[1].split()[0] != "Z":
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(("cores", "engine"), [(1, "compiled"), (2, "eager")])
+def test_nothing_is_started_where_it_does_not_help(cores, engine, started, monkeypatch):
+    monkeypatch.setattr("ih_interp.training.train.cores", lambda: cores)
+    with compiled_for_later([SMALL], engine=engine):
+        pass
+    with compiled_for_later([], engine=engine):
+        pass
+    assert not started
