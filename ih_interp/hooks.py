@@ -242,7 +242,7 @@ def at_labels(weights: Float[Tensor, "batch pair"], n_positions: int) -> Float[T
 
 def copied_logits(
     scores: Float[Tensor, "*any key"],
-    tokens: Int[Tensor, "*any key"],
+    tokens: Int[Tensor, "*#any key"],
     n_tokens: int,
     candidates: Bool[Tensor, "*any key"] | None = None,
 ) -> Float[Tensor, "*any token"]:

@@ -1,6 +1,8 @@
 """The code of the README and of the guides runs as it stands, with fewer sequences to train on."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,17 @@ def test_the_pages_run_from_the_top(tmp_path, monkeypatch, capsys):
     assert len(list(Path("figures").glob("losses.*"))) == 3
     assert len(names["report"].table("r_squared")) == 6
     assert names["config"].name == "main-5"
+
+
+@pytest.mark.slow
+def test_the_page_on_tasks_of_your_own_runs(tmp_path):
+    """In a process of its own: its kinds would join the families of this one."""
+    code = "\n".join(blocks(ROOT / "docs" / "bring_your_own.md"))
+    (tmp_path / "own.py").write_text(code + "\nassert step.updates == 10 and float(loss) > 0\n")
+    done = subprocess.run(
+        [sys.executable, "own.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_readme_is_short():
