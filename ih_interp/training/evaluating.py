@@ -32,7 +32,7 @@ from ih_interp.types import Batch
 
 Clamps: TypeAlias = tuple[AbstractClamp, ...]
 
-WORTH_COMPILING = 100_000  # sequences, of all evaluations of a run, that repay compiling
+WORTH_COMPILING = 250_000  # sequences, of all evaluations of a run, that repay compiling
 MAX_CHUNK = 2_000  # sequences per call: their activations stay in the processor's cache
 MIN_CHUNK = 100  # below it, calls cost more than what they compute
 
