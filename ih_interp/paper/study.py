@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 
 from ih_interp._reprs import short_repr
+from ih_interp.clamps import GraftIn, GraftOut
 from ih_interp.config import RunConfig, run_folder
 from ih_interp.paper.claims import Judging
 from ih_interp.paper.drawing import Drawing
@@ -220,9 +221,7 @@ def train_study(
     updates = sum(config.n_steps for config in every)
     finished = sum(map(_is_finished, folders))
     say(f"{root}: {len(every)} run(s), {updates:,} updates, {finished} run(s) finished already")
-    waits = any(seed not in circuits for seed in networks.seeds)
-    # What clamps are about is a tensor: graphs do not depend on the heads, which are chosen later.
-    later = flat(networks.configs(dict.fromkeys(networks.seeds, UNKNOWN))) if waits else []
+    later = _compilable(networks) if any(s not in circuits for s in networks.seeds) else []
     with compiled_for_later(later, engine=engine), one_bar(every, sum(map(_updates_done, folders))):
         found = _trained(networks.configs(), root, engine)
         for seed in networks.seeds:
@@ -231,6 +230,14 @@ def train_study(
             say(f"seed {seed}: {circuits[seed]}")
         found |= _trained(networks.configs(circuits), root, engine)
     return Study(found, circuits, sequences)
+
+
+def _compilable(networks: Networks) -> list[RunConfig]:
+    """Return runs with the graphs of those to come, as far as they can be made now."""
+    # What clamps are about is a tensor: graphs do not depend on the heads, which are chosen later.
+    every = flat(networks.configs(dict.fromkeys(networks.seeds, UNKNOWN)))
+    grafts = (GraftIn, GraftOut)  # they read runs, which are not there yet
+    return [run for run in every if not any(isinstance(clamp, grafts) for clamp in run.clamps)]
 
 
 def _trained(configs: Configs, root: Path, engine: Engine) -> dict[str, dict[int, dict[str, Run]]]:

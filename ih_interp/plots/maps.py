@@ -63,9 +63,7 @@ def draw_centred(
     return draw_map(values, ax, shades=shades, colours=DIVERGING, reach=reach, **look)
 
 
-def heads_by_heads(
-    table: DataFrame, index: str, columns: str, value: str, **where: object
-) -> DataFrame:
+def heads_by_heads(table: Any, index: str, columns: str, value: str, **where: object) -> DataFrame:
     """Return a cell for each pair of heads that has a value, in the order of heads.
 
     Raises ValueError as `plotted_rows` does, for a name that is not a head's, and without values.

@@ -42,7 +42,7 @@ class LastRow:
         """Return the stream after LN1, which queries, keys and values read."""
         return self.block.ln1(resid.flatten(end_dim=-3)).view(resid.shape)
 
-    def project(self, read: Stream, letter: str) -> PerHead:
+    def project(self, read: Stream, letter: str) -> Float[Tensor, "*any query head d_head"]:
         """Return "q" of the last position, or "k" or "v" of all, rotated as attention does."""
         last = read.shape[-2] - 1
         read = read[..., last:, :] if letter == "q" else read
