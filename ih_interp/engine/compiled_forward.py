@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from math import prod
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -38,6 +38,13 @@ Tensors: TypeAlias = dict[str, Tensor]
 TINY = 16  # sides of a matrix below which a batched product is faster as a multiply and a sum
 
 
+class Asked(Protocol):
+    """What the engine has to know of a task; those with few-shot sequences also have a `layout`."""
+
+    @property
+    def asks_last(self) -> bool: ...
+
+
 class Sequences(NamedTuple):
     """The tensors of a batch, for a graph: no task, and answers only where a clamp reads them."""
 
@@ -49,7 +56,7 @@ class Sequences(NamedTuple):
     """
 
     @classmethod
-    def of(cls, batch: Batch, task: Task, clamps: Sequence[AbstractClamp]) -> "Sequences":
+    def of(cls, batch: Batch, task: Asked, clamps: Sequence[AbstractClamp]) -> "Sequences":
         """Return the tensors of a batch of the task that a model under the clamps reads."""
         roles: dict[str, Tensor] = {}
         if not batch.is_few_shot and any(clamp.needs_batch is not False for clamp in clamps):
@@ -76,7 +83,7 @@ class ClampedModel(nn.Module):
         self,
         model: HookedTransformer,
         clamps: Sequence[AbstractClamp],
-        task: Task,
+        task: Asked,
         *,
         whole: bool = False,
     ) -> None:
