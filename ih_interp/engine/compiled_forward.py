@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from math import prod
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -38,6 +38,7 @@ Tensors: TypeAlias = dict[str, Tensor]
 TINY = 16  # sides of a matrix below which a batched product is faster as a multiply and a sum
 
 
+@runtime_checkable
 class Asked(Protocol):
     """What the engine has to know of a task; those with few-shot sequences also have a `layout`."""
 
