@@ -1,4 +1,4 @@
-"""Where a run's weights come from before its first update: values with a `kind`, JSON both ways.
+"""Starts: the weights of a run before its first update, as values with a `kind`.
 
     ih.RunConfig(start=ih.start.FromRun(run="runs/main", step=500))
 
@@ -44,7 +44,7 @@ class AbstractStart(Kinded):
 
     @property
     def identity(self) -> "AbstractStart":
-        """What the numbers depend on, without the paths of files whose digests it has."""
+        """Return what the numbers depend on, without the paths of files whose digests it has."""
         return self
 
 

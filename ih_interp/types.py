@@ -154,7 +154,7 @@ Answers: TypeAlias = Bool[Tensor, "batch query key"]
 
 
 class Roles(Protocol):
-    """What knows where answers stand: a task, or the `Layout` of few-shot sequences."""
+    """An object that knows where answers stand: a task, or the `Layout` of few-shot sequences."""
 
     def answers(self, tokens: Tensor, targets: Tensor) -> Answers:
         """Return the keys that hold the answer to each query."""
@@ -232,7 +232,7 @@ class Batch:
 
     @property
     def targets(self) -> Int[Tensor, "batch pos"]:
-        """What is asked at every position; -100 where nothing is."""
+        """Return the token asked at every position; -100 where none is asked."""
         if self.given_targets.ndim == 2:
             return self.given_targets
         nothing = torch.full_like(self.tokens[:, :-1], NOT_ASKED)
@@ -240,12 +240,12 @@ class Batch:
 
     @property
     def target(self) -> Int[Tensor, " batch"]:
-        """What is asked at the last position."""
+        """Return the token asked at the last position."""
         return self.given_targets if self.given_targets.ndim == 1 else self.given_targets[:, -1]
 
     @property
     def asked(self) -> Bool[Tensor, "batch pos"]:
-        """Where something is asked."""
+        """Return at which positions a token is asked."""
         return self.targets != NOT_ASKED
 
     @property

@@ -25,7 +25,7 @@ Loss: TypeAlias = Callable[[Float[Tensor, "batch pos token"], Batch], Float[Tens
 
 
 class _Asked(NamedTuple):
-    """What the engine has to know of a batch's task."""
+    """The facts of a batch's task that the engine needs."""
 
     asks_last: bool
     layout: Layout | None

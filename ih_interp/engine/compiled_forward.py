@@ -40,7 +40,7 @@ TINY = 16  # sides of a matrix below which a batched product is faster as a mult
 
 @runtime_checkable
 class Asked(Protocol):
-    """What the engine has to know of a task; those with few-shot sequences also have a `layout`."""
+    """The fact of a task that the engine needs; few-shot tasks also have a `layout`."""
 
     @property
     def asks_last(self) -> bool: ...

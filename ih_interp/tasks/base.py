@@ -1,4 +1,4 @@
-"""What a task is: a value that samples sequences and says what is asked of them."""
+"""The base of tasks: values that sample sequences and say what is asked of them."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
@@ -22,7 +22,7 @@ SequenceMetric: TypeAlias = Callable[[Float[Tensor, "batch pos token"], Batch], 
 
 @runtime_checkable
 class Task(Protocol):
-    """What training, evaluation and analysis need of a task: an `AbstractTask`, or a few-shot task.
+    """The part of a task, an `AbstractTask` or a few-shot task, that all else uses.
 
     See `AbstractTask` for what each means.
     """
@@ -145,7 +145,7 @@ class AbstractTask(Kinded):
 
     @property
     def identity(self) -> "AbstractTask":
-        """What the numbers depend on, without the paths of files whose digests it has."""
+        """Return what the numbers depend on, without the paths of files whose digests it has."""
         return self
 
 

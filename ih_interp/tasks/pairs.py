@@ -1,4 +1,4 @@
-"""What tasks of exemplars and labels share: sequences `x1 l1 x2 l2 ... xq` over given exemplars."""
+"""The base of tasks of exemplars and labels: sequences `x1 l1 ... xq` over given exemplars."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -65,16 +65,9 @@ class PairsConfig(AbstractTask):
     def n_ctx(self) -> int:
         return 2 * self.n_pairs + 1
 
-    def sample(
-        self,
-        split: str,
-        n: int,
-        *,
-        generator: torch.Generator | None = None,
-        seed: int | None = None,
-    ) -> Batch:
+    def sample(self, split: str, n: int, *, generator: torch.Generator) -> Batch:
         """Load the exemplars and draw `n` sequences."""
-        return self.build().sample(split, n, generator=generator, seed=seed)
+        return self.build().sample(split, n, generator=generator)
 
     def build(self) -> "PairsTask":
         if self.exemplars is None:
@@ -86,7 +79,7 @@ class PairsConfig(AbstractTask):
 
     @property
     def identity(self) -> "PairsConfig":
-        """What the numbers depend on: no places of files with known digests."""
+        """Return what the numbers depend on: no places of files with known digests."""
         if isinstance(self.exemplars, FileSource):
             return self.replace(exemplars=self.exemplars.model_copy(update={"path": ""}))
         return self

@@ -13,6 +13,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Thread
 from typing import Any, NamedTuple
 
 import torch
@@ -66,7 +67,7 @@ def compiled_ahead(fleets: Sequence[Ahead]) -> Generator[int | None]:
         (Path(folder) / ORDERS).write_text("\n".join(lines))
         process = subprocess.Popen(
             command("ih_interp.training._ahead", folder),
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # which closes where this process is killed
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env=os.environ | lasting_place() | {"TORCHINDUCTOR_COMPILE_THREADS": "1"},
@@ -76,6 +77,8 @@ def compiled_ahead(fleets: Sequence[Ahead]) -> Generator[int | None]:
             yield process.pid
         finally:
             process.terminate()
+            assert process.stdin is not None
+            process.stdin.close()
             try:
                 process.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
@@ -89,6 +92,7 @@ def main() -> int:
     with suppress(OSError):  # of its session as well, among which Linux may share processors
         Path("/proc/self/autogroup").write_text(str(NICENESS))
     signal.signal(signal.SIGTERM, _end)
+    Thread(target=lambda: _end(sys.stdin.read()), daemon=True).start()
     torch.set_num_threads(1)
     folder = Path(sys.argv[1])
     for number, line in enumerate((folder / ORDERS).read_text().splitlines()):
@@ -110,7 +114,10 @@ def compile_fleet(order: dict[str, Any], folder: Path) -> None:
 
 
 def _end(*_: object) -> None:
-    """End this process, once a C++ compiler that it runs has: half a library would stay."""
+    """End this process, as its parent does, once a C++ compiler that it runs has ended.
+
+    Half a library would stay otherwise.
+    """
     with suppress(ChildProcessError):
         while True:
             os.wait()
