@@ -94,7 +94,7 @@ class RunConfig(Frozen):
     seeds: Seeds = Seeds()
     """One seed per source of chance."""
     sequences: int = Field(default=1_000_000, ge=1, le=10**12)
-    """How many sequences are seen, a whole number of batches; a finished run goes on to more."""
+    """How many sequences are seen, a whole number of batches; a finished run continues to more."""
     batch_size: int = Field(default=32, ge=1)
     """Sequences per update."""
     evaluations: Grid = Grid(every=5_000)
@@ -174,7 +174,7 @@ class RunConfig(Frozen):
     def identity(self) -> "RunConfig":
         """The fields that numbers depend on: no name, and no places of files with known digests.
 
-        The length is none of them: a longer run is the shorter one, gone on with.
+        The length is not among them: a longer run continues the shorter one.
         """
         clamps = [clamp.identity for clamp in self.clamps]
         return self.replace(

@@ -42,9 +42,9 @@ class Constant(AbstractRate):
 
 
 class WarmUp(AbstractRate):
-    """A learning rate that rises straight to its value, which update `steps - 1` is the first at.
+    """A learning rate that rises in a straight line, from `1 / steps` of it at update 0.
 
-    Update 0 has `1 / steps` of it.
+    Update `steps - 1` is the first with all of it.
     """
 
     kind: Literal["warm_up"] = "warm_up"
@@ -56,7 +56,7 @@ class WarmUp(AbstractRate):
 
 
 class Cosine(AbstractRate):
-    """A learning rate that rises straight, then falls along half a cosine to a last share."""
+    """A learning rate that rises in a straight line, then falls along half a cosine."""
 
     kind: Literal["cosine"] = "cosine"
     steps: int = Field(ge=1)

@@ -141,7 +141,7 @@ class AbstractClamp(Kinded):
     """Where its hooks come among those of one hook point, ascending: from 0 what reads a free pass,
     from 10 the embedding, 20 heads, 30 patterns, 40 scores, 50 outputs; by default last."""
     needs_batch: ClassVar[bool | None] = None
-    """Whether it reads the sequences, so that it serves those of its batch alone; None: perhaps."""
+    """Whether it reads the sequences and so serves its own batch alone; None: it does not say."""
     roles: ClassVar[tuple[Literal["answers", "candidates"], ...]] = ()
     """What the sequences' task has to define."""
     reads_pass: ClassVar[bool] = False

@@ -52,9 +52,9 @@ def evaluations_of(jobs: Sequence[Sequence[Run]]) -> list[Ahead]:
 
 @contextmanager
 def compiled_ahead(fleets: Sequence[Ahead]) -> Generator[int | None]:
-    """Compile for fleets, one after the other, during the block; what is not done by then is not.
+    """Compile for fleets, one after the other, until the block ends.
 
-    Gives the process's number. None is started where there are no fleets, and none is left.
+    Gives the process's number. No process is started where there are no fleets, and none stays.
     """
     if not fleets:
         yield None
