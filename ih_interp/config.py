@@ -15,7 +15,7 @@ from ih_interp.clamps import AbstractClamp, Function
 from ih_interp.clamps.schedules import Under
 from ih_interp.model import ModelConfig
 from ih_interp.optimisers import AbstractOptimiser, Adam
-from ih_interp.registry import any_of
+from ih_interp.registry import AnyOf
 from ih_interp.start import AbstractStart, FromSeed
 from ih_interp.storage.atomic import PathLike, as_path
 from ih_interp.tasks.base import AbstractTask
@@ -81,15 +81,15 @@ class RunConfig(Frozen):
 
     name: str = "run"
     """The run's folder under the root; letters, digits and `._=+-` only."""
-    task: any_of(AbstractTask) = TaskConfig()
+    task: AnyOf[AbstractTask] = TaskConfig()
     """What is trained on: `ih.TaskConfig`, another of `ih.tasks`, or a task of your own."""
     model: ModelConfig = ModelConfig()
     """Layers, heads and widths of the transformer."""
-    clamps: tuple[any_of(AbstractClamp), ...] = ()
+    clamps: tuple[AnyOf[AbstractClamp], ...] = ()
     """Clamps in force while it trains, each from `ih.clamps`."""
-    optimiser: any_of(AbstractOptimiser) = Adam()
+    optimiser: AnyOf[AbstractOptimiser] = Adam()
     """How weights follow from gradients: `ih.Adam`, `ih.SGD`, or an optimiser of your own."""
-    start: any_of(AbstractStart) = FromSeed()
+    start: AnyOf[AbstractStart] = FromSeed()
     """Where the first weights come from: the seed, or `FromRun(...)` of `ih.start`."""
     seeds: Seeds = Seeds()
     """One seed per source of chance."""

@@ -232,7 +232,7 @@ def build_model(
         assert isinstance(model.embed, FewShotEmbed)
         model.embed.exemplars = task.exemplars
     else:
-        sizes = {"d_vocab": task.d_vocab, "d_vocab_out": task.d_vocab_out, "n_ctx": task.n_ctx}
+        sizes = {name: getattr(task, name) for name in ("d_vocab", "d_vocab_out", "n_ctx")}
         model = _with_hook_at_logits(HookedTransformer, config, **sizes)
     with torch.no_grad():
         _initialise(model, seed)
@@ -250,7 +250,7 @@ def few_shot_model(
 
 
 def _with_hook_at_logits(
-    kind: type[HookedTransformer], config: ModelConfig, embed: nn.Module | None = None, **sizes: int
+    kind: type[HookedTransformer], config: ModelConfig, embed: nn.Module | None = None, **sizes: Any
 ) -> HookedTransformer:
     fields: dict[str, Any] = config.model_dump()
     if config.attn_only:

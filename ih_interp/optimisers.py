@@ -16,7 +16,7 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from ih_interp.registry import Kinded, any_of
+from ih_interp.registry import AnyOf, Kinded
 
 Named: TypeAlias = Mapping[str, Tensor]
 """Tensors by the name of the parameter; for a fleet axis 0 is the run."""
@@ -86,7 +86,7 @@ class AbstractOptimiser(Kinded):
 
     learning_rate: float = Field(gt=0)
     """Step size, which `schedule` multiplies."""
-    schedule: any_of(AbstractRate) = Constant()
+    schedule: AnyOf[AbstractRate] = Constant()
     """How it changes: `Constant()`, `WarmUp(...)` or `Cosine(...)` of `ih.optimisers`."""
     clip: float | None = Field(default=None, gt=0)
     """The largest norm of a run's gradients, all parameters together; None for none."""

@@ -11,9 +11,15 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from importlib.metadata import entry_points
-from typing import Annotated, Any, ClassVar, TypeVar, cast
+from typing import Annotated, Any, ClassVar, TypeAlias, TypeVar, cast
 
-from pydantic import BaseModel, PlainValidator, SerializeAsAny, ValidationError
+from pydantic import (
+    BaseModel,
+    GetCoreSchemaHandler,
+    PlainValidator,
+    SerializeAsAny,
+    ValidationError,
+)
 
 from ih_interp._config_base import Frozen, explain, short
 
@@ -65,7 +71,7 @@ def find(family: str, kind: object) -> type[Kinded]:
         for plugin in entry_points(group=PLUGINS):
             plugin.load()
     if is_word and kind in known:
-        return known[cast(str, kind)]
+        return known[kind]
     near = get_close_matches(str(kind), known, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     raise ValueError(
@@ -88,9 +94,16 @@ def read(base: type[Base], value: object) -> Base:
         raise ValueError(explain(error, kind)) from None
 
 
-def any_of(base: type[Base]) -> Any:
-    """Return the type of a field that takes any value of an open family."""
-    return Annotated[SerializeAsAny[base], PlainValidator(lambda value: read(base, value))]
+class _Reading:
+    """The way in which pydantic reads a value of an open family: it asks the registry."""
+
+    def __get_pydantic_core_schema__(self, family: Any, handler: GetCoreSchemaHandler) -> Any:
+        reading = PlainValidator(lambda value: read(family, value))
+        return reading.__get_pydantic_core_schema__(family, handler)
+
+
+AnyOf: TypeAlias = Annotated[SerializeAsAny[Base], _Reading()]
+"""The type of a field that takes any value of an open family, `AnyOf[AbstractTask]`."""
 
 
 def foreign_kinds(value: object) -> dict[str, str]:

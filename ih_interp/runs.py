@@ -226,9 +226,10 @@ class Run:
         return weights, facts
 
     def _refuse_other(self, sha256: str) -> None:
-        if sha256 != self.features_sha256:
+        trained_on = str(self.features_sha256)
+        if sha256 != trained_on:
             raise ValueError(
-                f"{self.folder} was trained on other features (sha256 {self.features_sha256[:12]}, "
+                f"{self.folder} was trained on other features (sha256 {trained_on[:12]}, "
                 f"got {sha256[:12]}); pass those it was trained on: Run(folder, exemplars=...)."
             )
 

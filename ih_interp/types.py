@@ -295,7 +295,11 @@ class Batch:
     def replace(self, **changes: Any) -> "Batch":
         """Return the batch with other tokens or targets, or another of its arguments."""
         answers, candidates = self.given_roles
-        now = {"tokens": self.tokens, "targets": self.given_targets, "layout": self.given_layout}
+        now: dict[str, Any] = {
+            "tokens": self.tokens,
+            "targets": self.given_targets,
+            "layout": self.given_layout,
+        }
         now |= {"task": self.task, "answers": answers, "candidates": candidates}
         return Batch(**{**now, **changes})
 
@@ -327,7 +331,7 @@ class Batch:
         return [self[start : start + size] for start in range(0, len(self), size)]
 
 
-def _refuse_keys(name: str, keys: object, tokens: Tensor) -> None:
+def _refuse_keys(name: str, keys: Any, tokens: Tensor) -> None:
     """Refuse answers or candidates other than a bool `[batch, query, key]` of these tokens."""
     if keys is None:
         return

@@ -146,10 +146,11 @@ def _kind(hint: Any) -> Any:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    kind, is_flag = _kind(hint), isinstance(value, FLAG)  # which Python takes for a number
+    kind = _kind(hint)
     if kind is Literal:
         return isinstance(value, str) and value in get_args(hint)
-    return isinstance(value, KINDS.get(kind, kind)) and is_flag == (kind is bool)
+    is_flag = isinstance(value, FLAG)  # which Python takes for a number
+    return isinstance(value, KINDS.get(kind) or kind) and is_flag == (kind is bool)
 
 
 def _check(name: str, value: Any, hint: Any) -> None:

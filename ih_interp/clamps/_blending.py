@@ -72,7 +72,9 @@ def _takes_gate(function: Any) -> bool:
     while isinstance(function, partial):
         function = function.func
     code = getattr(inspect.unwrap(function), "__code__", None)
-    return code and "gate" in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    return (
+        code is not None and "gate" in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    )
 
 
 def _blend(free: Tensor, clamped: Tensor, gate: Gate) -> Tensor:

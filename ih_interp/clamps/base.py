@@ -19,7 +19,7 @@ from ih_interp._expect import Entry, once_each
 from ih_interp._reprs import short_repr
 from ih_interp.clamps.schedules import AbstractSchedule, Always, Metrics
 from ih_interp.model import FewShotEmbed
-from ih_interp.registry import Kinded, any_of
+from ih_interp.registry import AnyOf, Kinded
 from ih_interp.types import Batch, Head, HeadField, HeadName
 
 HookFunction: TypeAlias = Callable[..., Tensor | None]
@@ -147,7 +147,7 @@ class AbstractClamp(Kinded):
     reads_pass: ClassVar[bool] = False
     """Whether `hooks` runs a pass without clamps, which holds for the weights of that moment."""
 
-    schedule: any_of(AbstractSchedule) = Always()
+    schedule: AnyOf[AbstractSchedule] = Always()
     """When it is on, in updates: `always()`, `during(...)`, `pulses(...)`, `ramp(...)` or
     `from_level(...)` of `ih.clamps`."""
 
@@ -196,7 +196,7 @@ class AbstractClamp(Kinded):
     def gate(self, step: int, metrics: Metrics | None = None) -> float:
         """Return the schedule's gate at an update; ValueError for one outside [0, 1]."""
         gate = self.schedule.gate(step, metrics)
-        if not (isinstance(gate, Real) and 0 <= gate <= 1):
+        if not (isinstance(gate, Real) and 0 <= float(gate) <= 1):
             raise ValueError(
                 f"{self}: its schedule {self.schedule.kind} gives {gate!r} at step {step}: "
                 "expected a number from 0 (free) to 1 (clamped)."

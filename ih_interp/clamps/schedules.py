@@ -233,6 +233,12 @@ def from_level(
     Give exactly one of `below` and `above`, or neither for one that is on at once `until` a level
     is crossed; see `FromLevel` and `Level`.
     """
-    own = {"split": split, "head": head, "under": under, "below": below, "above": above}
+    own: dict[str, Any] = {
+        "split": split,
+        "head": head,
+        "under": under,
+        "below": below,
+        "above": above,
+    }
     at_once = below is None and above is None and until is not None
     return FromLevel(start=None if at_once else Level(metric=metric, **own), until=until)

@@ -68,7 +68,7 @@ class Sequences(NamedTuple):
 
     def batch(self, layout: Layout | None, task: Task | None = None) -> Batch:
         """Return the batch; few-shot sequences have a layout, others may know their task."""
-        own = {"layout": layout} if layout is not None else {"task": task}
+        own: dict[str, Any] = {"layout": layout} if layout is not None else {"task": task}
         return Batch(self.tokens, self.targets, **self.roles, **own)
 
 
@@ -103,7 +103,7 @@ class ClampedModel(nn.Module):
         hooks = hooks_of_all(self.model, batch, self.clamps, *self._of_clamps(tensors, gates))
         if self.asks_last:
             hooks.append((f"blocks.{self.model.cfg.n_layers - 1}.hook_resid_post", _query_row))
-        with self.model.hooks(fwd_hooks=hooks):
+        with self.model.hooks(fwd_hooks=[*hooks]):
             return self.model(sequences.tokens)
 
     def frozen(self, tensors: Sequence[Tensor], gates: Sequence[Tensor]) -> Tensors:

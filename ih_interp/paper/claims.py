@@ -78,7 +78,8 @@ def judge(figure: str, networks: Sequence[Measured], rules: Mapping[str, Rule]) 
     words = {name: _Words([network[name] for network in networks]) for name in networks[0]}
     claims: list[Claim] = []
     for name, holds in rules.items():
-        claim, paper, ours, varies = FINDINGS.loc[(figure, name)]
+        finding: Any = FINDINGS.loc[(figure, name)]
+        claim, paper, ours, varies = finding
         if {field for _, field, *_ in Formatter().parse(ours) if field} <= words.keys():
             held = sum(bool(holds(network)) for network in networks)
             ours = ours.format_map(words)

@@ -12,8 +12,8 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import PercentFormatter
 from pandas import DataFrame
 
+import ih_interp.plots._style as style
 from ih_interp._columns import distinct, ordered, shown
-from ih_interp.plots import _style as style
 from ih_interp.plots._style import Palette, looking, palette_colours
 from ih_interp.plots._tables import plotted_rows, rows_where
 

@@ -7,9 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from pandas import DataFrame
 
+import ih_interp.plots._style as style
 from ih_interp._columns import distinct, equal, finite, shown
 from ih_interp._expect import integer
-from ih_interp.plots import _style as style
 from ih_interp.plots._style import Palette, looking
 from ih_interp.plots._tables import expect_numbers, plotted_rows
 from ih_interp.plots.seeds import plot_curve, plot_over_seeds

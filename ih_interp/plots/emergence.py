@@ -8,9 +8,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from pandas import DataFrame
 
+import ih_interp.plots._style as style
 from ih_interp._columns import distinct, equal, finite, flags, shown
 from ih_interp._expect import expect
-from ih_interp.plots import _style as style
 from ih_interp.plots._style import Palette, looking, palette_colours
 from ih_interp.plots._tables import expect_known, plotted_rows, rows_where
 from ih_interp.plots.curves import guess_line
@@ -48,8 +48,8 @@ def plot_emergence(
         runs = times[equal(times[by], condition)].sort_values("time")
         _draw_times(runs, ax, row, line, look)
         if summary is not None:
-            ends = rows_where(summary, **{by: condition})[[*MEDIAN]].iloc[0]
-            _draw_median(*ends.astype(float), ax, row, edge)
+            ends = rows_where(summary, **{by: condition}).iloc[0]
+            _draw_median(*(float(ends[name]) for name in MEDIAN), ax=ax, row=row, edge=edge)
     ax.set_yticks(range(len(lines)), list(map(shown, lines)))
     ax.set_ylim(len(lines) - 0.5, -0.6)
     ax.grid(axis="y", color="0.92", linewidth=0.8)

@@ -142,7 +142,7 @@ def plot_preserving(
         draw_centred(values, ax, **look)
         title = title or column.replace("_", " ")
     else:
-        low, high = float(values.min(axis=None)), float(values.max(axis=None))
+        low, high = float(values.min().min()), float(values.max().max())
         reach = max(abs(low), abs(high))
         draw_map(values, ax, shades=Normalize(low, high), colours="Greys", reach=reach, **look)
     ax.set(xlabel="sender", ylabel="receiver", title=title or column)

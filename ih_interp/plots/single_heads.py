@@ -9,9 +9,9 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from pandas import DataFrame
 
+import ih_interp.plots._style as style
 from ih_interp._columns import distinct, equal, groups, ordered, shown
 from ih_interp._expect import expect
-from ih_interp.plots import _style as style
 from ih_interp.plots._style import Palette, looking, palette_colours
 from ih_interp.plots._tables import expect_numbers, plotted_rows, rows_where
 from ih_interp.plots.additivity import metric_name

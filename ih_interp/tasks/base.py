@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeAlias, cast, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -42,9 +42,10 @@ class Task(Protocol):
     def sample(self, split: Any, n: int, *, generator: torch.Generator) -> Batch: ...
     def answers(self, tokens: Tensor, targets: Tensor) -> Answers: ...
     def candidates(self, tokens: Tensor, targets: Tensor) -> Answers: ...
+    def enumerate(self, split: Any) -> Batch: ...
 
 
-def _sampled_by(own: Callable[..., Batch]) -> Callable[..., Batch]:
+def _sampled_by(own: Callable[..., Any]) -> Callable[..., Batch]:
     """Return a task's `sample` with the checks and the seed that all tasks have."""
 
     @plain_torch()
@@ -130,14 +131,11 @@ class AbstractTask(Kinded):
 
     def enumerate(self, split: str) -> Batch:
         """Return every sequence of the split once; ValueError where the task does not list them."""
-        raise ValueError(
-            f"{self} does not list the sequences of {split!r}; draw some, "
-            f"task.sample({split!r}, 1_000, generator=torch.Generator().manual_seed(0))."
-        )
+        raise not_listed(self, split)
 
     def build(self) -> "Task":
         """Return the task with its inputs loaded, where they are files; by default itself."""
-        return self
+        return cast(Task, self)  # whose splits are the class's
 
     def structure(self) -> Any:
         """Return what must be equal for two runs to train in one graph; JSON."""
@@ -189,6 +187,14 @@ class NextTokenTask(AbstractTask):
         seen = torch.ones(n_positions, n_positions, dtype=torch.bool, device=tokens.device).tril()
         seen[:, 0] = False
         return seen & (targets != NOT_ASKED)[:, :, None]
+
+
+def not_listed(task: object, split: object) -> ValueError:
+    """Return the error of a task that cannot list all sequences of a split."""
+    return ValueError(
+        f"{task} does not list the sequences of {short(split)}; draw some, "
+        "task.sample(split, 1_000, seed=0)."
+    )
 
 
 def _no_roles(task: AbstractTask, name: str) -> str:
@@ -259,7 +265,7 @@ def sample_size(n: object) -> int:
     return n
 
 
-def refuse_other_split(task: Task, split: object) -> None:
+def refuse_other_split(task: "Task | AbstractTask", split: object) -> None:
     """Raise ValueError for a split that the task does not have."""
     if split not in task.splits:
         raise ValueError(f"split={short(split)}: choose from {', '.join(task.splits)}.")

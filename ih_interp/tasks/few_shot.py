@@ -143,7 +143,7 @@ class FewShotTask(PairsTask):
         return math.perm(len(classes), k) * orders * len(exemplars) ** items
 
     @plain_torch()
-    def enumerate(self, split: Split = "train") -> Batch:
+    def enumerate(self, split: Any = "train") -> Batch:
         """Return every sequence of the split once; ValueError above 10 million: `sample` those."""
         size, config = self.n_sequences(split), self.config
         if size > MAX_ENUMERATED:

@@ -13,7 +13,14 @@ from torch import Tensor
 from ih_interp._config_base import Frozen
 from ih_interp._expect import as_indices, expect
 from ih_interp._torch_state import plain_torch
-from ih_interp.tasks.base import AbstractTask, SequenceMetric, Task, as_generator, sample_size
+from ih_interp.tasks.base import (
+    AbstractTask,
+    SequenceMetric,
+    Task,
+    as_generator,
+    not_listed,
+    sample_size,
+)
 from ih_interp.tasks.exemplars import Exemplars, ExemplarSource, FileSource, GaussianSource
 from ih_interp.types import Answers, Batch, Layout
 
@@ -158,6 +165,10 @@ class PairsTask:
         a generator or a seed is given.
         """
         return self.batch(*self._items(split, sample_size(n), as_generator(generator, seed)))
+
+    def enumerate(self, split: Any) -> Batch:
+        """Return every sequence of the split once; ValueError where the task does not list them."""
+        raise not_listed(self, split)
 
     @abstractmethod
     def _items(self, split: Any, n: int, generator: torch.Generator) -> tuple[Items, Items, Items]:

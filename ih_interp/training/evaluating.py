@@ -84,7 +84,7 @@ class Evaluator:
     ) -> Mapping[str, Mapping[str, float]]:
         if (graph := self._graph(run, weights, clamps)) is not None:
             return graph.measure(run, weights)
-        given = {"step": run.step, "metrics": tuple(run.rows)}
+        given: dict[str, Any] = {"step": run.step, "metrics": tuple(run.rows)}
         return {
             split: evaluate(self._model, batch, clamps, **given).mean()
             for split, batch in run.sets.items()

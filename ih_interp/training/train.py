@@ -196,7 +196,7 @@ def _refuse_arguments(
             f"on_metrics={on_metrics!r} cannot be called with a run and a row of its metrics; give "
             "a function(run, row), neither async nor with yield."
         )
-    if isinstance(plugins, str) or not all(isinstance(module, str) for module in plugins):
+    if isinstance(plugins, str) or {*map(type, plugins)} - {str}:
         raise TypeError(f'plugins={plugins!r}: expected a list of modules, ["my_package.clamps"].')
     for name, value in switches.items():
         expect(value, bool, f"{name}={value!r}")

@@ -1,5 +1,6 @@
 """What lies in a run folder: whole or not at all, and nothing altered in silence."""
 
+import hashlib
 import json
 import stat
 import subprocess
@@ -168,7 +169,9 @@ def test_metrics_come_back_and_cut_lines_are_refused(tmp_path):
 
 @pytest.mark.parametrize("line", ["5", "[1, 2]", '{"step": 3}', '"loss"'])
 def test_lines_that_are_no_metrics_are_refused(line, tmp_path):
-    run_files.write_metrics(tmp_path, [*ROWS, json.loads(line)])
+    lines = "".join(f"{one}\n" for one in [*map(json.dumps, ROWS), line])
+    seal = {"run": None, "rows": 3, "sha256": hashlib.sha256(lines.encode()).hexdigest()}
+    (tmp_path / run_files.METRICS).write_text(f"{json.dumps(seal)}\n{lines}")
     with pytest.raises(ValueError, match=r"metrics\.jsonl holds .* not a row of metrics"):
         run_files.read_metrics(tmp_path)
 

@@ -156,9 +156,9 @@ OF_ANOTHER_VERSION = {
     "a field of the run not known here": lambda path, run: resealed(path, run={**run, "x": 1}),
     "another engine": lambda path, run: resealed(path, engine="gpu"),
     "versions that are a list": lambda path, run: resealed(path, versions=["2.0"]),
-    "another format": lambda path, run: resealed(path, format=2),
+    "another format": lambda path, run: resealed(path, format=run_files.FORMAT + 1),
     "another format, sealed otherwise": lambda path, run: run_files.write_json(
-        path, {**run_files.read_json(path), "format": 2}
+        path, {**run_files.read_json(path), "format": run_files.FORMAT + 1}
     ),
     "another fingerprint": lambda path, run: resealed(path, fingerprint="0" * 12),
 }

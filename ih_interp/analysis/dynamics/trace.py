@@ -101,7 +101,7 @@ def trace(
 
 
 def some_sequences(
-    task: Task, split: str = "train", most: int = MOST_SEQUENCES
+    task: Task, split: Any = "train", most: int = MOST_SEQUENCES
 ) -> tuple[Batch, str]:
     """Return all sequences of a split, or `most` of more, and a phrase that says which.
 

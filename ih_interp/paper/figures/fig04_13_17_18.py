@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter
 
+import ih_interp.plots._style as style
 from ih_interp.analysis.ablation.single_heads import ablate_each_head
 from ih_interp.analysis.dynamics.emergence import emergence_table
 from ih_interp.evaluation import Metric
@@ -29,7 +30,7 @@ from ih_interp.paper.claims import (
 )
 from ih_interp.paper.drawing import BESIDE, plot_each_network
 from ih_interp.paper.study import Figure, Study, each_run
-from ih_interp.plots import _style, plot_ablate_each_head
+from ih_interp.plots import plot_ablate_each_head
 from ih_interp.plots.curves import guess_line
 from ih_interp.runs import Run
 from ih_interp.types import Batch
@@ -199,21 +200,21 @@ def plot_learning_of_heads(table: pd.DataFrame, ax: Axes) -> Axes:
     """
     names = list(dict.fromkeys(table["heads"]))
     pairs = any("+" in name for name in names)
-    n_markers = len(_style.HEAD_MARKERS)
+    n_markers = len(style.HEAD_MARKERS)
     for name in names:
         curve = table[table["heads"] == name].sort_values("sequences")
         own: dict[str, Any] = {"color": "0.3", "linestyle": "--", "label": name, "zorder": 3}
         if name != ALL_HEADS:
             first, _, second = name.partition(" + ")
             last, words = second or first, f"+ {second}" if second else f"{first} alone"
-            step, turn = max(1, len(curve) // 6), _style.head_place(last).head % n_markers
-            own = {"color": _style.head_colour(last), "label": words if pairs else name}
-            own |= {"marker": _style.head_marker(last), "markersize": 4}
+            step, turn = max(1, len(curve) // 6), style.head_place(last).head % n_markers
+            own = {"color": style.head_colour(last), "label": words if pairs else name}
+            own |= {"marker": style.head_marker(last), "markersize": 4}
             own["markevery"] = (turn * step // n_markers, step)  # not on other heads'
             own["linewidth"] = 2.4 if pairs and not second else 1.2
         ax.plot(curve["sequences"], curve["loss"], **own)
     guess_line(ax)
-    _style.count_sequences(ax)
+    style.count_sequences(ax)
     ax.set(ylabel="training loss (nats)", ylim=(0, None))
     ax.legend(loc="center left", bbox_to_anchor=(1.08, 0.5))
     return ax
@@ -262,11 +263,11 @@ def draw_strength(table: pd.DataFrame, canvas: Canvas) -> None:
 
     for ax, (quantity, ylabel) in zip(canvas.subplots(1, 3), QUANTITIES.items(), strict=True):
         rows = table[table["quantity"] == quantity]
-        names = {int(n): f"seed {n}: r = {told(of_seed)}" for n, of_seed in rows.groupby("seed")}
+        names = {n: f"seed {n}: r = {told(rows[rows['seed'] == n])}" for n in rows["seed"].unique()}
         plot_strength_against(rows, ax, names=names, ylabel=ylabel)
         ax.set_title(f"{quantity.replace('_', ' ')}: r = {told(table)}")
         if quantity == "learning_time":
-            ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _style.short_count(value)))
+            ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: style.short_count(value)))
 
 
 def plot_strength_against(
@@ -277,7 +278,7 @@ def plot_strength_against(
     A point that is not observed lies higher than drawn: it is open, with an arrow. Every seed of
     `names`, the words of the legend, has a colour and a marker.
     """
-    colours, markers = _style.HEAD_COLOURS, _style.HEAD_MARKERS
+    colours, markers = style.HEAD_COLOURS, style.HEAD_MARKERS
     for place, (seed, name) in enumerate(names.items()):
         turns, number = divmod(place, len(colours))
         colour, marker = colours[number], markers[(number + turns) % len(markers)]
@@ -289,7 +290,7 @@ def plot_strength_against(
         ax.scatter(rows["strength"], rows["value"], facecolors=fill, **own)
         ax.scatter([], [], c=colour, marker=marker, s=26, label=name)  # filled in the legend
         for point in rows.loc[~seen, ["strength", "value"]].to_numpy(dtype=float):
-            _style.note(ax, "", point, (0, 14), va="baseline", fontsize=None, arrowprops=arrow)
+            style.note(ax, "", point, (0, 14), va="baseline", fontsize=None, arrowprops=arrow)
     ax.margins(x=0.08, y=0.12)
     ax.set(xlabel="induction strength, all heads on", ylabel=ylabel)
     ax.legend(loc="upper left", bbox_to_anchor=(-0.05, -0.22), fontsize=8, ncols=1)

@@ -60,7 +60,8 @@ def data_table(study: Study) -> pd.DataFrame:
 
 
 def _losses(seed: int, evolution: str, run: Run, end: float = math.inf) -> pd.DataFrame:
-    task, metrics = run.config.task, run.metrics
+    metrics = run.metrics
+    task: Any = run.config.task
     there = metrics[(metrics["split"] == "train") & (metrics["sequences"] <= end)]
     keys = {"seed": seed, "run": run.config.name, "evolution": evolution}
     keys |= {"classes": task.n_train_classes, "labels": task.n_labels}

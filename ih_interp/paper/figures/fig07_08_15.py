@@ -201,8 +201,8 @@ def plot_match_strengths(table: pd.DataFrame, axes: Sequence[Axes] | np.ndarray)
             rows = panel[panel["strength"] == strength]
             x, y = common_values([*curves(rows, "seed").values()])
             lead = 2 * float(strength) - 1
-            own = {"color": SIDES(shades(lead)), "linestyle": (0, (4, 1.2)) if lead < 0 else "-"}
-            ax.plot(x, np.median(y, axis=0), linewidth=1.4, **own)
+            dashes = (0, (4, 1.2)) if lead < 0 else "-"
+            ax.plot(x, np.median(y, axis=0), color=SIDES(shades(lead)), lw=1.4, linestyle=dashes)
         count_sequences(ax)
         ax.set(xlim=(0, table["sequences"].max()), ylim=(0, 2), title=title)
     for ax in axes[:-1]:

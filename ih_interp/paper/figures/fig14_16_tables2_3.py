@@ -131,8 +131,9 @@ def _labels(network: pd.DataFrame) -> Measured:
     alone = whole.pivot_table(index="head", columns="match", values="value")
     gain = alone["perfect"] - alone["computed"]
     rows = network[network["quantity"] == "accuracy"]
-    by_label = rows.pivot_table(index="head", columns="label", values=["value", "sequences"])
-    values, sizes = by_label["value"], by_label["sequences"]
+    values, sizes = (
+        rows.pivot_table(index="head", columns="label", values=of) for of in ("value", "sequences")
+    )
     pooled = (values * sizes).sum(axis=1) / sizes.sum(axis=1)
     by_chance = (pooled * (1 - pooled) * (1 / sizes).mean(axis=1)) ** 0.5
     excess = values.std(axis=1) / by_chance.where(by_chance > 0)
