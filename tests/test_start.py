@@ -11,7 +11,7 @@ from small_runs import FOUR_UPDATES, SMALL, folder_bytes, stop_after_an_update
 
 import ih_interp as ih
 from ih_interp import registry
-from ih_interp.clamps.grafts import read_source
+from ih_interp.clamps import grafts
 from ih_interp.model import trained_parameters
 from ih_interp.start import AbstractStart, FromICLDynamics, FromRun, FromSeed
 
@@ -34,7 +34,7 @@ def test_a_run_starts_from_anothers_weights_without_its_moments(small_run, tmp_p
 def test_the_place_of_a_start_does_not_matter_but_its_bytes_do(small_run, tmp_path):
     moved = tmp_path / "moved"
     shutil.copytree(small_run.folder, moved)
-    read_source.__globals__["_read_source"].cache_clear()
+    grafts._read_source.cache_clear()
     one, other, later = (
         FOUR_UPDATES.replace(start=FromRun(run=folder, step=step)).pinned()
         for folder, step in ((small_run.folder, 2), (moved, 2), (moved, 4))

@@ -96,7 +96,7 @@ def test_it_trains_in_workers_is_killed_goes_on_and_is_analysed(tmp_path):
         assert running.poll() is None, running.stderr.read()
         time.sleep(0.02)
     os.killpg(running.pid, signal.SIGKILL)
-    running.wait()
+    running.communicate()
     assert not (killed / "two" / "checkpoints" / "00000600.safetensors").exists()
     time.sleep(1)  # workers end when they find their parent gone
     done(TRAIN, configs, killed, 2)

@@ -71,6 +71,11 @@ def combinations(donors: Path) -> dict[str, Callable[[int], Sequence[AbstractCla
             clamps.Preserve(what=["values", "queries"]),
             clamps.AblateEmbedding(schedule=clamps.during(10 * place, 30 * place)),
         ),
+        "frozen": lambda place: (
+            clamps.Freeze(
+                heads=[f"L0H{place}"], parts="qk", schedule=clamps.during(10 * place, 300)
+            ),
+        ),
         "a alone": lambda _: clamps.a_alone(),
         "b alone": lambda place: clamps.b_alone(f"L1H{place}"),
         "c alone": lambda place: clamps.c_alone(f"L1H{place}"),

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from small_runs import SMALL
@@ -55,6 +56,7 @@ def test_training_finds_what_was_compiled_for_other_heads_and_seeds(cache, tmp_p
     (tmp_path / ahead.ORDERS).write_text("\n".join(map(json.dumps, orders)))
     monkeypatch.setattr(ahead, "NICENESS", 0)
     monkeypatch.setattr(ahead.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(ahead, "Thread", Mock())  # it would wait for the end of standard input
     monkeypatch.setattr(ahead.sys, "argv", ["", str(tmp_path)])
     assert ahead.main() == 0
     compiled = graphs_and_libraries(cache)

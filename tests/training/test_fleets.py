@@ -11,7 +11,10 @@ from ih_interp.registry import kinds
 
 pytestmark = pytest.mark.slow
 
-KINDS = list(kinds(clamps.AbstractClamp).values())
+
+def own_kinds(family):
+    """The kinds of this package; other tests have registered theirs."""
+    return {kind for kind in kinds(family).values() if kind.__module__.startswith("ih_interp.")}
 
 
 @pytest.fixture(scope="module")
@@ -21,9 +24,9 @@ def chosen():
 
 
 def test_every_kind_of_clamp_is_compared(chosen):
-    assert {type(clamp) for clamp in chosen} == set(KINDS)
+    in_files = own_kinds(clamps.AbstractClamp) - {clamps.Function}
+    assert {type(clamp) for clamp in chosen} == in_files
 
 
 def test_every_kind_of_schedule_is_compared(chosen):
-    every = set(kinds(AbstractSchedule).values())
-    assert {type(clamp.schedule) for clamp in chosen} == every
+    assert {type(clamp.schedule) for clamp in chosen} == own_kinds(AbstractSchedule)

@@ -22,4 +22,4 @@ def test_killed_at_any_moment_a_fleet_ends_with_the_same_bytes(tmp_path):
     assert differing == [], told
     assert killer.survived >= KILLS, told
     names = {name.split("/")[1] for name in killer.expected}
-    assert names == {"config.json", "metrics.jsonl", "checkpoints"}
+    assert names == {"config.json", "metrics.jsonl", "checkpoints", "state.safetensors"}
