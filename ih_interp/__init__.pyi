@@ -24,6 +24,7 @@ from .analysis.heads.attention import (
 from .analysis.heads.repeated_tokens import induction_score as induction_score
 from .analysis.patching.path_patching import path_patch as path_patch
 from .analysis.patching.wiring import wiring_map as wiring_map
+from .batch import Batch as Batch
 from .clamps.context import clamped as clamped
 from .config import Grid as Grid, RunConfig as RunConfig, Seeds as Seeds
 from .engine.compile_step import compile_step as compile_step
@@ -36,4 +37,4 @@ from .tasks.exemplars import Exemplars as Exemplars
 from .tasks.few_shot import FewShotTask as FewShotTask, TaskConfig as TaskConfig
 from .training.state import StopRun as StopRun, TrainingFailedError as TrainingFailedError
 from .training.train import train as train
-from .types import Batch as Batch, Head as Head
+from .types import Head as Head

@@ -17,11 +17,12 @@ import transformer_lens
 from torch import Tensor, nn
 from torch.overrides import _get_current_function_mode_stack  # pyright: ignore[reportPrivateUsage]
 from torch.utils._device import DeviceContext
-from transformer_lens import HookedTransformer, HookedTransformerConfig
+from transformer_lens import HookedTransformer
 from transformer_lens.hook_points import HookPoint
 from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 from transformer_lens.utilities.typed_module_list import TypedModuleList
 
+from ih_interp.hooked_model import HookedModel
 from ih_interp.model import FewShotEmbed, FewShotTransformer, UnembedWithHook
 
 _LENS: Any = transformer_lens.components
@@ -48,7 +49,7 @@ _MODULE: Any = torch.nn.modules.module
 
 
 def not_plain(
-    model: HookedTransformer,
+    model: HookedModel,
     modules: Iterable[nn.Module],
     *,
     may_be_hooked: Collection[nn.Module] = (),
@@ -83,7 +84,7 @@ def not_plain(
     return None
 
 
-def other_module(model: HookedTransformer, module: nn.Module) -> str | None:
+def other_module(model: HookedModel, module: nn.Module) -> str | None:
     """Return why a module is not TransformerLens's own, hooks aside; None if it is."""
     return _other_class(type(module)) or _other_instance(model, module)
 
@@ -97,7 +98,7 @@ def _other_class(kind: type[nn.Module]) -> str | None:
     return None
 
 
-def _other_instance(model: HookedTransformer, module: nn.Module) -> str | None:
+def _other_instance(model: HookedModel, module: nn.Module) -> str | None:
     own, cfg, device = vars(module), cast(Any, model.cfg), model.unembed.W_U.device
     if own.get("_compiled_call_impl") or not own.keys().isdisjoint(_METHODS[type(module)]):
         return "has other methods than its class"
@@ -117,7 +118,7 @@ def _other_instance(model: HookedTransformer, module: nn.Module) -> str | None:
     return None
 
 
-def refuse_unfit_weights(model: HookedTransformer) -> None:
+def refuse_unfit_weights(model: HookedModel) -> None:
     """Refuse missing weights, and those of another precision than `cfg` says (ValueError)."""
     first, cfg = next(model.parameters()), cast(Any, model.cfg)
     if first.is_meta:
@@ -129,7 +130,7 @@ def refuse_unfit_weights(model: HookedTransformer) -> None:
         )
 
 
-def refuse_other_names(model: HookedTransformer) -> None:
+def refuse_other_names(model: HookedModel) -> None:
     """Refuse a model whose hook points are others than `hook_dict` names (ValueError).
 
     TransformerLens puts hooks by that table. After a module was replaced, moved or taken out, hooks
@@ -172,12 +173,12 @@ def runs_own_code(module: nn.Module, *methods: str) -> bool:
     return all(_is_of_library(getattr(method, "__func__", method)) for method in found)
 
 
-def wrong_norm(norm: nn.Module | None, cfg: HookedTransformerConfig) -> bool:
+def wrong_norm(norm: nn.Module | None, cfg: Any) -> bool:
     """Return whether a norm is another than `cfg.normalization_type` says."""
     return norm is not None and type(norm) is not NORMS.get(cfg.normalization_type)
 
 
-def _unusual_options(model: HookedTransformer, *, after_z: bool) -> list[str]:
+def _unusual_options(model: HookedModel, *, after_z: bool) -> list[str]:
     """Return the options of a model that are in use, and that no fast path computes."""
     cfg: Any = model.cfg
     found = [name for name in AFTER_Z if getattr(cfg, name) not in UNUSED]
@@ -195,7 +196,7 @@ def _unusual_options(model: HookedTransformer, *, after_z: bool) -> list[str]:
     return found
 
 
-def _is_unusual_process(cfg: HookedTransformerConfig) -> bool:
+def _is_unusual_process(cfg: Any) -> bool:
     """Return whether torch computes otherwise in this process."""
     # A default device, ours included, changes where tensors are made and no number.
     modes = [m for m in _get_current_function_mode_stack() if not isinstance(m, DeviceContext)]

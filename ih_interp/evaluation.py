@@ -4,32 +4,32 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeAlias, TypeVar, cast, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
+from ih_interp._copies import given_copies
 from ih_interp._expect import expect, integer
 from ih_interp._reprs import short_repr
+from ih_interp._sequences import refuse_other_sequences
 from ih_interp._stock import refuse_unfit_weights
 from ih_interp._torch_state import plain_torch
+from ih_interp.batch import NOT_ASKED, Batch
 from ih_interp.clamps import AbstractClamp, clamped
 from ih_interp.clamps._active import pass_size
 from ih_interp.clamps.schedules import Metrics
 from ih_interp.config import RunConfig
-from ih_interp.model import refuse_other_exemplars
+from ih_interp.hooked_model import HookedModel, expect_model
 from ih_interp.tasks.base import Task, drawn
 from ih_interp.tasks.few_shot import FewShotTask
 from ih_interp.tasks.pairs import PairsConfig, PairsTask
-from ih_interp.types import NOT_ASKED, Batch, MetricName
+from ih_interp.types import MetricName
 
 METRICS: tuple[MetricName, ...] = get_args(MetricName)
-
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 Scale: TypeAlias = Literal[
     "logit",
@@ -44,7 +44,11 @@ Scale: TypeAlias = Literal[
 """Scales on which effects may or may not add; `measured` defines each."""
 
 Metric: TypeAlias = Scale | Callable[[Tensor, Batch], Tensor]
-"""A scale by name, or a function of the last position's logits `[batch, label]` and the batch."""
+"""A scale by name, or a function of the logits at asked positions, `[asked, token]`, and the batch.
+
+The function returns one number per asked position, `[asked]`. Where only the last is asked, that is
+`[batch, token]` and `[batch]`; `batch.asked_rows` says where the rows stand.
+"""
 
 SCALES: tuple[Scale, ...] = get_args(Scale)
 LOWER_IS_BETTER: tuple[Scale, ...] = ("loss", "in_context_loss")
@@ -72,31 +76,57 @@ class SequenceMetrics(dict[str, Tensor]):
         return pd.DataFrame({name: v.tolist() for name, v in self.items()})
 
 
+def at_asked(
+    values: Float[Tensor, "*any batch pos token"], batch: Batch
+) -> Float[Tensor, "*any asked token"]:
+    """Return the rows at asked positions, sequence by sequence."""
+    if batch.asks_last:
+        return values[..., -1, :]
+    sequences, positions = batch.asked_rows
+    return values[..., sequences, positions, :]
+
+
+def _by_sequence(values: Float[Tensor, "*any asked"], batch: Batch) -> Float[Tensor, "*any batch"]:
+    """Return the mean over each sequence's asked positions."""
+    if batch.asks_last:
+        return values
+    n_asked = batch.asked.sum(dim=1)
+    if not bool(n_asked.all()):
+        place = int((n_asked == 0).nonzero()[0, 0])
+        raise ValueError(f"targets: nothing is asked in sequence {place}, which has no metric.")
+    sums = values.new_zeros(*values.shape[:-1], len(batch))
+    return sums.index_add(-1, batch.asked_rows[0], values) / n_asked
+
+
 def _definitions(
-    logits: Float[Tensor, "*any batch label"], batch: Batch
+    logits: Float[Tensor, "*any asked token"], batch: Batch
 ) -> dict[str, Callable[[], Tensor]]:
-    """Return the one definition of every metric, `[..., batch]`, computed when it is called."""
-    target = batch.target
+    """Return the one definition of every metric, `[..., asked]`, computed when it is called."""
+    target, rows = batch.target, slice(None)
+    if not batch.asks_last:
+        target, rows = batch.targets[batch.asked], batch.asked_rows[0]
     at_target = target.expand(logits.shape[:-1])[..., None]
 
     @functools.cache
-    def shown() -> Bool[Tensor, "batch label"]:
+    def shown() -> Bool[Tensor, "asked token"]:
         """Return which labels the context holds."""
         none = torch.zeros(logits.shape[-2:], dtype=torch.bool, device=logits.device)
-        return none.scatter(1, batch.context_labels, True)
+        return none.scatter(1, batch.context_labels[rows], True)
 
     @functools.cache
-    def log_p(in_context: bool = False) -> Float[Tensor, "*any batch label"]:
+    def log_p(in_context: bool = False) -> Float[Tensor, "*any asked token"]:
         kept = torch.where(shown(), logits, -torch.inf) if in_context else logits
         values = kept.log_softmax(dim=-1)
         given = of_target(values)[..., None]
         # All NaN where the context lacks the target, which is then -inf.
         return values + (given - given) if in_context else values
 
-    def of_target(values: Float[Tensor, "*any batch label"]) -> Float[Tensor, "*any batch"]:
+    def of_target(values: Float[Tensor, "*any asked token"]) -> Float[Tensor, "*any asked"]:
         return values.gather(-1, at_target)[..., 0]
 
-    def mean_of_others() -> Float[Tensor, "*any batch"]:
+    def mean_of_others() -> Float[Tensor, "*any asked"]:
+        if batch.foils is not None:
+            return _mean_at(batch.foils[rows], logits)
         others = shown().scatter(1, target[:, None], False)
         if not bool(others.any(dim=-1).all()):
             raise ValueError("logit_difference: expected two labels in every context; use logit.")
@@ -116,6 +146,15 @@ def _definitions(
         "accuracy": lambda: _is_right(logits, target),
         "in_context_accuracy": lambda: _is_right(log_p(in_context=True), target),
     }
+
+
+def _mean_at(
+    tokens: Int[Tensor, "asked foil"], logits: Float[Tensor, "*any asked token"]
+) -> Float[Tensor, "*any asked"]:
+    """Return the mean logit of the tokens of each row, of which -100 are none."""
+    is_one = tokens != NOT_ASKED
+    places = torch.where(is_one, tokens, 0).expand(*logits.shape[:-1], -1)
+    return torch.where(is_one, logits.gather(-1, places), 0).sum(-1) / is_one.sum(-1)
 
 
 def _is_right(
@@ -151,19 +190,20 @@ def sequence_metrics(logits: Float[Tensor, "batch pos token"], batch: Batch) -> 
     own = {} if batch.task is None else batch.task.metrics
     return SequenceMetrics(
         {name: torch.where(asked, v, 0).sum(dim=1) / n_asked for name, v in each.items()}
-        | {name: _given_by(given_copies(metric), logits, batch) for name, metric in own.items()}
+        | {name: _given_by(given_copies(m), logits, batch, len(batch)) for name, m in own.items()}
     )
 
 
 def measured(
-    metric: Metric, logits: Float[Tensor, "*any batch label"], batch: Batch
+    metric: Metric, logits: Float[Tensor, "*any asked token"], batch: Batch
 ) -> Float[Tensor, "*any batch"]:
-    """Return one number per sequence, from the logits at the last position.
+    """Return one number per sequence, the mean over its asked positions, from their logits.
 
     With logits z, target t, L labels, n of them different ones in the context:
 
         logit                   z[t]; any real number
-        logit_difference        z[t] - mean of z over the context's other labels; chance 0
+        logit_difference        z[t] - mean of z over the foils, or over the context's other
+                                labels; chance 0
         loss                    - ln softmax(z)[t], nats; chance ln L
         in_context_loss         the same over the context's labels only; chance ln n
         probability             softmax(z)[t]; chance 1/L
@@ -172,45 +212,22 @@ def measured(
         in_context_accuracy     1 where it is the largest of the context's; chance 1/n
 
     All are NaN where their logits are, an accuracy also where the largest is infinite; scales that
-    begin with in_context also where the context lacks the target. `logits` may have axes in front,
-    `[..., batch, label]`, which the result keeps. The scales over the context need few-shot
-    sequences; the others take any `Batch`.
+    begin with in_context also where the context lacks the target. `logits` are `at_asked` of all,
+    `[batch, token]` where only the last position is asked; axes in front stay in the result. The
+    scales over the context need few-shot sequences; the others take any `Batch`.
 
-    Raises ValueError for an unknown name, logits of other sequences than the batch's, a function
-    that gives no `[batch]`, or a logit difference where a context has no other label.
+    Raises ValueError for an unknown name, logits of other positions than the batch's, a sequence in
+    which nothing is asked, a function that gives other than one number per asked position, or a
+    logit difference where a context has no other label.
     """
     _refuse_other_logits(logits, batch)
     if callable(metric):
         flat = logits.reshape(-1, *logits.shape[-2:])
-        values = [_given_by(given_copies(metric), part, batch) for part in flat]
-        return torch.stack(values).reshape(logits.shape[:-1])
+        values = [_given_by(given_copies(metric), part, batch, part.shape[0]) for part in flat]
+        return _by_sequence(torch.stack(values).reshape(logits.shape[:-1]), batch)
     if metric not in SCALES:
         raise ValueError(f"metric={metric!r}: expected one of {', '.join(SCALES)}.")
-    return _definitions(logits, batch)[metric]()
-
-
-def given_copies(function: Function) -> Function:
-    """Return a user's function so that it gets copies of tensors, batches, arrays and lists.
-
-    The package's own functions, which write into nothing, are returned as they are.
-    """
-    module = str(getattr(function, "__module__", ""))
-    if module.startswith("ih_interp.") or getattr(function, "_gets_copies", False):
-        return function
-
-    @functools.wraps(function)
-    def called(*given: Any) -> Any:
-        return function(*map(_copy, given))
-
-    setattr(called, "_gets_copies", True)  # noqa: B010
-    return cast(Function, called)
-
-
-def _copy(value: Any) -> Any:
-    if isinstance(value, Batch):
-        return value.map(torch.clone)
-    value = value.clone() if isinstance(value, Tensor) else value
-    return value.copy() if isinstance(value, np.ndarray | list) else value
+    return _by_sequence(_definitions(logits, batch)[metric](), batch)
 
 
 def parse_metrics(metric: Metric | Sequence[Metric]) -> tuple[Metric, ...]:
@@ -229,25 +246,30 @@ def metric_name(metric: Metric) -> str:
     return getattr(own, "__name__", repr(own))
 
 
-def _given_by(metric: Callable[[Tensor, Batch], Tensor], logits: Tensor, batch: Batch) -> Tensor:
+def _given_by(
+    metric: Callable[[Tensor, Batch], Tensor], logits: Tensor, batch: Batch, n_values: int
+) -> Tensor:
     value = metric(logits, batch)
     expect(value, Tensor, "The metric's result", "return one number per sequence")
-    if value.shape != (len(batch),):
+    if value.shape != (n_values,):
+        what = "sequence" if n_values == len(batch) else "asked position"
         raise ValueError(
             f"The metric gave shape {tuple(value.shape)} for {len(batch)} sequences: expected one "
-            "number per sequence, [batch]."
+            f"number per {what}, [{n_values}]."
         )
     return value
 
 
-def _refuse_other_logits(logits: Tensor, batch: Batch, *, axes: int | None = None) -> None:
-    """Refuse logits other than `[..., batch, label]` of this batch, with `axes` axes if given."""
+def _refuse_other_logits(logits: Tensor, batch: Batch) -> None:
+    """Refuse logits other than `[..., asked, token]` of this batch."""
     expect(logits, Tensor, "The logits", "give model(batch.tokens)[:, -1]")
     expect(batch, Batch, "The batch", "give the Batch itself, not its tokens")
-    if logits.ndim < 2 or logits.ndim != (axes or logits.ndim) or logits.shape[-2] != len(batch):
+    n_asked = len(batch) if batch.asks_last else int(batch.asked.sum())
+    if logits.ndim < 2 or logits.shape[-2] != n_asked:
+        rows = "logits[:, -1]" if batch.asks_last else "evaluation.at_asked(logits, batch)"
         raise ValueError(
             f"The logits have shape {tuple(logits.shape)} for {len(batch)} sequences: expected "
-            "[batch, label], the query's, logits[:, -1]."
+            f"[{n_asked}, token], those of asked positions, {rows}."
         )
 
 
@@ -269,7 +291,7 @@ def chance(task: Task) -> dict[str, float]:
 
 @plain_torch()
 def evaluate(
-    model: HookedTransformer,
+    model: HookedModel,
     batch: Batch,
     clamps: Sequence[AbstractClamp] = (),
     *,
@@ -282,7 +304,7 @@ def evaluate(
     At most `chunk` sequences go through a pass, or all of them inside a `clamped` block that was
     made for them. `evaluate(model, batch).mean()` gives the means, `.table()` one row per sequence.
     """
-    expect(model, HookedTransformer, "The model", "a run's is run.model(step)")
+    expect_model(model)
     expect(batch, Batch, "The batch", "give the Batch itself, not its tokens")
     chunk = integer(chunk, f"chunk={chunk!r}")
     if chunk < 1:
@@ -294,26 +316,6 @@ def evaluate(
         with clamped(model, clamps, part, step=step, metrics=metrics):
             parts.append(sequence_metrics(model(part.tokens), part))
     return SequenceMetrics({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
-
-
-def refuse_other_sequences(model: HookedTransformer, batch: Batch) -> None:
-    """Refuse tokens and targets that a model does not have, and exemplars that it does not embed.
-
-    Raises ValueError; torch would say only which number is out of range.
-    """
-    refuse_outside("batch: expected tokens", batch.tokens, model.cfg.d_vocab)
-    asked = batch.given_targets[batch.given_targets != NOT_ASKED]
-    refuse_outside("batch: expected targets", asked, model.cfg.d_vocab_out)
-    refuse_other_exemplars(model, batch)
-
-
-def refuse_outside(expected: str, values: Int[Tensor, "*shape"], high: int) -> None:
-    """Refuse whole numbers outside [0, high), with ValueError."""
-    low_seen, high_seen = (int(values.min()), int(values.max())) if values.numel() else (0, 0)
-    if low_seen < 0 or high_seen >= high:
-        raise ValueError(
-            f"{expected} in [0, {high}), got {low_seen} to {high_seen}; make them for this model."
-        )
 
 
 @plain_torch()

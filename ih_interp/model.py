@@ -22,7 +22,6 @@ from ih_interp._torch_state import plain_torch
 from ih_interp.tasks.base import AbstractTask, Task
 from ih_interp.tasks.exemplars import Exemplars
 from ih_interp.tasks.pairs import PairsTask, features_by_token
-from ih_interp.types import Batch
 
 ATTENTION_BIASES = ("b_Q", "b_K", "b_V", "b_O")  # the paper's model has none: zero, never trained
 TRUNCATION = 0.87962566103423978  # standard deviation of a normal cut at two sigma
@@ -280,18 +279,6 @@ def _with_hook_at_logits(
 def is_zero_bias(name: str) -> bool:
     """Return whether a parameter is one of attention's biases, which stay zero."""
     return ".attn." in name and name.endswith(ATTENTION_BIASES)
-
-
-def refuse_other_exemplars(model: HookedTransformer, batch: Batch) -> None:
-    """Refuse sequences of other exemplars than the model embeds, where both are known."""
-    own, theirs = getattr(model.embed, "exemplars", None), getattr(batch.task, "exemplars", None)
-    if own is theirs or not (isinstance(own, Exemplars) and isinstance(theirs, Exemplars)):
-        return
-    if own.last_sha256 != theirs.last_sha256:
-        raise ValueError(
-            "The sequences show other exemplars than the model embeds, and the same tokens mean "
-            "other drawings to it: draw them from the model's own task, run.task.sample(...)."
-        )
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

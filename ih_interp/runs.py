@@ -7,7 +7,6 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from ih_interp._config_base import short
 from ih_interp._expect import integer
@@ -16,6 +15,7 @@ from ih_interp._torch_state import plain_torch
 from ih_interp.clamps import AbstractClamp
 from ih_interp.config import RunConfig
 from ih_interp.evaluation import METRICS
+from ih_interp.hooked_model import HookedModel
 from ih_interp.model import build_model, is_zero_bias
 from ih_interp.storage import run_files
 from ih_interp.storage.atomic import PathLike, as_path
@@ -33,7 +33,7 @@ class Run:
         run.config.seeds.init, run.config.clamps  # its RunConfig
         run.metrics.query("split == 'train'")  # loss, accuracy ... at every evaluation
         run.steps  # updates that have a checkpoint; each is run.config.batch_size sequences
-        model = run.model(run.steps[-1])  # a HookedTransformer, unclamped; run.model() is the same
+        model = run.model(run.steps[-1])  # a HookedModel, unclamped; run.model() is the same
         batch = run.task.sample("train", 1_000, generator=torch.Generator().manual_seed(1))
         ih.induction_strength(model, batch)
 
@@ -171,7 +171,7 @@ class Run:
         return run_files.read_metrics(self.folder, self.config.fingerprint)
 
     @plain_torch()
-    def model(self, step: int | None = None) -> HookedTransformer:
+    def model(self, step: int | None = None) -> HookedModel:
         """Return the model after `step` updates, by default the last checkpoint; unclamped.
 
         Raises ValueError for a step without checkpoint, or a checkpoint that is damaged.
@@ -195,7 +195,7 @@ class Run:
         return wanted
 
     @plain_torch()
-    def load_weights(self, model: HookedTransformer, step: int) -> None:
+    def load_weights(self, model: HookedModel, step: int) -> None:
         """Write a checkpoint's weights into a model of this run; ValueError where they differ."""
         path, (weights, _) = run_files.checkpoint_path(self.folder, step), self.read_weights(step)
         parameters = dict(model.named_parameters())

@@ -14,10 +14,10 @@ from typing import Annotated, ClassVar, Literal, TypeAlias, cast
 import torch
 from pydantic import BeforeValidator, Field
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from ih_interp._config_base import short
 from ih_interp.clamps.grafts import read_source
+from ih_interp.hooked_model import HookedModel
 from ih_interp.interop.icl_dynamics import load_icl_dynamics
 from ih_interp.model import trained_parameters
 from ih_interp.registry import Kinded
@@ -35,7 +35,7 @@ class AbstractStart(Kinded):
     family: ClassVar[str] = "start"
 
     @abstractmethod
-    def weights(self, model: HookedTransformer, task: Task) -> Mapping[str, Tensor]:
+    def weights(self, model: HookedModel, task: Task) -> Mapping[str, Tensor]:
         """Return a weight for every trained parameter of the model, which has the seed's."""
 
     def pinned(self) -> "AbstractStart":
@@ -48,9 +48,7 @@ class AbstractStart(Kinded):
         return self
 
 
-def starting_weights(
-    start: AbstractStart, model: HookedTransformer, task: Task
-) -> dict[str, Tensor]:
+def starting_weights(start: AbstractStart, model: HookedModel, task: Task) -> dict[str, Tensor]:
     """Return a run's first weights; ValueError where they are not the model's."""
     own, given = trained_parameters(model), start.weights(model, task)
     if differing := sorted(set(own) ^ set(given)):
@@ -70,7 +68,7 @@ class FromSeed(AbstractStart):
 
     kind: Literal["seed"] = "seed"
 
-    def weights(self, model: HookedTransformer, task: Task) -> Mapping[str, Tensor]:  # noqa: ARG002
+    def weights(self, model: HookedModel, task: Task) -> Mapping[str, Tensor]:  # noqa: ARG002
         return trained_parameters(model)
 
 
@@ -95,7 +93,7 @@ class _Stored(AbstractStart):
     def identity(self) -> "AbstractStart":
         return self if self.sha256 is None else self.model_copy(update=self.places)
 
-    def weights(self, model: HookedTransformer, task: Task) -> Mapping[str, Tensor]:  # noqa: ARG002
+    def weights(self, model: HookedModel, task: Task) -> Mapping[str, Tensor]:  # noqa: ARG002
         if self.sha256 not in (None, self.digest):
             raise ValueError(
                 f"{self!r}: the weights there have the digest {self.digest}; restore those, or "

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformer_lens import HookedTransformer
 
+from ih_interp.batch import Batch
 from ih_interp.clamps import (
     AblateEmbedding,
     AblateHeads,
@@ -26,7 +27,6 @@ from ih_interp.clamps import (
     SimilarityAttention,
     clamped,
 )
-from ih_interp.types import Batch
 
 
 def halve(activation: Tensor, hook: object) -> Tensor:

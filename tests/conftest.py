@@ -8,6 +8,7 @@ import torch
 from small_runs import FOUR_UPDATES
 from transformer_lens import HookedTransformer
 
+from ih_interp.batch import Batch
 from ih_interp.clamps import InductionAttention
 from ih_interp.model import build_model
 from ih_interp.runs import Run
@@ -15,7 +16,6 @@ from ih_interp.tasks.exemplars import Exemplars
 from ih_interp.tasks.few_shot import FewShotTask, TaskConfig
 from ih_interp.training import evaluating
 from ih_interp.training.train import train
-from ih_interp.types import Batch
 
 # A shell that starts tests in the background has them ignore interrupts, as training then does.
 signal.signal(signal.SIGINT, signal.default_int_handler)

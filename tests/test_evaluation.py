@@ -7,10 +7,10 @@ from torch.testing import assert_close
 
 import ih_interp as ih
 from ih_interp import clamps
+from ih_interp.batch import Batch, Layout
 from ih_interp.config import RunConfig, Seeds
 from ih_interp.evaluation import chance, evaluate, evaluation_sets, sequence_metrics
 from ih_interp.tasks.few_shot import FewShotTask, TaskConfig
-from ih_interp.types import Batch, Layout
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ from pydantic import BaseModel
 
 import ih_interp as ih
 from ih_interp._expect import integer
-from ih_interp.types import Batch, Head, HeadField, Layout
+from ih_interp.batch import Batch, Layout
+from ih_interp.types import Head, HeadField
 
 
 @pytest.mark.parametrize("written", ["L1H3", (1, 3), [1, 3], Head(1, 3)])

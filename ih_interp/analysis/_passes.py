@@ -13,13 +13,13 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens import HookedTransformer
 from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 
 from ih_interp._stock import n_hooks, other_module
 from ih_interp.analysis.heads.pattern_scores import CHUNK
 from ih_interp.clamps._active import active, pass_size
 from ih_interp.clamps.base import Shape, head_mask
+from ih_interp.hooked_model import HookedModel
 from ih_interp.types import HeadName, parse_heads
 
 Input: TypeAlias = Literal["q", "k", "v"]
@@ -41,7 +41,7 @@ CUT = re.compile(r"blocks\.(?P<layer>\d+)\.hook_(attn_out|resid_(?P<kind>mid|pos
 """Points at which a clamp that replaces the stream cuts every path through it."""
 
 
-def chunk_size(model: HookedTransformer, n_sequences: int) -> int:
+def chunk_size(model: HookedModel, n_sequences: int) -> int:
     """Return how many sequences go through a pass of the analysis."""
     return pass_size(model, n_sequences, CHUNK)
 
@@ -54,7 +54,7 @@ def inputs_named(via: str | Sequence[str]) -> tuple[Input, ...]:
     return names  # pyright: ignore[reportReturnType]
 
 
-def by_layer(heads: Iterable[HeadName], model: HookedTransformer) -> dict[int, list[int]]:
+def by_layer(heads: Iterable[HeadName], model: HookedModel) -> dict[int, list[int]]:
     """Return heads by layer, in order; ValueError for a head that is missing or named twice."""
     chosen = head_mask(parse_heads(heads), Shape.of(model))
     return {
@@ -62,7 +62,7 @@ def by_layer(heads: Iterable[HeadName], model: HookedTransformer) -> dict[int, l
     }
 
 
-def refuse_shape(model: HookedTransformer) -> None:
+def refuse_shape(model: HookedModel) -> None:
     """Refuse models in which what heads write does not add up (ValueError)."""
     cfg = model.cfg
     reason = ""
@@ -81,12 +81,12 @@ def refuse_shape(model: HookedTransformer) -> None:
         raise ValueError(f"Paths cannot be patched: the model {reason}.")
 
 
-def written_at(model: HookedTransformer, layer: int) -> str:
+def written_at(model: HookedModel, layer: int) -> str:
     """Return the hook point that holds what each head of a layer writes."""
     return f"blocks.{layer}.attn.hook_{'result' if model.cfg.use_attn_result else 'z'}"
 
 
-def written_points(model: HookedTransformer, layers: Iterable[int]) -> list[str]:
+def written_points(model: HookedModel, layers: Iterable[int]) -> list[str]:
     """Return `written_at` of layers, and `hook_attn_out` where attention may add something else."""
     points = [written_at(model, layer) for layer in layers]
     for layer in layers:
@@ -98,7 +98,7 @@ def written_points(model: HookedTransformer, layers: Iterable[int]) -> list[str]
 
 
 def written_by(
-    model: HookedTransformer, kept: Mapping[str, Tensor], heads: HeadsOf
+    model: HookedModel, kept: Mapping[str, Tensor], heads: HeadsOf
 ) -> dict[int, Written]:
     """Return what the heads wrote in a pass that kept `written_points`, by layer.
 
@@ -131,7 +131,7 @@ def refuse_unequal(expected: Tensor, found: Tensor, what: str) -> None:
 
 
 def into_stream(
-    model: HookedTransformer, layer: int, heads: Sequence[int], written: Written
+    model: HookedModel, layer: int, heads: Sequence[int], written: Written
 ) -> Float[Tensor, "batch pos head d_model"]:
     """Return what each of the heads adds to the residual stream."""
     if model.cfg.use_attn_result:
@@ -147,7 +147,7 @@ def put_heads(written: Written, *, heads: Sequence[int], value: Tensor, **_: Any
     return changed
 
 
-def set_heads(model: HookedTransformer, values: Means) -> AbstractContextManager[Any]:
+def set_heads(model: HookedModel, values: Means) -> AbstractContextManager[Any]:
     """Return a block in which heads write given values."""
     hooks: list[Any] = [
         (written_at(model, layer), partial(put_heads, heads=heads, value=value))
@@ -157,7 +157,7 @@ def set_heads(model: HookedTransformer, values: Means) -> AbstractContextManager
 
 
 @contextmanager
-def whole_blocks(model: HookedTransformer, first: int, last: int) -> Generator[None]:
+def whole_blocks(model: HookedModel, first: int, last: int) -> Generator[None]:
     """Refuse passes in the block in which the stream is not the sum of what blocks write to it.
 
     Blocks from `first` up to `last`, where receivers read, are checked, and clamps between them.
@@ -192,7 +192,7 @@ def whole_blocks(model: HookedTransformer, first: int, last: int) -> Generator[N
 
 
 @contextmanager
-def recording(model: HookedTransformer, names: Iterable[str]) -> Generator[dict[str, Tensor]]:
+def recording(model: HookedModel, names: Iterable[str]) -> Generator[dict[str, Tensor]]:
     """Have passes in the block store named activations, as hooks left them, in the result."""
     kept: dict[str, Tensor] = {}
 

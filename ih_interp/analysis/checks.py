@@ -29,15 +29,15 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
+from ih_interp._copies import given_copies as given_copies
 from ih_interp._expect import with_article
+from ih_interp._sequences import refuse_other_exemplars, refuse_other_targets, refuse_outside
 from ih_interp._stock import refuse_other_names, refuse_unfit_weights
 from ih_interp._torch_state import plain_torch
-from ih_interp.evaluation import given_copies as given_copies, refuse_outside
-from ih_interp.model import refuse_other_exemplars
+from ih_interp.batch import Batch
+from ih_interp.hooked_model import REMEDY, HookedModel
 from ih_interp.tasks.few_shot import FewShotTask
-from ih_interp.types import Batch
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
@@ -65,7 +65,7 @@ WORDS: dict[Any, str] = {
 }
 
 REMEDIES: dict[Any, str] = {
-    HookedTransformer: "a run's is run.model(step)",
+    HookedModel: REMEDY,
     Batch: "give the Batch itself, not its tokens",
     FewShotTask: "a run's is run.task",
     torch.Generator: "make it with torch.Generator().manual_seed(0)",
@@ -141,7 +141,8 @@ def _kind(hint: Any) -> Any:
     kind = getattr(hint, "array_type", get_origin(hint) or hint)  # the first of jaxtyping's types
     if kind is tuple and get_args(hint)[-1] is not ...:
         return Sequence
-    anything = kind in (object, Any) or getattr(kind, "_is_protocol", False)
+    is_open = getattr(kind, "_is_protocol", False) and kind is not HookedModel
+    anything = kind in (object, Any) or is_open
     return kind if kind is Literal or (isinstance(kind, type) and not anything) else None
 
 
@@ -197,7 +198,7 @@ def _refuse(name: str, value: Any, hints: Sequence[Any], remedy: str) -> None:
 
 def _check_sequences(given: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
     """Check models, and tokens and targets against the model where there is one."""
-    model = next((v for v in given.values() if isinstance(v, HookedTransformer)), None)
+    model = next((v for v in given.values() if isinstance(v, HookedModel)), None)
     if model is not None:
         refuse_unfit_weights(model)
         refuse_other_names(model)
@@ -205,7 +206,7 @@ def _check_sequences(given: Mapping[str, Any], hints: Mapping[str, Any]) -> None
         if isinstance(value, Batch):
             _check_tokens(name, value.tokens, model)
             high = sys.maxsize if model is None else model.cfg.d_vocab_out
-            refuse_outside(f"{name}: expected targets", value.target, high)
+            refuse_other_targets(name, value, high)
             if model is not None:
                 refuse_other_exemplars(model, value)
         elif isinstance(value, Tensor):
@@ -223,7 +224,7 @@ def _check_integers(name: str, tokens: Tensor) -> None:
         raise ValueError(f"{name}: expected torch.int64, got {tokens.dtype}; use .long().")
 
 
-def _check_tokens(name: str, tokens: Tensor, model: HookedTransformer | None) -> None:
+def _check_tokens(name: str, tokens: Tensor, model: HookedModel | None) -> None:
     if tokens.ndim == 2 and len(tokens) == 0:
         raise ValueError(f"{name}: expected at least one sequence, got none.")
     if tokens.ndim != 2 or tokens.is_floating_point() or 0 in tokens.shape:

@@ -9,12 +9,12 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from transformer_lens import HookedTransformer
 
 from ih_interp._expect import values_are_known
 from ih_interp._stock import parts_of, refuse_other_names
+from ih_interp.batch import Batch
 from ih_interp.clamps.base import AbstractClamp, GradientMode, Hook
-from ih_interp.types import Batch
+from ih_interp.hooked_model import HookedModel
 
 
 class _Off:
@@ -43,7 +43,7 @@ class _OurHook:
     def __reduce__(self) -> tuple[type[_Off], tuple[()]]:
         return (_Off, ())
 
-    def is_on(self, model: HookedTransformer) -> bool:
+    def is_on(self, model: HookedModel) -> bool:
         """Return whether the model still has the module, and the module this hook."""
         hooks: Any = self.handle.hooks_dict_ref()
         here: Any = model
@@ -73,7 +73,7 @@ class Active:
         """The hook points at which the clamp acts."""
         return frozenset(name for name, _ in self.given)
 
-    def place(self, stack: ExitStack, model: HookedTransformer, batch: Batch | None) -> None:
+    def place(self, stack: ExitStack, model: HookedModel, batch: Batch | None) -> None:
         """Put the hooks on the model until the stack is closed."""
         for name, function in self.given:
             try:
@@ -112,21 +112,21 @@ class Active:
         return result
 
 
-_ACTIVE: WeakKeyDictionary[HookedTransformer, tuple[Active, ...]] = WeakKeyDictionary()
+_ACTIVE: WeakKeyDictionary[HookedModel, tuple[Active, ...]] = WeakKeyDictionary()
 """The one record of which clamps are on which model; copies of a model are not in it."""
 
 
-def active(model: HookedTransformer) -> tuple[Active, ...]:
+def active(model: HookedModel) -> tuple[Active, ...]:
     """Return the clamps of every `clamped` block that the model is in, outer blocks first."""
     return _ACTIVE.get(model, ())
 
 
-def pass_size(model: HookedTransformer, n_sequences: int, most: int) -> int:
+def pass_size(model: HookedModel, n_sequences: int, most: int) -> int:
     """Return how many sequences go through one pass: all, under clamps made for a batch."""
     return n_sequences if any(one.is_bound for one in active(model)) else most
 
 
-def refuse_removed(model: HookedTransformer) -> None:
+def refuse_removed(model: HookedModel) -> None:
     """Refuse clamps that lost a hook inside their block, or the module that it is on."""
     for one in active(model):
         gone = [hook.name for hook in one.placed if not hook.is_on(model)]
@@ -139,7 +139,7 @@ def refuse_removed(model: HookedTransformer) -> None:
 
 
 @contextmanager
-def activated(model: HookedTransformer, added: Sequence[Active]) -> Generator[None]:
+def activated(model: HookedModel, added: Sequence[Active]) -> Generator[None]:
     """Have these clamps on the model too, inside the block."""
     _ACTIVE[model] = (*active(model), *added)
     try:
@@ -149,7 +149,7 @@ def activated(model: HookedTransformer, added: Sequence[Active]) -> Generator[No
 
 
 @contextmanager
-def paused(model: HookedTransformer) -> Generator[None]:
+def paused(model: HookedModel) -> Generator[None]:
     """Have the clamps on the model do nothing, inside the block."""
     on = [one for one in active(model) if not one.is_paused]
     for one in on:
@@ -162,7 +162,7 @@ def paused(model: HookedTransformer) -> Generator[None]:
 
 
 def unclamped(
-    model: HookedTransformer,
+    model: HookedModel,
     inputs: Tensor,
     names: Sequence[str],
     gradient: GradientMode,
@@ -184,17 +184,14 @@ def unclamped(
     return kept
 
 
-def weights_of(model: HookedTransformer) -> list[tuple[Tensor, int]]:
+def weights_of(model: HookedModel) -> list[tuple[Tensor, int]]:
     """Return a model's weights, and how often each was written into."""
     found = (p for module in parts_of(model) for p in vars(module)["_parameters"].values())
     return [(p, _version(p)) for p in found if p is not None]
 
 
 def _refuse_other_pass(
-    model: HookedTransformer,
-    own: Tensor,
-    read: list[tuple[Tensor, int]] | None,
-    inputs: tuple[Tensor],
+    model: HookedModel, own: Tensor, read: list[tuple[Tensor, int]] | None, inputs: tuple[Tensor]
 ) -> None:
     """Refuse other sequences than the batch's, and other weights than a clamp has read."""
     (tokens,) = inputs

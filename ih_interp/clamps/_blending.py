@@ -7,16 +7,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from ih_interp import hooks
+from ih_interp.batch import Batch
 from ih_interp.clamps.base import AbstractClamp, Hook, HookFunction, Setting
+from ih_interp.hooked_model import HookedModel
 from ih_interp.hooks import Gate
-from ih_interp.types import Batch
 
 
 def hooks_of_all(
-    model: HookedTransformer,
+    model: HookedModel,
     batch: Batch,
     clamps: Sequence[AbstractClamp],
     tensors: Sequence[Mapping[str, Any]],
@@ -31,7 +31,7 @@ def hooks_of_all(
 
 
 def frozen_by(
-    model: HookedTransformer,
+    model: HookedModel,
     clamps: Sequence[AbstractClamp],
     tensors: Sequence[Mapping[str, Any]],
     gates: Sequence[Tensor | float | None],

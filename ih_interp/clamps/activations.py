@@ -6,7 +6,6 @@ from functools import partial
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import PlainSerializer
-from transformer_lens import HookedTransformer
 
 from ih_interp import hooks
 from ih_interp.clamps._active import unclamped
@@ -21,6 +20,7 @@ from ih_interp.clamps.base import (
     Shape,
     Site,
 )
+from ih_interp.hooked_model import HookedModel
 
 Preserved: TypeAlias = Literal["patterns", "values", "queries", "keys"]
 HOOKS: dict[str, str] = {"patterns": "pattern", "values": "v", "queries": "q", "keys": "k"}
@@ -81,14 +81,14 @@ class Function(AbstractClamp):
             layers = [EMBEDDING if is_embedding else shape.n_layers]
         return frozenset(Site(name, layer) for layer in layers)
 
-    def prepare(self, model: HookedTransformer) -> None:
+    def prepare(self, model: HookedModel) -> None:
         if not self._points(model):
             raise ValueError(
                 f"point={self.point!r}: no hook point of this model has this name; expected one of "
                 "model.hook_dict, or a pattern such as 'blocks.*.attn.hook_pattern'."
             )
 
-    def _points(self, model: HookedTransformer) -> list[str]:
+    def _points(self, model: HookedModel) -> list[str]:
         return [name for name in model.hook_dict if fnmatchcase(name, self.point)]
 
     def hooks(self, setting: Setting) -> list[Hook]:

@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from ih_interp import hooks
+from ih_interp.batch import Batch, Layout
 from ih_interp.clamps.base import AbstractClamp, HeadClamp, Hook, HookFunction, Setting, Shape, Site
 from ih_interp.hooks import Gate
-from ih_interp.types import Batch, Layout
 
 Queries: TypeAlias = Literal["all", "labels"]
 """Rows that a clamp sets: all of them, or those of the labels, which the circuit uses."""

@@ -12,15 +12,16 @@ from jaxtyping import Bool, Shaped
 from pydantic import AfterValidator, BeforeValidator, field_validator
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
-from transformer_lens import HookedTransformer
 
 from ih_interp._config_base import Frozen
 from ih_interp._expect import Entry, once_each
 from ih_interp._reprs import short_repr
+from ih_interp.batch import Batch
 from ih_interp.clamps.schedules import AbstractSchedule, Always, Metrics
+from ih_interp.hooked_model import HookedModel
 from ih_interp.model import FewShotEmbed
 from ih_interp.registry import AnyOf, Kinded
-from ih_interp.types import Batch, Head, HeadField, HeadName
+from ih_interp.types import Head, HeadField, HeadName
 
 HookFunction: TypeAlias = Callable[..., Tensor | None]
 Hook: TypeAlias = tuple[str, HookFunction]
@@ -42,7 +43,7 @@ class Shape(NamedTuple):
     n_heads: int
 
     @classmethod
-    def of(cls, model: HookedTransformer) -> "Shape":
+    def of(cls, model: HookedModel) -> "Shape":
         return cls(model.cfg.n_layers, model.cfg.n_heads)
 
 
@@ -84,7 +85,7 @@ class Site(NamedTuple):
 class Setting:
     """A model about to run on a batch, and what may differ between runs that share one trace."""
 
-    model: HookedTransformer
+    model: HookedModel
     batch: Batch | None
     tensors: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """As `AbstractClamp.tensors` gives them."""
@@ -114,7 +115,7 @@ class Setting:
         return few_shot_embed(self.model)
 
 
-def few_shot_embed(model: HookedTransformer) -> FewShotEmbed:
+def few_shot_embed(model: HookedModel) -> FewShotEmbed:
     """Return the embedding of a model that `build_model` made; ValueError for others."""
     embed = model.embed
     if not isinstance(embed, FewShotEmbed):
@@ -203,7 +204,7 @@ class AbstractClamp(Kinded):
             )
         return float(gate)
 
-    def prepare(self, model: HookedTransformer) -> None:
+    def prepare(self, model: HookedModel) -> None:
         """Refuse, before anything runs, what the clamp cannot do to this model."""
 
     def refuse_batch(self, batch: Batch) -> None:

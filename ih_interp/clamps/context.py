@@ -8,15 +8,16 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
 from torch.utils._pytree import tree_map
-from transformer_lens import HookedTransformer
 
 from ih_interp._expect import expect, integer
+from ih_interp._sequences import refuse_other_exemplars
+from ih_interp.batch import Batch
 from ih_interp.clamps._active import Active, activated, active, refuse_removed
 from ih_interp.clamps._blending import blended, frozen_by
 from ih_interp.clamps.base import EMBEDDING, AbstractClamp, Setting, Shape, Site, head_mask
 from ih_interp.clamps.schedules import Metrics
-from ih_interp.model import refuse_other_exemplars
-from ih_interp.types import Batch, Head
+from ih_interp.hooked_model import HookedModel, expect_model
+from ih_interp.types import Head
 
 
 class ClampUnchangedWarning(UserWarning):
@@ -39,7 +40,7 @@ def _refuse_no_clamps(clamps: object) -> None:
         expect(clamp, AbstractClamp, f"Each of clamps, {clamp!r} here", f"{remedy}{more}")
 
 
-def check(model: HookedTransformer, clamps: Sequence[AbstractClamp]) -> None:
+def check(model: HookedModel, clamps: Sequence[AbstractClamp]) -> None:
     """Refuse clamps that the model cannot take, or that cannot act together (ValueError)."""
     _refuse_no_clamps(clamps)
     shape = Shape.of(model)
@@ -122,13 +123,13 @@ def _void(one: AbstractClamp, by: AbstractClamp, shape: Shape) -> str | None:
 
 @contextmanager
 def clamped(
-    model: HookedTransformer,
+    model: HookedModel,
     clamps: Sequence[AbstractClamp],
     batch: Batch | None = None,
     *,
     step: int | None = None,
     metrics: Metrics | None = None,
-) -> Generator[HookedTransformer]:
+) -> Generator[HookedModel]:
     """Run `model` on `batch.tokens` under clamps inside this block; leaving it restores the model.
 
     Gradients flow. Other hooks stay, `model.reset_hooks` takes off only those, and caches made
@@ -143,7 +144,7 @@ def clamped(
     clamp depends on them; at its end for a clamp whose hooks never fired or were taken off before.
     Warns (`ClampUnchangedWarning`) of a clamp that changed nothing.
     """
-    expect(model, HookedTransformer, "The model", "a run's is run.model(step)")
+    expect_model(model)
     _refuse_no_clamps(clamps)
     step = None if step is None else integer(step, f"step={step!r}")
     if batch is not None:
@@ -170,7 +171,7 @@ def clamped(
 
 def _ready(
     clamp: AbstractClamp,
-    model: HookedTransformer,
+    model: HookedModel,
     batch: Batch | None,
     step: int | None,
     metrics: Metrics | None,
@@ -215,7 +216,7 @@ def _refuse_wrong_order(outer: Sequence[Active], inner: Sequence[Active]) -> Non
             )
 
 
-def _check_batch(model: HookedTransformer, clamps: Sequence[AbstractClamp], batch: Batch) -> None:
+def _check_batch(model: HookedModel, clamps: Sequence[AbstractClamp], batch: Batch) -> None:
     if (n_positions := batch.tokens.shape[1]) > model.cfg.n_ctx:
         raise ValueError(f"Sequences have {n_positions} tokens; the model takes {model.cfg.n_ctx}.")
     refuse_other_exemplars(model, batch)

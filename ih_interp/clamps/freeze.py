@@ -6,11 +6,11 @@ from typing import Any, Literal
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from ih_interp._expect import once_each
 from ih_interp.clamps.base import EMBEDDING, AbstractClamp, Hook, Setting, Shape, Site, head_mask
 from ih_interp.clamps.schedules import Metrics
+from ih_interp.hooked_model import HookedModel
 from ih_interp.model import trained_parameters
 from ih_interp.types import HeadField
 
@@ -59,7 +59,7 @@ class Freeze(AbstractClamp):
             )
         return gate
 
-    def prepare(self, model: HookedTransformer) -> None:
+    def prepare(self, model: HookedModel) -> None:
         trained = trained_parameters(model)
         for wanted in (*self.parameters, *self._of_heads()):
             if not any(fnmatchcase(name, wanted) for name in trained):

@@ -11,13 +11,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 from torch.func import functional_call
-from transformer_lens import HookedTransformer
 
 import ih_interp as ih  # a run has clamps and these clamps read runs: `ih.Run` is found when used
 from ih_interp import hooks
 from ih_interp._config_base import short
 from ih_interp._reprs import short_repr
 from ih_interp._torch_state import plain_torch
+from ih_interp.batch import Batch
 from ih_interp.clamps._blending import hooks_of_all
 from ih_interp.clamps.base import (
     EMBEDDING,
@@ -29,11 +29,12 @@ from ih_interp.clamps.base import (
     few_shot_embed,
 )
 from ih_interp.clamps.context import in_order
+from ih_interp.hooked_model import HookedModel
 from ih_interp.model import ModelConfig, few_shot_model, named_for_model, trained_parameters
 from ih_interp.storage import run_files
 from ih_interp.storage.atomic import PathLike, as_path
 from ih_interp.tasks.exemplars import features_digest
-from ih_interp.types import Batch, Logits, Residual
+from ih_interp.types import Logits, Residual
 
 
 @short_repr
@@ -90,7 +91,7 @@ def _read_source(folder: Path, step: int, written: tuple[int, ...]) -> Source:
 @plain_torch()
 def frozen_model(
     source: Source, n_labels: int, n_ctx: int, features: tuple[int, int], device: torch.device
-) -> HookedTransformer:
+) -> HookedModel:
     """Return a checkpoint's model with the sizes of the model to clamp, made once."""
     folder, weights = source.folder, source.weights
     model = few_shot_model(torch.zeros(features), source.config, n_labels=n_labels, n_ctx=n_ctx)
@@ -134,7 +135,7 @@ class Graft(AbstractClamp):
     sha256: str | None = None
     """Digest of the checkpoint, which must be the same; None takes what is there."""
 
-    def prepare(self, model: HookedTransformer) -> None:
+    def prepare(self, model: HookedModel) -> None:
         """Read the checkpoint; ValueError where it does not fit the model."""
         source, embed = self.model_for(model), few_shot_embed(model)
         if embed.exemplars is None:
@@ -178,7 +179,7 @@ class Graft(AbstractClamp):
             )
         return source
 
-    def model_for(self, model: HookedTransformer) -> HookedTransformer:
+    def model_for(self, model: HookedModel) -> HookedModel:
         """Return the checkpoint's model, frozen, to be joined to this one."""
         cfg, embed = model.cfg, few_shot_embed(model)
         shape, device = (cfg.d_vocab - cfg.d_vocab_out, len(embed.W_in)), embed.W_in.device
@@ -274,6 +275,6 @@ class GraftOut(Graft):
 class _Within(torch.nn.Module):
     """A function as a module that holds the model, for `functional_call`."""
 
-    def __init__(self, model: HookedTransformer, function: Callable[[], Tensor]) -> None:
+    def __init__(self, model: HookedModel, function: Callable[[], Tensor]) -> None:
         super().__init__()
         self.model, self.forward = model, function

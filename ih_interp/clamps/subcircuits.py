@@ -13,7 +13,6 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
-from transformer_lens import HookedTransformer
 
 from ih_interp import hooks
 from ih_interp.clamps._active import paused, unclamped
@@ -29,6 +28,7 @@ from ih_interp.clamps.base import (
     head_mask,
 )
 from ih_interp.clamps.schedules import ALWAYS, AbstractSchedule
+from ih_interp.hooked_model import HookedModel
 from ih_interp.hooks import Gate
 from ih_interp.types import Head, HeadField, HeadName, Logits, Residual, Scores
 
@@ -43,7 +43,7 @@ def copied(
     return hooks.copied_logits(scores, tokens, n_tokens, candidates)
 
 
-def logits_point(model: HookedTransformer) -> str:
+def logits_point(model: HookedModel) -> str:
     """Return the place of a model's logits: a hook point, or in plain models their module."""
     return "unembed.hook_logits" if "unembed.hook_logits" in model.hook_dict else "unembed"
 
@@ -120,7 +120,7 @@ class PerfectLayerOne(AbstractClamp):
     def voids(self, shape: Shape) -> range:
         return range(EMBEDDING, 1)  # it reads the embedding of an unclamped pass
 
-    def prepare(self, model: HookedTransformer) -> None:
+    def prepare(self, model: HookedModel) -> None:
         if model.cfg.n_layers < 2:
             raise ValueError(f"{self} sets the input of layer 1, and this model has one layer.")
 
@@ -161,7 +161,7 @@ class PerfectMatchAndCopy(AbstractClamp):
     def voids(self, shape: Shape) -> range:
         return range(1, shape.n_layers)
 
-    def prepare(self, model: HookedTransformer) -> None:
+    def prepare(self, model: HookedModel) -> None:
         most = -hooks.lowest(model.W_U) / 2  # beyond it, a bad match would pass for no match
         if 1 / self.temperature > most:
             raise ValueError(

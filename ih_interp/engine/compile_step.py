@@ -7,18 +7,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils._pytree import tree_map
-from transformer_lens import HookedTransformer
 
 from ih_interp._expect import expect
+from ih_interp._sequences import refuse_other_sequences
+from ih_interp.batch import Batch, Layout
 from ih_interp.clamps import AbstractClamp, Shape, check, in_order
 from ih_interp.clamps.base import flat_tensors
 from ih_interp.clamps.schedules import Metrics
 from ih_interp.engine.compiled_forward import ClampedModel, Sequences, compiler_found
 from ih_interp.engine.update import FleetInputs, FleetState, Step, asked_loss, traced_step
-from ih_interp.evaluation import refuse_other_sequences
+from ih_interp.hooked_model import HookedModel, expect_model
 from ih_interp.model import trained_parameters
 from ih_interp.optimisers import AbstractOptimiser, Adam
-from ih_interp.types import Batch, Layout
 
 Loss: TypeAlias = Callable[[Float[Tensor, "batch pos token"], Batch], Float[Tensor, ""]]
 """One number from the logits at every position and the batch."""
@@ -32,7 +32,7 @@ class _Asked(NamedTuple):
 
 
 def compile_step(
-    model: HookedTransformer,
+    model: HookedModel,
     loss: Loss | None = None,
     clamps: Sequence[AbstractClamp] = (),
     *,
@@ -52,7 +52,7 @@ def compile_step(
     Raises ValueError for clamps that the model cannot take or that cannot act together, and where
     no C++ compiler is found.
     """
-    expect(model, HookedTransformer, "The model", "build one with build_model, or TransformerLens")
+    expect_model(model)
     expect(optimiser, AbstractOptimiser, "optimiser", "write ih.Adam(learning_rate=1e-3)")
     check(model, clamps)
     if not compiler_found():
@@ -65,7 +65,7 @@ class CompiledStep:
 
     def __init__(
         self,
-        model: HookedTransformer,
+        model: HookedModel,
         loss: Loss | None,
         clamps: Sequence[AbstractClamp],
         optimiser: AbstractOptimiser,

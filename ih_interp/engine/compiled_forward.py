@@ -21,16 +21,17 @@ from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._pytree import tree_structure, tree_unflatten
-from transformer_lens import HookedTransformer
 
+from ih_interp.batch import Batch, Layout
 from ih_interp.clamps import AbstractClamp, Shape
 from ih_interp.clamps._blending import frozen_by, hooks_of_all
 from ih_interp.engine.compile_cache import with_lasting_cache
 from ih_interp.engine.fast_layers import substituted
 from ih_interp.engine.query_only import VIEWS, aten, narrow, shape_of
+from ih_interp.hooked_model import HookedModel
 from ih_interp.model import named_for_model
 from ih_interp.tasks.base import Task
-from ih_interp.types import Batch, Layout, Residual
+from ih_interp.types import Residual
 
 Tensors: TypeAlias = dict[str, Tensor]
 """Tensors by name."""
@@ -82,7 +83,7 @@ class ClampedModel(nn.Module):
 
     def __init__(
         self,
-        model: HookedTransformer,
+        model: HookedModel,
         clamps: Sequence[AbstractClamp],
         task: Asked,
         *,

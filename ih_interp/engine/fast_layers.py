@@ -14,10 +14,10 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens import HookedTransformer
 from transformer_lens.utilities.attention import simple_attn_linear
 
 from ih_interp._stock import not_plain, parts_of
+from ih_interp.hooked_model import HookedModel
 from ih_interp.model import FewShotEmbed
 
 WORTH_A_TABLE = 2  # rows per token up to which reading a table is less work than token by token
@@ -46,7 +46,7 @@ class Known:
 
 
 @contextmanager
-def substituted(model: HookedTransformer) -> Generator[None]:
+def substituted(model: HookedModel) -> Generator[None]:
     """Have passes of the model use these layers inside the block, equal to rounding.
 
     A model with other code than TransformerLens's own is left as it is.

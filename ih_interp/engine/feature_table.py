@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ih_interp.batch import Batch
 from ih_interp.tasks.base import Task
 from ih_interp.tasks.pairs import PairsTask, features_by_token
-from ih_interp.types import Batch
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from ih_interp.analysis.heads import attention
+from ih_interp.batch import Batch
 from ih_interp.clamps import (
     AblateHeads,
     AbstractClamp,
@@ -25,7 +26,7 @@ from ih_interp.optimisers import Adam
 from ih_interp.paper.presets import Preset
 from ih_interp.runs import Run
 from ih_interp.tasks.exemplars import ExemplarSource
-from ih_interp.types import Batch, Head
+from ih_interp.types import Head
 
 FIRST_SEED = 5  # the paper's main text; its other networks are 6 to 9
 

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 
 from ih_interp._reprs import short_repr
+from ih_interp.batch import Batch
 from ih_interp.clamps import GraftIn, GraftOut
 from ih_interp.config import RunConfig, run_folder
 from ih_interp.paper.claims import Judging
@@ -29,7 +30,7 @@ from ih_interp.tasks.exemplars import ExemplarSource
 from ih_interp.training._bar import one_bar
 from ih_interp.training.state import saved_step
 from ih_interp.training.train import Engine, compiled_for_later, train
-from ih_interp.types import Batch, Head
+from ih_interp.types import Head
 
 CURVE_SEQUENCES = 4_000  # a mean loss of 0.7 is then within 0.02
 MAX_CHECKPOINTS = 101  # of a run in one curve, as in the paper's Figure 3b

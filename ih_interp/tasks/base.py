@@ -12,9 +12,10 @@ from torch import Tensor
 from ih_interp._config_base import short
 from ih_interp._expect import expect, integer
 from ih_interp._torch_state import plain_torch
+from ih_interp.batch import NOT_ASKED, Answers, Batch
 from ih_interp.registry import Kinded
 from ih_interp.tasks.sampling import MAX_ENUMERATED
-from ih_interp.types import NOT_ASKED, Answers, Batch, Tokens
+from ih_interp.types import Tokens
 
 SequenceMetric: TypeAlias = Callable[[Float[Tensor, "batch pos token"], Batch], Tensor]
 """A number per sequence, `[batch]`, from the logits at every position and the batch."""

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from ih_interp._expect import expect
 from ih_interp._torch_state import plain_torch
+from ih_interp.batch import Batch
 from ih_interp.tasks.exemplars import Exemplars
 from ih_interp.tasks.pairs import Items, PairsConfig, PairsTask
 from ih_interp.tasks.sampling import MAX_ENUMERATED, label_split, without_repetition
-from ih_interp.types import Batch
 
 Split: TypeAlias = Literal["train", "test_exemplars", "test_relabel", "other_exemplars"]
 """`train`; `test_exemplars`: unseen classes (the paper's "test (exemplars)"); `test_relabel`: label

@@ -9,8 +9,9 @@ from pydantic import Field
 from torch import Tensor
 
 from ih_interp._torch_state import plain_torch
+from ih_interp.batch import Batch
 from ih_interp.tasks.base import NextTokenTask
-from ih_interp.types import Batch, Tokens
+from ih_interp.types import Tokens
 
 
 class MarkovChains(NextTokenTask):

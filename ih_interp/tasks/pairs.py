@@ -13,6 +13,7 @@ from torch import Tensor
 from ih_interp._config_base import Frozen
 from ih_interp._expect import as_indices, expect
 from ih_interp._torch_state import plain_torch
+from ih_interp.batch import Answers, Batch, Layout
 from ih_interp.tasks.base import (
     AbstractTask,
     SequenceMetric,
@@ -22,7 +23,6 @@ from ih_interp.tasks.base import (
     sample_size,
 )
 from ih_interp.tasks.exemplars import Exemplars, ExemplarSource, FileSource, GaussianSource
-from ih_interp.types import Answers, Batch, Layout
 
 Items: TypeAlias = Int[Tensor, "batch item"]
 """One number for every pair of a sequence, and then for its query."""

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map, tree_structure, tree_unflatten
-from transformer_lens import HookedTransformer
 
 from ih_interp.analysis import heads
+from ih_interp.batch import Batch
 from ih_interp.clamps import AbstractClamp, Level, Shape, clamped, in_order
 from ih_interp.clamps.base import flat_tensors
 from ih_interp.clamps.schedules import Metrics, Under
@@ -26,9 +26,9 @@ from ih_interp.engine.compiled_forward import (
 )
 from ih_interp.engine.feature_table import Rows
 from ih_interp.evaluation import evaluate, metric_names, sequence_metrics
+from ih_interp.hooked_model import HookedModel
 from ih_interp.tasks.base import Task
 from ih_interp.training.state import RunState
-from ih_interp.types import Batch
 
 Clamps: TypeAlias = tuple[AbstractClamp, ...]
 
@@ -40,7 +40,7 @@ MIN_CHUNK = 100  # below it, calls cost more than what they compute
 class Evaluator:
     """An object that evaluates runs that share a trace (`fleet.trace_key`)."""
 
-    def __init__(self, model: HookedTransformer, *, compiled: bool) -> None:
+    def __init__(self, model: HookedModel, *, compiled: bool) -> None:
         self._model = model
         self.compiled = compiled
         self._graphs: dict[tuple[int | None, int, bool], EvaluationGraph] = {}
@@ -98,7 +98,7 @@ def clamps_under(config: RunConfig, under: Under) -> Clamps:
 
 @torch.no_grad()
 def head_scores(
-    model: HookedTransformer,
+    model: HookedModel,
     config: RunConfig,
     under: Under,
     sets: Mapping[str, Batch],
@@ -130,7 +130,7 @@ class EvaluationGraph:
     """A compiled graph of every metric on evaluation sets, for all runs of one fleet."""
 
     def __init__(
-        self, model: HookedTransformer, run: RunState, weights: Tensors, *, is_free: bool = False
+        self, model: HookedModel, run: RunState, weights: Tensors, *, is_free: bool = False
     ) -> None:
         self._is_free = is_free
         self._rows = Rows.of_splits(run.task, run.task.splits)
@@ -178,7 +178,7 @@ class EvaluationGraph:
         return flat_tensors(self._clamps(run), self._shape) + self._gates(run)
 
     def _compile(
-        self, model: HookedTransformer, run: RunState, weights: Tensors, sequences: Sequences
+        self, model: HookedModel, run: RunState, weights: Tensors, sequences: Sequences
     ) -> Callable[..., Float[Tensor, "metric batch"]]:
         given, task = self._given(run), run.task
         n_tensors = len(given) - len(self._gates(run))

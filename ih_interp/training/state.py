@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from ih_interp._recorded import rewrite_config
+from ih_interp.batch import Batch
 from ih_interp.clamps import AbstractClamp, in_order
 from ih_interp.clamps.schedules import FromLevel
 from ih_interp.config import RunConfig
@@ -27,7 +28,6 @@ from ih_interp.storage import run_files
 from ih_interp.storage.atomic import Writer, make_folders
 from ih_interp.storage.lock import expect_held
 from ih_interp.tasks.base import Task, drawn
-from ih_interp.types import Batch
 
 CHUNK = 64  # updates whose sequences are sampled at once
 

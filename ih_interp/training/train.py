@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast, get_args
 
 import torch
-from transformer_lens import HookedTransformer
 
 from ih_interp._config_base import canonical_json
 from ih_interp._expect import expect, integer
@@ -17,6 +16,7 @@ from ih_interp.clamps import AbstractClamp, check
 from ih_interp.config import RunConfig, run_folder
 from ih_interp.engine.compiled_forward import Sequences, compiler_found
 from ih_interp.evaluation import evaluation_sets, metric_names
+from ih_interp.hooked_model import HookedModel
 from ih_interp.model import build_model
 from ih_interp.registry import load_plugins, plugins_for
 from ih_interp.runs import Run, create_run, refuse_other_run
@@ -274,7 +274,7 @@ def _refuse_schedules(config: RunConfig, task: Task) -> None:
             )
 
 
-def _refuse_measures(config: RunConfig, model: HookedTransformer, task: Task) -> None:
+def _refuse_measures(config: RunConfig, model: HookedModel, task: Task) -> None:
     """Raise ValueError for a level of a head that the run's evaluations cannot measure."""
     sets = evaluation_sets(task, config.replace(evaluation_size=8))
     for level in levels_of(config):

@@ -14,7 +14,8 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from ih_interp.analysis.checks import Confidence, Seed, Within, checked
-from ih_interp.types import Batch, Tokens
+from ih_interp.batch import Batch
+from ih_interp.types import Tokens
 
 FITS = {
     "int": (int, [3, np.int64(3)], [True, 2.5, "3", None, np.nan]),

@@ -8,8 +8,8 @@ import torch
 from torch.testing import assert_close
 
 import ih_interp as ih
+from ih_interp.batch import Layout
 from ih_interp.evaluation import LOWER_IS_BETTER, SCALES, chance, measured, sequence_metrics
-from ih_interp.types import Layout
 
 # Two sequences of three labels; tokens from 3 are exemplars. Contexts hold labels 0, 1 and 2, 1.
 BATCH = ih.Batch(

@@ -17,6 +17,7 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
 from ih_interp import clamps, hooks
+from ih_interp.batch import Batch
 from ih_interp.clamps import (
     AblateEmbedding,
     AblateHeads,
@@ -40,7 +41,6 @@ from ih_interp.clamps.base import Hook
 from ih_interp.config import RunConfig
 from ih_interp.evaluation import evaluate
 from ih_interp.model import build_model
-from ih_interp.types import Batch
 
 ABLATE = AblateHeads(heads=["L1H0", "L1H1"])
 ANY_TOKENS: list[AbstractClamp] = [

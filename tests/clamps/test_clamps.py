@@ -15,6 +15,7 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.hook_points import HookPoint
 
 from ih_interp import clamps, hooks, registry
+from ih_interp.batch import Batch
 from ih_interp.clamps import (
     AblateEmbedding,
     AblateHeads,
@@ -42,7 +43,7 @@ from ih_interp.evaluation import evaluate
 from ih_interp.model import ModelConfig, build_model
 from ih_interp.tasks.exemplars import Exemplars
 from ih_interp.tasks.few_shot import FewShotTask, TaskConfig
-from ih_interp.types import Batch, Head
+from ih_interp.types import Head
 
 ORDER = [
     *("freeze", "preserve", "perfect_layer_one", "graft_in", "ablate_embedding", "ablate_heads"),

@@ -12,6 +12,7 @@ from torch.testing import assert_close
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from ih_interp import clamps
+from ih_interp.batch import Batch
 from ih_interp.clamps import (
     AblateHeads,
     AbstractClamp,
@@ -29,7 +30,6 @@ from ih_interp.runs import create_run
 from ih_interp.storage import run_files
 from ih_interp.tasks.exemplars import Exemplars
 from ih_interp.tasks.few_shot import FewShotTask, TaskConfig
-from ih_interp.types import Batch
 
 STEP = 3
 SOURCE_SEED = 9

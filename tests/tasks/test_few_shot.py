@@ -8,11 +8,11 @@ from functools import cache
 import pytest
 import torch
 
+from ih_interp.batch import Batch
 from ih_interp.tasks.exemplars import Exemplars
 from ih_interp.tasks.few_shot import SPLITS, FewShotTask, TaskConfig
 from ih_interp.tasks.pairs import features_by_token
 from ih_interp.tasks.sampling import label_split
-from ih_interp.types import Batch
 
 
 def small_task(n_classes: int = 5, n_exemplars: int = 2, **config) -> FewShotTask:

@@ -20,7 +20,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from torch import Tensor
-from transformer_lens import HookedTransformer
 from transformer_lens.components.layer_norm import LayerNorm
 from transformer_lens.components.layer_norm_pre import LayerNormPre
 from transformer_lens.components.rms_norm import RMSNorm
@@ -29,9 +28,11 @@ from ih_interp._stock import not_plain, parts_of
 from ih_interp.analysis._passes import Ablation, chunk_size, put_heads, recording
 from ih_interp.analysis.heads.pattern_scores import CHUNK
 from ih_interp.analysis.patching._last_layer import final_norm
+from ih_interp.batch import Batch
 from ih_interp.clamps.base import Hook, Shape, head_mask
 from ih_interp.evaluation import Metric, measured
-from ih_interp.types import Batch, Head, Tokens
+from ih_interp.hooked_model import HookedModel
+from ih_interp.types import Head, Tokens
 
 Columns: TypeAlias = Int[ndarray, " subset"]
 Block: TypeAlias = tuple[slice, Columns, Float[Tensor, "subset batch label"]]
@@ -51,7 +52,7 @@ BEFORE_Z = re.compile(
 """Modules of a block up to the heads' output; hooks on them leave the rest of it linear."""
 
 
-def is_linear(model: HookedTransformer) -> bool:
+def is_linear(model: HookedModel) -> bool:
     """Return whether logits are known to be linear in the last `hook_z`, but for a norm's scale.
 
     They are in an attention-only model with one of TransformerLens's norms or none, unless a hook
@@ -115,7 +116,7 @@ def times(
 
 
 def subset_values(
-    model: HookedTransformer,
+    model: HookedModel,
     batch: Batch,
     heads: Sequence[Head],
     on: Bool[ndarray, "subset head"],
@@ -156,7 +157,7 @@ def subset_values(
 class _Chunk:
     """Sequences that go through a pass together, and the subsets of heads to leave on."""
 
-    model: HookedTransformer
+    model: HookedModel
     tokens: Tokens
     heads: Sequence[Head]
     on: Bool[ndarray, "subset head"]
@@ -243,7 +244,7 @@ class _Chunk:
 
 
 def _replacement(
-    model: HookedTransformer,
+    model: HookedModel,
     batch: Batch,
     heads: Sequence[Head],
     ablation: Ablation,

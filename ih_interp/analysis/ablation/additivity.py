@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from numpy import ndarray
-from transformer_lens import HookedTransformer
 
 from ih_interp._reprs import short_repr
 from ih_interp.analysis._passes import Ablation
@@ -24,8 +23,10 @@ from ih_interp.analysis.ablation.coalitions import coalitions
 from ih_interp.analysis.ablation.interactions import Game
 from ih_interp.analysis.checks import Confidence, Positive, Seed, checked_in_plain_torch
 from ih_interp.analysis.statistics import adjusted_for_discoveries, bootstrap, sign_flip_test
+from ih_interp.batch import Batch
 from ih_interp.evaluation import LOWER_IS_BETTER, Metric, metric_name, parse_metrics
-from ih_interp.types import Batch, Head, HeadName, parse_heads
+from ih_interp.hooked_model import HookedModel
+from ih_interp.types import Head, HeadName, parse_heads
 
 PARTS = ("total", "frozen", "rest")
 """The model as it is; with the final norm's scale frozen; their difference, the scale's part."""
@@ -57,7 +58,7 @@ class AdditivityReport:
 
 @checked_in_plain_torch()
 def additivity_test(
-    model: HookedTransformer,
+    model: HookedModel,
     batch: Batch,
     heads: Iterable[HeadName],
     *,

@@ -21,7 +21,6 @@ from typing import Annotated, Any
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
-from transformer_lens import HookedTransformer
 
 from ih_interp._columns import finite, numbers
 from ih_interp._reprs import short_repr
@@ -31,8 +30,10 @@ from ih_interp.analysis.ablation._subset_passes import subset_values
 from ih_interp.analysis.checks import Seed, Within, checked, checked_in_plain_torch
 from ih_interp.analysis.patching.redundancy import Values, estimated
 from ih_interp.analysis.statistics import Estimate
+from ih_interp.batch import Batch
 from ih_interp.evaluation import Metric, parse_metrics
-from ih_interp.types import Batch, Head, HeadName, parse_heads
+from ih_interp.hooked_model import HookedModel
+from ih_interp.types import Head, HeadName, parse_heads
 
 MOST_HEADS = 16  # 65,536 subsets
 
@@ -70,7 +71,7 @@ class Coalitions:
 
 @checked_in_plain_torch()
 def coalitions(
-    model: HookedTransformer,
+    model: HookedModel,
     batch: Batch,
     heads: Iterable[HeadName],
     *,

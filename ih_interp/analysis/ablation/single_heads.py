@@ -16,25 +16,26 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 from numpy import ndarray
-from transformer_lens import HookedTransformer
 
 from ih_interp.analysis._passes import chunk_size
 from ih_interp.analysis.ablation._subset_passes import subset_values
 from ih_interp.analysis.checks import Seed, checked_in_plain_torch
 from ih_interp.analysis.heads.attention import answered_queries, induction_strength
 from ih_interp.analysis.statistics import Estimate, bootstrap
+from ih_interp.batch import Batch
 from ih_interp.clamps import Shape, clamped
 from ih_interp.clamps.base import head_mask
 from ih_interp.clamps.subcircuits import match
 from ih_interp.evaluation import Metric, metric_name, parse_metrics
-from ih_interp.types import Batch, Head, HeadName, parse_heads
+from ih_interp.hooked_model import HookedModel
+from ih_interp.types import Head, HeadName, parse_heads
 
 N_RESAMPLES = 500
 
 
 @checked_in_plain_torch()
 def ablate_each_head(
-    model: HookedTransformer,
+    model: HookedModel,
     batch: Batch,
     heads: Iterable[HeadName] | None = None,
     *,
@@ -68,7 +69,7 @@ def ablate_each_head(
 
 @checked_in_plain_torch()
 def add_back(
-    model: HookedTransformer,
+    model: HookedModel,
     batch: Batch,
     order: Iterable[HeadName] | None = None,
     *,
@@ -92,7 +93,7 @@ def add_back(
 
 @checked_in_plain_torch()
 def mistakes_corrected(
-    model: HookedTransformer,
+    model: HookedModel,
     batch: Batch,
     base: HeadName | None = None,
     *,
@@ -132,7 +133,7 @@ def mistakes_corrected(
 
 @checked_in_plain_torch()
 def label_specific_accuracy(
-    model: HookedTransformer,
+    model: HookedModel,
     batch: Batch,
     heads: Iterable[HeadName] | None = None,
     *,
@@ -173,7 +174,7 @@ def label_specific_accuracy(
     return _rows(keys, found).assign(**counts)
 
 
-def by_strength(model: HookedTransformer, batch: Batch, heads: Sequence[Head]) -> tuple[Head, ...]:
+def by_strength(model: HookedModel, batch: Batch, heads: Sequence[Head]) -> tuple[Head, ...]:
     """Return heads in the order of falling induction strength, as the model is.
 
     Raises ValueError where one is NaN, as in a network that diverged.
@@ -195,14 +196,12 @@ def _has_answers(batch: Batch) -> bool:
         return False
 
 
-def _strengths(
-    model: HookedTransformer, batch: Batch, heads: Sequence[Head]
-) -> Float[ndarray, " head"]:
+def _strengths(model: HookedModel, batch: Batch, heads: Sequence[Head]) -> Float[ndarray, " head"]:
     strength = induction_strength(model, batch)
     return np.array([float(strength[head.layer, head.head]) for head in heads])
 
 
-def _heads(model: HookedTransformer, heads: Iterable[HeadName] | None) -> tuple[Head, ...]:
+def _heads(model: HookedModel, heads: Iterable[HeadName] | None) -> tuple[Head, ...]:
     """Return the heads given, or all of the last layer; ValueError for others than the model's."""
     if heads is None:
         return tuple(Head(model.cfg.n_layers - 1, head) for head in range(model.cfg.n_heads))
@@ -214,7 +213,7 @@ def _heads(model: HookedTransformer, heads: Iterable[HeadName] | None) -> tuple[
 
 
 def _right(
-    model: HookedTransformer, batch: Batch, heads: Sequence[Head], *, perfect_match: bool
+    model: HookedModel, batch: Batch, heads: Sequence[Head], *, perfect_match: bool
 ) -> Float[ndarray, "batch head"]:
     """Return 1 where only that head is on and right, else 0; ValueError for no finite logits."""
     alone = np.eye(len(heads), dtype=bool)
@@ -230,7 +229,7 @@ def _right(
 
 
 def _values(
-    model: HookedTransformer,
+    model: HookedModel,
     batch: Batch,
     heads: Sequence[Head],
     on: Bool[ndarray, "subset head"],

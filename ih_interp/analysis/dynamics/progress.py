@@ -21,9 +21,9 @@ from ih_interp.analysis.dynamics.trace import (
     trace,
     warn_unfinished,
 )
+from ih_interp.batch import Batch
 from ih_interp.evaluation import evaluate
 from ih_interp.runs import Run
-from ih_interp.types import Batch
 
 COMPARED = ("task", "model", "optimiser", "start", "seeds", "batch_size")
 """The parts of a configuration that two runs share where they differ in clamps alone."""

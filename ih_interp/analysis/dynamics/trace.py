@@ -12,19 +12,19 @@ import pandas as pd
 import torch
 from torch import Tensor
 from tqdm import tqdm
-from transformer_lens import HookedTransformer
 
+from ih_interp._sequences import refuse_other_sequences
 from ih_interp._stock import n_hooks, parts_of
 from ih_interp.analysis.checks import checked_in_plain_torch
 from ih_interp.analysis.heads.pattern_scores import CHUNK, by_head
+from ih_interp.batch import Batch
 from ih_interp.clamps import AbstractClamp, clamped
-from ih_interp.evaluation import refuse_other_sequences
+from ih_interp.hooked_model import HookedModel
 from ih_interp.runs import Run
 from ih_interp.tasks.base import Task, drawn
 from ih_interp.tasks.few_shot import FewShotTask, number
-from ih_interp.types import Batch
 
-Measure: TypeAlias = Callable[[HookedTransformer, Batch], Any]
+Measure: TypeAlias = Callable[[HookedModel, Batch], Any]
 """Maps a model and sequences to a number, `[layer, head]`, or numbers by name, all of them means.
 
 By name (a mapping, a NamedTuple) a tensor `[batch]` may stand for its mean.
@@ -162,7 +162,7 @@ def refuse_other_function(function: Callable[..., Any], what: str, *names: str) 
         ) from error
 
 
-def _parts(model: HookedTransformer) -> tuple[object, ...]:
+def _parts(model: HookedModel) -> tuple[object, ...]:
     """Return what a measure may not change in a model, but for the values of its weights."""
     parts = [
         (
@@ -180,7 +180,7 @@ def _parts(model: HookedTransformer) -> tuple[object, ...]:
 
 
 def _means(
-    model: HookedTransformer, measure: Measure, batch: Batch, apply: Callable[..., Any]
+    model: HookedModel, measure: Measure, batch: Batch, apply: Callable[..., Any]
 ) -> dict[str, float]:
     """Return the measure's numbers by name, chunk by chunk, each under the clamps of `apply`."""
     total: dict[str, float] = {}

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
+from ih_interp._sequences import refuse_outside
 from ih_interp._stock import runs_own_code, wrong_norm
 from ih_interp.analysis.patching._last_layer import final_norm
-from ih_interp.evaluation import refuse_outside
+from ih_interp.hooked_model import HookedModel
 from ih_interp.model import FewShotEmbed
 
 NORMS = (None, "LN", "LNPre", "RMS", "RMSPre")
@@ -28,7 +28,7 @@ class Weights:
     Raises ValueError for a model whose weights cannot be read so.
     """
 
-    def __init__(self, model: HookedTransformer, layer_norm: bool = True) -> None:
+    def __init__(self, model: HookedModel, layer_norm: bool = True) -> None:
         cfg, norm = model.cfg, f"normalization_type={model.cfg.normalization_type!r}"
         if cfg.normalization_type not in NORMS:
             known = ", ".join(map(str, NORMS))

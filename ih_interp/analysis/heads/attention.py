@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.special import entr
-from transformer_lens import HookedTransformer
 
 from ih_interp.analysis.checks import Positions, checked_in_plain_torch
 from ih_interp.analysis.heads.pattern_scores import (
@@ -22,7 +21,9 @@ from ih_interp.analysis.heads.pattern_scores import (
     layer_scores,
     tokens_of,
 )
-from ih_interp.types import Answers, Batch, Layout, Pattern, Tokens
+from ih_interp.batch import Answers, Batch, Layout
+from ih_interp.hooked_model import HookedModel
+from ih_interp.types import Pattern, Tokens
 
 Rows: TypeAlias = Literal["all", "labels"]
 """Query rows that a score averages: every one that has a choice, or those of the labels."""
@@ -30,7 +31,7 @@ Rows: TypeAlias = Literal["all", "labels"]
 
 @checked_in_plain_torch()
 def induction_strength(
-    model: HookedTransformer, batch: Batch, *, per_sequence: bool = False
+    model: HookedModel, batch: Batch, *, per_sequence: bool = False
 ) -> PerHeadScore:
     """Return attention to the answers minus to the other candidates, in [-1, 1]; chance 0.
 
@@ -68,7 +69,7 @@ def answered_queries(batch: Batch) -> tuple[Answers, Answers, Bool[Tensor, "batc
 
 @checked_in_plain_torch()
 def previous_token_score(
-    model: HookedTransformer, batch: Sequences, *, rows: Rows = "all", per_sequence: bool = False
+    model: HookedModel, batch: Sequences, *, rows: Rows = "all", per_sequence: bool = False
 ) -> PerHeadScore:
     """Return the mean attention from a token to the one before it, in [0, 1].
 
@@ -82,7 +83,7 @@ def previous_token_score(
 
 @checked_in_plain_torch()
 def current_token_score(
-    model: HookedTransformer, batch: Sequences, *, rows: Rows = "all", per_sequence: bool = False
+    model: HookedModel, batch: Sequences, *, rows: Rows = "all", per_sequence: bool = False
 ) -> PerHeadScore:
     """Return the mean attention from a token to itself, in [0, 1].
 
@@ -115,7 +116,7 @@ def _score_rows(n_positions: int, rows: Rows) -> list[int]:
 
 @checked_in_plain_torch()
 def duplicate_token_score(
-    model: HookedTransformer, batch: Sequences, *, per_sequence: bool = False
+    model: HookedModel, batch: Sequences, *, per_sequence: bool = False
 ) -> PerHeadScore:
     """Return the mean attention from a repeated token to its earlier copies, in [0, 1].
 
@@ -164,7 +165,7 @@ def _earlier_copies(tokens: Tokens) -> Bool[Tensor, "batch query key"]:
 
 @checked_in_plain_torch()
 def attention_entropy(
-    model: HookedTransformer, batch: Sequences, *, per_sequence: bool = False
+    model: HookedModel, batch: Sequences, *, per_sequence: bool = False
 ) -> PerHeadScore:
     """Return the entropy of the pattern's last row, the query's, in nats.
 

@@ -12,10 +12,10 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from ih_interp.analysis.checks import Within, checked_in_plain_torch
 from ih_interp.analysis.heads._weights import Weights
+from ih_interp.hooked_model import HookedModel
 from ih_interp.types import Head
 
 Kind: TypeAlias = Literal["Q", "K", "V"]
@@ -35,7 +35,7 @@ class Chance(NamedTuple):
 
 
 @checked_in_plain_torch()
-def composition_scores(model: HookedTransformer, kind: Kind, *, fold_ln: bool = False) -> Pairs:
+def composition_scores(model: HookedModel, kind: Kind, *, fold_ln: bool = False) -> Pairs:
     """Return composition after Elhage et al. (2021, "A Mathematical Framework"), in [0, 1].
 
     With W_OV = W_V W_O of source s and row vectors, the Frobenius norms
@@ -55,7 +55,7 @@ def composition_scores(model: HookedTransformer, kind: Kind, *, fold_ln: bool = 
 
 
 @checked_in_plain_torch()
-def output_composition(model: HookedTransformer, kind: Kind) -> Pairs:
+def output_composition(model: HookedModel, kind: Kind) -> Pairs:
     """Return `|W_O^s W_X| / (|W_O^s| |W_X|)` with X = Q, K or V, Frobenius norms, in [0, 1].
 
     The published notebook's composition (Singh et al. 2024, Figure 11): how much of the source's
@@ -67,7 +67,7 @@ def output_composition(model: HookedTransformer, kind: Kind) -> Pairs:
 
 @checked_in_plain_torch()
 def composition_chance(
-    model: HookedTransformer, *, generator: torch.Generator, n_draws: Draws = 1_000
+    model: HookedModel, *, generator: torch.Generator, n_draws: Draws = 1_000
 ) -> Chance:
     """Return `composition_scores` of Gaussian matrices of the model's shapes.
 
@@ -82,7 +82,7 @@ def composition_chance(
 
 @checked_in_plain_torch()
 def output_composition_chance(
-    model: HookedTransformer, *, generator: torch.Generator, n_draws: Draws = 1_000
+    model: HookedModel, *, generator: torch.Generator, n_draws: Draws = 1_000
 ) -> Chance:
     """Return `output_composition` of Gaussian matrices of the model's shapes."""
     d, r = model.cfg.d_model, model.cfg.d_head

@@ -15,7 +15,6 @@ from typing import NamedTuple, TypeAlias
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from ih_interp._reprs import short_repr
 from ih_interp.analysis.checks import checked_in_plain_torch
@@ -27,8 +26,10 @@ from ih_interp.analysis.heads.pattern_scores import (
     layer_scores,
     tokens_of,
 )
+from ih_interp.batch import Batch
+from ih_interp.hooked_model import HookedModel
 from ih_interp.model import FewShotEmbed
-from ih_interp.types import Batch, PerHead, Tokens
+from ih_interp.types import PerHead, Tokens
 
 Chosen: TypeAlias = Int[Tensor, " token"] | None
 LARGE = 2**31  # numbers in the circuits of all heads; for more, tokens have to be chosen
@@ -46,7 +47,7 @@ class DiagonalCopying(NamedTuple):
 
 @checked_in_plain_torch(TOKENS)
 def copying_score_eig(
-    model: HookedTransformer, *, full: bool = True, tokens: Chosen = None, layer_norm: bool = True
+    model: HookedModel, *, full: bool = True, tokens: Chosen = None, layer_norm: bool = True
 ) -> Float[Tensor, "layer head"]:
     """Return `sum of Re lambda / sum of |lambda|` over eigenvalues of a head's OV circuit.
 
@@ -70,7 +71,7 @@ def copying_score_eig(
 
 @checked_in_plain_torch(TOKENS)
 def copying_score_diag(
-    model: HookedTransformer, *, tokens: Chosen = None, layer_norm: bool = True
+    model: HookedModel, *, tokens: Chosen = None, layer_norm: bool = True
 ) -> DiagonalCopying:
     """Return where a token's own logit stands in its row of `W_E W_V W_O W_U`, `[token, output]`.
 
@@ -104,7 +105,7 @@ def copying_score_diag(
 
 @checked_in_plain_torch()
 def copying_score_logit(
-    model: HookedTransformer, batch: Sequences, *, per_sequence: bool = False
+    model: HookedModel, batch: Sequences, *, per_sequence: bool = False
 ) -> PerHeadScore:
     """Return the share of a head's raise of logits that goes to the token attended to, in [0, 1].
 
@@ -140,14 +141,14 @@ def copying_score_logit(
 
 
 @checked_in_plain_torch()
-def copying_logit_chance(model: HookedTransformer, batch: Sequences) -> float:
+def copying_logit_chance(model: HookedModel, batch: Sequences) -> float:
     """Return the score of a head that raises all alike: the mean of 1 / (number of outputs)."""
     return float((1 / _shares_of_outputs(model, tokens_of(batch)).sum(dim=1)).mean())
 
 
 @checked_in_plain_torch("on sequences use label_copying_of_values(model, batch)")
 def label_copying(
-    model: HookedTransformer, *, tokens: Chosen = None, layer_norm: bool = True
+    model: HookedModel, *, tokens: Chosen = None, layer_norm: bool = True
 ) -> Float[Tensor, "layer head label label"]:
     """Return what attending to a label adds to the logits, by weights: `W_E[label] W_V W_O W_U`.
 
@@ -166,7 +167,7 @@ def label_copying(
 
 @checked_in_plain_torch()
 def label_copying_of_values(
-    model: HookedTransformer, batch: Batch
+    model: HookedModel, batch: Batch
 ) -> Float[Tensor, "layer head label label"]:
     """Return what attending to a label adds to the logits, by values: the mean of `v W_O W_U`.
 
@@ -231,7 +232,7 @@ def _of_each_head(values: PerHead, n_heads: int) -> PerHead:
     return values.repeat_interleave(n_heads // values.shape[2], dim=2)
 
 
-def _shares_of_outputs(model: HookedTransformer, tokens: Tokens) -> Float[Tensor, "batch pos"]:
+def _shares_of_outputs(model: HookedModel, tokens: Tokens) -> Float[Tensor, "batch pos"]:
     """Return 1 / (how often the token stands in its sequence), 0 where it is not an output."""
     if model.cfg.d_vocab != model.cfg.d_vocab_out and not isinstance(model.embed, FewShotEmbed):
         counted = f"{model.cfg.d_vocab} tokens and {model.cfg.d_vocab_out} outputs"

@@ -16,19 +16,19 @@ from typing import Annotated, TypeAlias
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from ih_interp.analysis.checks import Within, checked_in_plain_torch
 from ih_interp.analysis.heads._weights import Weights
 from ih_interp.analysis.heads.composition import Pairs
 from ih_interp.analysis.heads.copying import eigenvalue_ratio
+from ih_interp.hooked_model import HookedModel
 
 Distance: TypeAlias = Annotated[int, Within(0)]
 
 
 @checked_in_plain_torch()
 def qk_matching(
-    model: HookedTransformer,
+    model: HookedModel,
     tokens: Int[Tensor, " token"],
     *,
     distance: Distance = 0,
@@ -63,7 +63,7 @@ def qk_matching(
 
 @checked_in_plain_torch()
 def induction_trace(
-    model: HookedTransformer,
+    model: HookedModel,
     tokens: Int[Tensor, " token"],
     previous: Float[Tensor, "layer head"],
     *,

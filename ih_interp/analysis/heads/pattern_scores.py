@@ -12,12 +12,13 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens import HookedTransformer
 from transformer_lens.hook_points import HookPoint
 
 from ih_interp.analysis.checks import checked_in_plain_torch
+from ih_interp.batch import Batch
 from ih_interp.clamps._active import active, pass_size
-from ih_interp.types import Batch, Head, Pattern, Tokens
+from ih_interp.hooked_model import HookedModel
+from ih_interp.types import Head, Pattern, Tokens
 
 Sequences: TypeAlias = Batch | Tokens
 PerHeadScore: TypeAlias = Float[Tensor, "layer head"] | Float[Tensor, "batch layer head"]
@@ -32,7 +33,7 @@ CHUNK = 1_024  # sequences per pass: the activations of more leave the processor
 
 @checked_in_plain_torch()
 def pattern_scores(
-    model: HookedTransformer, tokens: Tokens, score: Score, *, per_sequence: bool = False
+    model: HookedModel, tokens: Tokens, score: Score, *, per_sequence: bool = False
 ) -> PerHeadScore:
     """Apply a score of your own to every layer's pattern, 1,024 sequences at a time.
 
@@ -45,7 +46,7 @@ def pattern_scores(
 
 
 def layer_scores(
-    model: HookedTransformer,
+    model: HookedModel,
     batch: Sequences,
     score: LayerScore,
     *,
@@ -58,7 +59,7 @@ def layer_scores(
 
 
 def entry_score(
-    model: HookedTransformer,
+    model: HookedModel,
     batch: Sequences,
     queries: Sequence[int],
     shift: int,
@@ -86,7 +87,7 @@ def tokens_of(batch: Sequences) -> Tokens:
 
 
 def each_chunk(
-    model: HookedTransformer, tokens: Tokens, point: str, read: LayerScore
+    model: HookedModel, tokens: Tokens, point: str, read: LayerScore
 ) -> Iterator[Float[Tensor, "batch layer head ..."]]:
     """Yield `read` of the activation at every layer's `point`, 1,024 sequences at a time.
 

@@ -10,11 +10,11 @@ from typing import Annotated, Literal, TypeAlias
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
+from ih_interp._sequences import refuse_outside
 from ih_interp.analysis.checks import Positive, Within, checked_in_plain_torch
 from ih_interp.analysis.heads.pattern_scores import PerHeadScore, entry_chance, entry_score
-from ih_interp.evaluation import refuse_outside
+from ih_interp.hooked_model import HookedModel
 from ih_interp.types import Tokens
 
 Convention: TypeAlias = Literal["matched", "diagonal", "mul"]
@@ -31,7 +31,7 @@ GENERATOR = (
 
 @checked_in_plain_torch(GENERATOR)
 def repeated_tokens(
-    model: HookedTransformer,
+    model: HookedModel,
     generator: torch.Generator,
     n_sequences: Positive = 64,
     period: Several | None = None,
@@ -70,7 +70,7 @@ def repeated_tokens(
 
 @checked_in_plain_torch(GENERATOR)
 def prefix_matching_score(
-    model: HookedTransformer,
+    model: HookedModel,
     *,
     generator: torch.Generator,
     n_sequences: Positive = 64,
@@ -111,7 +111,7 @@ def prefix_matching_chance(
 
 @checked_in_plain_torch(GENERATOR)
 def induction_score(
-    model: HookedTransformer,
+    model: HookedModel,
     *,
     generator: torch.Generator,
     n_sequences: Positive = 64,

@@ -9,15 +9,15 @@ from typing import TypeAlias
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformer_lens import HookedTransformer
 
 from ih_interp._stock import not_plain, parts_of
+from ih_interp.hooked_model import HookedModel
 
 Stream: TypeAlias = Float[Tensor, "*any pos d_model"]
 PerHead: TypeAlias = Float[Tensor, "*any pos head d_head"]
 
 
-def stands_alone(model: HookedTransformer, layer: int) -> bool:
+def stands_alone(model: HookedModel, layer: int) -> bool:
     """Return whether a layer is the last, without MLP, and computes what `LastRow` does by hand."""
     if layer != model.cfg.n_layers - 1 or not model.cfg.attn_only:
         return False
@@ -25,7 +25,7 @@ def stands_alone(model: HookedTransformer, layer: int) -> bool:
     return not_plain(model, modules) is None
 
 
-def final_norm(model: HookedTransformer) -> tuple[nn.Module, ...]:
+def final_norm(model: HookedModel) -> tuple[nn.Module, ...]:
     """Return the final norm, if the model has one."""
     return () if model.cfg.normalization_type is None else (model.ln_final,)
 
@@ -33,7 +33,7 @@ def final_norm(model: HookedTransformer) -> tuple[nn.Module, ...]:
 class LastRow:
     """The last layer, final norm and unembedding of a model; `*any` are axes in front."""
 
-    def __init__(self, model: HookedTransformer) -> None:
+    def __init__(self, model: HookedModel) -> None:
         self.model = model
         self.block = model.blocks[-1]
         self.attn = self.block.attn

@@ -12,9 +12,9 @@ from typing import Any, get_args
 
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformer_lens import HookedTransformer
 
 from ih_interp.analysis._passes import HeadsOf, Input, Written, into_stream, recording, written_at
+from ih_interp.hooked_model import HookedModel
 from ih_interp.types import Residual
 
 
@@ -29,7 +29,7 @@ class Edges:
     to_output: bool = False
     """Whether the final residual stream is a receiver."""
 
-    def above(self, model: HookedTransformer) -> list[int]:
+    def above(self, model: HookedModel) -> list[int]:
         """Return the receivers' layers, of the final stream the number of layers."""
         return [*self.receivers, *[model.cfg.n_layers] * self.to_output]
 
@@ -43,7 +43,7 @@ class Patch:
     itself has there; give it instead of `source` where it is known before the pass.
     """
 
-    model: HookedTransformer
+    model: HookedModel
     edges: Edges
     source: Mapping[int, Written] = field(default_factory=dict[int, Tensor])
     frozen: Mapping[int, Written] = field(default_factory=dict[int, Tensor])

@@ -12,8 +12,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ih_interp.analysis.checks import checked_in_plain_torch
+from ih_interp.batch import Batch
 from ih_interp.tasks.few_shot import FewShotTask, Split
-from ih_interp.types import Batch
 
 Resampled: TypeAlias = Literal["query", "other"]
 """The pairs whose class is replaced: the query's copies in the context, or one other pair."""

@@ -12,14 +12,15 @@ from typing import Literal, NamedTuple, TypeAlias
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from ih_interp.analysis import _passes as passes
 from ih_interp.analysis._passes import Ablation, HeadsOf, Means
 from ih_interp.analysis.checks import checked_in_plain_torch
 from ih_interp.analysis.patching._patched_pass import Edges, Patch
+from ih_interp.batch import Batch
 from ih_interp.evaluation import Metric, measured
-from ih_interp.types import Batch, HeadName
+from ih_interp.hooked_model import HookedModel
+from ih_interp.types import HeadName
 
 Direction: TypeAlias = Literal["noise", "denoise"]
 """`noise` puts corrupted activations into the clean run, `denoise` clean into the corrupted."""
@@ -31,7 +32,7 @@ Effects: TypeAlias = Float[Tensor, "batch ..."]
 
 @checked_in_plain_torch()
 def path_patch(
-    model: HookedTransformer,
+    model: HookedModel,
     clean: Batch,
     corrupted: Batch | None,
     senders: Iterable[HeadName],
@@ -111,7 +112,7 @@ class Pair:
     Raises ValueError for models without edges and for sequences that do not fit together.
     """
 
-    model: HookedTransformer
+    model: HookedModel
     clean: Batch
     given: Batch | None
     direction: Direction
@@ -210,7 +211,7 @@ def _effect(pair: Pair, edges: Edges, means: Means, normalise: bool) -> tuple[Te
 
 
 def _edges(
-    model: HookedTransformer,
+    model: HookedModel,
     senders: Iterable[HeadName],
     receivers: Iterable[HeadName | Literal["output"]] | Literal["output"],
     via: str | Sequence[str],

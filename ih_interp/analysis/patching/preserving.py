@@ -15,7 +15,6 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from ih_interp._reprs import short_repr
 from ih_interp._stock import not_plain, parts_of
@@ -23,9 +22,11 @@ from ih_interp.analysis._passes import chunk_size, into_stream, recording
 from ih_interp.analysis.ablation._subset_passes import times
 from ih_interp.analysis.checks import Within, checked_in_plain_torch
 from ih_interp.analysis.patching._last_layer import LastRow
+from ih_interp.batch import Batch
 from ih_interp.clamps import AblateHeads, Preserve
 from ih_interp.evaluation import SequenceMetrics, evaluate, measured
-from ih_interp.types import Batch, Head, HeadName, parse_heads
+from ih_interp.hooked_model import HookedModel
+from ih_interp.types import Head, HeadName, parse_heads
 
 Kept: TypeAlias = Literal["patterns", "values"]
 """The activations of a clean pass that are forced."""
@@ -80,7 +81,7 @@ class PerSequence(dict[str, Float[Tensor, " batch"]]):
 
 @checked_in_plain_torch()
 def preserving_map(
-    model: HookedTransformer,
+    model: HookedModel,
     batch: Batch,
     *,
     preserve: Kept,
@@ -117,11 +118,7 @@ def preserving_map(
 
 @checked_in_plain_torch()
 def preserving_ablation(
-    model: HookedTransformer,
-    batch: Batch,
-    heads: Iterable[HeadName],
-    *,
-    preserve: Kept | Sequence[Kept],
+    model: HookedModel, batch: Batch, heads: Iterable[HeadName], *, preserve: Kept | Sequence[Kept]
 ) -> SequenceMetrics:
     """Return metrics of every sequence with heads ablated and patterns or values forced clean.
 
@@ -136,7 +133,7 @@ def preserving_ablation(
 
 @checked_in_plain_torch()
 def direct_path_removed(
-    model: HookedTransformer, batch: Batch, *, layer: Annotated[int, Within(0)] = 0
+    model: HookedModel, batch: Batch, *, layer: Annotated[int, Within(0)] = 0
 ) -> PerSequence:
     """Return metrics without the direct path of a layer's heads to the output (Figure 12).
 
@@ -153,7 +150,7 @@ def direct_path_removed(
 
 
 def _cells_by_passes(
-    model: HookedTransformer, batch: Batch, preserve: Kept, left: list[list[int]]
+    model: HookedModel, batch: Batch, preserve: Kept, left: list[list[int]]
 ) -> Float[Tensor, "scale receiver column batch"]:
     """Evaluate the model once per cell."""
     heads, cells = range(model.cfg.n_heads), list[Tensor]()
@@ -168,7 +165,7 @@ def _cells_by_passes(
 
 
 def _cells_by_linearity(
-    model: HookedTransformer, batch: Batch, preserve: Kept, left: list[list[int]]
+    model: HookedModel, batch: Batch, preserve: Kept, left: list[list[int]]
 ) -> Float[Tensor, "scale receiver column batch"]:
     """Sum over the heads left: without hooks, layer 0 writes as in the clean pass."""
     last, heads = LastRow(model), range(model.cfg.n_heads)

@@ -20,7 +20,6 @@ import torch
 from jaxtyping import Shaped
 from numpy import ndarray
 from scipy.special import entr
-from transformer_lens import HookedTransformer
 
 from ih_interp._columns import numbers
 from ih_interp._torch_state import plain_torch
@@ -29,8 +28,10 @@ from ih_interp.analysis.dynamics.trace import refuse_other_function, some_sequen
 from ih_interp.analysis.heads.pattern_scores import CHUNK
 from ih_interp.analysis.patching.wiring import wiring_map
 from ih_interp.analysis.statistics import Estimate, bootstrap
+from ih_interp.batch import Batch
+from ih_interp.hooked_model import HookedModel
 from ih_interp.runs import Run
-from ih_interp.types import Batch, Head
+from ih_interp.types import Head
 
 Values: TypeAlias = Shaped[ndarray, "..."] | Shaped[torch.Tensor, "..."]
 """Numbers of any shape, from NumPy or torch."""
@@ -123,7 +124,7 @@ def redundancy_over_training(
         raise ValueError(f"batch: expected at most {CHUNK} sequences, got {len(batch)}.")
     given = {"n_resamples": 200, **(bootstrap_options or {})}
 
-    def measure(model: HookedTransformer, part: Batch) -> dict[str, float]:
+    def measure(model: HookedModel, part: Batch) -> dict[str, float]:
         wiring = wiring_map(model, part, corrupt(part), via=via, per_sequence=True, **options)
         layers = (wiring.sender_layer, wiring.receiver_layer)
         return {

@@ -7,7 +7,6 @@ from typing import Literal, NamedTuple, TypeAlias
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from ih_interp._reprs import short_repr
 from ih_interp.analysis import _passes as passes
@@ -15,8 +14,10 @@ from ih_interp.analysis._passes import Ablation, HeadsOf, Means
 from ih_interp.analysis.checks import checked_in_plain_torch
 from ih_interp.analysis.patching._last_layer import final_norm
 from ih_interp.analysis.patching.path_patching import Pair, Seen
+from ih_interp.batch import Batch
 from ih_interp.clamps._active import active
-from ih_interp.types import Batch, HeadName
+from ih_interp.hooked_model import HookedModel
+from ih_interp.types import HeadName
 
 LinearScale: TypeAlias = Literal["logit", "logit_difference"]
 """Scales on which direct effects add up."""
@@ -49,7 +50,7 @@ class SelfRepair(NamedTuple):
 
 @checked_in_plain_torch()
 def self_repair(
-    model: HookedTransformer,
+    model: HookedModel,
     batch: Batch,
     heads: Iterable[HeadName],
     *,
@@ -104,7 +105,7 @@ def _part(pair: Pair, chosen: HeadsOf, means: Means) -> SelfRepair:
     return SelfRepair(now - before, direct, heads, of_mlps, (now - before) - (same_scale - start))
 
 
-def _names(model: HookedTransformer) -> list[str]:
+def _names(model: HookedModel) -> list[str]:
     """Return the points to record: the last stream first, what is added to it, the norm's scale."""
     layers = range(model.cfg.n_layers)
     mlps = [] if model.cfg.attn_only else [f"blocks.{layer}.hook_mlp_out" for layer in layers]
@@ -113,7 +114,7 @@ def _names(model: HookedTransformer) -> list[str]:
 
 
 def _changes(
-    model: HookedTransformer, whole: Seen, ablated: Seen, chosen: HeadsOf
+    model: HookedModel, whole: Seen, ablated: Seen, chosen: HeadsOf
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return ablated minus whole in the last stream, of chosen heads, of other heads, of MLPs."""
     change = {n: ablated.kept[n][:, -1:] - seen[:, -1:] for n, seen in whole.kept.items()}
@@ -129,7 +130,7 @@ def _changes(
     return own, others, mlps
 
 
-def _frozen_logits(model: HookedTransformer, whole: Seen, stream: Tensor) -> Tensor:
+def _frozen_logits(model: HookedModel, whole: Seen, stream: Tensor) -> Tensor:
     """Return the logits of a stream, the final norm dividing by the whole pass's scale."""
     value = stream[:, None]
     with ExitStack() as stack:

@@ -15,7 +15,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
-from transformer_lens import HookedTransformer
 
 from ih_interp._reprs import short_repr
 from ih_interp.analysis import _passes as passes
@@ -25,9 +24,11 @@ from ih_interp.analysis.dynamics.trace import refuse_other_function, trace
 from ih_interp.analysis.patching._last_layer import LastRow, stands_alone
 from ih_interp.analysis.patching._patched_pass import Edges, Patch
 from ih_interp.analysis.patching.path_patching import Direction, Pair, RunName, Seen, share
+from ih_interp.batch import Batch
 from ih_interp.evaluation import LOWER_IS_BETTER, Metric, measured
+from ih_interp.hooked_model import HookedModel
 from ih_interp.runs import Run
-from ih_interp.types import Batch, Head
+from ih_interp.types import Head
 
 FAST_CHUNK = 256
 """Sequences at once where only the last row is computed: 64 times as many edges fill the cache."""
@@ -72,7 +73,7 @@ class Wiring:
 
 @checked_in_plain_torch()
 def wiring_map(
-    model: HookedTransformer,
+    model: HookedModel,
     clean: Batch,
     corrupted: Batch | None,
     *,
@@ -144,7 +145,7 @@ def wiring_over_training(
     refuse_other_function(corrupt, "corrupt", "batch")
     last: list[Wiring] = []
 
-    def measure(model: HookedTransformer, part: Batch) -> dict[str, float]:
+    def measure(model: HookedModel, part: Batch) -> dict[str, float]:
         last[:] = [wiring_map(model, part, corrupt(part), **options)]
         table = last[0].table()
         names = table["via"] + "|" + table["sender"] + "|" + table["receiver"]

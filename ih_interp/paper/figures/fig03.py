@@ -8,12 +8,12 @@ from matplotlib.figure import Figure as Canvas
 from ih_interp.analysis.dynamics.emergence import first_below, plateau_length
 from ih_interp.analysis.dynamics.trace import trace
 from ih_interp.analysis.heads.attention import induction_strength
+from ih_interp.batch import Batch
 from ih_interp.paper.claims import Measured, by_rules, curves, spearman, when
 from ih_interp.paper.drawing import BESIDE, panels, plot_each_network
 from ih_interp.paper.study import Figure, Study, each_run, some_steps
 from ih_interp.plots import plot_losses, plot_strengths
 from ih_interp.runs import Run
-from ih_interp.types import Batch
 
 STRONG = 0.25  # induction strength above which a head is an induction head
 

@@ -13,6 +13,7 @@ from matplotlib.ticker import FuncFormatter
 import ih_interp.plots._style as style
 from ih_interp.analysis.ablation.single_heads import ablate_each_head
 from ih_interp.analysis.dynamics.emergence import emergence_table
+from ih_interp.batch import Batch
 from ih_interp.evaluation import Metric
 from ih_interp.paper.claims import (
     Claim,
@@ -33,7 +34,6 @@ from ih_interp.paper.study import Figure, Study, each_run
 from ih_interp.plots import plot_ablate_each_head
 from ih_interp.plots.curves import guess_line
 from ih_interp.runs import Run
-from ih_interp.types import Batch
 
 LINEAR = 0.95  # correlation of strength and accuracy that every network of the paper exceeds
 ACCURATE = 0.9  # accuracy with all heads above which a network has learned

@@ -13,7 +13,6 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure as Canvas, SubFigure
-from transformer_lens import HookedTransformer
 
 from ih_interp.analysis.heads.composition import (
     Kind,
@@ -22,12 +21,13 @@ from ih_interp.analysis.heads.composition import (
     pair_table,
 )
 from ih_interp.analysis.patching.preserving import Keep, Kept, preserving_map
+from ih_interp.batch import Batch
+from ih_interp.hooked_model import HookedModel
 from ih_interp.paper.claims import Measured, by_rules, spearman
 from ih_interp.paper.study import Figure, Study, each_run
 from ih_interp.plots._style import HEAD_COLOURS, HEAD_MARKERS
 from ih_interp.plots.maps import DIVERGING, draw_map
 from ih_interp.runs import Run
-from ih_interp.types import Batch
 
 LEFT: dict[str, Keep] = {"one ablated": "all_but_one", "one left": "one"}
 """Heads of layer 0: the first and the second column of Figure 11."""
@@ -63,7 +63,7 @@ def map_table(study: Study, run: Run, batch: Batch) -> pd.DataFrame:
     return table.assign(previous_token=table["sender"].isin([*map(str, circuit.previous_token)]))
 
 
-def causal_maps(model: HookedTransformer, batch: Batch, names: Iterable[str]) -> pd.DataFrame:
+def causal_maps(model: HookedModel, batch: Batch, names: Iterable[str]) -> pd.DataFrame:
     """Return the causal maps of these names, keys of `LEFT`, as rows of `map_table`."""
     parts: list[pd.DataFrame] = []
     for through, (kept, _) in PATHS.items():
@@ -76,7 +76,7 @@ def causal_maps(model: HookedTransformer, batch: Batch, names: Iterable[str]) ->
     return pd.concat(parts, ignore_index=True)
 
 
-def composition_maps(model: HookedTransformer) -> pd.DataFrame:
+def composition_maps(model: HookedModel) -> pd.DataFrame:
     """Return the two maps of composition, as rows of `map_table`."""
     chance = output_composition_chance(model, generator=torch.Generator().manual_seed(0)).mean
     parts = [

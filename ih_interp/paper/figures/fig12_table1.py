@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from transformer_lens import HookedTransformer
 
 from ih_interp.analysis.dynamics.trace import trace
 from ih_interp.analysis.patching.preserving import (
@@ -15,14 +14,16 @@ from ih_interp.analysis.patching.preserving import (
     direct_path_removed,
     preserving_ablation,
 )
+from ih_interp.batch import Batch
 from ih_interp.clamps import AblateHeads
 from ih_interp.evaluation import evaluate
+from ih_interp.hooked_model import HookedModel
 from ih_interp.paper.claims import Measured, by_rules
 from ih_interp.paper.drawing import draw_conditions, panels
 from ih_interp.paper.study import Figure, Study, each_run, some_steps
 from ih_interp.plots._style import FAINT, Line
 from ih_interp.runs import Run
-from ih_interp.types import Batch, Head
+from ih_interp.types import Head
 
 REMOVED_LINES: Mapping[str, tuple[str, Line]] = {
     "last layer": ("without the heads of layer 1", Line("#D55E00", (0, (5, 1)))),
@@ -34,7 +35,7 @@ REMOVED_LINES: Mapping[str, tuple[str, Line]] = {
 # Figure 12: the loss over training without layer 0's direct path, and without layer 1's heads
 
 
-def last_layer_removed(model: HookedTransformer, batch: Batch) -> PerSequence:
+def last_layer_removed(model: HookedModel, batch: Batch) -> PerSequence:
     """Return what is lost without the heads of layer 1, in the form of `direct_path_removed`."""
     heads = tuple(Head(1, head) for head in range(model.cfg.n_heads))
     found, whole = evaluate(model, batch, [AblateHeads(heads=heads)]), evaluate(model, batch)
@@ -125,7 +126,7 @@ def preserving_table(study: Study, run: Run, batch: Batch) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["group", "ablated", "preserved", "accuracy"])
 
 
-def _accuracy(model: HookedTransformer, batch: Batch, heads: Sequence[Head], kept: Kept) -> float:
+def _accuracy(model: HookedModel, batch: Batch, heads: Sequence[Head], kept: Kept) -> float:
     if not heads:
         return math.nan
     found = preserving_ablation(model, batch, heads, preserve=kept)

@@ -12,13 +12,13 @@ from ih_interp import plots
 from ih_interp.analysis.ablation import single_heads
 from ih_interp.analysis.ablation.additivity import additivity_test
 from ih_interp.analysis.dynamics.emergence import LEARNED
+from ih_interp.batch import Batch
 from ih_interp.paper.claims import Claim, Judging, Measured, Rule, by_rules, by_seed, judge
 from ih_interp.paper.drawing import networks_beside
 from ih_interp.paper.recipes import last_layer_heads
 from ih_interp.paper.study import Figure, Study, each_run
 from ih_interp.plots.additivity import METRIC_NAMES
 from ih_interp.runs import Run
-from ih_interp.types import Batch
 
 ORDERS = ("the strongest first", "without the strongest")
 """Orders in which heads are added back, by falling induction strength."""

@@ -13,8 +13,9 @@ import ih_interp as ih
 from ih_interp.analysis.ablation import interactions
 from ih_interp.analysis.ablation._subset_passes import is_linear, one_cycle, subset_values
 from ih_interp.analysis.ablation.coalitions import coalitions
+from ih_interp.batch import Batch, Layout
 from ih_interp.evaluation import SCALES, measured
-from ih_interp.types import Batch, Head, Layout
+from ih_interp.types import Head
 
 LAST = ["L1H0", "L1H2", "L1H5"]
 MIXED = ["L1H2", "L0H1", "L1H5", "L0H4"]

@@ -18,7 +18,8 @@ from ih_interp.analysis.ablation.single_heads import (
     label_specific_accuracy,
     mistakes_corrected,
 )
-from ih_interp.types import Batch, Head
+from ih_interp.batch import Batch
+from ih_interp.types import Head
 
 ALL = [Head(1, head) for head in range(8)]
 

@@ -14,8 +14,8 @@ from torch.testing import assert_close
 from transformer_lens import HookedTransformer
 
 import ih_interp as ih
+from ih_interp.batch import Batch
 from ih_interp.model import ModelConfig, build_model, trained_parameters
-from ih_interp.types import Batch
 
 REFERENCE = Path(__file__).parents[4] / "shared" / "reference" / "icl_dynamics"
 CASES_FILE = REFERENCE / "random" / "cases.json"
