@@ -16,8 +16,7 @@ from ih_interp.clamps import AbstractClamp, check
 from ih_interp.config import RunConfig, run_folder
 from ih_interp.engine.compiled_forward import Sequences, compiler_found
 from ih_interp.evaluation import evaluation_sets, metric_names
-from ih_interp.hooked_model import HookedModel
-from ih_interp.hooked_model import expect_hooked_transformers
+from ih_interp.hooked_model import HookedModel, expect_hooked_transformers
 from ih_interp.model import build_model
 from ih_interp.registry import load_plugins, plugins_for
 from ih_interp.runs import Run, create_run, refuse_other_run
