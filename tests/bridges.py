@@ -7,19 +7,21 @@ with the same weights, which 4.0 removed. Nothing is loaded from anywhere.
 import importlib
 from importlib.metadata import version
 
+import pytest
 import torch
 import transformers
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 
 HAS_TWINS = version("transformer-lens").startswith("3.")
+needs_twins = pytest.mark.skipif(not HAS_TWINS, reason="needs a HookedTransformer")
 
 N_LAYERS, N_HEADS, D_MODEL, D_HEAD, D_MLP, N_CTX, D_VOCAB = 3, 4, 24, 6, 40, 12, 30
 
 GPT2 = {
     **{"n_layer": N_LAYERS, "n_head": N_HEADS, "n_embd": D_MODEL, "n_inner": D_MLP},
     **{"n_positions": N_CTX, "vocab_size": D_VOCAB, "resid_pdrop": 0.0, "embd_pdrop": 0.0},
-    "attn_pdrop": 0.0,
+    **{"attn_pdrop": 0.0, "tie_word_embeddings": False},
 }
 SIZES = {
     **{"num_hidden_layers": N_LAYERS, "num_attention_heads": N_HEADS, "hidden_size": D_MODEL},

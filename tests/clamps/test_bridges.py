@@ -1,0 +1,408 @@
+"""Clamps on TransformerBridges: the same as on HookedTransformers, and as plain hooks give.
+
+Both environments run this file: TransformerLens 3.9, and 4.3, which has no HookedTransformer.
+"""
+
+import copy
+from functools import partial
+
+import pytest
+import torch
+from bridges import BRIDGES, TWINS, bridge, needs_twins, tokens_for, twins
+from torch.nn.functional import cross_entropy
+from torch.testing import assert_close
+
+from ih_interp._stock import not_plain
+from ih_interp.batch import Batch
+from ih_interp.clamps import (
+    AblateEmbedding,
+    AblateHeads,
+    AttendLabelsOnly,
+    AttentionTemperature,
+    CopyFromAttention,
+    ForbidPreviousToken,
+    Freeze,
+    Function,
+    InductionAttention,
+    PerfectLayerOne,
+    PerfectMatchAndCopy,
+    Preserve,
+    PreviousTokenAttention,
+    SimilarityAttention,
+    clamped,
+    during,
+    ramp,
+)
+from ih_interp.engine.compile_step import compile_step
+from ih_interp.evaluation import evaluate
+
+
+def halve(activation, hook):
+    return 0.5 * activation
+
+
+def reversed_keys(activation, hook):
+    return activation.flip(-1)
+
+
+CLAMPS = [
+    [AblateHeads(heads=["L0H1", "L1H3"])],
+    [AblateEmbedding()],
+    [PreviousTokenAttention(heads=["L0H2", "L0H3"], strength=0.9)],
+    [ForbidPreviousToken(heads=["L0H2", "L1H0"])],
+    [InductionAttention(heads=["L1H3", "L2H0"], strength=0.9)],
+    [AttentionTemperature(heads=["L1H3"], temperature=0.5)],
+    [AttentionTemperature(heads=["L1H0"], temperature=3.0)],
+    [AttendLabelsOnly(heads=["L1H1"])],
+    [CopyFromAttention(head="L1H3")],
+    [PerfectLayerOne()],
+    [PerfectLayerOne(gradient="block"), CopyFromAttention(head="L1H3", gradient="block")],
+    [PerfectMatchAndCopy()],
+    [Preserve(what=["patterns"]), AblateHeads(heads=["L0H1", "L0H2"])],
+    [Preserve(what=["queries", "keys"]), AblateEmbedding()],
+    [Preserve(what=["values"], gradient="block"), AblateHeads(heads=["L0H1"])],
+    [Function(point="blocks.*.attn.hook_z", function=halve)],
+    [AblateHeads(heads=["L0H1"], schedule=ramp(0, 10))],
+    [ForbidPreviousToken(heads=["L0H2"], schedule=ramp(0, 10))],
+    [CopyFromAttention(head="L1H3", schedule=ramp(0, 10))],
+]
+ON_SCORES = (ForbidPreviousToken, AttentionTemperature, AttendLabelsOnly, CopyFromAttention)
+every_clamp = pytest.mark.parametrize(
+    "clamps", CLAMPS, ids=lambda clamps: "+".join(map(str, clamps))
+)
+
+
+def sequences(model):
+    """Random tokens that are asked at two positions, with answers among candidates."""
+    tokens = tokens_for(model)
+    answers = torch.zeros(3, 9, 9, dtype=torch.bool)
+    answers[:, 8, 3] = answers[:, 6, 2] = True
+    candidates = answers.clone()
+    candidates[:, 8, 5] = candidates[:, 6, 4] = True
+    targets = torch.full((3, 9), -100)
+    targets[:, 8], targets[:, 6] = tokens[:, 3], tokens[:, 2]
+    return Batch(tokens, targets, answers=answers, candidates=candidates)
+
+
+def logits_under(model, clamps, batch):
+    with clamped(model, clamps, batch, step=4):
+        return model(batch.tokens)
+
+
+def named(clamps, message):
+    return f"{clamps}: {message}"
+
+
+def n_hooks(model):
+    return sum(
+        len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()
+    )
+
+
+@needs_twins
+@pytest.mark.parametrize("name", TWINS)
+def test_clamps_give_what_they_give_on_a_hooked_transformer(name):
+    hooked, model = twins(name)
+    batch = sequences(model)
+    assert_close(hooked(batch.tokens), model(batch.tokens), rtol=0, atol=1e-5)
+    for clamps in CLAMPS:
+        before = n_hooks(model)
+        expected, found = (logits_under(each, clamps, batch) for each in (hooked, model))
+        assert_close(found, expected, rtol=1e-5, atol=1e-5, msg=partial(named, clamps))
+        assert n_hooks(model) == before
+
+
+@needs_twins
+@pytest.mark.parametrize("name", ["gpt2", "llama, grouped"])
+def test_gradients_are_those_of_a_hooked_transformer(name):
+    hooked, model = twins(name, dtype=torch.float64)
+    batch = sequences(model)
+    for clamps in CLAMPS:
+        gradients = []
+        for each, weight in ((hooked, hooked.W_E), (model, model.embed.weight)):
+            logits = logits_under(each, clamps, batch).flatten(0, 1)
+            loss = cross_entropy(logits, batch.targets.flatten())
+            gradients.append(torch.autograd.grad(loss, weight, materialize_grads=True)[0])
+        assert_close(*gradients, rtol=1e-4, atol=1e-4, msg=partial(named, clamps))
+
+
+def by_plain_hooks(model, batch):
+    """What six clamps are, written as hooks of TransformerLens by hand, with their points."""
+
+    def no_z(z, hook):
+        z = z.clone()
+        z[:, :, 1] = 0
+        return z
+
+    def to_previous(pattern, hook):
+        pattern = pattern.clone()
+        rows = torch.arange(1, pattern.shape[-1])
+        pattern[:, 2] = 0
+        pattern[:, 2, 0, 0] = 1
+        pattern[:, 2, rows, rows - 1] = 0.9
+        pattern[:, 2, rows, rows] = 0.1
+        return pattern
+
+    def not_to_previous(scores, hook):
+        scores = scores.clone()
+        rows = torch.arange(1, scores.shape[-1])
+        scores[:, 2, rows, rows - 1] = -1e9
+        return scores
+
+    def to_answers(pattern, hook):
+        pattern = pattern.clone()
+        pattern[:, 3, [6, 8]] = 0
+        pattern[:, 3, 8, 3], pattern[:, 3, 8, 5] = 0.8, 0.2
+        pattern[:, 3, 6, 2], pattern[:, 3, 6, 4] = 0.8, 0.2
+        return pattern
+
+    def colder(scores, hook):
+        scores = scores.clone()
+        scores[:, 3] = scores[:, 3] / 0.5
+        return scores
+
+    def only_candidates(scores, hook):
+        scores = scores.clone()
+        others = batch.asked[..., None] & ~batch.candidates
+        scores[:, 1] = scores[:, 1].masked_fill(others, -1e9)
+        return scores
+
+    of = "blocks.1.attn."
+    return [
+        (AblateHeads(heads=["L1H1"]), f"{of}hook_z", no_z),
+        (PreviousTokenAttention(heads=["L1H2"], strength=0.9), f"{of}hook_pattern", to_previous),
+        (ForbidPreviousToken(heads=["L1H2"]), f"{of}hook_attn_scores", not_to_previous),
+        (InductionAttention(heads=["L1H3"], strength=0.8), f"{of}hook_pattern", to_answers),
+        (AttentionTemperature(heads=["L1H3"], temperature=0.5), f"{of}hook_attn_scores", colder),
+        (AttendLabelsOnly(heads=["L1H1"]), f"{of}hook_attn_scores", only_candidates),
+    ]
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_clamps_give_what_plain_hooks_give(name):
+    model = bridge(name)
+    batch = sequences(model)
+    for clamp, point, function in by_plain_hooks(model, batch):
+        with model.hooks(fwd_hooks=[(point, function)]):
+            expected = model(batch.tokens)
+        found = logits_under(model, [clamp], batch)
+        assert_close(found, expected, rtol=0, atol=1e-5, msg=partial(named, clamp))
+        assert float((found - model(batch.tokens)).detach().abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("name", BRIDGES)
+def test_what_a_clamp_sets_is_what_hooks_of_others_see(name):
+    model = bridge(name)
+    batch = sequences(model)
+    seen = {}
+    point = "blocks.0.attn.hook_z"
+    with clamped(model, [AblateHeads(heads=["L0H1"])], batch):
+        with model.hooks(fwd_hooks=[(point, lambda z, hook: seen.update(z=z))]):
+            model(batch.tokens)
+        cache = model.run_with_cache(batch.tokens)[1]
+    assert seen["z"].shape == (3, 9, 4, 6)
+    assert not seen["z"][:, :, 1].any()
+    assert not cache[point][:, :, 1].any()
+    assert seen["z"][:, :, 0].any()
+
+
+@pytest.mark.parametrize("clamp", [c for c in CLAMPS if type(c[0]) in ON_SCORES], ids=str)
+def test_scores_that_a_bridge_only_shows_are_refused(clamp):
+    model = bridge("native")
+    model(tokens_for(model))  # the first pass puts hooks of its own
+    before = n_hooks(model)
+    with pytest.raises(ValueError, match="only shows"):
+        logits_under(model, clamp, sequences(model))
+    assert n_hooks(model) == before
+
+
+@pytest.mark.filterwarnings("ignore:A hook on attn")  # of TransformerLens 4, on what acts nowhere
+@pytest.mark.parametrize("point", ["hook_attn_scores", "hook_pattern"])
+@pytest.mark.parametrize("name", BRIDGES)
+def test_a_function_on_attention_acts_or_is_refused(name, point):
+    model = bridge(name)
+    tokens, name = tokens_for(model), f"blocks.1.attn.{point}"
+    free = model(tokens)
+    with model.hooks(fwd_hooks=[(name, reversed_keys)]):
+        expected = model(tokens)
+    clamp = Function(point=name, function=reversed_keys)
+    if torch.equal(expected, free):
+        with pytest.raises(ValueError, match="only shows"), clamped(model, [clamp]):
+            model(tokens)
+        return
+    with clamped(model, [clamp]):
+        assert_close(model(tokens), expected, rtol=0, atol=1e-5)
+
+
+def test_clamps_on_queries_keys_values_and_z_act_on_every_bridge():
+    model = bridge("native")
+    batch = sequences(model)
+    given = [Preserve(what=["queries", "keys", "values"]), AblateEmbedding()]
+    kept = {}
+    with clamped(model, given, batch):
+        for part in "qkv":
+            point = f"blocks.2.attn.hook_{part}"
+            with model.hooks(fwd_hooks=[(point, lambda a, hook, p=part: kept.update({p: a}))]):
+                model(batch.tokens)
+    cache = model.run_with_cache(batch.tokens)[1]
+    for part, value in kept.items():
+        assert_close(value, cache[f"blocks.2.attn.hook_{part}"])
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (Function(point="blocks.0.attn.hook_z", function=halve), "blocks.0.attn.o.hook_in"),
+        (Function(point="blocks.*.hook_resid_pre", function=halve), "blocks.1.hook_in"),
+        (AblateHeads(heads=["L0H1"]), "blocks.0.attn.v.hook_out"),
+        (AblateEmbedding(), "embed.hook_out"),
+        (CopyFromAttention(head="L1H3"), "unembed.hook_out"),
+        (CopyFromAttention(head="L1H3"), "hook_unembed"),
+    ],
+    ids=str,
+)
+def test_conflicts_are_found_by_any_name_of_a_point(one, other):
+    model = bridge("gpt2")
+    with (
+        pytest.raises(ValueError, match="Two clamps set"),
+        clamped(model, [one, Function(point=other, function=halve)], sequences(model)),
+    ):
+        pass
+
+
+def test_different_points_of_a_bridge_are_no_conflict():
+    model = bridge("llama, grouped")
+    batch = sequences(model)
+    points = ("attn.q.hook_out", "attn.k.hook_out", "attn.o.hook_out", "mlp.gate.hook_out")
+    given = [Function(point=f"blocks.1.{point}", function=halve) for point in points]
+    logits_under(model, given, batch)
+
+
+@pytest.mark.parametrize("name", BRIDGES)
+def test_a_pattern_of_points_acts_once_at_each(name):
+    model = bridge(name)
+    batch = sequences(model)
+    calls = []
+
+    def count(activation, hook):
+        calls.append(hook.name)
+        return activation + 1
+
+    with clamped(model, [Function(point="blocks.?.hook_[ir]*[ne]", function=count)], batch):
+        model(batch.tokens)
+    assert calls == [f"blocks.{n}.hook_in" for n in range(3)]
+
+
+def test_the_middle_of_the_residual_stream_is_refused_where_only_the_mlp_reads_it():
+    model = bridge("gpt2")
+    with pytest.raises(ValueError, match="resid_mid"):
+        logits_under(model, [Function(point="blocks.1.hook_resid_mid", function=halve)], None)
+
+
+def test_nested_blocks_and_hooks_of_others_stay():
+    model = bridge("gpt2")
+    batch = sequences(model)
+    model.add_hook("blocks.2.hook_resid_post", halve)
+    with torch.no_grad():  # bridges keep patterns, which cannot be copied with their graph
+        free = model(batch.tokens)
+    both = [AblateHeads(heads=["L0H1"]), ForbidPreviousToken(heads=["L1H1"])]
+    together = logits_under(model, both, batch)
+    with torch.no_grad(), clamped(model, both[:1], batch), clamped(model, both[1:], batch):
+        assert_close(model(batch.tokens), together)
+        copied = copy.deepcopy(model)
+        assert_close(copied(batch.tokens), free)
+        assert_close(evaluate(model, batch)["loss"], evaluate(model, batch, [])["loss"])
+    assert_close(model(batch.tokens), free)
+
+
+def test_reset_hooks_leaves_clamps_on():
+    model = bridge("llama")
+    batch = sequences(model)
+    given = [AblateHeads(heads=["L0H1"])]
+    expected = logits_under(model, given, batch)
+    with clamped(model, given, batch):
+        model.add_hook("blocks.2.hook_resid_post", halve)
+        model.reset_hooks()
+        assert_close(model(batch.tokens), expected)
+
+
+def test_other_sequences_and_changed_weights_are_refused():
+    model = bridge("neox")
+    batch = sequences(model)
+    with (
+        pytest.raises(ValueError, match="another batch"),
+        clamped(model, [InductionAttention(heads=["L1H3"])], batch),
+    ):
+        model(batch.tokens.flip(0))
+    with clamped(model, [Preserve(what=["values"]), AblateHeads(heads=["L0H1"])], batch):
+        model(batch.tokens)
+        with torch.no_grad():
+            model.embed.weight.mul_(1.5)
+        with pytest.raises(ValueError, match="weights"):
+            model(batch.tokens)
+
+
+@pytest.mark.parametrize(
+    ("clamp", "why"),
+    [
+        (Freeze(parameters=["embed.*"]), "HookedTransformer"),
+        (Freeze(heads=["L0H1"]), "HookedTransformer"),
+        (SimilarityAttention(heads=["L1H1"]), "few-shot"),
+        (AblateHeads(heads=["L3H0"]), "There is no head"),
+        (Function(point="blocks.0.attn.hook_y", function=halve), "no hook point"),
+        (Function(point="blocks.0.attn.hook_result", function=halve), "never fired"),
+    ],
+    ids=str,
+)
+def test_what_a_bridge_cannot_take_is_refused(clamp, why):
+    model = bridge("gpt2")
+    with pytest.raises(ValueError, match=why):
+        logits_under(model, [clamp], sequences(model))
+
+
+def test_schedules_are_at_their_step():
+    model = bridge("gpt2")
+    batch = sequences(model)
+    clamp = AblateHeads(heads=["L0H1"], schedule=during(5, 9))
+    assert_close(logits_under(model, [clamp], batch), model(batch.tokens))
+
+
+@pytest.mark.parametrize("name", BRIDGES)
+def test_a_bridge_is_not_plain(name):
+    model = bridge(name)
+    assert "TransformerBridge" in str(not_plain(model, [model.embed]))
+
+
+@needs_twins
+def test_a_bridge_cannot_be_trained():
+    with pytest.raises(TypeError, match="HookedTransformer"):
+        compile_step(bridge("gpt2"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", TWINS)
+def test_half_precision_is_as_exact_under_clamps_as_without(name, dtype):
+    model, exact = bridge(name, dtype=dtype), bridge(name, dtype=dtype).to(torch.float64)
+    batch = sequences(model)
+    without = float((model(batch.tokens) - exact(batch.tokens)).detach().abs().max())
+    for clamps in CLAMPS:
+        found = logits_under(model, clamps, batch)
+        assert found.dtype == dtype
+        expected = logits_under(exact, clamps, batch)
+        shown = expected > -1e4  # others are masked
+        assert bool(
+            (found[~shown] <= torch.finfo(dtype).min / 2).all() | (found[~shown] < -1e8).all()
+        )
+        difference = float((found.double() - expected)[shown].abs().max())
+        assert difference < 4 * without, (clamps, difference, without)
+
+
+@pytest.mark.parametrize("temperature", [1e-20, 1e-3, 1e3, 1e20])
+def test_no_temperature_shows_what_the_mask_hides(temperature):
+    model = bridge("gpt2", dtype=torch.float16)
+    batch = sequences(model)
+    clamp = AttentionTemperature(heads=["L1H0"], temperature=temperature)
+    with clamped(model, [clamp], batch):
+        pattern = model.run_with_cache(batch.tokens)[1]["blocks.1.attn.hook_pattern"][:, 0]
+    assert not pattern.triu(1).any()
+    assert_close(pattern.sum(-1), torch.ones(3, 9, dtype=torch.float16), rtol=0, atol=2e-3)
