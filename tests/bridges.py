@@ -32,6 +32,17 @@ LLAMA |= {"tie_word_embeddings": False, "pad_token_id": None}
 LLAMA |= {"bos_token_id": None, "eos_token_id": None}
 NEOX = {**SIZES, "rotary_pct": 0.67, "attention_dropout": 0.0, "hidden_dropout": 0.0}
 
+LOCAL = {"sliding_window": 4, "layer_types": ["sliding_attention"] * N_LAYERS}
+GEMMA2 = {**LLAMA, "query_pre_attn_scalar": D_HEAD, "attn_logit_softcapping": 5.0}
+GEMMA2 |= {"final_logit_softcapping": 8.0, "hidden_activation": "gelu_pytorch_tanh"}
+GEMMA2 |= {"layer_types": ["full_attention"] * N_LAYERS}
+OPT = {"num_hidden_layers": N_LAYERS, "num_attention_heads": N_HEADS, "hidden_size": D_MODEL}
+OPT |= {"ffn_dim": D_MLP, "word_embed_proj_dim": D_MODEL, "max_position_embeddings": N_CTX}
+OPT |= {"vocab_size": D_VOCAB, "dropout": 0.0, "tie_word_embeddings": False}
+OPT |= {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+BLOOM = {"n_layer": N_LAYERS, "n_head": N_HEADS, "hidden_size": D_MODEL, "vocab_size": D_VOCAB}
+BLOOM |= {"tie_word_embeddings": False, "hidden_dropout": 0.0, "attention_dropout": 0.0}
+
 # The class at Hugging Face, without its ending, and the fields of its configuration.
 CONFIGURATIONS = {
     "gpt2": ("GPT2", GPT2),
@@ -39,6 +50,11 @@ CONFIGURATIONS = {
     "llama": ("Llama", {**LLAMA, "num_key_value_heads": N_HEADS}),
     "llama, grouped": ("Llama", LLAMA),
     "llama, one key-value head": ("Llama", {**LLAMA, "num_key_value_heads": 1}),
+    "mistral": ("Mistral", {**LLAMA, **LOCAL}),
+    "qwen3": ("Qwen3", LLAMA),
+    "gemma 2": ("Gemma2", GEMMA2),
+    "opt": ("OPT", OPT),
+    "bloom": ("Bloom", BLOOM),
 }
 BRIDGES = (*CONFIGURATIONS, "native")
 """The names that `bridge` takes; all but "native" have twins, `TWINS`."""
@@ -66,8 +82,10 @@ def twins(name, *, dtype=torch.float32, seed=0):
     from architectures import architecture
 
     model = hugging_face(name, seed=seed).to(dtype)
-    hooked = architecture(name, dtype=dtype)
-    kind = {"GPT2": "gpt2", "GPTNeoX": "neox", "Llama": "llama"}[CONFIGURATIONS[name][0]]
+    sizes = {"d_mlp": 4 * D_MODEL} if name == "bloom" else {}  # which it has at Hugging Face
+    hooked = architecture(name, dtype=dtype, **sizes)
+    kind = CONFIGURATIONS[name][0].lower()
+    kind = {"gptneox": "neox", "gemma2": "gemma"}.get(kind, kind)
     path = f"transformer_lens.pretrained.weight_conversions.{kind}"
     converted = getattr(importlib.import_module(path), f"convert_{kind}_weights")(model, hooked.cfg)
     state = {k: v.detach().clone().to(dtype) for k, v in converted.items()}
@@ -75,7 +93,8 @@ def twins(name, *, dtype=torch.float32, seed=0):
     missing, unexpected = hooked.load_state_dict(state, strict=False)
     weights = {key for key, _ in hooked.named_parameters()}
     assert not unexpected, unexpected
-    assert not weights & {*missing}, missing
+    unused = {"pos_embed.W_pos"} if name == "bloom" else set()
+    assert weights & {*missing} <= unused, missing
     return hooked, _over(model)
 
 
