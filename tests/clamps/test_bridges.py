@@ -9,11 +9,11 @@ from functools import partial
 import pytest
 import torch
 from bridges import BRIDGES, TWINS, bridge, needs_twins, tokens_for, twins
+from plain_clamps import by_plain_hooks, sequences
 from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 
 from ih_interp._stock import not_plain
-from ih_interp.batch import Batch
 from ih_interp.clamps import (
     AblateEmbedding,
     AblateHeads,
@@ -79,18 +79,6 @@ def clamps_for(name):
     return [clamps for clamps in CLAMPS if not any(isinstance(c, refused) for c in clamps)]
 
 
-def sequences(model):
-    """Random tokens that are asked at two positions, with answers among candidates."""
-    tokens = tokens_for(model)
-    answers = torch.zeros(3, 9, 9, dtype=torch.bool)
-    answers[:, 8, 3] = answers[:, 6, 2] = True
-    candidates = answers.clone()
-    candidates[:, 8, 5] = candidates[:, 6, 4] = True
-    targets = torch.full((3, 9), -100)
-    targets[:, 8], targets[:, 6] = tokens[:, 3], tokens[:, 2]
-    return Batch(tokens, targets, answers=answers, candidates=candidates)
-
-
 def logits_under(model, clamps, batch):
     with clamped(model, clamps, batch, step=4):
         return model(batch.tokens)
@@ -125,6 +113,7 @@ def test_clamps_give_what_they_give_on_a_hooked_transformer(name):
 
 
 @needs_twins
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gpt2", "llama, grouped"])
 def test_gradients_are_those_of_a_hooked_transformer(name):
     hooked, model = twins(name, dtype=torch.float64)
@@ -138,63 +127,11 @@ def test_gradients_are_those_of_a_hooked_transformer(name):
         assert_close(*gradients, rtol=1e-4, atol=1e-4, msg=partial(named, clamps))
 
 
-def by_plain_hooks(model, batch):
-    """What six clamps are, written as hooks of TransformerLens by hand, with their points."""
-
-    def no_z(z, hook):
-        z = z.clone()
-        z[:, :, 1] = 0
-        return z
-
-    def to_previous(pattern, hook):
-        pattern = pattern.clone()
-        rows = torch.arange(1, pattern.shape[-1])
-        pattern[:, 2] = 0
-        pattern[:, 2, 0, 0] = 1
-        pattern[:, 2, rows, rows - 1] = 0.9
-        pattern[:, 2, rows, rows] = 0.1
-        return pattern
-
-    def not_to_previous(scores, hook):
-        scores = scores.clone()
-        rows = torch.arange(1, scores.shape[-1])
-        scores[:, 2, rows, rows - 1] = -1e9
-        return scores
-
-    def to_answers(pattern, hook):
-        pattern = pattern.clone()
-        pattern[:, 3, [6, 8]] = 0
-        pattern[:, 3, 8, 3], pattern[:, 3, 8, 5] = 0.8, 0.2
-        pattern[:, 3, 6, 2], pattern[:, 3, 6, 4] = 0.8, 0.2
-        return pattern
-
-    def colder(scores, hook):
-        scores = scores.clone()
-        scores[:, 3] = scores[:, 3] / 0.5
-        return scores
-
-    def only_candidates(scores, hook):
-        scores = scores.clone()
-        others = batch.asked[..., None] & ~batch.candidates
-        scores[:, 1] = scores[:, 1].masked_fill(others, -1e9)
-        return scores
-
-    of = "blocks.1.attn."
-    return [
-        (AblateHeads(heads=["L1H1"]), f"{of}hook_z", no_z),
-        (PreviousTokenAttention(heads=["L1H2"], strength=0.9), f"{of}hook_pattern", to_previous),
-        (ForbidPreviousToken(heads=["L1H2"]), f"{of}hook_attn_scores", not_to_previous),
-        (InductionAttention(heads=["L1H3"], strength=0.8), f"{of}hook_pattern", to_answers),
-        (AttentionTemperature(heads=["L1H3"], temperature=0.5), f"{of}hook_attn_scores", colder),
-        (AttendLabelsOnly(heads=["L1H1"]), f"{of}hook_attn_scores", only_candidates),
-    ]
-
-
 @pytest.mark.parametrize("name", [name for name in TWINS if name != "opt"])
 def test_clamps_give_what_plain_hooks_give(name):
     model = bridge(name)
     batch = sequences(model)
-    for clamp, point, function in by_plain_hooks(model, batch):
+    for clamp, point, function in by_plain_hooks(batch):
         with model.hooks(fwd_hooks=[(point, function)]):
             expected = model(batch.tokens)
         found = logits_under(model, [clamp], batch)
@@ -392,6 +329,7 @@ def test_a_bridge_cannot_be_trained():
 
 
 @torch.no_grad()
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", TWINS)
 def test_half_precision_is_as_exact_under_clamps_as_without(name, dtype):
