@@ -139,6 +139,19 @@ def test_clamps_give_what_plain_hooks_give(name):
         assert float((found - model(batch.tokens)).detach().abs().max()) > 1e-3
 
 
+@pytest.mark.parametrize("name", ["gpt2", "llama, grouped"])
+def test_clamps_give_the_same_predictions_with_processed_weights(name):
+    model, processed = bridge(name), bridge(name)
+    processed.enable_compatibility_mode(disable_warnings=True)
+    batch = sequences(model)
+    for clamp, _, _ in by_plain_hooks(batch):
+        if not isinstance(clamp, AblateHeads):  # what a head writes then lacks its values' biases
+            expected, found = (
+                logits_under(each, [clamp], batch).log_softmax(-1) for each in (model, processed)
+            )
+            assert_close(found, expected, rtol=0, atol=1e-4, msg=partial(named, clamp))
+
+
 @pytest.mark.parametrize("name", BRIDGES)
 def test_what_a_clamp_sets_is_what_hooks_of_others_see(name):
     model = bridge(name)
