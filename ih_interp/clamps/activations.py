@@ -20,7 +20,7 @@ from ih_interp.clamps.base import (
     Shape,
     Site,
 )
-from ih_interp.hooked_model import HookedModel
+from ih_interp.hooked_model import HookedModel, is_bridge
 
 Preserved: TypeAlias = Literal["patterns", "values", "queries", "keys"]
 HOOKS: dict[str, str] = {"patterns": "pattern", "values": "v", "queries": "q", "keys": "k"}
@@ -30,15 +30,16 @@ HOOKS: dict[str, str] = {"patterns": "pattern", "values": "v", "queries": "q", "
 class AblateHeads(HeadClamp):
     """The heads' values are 0 at every position, so they write nothing; their patterns stay.
 
-    Where heads share values (grouped-query attention), their z is 0 instead. Clamps on the patterns
-    of these heads remain in force, to no effect on the logits.
+    Where heads share values (grouped-query attention), and in a TransformerBridge, their z is 0
+    instead. Clamps on the patterns of these heads remain in force, to no effect on the logits.
     """
 
     kind: Literal["ablate_heads"] = "ablate_heads"
     stage, needs_batch, sets = 20, False, "v"
 
     def hooks(self, setting: Setting) -> list[Hook]:
-        shared = setting.model.cfg.n_key_value_heads is not None
+        model = setting.model
+        shared = model.cfg.n_key_value_heads is not None or is_bridge(model)
         return self.at_each_layer(setting, "hook_z" if shared else "hook_v", hooks.zero_heads)
 
 
@@ -71,15 +72,26 @@ class Function(AbstractClamp):
     """What is called at each of them."""
 
     def sites(self, shape: Shape) -> frozenset[Site]:
-        parts = self.point.split(".")
+        usual = [name for own, name in shape.aliases if fnmatchcase(own, self.point)]
+        return frozenset(
+            site for point in usual or [self.point] for site in self._sites_of(point, shape)
+        )
+
+    def _sites_of(self, point: str, shape: Shape) -> list[Site]:
+        parts = point.split(".")
+        in_block, layers = (
+            parts[0] == "blocks" and len(parts) > 2,
+            range(EMBEDDING, shape.n_layers + 1),
+        )
         name = parts[-1].removeprefix("hook_").removeprefix("attn_")
-        layers = range(EMBEDDING, shape.n_layers + 1)
-        if parts[0] == "blocks" and len(parts) > 2:
+        if name in ("in", "out"):  # of a bridge's modules, any of which has both
+            name = ".".join(parts[2:] if in_block else parts)
+        if in_block:
             layers = [n for n in range(shape.n_layers) if fnmatchcase(str(n), parts[1])]
-        elif "*" not in self.point:
+        elif "*" not in point:
             is_embedding = parts[0].removeprefix("hook_") in ("embed", "pos_embed")
             layers = [EMBEDDING if is_embedding else shape.n_layers]
-        return frozenset(Site(name, layer) for layer in layers)
+        return [Site("logits" if name == "unembed" else name, layer) for layer in layers]
 
     def prepare(self, model: HookedModel) -> None:
         if not self._points(model):
@@ -89,7 +101,11 @@ class Function(AbstractClamp):
             )
 
     def _points(self, model: HookedModel) -> list[str]:
-        return [name for name in model.hook_dict if fnmatchcase(name, self.point)]
+        found: dict[Any, str] = {}  # each point once, though a bridge has several names for it
+        for name, point in model.hook_dict.items():
+            if fnmatchcase(name, self.point):
+                found.setdefault(point, name)
+        return list(found.values())
 
     def hooks(self, setting: Setting) -> list[Hook]:
         return [(name, self.function) for name in self._points(setting.model)]

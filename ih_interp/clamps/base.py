@@ -18,7 +18,7 @@ from ih_interp._expect import Entry, once_each
 from ih_interp._reprs import short_repr
 from ih_interp.batch import Batch
 from ih_interp.clamps.schedules import AbstractSchedule, Always, Metrics
-from ih_interp.hooked_model import HookedModel
+from ih_interp.hooked_model import HookedModel, is_bridge
 from ih_interp.model import FewShotEmbed
 from ih_interp.registry import AnyOf, Kinded
 from ih_interp.types import Head, HeadField, HeadName
@@ -41,10 +41,14 @@ class Shape(NamedTuple):
 
     n_layers: int
     n_heads: int
+    aliases: tuple[tuple[str, str], ...] = ()
+    """A bridge's own names of hook points, each with TransformerLens's."""
 
     @classmethod
     def of(cls, model: HookedModel) -> "Shape":
-        return cls(model.cfg.n_layers, model.cfg.n_heads)
+        points = model.hook_dict.items() if is_bridge(model) else ()
+        aliases = tuple((str(p.name), name) for name, p in points if p.name != name)
+        return cls(model.cfg.n_layers, model.cfg.n_heads, aliases)
 
 
 class Site(NamedTuple):
@@ -285,12 +289,25 @@ class HeadClamp(AbstractClamp):
         """Return `function(activation, hook, heads=mask, **given)` for each layer with such a head.
 
         `point` is a hook of attention, "hook_pattern"; the mask is True for the layer's heads.
+        Raises ValueError for keys and values that groups of heads share.
         """
+        if point in ("hook_k", "hook_rot_k", "hook_v"):
+            self._refuse_shared(setting.model.cfg)
         heads, function = setting.tensors["heads"], partial(function, **given)
         return [
             (f"blocks.{layer}.attn.{point}", partial(function, heads=heads[layer]))
             for layer in self.layers
         ]
+
+    def _refuse_shared(self, cfg: Any) -> None:
+        """Refuse single heads of grouped-query attention, where keys and values are of groups."""
+        n_shared, whole = cfg.n_key_value_heads, (None, cfg.n_heads)
+        if n_shared not in whole and not getattr(cfg, "ungroup_grouped_query_attention", False):
+            raise ValueError(
+                f"{self} acts on keys or values of single heads, and groups of heads share them: "
+                f"cfg.n_key_value_heads={n_shared} for {cfg.n_heads} heads. Expected queries, "
+                "patterns or z (hook_z), which each head has."
+            )
 
 
 def head_mask(heads: Sequence[Head], shape: Shape) -> Bool[Tensor, "layer head"]:
