@@ -251,7 +251,6 @@ class _Edges:
         for letter, sender, receiver in product(self.via, heads, heads):
             edges = Edges({}, {self.receiver_layer: [receiver]}, (letter,))
             patch = Patch(pair.model, edges, changes={self.sender_layer: change[sender]})
-            seen = pair.run(pair.order[1], means=self._alone(sender), patch=patch)
-            after.append(pair.measured(seen.logits))
+            after.append(pair.patched(patch, self._alone(sender)))
             self.done(1)
         return torch.stack(after).unflatten(0, (len(self.via), len(heads), len(heads)))
