@@ -72,9 +72,10 @@ class Patch:
     changes: dict[int, Residual] = field(default_factory=dict[int, Tensor])
     reads: dict[tuple[int, Input], Tensor] = field(default_factory=dict[tuple[int, Input], Tensor])
 
-    def layers(self) -> list[int]:
-        """Return the layers with receivers or middle heads, from the lowest up."""
-        return list(dict.fromkeys(layer for layer, _ in self.edges.inputs(self.model)))
+    def unread(self) -> list[int]:
+        """Return the layers whose receivers or middle heads have yet to read, the lowest first."""
+        places = self.edges.inputs(self.model).keys() - self.reads.keys()
+        return sorted({layer for layer, _ in places})
 
     @contextmanager
     def applied(self, reading: int | None = None) -> Generator[None]:

@@ -216,11 +216,14 @@ class Pair:
             return Seen(logits, kept)
 
     def patched(self, patch: Patch, means: Means | None = None) -> Float[Tensor, " batch"]:
-        """Return the metric of the base run with a patch, whose inputs are read first."""
-        base = self.order[1]
-        for layer in patch.layers():
-            self.run(base, means=means, patch=patch, last=layer)
-        return self.measured(self.run(base, means=means, patch=patch).logits)
+        """Return the metric of the base run with a patch."""
+        self.read(patch, means)
+        return self.measured(self.run(self.order[1], means=means, patch=patch).logits)
+
+    def read(self, patch: Patch, means: Means | None = None) -> None:
+        """Have the receivers of a patch read their inputs in the base run, where they have not."""
+        for layer in patch.unread():
+            self.run(self.order[1], means=means, patch=patch, last=layer)
 
 
 def _effect(pair: Pair, edges: Edges, means: Means, normalise: bool) -> tuple[Tensor, Tensor]:

@@ -3,12 +3,14 @@
 import pytest
 import torch
 from architectures import ARCHITECTURES, architecture
+from bridges import TWINS, twins
 from torch.testing import assert_close
 
 import ih_interp as ih
+from ih_interp.analysis.patching import _upper_layers
+from ih_interp.analysis.patching._upper_layers import run_alone
 from ih_interp.analysis.patching.path_patching import path_patch
-from ih_interp.analysis.patching.self_repair import self_repair
-from ih_interp.analysis.patching.wiring import wiring_map
+from ih_interp.analysis.patching.wiring import wiring_maps
 
 POST_NORM = ("gemma 2",)
 SUMS = [name for name in ARCHITECTURES if name not in POST_NORM]
@@ -110,3 +112,108 @@ def test_edges_are_those_of_plain_hooks(name):
 def test_norms_behind_attention_are_refused(name):
     with pytest.raises(ValueError, match="normalises what attention writes"):
         path_patch(architecture(name), CLEAN, CORRUPTED, ["L0H0"], "output")
+
+
+PASSES = (  # of which the upper layers do not run by themselves
+    *("attention only, shortformer", "gpt neo", "mistral", "gemma 2, caps", "split inputs"),
+)
+
+
+@pytest.mark.parametrize("name", [name for name in SUMS if name != "gpt2, one layer"])
+def test_all_edges_at_once_are_single_edges(name):
+    model = architecture(name)
+    assert run_alone(model, 1) == (name not in PASSES)
+    scale = float(run(model, CLEAN).abs().max())
+    found = wiring_maps(model, CLEAN, CORRUPTED, per_sequence=True)
+    assert list(found) == [(0, 1), (0, 2), (1, 2)]
+    n_keys = model.cfg.n_heads // (model.cfg.n_key_value_heads or model.cfg.n_heads)
+    for sender, receiver, via in edges(model)[:-1]:
+        if model.cfg.ungroup_grouped_query_attention or via == "q":
+            n_keys = 1
+        wiring = found[sender[0], receiver[0]]
+        effect = wiring.effects[:, "qkv".index(via), sender[1], receiver[1] // n_keys]
+        assert_close(effect, by_hand(model, sender, receiver, via), rtol=0, atol=1e-5 * scale)
+        assert wiring.through(via).shape[1:] == (4, 4 // n_keys)
+        n_keys = model.cfg.n_heads // (model.cfg.n_key_value_heads or model.cfg.n_heads)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "neox", "llama, grouped", "results kept"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"ablation": "mean", "normalise": True},
+        {"ablation": "zero", "direction": "denoise", "metric": "loss"},
+        {"batch_size": 2, "direction": "denoise"},
+    ],
+    ids=str,
+)
+def test_upper_layers_are_passes(name, options, monkeypatch):
+    model = architecture(name)
+    pairs = [(1, 2), (0, 1)]
+    with model.hooks(fwd_hooks=[("blocks.2.hook_attn_out", lambda value, hook: None)]):
+        expected = wiring_maps(
+            model, CLEAN, CORRUPTED, layer_pairs=pairs, per_sequence=True, **options
+        )
+    for positions in (2_048, 60):
+        monkeypatch.setattr(_upper_layers, "POSITIONS", positions)
+        found = wiring_maps(
+            model, CLEAN, CORRUPTED, layer_pairs=pairs, per_sequence=True, **options
+        )
+        assert list(found) == pairs
+        for ends in pairs:
+            given = found[ends].effects, expected[ends].effects
+            assert_close(*given, rtol=1e-4, atol=1e-4, equal_nan=True)
+
+
+def test_shared_keys_are_named_in_tables():
+    model = architecture("llama, grouped")
+    table = wiring_maps(model, CLEAN, CORRUPTED).table()
+    assert len(table) == 3 * 4 * (4 + 2 + 2)
+    assert set(table[table.via == "k"].receiver) == {"L1KV0", "L1KV1", "L2KV0", "L2KV1"}
+    assert "L2H3" in set(table[table.via == "q"].receiver)
+    assert table.notna().all(axis=None)
+    with pytest.raises(ValueError, match="layer_pairs"):
+        wiring_maps(model, CLEAN, CORRUPTED, layer_pairs=[(1, 1)])
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_both_libraries_give_the_same_effects(name):
+    hooked, bridge = twins(name)
+    scale = float(run(hooked, CLEAN).abs().max())
+    for sender, receiver, via in edges(hooked):
+        options = {"via": via, "per_sequence": True}
+        found, expected = (
+            path_patch(model, CLEAN, CORRUPTED, [sender], [receiver], **options)
+            for model in (bridge, hooked)
+        )
+        assert_close(found, expected, rtol=0, atol=1e-5 * scale)
+    for options in ({"ablation": "mean"}, {"middle": [(1, 1)], "direction": "denoise"}):
+        found, expected = (
+            path_patch(model, CLEAN, CORRUPTED, [(0, 1)], [(2, 0), "output"], **options)
+            for model in (bridge, hooked)
+        )
+        assert_close(found, expected, rtol=0, atol=1e-5 * scale)
+    maps = [
+        wiring_maps(model, CLEAN, CORRUPTED, layer_pairs=[(0, 2)])[0, 2].effects
+        for model in (bridge, hooked)
+    ]
+    assert_close(*maps, rtol=0, atol=1e-5 * scale, equal_nan=True)
+
+
+HALVES = {torch.bfloat16: 2e-2, torch.float16: 3e-3}
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("name", ["gpt2", "llama, grouped"])
+def test_half_precision_is_near_to_the_same_weights_in_full(dtype, name):
+    half = architecture(name, dtype=dtype)
+    full = architecture(name)
+    full.load_state_dict({k: v.float() for k, v in half.state_dict().items()})
+    scale = float(run(full, CLEAN).abs().max())
+    for sender, receiver, via in edges(full):
+        found, expected = (
+            path_patch(model, CLEAN, CORRUPTED, [sender], [receiver], via=via, per_sequence=True)
+            for model in (half, full)
+        )
+        assert_close(found, expected, rtol=0, atol=HALVES[dtype] * scale)
