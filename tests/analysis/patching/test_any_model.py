@@ -10,6 +10,8 @@ import ih_interp as ih
 from ih_interp.analysis.patching import _upper_layers
 from ih_interp.analysis.patching._upper_layers import run_alone
 from ih_interp.analysis.patching.path_patching import path_patch
+from ih_interp.analysis.patching.preserving import preserving_ablation, preserving_map
+from ih_interp.analysis.patching.self_repair import self_repair
 from ih_interp.analysis.patching.wiring import wiring_maps
 
 POST_NORM = ("gemma 2",)
@@ -217,3 +219,87 @@ def test_half_precision_is_near_to_the_same_weights_in_full(dtype, name):
             for model in (half, full)
         )
         assert_close(found, expected, rtol=0, atol=HALVES[dtype] * scale)
+
+
+def test_means_leave_padding_out():
+    model, head = architecture("gpt2"), (0, 1)
+    point = f"blocks.{head[0]}.attn.hook_z"
+    z = recorded(model, CORRUPTED, point)[:, :, head[1]]
+    mean = torch.stack([z[p < LENGTHS, p].mean(dim=0) for p in range(9)])
+
+    def put(value, hook):
+        value = value.clone()
+        value[:, :, head[1]] = mean
+        return value
+
+    def added(value, hook):
+        return value + (mean - clean_z) @ model.blocks[0].attn.W_O[1]
+
+    clean_z = recorded(model, CLEAN, point)[:, :, head[1]]
+    expected = score(run(model, CLEAN, ("blocks.2.hook_resid_post", added))) - score(
+        run(model, CLEAN)
+    )
+    options = {"ablation": "mean", "per_sequence": True}
+    found = path_patch(model, CLEAN, CORRUPTED, [head], "output", **options)
+    assert_close(found, expected, rtol=0, atol=1e-4)
+    assert expected.abs().max() > 1e-2
+    repair = self_repair(model, CLEAN, [head], ablation="mean", corrupted=CORRUPTED)
+    logits, changed = run(model, CLEAN), run(model, CLEAN, (point, put))
+    assert_close(repair.total, target_logit(changed) - target_logit(logits), rtol=0, atol=1e-4)
+
+
+def target_logit(logits):
+    rows = [
+        torch.stack([logits[i, p, t] for p, t in enumerate(row.tolist()) if t >= 0]).mean()
+        for i, row in enumerate(CLEAN.targets)
+    ]
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "neox", "llama, grouped", "attention only, rms"])
+@pytest.mark.parametrize("scale", ["logit", "logit_difference"])
+def test_self_repair_over_positions_is_the_mean_of_each(name, scale):
+    model = architecture(name)
+    found = self_repair(model, CLEAN, ["L1H2"], scale=scale)
+    parts = found.direct + found.heads + found.mlps + found.norm
+    assert_close(parts, found.total, rtol=0, atol=1e-5)
+    each = []
+    for which in (0, 1):  # the first and the second asked position of each sequence
+        targets = torch.full_like(CLEAN.targets, -100)
+        for i, row in enumerate(CLEAN.targets):
+            place = [p for p, target in enumerate(row.tolist()) if target >= 0][which]
+            targets[i, place] = row[place]
+        one = CLEAN.replace(targets=targets)
+        each.append(self_repair(model, one, ["L1H2"], scale=scale))
+    for part in ("total", "direct", "heads", "mlps", "norm"):
+        mean = sum(getattr(one, part) for one in each) / 2
+        assert_close(getattr(found, part), mean, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_self_repair_of_both_libraries(name):
+    hooked, bridge = twins(name)
+    found = [self_repair(model, CLEAN, ["L0H2"]) for model in (bridge, hooked)]
+    for mine, theirs in zip(*found, strict=True):
+        assert_close(mine, theirs, rtol=0, atol=1e-4)
+
+
+def test_asking_at_the_last_position_is_the_same_in_both_forms():
+    model = architecture("attention only", n_layers=2)
+    target = torch.tensor([3, 1, 4])
+    targets = torch.full((3, 9), -100)
+    targets[:, -1] = target
+    for tokens in (CLEAN.tokens, CORRUPTED.tokens):
+        short, long = (ih.Batch(tokens, t, foils=CLEAN.foils) for t in (target, targets))
+        maps = [
+            wiring_maps(model, one, ih.Batch(CORRUPTED.tokens, target), per_sequence=True)
+            for one in (short, long)
+        ]
+        assert_close(maps[0][0, 1].effects, maps[1][0, 1].effects, rtol=0, atol=1e-4)
+        kept = [
+            preserving_map(model, one, preserve="patterns", per_sequence=True).loss
+            for one in (short, long)
+        ]
+        assert_close(*kept, rtol=0, atol=1e-4)
+    whole = preserving_ablation(model, CLEAN, ["L0H1"], preserve="patterns")
+    assert whole.loss.shape == (3,)
