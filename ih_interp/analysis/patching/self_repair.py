@@ -71,7 +71,7 @@ def self_repair(
     sequence's asked positions; only the norm repairs heads of the last layer of an attention-only
     model. `ablation` is as in `path_patch`, of all that the heads write. A measure for `ih.trace`.
     Raises ValueError for clamps that set the stream or the logits, and where direct effects do not
-    add up on the logits, as behind a soft cap.
+    add up on the logits, as behind a soft cap and in half precision.
     """
     chosen = passes.by_layer(heads, model)
     if not chosen:
@@ -88,6 +88,11 @@ def self_repair(
 def _part(pair: Pair, chosen: HeadsOf, means: Means) -> SelfRepair:
     model, names = pair.model, _names(pair.model)
     whole = pair.run("clean", names)
+    if (dtype := whole.logits.dtype) in (torch.float16, torch.bfloat16):
+        raise ValueError(
+            f"The model computes in {dtype}, in which effects on the logits do not add up: "
+            "expected float32; write model.to(torch.float32)."
+        )
     if pair.ablation == "resample":
         seen = pair.run("corrupted", passes.written_points(model, chosen))
         new = passes.written_by(model, seen.kept, chosen)

@@ -117,6 +117,13 @@ def test_half_precision_is_near_to_the_same_weights_in_full(dtype, name):
             for model in (half, full)
         )
         assert_close(found, expected, rtol=0, atol=HALVES[dtype] * scale)
+    maps = [
+        wiring_maps(model, CLEAN, CORRUPTED, layer_pairs=[(1, 2)])[1, 2].effects
+        for model in (half, full)
+    ]
+    assert_close(*maps, rtol=0, atol=HALVES[dtype] * scale, equal_nan=True)
+    with pytest.raises(ValueError, match=str(dtype)):
+        self_repair(half, CLEAN, ["L0H1"])
 
 
 def test_means_leave_padding_out():
