@@ -29,6 +29,7 @@ LayerScore: TypeAlias = Callable[[Tensor, int, slice], Tensor]
 """Maps a layer's activation, the layer, and the slice of sequences to `[batch, head]`."""
 
 CHUNK = 1_024  # sequences per pass: the activations of more leave the processor's cache
+LARGEST = 2**28  # numbers in an activation of a pass, 1 GiB in single precision
 
 
 @checked_in_plain_torch()
@@ -86,6 +87,16 @@ def tokens_of(batch: Sequences) -> Tokens:
     return batch.tokens if isinstance(batch, Batch) else batch
 
 
+def rows_per_pass(model: HookedModel, tokens: Tokens) -> int:
+    """Return how many sequences go through a pass: 1,024, or fewer that are long.
+
+    Fewer too where logits are many; all of them under clamps made for a batch.
+    """
+    cfg, n_positions = model.cfg, tokens.shape[1]
+    widest = n_positions * max(cfg.d_vocab_out, cfg.n_heads * n_positions)
+    return pass_size(model, len(tokens), min(CHUNK, max(1, LARGEST // widest)))
+
+
 def each_chunk(
     model: HookedModel, tokens: Tokens, point: str, read: LayerScore
 ) -> Iterator[Float[Tensor, "batch layer head ..."]]:
@@ -93,7 +104,7 @@ def each_chunk(
 
     Nothing after the last layer is computed unless clamps are on the model.
     """
-    size = pass_size(model, len(tokens), CHUNK)
+    size = rows_per_pass(model, tokens)
     # A clamp whose hook never fires is an error, and some act on the logits.
     stop = None if active(model) else model.cfg.n_layers
     names = [f"blocks.{layer}.{point}" for layer in range(model.cfg.n_layers)]
