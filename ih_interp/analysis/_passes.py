@@ -196,8 +196,9 @@ def recording(model: HookedModel, names: Iterable[str]) -> Generator[dict[str, T
     """Have passes in the block store named activations, as hooks left them, in the result."""
     kept: dict[str, Tensor] = {}
 
-    def keep(activation: Tensor, hook: Any) -> None:
-        kept[hook.name] = activation
+    def keep(activation: Tensor, name: str, **_: Any) -> None:
+        kept[name] = activation
 
-    with model.hooks(fwd_hooks=[(name, keep) for name in dict.fromkeys(names)]):
+    hooks: Any = [(name, partial(keep, name=name)) for name in dict.fromkeys(names)]
+    with model.hooks(fwd_hooks=hooks):
         yield kept

@@ -20,14 +20,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from torch import Tensor
-from transformer_lens.components.layer_norm import LayerNorm
-from transformer_lens.components.layer_norm_pre import LayerNormPre
-from transformer_lens.components.rms_norm import RMSNorm
 
 from ih_interp._stock import not_plain, parts_of
 from ih_interp.analysis._passes import Ablation, put_heads, recording
 from ih_interp.analysis.ablation._replacements import Replacement, replacement
-from ih_interp.analysis.heads.pattern_scores import CHUNK, rows_per_pass
+from ih_interp.analysis.heads.pattern_scores import CHUNK, in_single, rows_per_pass
 from ih_interp.analysis.patching._last_layer import final_norm
 from ih_interp.batch import Batch
 from ih_interp.clamps.base import Hook, Shape, head_mask
@@ -198,7 +195,7 @@ class _Chunk:
             logits = model(self.batch.tokens)
         of_z = _heads_at_asked(kept[z], self.batch)
         logits, resid = (at_asked(values, self.batch) for values in (logits, kept[resid]))
-        return _Pass(_in_single(logits), of_z, resid, kept.get(SCALE))
+        return _Pass(in_single(logits), of_z, resid, kept.get(SCALE))
 
     def _read(
         self, heads: Bool[ndarray, " head"], columns: Columns, found: _Pass, whole: _Pass
@@ -244,14 +241,15 @@ class _Chunk:
         """Return what parts of the stream add to the logits, and the products for their scale."""
         model = self.model
         w_u, bias = model.unembed.W_U.double(), model.unembed.b_U.double()
-        if model.cfg.normalization_type is None:
+        kind = model.cfg.normalization_type  # which `is_linear` has compared with the module
+        if kind is None:
             return Readout(parts @ w_u, None, bias, 0.0)
         norm: Any = model.ln_final
-        if isinstance(norm, LayerNorm | LayerNormPre):
+        if kind in ("LN", "LNPre"):
             parts = parts - parts.mean(dim=-1, keepdim=True)
-        if isinstance(norm, LayerNorm):
+        if kind == "LN":
             bias = bias + norm.b.double() @ w_u
-        if isinstance(norm, LayerNorm | RMSNorm):
+        if kind in ("LN", "RMS"):
             w_u = norm.w.double()[:, None] * w_u
         i, j = torch.triu_indices(len(parts), len(parts))
         by_row = parts.transpose(0, 1)
@@ -265,8 +263,3 @@ def _heads_at_asked(
 ) -> Float[Tensor, "asked head d_head"]:
     """Return what heads have at asked positions."""
     return at_asked(values.flatten(start_dim=2), batch).unflatten(1, values.shape[2:])
-
-
-def _in_single(logits: Float[Tensor, "asked token"]) -> Float[Tensor, "asked token"]:
-    """Return logits in single precision at least, in which metrics lose no more digits."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -1,8 +1,9 @@
 """Scores of heads from their attention patterns.
 
 Every score is `[layer, head]`, the mean over sequences, or `[batch, layer, head]` with
-`per_sequence=True`. Chance is the score of a head that attends evenly to all it can see. Scores
-work on the model as it stands, under clamps and other people's hooks, and leave both as they were.
+`per_sequence=True`. Queries in the padding, by a batch's `lengths`, are left out. Chance is the
+score of a head that attends evenly to all it can see. Scores work on the model as it stands, under
+clamps and other people's hooks, and leave both as they were.
 """
 
 from typing import Literal, TypeAlias
@@ -19,11 +20,12 @@ from ih_interp.analysis.heads.pattern_scores import (
     entry_chance,
     entry_score,
     layer_scores,
+    present_in,
     tokens_of,
 )
 from ih_interp.batch import Answers, Batch, Layout
 from ih_interp.hooked_model import HookedModel
-from ih_interp.types import Pattern, Tokens
+from ih_interp.types import Pattern
 
 Rows: TypeAlias = Literal["all", "labels"]
 """Query rows that a score averages: every one that has a choice, or those of the labels."""
@@ -64,7 +66,7 @@ def answered_queries(batch: Batch) -> tuple[Answers, Answers, Bool[Tensor, "batc
     """Return the answers, the other candidates, and the queries that have both."""
     answers, candidates = batch.answers, batch.candidates
     others = candidates & ~answers
-    return answers, others, answers.any(dim=2) & others.any(dim=2)
+    return answers, others, batch.present & answers.any(dim=2) & others.any(dim=2)
 
 
 @checked_in_plain_torch()
@@ -126,15 +128,14 @@ def duplicate_token_score(
     that repeat no token, such as few-shot sequences whose query is another drawing than the one in
     the context. Chance: `duplicate_token_chance`.
     """
-    tokens = tokens_of(batch)
-    copies = _earlier_copies(tokens)
+    copies = _earlier_copies(batch)
     n_queries = copies.any(dim=2).sum(dim=1)
 
     def score(pattern: Pattern, _: int, rows: slice) -> Float[Tensor, "batch head"]:
         attended = torch.einsum("bhqk,bqk->bh", pattern, copies[rows].to(pattern))
         return attended / n_queries[rows, None].to(pattern)
 
-    return layer_scores(model, tokens, score, per_sequence=per_sequence)
+    return layer_scores(model, batch, score, per_sequence=per_sequence)
 
 
 @checked_in_plain_torch()
@@ -146,16 +147,18 @@ def duplicate_token_chance(batch: Sequences) -> float:
     >>> round(duplicate_token_chance(torch.tensor([[7, 8, 7, 7]])), 6)  # mean of 1/3 and 2/4
     0.416667
     """
-    tokens = tokens_of(batch)
-    copies = _earlier_copies(tokens).double()
-    n_visible = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
+    copies = _earlier_copies(batch).double()
+    n_visible = torch.arange(1, copies.shape[1] + 1, device=copies.device)
     shares = copies.sum(dim=2) / n_visible
     return float((shares.sum(dim=1) / (shares > 0).sum(dim=1)).mean())
 
 
-def _earlier_copies(tokens: Tokens) -> Bool[Tensor, "batch query key"]:
+def _earlier_copies(batch: Sequences) -> Bool[Tensor, "batch query key"]:
     """Return which keys hold the query's token and stand before it."""
-    copies = (tokens[:, :, None] == tokens[:, None, :]).tril(diagonal=-1)
+    tokens = torch.where(present_in(batch), tokens_of(batch), -1)
+    copies = (tokens >= 0)[:, :, None] & (tokens[:, :, None] == tokens[:, None, :]).tril(
+        diagonal=-1
+    )
     without = int((~copies.flatten(start_dim=1).any(dim=1)).sum())
     if without:
         what = f"{without} of {len(tokens)} sequences repeat no token"
@@ -167,14 +170,17 @@ def _earlier_copies(tokens: Tokens) -> Bool[Tensor, "batch query key"]:
 def attention_entropy(
     model: HookedModel, batch: Sequences, *, per_sequence: bool = False
 ) -> PerHeadScore:
-    """Return the entropy of the pattern's last row, the query's, in nats.
+    """Return the entropy of the row of a sequence's last token, the query's, in nats.
 
     `- sum over keys of A[query, key] ln A[query, key]`, from 0, for attention to one token, to
     `ln n_positions`, chance (`entropy_chance`).
     """
-    return layer_scores(
-        model, batch, lambda a, *_: entr(a[:, :, -1]).sum(-1), per_sequence=per_sequence
-    )
+    last = present_in(batch).sum(dim=1) - 1
+
+    def score(pattern: Pattern, _: int, rows: slice) -> Float[Tensor, "batch head"]:
+        return entr(pattern[torch.arange(len(pattern)), :, last[rows]]).sum(dim=-1)
+
+    return layer_scores(model, batch, score, per_sequence=per_sequence)
 
 
 @checked_in_plain_torch()
