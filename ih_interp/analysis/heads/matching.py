@@ -117,6 +117,11 @@ def _queries(
     kind = cfg.positional_embedding_type
     if kind != "rotary":
         raise ValueError(f"distance={distance}: expected 0, as positions are {kind!r}, not rotary.")
+    if not hasattr(attention, "apply_rotary"):
+        raise ValueError(
+            f"distance={distance}: expected 0, as a {type(attention).__name__} does not show how "
+            "it turns queries; use a HookedTransformer."
+        )
     if attention.attn_type == "local" and distance >= (cfg.window_size or 0):
         raise ValueError(
             f"distance={distance}: expected less than window_size={cfg.window_size}, as heads of "
@@ -124,11 +129,6 @@ def _queries(
         )
     if distance >= cfg.n_ctx:
         raise ValueError(f"distance={distance}: expected from 0 to {cfg.n_ctx - 1}.")
-    if not hasattr(attention, "apply_rotary"):
-        raise ValueError(
-            f"distance={distance}: expected 0, as a {type(attention).__name__} does not show how "
-            "it turns queries; use a HookedTransformer."
-        )
     by_position = queries.movedim(0, 1)[:, None]
     turned = attention.apply_rotary(by_position, past_kv_pos_offset=distance)
     return turned[:, 0].movedim(1, 0)
