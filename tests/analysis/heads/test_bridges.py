@@ -23,7 +23,6 @@ from ih_interp.analysis.heads.matching import induction_trace, qk_matching
 from ih_interp.analysis.heads.pattern_scores import pattern_scores
 from ih_interp.analysis.heads.repeated_tokens import induction_score, prefix_matching_score
 
-pytestmark = pytest.mark.skipif(not HAS_TWINS, reason="twins need a HookedTransformer")
 TOKENS = torch.tensor([[1, 5, 1, 7, 5, 1], [3, 3, 2, 8, 9, 2]])
 CHOSEN = torch.tensor([2, 4, 9, 11, 17])
 SCORES = {
@@ -51,6 +50,7 @@ SCORES = {
 }
 
 
+@pytest.mark.skipif(not HAS_TWINS, reason="twins need a HookedTransformer")
 @pytest.mark.parametrize("name", TWINS)
 def test_both_transformer_lenses_give_the_same_scores(name):
     hooked, bridged = twins(name)
@@ -72,5 +72,10 @@ def test_what_a_bridge_does_with_its_weights_is_looked_at():
 
 
 @pytest.mark.parametrize("name", BRIDGES)
-def test_weights_of_every_bridge_can_be_read(name):
-    assert copying_score_eig(bridge(name)).abs().max() <= 1
+def test_every_bridge_has_scores(name):
+    model = bridge(name)
+    _, cache = model.run_with_cache(TOKENS)
+    expected = sum(cache["blocks.1.attn.hook_pattern"][..., i, i - 1] for i in range(1, 6)) / 5
+    assert_close(previous_token_score(model, TOKENS, per_sequence=True)[:, 1], expected)
+    assert copying_score_eig(model).abs().max() <= 1
+    assert qk_matching(model, CHOSEN)[0, :, 1:].mean() == pytest.approx(0.5, abs=0.2)
