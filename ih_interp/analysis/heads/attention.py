@@ -20,6 +20,7 @@ from ih_interp.analysis.heads.pattern_scores import (
     entry_chance,
     entry_score,
     layer_scores,
+    mean_over_lengths,
     present_in,
     tokens_of,
 )
@@ -80,7 +81,8 @@ def previous_token_score(
     induction circuit reads. Chance: `previous_token_chance`.
     """
     queries = _score_rows(tokens_of(batch).shape[1], rows)
-    return entry_score(model, batch, queries, -1, per_sequence=per_sequence)
+    keys = [query - 1 for query in queries]
+    return entry_score(model, batch, queries, keys, per_sequence=per_sequence)
 
 
 @checked_in_plain_torch()
@@ -92,20 +94,37 @@ def current_token_score(
     `mean over rows i of A[i, i]`, rows as in `previous_token_score`; chance `current_token_chance`.
     """
     queries = _score_rows(tokens_of(batch).shape[1], rows)
-    return entry_score(model, batch, queries, 0, per_sequence=per_sequence)
+    return entry_score(model, batch, queries, queries, per_sequence=per_sequence)
 
 
 @checked_in_plain_torch()
-def previous_token_chance(n_positions: Positions, rows: Rows = "all") -> float:
+def first_token_score(
+    model: HookedModel, batch: Sequences, *, rows: Rows = "all", per_sequence: bool = False
+) -> PerHeadScore:
+    """Return the mean attention to the first token, in [0, 1]: 1 for a head that rests there.
+
+    `mean over rows i of A[i, 0]`, rows as in `previous_token_score`. In language models most heads
+    attend to the first token, a sink, where they find nothing to do (Xiao et al. 2023,
+    arXiv:2309.17453). Chance: `first_token_chance`.
+    """
+    queries = _score_rows(tokens_of(batch).shape[1], rows)
+    return entry_score(model, batch, queries, [0] * len(queries), per_sequence=per_sequence)
+
+
+@checked_in_plain_torch()
+def previous_token_chance(n_positions: Positions | Sequences, rows: Rows = "all") -> float:
     """Return the score of a head that attends evenly: the mean over the rows i of 1 / (i + 1).
+
+    Given sequences, it is the mean over them, by their lengths.
 
     >>> previous_token_chance(5, "labels")
     0.375
     """
-    return entry_chance(_score_rows(n_positions, rows))
+    return mean_over_lengths(n_positions, lambda n: entry_chance(_score_rows(n, rows)))
 
 
 current_token_chance = previous_token_chance
+first_token_chance = previous_token_chance
 
 
 def _score_rows(n_positions: int, rows: Rows) -> list[int]:
@@ -184,6 +203,9 @@ def attention_entropy(
 
 
 @checked_in_plain_torch()
-def entropy_chance(n_positions: Positions) -> float:
-    """Return the entropy of even attention from the last row: ln n_positions."""
-    return float(torch.tensor(float(n_positions)).log())
+def entropy_chance(n_positions: Positions | Sequences) -> float:
+    """Return the entropy of even attention from the last row: ln n_positions.
+
+    Given sequences, it is the mean over them, by their lengths.
+    """
+    return mean_over_lengths(n_positions, lambda n: float(torch.tensor(float(n)).log()))

@@ -63,12 +63,12 @@ def entry_score(
     model: HookedModel,
     batch: Sequences,
     queries: Sequence[int],
-    shift: int,
+    keys: Sequence[int],
     *,
     divisor: int | None = None,
     per_sequence: bool = False,
 ) -> PerHeadScore:
-    """Return the sum of `A[query, query + shift]` over the number of queries, or over `divisor`.
+    """Return the sum of `A[query, key]` over pairs, by the number of queries or `divisor`.
 
     Queries are those that hold a token of the sequence; ValueError for a sequence without any.
     """
@@ -82,7 +82,7 @@ def entry_score(
         )
 
     def score(pattern: Pattern, _: int, rows: slice) -> Float[Tensor, "batch head"]:
-        entries = pattern[:, :, list(queries), [query + shift for query in queries]]
+        entries = pattern[:, :, list(queries), list(keys)]
         total = torch.where(there[rows, None], entries, 0).sum(dim=-1)
         return total / (divisor or n_queries[rows, None])
 
@@ -92,6 +92,15 @@ def entry_score(
 def entry_chance(queries: Sequence[int], divisor: int | None = None) -> float:
     """Return the `entry_score` of even attention, 1 / (i + 1) at every key from query i."""
     return sum(1 / (query + 1) for query in queries) / (divisor or len(queries))
+
+
+def mean_over_lengths(positions: int | Sequences, chance: Callable[[int], float]) -> float:
+    """Return a number that depends on a sequence's length, averaged over sequences."""
+    if isinstance(positions, Batch | Tensor):
+        lengths, counts = present_in(positions).sum(dim=1).unique(return_counts=True)
+        pairs = zip(lengths.tolist(), counts.tolist(), strict=True)
+        return sum(chance(length) * count for length, count in pairs) / len(positions)
+    return chance(int(positions))
 
 
 def tokens_of(batch: Sequences) -> Tokens:
