@@ -2,13 +2,13 @@
 
 Ablating many heads hurts any model, and early layers hurt more than late ones. A set's effect is
 therefore compared with those of random sets which have as many heads in each layer, drawn from the
-other heads (after Crosbie and Shutova 2024, arXiv:2407.07011, who draw from all layers).
+other heads (after the random heads of Crosbie and Shutova 2024, arXiv:2407.07011).
 """
 
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool
@@ -16,7 +16,7 @@ from numpy import ndarray
 
 from ih_interp._reprs import short_repr
 from ih_interp.analysis._passes import Ablation
-from ih_interp.analysis.ablation._subset_passes import subset_values
+from ih_interp.analysis.ablation._subset_passes import HEADS, subset_values
 from ih_interp.analysis.checks import Confidence, Positive, Seed, checked_in_plain_torch
 from ih_interp.batch import Batch
 from ih_interp.clamps.base import Shape, head_mask
@@ -26,7 +26,7 @@ from ih_interp.types import Head, HeadName, parse_heads
 
 ROUNDING = 1e-6  # of the largest value; float32 does not tell less from 0
 
-Sets = Bool[ndarray, "set head"]
+Sets: TypeAlias = Bool[ndarray, "set head"]
 
 
 @short_repr
@@ -45,7 +45,7 @@ class MatchedSets(NamedTuple):
     n_sets: int
 
 
-@checked_in_plain_torch()
+@checked_in_plain_torch(HEADS)
 def matched_random_sets(
     model: HookedModel,
     batch: Batch,

@@ -284,3 +284,11 @@ def test_a_large_vocabulary_needs_a_sample():
     found = copying_score_diag(model, tokens=torch.arange(0, 50_257, 500))
     assert 0.3 < float(found.rank.mean()) < 0.7
     assert copying_score_eig(model).abs().max() <= 1
+
+
+def test_grouped_heads_copy_as_the_same_heads_ungrouped():
+    grouped, ungrouped = architecture("llama, grouped"), architecture("llama, ungrouped")
+    tokens = repeated_tokens(grouped, torch.Generator().manual_seed(0), n_sequences=6)
+    assert grouped.run_with_cache(tokens)[1]["v", 0].shape[2] == 2
+    assert ungrouped.run_with_cache(tokens)[1]["v", 0].shape[2] == 4
+    assert_close(copying_score_logit(grouped, tokens), copying_score_logit(ungrouped, tokens))
