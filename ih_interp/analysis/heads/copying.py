@@ -125,7 +125,8 @@ def copying_score_logit(
     below 0, it is the raise of each output. The score is the raise of j's own token divided by that
     of all different tokens of the sequence, averaged over the j whose token is an output, in
     few-shot models the labels (after Olsson et al. 2022, appendix, on random tokens, without their
-    rescaling to [-1, 1]). Where none is raised it is the chance level, `copying_logit_chance`.
+    rescaling to [-1, 1]). Where none is raised it is the chance level, `copying_logit_chance`. The
+    bias of values counts, unless TransformerLens has folded it into b_O when it loaded the model.
     Raises ValueError for sequences with fewer than two different outputs.
     """
     weights, tokens = Weights(model), tokens_of(batch)
