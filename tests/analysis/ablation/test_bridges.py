@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from bridges import BRIDGES, HAS_TWINS, TWINS, bridge, twins
+from bridges import BRIDGES, TWINS, bridge, needs_twins, twins
 from brute_force import HEADS, SCALES, asked_here_and_there, by_brute_force, clean_z
 from numpy.testing import assert_allclose
 
@@ -24,7 +24,7 @@ def test_every_subset_equals_its_own_pass_on_a_bridge(name):
     assert_allclose(found.per_sequence, expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.skipif(not HAS_TWINS, reason="twins need a HookedTransformer")
+@needs_twins
 @pytest.mark.parametrize("name", TWINS)
 def test_both_transformer_lenses_give_the_same_games(name):
     hooked, bridged = twins(name)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from bridges import BRIDGES, HAS_TWINS, TWINS, bridge, twins
+from bridges import BRIDGES, TWINS, bridge, needs_twins, twins
 from torch.testing import assert_close
 
 import ih_interp as ih
@@ -31,8 +31,12 @@ SCORES = {
     "duplicate": lambda m: duplicate_token_score(m, TOKENS),
     "entropy": lambda m: attention_entropy(m, TOKENS),
     "first": lambda m: pattern_scores(m, TOKENS, lambda a, _: a[..., 0].mean(-1)),
-    "induction": lambda m: induction_score(m, generator=torch.Generator().manual_seed(0)),
-    "prefix": lambda m: prefix_matching_score(m, generator=torch.Generator().manual_seed(0)),
+    "induction": lambda m: induction_score(m, generator=torch.Generator().manual_seed(0), period=5),
+    "prefix": lambda m: prefix_matching_score(
+        m, generator=torch.Generator().manual_seed(0), period=5
+    ),
+}
+OF_WEIGHTS = {
     "copying logit": lambda m: copying_score_logit(m, TOKENS),
     "eig": copying_score_eig,
     "bare eig": lambda m: copying_score_eig(m, full=False, layer_norm=False),
@@ -50,14 +54,32 @@ SCORES = {
 }
 
 
-@pytest.mark.skipif(not HAS_TWINS, reason="twins need a HookedTransformer")
+REFUSED = {"gemma 2": "W_E", "bloom": "W_E"}
+"""The stream of these bridges begins with embeddings that are scaled, or normed."""
+MATCHES = ("matching", "bare matching", "trace")
+
+
+@needs_twins
 @pytest.mark.parametrize("name", TWINS)
 def test_both_transformer_lenses_give_the_same_scores(name):
     hooked, bridged = twins(name)
-    for score, of in SCORES.items():
+    if name in REFUSED:
+        with pytest.raises(ValueError, match=REFUSED[name]):
+            copying_score_eig(bridged)
+    of_weights = {} if name in REFUSED else OF_WEIGHTS
+    for score, of in (SCORES | of_weights).items():
+        if name == "qwen3" and score in MATCHES:
+            with pytest.raises(ValueError, match="use_qk_norm"):
+                of(bridged)
+            continue
         found, expected = of(bridged), of(hooked)
         assert_close(found, expected, atol=1e-5, rtol=1e-4, equal_nan=True, msg=score)
-    with ih.clamped(bridged, [ih.clamps.AblateHeads(heads=["L1H2"])]):  # weights see no clamps
+
+
+@needs_twins
+def test_weights_see_no_clamps():
+    hooked, bridged = twins("gpt2")
+    with ih.clamped(bridged, [ih.clamps.AblateHeads(heads=["L1H2"])]):
         bridged(TOKENS)
         assert_close(copying_score_eig(bridged), copying_score_eig(hooked), atol=1e-5, rtol=1e-4)
 
@@ -83,5 +105,10 @@ def test_every_bridge_has_scores(name):
     _, cache = model.run_with_cache(TOKENS)
     expected = sum(cache["blocks.1.attn.hook_pattern"][..., i, i - 1] for i in range(1, 6)) / 5
     assert_close(previous_token_score(model, TOKENS, per_sequence=True)[:, 1], expected)
+    if name in REFUSED:
+        with pytest.raises(ValueError, match=REFUSED[name]):
+            copying_score_eig(model)
+        return
     assert copying_score_eig(model).abs().max() <= 1
-    assert qk_matching(model, CHOSEN)[0, :, 1:].mean() == pytest.approx(0.5, abs=0.2)
+    if name != "qwen3":
+        assert qk_matching(model, CHOSEN)[0, :, 1:].mean() == pytest.approx(0.5, abs=0.2)
