@@ -136,7 +136,7 @@ PER_FUNCTION: dict[str, dict[str, Any]] = {
     "survival_table": {"times": ih.dynamics.emergence_table(CURVES)},
     "crossings_by_seed": {"times": ih.dynamics.emergence_table(CURVES)},
     "logistic_midpoint": {"curve": LOSS[::-1].copy()},
-    "pattern_scores": {"tokens": BATCH.tokens},
+    "in_context_score": {"batch": BATCH.tokens % 5, "early": 0, "late": 3},
     "induction_trace": {"tokens": torch.arange(5, 9)},
     "qk_matching": {"tokens": torch.arange(5, 9)},
     "minimal_sufficient": {"values": np.random.default_rng(0).random(4)},
@@ -153,6 +153,7 @@ LONG = {"progress", "n_draws", "n_resamples", "n_permutations", "n_sequences", "
 """Numbers of draws: a huge one is what was asked for."""
 
 NOT_CALLED = {"train", "StopRun", "TrainingFailedError", "AdditivityReport", "Coalitions"}
+NOT_CALLED |= {"MatchedSets"}
 NOT_CALLED |= {"clamps.from_level", "Exemplars.load"}
 NOT_CALLED |= {"AbstractTask", "NextTokenTask", "PairsTask", "PairsConfig"}  # abstract
 NOT_CALLED |= {"Wiring", "Run", "load_icl_dynamics", "Crossing", "GaussianSource", "FileSource"}
