@@ -25,9 +25,9 @@ from ih_interp.analysis.patching._last_layer import LastRow, stands_alone
 from ih_interp.analysis.patching._patched_pass import Edges, Patch
 from ih_interp.analysis.patching.path_patching import Direction, Pair, RunName, Seen, share
 from ih_interp.batch import Batch
+from ih_interp.checkpoints import Checkpoints
 from ih_interp.evaluation import LOWER_IS_BETTER, Metric, measured
 from ih_interp.hooked_model import HookedModel
-from ih_interp.runs import Run
 from ih_interp.types import Head
 
 FAST_CHUNK = 256
@@ -122,7 +122,7 @@ def wiring_map(
 
 @checked_in_plain_torch()
 def wiring_over_training(
-    run: Run,
+    checkpoints: Checkpoints,
     corrupt: Callable[[Batch], Batch],
     *,
     batch: Batch | None = None,
@@ -130,14 +130,14 @@ def wiring_over_training(
     progress: bool = False,
     **options: Any,
 ) -> pd.DataFrame:
-    """Return the wiring at every checkpoint of a run, under the run's clamps.
+    """Return the wiring at every checkpoint, of a run under the run's clamps.
 
-    One row per edge and step, with `step`, `sequences`, `via`, `sender`, `receiver`, `effect` and
-    `use`. `corrupt` makes corrupted sequences from clean ones, as `swap_exemplars` does; `options`
-    are those of `wiring_map`. `batch` is by default, as in `trace`, a fixed sample of at most 4,096
-    training sequences. Long batches are measured in chunks, each with its own means for
-    `ablation="mean"`. Raises as `wiring_map` and `trace` do, and ValueError for `normalise` and
-    `per_sequence`.
+    One row per edge and step, with `step`, `sequences` where they are known, `via`, `sender`,
+    `receiver`, `effect` and `use`. `corrupt` makes corrupted sequences from clean ones, as
+    `swap_exemplars` does; `options` are those of `wiring_map`. `batch` is by default, as in
+    `trace`, a fixed sample of at most 4,096 of a run's training sequences. Long batches are
+    measured in chunks, each with its own means for `ablation="mean"`. Raises as `wiring_map` and
+    `trace` do, and ValueError for `normalise` and `per_sequence`.
     """
     refused = {"normalise", "per_sequence"} & {name for name, on in options.items() if on}
     if refused:
@@ -151,12 +151,12 @@ def wiring_over_training(
         names = table["via"] + "|" + table["sender"] + "|" + table["receiver"]
         return dict(zip(names, table["effect"], strict=True))
 
-    rows = trace(run, measure, batch=batch, steps=steps, progress=progress)
+    rows = trace(checkpoints, measure, batch=batch, steps=steps, progress=progress)
     edges = ["via", "sender", "receiver"]
     rows[edges] = rows["name"].str.split("|", expand=True)
     rows["effect"] = rows["value"]
     rows["use"] = rows["value"] if last[0].higher_is_used else -rows["value"]
-    return rows[["step", "sequences", *edges, "effect", "use"]]
+    return rows.drop(columns=["name", "value"])
 
 
 @dataclass(frozen=True)
