@@ -17,23 +17,28 @@ import transformer_lens
 from torch import Tensor, nn
 from torch.overrides import _get_current_function_mode_stack  # pyright: ignore[reportPrivateUsage]
 from torch.utils._device import DeviceContext
-from transformer_lens import HookedTransformer
 from transformer_lens.hook_points import HookPoint
 from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 from transformer_lens.utilities.typed_module_list import TypedModuleList
 
-from ih_interp.hooked_model import HookedModel
-from ih_interp.model import FewShotEmbed, FewShotTransformer, UnembedWithHook
+from ih_interp.hooked_model import HAS_HOOKED_TRANSFORMERS, HookedModel
+from ih_interp.model import FewShotEmbed
 
-_LENS: Any = transformer_lens.components
-NORMS: dict[str | None, type[nn.Module]] = {
-    "LN": _LENS.LayerNorm,
-    "LNPre": _LENS.LayerNormPre,
-    "RMS": _LENS.RMSNorm,
-    "RMSPre": _LENS.RMSNormPre,
-    None: nn.Identity,
-}
-"""The module that each `cfg.normalization_type` names."""
+NORMS: dict[str | None, type[nn.Module]] = {None: nn.Identity}
+"""The module that each `cfg.normalization_type` of a HookedTransformer names."""
+
+_STOCK: list[type[nn.Module]] = [FewShotEmbed, HookPoint, TypedModuleList, nn.Module]
+
+if HAS_HOOKED_TRANSFORMERS:
+    from ih_interp._few_shot_transformer import FewShotTransformer, UnembedWithHook
+
+    _LENS: Any = transformer_lens.components
+    NORMS.update(LN=_LENS.LayerNorm, LNPre=_LENS.LayerNormPre)
+    NORMS.update(RMS=_LENS.RMSNorm, RMSPre=_LENS.RMSNormPre)
+    _STOCK.extend([UnembedWithHook, FewShotTransformer, transformer_lens.HookedTransformer])
+    _STOCK.extend([_LENS.TransformerBlock, _LENS.Attention, _LENS.GroupedQueryAttention])
+    _STOCK.extend([_LENS.MLP, _LENS.GatedMLP, _LENS.Embed, _LENS.PosEmbed, _LENS.Unembed])
+    _STOCK.extend(NORMS.values())
 
 AFTER_Z = ("output_logits_soft_cap", "use_normalization_before_and_after", "load_in_4bit")
 BEFORE_Z = (
@@ -63,6 +68,8 @@ def not_plain(
     what follows the heads' `z` in attention is skipped. `while_tracing` leaves out the state of the
     process, which differs while torch traces.
     """
+    if other := _other_class(type(model)):
+        return f"a {type(model).__name__} {other}"
     if not while_tracing and _is_unusual_process(model.cfg):
         return "torch computes otherwise in this process"
     if _MODULE._has_any_global_hook():
@@ -91,7 +98,7 @@ def other_module(model: HookedModel, module: nn.Module) -> str | None:
 
 def _other_class(kind: type[nn.Module]) -> str | None:
     if kind not in _METHODS:
-        return f"has the type {kind.__name__}, which is not one of TransformerLens"
+        return f"has the type {kind.__name__}, which no HookedTransformer has"
     for name, function in _METHODS[kind].items():
         if getattr(kind, name, None) is not function:
             return f"has another {kind.__name__}.{name} than TransformerLens's"
@@ -134,7 +141,8 @@ def refuse_other_names(model: HookedModel) -> None:
     """Refuse a model whose hook points are others than `hook_dict` names (ValueError).
 
     TransformerLens puts hooks by that table. After a module was replaced, moved or taken out, hooks
-    would act elsewhere or nowhere, in silence.
+    would act elsewhere or nowhere, in silence. A bridge's table has several names for a point, of
+    which one, the point's own, is its place in the model.
     """
     n_layers, n_blocks = model.cfg.n_layers, len({*model.blocks})
     if not len(model.blocks) == n_blocks == n_layers:
@@ -144,7 +152,7 @@ def refuse_other_names(model: HookedModel) -> None:
         )
     for name, point in model.hook_dict.items():
         here: Any = model
-        for part in name.split("."):
+        for part in (point.name or name).split("."):
             here = None if here is None else vars(here)["_modules"].get(part)
         if here is not point:
             raise ValueError(
@@ -232,12 +240,5 @@ _LIBRARY = str(Path(transformer_lens.__file__).parent)
 
 _CALLED = ("__call__", "_call_impl", "_wrapped_call_impl")  # of torch's modules, in a pass
 _DECORATED = ("generate", "generate_stream", "hooks")  # code of others, which no pass calls
-
-_STOCK: tuple[type[nn.Module], ...] = (
-    *(FewShotEmbed, UnembedWithHook, FewShotTransformer, HookedTransformer, HookPoint),
-    *(_LENS.TransformerBlock, _LENS.Attention, _LENS.GroupedQueryAttention, _LENS.MLP),
-    *(_LENS.GatedMLP, _LENS.Embed, _LENS.PosEmbed, _LENS.Unembed, *NORMS.values()),
-    *(TypedModuleList, nn.Module),
-)
 
 _METHODS = {kind: _methods(kind) for kind in _STOCK}  # as they were at the import of this module

@@ -171,9 +171,9 @@ def attention_temperature(
     factor = torch.where(chosen, blend(one, inverse, gate), one)
     if wide is scores:
         return scores * factor
-    shown = torch.where(scores.isinf(), torch.full((), lowest(scores), device="cpu").to(wide), wide)
-    below = (wide - shown.amax(dim=-1, keepdim=True)) * factor
-    return torch.where(chosen, below.to(scores), scores)
+    shown = scores > torch.finfo(scores.dtype).min / 2  # of a key that a mask does not hide
+    most = torch.where(shown, wide, _masked(scores).to(wide)).amax(dim=-1, keepdim=True)
+    return torch.where(chosen & shown, ((wide - most) * factor).to(scores), scores)
 
 
 def query_attention(

@@ -1,6 +1,5 @@
 """A `HookedTransformer` for a task: its embedding, hook point at the logits, and first weights."""
 
-import copy
 import math
 import warnings
 from collections.abc import Mapping
@@ -11,14 +10,12 @@ import torch
 from jaxtyping import Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from transformer_lens import HookedTransformer, HookedTransformerConfig
-from transformer_lens.components.unembed import Unembed
-from transformer_lens.hook_points import HookPoint
 
 from ih_interp import _jax_random as jax_random
 from ih_interp._config_base import Frozen
 from ih_interp._expect import as_indices, expect, integer, values_are_known, with_article
 from ih_interp._torch_state import plain_torch
+from ih_interp.hooked_model import HookedTransformer, expect_hooked_transformers
 from ih_interp.tasks.base import AbstractTask, Task
 from ih_interp.tasks.exemplars import Exemplars
 from ih_interp.tasks.pairs import PairsTask, features_by_token
@@ -116,89 +113,6 @@ class FewShotEmbed(nn.Module):
         return torch.where(is_label, labels, exemplars)
 
 
-class UnembedWithHook(Unembed):
-    """TransformerLens's unembedding with a hook point at the logits."""
-
-    def __init__(self, cfg: HookedTransformerConfig) -> None:
-        super().__init__(cfg)
-        self.hook_logits = HookPoint()
-
-    def forward(
-        self, residual: Float[Tensor, "batch pos d_model"]
-    ) -> Float[Tensor, "batch pos label"]:
-        return self.hook_logits(super().forward(residual))
-
-
-class FewShotTransformer(HookedTransformer):
-    """TransformerLens's model with a few-shot embedding, whose weights can be processed too."""
-
-    def center_writing_weights(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Centre weights as TransformerLens does, and with what makes `W_E` all of its rows."""
-        for name in ("W_label", "W_in", "b_in"):
-            weight = state_dict[f"embed.{name}"]
-            state_dict[f"embed.{name}"] = weight - weight.mean(dim=-1, keepdim=True)
-        # TransformerLens asks for a table of embeddings, which few-shot models do not store.
-        state_dict["embed.W_E"] = torch.zeros(1, self.cfg.d_model)
-        centred = super().center_writing_weights(state_dict)
-        del centred["embed.W_E"]
-        return centred
-
-    def load_and_process_state_dict(
-        self,
-        state_dict: dict[str, Tensor],
-        fold_ln: bool = True,
-        center_writing_weights: bool = True,
-        center_unembed: bool = True,
-        fold_value_biases: bool = True,
-        refactor_factored_attn_matrices: bool = False,
-    ) -> None:
-        """Process weights as TransformerLens does, where log probabilities stay the same.
-
-        Raises ValueError, before anything is changed, where TransformerLens cannot process these
-        weights without changing what they compute.
-        """
-        given = {name: tensor.detach().clone() for name, tensor in state_dict.items()}
-        options = {
-            "fold_ln": fold_ln,
-            "center_unembed": center_unembed,
-            "fold_value_biases": fold_value_biases,
-            "refactor_factored_attn_matrices": refactor_factored_attn_matrices,
-            "center_writing_weights": False,
-        }
-
-        def process(model: "FewShotTransformer", state: dict[str, Tensor]) -> None:
-            # Only a norm that centres what it reads makes centring what is written exact.
-            if center_writing_weights and model.cfg.normalization_type in ("LN", "LNPre"):
-                state = model.center_writing_weights(state)
-            HookedTransformer.load_and_process_state_dict(model, state, **options)
-
-        before, after = copy.deepcopy(self), copy.deepcopy(self)
-        try:
-            before.load_state_dict(given, strict=False)
-            process(after, dict(given))
-        except Exception as error:  # TransformerLens asserts, and torch raises what it likes
-            raise ValueError(
-                f"The weights cannot be processed in this way ({error}); leave out the options "
-                "that do not fit this model. Nothing was changed."
-            ) from error
-        if not _same_predictions(before, after):
-            raise ValueError(
-                "Processing these weights would change what the model predicts: "
-                f"normalization_type={self.cfg.normalization_type!r}, {options}. Leave out "
-                "fold_ln or center_writing_weights. Nothing was changed."
-            )
-        process(self, dict(given))
-
-
-@plain_torch()
-def _same_predictions(one: HookedTransformer, other: HookedTransformer) -> bool:
-    """Return whether two models give the same log probabilities for some sequences, to rounding."""
-    tokens = torch.arange(8 * one.cfg.n_ctx).reshape(8, -1) * 7 % one.cfg.d_vocab
-    first, second = (model(tokens.to(model.W_U.device)) for model in (one, other))
-    allowed = torch.finfo(first.dtype).eps ** 0.5 * max(1.0, float(first.abs().max()))
-    return bool((first.log_softmax(-1) - second.log_softmax(-1)).abs().max() <= allowed)
-
-
 @plain_torch(gradient=True)
 def build_model(
     task: Task | AbstractTask, config: ModelConfig | None = None, *, seed: int = 5
@@ -211,8 +125,10 @@ def build_model(
     of tokens that normal itself (at 0.02 repeated tokens take ten times as many updates), biases
     zero, LayerNorms identities. Parts that the published code lacks (learned
     positions, MLPs of other widths) are drawn alike from unused keys. Only the parameters that the
-    paper trains require gradients. Global random state is neither read nor changed.
+    paper trains require gradients. Global random state is neither read nor changed. Raises
+    ImportError with TransformerLens 4, which has no HookedTransformer.
     """
+    expect_hooked_transformers("build_model")
     task = task.build() if isinstance(task, AbstractTask) else task
     if not all(hasattr(task, name) for name in ("sample", "d_vocab", "d_vocab_out", "n_ctx")):
         what = "make it with ih.FewShotTask(exemplars), or take one of ih.tasks"
@@ -232,7 +148,7 @@ def build_model(
         model.embed.exemplars = task.exemplars
     else:
         sizes = {name: getattr(task, name) for name in ("d_vocab", "d_vocab_out", "n_ctx")}
-        model = _with_hook_at_logits(HookedTransformer, config, **sizes)
+        model = _with_hook_at_logits(config, **sizes)
     with torch.no_grad():
         _initialise(model, seed)
     return model
@@ -243,14 +159,20 @@ def few_shot_model(
     features: Float[Tensor, "row feature"], config: ModelConfig, *, n_labels: int, n_ctx: int
 ) -> HookedTransformer:
     """Build the modules of a model that embeds exemplars; its weights are still to be written."""
+    expect_hooked_transformers("A few-shot model")
     embed = FewShotEmbed(features, n_labels, config.d_model)
     sizes = {"d_vocab": n_labels + len(features), "d_vocab_out": n_labels, "n_ctx": n_ctx}
-    return _with_hook_at_logits(FewShotTransformer, config, embed, **sizes)
+    return _with_hook_at_logits(config, embed, **sizes)
 
 
 def _with_hook_at_logits(
-    kind: type[HookedTransformer], config: ModelConfig, embed: nn.Module | None = None, **sizes: Any
+    config: ModelConfig, embed: nn.Module | None = None, **sizes: Any
 ) -> HookedTransformer:
+    from transformer_lens import HookedTransformerConfig
+
+    from ih_interp import _few_shot_transformer as own  # which TransformerLens 4 cannot import
+
+    kind = HookedTransformer if embed is None else own.FewShotTransformer
     fields: dict[str, Any] = config.model_dump()
     if config.attn_only:
         del fields["act_fn"]
@@ -269,7 +191,7 @@ def _with_hook_at_logits(
         model = kind(cfg, move_to_device=False)
     if embed is not None:
         model.add_module("embed", embed)
-    model.add_module("unembed", UnembedWithHook(cfg))
+    model.add_module("unembed", own.UnembedWithHook(cfg))
     model.setup()  # finds the new hook points and names the new modules
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not is_zero_bias(name))

@@ -1,6 +1,6 @@
 """The clamps that are on a model now, their hooks, and passes of the model without them."""
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,11 +10,12 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from ih_interp import hooks
 from ih_interp._expect import values_are_known
 from ih_interp._stock import parts_of, refuse_other_names
 from ih_interp.batch import Batch
 from ih_interp.clamps.base import AbstractClamp, GradientMode, Hook
-from ih_interp.hooked_model import HookedModel
+from ih_interp.hooked_model import HookedModel, is_bridge
 
 
 class _Off:
@@ -45,11 +46,12 @@ class _OurHook:
 
     def is_on(self, model: HookedModel) -> bool:
         """Return whether the model still has the module, and the module this hook."""
-        hooks: Any = self.handle.hooks_dict_ref()
+        registered: Any = self.handle.hooks_dict_ref()
         here: Any = model
         for part in self.name.split("."):
             here = getattr(here, part, None)
-        return here is self.module and hooks is not None and self.handle.id in hooks
+        is_there = registered is not None and self.handle.id in registered
+        return here is self.module and is_there
 
 
 @dataclass(eq=False)
@@ -63,6 +65,8 @@ class Active:
     is_paused: bool = False
     """Whether the model runs without it, for a pass that another clamp reads."""
     fired: set[str] = field(default_factory=set[str])
+    passing: set[str] = field(default_factory=set[str])
+    """Points that were reached in a pass whose later ones are still to come."""
     changed: bool = False
     frozen: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     """Masks of parameters that get no gradient."""
@@ -75,13 +79,17 @@ class Active:
 
     def place(self, stack: ExitStack, model: HookedModel, batch: Batch | None) -> None:
         """Put the hooks on the model until the stack is closed."""
+        points = model.hook_dict
         for name, function in self.given:
-            try:
-                module = model.get_submodule(name)
-            except AttributeError as error:
-                raise ValueError(f"{name!r}: expected the name of a hook point.") from error
+            module = self._module(model, points, name)
             act = partial(self._act, name, function, module)
             self._put(stack, _OurHook(name, module, act), module.register_forward_hook)
+            attention, _, point = name.rpartition(".")
+            if is_bridge(model) and point in ("hook_attn_scores", "hook_pattern"):
+                z = self._module(model, points, f"{attention}.hook_z")
+                comes_first = partial(self._refuse_late, name)
+                after = _OurHook(getattr(z, "name", name), z, comes_first)
+                self._put(stack, after, z.register_forward_hook)
         for name, mask in self.frozen.items():
             kept = partial(_without, mask)
             stack.callback(model.get_parameter(name).register_hook(kept).remove)
@@ -89,6 +97,27 @@ class Active:
             read = weights_of(model) if self.clamp.reads_pass else None
             guard, embed = partial(_refuse_other_pass, model, batch.tokens, read), model.embed
             self._put(stack, _OurHook("embed", embed, guard), embed.register_forward_pre_hook)
+
+    def _module(self, model: HookedModel, points: Mapping[str, Any], name: str) -> Any:
+        """Return a hook point, or a module of another kind; ValueError where there is none."""
+        try:
+            return points[name] if name in points else model.get_submodule(name)
+        except AttributeError as error:
+            raise ValueError(
+                f"{self.clamp} acts at {name!r}, and this model has no such hook point: expected "
+                "one of model.hook_dict."
+            ) from error
+
+    def _refuse_late(self, name: str, z: Tensor) -> None:
+        """Refuse an attention that has computed z by the time it shows its pattern."""
+        if not self.is_paused and name not in self.passing:
+            raise ValueError(
+                f"{self.clamp} acts at {name}, which this TransformerBridge only shows: its "
+                "attention runs inside the wrapped model, and what a hook returns there has no "
+                "effect. Expected an attention that TransformerLens computes, as in bridges of "
+                "GPT-2, GPT-NeoX or Llama; clamp queries, keys, values or z instead."
+            )
+        self.passing.discard(name)
 
     def _put(self, stack: ExitStack, hook: _OurHook, register: Callable[..., Any]) -> None:
         hook.handle = register(hook)
@@ -101,15 +130,32 @@ class Active:
         if self.is_paused:
             return None
         self.fired.add(name)
-        before = _version(output)
-        result = function(output, hook=module)
-        self.changed |= _version(output) != before  # a function of the user's may write into it
+        self.passing.add(name)
+        # A bridge's own shape is another than the one that TransformerLens shows to functions.
+        conversion = getattr(module, "hook_conversion", None)
+        shown = output if conversion is None else conversion.convert(output)
+        before = _version(shown)
+        result = function(shown, hook=module)
+        self.changed |= _version(shown) != before  # a function of the user's may write into it
         if result is None:
             return None
         self.changed = self.changed or not (
-            values_are_known() and torch.equal(result.detach(), output.detach())
+            values_are_known() and torch.equal(result.detach(), shown.detach())
         )
-        return result
+        return result if conversion is None else conversion.revert(result)
+
+
+def by_own_names(model: HookedModel, clamp: AbstractClamp, given: Sequence[Hook]) -> list[Hook]:
+    """Return hooks with each point's own name, by which clamps meet; a bridge has others, too."""
+    points = model.hook_dict
+    for name, _ in given:
+        if is_bridge(model) and name.endswith(".hook_resid_mid"):
+            raise ValueError(
+                f"{clamp} acts at {name}, which in a TransformerBridge is what the MLP reads and "
+                "not the residual stream: what comes after would not change. Expected another "
+                "point; write ln2.hook_in if the MLP's input is meant, hook_resid_post if not."
+            )
+    return [(points[n].name or n if n in points else n, function) for n, function in given]
 
 
 _ACTIVE: WeakKeyDictionary[HookedModel, tuple[Active, ...]] = WeakKeyDictionary()
@@ -163,24 +209,35 @@ def paused(model: HookedModel) -> Generator[None]:
 
 def unclamped(
     model: HookedModel,
-    inputs: Tensor,
+    tokens: Tensor,
     names: Sequence[str],
     gradient: GradientMode,
     *,
-    layers: tuple[int | None, int | None] = (None, None),
+    resid_pre: tuple[int, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Return activations of a pass without clamps, with their graph unless gradient is "block".
 
-    `layers` are the first that runs, and the one before which the pass stops.
+    `resid_pre` is a layer and what it reads instead; then activations of that layer alone are kept.
     """
     refuse_other_names(model)
     kept: dict[str, Tensor] = {}
 
-    def keep(activation: Tensor, hook: Any) -> None:
-        kept[hook.name] = activation.detach() if gradient == "block" else activation
+    def keep(activation: Tensor, hook: Any, name: str) -> None:
+        kept[name] = activation.detach() if gradient == "block" else activation
 
-    with paused(model), model.hooks(fwd_hooks=[(name, keep) for name in names]):
-        model(inputs, start_at_layer=layers[0], stop_at_layer=layers[1])
+    keeping: list[Hook] = [(name, partial(keep, name=name)) for name in names]
+    with paused(model), model.hooks(fwd_hooks=[*keeping]):
+        if resid_pre is None:
+            model(tokens)
+            return kept
+        layer, resid = resid_pre
+        if not is_bridge(model):
+            model(resid, start_at_layer=layer, stop_at_layer=layer + 1)
+            return kept
+        # A bridge cannot start at a layer; it runs whole, with another input of that layer.
+        given = partial(hooks.replace, value=resid)
+        with model.hooks(fwd_hooks=[(f"blocks.{layer}.hook_resid_pre", given)]):
+            model(tokens)
     return kept
 
 

@@ -71,15 +71,26 @@ class Function(AbstractClamp):
     """What is called at each of them."""
 
     def sites(self, shape: Shape) -> frozenset[Site]:
-        parts = self.point.split(".")
+        usual = [name for own, name in shape.aliases if fnmatchcase(own, self.point)]
+        return frozenset(
+            site for point in usual or [self.point] for site in self._sites_of(point, shape)
+        )
+
+    def _sites_of(self, point: str, shape: Shape) -> list[Site]:
+        parts = point.split(".")
+        in_block, layers = (
+            parts[0] == "blocks" and len(parts) > 2,
+            range(EMBEDDING, shape.n_layers + 1),
+        )
         name = parts[-1].removeprefix("hook_").removeprefix("attn_")
-        layers = range(EMBEDDING, shape.n_layers + 1)
-        if parts[0] == "blocks" and len(parts) > 2:
+        if name in ("in", "out"):  # of a bridge's modules, any of which has both
+            name = ".".join(parts[2:] if in_block else parts)
+        if in_block:
             layers = [n for n in range(shape.n_layers) if fnmatchcase(str(n), parts[1])]
-        elif "*" not in self.point:
+        elif "*" not in point:
             is_embedding = parts[0].removeprefix("hook_") in ("embed", "pos_embed")
             layers = [EMBEDDING if is_embedding else shape.n_layers]
-        return frozenset(Site(name, layer) for layer in layers)
+        return [Site("logits" if name == "unembed" else name, layer) for layer in layers]
 
     def prepare(self, model: HookedModel) -> None:
         if not self._points(model):
@@ -89,7 +100,11 @@ class Function(AbstractClamp):
             )
 
     def _points(self, model: HookedModel) -> list[str]:
-        return [name for name in model.hook_dict if fnmatchcase(name, self.point)]
+        found: dict[Any, str] = {}  # each point once, though a bridge has several names for it
+        for name, point in model.hook_dict.items():
+            if fnmatchcase(name, self.point):
+                found.setdefault(point, name)
+        return list(found.values())
 
     def hooks(self, setting: Setting) -> list[Hook]:
         return [(name, self.function) for name in self._points(setting.model)]

@@ -18,7 +18,7 @@ from ih_interp._expect import Entry, once_each
 from ih_interp._reprs import short_repr
 from ih_interp.batch import Batch
 from ih_interp.clamps.schedules import AbstractSchedule, Always, Metrics
-from ih_interp.hooked_model import HookedModel
+from ih_interp.hooked_model import HookedModel, is_bridge
 from ih_interp.model import FewShotEmbed
 from ih_interp.registry import AnyOf, Kinded
 from ih_interp.types import Head, HeadField, HeadName
@@ -41,10 +41,14 @@ class Shape(NamedTuple):
 
     n_layers: int
     n_heads: int
+    aliases: tuple[tuple[str, str], ...] = ()
+    """A bridge's own names of hook points, each with TransformerLens's."""
 
     @classmethod
     def of(cls, model: HookedModel) -> "Shape":
-        return cls(model.cfg.n_layers, model.cfg.n_heads)
+        points = model.hook_dict.items() if is_bridge(model) else ()
+        aliases = tuple((str(p.name), name) for name, p in points if p.name != name)
+        return cls(model.cfg.n_layers, model.cfg.n_heads, aliases)
 
 
 class Site(NamedTuple):

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map
 from ih_interp._expect import expect, integer
 from ih_interp._sequences import refuse_other_exemplars
 from ih_interp.batch import Batch
-from ih_interp.clamps._active import Active, activated, active, refuse_removed
+from ih_interp.clamps._active import Active, activated, active, by_own_names, refuse_removed
 from ih_interp.clamps._blending import blended, frozen_by
 from ih_interp.clamps.base import EMBEDDING, AbstractClamp, Setting, Shape, Site, head_mask
 from ih_interp.clamps.schedules import Metrics
@@ -186,6 +186,7 @@ def _ready(
     given: Any = clamp.hooks(Setting(model, batch, tensors, gate))
     pairs = list(given) if isinstance(given, Iterable) else [given]
     _refuse_hooks(clamp, pairs)
+    pairs = by_own_names(model, clamp, pairs)
     # A clamp that does not say whether it reads the batch may do so.
     is_bound = batch is not None and clamp.needs_batch is not False
     frozen = frozen_by(model, [clamp], [tensors], [gate])

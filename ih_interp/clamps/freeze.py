@@ -10,7 +10,7 @@ from torch import Tensor
 from ih_interp._expect import once_each
 from ih_interp.clamps.base import EMBEDDING, AbstractClamp, Hook, Setting, Shape, Site, head_mask
 from ih_interp.clamps.schedules import Metrics
-from ih_interp.hooked_model import HookedModel
+from ih_interp.hooked_model import HookedModel, is_bridge
 from ih_interp.model import trained_parameters
 from ih_interp.types import HeadField
 
@@ -60,6 +60,12 @@ class Freeze(AbstractClamp):
         return gate
 
     def prepare(self, model: HookedModel) -> None:
+        if is_bridge(model):
+            raise ValueError(
+                f"{self} holds parameters by TransformerLens's names, under which a "
+                "TransformerBridge has none: expected a HookedTransformer. In a loop of your own, "
+                "call requires_grad_(False) of those in model.named_parameters()."
+            )
         trained = trained_parameters(model)
         for wanted in (*self.parameters, *self._of_heads()):
             if not any(fnmatchcase(name, wanted) for name in trained):

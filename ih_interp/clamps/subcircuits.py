@@ -45,7 +45,8 @@ def copied(
 
 def logits_point(model: HookedModel) -> str:
     """Return the place of a model's logits: a hook point, or in plain models their module."""
-    return "unembed.hook_logits" if "unembed.hook_logits" in model.hook_dict else "unembed"
+    points = ("unembed.hook_logits", "unembed.hook_out")  # of build_model, and of bridges
+    return next((point for point in points if point in model.hook_dict), "unembed")
 
 
 class CopyFromAttention(AbstractClamp):
@@ -137,7 +138,8 @@ class PerfectLayerOne(AbstractClamp):
             inputs = [(resid, [name]) for resid, name in zip(shifted, names, strict=True)]
         read: dict[str, Tensor] = {}
         for resid, of_them in inputs:
-            read |= unclamped(setting.model, resid, of_them, self.gradient, layers=(1, 2))
+            given = (setting.model, batch.tokens, of_them, self.gradient)
+            read |= unclamped(*given, resid_pre=(1, resid))
         values = {"blocks.1.hook_resid_pre": raw, **read}
         return [(name, partial(hooks.replace, value=value)) for name, value in values.items()]
 

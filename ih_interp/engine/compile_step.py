@@ -16,7 +16,7 @@ from ih_interp.clamps.base import flat_tensors
 from ih_interp.clamps.schedules import Metrics
 from ih_interp.engine.compiled_forward import ClampedModel, Sequences, compiler_found
 from ih_interp.engine.update import FleetInputs, FleetState, Step, asked_loss, traced_step
-from ih_interp.hooked_model import HookedModel, expect_model
+from ih_interp.hooked_model import HookedModel, expect_hooked_transformers, expect_model
 from ih_interp.model import trained_parameters
 from ih_interp.optimisers import AbstractOptimiser, Adam
 
@@ -50,9 +50,10 @@ def compile_step(
     most of a minute, less where the same graph was compiled before.
 
     Raises ValueError for clamps that the model cannot take or that cannot act together, and where
-    no C++ compiler is found.
+    no C++ compiler is found; TypeError for a TransformerBridge, ImportError with TransformerLens 4.
     """
     expect_model(model)
+    expect_hooked_transformers("compile_step", model)
     expect(optimiser, AbstractOptimiser, "optimiser", "write ih.Adam(learning_rate=1e-3)")
     check(model, clamps)
     if not compiler_found():

@@ -15,11 +15,11 @@ import pandas as pd
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from ih_interp._config_base import explain, short
 from ih_interp._expect import expect
 from ih_interp._torch_state import plain_torch
+from ih_interp.hooked_model import HookedTransformer
 from ih_interp.model import FewShotEmbed, ModelConfig, few_shot_model
 from ih_interp.storage import feature_files as files, run_files
 from ih_interp.storage.atomic import PathLike, as_path

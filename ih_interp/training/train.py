@@ -16,7 +16,7 @@ from ih_interp.clamps import AbstractClamp, check
 from ih_interp.config import RunConfig, run_folder
 from ih_interp.engine.compiled_forward import Sequences, compiler_found
 from ih_interp.evaluation import evaluation_sets, metric_names
-from ih_interp.hooked_model import HookedModel
+from ih_interp.hooked_model import HookedModel, expect_hooked_transformers
 from ih_interp.model import build_model
 from ih_interp.registry import load_plugins, plugins_for
 from ih_interp.runs import Run, create_run, refuse_other_run
@@ -182,6 +182,7 @@ def _refuse_arguments(
     plugins: Sequence[str],
     **switches: object,
 ) -> None:
+    expect_hooked_transformers("ih.train")
     if engine not in get_args(Engine):
         raise ValueError(f"engine={engine!r}; choose from {', '.join(get_args(Engine))}.")
     if engine == "compiled" and not compiler_found():

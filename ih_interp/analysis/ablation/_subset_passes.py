@@ -20,9 +20,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from torch import Tensor
-from transformer_lens.components.layer_norm import LayerNorm
-from transformer_lens.components.layer_norm_pre import LayerNormPre
-from transformer_lens.components.rms_norm import RMSNorm
 
 from ih_interp._stock import not_plain, parts_of
 from ih_interp.analysis._passes import Ablation, chunk_size, put_heads, recording
@@ -227,14 +224,15 @@ class _Chunk:
         changed = (z - off)[:, heads]
         parts = torch.cat([rest[None], torch.einsum("bhk,hkd->hbd", changed, w_o[heads])])
         w_u, bias = model.unembed.W_U.double(), model.unembed.b_U.double()
-        if model.cfg.normalization_type is None:
-            return Readout(parts @ w_u, None, bias, 0.0)
         norm: Any = model.ln_final
-        if isinstance(norm, LayerNorm | LayerNormPre):
+        kind = model.cfg.normalization_type  # which `is_linear` has compared with the module
+        if kind is None:
+            return Readout(parts @ w_u, None, bias, 0.0)
+        if kind in ("LN", "LNPre"):
             parts = parts - parts.mean(dim=-1, keepdim=True)
-        if isinstance(norm, LayerNorm):
+        if kind == "LN":
             bias = bias + norm.b.double() @ w_u
-        if isinstance(norm, LayerNorm | RMSNorm):
+        if kind in ("LN", "RMS"):
             w_u = norm.w.double()[:, None] * w_u
         i, j = torch.triu_indices(len(parts), len(parts))
         by_sequence = parts.transpose(0, 1)

@@ -21,7 +21,7 @@ from ih_interp.analysis.heads.pattern_scores import CHUNK, by_head
 from ih_interp.batch import Batch
 from ih_interp.checkpoints import Checkpoints, ModelSeries, weights_digest
 from ih_interp.clamps import AbstractClamp, clamped
-from ih_interp.hooked_model import HookedModel
+from ih_interp.hooked_model import HookedModel, is_bridge
 from ih_interp.runs import Run
 from ih_interp.tasks.base import Task, drawn
 from ih_interp.tasks.few_shot import FewShotTask, number
@@ -153,6 +153,8 @@ def _measured(
 ) -> dict[str, float]:
     """Return the measure's numbers at a checkpoint; refuse one that leaves the model changed."""
     refuse_other_sequences(model, batch)
+    if is_bridge(model):
+        model(batch.tokens[:1])  # its first pass puts hooks of its own on its modules
     parts, weights = _parts(model), weights_digest(model)
     values = _means(model, measure, batch, functools.partial(clamped, model, clamps, **at))
     same_weights = weights_digest(model) == weights
@@ -234,9 +236,9 @@ def _parts(model: HookedModel) -> tuple[object, ...]:
     parts = [
         (
             id(module),
-            len(vars(module)),
+            sum(_is_public(name) for name in vars(module)),
             # A module's numbers and words are its settings, as a norm's eps.
-            [v for n, v in vars(module).items() if n != "training" and isinstance(v, SETTING)],
+            [v for n, v in vars(module).items() if _is_public(n) and isinstance(v, SETTING)],
             n_hooks(module),
             *map(id, module.parameters(recurse=False)),
             *((id(b), b._version) for b in module.buffers(recurse=False)),
@@ -244,6 +246,11 @@ def _parts(model: HookedModel) -> tuple[object, ...]:
         for module in parts_of(model)
     ]
     return dict(vars(model.cfg)), parts
+
+
+def _is_public(name: str) -> bool:
+    """Return whether a module's attribute is more than a note of its own for the next pass."""
+    return not name.startswith("_") and name != "training"
 
 
 def _means(

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 import ih_interp as ih
 from ih_interp.analysis import _passes as passes
-from ih_interp.analysis.patching import wiring
+from ih_interp.analysis.patching import _each_edge
 from ih_interp.analysis.patching._last_layer import stands_alone
 from ih_interp.analysis.patching.corruptions import swap_exemplars
 from ih_interp.analysis.patching.path_patching import path_patch
@@ -160,7 +160,7 @@ def test_chunks_do_not_matter(task, clean, corrupted, monkeypatch):
     options = {"normalise": True, "ablation": "mean", "per_sequence": True}
     whole = wiring_map(model, clean, corrupted, **options)
     monkeypatch.setattr(passes, "CHUNK", 4)
-    monkeypatch.setattr(wiring, "FAST_CHUNK", 3)
+    monkeypatch.setattr(_each_edge, "FAST_CHUNK", 3)
     assert_close(wiring_map(model, clean, corrupted, **options).effects, whole.effects)
 
 
