@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ih_interp._config_base import short
-from ih_interp.hooked_model import HookedModel
+from ih_interp.hooked_model import HAS_HOOKED_TRANSFORMERS, HookedModel, HookedTransformer
 from ih_interp.storage.atomic import PathLike, as_path
 
 STEP = "{step}"
@@ -137,11 +137,9 @@ def load_named(name: str, step: int, **options: Any) -> HookedModel:
     `options` are those of `from_pretrained`, as `fold_ln=True`. TransformerLens 4 has no
     HookedTransformer; its TransformerBridge takes those of `boot_transformers`.
     """
-    import transformer_lens
-
     with _quietly():
-        if hasattr(transformer_lens, "HookedTransformer"):
-            load = transformer_lens.HookedTransformer.from_pretrained_no_processing
+        if HAS_HOOKED_TRANSFORMERS:
+            load = HookedTransformer.from_pretrained_no_processing
             return load(name, checkpoint_value=step, **options)
         from transformer_lens.model_bridge import TransformerBridge
 

@@ -81,6 +81,7 @@ class ModelSeries:
         sequences_per_step: float | None = None,
     ) -> None:
         self._source, self.steps = _sources(models, steps)
+        self._are_held = isinstance(models, Mapping)
         if build is not None and not callable(build):
             raise TypeError(f"build={build!r}: expected a function that makes a model; lambda: ...")
         self._build = build
@@ -107,7 +108,7 @@ class ModelSeries:
         """Return the model at a step, unclamped; ValueError where it cannot be had."""
         step = self.checkpoint_step(step)
         if any(parameter() is not None for parameter in self._last_made):
-            gc.collect()  # a model may hold itself, and two would be in memory
+            gc.collect()  # a model may hold itself, and two would then be in memory
         source: Any = self._source(step)
         model = self._made_of(step, source)
         self._refuse_other_architecture(step, model)
@@ -119,7 +120,7 @@ class ModelSeries:
                 "of steps=.",
                 stacklevel=3,
             )
-        if model is not source:
+        if not (self._are_held and model is source):
             self._last_made = [weakref.ref(parameter) for parameter in model.parameters()]
         return model
 
@@ -296,9 +297,13 @@ def _load(model: HookedModel, state: Mapping[str, Tensor], where: str) -> None:
     lacking = sorted(parameters & {*result.missing_keys})
     unknown = sorted(result.unexpected_keys)
     if lacking or unknown:
-        parts = [f"lacks {short(lacking)}"] * bool(lacking)
-        parts += [f"has {short(unknown)}, which it does not know"] * bool(unknown)
         raise ValueError(
-            f"{where}: expected the weights of the model that build() makes; it "
-            f"{' and '.join(parts)}. Build that model, or rename the weights."
+            f"{where}: expected the weights of the model that build() makes; {_few(lacking)} are "
+            f"missing, and {_few(unknown)} are not known there. Build that model, or rename them."
         )
+
+
+def _few(names: Sequence[str]) -> str:
+    """Return the first three of many names, and how many there are."""
+    more = f" ... ({len(names)} in all)" if len(names) > 3 else ""
+    return (", ".join(names[:3]) or "none") + more
