@@ -5,6 +5,7 @@ import io
 import json
 import re
 from collections.abc import Generator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,13 @@ NAME = re.compile(r"(?:step|checkpoint)?[-_]?(\d+)")
 CONFIG = "config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """Files of weights; of several shards, `.index.json` after the name lists them."""
+
+LABELS = (
+    "transformer_lens.loading_from_pretrained"
+    if HAS_HOOKED_TRANSFORMERS
+    else "transformer_lens.tools.model_registry.checkpoints"
+)
+"""The module of TransformerLens that knows the steps of published models."""
 
 TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
@@ -117,17 +125,13 @@ def load_folder(folder: Path, **options: Any) -> HookedModel:
 
 def steps_of(name: str) -> list[int]:
     """Return the steps of a model that TransformerLens knows by name; ValueError for others."""
-    from transformer_lens.loading_from_pretrained import get_checkpoint_labels
-
     try:
-        return sorted(get_checkpoint_labels(name)[0])
+        return sorted(import_module(LABELS).get_checkpoint_labels(name)[0])
     except ValueError as error:
-        known = "not checkpointed" in str(error)
-        what = "has no checkpoints" if known else "is no folder here, and no model"
         raise ValueError(
-            f"{name!r} {what} that TransformerLens knows: expected a checkpointed model, such as "
-            '"pythia-70m", or a folder with a folder per step. For others write a function of the '
-            "step: ih.ModelSeries(load, steps=[...])."
+            f"{name!r} is no folder here, and no model of which TransformerLens knows checkpoints: "
+            'expected one, such as "pythia-70m", or a folder with a folder per step. For others '
+            "write a function of the step: ih.ModelSeries(load, steps=[...])."
         ) from error
 
 
