@@ -48,7 +48,8 @@ def composition_scores(model: HookedModel, kind: Kind, *, fold_ln: bool = False)
     TransformerLens does when it loads a language model; False takes the weights as they are, and so
     equals `model.all_composition_scores(kind)`. Chance: `composition_chance`.
     """
-    weights, w_o = Weights(model, fold_ln), _wide(model.W_O)
+    weights = Weights(model, fold_ln)
+    w_o = _outputs(weights)
     rest = w_o.mT if kind == "V" else _reads(weights, "K" if kind == "Q" else "Q")
     writes, reads = _small(_reads(weights, "V")) @ w_o, _reads(weights, kind) @ _small(rest).mT
     return _pairs(writes, reads)
@@ -62,7 +63,8 @@ def output_composition(model: HookedModel, kind: Kind) -> Pairs:
     output matrix the later head's input matrix reads. No LayerNorm is folded in. Chance:
     `output_composition_chance`, about 1 / sqrt(d_model).
     """
-    return _pairs(_wide(model.W_O), _reads(Weights(model, layer_norm=False), kind))
+    weights = Weights(model, layer_norm=False)
+    return _pairs(_outputs(weights), _reads(weights, kind))
 
 
 @checked_in_plain_torch()
@@ -104,12 +106,12 @@ def pair_table(scores: Pairs) -> pd.DataFrame:
 
 def _reads(weights: Weights, kind: Kind) -> Float[Tensor, "layer head d_model d_head"]:
     layers = range(weights.model.cfg.n_layers)
-    return _wide(torch.stack([weights.inputs(f"W_{kind}", layer) for layer in layers]))
+    return torch.stack([weights.inputs(f"W_{kind}", layer) for layer in layers])
 
 
-def _wide(weight: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Return a weight in single precision at least: QR needs it, and norms of half overflow."""
-    return weight.to(torch.promote_types(weight.dtype, torch.float32))
+def _outputs(weights: Weights) -> Float[Tensor, "layer head d_head d_model"]:
+    layers = range(weights.model.cfg.n_layers)
+    return torch.stack([weights.of("W_O", layer) for layer in layers])
 
 
 def _small(factor: Float[Tensor, "*any d_model d_head"]) -> Float[Tensor, "*any small d_head"]:

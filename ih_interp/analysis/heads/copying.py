@@ -10,6 +10,7 @@ In the few-shot task labels are copied to labels: each head has a matrix `[label
 whose diagonal an induction head needs.
 """
 
+import itertools
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -23,13 +24,15 @@ from ih_interp.analysis.heads.pattern_scores import (
     PerHeadScore,
     Sequences,
     each_chunk,
+    in_single,
     layer_scores,
+    present_in,
     tokens_of,
 )
 from ih_interp.batch import Batch
 from ih_interp.hooked_model import HookedModel
 from ih_interp.model import FewShotEmbed
-from ih_interp.types import PerHead, Tokens
+from ih_interp.types import PerHead
 
 Chosen: TypeAlias = Int[Tensor, " token"] | None
 LARGE = 2**31  # numbers in the circuits of all heads; for more, tokens have to be chosen
@@ -59,14 +62,14 @@ def copying_score_eig(
     """
     weights = Weights(model, layer_norm)
     chosen = weights.copied_tokens(tokens) if full else torch.arange(0)
-    scores: list[Tensor] = []
-    for layer, block in enumerate(model.blocks):
-        values, outputs = weights.inputs("W_V", layer).double(), block.attn.W_O.double()
-        if full:
-            values = weights.embedded(chosen, layer).double() @ block.attn.W_V.double()
-            outputs = outputs @ weights.unembedding()[:, chosen].double()
+    w_u, scores = weights.unembedding()[:, chosen].double() if full else None, list[Tensor]()
+    for layer in range(model.cfg.n_layers):
+        values, outputs = weights.inputs("W_V", layer).double(), weights.of("W_O", layer).double()
+        if w_u is not None:
+            values = weights.embedded(chosen, layer).double() @ weights.of("W_V", layer).double()
+            outputs = outputs @ w_u
         scores.append(eigenvalue_ratio(values, outputs))
-    return torch.stack(scores).to(model.W_U)
+    return torch.stack(scores).to(in_single(model.W_U))
 
 
 @checked_in_plain_torch(TOKENS)
@@ -89,17 +92,21 @@ def copying_score_diag(
             f"tokens=None: {len(chosen):,} tokens take {size:,} numbers, and hours: expected some "
             "of them, tokens=torch.randperm(model.cfg.d_vocab_out)[:500]."
         )
-    w_u = weights.unembedding()
+    w_u, (d_model, d_head) = weights.unembedding(), (model.cfg.d_model, model.cfg.d_head)
+    # The shorter of the two ways to multiply three matrices.
+    by_head = len(chosen) * d_model > d_head * (d_model + len(chosen))
     top, rank = torch.zeros(2, model.cfg.n_layers, model.cfg.n_heads, dtype=torch.float64)
-    for layer in range(model.cfg.n_layers):
+    for layer, head in itertools.product(range(model.cfg.n_layers), range(model.cfg.n_heads)):
+        w_v, w_o = (weights.of(name, layer)[head] for name in ("W_V", "W_O"))
+        w_ou = w_o @ w_u if by_head else None
         for rows in chosen.split(ROWS):
-            for head, wrote in enumerate(weights.written(rows, layer)):
-                circuit = wrote @ w_u
-                own = circuit.gather(1, rows[:, None])
-                lower = (circuit < own).double().sum(dim=1)
-                tied = (circuit == own).double().sum(dim=1)  # itself among them
-                rank[layer, head] += ((lower + (tied - 1) / 2) / (circuit.shape[1] - 1)).sum().cpu()
-                top[layer, head] += ((lower + tied == circuit.shape[1]) / tied).sum().cpu()
+            values = weights.embedded(rows, layer) @ w_v
+            circuit = values @ w_o @ w_u if w_ou is None else values @ w_ou
+            own = circuit.gather(1, rows[:, None])
+            lower = (circuit < own).sum(dim=1).double()
+            tied = (circuit == own).sum(dim=1).double()  # itself among them
+            rank[layer, head] += ((lower + (tied - 1) / 2) / (circuit.shape[1] - 1)).sum().cpu()
+            top[layer, head] += ((lower + tied == circuit.shape[1]) / tied).sum().cpu()
     return DiagonalCopying((top / len(chosen)).float(), (rank / len(chosen)).float())
 
 
@@ -118,13 +125,13 @@ def copying_score_logit(
     Raises ValueError for sequences with fewer than two different outputs.
     """
     weights, tokens = Weights(model), tokens_of(batch)
-    share = _shares_of_outputs(model, tokens)
+    share = _shares_of_outputs(model, batch)
     w_u = weights.unembedding()
     w_u = w_u - w_u.mean(dim=1, keepdim=True)
     same = tokens[:, :, None] == tokens[:, None, :]
 
     def score(values: PerHead, layer: int, rows: slice) -> Float[Tensor, "batch head"]:
-        w_o = model.W_O[layer]
+        w_o = weights.of("W_O", layer)
         added = torch.einsum("bphr,hrd->bphd", _of_each_head(values, len(w_o)), w_o)
         outputs = w_u.T[tokens[rows].clamp(max=w_u.shape[1] - 1)]
         raises = torch.einsum("bjhd,bkd->bhjk", added, outputs).relu()
@@ -143,7 +150,7 @@ def copying_score_logit(
 @checked_in_plain_torch()
 def copying_logit_chance(model: HookedModel, batch: Sequences) -> float:
     """Return the score of a head that raises all alike: the mean of 1 / (number of outputs)."""
-    return float((1 / _shares_of_outputs(model, tokens_of(batch)).sum(dim=1)).mean())
+    return float((1 / _shares_of_outputs(model, batch).sum(dim=1)).mean())
 
 
 @checked_in_plain_torch("on sequences use label_copying_of_values(model, batch)")
@@ -191,7 +198,8 @@ def label_copying_of_values(
     chunks = each_chunk(model, batch.tokens, "attn.hook_v", read)
     total = sum((part.double().sum(dim=0) for part in chunks), torch.zeros(()).double())
     means = (total / counts[:, None]).to(w_u)
-    return means @ model.W_O @ w_u
+    w_o = torch.stack([weights.of("W_O", layer) for layer in range(model.cfg.n_layers)])
+    return means @ w_o @ w_u
 
 
 @checked_in_plain_torch()
@@ -232,13 +240,14 @@ def _of_each_head(values: PerHead, n_heads: int) -> PerHead:
     return values.repeat_interleave(n_heads // values.shape[2], dim=2)
 
 
-def _shares_of_outputs(model: HookedModel, tokens: Tokens) -> Float[Tensor, "batch pos"]:
+def _shares_of_outputs(model: HookedModel, batch: Sequences) -> Float[Tensor, "batch pos"]:
     """Return 1 / (how often the token stands in its sequence), 0 where it is not an output."""
+    tokens = torch.where(present_in(batch), tokens_of(batch), -1)
     if model.cfg.d_vocab != model.cfg.d_vocab_out and not isinstance(model.embed, FewShotEmbed):
         counted = f"{model.cfg.d_vocab} tokens and {model.cfg.d_vocab_out} outputs"
         raise ValueError(f"model: expected outputs which are tokens, got {counted}.")
     counts = (tokens[:, :, None] == tokens[:, None, :]).sum(dim=2)
-    shares = torch.where(tokens < model.cfg.d_vocab_out, 1 / counts, 0.0)
+    shares = torch.where((tokens >= 0) & (tokens < model.cfg.d_vocab_out), 1 / counts, 0.0)
     few = int((shares.sum(dim=1) < 1.5).sum())
     if few:
         words = "expected two or more different tokens that are outputs in each, to tell apart"
