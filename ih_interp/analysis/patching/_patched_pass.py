@@ -6,7 +6,7 @@ and a change enters before all other hooks, so that these act on it as on any ot
 """
 
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, get_args
@@ -81,7 +81,7 @@ class Patch:
     def applied(self, reading: int | None = None) -> Generator[None]:
         """Patch the model's passes in the block, as far as `reads` goes.
 
-        With a layer to read, passes fill its `reads` and have to end behind it.
+        With a layer to read, the block is one pass, which fills its `reads` and ends there.
         """
         edges, top = self.edges, self.model.cfg.n_layers - 1
         first, last = list[Any](), list[Any]()
@@ -98,9 +98,9 @@ class Patch:
             last.append((f"blocks.{reading}.hook_resid_pre", partial(self._add, layer=reading)))
         elif edges.to_output:
             last.append((f"blocks.{top}.hook_resid_post", partial(self._add, layer=top + 1)))
-        with acting_first(self.model, first), self.model.hooks(fwd_hooks=last):
+        with suppress(_Enough), acting_first(self.model, first), self.model.hooks(fwd_hooks=last):
             yield
-        if reading is not None and not any(layer == reading for layer, _ in self.reads):
+        if reading in self.unread():
             kind = type(self.model.blocks[reading].attn).__name__
             raise ValueError(
                 f"Paths cannot be patched: {kind} does not pass its queries, keys and values "
@@ -108,7 +108,9 @@ class Patch:
             )
 
     def _keep(self, activation: Tensor, *, place: tuple[int, Input], **_: Any) -> None:
-        self.reads[place] = activation.clone()
+        self.reads[place] = activation
+        if place[0] not in self.unread():
+            raise _Enough
 
     def _add(self, resid: Residual, *, layer: int, **_: Any) -> Residual:
         return resid + self._before(layer)
@@ -132,6 +134,10 @@ class Patch:
                 )
         self.changes[layer] = sum(changes[1:], changes[0])
         return before if layer in self.frozen else None
+
+
+class _Enough(Exception):
+    """A signal that ends a pass once the queries, keys and values that it is for are known."""
 
 
 def _put(activation: Tensor, *, heads: list[int], value: Tensor, **_: Any) -> Tensor:

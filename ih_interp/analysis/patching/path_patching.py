@@ -192,13 +192,13 @@ class Pair:
         *,
         means: Means | None = None,
         patch: Patch | None = None,
-        last: int | None = None,
+        reading: int | None = None,
     ) -> Seen:
         """Return the clean or the corrupted run, perhaps patched, and keep the named activations.
 
         The pass is that of the clean sequences, with heads set to means or with another embedding
         put in before all other hooks: clamps made for these sequences act as they do there. With a
-        `last` layer it ends behind that, and has no logits.
+        layer for the patch to read it ends there, without logits.
         """
         tokens, logits = self.clean.tokens, torch.empty(0, 0)
         with ExitStack() as stack:
@@ -206,14 +206,11 @@ class Pair:
                 stack.enter_context(passes.set_heads(self.model, means or {}))
             elif which == "corrupted":
                 stack.enter_context(passes.embedding_of(self.model, self.corrupted.tokens))
-            if patch is not None:
-                stack.enter_context(patch.applied(reading=last))
             kept = stack.enter_context(passes.recording(self.model, names))
-            if last is None:
-                logits = at_asked(self.model(tokens), self.clean)
-            else:
-                self.model(tokens, stop_at_layer=last + 1)
-            return Seen(logits, kept)
+            if patch is not None:
+                stack.enter_context(patch.applied(reading))
+            logits = at_asked(self.model(tokens), self.clean)
+        return Seen(logits, kept)
 
     def patched(self, patch: Patch, means: Means | None = None) -> Float[Tensor, " batch"]:
         """Return the metric of the base run with a patch."""
@@ -223,7 +220,7 @@ class Pair:
     def read(self, patch: Patch, means: Means | None = None) -> None:
         """Have the receivers of a patch read their inputs in the base run, where they have not."""
         for layer in patch.unread():
-            self.run(self.order[1], means=means, patch=patch, last=layer)
+            self.run(self.order[1], means=means, patch=patch, reading=layer)
 
 
 def _effect(pair: Pair, edges: Edges, means: Means, normalise: bool) -> tuple[Tensor, Tensor]:
