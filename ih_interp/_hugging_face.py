@@ -127,12 +127,12 @@ def steps_of(name: str) -> list[int]:
     """Return the steps of a model that TransformerLens knows by name; ValueError for others."""
     try:
         return sorted(import_module(LABELS).get_checkpoint_labels(name)[0])
-    except ValueError as error:
+    except ValueError:
         raise ValueError(
             f"{name!r} is no folder here, and no model of which TransformerLens knows checkpoints: "
             'expected one, such as "pythia-70m", or a folder with a folder per step. For others '
             "write a function of the step: ih.ModelSeries(load, steps=[...])."
-        ) from error
+        ) from None  # which lists every model
 
 
 def load_named(name: str, step: int, **options: Any) -> HookedModel:

@@ -94,7 +94,10 @@ class ModelSeries:
         self._last_made: list[weakref.ref[nn.Parameter]] = []
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({len(self.steps)} checkpoints, steps {short(self.steps)})"
+        return f"{type(self).__name__}({self._span()})"
+
+    def _span(self) -> str:
+        return f"{len(self.steps)} checkpoints, steps {self.steps[0]} to {self.steps[-1]}"
 
     def checkpoint_step(self, step: object) -> int:
         """Return a step that has a checkpoint as an int; TypeError or ValueError for others."""
@@ -199,7 +202,7 @@ class Pretrained(ModelSeries):
         self._name = str(source)
 
     def __repr__(self) -> str:
-        return f"Pretrained({self._name!r}, {len(self.steps)} checkpoints, {short(self.steps)})"
+        return f"Pretrained({self._name!r}, {self._span()})"
 
 
 def weights_digest(model: HookedModel) -> str:

@@ -197,7 +197,7 @@ def test_a_pattern_of_folders_and_some_steps(neox, tmp_path, tokens):
     series = ih.Pretrained(str(tmp_path / "b" / "at_{step}" / "hf"), steps=[200])
     assert series.steps == [200]
     assert weights_digest(series.model(200)) == weights_digest(ih.Pretrained(neox).model(4))
-    assert repr(ih.Pretrained(neox)).endswith("3 checkpoints, [0, 4, 64])")
+    assert repr(ih.Pretrained(neox)).endswith("3 checkpoints, steps 0 to 64)")
 
 
 def test_a_precision_is_an_option(neox):
