@@ -7,19 +7,21 @@ with the same weights, which 4.0 removed. Nothing is loaded from anywhere.
 import importlib
 from importlib.metadata import version
 
+import pytest
 import torch
 import transformers
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 
 HAS_TWINS = version("transformer-lens").startswith("3.")
+needs_twins = pytest.mark.skipif(not HAS_TWINS, reason="needs a HookedTransformer")
 
 N_LAYERS, N_HEADS, D_MODEL, D_HEAD, D_MLP, N_CTX, D_VOCAB = 3, 4, 24, 6, 40, 12, 30
 
 GPT2 = {
     **{"n_layer": N_LAYERS, "n_head": N_HEADS, "n_embd": D_MODEL, "n_inner": D_MLP},
     **{"n_positions": N_CTX, "vocab_size": D_VOCAB, "resid_pdrop": 0.0, "embd_pdrop": 0.0},
-    "attn_pdrop": 0.0,
+    **{"attn_pdrop": 0.0, "tie_word_embeddings": False},
 }
 SIZES = {
     **{"num_hidden_layers": N_LAYERS, "num_attention_heads": N_HEADS, "hidden_size": D_MODEL},
@@ -30,6 +32,17 @@ LLAMA |= {"tie_word_embeddings": False, "pad_token_id": None}
 LLAMA |= {"bos_token_id": None, "eos_token_id": None}
 NEOX = {**SIZES, "rotary_pct": 0.67, "attention_dropout": 0.0, "hidden_dropout": 0.0}
 
+LOCAL = {"sliding_window": 4, "layer_types": ["sliding_attention"] * N_LAYERS}
+GEMMA2 = {**LLAMA, "query_pre_attn_scalar": D_HEAD, "attn_logit_softcapping": 5.0}
+GEMMA2 |= {"final_logit_softcapping": 8.0, "hidden_activation": "gelu_pytorch_tanh"}
+GEMMA2 |= {"layer_types": ["full_attention"] * N_LAYERS}
+OPT = {"num_hidden_layers": N_LAYERS, "num_attention_heads": N_HEADS, "hidden_size": D_MODEL}
+OPT |= {"ffn_dim": D_MLP, "word_embed_proj_dim": D_MODEL, "max_position_embeddings": N_CTX}
+OPT |= {"vocab_size": D_VOCAB, "dropout": 0.0, "tie_word_embeddings": False}
+OPT |= {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+BLOOM = {"n_layer": N_LAYERS, "n_head": N_HEADS, "hidden_size": D_MODEL, "vocab_size": D_VOCAB}
+BLOOM |= {"tie_word_embeddings": False, "hidden_dropout": 0.0, "attention_dropout": 0.0}
+
 # The class at Hugging Face, without its ending, and the fields of its configuration.
 CONFIGURATIONS = {
     "gpt2": ("GPT2", GPT2),
@@ -37,6 +50,11 @@ CONFIGURATIONS = {
     "llama": ("Llama", {**LLAMA, "num_key_value_heads": N_HEADS}),
     "llama, grouped": ("Llama", LLAMA),
     "llama, one key-value head": ("Llama", {**LLAMA, "num_key_value_heads": 1}),
+    "mistral": ("Mistral", {**LLAMA, **LOCAL}),
+    "qwen3": ("Qwen3", LLAMA),
+    "gemma 2": ("Gemma2", GEMMA2),
+    "opt": ("OPT", OPT),
+    "bloom": ("Bloom", BLOOM),
 }
 BRIDGES = (*CONFIGURATIONS, "native")
 """The names that `bridge` takes; all but "native" have twins, `TWINS`."""
@@ -64,8 +82,10 @@ def twins(name, *, dtype=torch.float32, seed=0):
     from architectures import architecture
 
     model = hugging_face(name, seed=seed).to(dtype)
-    hooked = architecture(name, dtype=dtype)
-    kind = {"GPT2": "gpt2", "GPTNeoX": "neox", "Llama": "llama"}[CONFIGURATIONS[name][0]]
+    sizes = {"d_mlp": 4 * D_MODEL} if name == "bloom" else {}  # which it has at Hugging Face
+    hooked = architecture(name, dtype=dtype, **sizes)
+    kind = CONFIGURATIONS[name][0].lower()
+    kind = {"gptneox": "neox", "gemma2": "gemma"}.get(kind, kind)
     path = f"transformer_lens.pretrained.weight_conversions.{kind}"
     converted = getattr(importlib.import_module(path), f"convert_{kind}_weights")(model, hooked.cfg)
     state = {k: v.detach().clone().to(dtype) for k, v in converted.items()}
@@ -73,7 +93,8 @@ def twins(name, *, dtype=torch.float32, seed=0):
     missing, unexpected = hooked.load_state_dict(state, strict=False)
     weights = {key for key, _ in hooked.named_parameters()}
     assert not unexpected, unexpected
-    assert not weights & {*missing}, missing
+    unused = {"pos_embed.W_pos"} if name == "bloom" else set()
+    assert weights & {*missing} <= unused, missing
     return hooked, _over(model)
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from small_runs import FOUR_UPDATES
-from transformer_lens import HookedTransformer
 
 from ih_interp.batch import Batch
 from ih_interp.clamps import InductionAttention
+from ih_interp.hooked_model import HookedModel
 from ih_interp.model import build_model
 from ih_interp.runs import Run
 from ih_interp.tasks.exemplars import Exemplars
@@ -43,7 +43,7 @@ def task(exemplars: Exemplars) -> FewShotTask:
 
 
 @pytest.fixture
-def model(task: FewShotTask) -> HookedTransformer:
+def model(task: FewShotTask) -> HookedModel:
     """A fresh one for every test, which may then change it."""
     return build_model(task, seed=5)
 

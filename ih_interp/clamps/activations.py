@@ -20,7 +20,7 @@ from ih_interp.clamps.base import (
     Shape,
     Site,
 )
-from ih_interp.hooked_model import HookedModel
+from ih_interp.hooked_model import HookedModel, is_bridge
 
 Preserved: TypeAlias = Literal["patterns", "values", "queries", "keys"]
 HOOKS: dict[str, str] = {"patterns": "pattern", "values": "v", "queries": "q", "keys": "k"}
@@ -30,15 +30,16 @@ HOOKS: dict[str, str] = {"patterns": "pattern", "values": "v", "queries": "q", "
 class AblateHeads(HeadClamp):
     """The heads' values are 0 at every position, so they write nothing; their patterns stay.
 
-    Where heads share values (grouped-query attention), their z is 0 instead. Clamps on the patterns
-    of these heads remain in force, to no effect on the logits.
+    Where heads share values (grouped-query attention), and in a TransformerBridge, their z is 0
+    instead. Clamps on the patterns of these heads remain in force, to no effect on the logits.
     """
 
     kind: Literal["ablate_heads"] = "ablate_heads"
     stage, needs_batch, sets = 20, False, "v"
 
     def hooks(self, setting: Setting) -> list[Hook]:
-        shared = setting.model.cfg.n_key_value_heads is not None
+        model = setting.model
+        shared = model.cfg.n_key_value_heads is not None or is_bridge(model)
         return self.at_each_layer(setting, "hook_z" if shared else "hook_v", hooks.zero_heads)
 
 

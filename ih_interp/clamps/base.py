@@ -289,12 +289,25 @@ class HeadClamp(AbstractClamp):
         """Return `function(activation, hook, heads=mask, **given)` for each layer with such a head.
 
         `point` is a hook of attention, "hook_pattern"; the mask is True for the layer's heads.
+        Raises ValueError for keys and values that groups of heads share.
         """
+        if point in ("hook_k", "hook_rot_k", "hook_v"):
+            self._refuse_shared(setting.model.cfg)
         heads, function = setting.tensors["heads"], partial(function, **given)
         return [
             (f"blocks.{layer}.attn.{point}", partial(function, heads=heads[layer]))
             for layer in self.layers
         ]
+
+    def _refuse_shared(self, cfg: Any) -> None:
+        """Refuse single heads of grouped-query attention, where keys and values are of groups."""
+        n_shared, whole = cfg.n_key_value_heads, (None, cfg.n_heads)
+        if n_shared not in whole and not getattr(cfg, "ungroup_grouped_query_attention", False):
+            raise ValueError(
+                f"{self} acts on keys or values of single heads, and groups of heads share them: "
+                f"cfg.n_key_value_heads={n_shared} for {cfg.n_heads} heads. Expected queries, "
+                "patterns or z (hook_z), which each head has."
+            )
 
 
 def head_mask(heads: Sequence[Head], shape: Shape) -> Bool[Tensor, "layer head"]:

@@ -66,6 +66,11 @@ class Freeze(AbstractClamp):
                 "TransformerBridge has none: expected a HookedTransformer. In a loop of your own, "
                 "call requires_grad_(False) of those in model.named_parameters()."
             )
+        if self.heads and {*self.parts} & {*"kv"} and model.cfg.n_key_value_heads is not None:
+            raise ValueError(
+                f"{self}: groups of heads share keys and values, cfg.n_key_value_heads="
+                f'{model.cfg.n_key_value_heads}, so that none are a head\'s: use parts="qo".'
+            )
         trained = trained_parameters(model)
         for wanted in (*self.parameters, *self._of_heads()):
             if not any(fnmatchcase(name, wanted) for name in trained):
