@@ -128,7 +128,7 @@ def written_by(
 def refuse_unequal(expected: Tensor, found: Tensor, what: str) -> None:
     """Raise ValueError, beginning with `what`, where two tensors differ by more than rounding."""
     coarse = max(torch.finfo(expected.dtype).eps, torch.finfo(found.dtype).eps)
-    expected, found = expected.double(), found.double()
+    expected, found = expected.detach().double(), found.detach().double()
     allowed = coarse**0.7 * max(float(expected.abs().max()), float(found.abs().max()))
     if not bool(((expected - found).abs() <= allowed).all()):
         raise ValueError(

@@ -149,7 +149,7 @@ class EachEdge:
                 parts.append(pair.measured(logits))
                 self.done(len(logits))
             found.append(torch.cat(parts).unflatten(0, (len(change), -1)))
-        return self._together(found)
+        return stacked(found)
 
     def _one_by_one(
         self, layers: tuple[int, int], change: Changes
@@ -170,15 +170,16 @@ class EachEdge:
                     after[letter].append(pair.patched(patch, self._alone(below, sender)))
                     self.done(1)
         found = [torch.stack(values).unflatten(0, (len(heads), -1)) for values in after.values()]
-        return self._together(found)
+        return stacked(found)
 
-    def _together(
-        self, by_input: list[Float[Tensor, "sender _receiver batch"]]
-    ) -> Float[Tensor, "via sender receiver batch"]:
-        """Stack effects through each input, with NaN where it has fewer receivers."""
-        most = max(values.shape[1] for values in by_input)
-        nothing = [
-            values.new_full((len(values), most - values.shape[1], values.shape[2]), torch.nan)
-            for values in by_input
-        ]
-        return torch.stack([torch.cat(pair, 1) for pair in zip(by_input, nothing, strict=True)])
+
+def stacked(
+    by_input: list[Float[Tensor, "sender _receiver batch"]],
+) -> Float[Tensor, "via sender receiver batch"]:
+    """Stack effects through each input, with NaN where it has fewer receivers."""
+    most = max(values.shape[1] for values in by_input)
+    nothing = [
+        values.new_full((len(values), most - values.shape[1], values.shape[2]), torch.nan)
+        for values in by_input
+    ]
+    return torch.stack([torch.cat(pair, 1) for pair in zip(by_input, nothing, strict=True)])

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ih_interp.analysis import _passes as passes
 from ih_interp.analysis._passes import Ablation, HeadsOf, Means
-from ih_interp.analysis.checks import checked_in_plain_torch
+from ih_interp.analysis.checks import Positive, checked_in_plain_torch
 from ih_interp.analysis.patching._patched_pass import Edges, Patch
 from ih_interp.batch import Batch
 from ih_interp.evaluation import Metric, at_asked, measured
@@ -45,6 +45,7 @@ def path_patch(
     metric: Metric = "logit_difference",
     per_sequence: bool = False,
     normalise: bool = False,
+    batch_size: Positive | None = None,
 ) -> Float[Tensor, ""] | Float[Tensor, " batch"]:
     """Return the effect of all edges from senders to receivers, patched jointly.
 
@@ -70,7 +71,8 @@ def path_patch(
     with what senders write set to 0, or to its mean at each position over the sequences of
     `corrupted` that are so long, or of `clean` for None. `direction="noise"` has the base clean and
     the source corrupted, "denoise" the reverse. `metric` is one of `evaluation.SCALES`, or a
-    function of logits `[asked, token]` and a batch.
+    function of logits `[asked, token]` and a batch. At most `batch_size` sequences go through a
+    pass.
 
     Clamps and hooks act in every run; those made for a batch must be made for `clean`, and act in
     the corrupted run as they do there. There are two passes for the runs, one for each layer of
@@ -81,9 +83,9 @@ def path_patch(
     """
     edges = _edges(model, senders, receivers, via, middle)
     pair = Pair(model, clean, corrupted, direction, ablation, metric)
-    means = pair.means(edges.senders)
+    means = pair.means(edges.senders, batch_size)
     with passes.whole_blocks(model, min(edges.senders), max(edges.above(model))):
-        parts = [_effect(part, edges, means, normalise) for part in pair.split()]
+        parts = [_effect(part, edges, means, normalise) for part in pair.split(batch_size)]
     effect, whole = (torch.cat(column) for column in zip(*parts, strict=True))
     return share(effect, whole, normalise=normalise, per_sequence=per_sequence)
 

@@ -1,5 +1,6 @@
 """Self-repair: when heads are ablated, later components and the final norm make up for them."""
 
+import warnings
 from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Literal, NamedTuple, TypeAlias
@@ -142,6 +143,9 @@ def _frozen_logits(pair: Pair, whole: Seen, stream: Rows) -> Float[Tensor, "aske
         if SCALE in whole.kept:
             scale = at_asked(whole.kept[SCALE], pair.clean)[:, None]
             stack.enter_context(pair.model.hooks(fwd_hooks=[(SCALE, lambda *_, **__: scale)]))
+            # A bridge warns that it then computes the norm itself, not its own model's code.
+            stack.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")
         for norm in final_norm(pair.model):
             value = norm(value)
         return pair.model.unembed(value)[:, -1]

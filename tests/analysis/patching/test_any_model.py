@@ -3,95 +3,19 @@
 import pytest
 import torch
 from architectures import ARCHITECTURES, architecture
-from bridges import TWINS, twins
+from edges_by_hand import CLEAN, CORRUPTED, LENGTHS, by_hand, edges, recorded, run, score
 from torch.testing import assert_close
 
 import ih_interp as ih
 from ih_interp.analysis.patching import _upper_layers
 from ih_interp.analysis.patching._upper_layers import run_alone
 from ih_interp.analysis.patching.path_patching import path_patch
+from ih_interp.analysis.patching.preserving import preserving_ablation, preserving_map
+from ih_interp.analysis.patching.self_repair import self_repair
 from ih_interp.analysis.patching.wiring import wiring_maps
 
 POST_NORM = ("gemma 2",)
 SUMS = [name for name in ARCHITECTURES if name not in POST_NORM]
-LENGTHS = torch.tensor([9, 6, 7])
-
-
-def prompts(seed=0, d_vocab=30):
-    """Padded prompts of three lengths, asked at their last token and once before, with foils."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def drawn(*shape, high=7):
-        return torch.randint(0, high, shape, generator=generator)
-
-    targets = torch.full((3, 9), -100)
-    targets[range(3), LENGTHS - 1] = drawn(3)
-    targets[range(3), [2, 0, 4]] = drawn(3)
-    foils = torch.tensor([[1, 2], [3, -100], [0, 5]])
-    return ih.Batch(drawn(3, 9, high=d_vocab), targets, lengths=LENGTHS, foils=foils)
-
-
-CLEAN, CORRUPTED = prompts(0), prompts(1)
-
-
-def score(logits, batch=CLEAN):
-    """Each sequence's mean logit difference, position by position."""
-    rows = []
-    for i, row in enumerate(batch.targets):
-        foils = [f for f in batch.foils[i].tolist() if f >= 0]
-        places = [p for p, target in enumerate(row.tolist()) if target >= 0]
-        each = [logits[i, p, row[p]] - logits[i, p, foils].mean() for p in places]
-        rows.append(torch.stack(each).mean())
-    return torch.stack(rows)
-
-
-def run(model, batch, *hooks):
-    with torch.no_grad(), model.hooks(fwd_hooks=list(hooks)):
-        return model(batch.tokens)
-
-
-def recorded(model, batch, name, *hooks):
-    """One activation of a whole pass."""
-    kept = []
-    run(model, batch, *hooks, (name, lambda value, hook: kept.append(value.clone())))
-    return kept[0]
-
-
-def written(model, batch, head):
-    layer, number = head
-    z = recorded(model, batch, f"blocks.{layer}.attn.hook_z")[:, :, number]
-    return z @ model.blocks[layer].attn.W_O[number]
-
-
-def by_hand(model, sender, receiver, via):
-    """The effect of one edge: three whole passes with hooks of TransformerLens."""
-    change = written(model, CORRUPTED, sender) - written(model, CLEAN, sender)
-
-    def added(value, hook):
-        return value + change
-
-    if receiver == "output":
-        hooks = [(f"blocks.{model.cfg.n_layers - 1}.hook_resid_post", added)]
-    else:
-        layer, number = receiver
-        point = f"blocks.{layer}.attn.hook_{via}"
-        new = recorded(model, CLEAN, point, (f"blocks.{layer}.hook_resid_pre", added))
-        number = number * new.shape[2] // model.cfg.n_heads
-
-        def put(value, hook):
-            value = value.clone()
-            value[:, :, number] = new[:, :, number]
-            return value
-
-        hooks = [(point, put)]
-    return score(run(model, CLEAN, *hooks)) - score(run(model, CLEAN))
-
-
-def edges(model):
-    if model.cfg.n_layers == 1:
-        return [((0, 1), "output", "q")]
-    letters = [((0, 1), (2, 3), via) for via in "qkv"]
-    return [*letters, ((1, 0), (2, 1), "k"), ((0, 2), (1, 0), "v"), ((0, 1), "output", "q")]
 
 
 @pytest.mark.parametrize("name", SUMS)
@@ -177,30 +101,6 @@ def test_shared_keys_are_named_in_tables():
         wiring_maps(model, CLEAN, CORRUPTED, layer_pairs=[(1, 1)])
 
 
-@pytest.mark.parametrize("name", TWINS)
-def test_both_libraries_give_the_same_effects(name):
-    hooked, bridge = twins(name)
-    scale = float(run(hooked, CLEAN).abs().max())
-    for sender, receiver, via in edges(hooked):
-        options = {"via": via, "per_sequence": True}
-        found, expected = (
-            path_patch(model, CLEAN, CORRUPTED, [sender], [receiver], **options)
-            for model in (bridge, hooked)
-        )
-        assert_close(found, expected, rtol=0, atol=1e-5 * scale)
-    for options in ({"ablation": "mean"}, {"middle": [(1, 1)], "direction": "denoise"}):
-        found, expected = (
-            path_patch(model, CLEAN, CORRUPTED, [(0, 1)], [(2, 0), "output"], **options)
-            for model in (bridge, hooked)
-        )
-        assert_close(found, expected, rtol=0, atol=1e-5 * scale)
-    maps = [
-        wiring_maps(model, CLEAN, CORRUPTED, layer_pairs=[(0, 2)])[0, 2].effects
-        for model in (bridge, hooked)
-    ]
-    assert_close(*maps, rtol=0, atol=1e-5 * scale, equal_nan=True)
-
-
 HALVES = {torch.bfloat16: 2e-2, torch.float16: 3e-3}
 
 
@@ -217,3 +117,79 @@ def test_half_precision_is_near_to_the_same_weights_in_full(dtype, name):
             for model in (half, full)
         )
         assert_close(found, expected, rtol=0, atol=HALVES[dtype] * scale)
+
+
+def test_means_leave_padding_out():
+    model, head = architecture("gpt2"), (0, 1)
+    point = f"blocks.{head[0]}.attn.hook_z"
+    z = recorded(model, CORRUPTED, point)[:, :, head[1]]
+    mean = torch.stack([z[p < LENGTHS, p].mean(dim=0) for p in range(9)])
+
+    def put(value, hook):
+        value = value.clone()
+        value[:, :, head[1]] = mean
+        return value
+
+    def added(value, hook):
+        return value + (mean - clean_z) @ model.blocks[0].attn.W_O[1]
+
+    clean_z = recorded(model, CLEAN, point)[:, :, head[1]]
+    expected = score(run(model, CLEAN, ("blocks.2.hook_resid_post", added))) - score(
+        run(model, CLEAN)
+    )
+    options = {"ablation": "mean", "per_sequence": True}
+    found = path_patch(model, CLEAN, CORRUPTED, [head], "output", **options)
+    assert_close(found, expected, rtol=0, atol=1e-4)
+    assert expected.abs().max() > 1e-2
+    repair = self_repair(model, CLEAN, [head], ablation="mean", corrupted=CORRUPTED)
+    logits, changed = run(model, CLEAN), run(model, CLEAN, (point, put))
+    assert_close(repair.total, target_logit(changed) - target_logit(logits), rtol=0, atol=1e-4)
+
+
+def target_logit(logits):
+    rows = [
+        torch.stack([logits[i, p, t] for p, t in enumerate(row.tolist()) if t >= 0]).mean()
+        for i, row in enumerate(CLEAN.targets)
+    ]
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "neox", "llama, grouped", "attention only, rms"])
+@pytest.mark.parametrize("scale", ["logit", "logit_difference"])
+def test_self_repair_over_positions_is_the_mean_of_each(name, scale):
+    model = architecture(name)
+    found = self_repair(model, CLEAN, ["L1H2"], scale=scale)
+    parts = found.direct + found.heads + found.mlps + found.norm
+    assert_close(parts, found.total, rtol=0, atol=1e-5)
+    each = []
+    for which in (0, 1):  # the first and the second asked position of each sequence
+        targets = torch.full_like(CLEAN.targets, -100)
+        for i, row in enumerate(CLEAN.targets):
+            place = [p for p, target in enumerate(row.tolist()) if target >= 0][which]
+            targets[i, place] = row[place]
+        one = CLEAN.replace(targets=targets)
+        each.append(self_repair(model, one, ["L1H2"], scale=scale))
+    for part in ("total", "direct", "heads", "mlps", "norm"):
+        mean = sum(getattr(one, part) for one in each) / 2
+        assert_close(getattr(found, part), mean, rtol=0, atol=1e-5)
+
+
+def test_asking_at_the_last_position_is_the_same_in_both_forms():
+    model = architecture("attention only", n_layers=2)
+    target = torch.tensor([3, 1, 4])
+    targets = torch.full((3, 9), -100)
+    targets[:, -1] = target
+    for tokens in (CLEAN.tokens, CORRUPTED.tokens):
+        short, long = (ih.Batch(tokens, t, foils=CLEAN.foils) for t in (target, targets))
+        maps = [
+            wiring_maps(model, one, ih.Batch(CORRUPTED.tokens, target), per_sequence=True)
+            for one in (short, long)
+        ]
+        assert_close(maps[0][0, 1].effects, maps[1][0, 1].effects, rtol=0, atol=1e-4)
+        kept = [
+            preserving_map(model, one, preserve="patterns", per_sequence=True).loss
+            for one in (short, long)
+        ]
+        assert_close(*kept, rtol=0, atol=1e-4)
+    whole = preserving_ablation(model, CLEAN, ["L0H1"], preserve="patterns")
+    assert whole.loss.shape == (3,)
