@@ -37,6 +37,7 @@ Columns: TypeAlias = Int[ndarray, " subset"]
 Block: TypeAlias = tuple[slice, Columns, Float[Tensor, "subset asked token"]]
 """Sequences, subsets, and their logits at the asked positions."""
 
+HEADS = 'give heads, as ["L0H1", "L1H3"], and the rest by name'
 BLOCK = 2**19  # logits at once, 4 MiB: more leave the processor's cache
 SCALE = "ln_final.hook_scale"
 EDITED = "A forward hook edited hook_scale"

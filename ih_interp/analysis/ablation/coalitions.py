@@ -26,7 +26,7 @@ from ih_interp._columns import finite, numbers
 from ih_interp._reprs import short_repr
 from ih_interp.analysis._passes import Ablation
 from ih_interp.analysis.ablation import interactions
-from ih_interp.analysis.ablation._subset_passes import subset_values
+from ih_interp.analysis.ablation._subset_passes import HEADS, subset_values
 from ih_interp.analysis.checks import Seed, Within, checked, checked_in_plain_torch
 from ih_interp.analysis.patching.redundancy import Values, estimated
 from ih_interp.analysis.statistics import Estimate
@@ -69,7 +69,7 @@ class Coalitions:
         return np.asarray(self.values[..., sum(1 << self.heads.index(head) for head in chosen)])
 
 
-@checked_in_plain_torch()
+@checked_in_plain_torch(HEADS)
 def coalitions(
     model: HookedModel,
     batch: Batch,

@@ -34,4 +34,5 @@ from .repeated_tokens import (
     induction_score as induction_score,
     prefix_matching_chance as prefix_matching_chance,
     prefix_matching_score as prefix_matching_score,
+    repeated_tokens as repeated_tokens,
 )

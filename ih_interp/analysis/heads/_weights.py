@@ -26,6 +26,9 @@ OF_BLOCK = (
     *("hook_resid_pre", "attn.hook_q", "attn.hook_k", "attn.hook_v", "attn.hook_z"),
     *("hook_mlp_out", "hook_resid_post"),
 )
+"""Hook points of a block that tell what it does with its weights."""
+
+MAY_LACK = ("hook_pos_embed", "hook_mlp_out")
 REASON = "weights alone do not say what other code reads and writes; use scores of patterns"
 NORMS = (None, "LN", "LNPre", "RMS", "RMSPre")
 
@@ -161,7 +164,8 @@ def normalised(
         return rows
     if model.cfg.normalization_type in ("LN", "LNPre"):
         rows = rows - rows.mean(dim=-1, keepdim=True)
-    rows = rows / (rows.square().mean(dim=-1, keepdim=True) + model.cfg.eps).sqrt()
+    eps = getattr(norm, "eps", model.cfg.eps)
+    rows = rows / (rows.square().mean(dim=-1, keepdim=True) + eps).sqrt()
     gain = getattr(norm, "w", None)
     return rows if gain is None else rows * in_single(gain)
 
@@ -178,6 +182,8 @@ def _check_against_a_pass(weights: Weights) -> None:
     names = [*every, *(f"blocks.{layer}.{name}" for layer in layers for name in OF_BLOCK)]
     with paused(model), recording(model, [n for n in names if n in model.hook_dict]) as kept:
         logits = model(tokens)
+    if missing := [n for n in names if n not in kept and not n.endswith(MAY_LACK)]:
+        raise ValueError(f"A pass shows no {missing[0]}, so that {REASON}.")
     kept = {name: in_single(values) for name, values in kept.items()}
     start = in_single(model.W_E[tokens]) + kept.get("hook_pos_embed", 0)
     refuse_unequal(start, kept["blocks.0.hook_resid_pre"], "The stream does not begin with W_E")

@@ -15,6 +15,7 @@ from torch.special import entr
 
 from ih_interp.analysis.checks import Positions, checked_in_plain_torch
 from ih_interp.analysis.heads.pattern_scores import (
+    SEQUENCES,
     PerHeadScore,
     Sequences,
     entry_chance,
@@ -31,8 +32,10 @@ from ih_interp.types import Pattern
 Rows: TypeAlias = Literal["all", "labels"]
 """Query rows that a score averages: every one that has a choice, or those of the labels."""
 
+CHANCE = "give the number of positions, or the sequences, without the model"
 
-@checked_in_plain_torch()
+
+@checked_in_plain_torch("give a batch that says where its answers are, as task.sample does")
 def induction_strength(
     model: HookedModel, batch: Batch, *, per_sequence: bool = False
 ) -> PerHeadScore:
@@ -70,7 +73,7 @@ def answered_queries(batch: Batch) -> tuple[Answers, Answers, Bool[Tensor, "batc
     return answers, others, batch.present & answers.any(dim=2) & others.any(dim=2)
 
 
-@checked_in_plain_torch()
+@checked_in_plain_torch(SEQUENCES)
 def previous_token_score(
     model: HookedModel, batch: Sequences, *, rows: Rows = "all", per_sequence: bool = False
 ) -> PerHeadScore:
@@ -85,7 +88,7 @@ def previous_token_score(
     return entry_score(model, batch, queries, keys, per_sequence=per_sequence)
 
 
-@checked_in_plain_torch()
+@checked_in_plain_torch(SEQUENCES)
 def current_token_score(
     model: HookedModel, batch: Sequences, *, rows: Rows = "all", per_sequence: bool = False
 ) -> PerHeadScore:
@@ -97,7 +100,7 @@ def current_token_score(
     return entry_score(model, batch, queries, queries, per_sequence=per_sequence)
 
 
-@checked_in_plain_torch()
+@checked_in_plain_torch(SEQUENCES)
 def first_token_score(
     model: HookedModel, batch: Sequences, *, rows: Rows = "all", per_sequence: bool = False
 ) -> PerHeadScore:
@@ -111,7 +114,7 @@ def first_token_score(
     return entry_score(model, batch, queries, [0] * len(queries), per_sequence=per_sequence)
 
 
-@checked_in_plain_torch()
+@checked_in_plain_torch(CHANCE)
 def previous_token_chance(n_positions: Positions | Sequences, rows: Rows = "all") -> float:
     """Return the score of a head that attends evenly: the mean over the rows i of 1 / (i + 1).
 
@@ -135,7 +138,7 @@ def _score_rows(n_positions: int, rows: Rows) -> list[int]:
     return list(range(1, n_positions))
 
 
-@checked_in_plain_torch()
+@checked_in_plain_torch(SEQUENCES)
 def duplicate_token_score(
     model: HookedModel, batch: Sequences, *, per_sequence: bool = False
 ) -> PerHeadScore:
@@ -157,7 +160,7 @@ def duplicate_token_score(
     return layer_scores(model, batch, score, per_sequence=per_sequence)
 
 
-@checked_in_plain_torch()
+@checked_in_plain_torch("give the sequences alone")
 def duplicate_token_chance(batch: Sequences) -> float:
     """Return the score of even attention: the mean over queries i of (earlier copies) / (i + 1).
 
@@ -185,7 +188,7 @@ def _earlier_copies(batch: Sequences) -> Bool[Tensor, "batch query key"]:
     return copies
 
 
-@checked_in_plain_torch()
+@checked_in_plain_torch(SEQUENCES)
 def attention_entropy(
     model: HookedModel, batch: Sequences, *, per_sequence: bool = False
 ) -> PerHeadScore:
@@ -202,7 +205,7 @@ def attention_entropy(
     return layer_scores(model, batch, score, per_sequence=per_sequence)
 
 
-@checked_in_plain_torch()
+@checked_in_plain_torch(CHANCE)
 def entropy_chance(n_positions: Positions | Sequences) -> float:
     """Return the entropy of even attention from the last row: ln n_positions.
 

@@ -18,7 +18,9 @@ from ih_interp.analysis.heads._weights import Weights
 from ih_interp.hooked_model import HookedModel
 from ih_interp.types import Head
 
-Kind: TypeAlias = Literal["Q", "K", "V"]
+KIND = 'it reads weights alone: give "Q", "K" or "V", the input of the later head'
+GENERATOR = "give generator=torch.Generator().manual_seed(0)"
+Kind: TypeAlias = Annotated[Literal["Q", "K", "V"], KIND]
 """The use that the later head makes of its input: queries, keys or values."""
 
 Pairs: TypeAlias = Float[Tensor, "source_layer source_head layer head"]
@@ -34,7 +36,7 @@ class Chance(NamedTuple):
     std: float
 
 
-@checked_in_plain_torch()
+@checked_in_plain_torch(KIND)
 def composition_scores(model: HookedModel, kind: Kind, *, fold_ln: bool = False) -> Pairs:
     """Return composition after Elhage et al. (2021, "A Mathematical Framework"), in [0, 1].
 
@@ -55,7 +57,7 @@ def composition_scores(model: HookedModel, kind: Kind, *, fold_ln: bool = False)
     return _pairs(writes, reads)
 
 
-@checked_in_plain_torch()
+@checked_in_plain_torch(KIND)
 def output_composition(model: HookedModel, kind: Kind) -> Pairs:
     """Return `|W_O^s W_X| / (|W_O^s| |W_X|)` with X = Q, K or V, Frobenius norms, in [0, 1].
 
@@ -67,7 +69,7 @@ def output_composition(model: HookedModel, kind: Kind) -> Pairs:
     return _pairs(_outputs(weights), _reads(weights, kind))
 
 
-@checked_in_plain_torch()
+@checked_in_plain_torch(GENERATOR)
 def composition_chance(
     model: HookedModel, *, generator: torch.Generator, n_draws: Draws = 1_000
 ) -> Chance:
@@ -82,7 +84,7 @@ def composition_chance(
     return _chance(_small(w_v) @ w_o, w_q @ _small(w_k.mT).mT)
 
 
-@checked_in_plain_torch()
+@checked_in_plain_torch(GENERATOR)
 def output_composition_chance(
     model: HookedModel, *, generator: torch.Generator, n_draws: Draws = 1_000
 ) -> Chance:

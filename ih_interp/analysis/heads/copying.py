@@ -11,7 +11,7 @@ whose diagonal an induction head needs.
 """
 
 import itertools
-from typing import NamedTuple, TypeAlias
+from typing import Annotated, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
@@ -21,6 +21,7 @@ from ih_interp._reprs import short_repr
 from ih_interp.analysis.checks import checked_in_plain_torch
 from ih_interp.analysis.heads._weights import Weights
 from ih_interp.analysis.heads.pattern_scores import (
+    SEQUENCES,
     PerHeadScore,
     Sequences,
     each_chunk,
@@ -32,11 +33,14 @@ from ih_interp.analysis.heads.pattern_scores import (
 from ih_interp.batch import Batch
 from ih_interp.hooked_model import HookedModel
 from ih_interp.model import FewShotEmbed
-from ih_interp.types import PerHead
 
-Chosen: TypeAlias = Int[Tensor, " token"] | None
+CHOSEN = "give tokens, each once, as torch.arange(100)"
+Chosen: TypeAlias = Annotated[Int[Tensor, " token"] | None, CHOSEN]
+Circuit: TypeAlias = Annotated[Float[Tensor, "layer head label label"], "give label_copying(model)"]
+Values: TypeAlias = Float[Tensor, "batch pos _head d_head"]
+"""Values at every position; of fewer heads where queries share them."""
+
 LARGE = 2**31  # numbers in the circuits of all heads; for more, tokens have to be chosen
-TOKENS = "name tokens, as tokens=torch.arange(model.cfg.d_vocab)"
 ROWS = 1_024  # tokens at a time: a block of the circuit is [token, output]
 
 
@@ -48,9 +52,9 @@ class DiagonalCopying(NamedTuple):
     rank: Float[Tensor, "layer head"]
 
 
-@checked_in_plain_torch(TOKENS)
+@checked_in_plain_torch()
 def copying_score_eig(
-    model: HookedModel, *, full: bool = True, tokens: Chosen = None, layer_norm: bool = True
+    model: HookedModel, tokens: Chosen = None, *, full: bool = True, layer_norm: bool = True
 ) -> Float[Tensor, "layer head"]:
     """Return `sum of Re lambda / sum of |lambda|` over eigenvalues of a head's OV circuit.
 
@@ -72,9 +76,9 @@ def copying_score_eig(
     return torch.stack(scores).to(in_single(model.W_U))
 
 
-@checked_in_plain_torch(TOKENS)
+@checked_in_plain_torch()
 def copying_score_diag(
-    model: HookedModel, *, tokens: Chosen = None, layer_norm: bool = True
+    model: HookedModel, tokens: Chosen = None, *, layer_norm: bool = True
 ) -> DiagonalCopying:
     """Return where a token's own logit stands in its row of `W_E W_V W_O W_U`, `[token, output]`.
 
@@ -110,7 +114,7 @@ def copying_score_diag(
     return DiagonalCopying((top / len(chosen)).float(), (rank / len(chosen)).float())
 
 
-@checked_in_plain_torch()
+@checked_in_plain_torch(SEQUENCES)
 def copying_score_logit(
     model: HookedModel, batch: Sequences, *, per_sequence: bool = False
 ) -> PerHeadScore:
@@ -121,7 +125,8 @@ def copying_score_logit(
     below 0, it is the raise of each output. The score is the raise of j's own token divided by that
     of all different tokens of the sequence, averaged over the j whose token is an output, in
     few-shot models the labels (after Olsson et al. 2022, appendix, on random tokens, without their
-    rescaling to [-1, 1]). Where none is raised it is the chance level, `copying_logit_chance`.
+    rescaling to [-1, 1]). Where none is raised it is the chance level, `copying_logit_chance`. The
+    bias of values counts, unless TransformerLens has folded it into b_O when it loaded the model.
     Raises ValueError for sequences with fewer than two different outputs.
     """
     weights, tokens = Weights(model), tokens_of(batch)
@@ -130,7 +135,7 @@ def copying_score_logit(
     w_u = w_u - w_u.mean(dim=1, keepdim=True)
     same = tokens[:, :, None] == tokens[:, None, :]
 
-    def score(values: PerHead, layer: int, rows: slice) -> Float[Tensor, "batch head"]:
+    def score(values: Values, layer: int, rows: slice) -> Float[Tensor, "batch head"]:
         w_o = weights.of("W_O", layer)
         added = torch.einsum("bphr,hrd->bphd", _of_each_head(values, len(w_o)), w_o)
         outputs = w_u.T[tokens[rows].clamp(max=w_u.shape[1] - 1)]
@@ -147,7 +152,7 @@ def copying_score_logit(
     return layer_scores(model, tokens, score, point="attn.hook_v", per_sequence=per_sequence)
 
 
-@checked_in_plain_torch()
+@checked_in_plain_torch(SEQUENCES)
 def copying_logit_chance(model: HookedModel, batch: Sequences) -> float:
     """Return the score of a head that raises all alike: the mean of 1 / (number of outputs)."""
     return float((1 / _shares_of_outputs(model, batch).sum(dim=1)).mean())
@@ -155,7 +160,7 @@ def copying_logit_chance(model: HookedModel, batch: Sequences) -> float:
 
 @checked_in_plain_torch("on sequences use label_copying_of_values(model, batch)")
 def label_copying(
-    model: HookedModel, *, tokens: Chosen = None, layer_norm: bool = True
+    model: HookedModel, tokens: Chosen = None, *, layer_norm: bool = True
 ) -> Float[Tensor, "layer head label label"]:
     """Return what attending to a label adds to the logits, by weights: `W_E[label] W_V W_O W_U`.
 
@@ -191,7 +196,7 @@ def label_copying_of_values(
         raise ValueError(f"batch: no context shows the labels {missing}; give more sequences.")
     w_u = weights.unembedding()
 
-    def read(values: PerHead, _: int, rows: slice) -> Float[Tensor, "batch head label d_head"]:
+    def read(values: Values, _: int, rows: slice) -> Float[Tensor, "batch head label d_head"]:
         values = _of_each_head(values, model.cfg.n_heads)
         return torch.einsum("bphr,bpl->bhlr", values[:, positions], shown[rows].to(values))
 
@@ -202,10 +207,8 @@ def label_copying_of_values(
     return means @ w_o @ w_u
 
 
-@checked_in_plain_torch()
-def label_copying_score(
-    circuit: Float[Tensor, "layer head label label"],
-) -> Float[Tensor, "layer head"]:
+@checked_in_plain_torch("give label_copying(model), or label_copying_of_values(model, batch)")
+def label_copying_score(circuit: Circuit) -> Float[Tensor, "layer head"]:
     """Return the mean diagonal of a label copying matrix minus the mean of the rest.
 
     Any real number, in logits before the final norm's division; chance 0. What a head adds to a
@@ -235,8 +238,7 @@ def eigenvalue_ratio(
     return torch.where(real, values.real.sum(dim=-1) / size.where(real, torch.ones_like(size)), 0.0)
 
 
-def _of_each_head(values: PerHead, n_heads: int) -> PerHead:
-    # Grouped queries share values.
+def _of_each_head(values: Values, n_heads: int) -> Values:
     return values.repeat_interleave(n_heads // values.shape[2], dim=2)
 
 

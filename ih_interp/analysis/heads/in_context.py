@@ -11,15 +11,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ih_interp._sequences import refuse_outside
 from ih_interp.analysis.checks import Within, checked_in_plain_torch
 from ih_interp.analysis.heads.pattern_scores import Sequences, in_single, rows_per_pass
 from ih_interp.batch import NOT_ASKED, Batch
 from ih_interp.hooked_model import HookedModel
 
+ASKED = "give Batch(tokens[:, :-1], tokens[:, 1:]), or tokens"
 Position: TypeAlias = Annotated[int, Within(0)]
 
 
-@checked_in_plain_torch()
+@checked_in_plain_torch(ASKED)
 def loss_by_position(model: HookedModel, batch: Sequences) -> dict[int, float]:
     """Return the mean loss at every position that is asked, in nats, by the position, from 0.
 
@@ -29,7 +31,7 @@ def loss_by_position(model: HookedModel, batch: Sequences) -> dict[int, float]:
     `ih.trace` each position is a name; of more than 1,024 sequences it weighs every 1,024 by their
     number, whether they are asked there or not. Raises ValueError where nothing is asked.
     """
-    asked_of = _asked(batch)
+    asked_of = _asked(model, batch)
     losses = torch.cat(list(_losses(model, asked_of, slice(None))))
     asked = asked_of.asked
     n_asked = asked.sum(dim=0)
@@ -37,7 +39,7 @@ def loss_by_position(model: HookedModel, batch: Sequences) -> dict[int, float]:
     return {place: float(means[place]) for place in n_asked.nonzero()[:, 0].tolist()}
 
 
-@checked_in_plain_torch()
+@checked_in_plain_torch(ASKED)
 def in_context_score(
     model: HookedModel, batch: Sequences, *, early: Position = 50, late: Position = 500
 ) -> float:
@@ -49,7 +51,7 @@ def in_context_score(
     standard error over sequences may be as large as the score: give hundreds. Raises ValueError
     unless every sequence is asked at both.
     """
-    asked_of = _asked(batch)
+    asked_of = _asked(model, batch)
     n_positions = asked_of.tokens.shape[1]
     if not early < late < n_positions:
         raise ValueError(
@@ -66,7 +68,7 @@ def in_context_score(
     return float((losses[:, 1] - losses[:, 0]).double().mean())
 
 
-def _asked(batch: Sequences) -> Batch:
+def _asked(model: HookedModel, batch: Sequences) -> Batch:
     """Return a batch as it is, or that which asks for the next token everywhere."""
     if isinstance(batch, Batch):
         if not bool(batch.asked.any()):
@@ -76,6 +78,7 @@ def _asked(batch: Sequences) -> Batch:
         raise ValueError(
             f"batch has {batch.shape[1]} position: expected a next token, two or more."
         )
+    refuse_outside("batch: expected tokens that are outputs", batch, model.cfg.d_vocab_out)
     return Batch(batch[:, :-1], batch[:, 1:])
 
 

@@ -20,20 +20,18 @@ from torch import Tensor
 from ih_interp.analysis.checks import Within, checked_in_plain_torch
 from ih_interp.analysis.heads._weights import Weights
 from ih_interp.analysis.heads.composition import Pairs
-from ih_interp.analysis.heads.copying import eigenvalue_ratio
+from ih_interp.analysis.heads.copying import CHOSEN, eigenvalue_ratio
 from ih_interp.analysis.heads.pattern_scores import in_single
 from ih_interp.hooked_model import HookedModel
 
 Distance: TypeAlias = Annotated[int, Within(0)]
+Different: TypeAlias = Annotated[Int[Tensor, " token"], CHOSEN]
+PREVIOUS = "give tokens, each once, and then previous_token_score(model, batch)"
 
 
-@checked_in_plain_torch()
+@checked_in_plain_torch(CHOSEN)
 def qk_matching(
-    model: HookedModel,
-    tokens: Int[Tensor, " token"],
-    *,
-    distance: Distance = 0,
-    layer_norm: bool = True,
+    model: HookedModel, tokens: Different, *, distance: Distance = 0, layer_norm: bool = True
 ) -> Pairs:
     """Return the share of pairs of tokens x, y with M[x, x] > M[x, y], in [0, 1]; chance 1/2.
 
@@ -62,11 +60,11 @@ def qk_matching(
     return scores
 
 
-@checked_in_plain_torch()
+@checked_in_plain_torch(PREVIOUS)
 def induction_trace(
     model: HookedModel,
-    tokens: Int[Tensor, " token"],
-    previous: Float[Tensor, "layer head"],
+    tokens: Different,
+    previous: Annotated[Float[Tensor, "layer head"], PREVIOUS],
     *,
     distance: Distance = 0,
     layer_norm: bool = True,

@@ -6,7 +6,7 @@ The model runs as it stands, under clamps and other people's hooks, and both are
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import pandas as pd
 import torch
@@ -20,7 +20,8 @@ from ih_interp.clamps._active import active, pass_size
 from ih_interp.hooked_model import HookedModel
 from ih_interp.types import Head, Pattern, Tokens
 
-Sequences: TypeAlias = Batch | Tokens
+Sequences: TypeAlias = Annotated[Batch | Tokens, "give a Batch, or its tokens [batch, pos]"]
+SEQUENCES = "give sequences, batch or repeated_tokens(model, generator)"
 PerHeadScore: TypeAlias = Float[Tensor, "layer head"] | Float[Tensor, "batch layer head"]
 Score: TypeAlias = Callable[[Tensor, slice], Tensor]
 """Maps a layer's pattern, and the slice of sequences that it is of, to `[batch, head]`."""
@@ -28,11 +29,12 @@ Score: TypeAlias = Callable[[Tensor, slice], Tensor]
 LayerScore: TypeAlias = Callable[[Tensor, int, slice], Tensor]
 """Maps a layer's activation, the layer, and the slice of sequences to `[batch, head]`."""
 
+BY_NAME = "give scores by name, {'induction': induction_strength(...)}"
 CHUNK = 1_024  # sequences per pass: the activations of more leave the processor's cache
 LARGEST = 2**28  # numbers in an activation of a pass, 1 GiB in single precision
 
 
-@checked_in_plain_torch()
+@checked_in_plain_torch("score is a function of (pattern, rows)")
 def pattern_scores(
     model: HookedModel, batch: Sequences, score: Score, *, per_sequence: bool = False
 ) -> PerHeadScore:
@@ -154,9 +156,10 @@ def each_chunk(
         yield torch.stack([found.pop(layer) for layer in range(model.cfg.n_layers)], dim=1)
 
 
-@checked_in_plain_torch("give scores by name, {'induction': induction_strength(...)}")
+@checked_in_plain_torch(BY_NAME)
 def head_table(
-    scores: Mapping[str, Float[Tensor, "layer head"]], chance: Mapping[str, float] | None = None
+    scores: Annotated[Mapping[str, Float[Tensor, "layer head"]], BY_NAME],
+    chance: Mapping[str, float] | None = None,
 ) -> pd.DataFrame:
     """Return scores by name as one table, as `plots.plot_head_scores` draws it.
 

@@ -62,11 +62,17 @@ def test_both_transformer_lenses_give_the_same_scores(name):
         assert_close(copying_score_eig(bridged), copying_score_eig(hooked), atol=1e-5, rtol=1e-4)
 
 
-def test_what_a_bridge_does_with_its_weights_is_looked_at():
+def test_what_a_bridge_does_with_its_weights_is_looked_at(monkeypatch):
     model = bridge("gpt2")
     twice = [("blocks.1.attn.hook_v", lambda v, hook: 2 * v)]
     with model.hooks(twice), pytest.raises(ValueError, match="layer 1"):
         copying_score_eig(model)
+    model = bridge("gpt2")
+    shown = {name: point for name, point in model.hook_dict.items() if "2.attn.hook_q" not in name}
+    monkeypatch.setattr(type(model), "hook_dict", property(lambda _: shown))
+    with pytest.raises(ValueError, match=r"no blocks.2.attn.hook_q"):
+        copying_score_eig(model)
+    monkeypatch.undo()
     with pytest.raises(ValueError, match="distance"):
         qk_matching(bridge("neox"), CHOSEN, distance=1)
 

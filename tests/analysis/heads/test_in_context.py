@@ -78,6 +78,8 @@ def test_what_is_not_asked_is_refused(model, batch):
         in_context_score(model, batch, early=1, late=4)
     with pytest.raises(ValueError, match="early=4"):
         in_context_score(model, batch, early=4, late=4)
+    with pytest.raises(ValueError, match="outputs"):
+        loss_by_position(model, batch.tokens)
     with pytest.raises(ValueError, match="next token"):
         loss_by_position(model, batch.tokens[:, :1])
     nothing = batch.replace(targets=torch.full_like(batch.tokens, -100))

@@ -7,6 +7,7 @@ import torch
 from architectures import ARCHITECTURES, architecture
 from torch.testing import assert_close
 
+from ih_interp.analysis.ablation.coalitions import coalitions
 from ih_interp.analysis.heads._weights import Weights
 from ih_interp.analysis.heads.attention import (
     attention_entropy,
@@ -284,3 +285,24 @@ def test_a_large_vocabulary_needs_a_sample():
     found = copying_score_diag(model, tokens=torch.arange(0, 50_257, 500))
     assert 0.3 < float(found.rank.mean()) < 0.7
     assert copying_score_eig(model).abs().max() <= 1
+
+
+def test_grouped_heads_copy_as_the_same_heads_ungrouped():
+    grouped, ungrouped = architecture("llama, grouped"), architecture("llama, ungrouped")
+    tokens = repeated_tokens(grouped, torch.Generator().manual_seed(0), n_sequences=6)
+    assert grouped.run_with_cache(tokens)[1]["v", 0].shape[2] == 2
+    assert ungrouped.run_with_cache(tokens)[1]["v", 0].shape[2] == 4
+    assert_close(copying_score_logit(grouped, tokens), copying_score_logit(ungrouped, tokens))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "neox", "llama, grouped"])
+def test_weights_that_transformer_lens_has_processed_score_the_same(name):
+    model, processed = architecture(name), architecture(name)
+    processed.process_weights_(fold_ln=True, center_writing_weights=name != "llama, grouped")
+    batch, tokens = padded(model), torch.arange(6)
+    # Not `copying_score_logit`: biases of values have become those of the output.
+    for score in (previous_token_score, attention_entropy, duplicate_token_score):
+        assert_close(score(processed, batch), score(model, batch), atol=1e-5, rtol=1e-4)
+    assert_close(qk_matching(processed, tokens), qk_matching(model, tokens), equal_nan=True)
+    games = [coalitions(m, batch, ["L2H1", "L0H3"], ablation="mean") for m in (processed, model)]
+    assert_close(games[0].values, games[1].values, atol=1e-5, rtol=1e-5)
