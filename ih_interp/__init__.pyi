@@ -1,5 +1,6 @@
 from . import (
     clamps as clamps,
+    hooks as hooks,
     optimisers as optimisers,
     plots as plots,
     start as start,
@@ -15,10 +16,7 @@ from .analysis.ablation.additivity import additivity_test as additivity_test
 from .analysis.ablation.coalitions import coalitions as coalitions
 from .analysis.dynamics.progress import progress as progress
 from .analysis.dynamics.trace import trace as trace
-from .analysis.heads.attention import (
-    induction_strength as induction_strength,
-    previous_token_score as previous_token_score,
-)
+from .analysis.heads.attention import induction_strength as induction_strength
 from .analysis.heads.repeated_tokens import induction_score as induction_score
 from .analysis.patching.path_patching import path_patch as path_patch
 from .analysis.patching.wiring import wiring_map as wiring_map

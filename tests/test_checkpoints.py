@@ -552,7 +552,7 @@ def test_times_of_emergence_are_in_steps_where_sequences_are_not_known():
 def test_scores_of_heads_over_steps_are_drawn(tokens):
     series = ih.ModelSeries(gpt2, steps=[0, 8, 16])
     table = ih.trace(
-        series, lambda model, batch: ih.previous_token_score(model, batch), batch=tokens
+        series, lambda model, batch: ih.heads.previous_token_score(model, batch), batch=tokens
     )
     ax = ih.plots.plot_strengths(table)
     assert ax.get_xlabel() == "step"

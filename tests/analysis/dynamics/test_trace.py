@@ -34,8 +34,8 @@ def test_the_runs_own_clamps_are_in_force(clamped_run):
 
 def test_values_are_those_of_each_checkpoint(clamped_run):
     batch = clamped_run.task.enumerate("train")[:50]
-    table = ih.trace(clamped_run, ih.previous_token_score, batch=batch, steps=[2], clamps=())
-    expected = ih.previous_token_score(clamped_run.model(2), batch)
+    table = ih.trace(clamped_run, ih.heads.previous_token_score, batch=batch, steps=[2], clamps=())
+    expected = ih.heads.previous_token_score(clamped_run.model(2), batch)
     assert_close(torch.tensor(table["value"].to_list()).reshape(2, 8), expected)
 
 
