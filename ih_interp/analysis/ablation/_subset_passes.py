@@ -98,8 +98,8 @@ class Readout(NamedTuple):
         self, on: Float[Tensor, "subset part"], scale: Float[Tensor, "#subset asked"] | None = None
     ) -> Float[Tensor, "subset asked token"]:
         """Return the logits of every subset, by their own scale or a given one."""
-        n_parts, *shape = self.unnormalised.shape
-        total = times(on, self.unnormalised.reshape(n_parts, -1)).reshape(-1, *shape)
+        flat = self.unnormalised.flatten(start_dim=1)
+        total = times(on, flat).reshape(len(on), *self.unnormalised.shape[1:])
         scale = self.scale(on) if scale is None else scale
         return (total if scale is None else total / scale[..., None]) + self.bias
 
