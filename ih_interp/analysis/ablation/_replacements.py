@@ -41,7 +41,7 @@ def replacement(
         )
     take = None
     if ablation == "resample":
-        take = _same_lengths(batch, reference) if reference else _others(batch, seed)
+        take = _others(batch, seed) if reference is None else _same_lengths(batch, reference)
     points, parts = [f"blocks.{head.layer}.attn.hook_z" for head in heads], list[Tensor]()
     for part in source.split(rows_per_pass(model, source.tokens)):
         with recording(model, points) as kept:

@@ -98,8 +98,8 @@ class Readout(NamedTuple):
         self, on: Float[Tensor, "subset part"], scale: Float[Tensor, "#subset asked"] | None = None
     ) -> Float[Tensor, "subset asked token"]:
         """Return the logits of every subset, by their own scale or a given one."""
-        n_parts, *shape = self.unnormalised.shape
-        total = times(on, self.unnormalised.reshape(n_parts, -1)).reshape(-1, *shape)
+        flat = self.unnormalised.flatten(start_dim=1)
+        total = times(on, flat).reshape(len(on), *self.unnormalised.shape[1:])
         scale = self.scale(on) if scale is None else scale
         return (total if scale is None else total / scale[..., None]) + self.bias
 
@@ -216,7 +216,7 @@ class _Chunk:
             parts, scale = self._parts(found, rows, places), None
             if self.freeze_ln:
                 scale = self._parts(whole, rows, places).scale(torch.ones_like(on[:1]))
-            size = max(1, BLOCK // parts.unnormalised[0].numel())
+            size = max(1, BLOCK // max(1, parts.unnormalised[0].numel()))
             for first in range(0, len(on), size):
                 here = slice(first, first + size)
                 yield rows, columns[here], parts.logits(on[here], scale)
@@ -224,7 +224,7 @@ class _Chunk:
     def _rows_at_once(self, n_heads: int) -> int:
         """Return how many sequences are read at once: few where logits are many."""
         most = int(self.batch.asked.sum(dim=1).max())
-        per_sequence = (1 + n_heads) * most * self.model.cfg.d_vocab_out
+        per_sequence = (1 + n_heads) * max(1, most) * self.model.cfg.d_vocab_out
         return min(CHUNK, max(1, MOST_LOGITS // per_sequence))
 
     def _parts(self, found: _Pass, rows: slice, places: list[int]) -> Readout:

@@ -171,3 +171,13 @@ def test_mistakes_are_of_the_one_token_that_is_asked():
     found = mistakes_corrected(model, batch, "L2H0")
     wrong = 1 - right[:, :1]
     assert_allclose(found.value, (wrong * right[:, 1:]).sum(axis=0) / wrong.sum())
+
+
+@pytest.mark.parametrize("name", ["attention only", "gpt2"])
+def test_a_sequence_that_asks_nothing_is_refused(name):
+    batch = asked_here_and_there()
+    for rows in (slice(0, 1), slice(0, 6)):
+        targets = batch.targets.clone()
+        targets[rows] = -100
+        with pytest.raises(ValueError, match="nothing is asked in sequence 0"):
+            coalitions(architecture(name), batch.replace(targets=targets), HEADS)
