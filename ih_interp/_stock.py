@@ -153,7 +153,8 @@ def refuse_other_names(model: HookedModel) -> None:
     for name, point in model.hook_dict.items():
         here: Any = model
         for part in (point.name or name).split("."):
-            here = None if here is None else vars(here)["_modules"].get(part)
+            if here is not None:  # a bridge may know a point by an alias alone, an attribute
+                here = vars(here)["_modules"].get(part) or getattr(here, part, None)
         if here is not point:
             raise ValueError(
                 f"model.hook_dict has another {name} than the model, as after a module was "

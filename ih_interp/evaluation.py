@@ -102,9 +102,8 @@ def _definitions(
     logits: Float[Tensor, "*any asked token"], batch: Batch
 ) -> dict[str, Callable[[], Tensor]]:
     """Return the one definition of every metric, `[..., asked]`, computed when it is called."""
-    target, rows = batch.target, slice(None)
-    if not batch.asks_last:
-        target, rows = batch.targets[batch.asked], batch.asked_rows[0]
+    rows = slice(None) if batch.asks_last else batch.asked_rows[0]
+    target = batch.target if batch.asks_last else batch.targets[batch.asked]
     at_target = target.expand(logits.shape[:-1])[..., None]
 
     @functools.cache
@@ -130,10 +129,7 @@ def _definitions(
         others = shown().scatter(1, target[:, None], False)
         if not bool(others.any(dim=-1).all()):
             raise ValueError("logit_difference: expected two labels in every context; use logit.")
-        kept = logits * others  # quicker than `where`, and right for finite numbers
-        if not math.isfinite(float(logits.detach().sum())):
-            kept = torch.where(others, logits, 0)
-        return kept.sum(-1) / others.sum(-1)
+        return _mean_where(others, logits)
 
     return {
         "logit": lambda: of_target(logits),
@@ -146,6 +142,15 @@ def _definitions(
         "accuracy": lambda: _is_right(logits, target),
         "in_context_accuracy": lambda: _is_right(log_p(in_context=True), target),
     }
+
+
+def _mean_where(
+    mask: Bool[Tensor, "asked token"], logits: Float[Tensor, "*any asked token"]
+) -> Float[Tensor, "*any asked"]:
+    kept = logits * mask  # quicker than `where`, and right for finite numbers
+    if not math.isfinite(float(logits.detach().sum())):
+        kept = torch.where(mask, logits, 0)
+    return kept.sum(-1) / mask.sum(-1)
 
 
 def _mean_at(

@@ -98,18 +98,18 @@ class AbstractOptimiser(Kinded):
 
     @abstractmethod
     def update_one(
-        self,
-        weight: Tensor,
-        gradient: Tensor,
-        moments: Sequence[Tensor],
-        count: Tensor,
-        rate: Tensor,
+        self, weight: Tensor, gradient: Tensor, moments: Sequence[Tensor], *numbers: Tensor
     ) -> tuple[Tensor, Sequence[Tensor]]:
         """Return a parameter and its moments after an update; nothing is changed in place.
 
-        A fleet has an axis in front of each, the run, over which `count`, the number of this update
-        from 1, and `rate` are broadcast: element by element nothing need be done for it.
+        The numbers are those of `shared`: by default `count`, of this update from 1, and `rate`. A
+        fleet has an axis in front of each, the run, over which they are broadcast: element by
+        element nothing need be done for it.
         """
+
+    def shared(self, count: Tensor, rate: Tensor) -> tuple[Tensor, ...]:
+        """Return the numbers of an update that are the same for all parameters."""
+        return count, rate
 
     def rate(self, step: int) -> float:
         """Return the learning rate of the update after `step` others."""
@@ -126,12 +126,13 @@ class AbstractOptimiser(Kinded):
         """Return parameters and moments after update number `count`, counted from 1."""
         if self.clip is not None:
             gradients = clipped(gradients, self.clip, axes=count.ndim)
+        shared = self.shared(count, rate)
         new: dict[str, Tensor] = {}
         kept: tuple[dict[str, Tensor], ...] = tuple({} for _ in moments)
         for name, gradient in gradients.items():
             weight, own = parameters[name], [group[name] for group in moments]
             over_runs = (-1,) + (1,) * (weight.ndim - 1) if count.ndim else ()
-            numbers = (count.reshape(over_runs), rate.reshape(over_runs))
+            numbers = [number.reshape(over_runs) for number in shared]
             new[name], after = self.update_one(weight, gradient, own, *numbers)
             for group, moment in zip(kept, after, strict=True):
                 group[name] = moment
@@ -168,23 +169,21 @@ class Adam(AbstractOptimiser):
     def n_moments(self) -> int:
         return 2
 
+    def shared(self, count: Tensor, rate: Tensor) -> tuple[Tensor, ...]:
+        """Return the rate, the rate for unbiased means, and the share seen of mean squares."""
+        return rate, rate / (1 - self.beta1**count), 1 - self.beta2**count
+
     def update_one(
-        self,
-        weight: Tensor,
-        gradient: Tensor,
-        moments: Sequence[Tensor],
-        count: Tensor,
-        rate: Tensor,
+        self, weight: Tensor, gradient: Tensor, moments: Sequence[Tensor], *numbers: Tensor
     ) -> tuple[Tensor, Sequence[Tensor]]:
-        m, v = moments
+        (m, v), (rate, scale, share) = moments, numbers
         if self.weight_decay and self.decoupled:
             weight = weight * (1 - rate * self.weight_decay)
         elif self.weight_decay:
             gradient = gradient + self.weight_decay * weight
         m = self.beta1 * m + (1 - self.beta1) * gradient
         v = self.beta2 * v + (1 - self.beta2) * gradient * gradient
-        scale = rate / (1 - self.beta1**count)
-        spread = (v / (1 - self.beta2**count)).sqrt()
+        spread = (v / share).sqrt()
         return weight - scale * m / (spread + self.eps), (m, v)
 
 
@@ -210,14 +209,9 @@ class SGD(AbstractOptimiser):
         return int(self.momentum > 0)
 
     def update_one(
-        self,
-        weight: Tensor,
-        gradient: Tensor,
-        moments: Sequence[Tensor],
-        count: Tensor,
-        rate: Tensor,
+        self, weight: Tensor, gradient: Tensor, moments: Sequence[Tensor], *numbers: Tensor
     ) -> tuple[Tensor, Sequence[Tensor]]:
-        del count
+        _, rate = numbers
         if self.weight_decay:
             gradient = gradient + self.weight_decay * weight
         if not moments:

@@ -7,9 +7,16 @@ from torch.testing import assert_close
 
 import ih_interp as ih
 from ih_interp import clamps
-from ih_interp.batch import Batch, Layout
+from ih_interp.batch import NOT_ASKED, Batch, Layout
 from ih_interp.config import RunConfig, Seeds
-from ih_interp.evaluation import chance, evaluate, evaluation_sets, sequence_metrics
+from ih_interp.evaluation import (
+    at_asked,
+    chance,
+    evaluate,
+    evaluation_sets,
+    measured,
+    sequence_metrics,
+)
 from ih_interp.tasks.few_shot import FewShotTask, TaskConfig
 
 
@@ -112,3 +119,74 @@ def test_splits_are_drawn_from_the_seeds_they_always_had(task):
 def test_nothing_cannot_be_evaluated(model, batch):
     with pytest.raises(ValueError, match="no sequences in this batch"):
         evaluate(model, batch[:0])
+
+
+@pytest.fixture
+def prompts():
+    """Logits at every position of two sequences, asked at one and at three positions."""
+    logits = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(0))
+    targets = torch.full((2, 5), NOT_ASKED)
+    targets[0, 2] = 4
+    targets[1, 0], targets[1, 3], targets[1, 4] = 1, 5, 0
+    foils = torch.tensor([[0, 2], [3, NOT_ASKED]])
+    return logits, Batch(torch.zeros(2, 5, dtype=torch.int64), targets, foils=foils)
+
+
+@pytest.mark.parametrize("metric", ["logit", "loss", "probability", "accuracy", "logit_difference"])
+def test_metrics_are_means_over_what_is_asked_of_each_sequence(metric, prompts):
+    logits, batch = prompts
+    expected = []
+    for row in range(2):
+        values = []
+        for place in range(5):
+            if (target := int(batch.targets[row, place])) == NOT_ASKED:
+                continue
+            z = logits[row, place]
+            foils = [int(f) for f in batch.foils[row] if f != NOT_ASKED]
+            values.append(
+                {
+                    "logit": z[target],
+                    "loss": -z.log_softmax(0)[target],
+                    "probability": z.softmax(0)[target],
+                    "accuracy": (z.argmax() == target).float(),
+                    "logit_difference": z[target] - z[foils].mean(),
+                }[metric]
+            )
+        expected.append(torch.stack(values).mean())
+    found = measured(metric, at_asked(logits, batch), batch)
+    torch.testing.assert_close(found, torch.stack(expected))
+
+
+def test_the_last_position_asked_by_either_shape_of_targets_is_the_same(prompts):
+    logits, batch = prompts
+    last = Batch(batch.tokens, torch.tensor([1, 2]))
+    spelt = Batch(batch.tokens, last.targets)
+    for metric in ("loss", "logit", "accuracy"):
+        one = measured(metric, at_asked(logits, last), last)
+        assert torch.equal(one, measured(metric, at_asked(logits, spelt), spelt))
+
+
+def test_a_function_of_ones_own_gives_a_number_per_asked_position(prompts):
+    logits, batch = prompts
+    rows = at_asked(torch.stack([logits, 2 * logits]), batch)
+    assert rows.shape == (2, 4, 6)
+    own = measured(lambda z, given: z[:, 0] * given.asked_rows[1], rows, batch)
+    by_hand = [2 * logits[0, 2, 0], (3 * logits[1, 3, 0] + 4 * logits[1, 4, 0]) / 3]
+    torch.testing.assert_close(own, torch.stack([torch.stack(by_hand), 2 * torch.stack(by_hand)]))
+    with pytest.raises(ValueError, match=r"asked position, \[4\]"):
+        measured(lambda z, given: z[:2, 0], rows, batch)
+
+
+def test_a_sequence_of_which_nothing_is_asked_has_no_metric(prompts):
+    logits, batch = prompts
+    targets = batch.targets.clone()
+    targets[0] = NOT_ASKED
+    nothing = Batch(batch.tokens, targets)
+    with pytest.raises(ValueError, match="sequence 0"):
+        measured("loss", at_asked(logits, nothing), nothing)
+
+
+def test_logits_of_other_positions_are_refused(prompts):
+    logits, batch = prompts
+    with pytest.raises(ValueError, match="at_asked"):
+        measured("loss", logits[:, -1], batch)

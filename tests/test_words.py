@@ -70,7 +70,7 @@ def test_a_file_is_no_root(tmp_path):
         (lambda m, b: ih.heads.head_table(m, b), "scores"),
         (lambda m, b: ih.ablation.set_redundancy(m, b, ["L1H3"]), "single, joint"),
         (lambda m, b: ih.ablation.backup_heads(m, b, "L1H3"), "coalitions"),
-        (lambda m, b: ih.heads.copying_score_diag(m, b), "tokens="),
+        (lambda m, b: ih.heads.copying_score_diag(m, b), "each once"),
     ],
 )
 def test_other_arguments_than_a_function_takes_are_told_what_it_takes(call, words, model, batch):

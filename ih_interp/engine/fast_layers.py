@@ -1,9 +1,9 @@
 """Faster layers for a trace to record instead of TransformerLens's own: the same values, less work.
 
 The embedding, the first LayerNorm and the first queries, keys and values depend on the token alone.
-They are computed once per token and read from a table: a batch has thousands of positions, with
-five labels and a few dozen exemplars. Blocks normalise their input once, where TransformerLens does
-so for queries, keys and values each.
+They are computed once per token and read from a table where that is smaller than the batch, of
+thousands of positions. Blocks normalise their input once, where TransformerLens does so for
+queries, keys and values each.
 """
 
 from collections.abc import Callable, Generator
@@ -43,6 +43,8 @@ class Known:
 
     embedded: Lookup | None = None
     normalised: Lookup | None = None
+    is_plain: bool = False
+    """Whether it is TransformerLens's own embedding."""
 
 
 @contextmanager
@@ -62,7 +64,8 @@ def substituted(model: HookedModel) -> Generator[None]:
 
     try:
         known = Known()
-        if isinstance(model.embed, FewShotEmbed):
+        known.is_plain = not isinstance(model.embed, FewShotEmbed)
+        if not model.cfg.post_embedding_ln:
             put(model.embed, "forward", _embed_once(model.embed, known))
         for number, block in enumerate(model.blocks):
             if hasattr(block, "ln1"):
@@ -80,11 +83,16 @@ def substituted(model: HookedModel) -> Generator[None]:
             delattr(module, name)
 
 
-def _embed_once(embed: FewShotEmbed, known: Known) -> Callable[[Tensor], Tensor]:
+def _embed_once(embed: Any, known: Known) -> Callable[[Tensor], Tensor]:
+    is_few_shot = isinstance(embed, FewShotEmbed)
+    most = WORTH_A_TABLE if is_few_shot else 1  # rows of other models need no making
+    forward = embed.one_by_one if is_few_shot else embed.forward
+
     def embedded(tokens: Tensor) -> Tensor:
-        if len(embed.features) > WORTH_A_TABLE * tokens.numel():
+        n_rows = len(embed.features if is_few_shot else embed.W_E)
+        if n_rows > most * tokens.numel():
             known.embedded = None
-            return embed.one_by_one(tokens)
+            return forward(tokens)
         table = embed.W_E
         known.embedded = Lookup(table[tokens], table, tokens)
         return known.embedded.result
@@ -123,6 +131,9 @@ def _project_once(
     def calculate(*inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if any(x.ndim != 3 for x in inputs):  # heads have inputs of their own
             return plain(*inputs)
+        # TransformerLens adds 0.0 to what queries and keys read, so that only values are known.
+        if known.is_plain and inputs[2] is getattr(known.normalised, "result", None):
+            inputs = (inputs[2],) * 3
         queries, keys, values = (project(x, name) for x, name in zip(inputs, "QKV", strict=True))
         return attention.hook_q(queries), attention.hook_k(keys), attention.hook_v(values)
 

@@ -172,4 +172,5 @@ def advance(
     before = (state.parameters, state.moments)
     for old, new in zip((before[0], *before[1]), (after[0], *after[1]), strict=True):
         new |= {name: torch.where(mask, old[name], new[name]) for name, mask in frozen.items()}
-    tree_map(Tensor.copy_, before, after)
+        for name, tensor in new.items():
+            old[name].copy_(tensor)

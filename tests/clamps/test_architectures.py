@@ -71,20 +71,20 @@ def test_half_precision_is_as_exact_under_clamps_as_without(name, dtype):
         assert difference < 6 * without, (clamps, difference, without)
 
 
-class Louder(HeadClamp):
-    kind: Literal["louder"] = "louder"
+class DoubledValues(HeadClamp):
+    kind: Literal["doubled_values"] = "doubled_values"
     sets = "v"
 
     def hooks(self, setting):
-        return self.at_each_layer(setting, "hook_v", louder)
+        return self.at_each_layer(setting, "hook_v", doubled_values)
 
 
-def louder(v, hook, heads):
+def doubled_values(v, hook, heads):
     return torch.where(heads[:, None], 2 * v, v)
 
 
 @pytest.mark.parametrize("name", ["llama, grouped", "llama, one key-value head"])
-@pytest.mark.parametrize("clamp", [Louder(heads=["L1H3"]), Freeze(heads=["L1H3"])], ids=str)
+@pytest.mark.parametrize("clamp", [DoubledValues(heads=["L1H3"]), Freeze(heads=["L1H3"])], ids=str)
 def test_keys_and_values_of_single_heads_are_refused_where_heads_share_them(clamp, name):
     model = architecture(name)
     with (
@@ -105,7 +105,7 @@ def test_values_of_single_heads_are_set_where_each_has_its_own(name):
         return z
 
     expected = model.run_with_hooks(batch.tokens, fwd_hooks=[("blocks.1.attn.hook_z", by_hand)])
-    found = logits_under(model, [Louder(heads=["L1H3"])], batch)
+    found = logits_under(model, [DoubledValues(heads=["L1H3"])], batch)
     assert_close(found, expected, rtol=0, atol=1e-5)
 
 

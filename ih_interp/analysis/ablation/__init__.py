@@ -8,6 +8,9 @@ Single heads
 Coalitions
     coalitions: Return the mean metric of every subset of heads on, the others of them ablated.
     Coalitions: The value of every subset of heads.
+Matched sets
+    matched_random_sets: Return the effect of ablating heads together, beside matched random sets.
+    MatchedSets: The effect of a set of heads, and those of random sets of the same layers.
 Additivity
     additivity_test: Test how additive the heads are on every scale.
     AdditivityReport: The result of `additivity_test`.

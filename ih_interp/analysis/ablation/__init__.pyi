@@ -6,6 +6,7 @@ from .coalitions import (
     minimal_sufficient as minimal_sufficient,
     set_redundancy as set_redundancy,
 )
+from .matched_sets import MatchedSets as MatchedSets, matched_random_sets as matched_random_sets
 from .single_heads import (
     ablate_each_head as ablate_each_head,
     add_back as add_back,

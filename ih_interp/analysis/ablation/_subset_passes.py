@@ -2,7 +2,7 @@
 
 Heads of the last layer take no pass of their own where the model `is_linear`: nothing but the final
 norm and the unembedding then reads what they write. With 0/1 numbers m_0 = 1 for all the rest and
-m_i for head i, the residual stream at the last position is sum_i m_i p_i, so that logits before
+m_i for head i, the residual stream at an asked position is sum_i m_i p_i, so that logits before
 division by the norm's scale are linear in m, and the scale's square is m' G m / d_model + eps, G
 the Gram matrix of the (centred) parts. Both are matrix products over subsets. On the paper's model,
 for all 256 subsets of 8 heads and 784 sequences, that takes 0.2 s in place of 22 s.
@@ -10,6 +10,7 @@ for all 256 subsets of 8 heads and 784 sequences, that takes 0.2 s in place of 2
 
 import math
 import re
+import warnings
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,24 +23,27 @@ from numpy import ndarray
 from torch import Tensor
 
 from ih_interp._stock import not_plain, parts_of
-from ih_interp.analysis._passes import Ablation, chunk_size, put_heads, recording
-from ih_interp.analysis.heads.pattern_scores import CHUNK
+from ih_interp.analysis._passes import Ablation, put_heads, recording
+from ih_interp.analysis.ablation._replacements import Replacement, replacement
+from ih_interp.analysis.heads.pattern_scores import CHUNK, in_single, rows_per_pass
 from ih_interp.analysis.patching._last_layer import final_norm
 from ih_interp.batch import Batch
 from ih_interp.clamps.base import Hook, Shape, head_mask
-from ih_interp.evaluation import Metric, measured
+from ih_interp.evaluation import Metric, at_asked, measured
 from ih_interp.hooked_model import HookedModel
-from ih_interp.types import Head, Tokens
+from ih_interp.types import Head
 
 Columns: TypeAlias = Int[ndarray, " subset"]
-Block: TypeAlias = tuple[slice, Columns, Float[Tensor, "subset batch label"]]
-"""Sequences, subsets, and their logits at the last position."""
+Block: TypeAlias = tuple[slice, Columns, Float[Tensor, "subset asked token"]]
+"""Sequences, subsets, and their logits at the asked positions."""
 
-Replacement: TypeAlias = Float[Tensor, "batch pos head d_head"]
-
+HEADS = 'give heads, as ["L0H1", "L1H3"], and the rest by name'
 BLOCK = 2**19  # logits at once, 4 MiB: more leave the processor's cache
 SCALE = "ln_final.hook_scale"
+EDITED = "A forward hook edited hook_scale"
+"""A bridge's warning that a norm with another scale is computed by other code than its own."""
 
+MOST_LOGITS = 2**27  # of parts at once, 1 GiB
 MOST_BYTES = 2 * 2**30
 
 BEFORE_Z = re.compile(
@@ -66,23 +70,23 @@ def is_linear(model: HookedModel) -> bool:
 class _Pass(NamedTuple):
     """Activations of one pass: z of the last layer, its input, and the final norm's scale."""
 
-    logits: Float[Tensor, "batch label"]
-    z: Float[Tensor, "batch head d_head"]
-    resid: Float[Tensor, "batch d_model"]
+    logits: Float[Tensor, "asked token"]
+    z: Float[Tensor, "asked head d_head"]
+    resid: Float[Tensor, "asked d_model"]
     scale: Float[Tensor, "batch pos 1"] | None
 
 
 class Readout(NamedTuple):
-    """The last position's logits of some sequences, in parts; part 0 is always on. Float64."""
+    """The logits at asked positions, in parts; part 0 is always on. Float64."""
 
-    unnormalised: Float[Tensor, "part batch label"]
+    unnormalised: Float[Tensor, "part asked token"]
     """Logits that each part adds, before division by the scale."""
-    gram: Float[Tensor, "pair batch"] | None
+    gram: Float[Tensor, "pair asked"] | None
     """Inner products of the parts i <= j, over d_model, twice for i < j; None without a norm."""
-    bias: Float[Tensor, " label"]
+    bias: Float[Tensor, " token"]
     eps: float
 
-    def scale(self, on: Float[Tensor, "subset part"]) -> Float[Tensor, "subset batch"] | None:
+    def scale(self, on: Float[Tensor, "subset part"]) -> Float[Tensor, "subset asked"] | None:
         """Return the final norm's scale for every subset; None without a norm."""
         if self.gram is None:
             return None
@@ -91,12 +95,11 @@ class Readout(NamedTuple):
         return (squares.clamp(min=0) + self.eps).sqrt()  # rounding may fall below 0
 
     def logits(
-        self, on: Float[Tensor, "subset part"], scale: Float[Tensor, "#subset batch"] | None = None
-    ) -> Float[Tensor, "subset batch label"]:
+        self, on: Float[Tensor, "subset part"], scale: Float[Tensor, "#subset asked"] | None = None
+    ) -> Float[Tensor, "subset asked token"]:
         """Return the logits of every subset, by their own scale or a given one."""
-        n_parts, n_sequences, n_labels = self.unnormalised.shape
-        total = times(on, self.unnormalised.reshape(n_parts, -1))
-        total = total.reshape(-1, n_sequences, n_labels)
+        n_parts, *shape = self.unnormalised.shape
+        total = times(on, self.unnormalised.reshape(n_parts, -1)).reshape(-1, *shape)
         scale = self.scale(on) if scale is None else scale
         return (total if scale is None else total / scale[..., None]) + self.bias
 
@@ -127,6 +130,8 @@ def subset_values(
 ) -> tuple[Float[ndarray, "metric subset"], Float[ndarray, "metric batch subset"] | None]:
     """Return metrics with chosen subsets of heads on: means, and values of every sequence."""
     head_mask(heads, Shape.of(model))  # refuses heads that the model lacks
+    if freeze_ln and model.cfg.normalization_type is not None and SCALE not in model.hook_dict:
+        raise ValueError(f"freeze_ln=True: expected a model with {SCALE}; this one has none.")
     mean = np.zeros((len(metrics), len(on)))
     shape = (len(metrics), len(batch), len(on))
     if per_sequence and 4 * math.prod(shape) > MOST_BYTES:
@@ -136,10 +141,10 @@ def subset_values(
             "take fewer sequences, heads or metrics."
         )
     each = np.empty(shape, dtype=np.float32) if per_sequence else None
-    given = _replacement(model, batch, heads, ablation, reference, seed)
-    size = chunk_size(model, len(batch))
+    given = replacement(model, batch, heads, ablation, reference, seed)
+    size = rows_per_pass(model, batch.tokens)
     for start, part in zip(range(0, len(batch), size), batch.split(size), strict=True):
-        chunk = _Chunk(model, part.tokens, heads, on, given[start : start + size], freeze_ln)
+        chunk = _Chunk(model, part, heads, on, given[start : start + size], freeze_ln)
         for rows, columns, logits in chunk.blocks():
             found = [measured(metric, logits, part[rows]).double() for metric in metrics]
             values = torch.stack(found)
@@ -155,7 +160,7 @@ class _Chunk:
     """Sequences that go through a pass together, and the subsets of heads to leave on."""
 
     model: HookedModel
-    tokens: Tokens
+    batch: Batch
     heads: Sequence[Head]
     on: Bool[ndarray, "subset head"]
     given: Replacement
@@ -175,7 +180,7 @@ class _Chunk:
             found = self._run(off, frozen) if off else whole
             columns = np.flatnonzero(group == place)
             if by_pass.all():
-                yield slice(0, len(self.tokens)), columns, found.logits[None]
+                yield slice(0, len(self.batch)), columns, found.logits[None]
             else:
                 yield from self._read(~by_pass, columns, found, whole)
 
@@ -190,9 +195,13 @@ class _Chunk:
             put = partial(put_heads, heads=which, value=value)
             ablate.append((f"blocks.{layer}.attn.hook_z", put))
         names = [name for name in (z, resid, SCALE) if name in model.hook_dict]
-        with model.hooks(fwd_hooks=[*ablate, *hooks]), recording(model, names) as kept:
-            logits = model(self.tokens)
-        return _Pass(logits[:, -1], kept[z][:, -1], kept[resid][:, -1], kept.get(SCALE))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=EDITED)
+            with model.hooks(fwd_hooks=[*ablate, *hooks]), recording(model, names) as kept:
+                logits = model(self.batch.tokens)
+        of_z = _heads_at_asked(kept[z], self.batch)
+        logits, resid = (at_asked(values, self.batch) for values in (logits, kept[resid]))
+        return _Pass(in_single(logits), of_z, resid, kept.get(SCALE))
 
     def _read(
         self, heads: Bool[ndarray, " head"], columns: Columns, found: _Pass, whole: _Pass
@@ -201,8 +210,9 @@ class _Chunk:
         on = torch.from_numpy(self.on[columns][:, heads]).to(found.resid).double()
         on = torch.cat([torch.ones_like(on[:, :1]), on], dim=1)
         places = np.flatnonzero(heads).tolist()
-        for start in range(0, len(self.tokens), CHUNK):
-            rows = slice(start, start + CHUNK)
+        n_rows = self._rows_at_once(len(places))
+        for start in range(0, len(self.batch), n_rows):
+            rows = slice(start, start + n_rows)
             parts, scale = self._parts(found, rows, places), None
             if self.freeze_ln:
                 scale = self._parts(whole, rows, places).scale(torch.ones_like(on[:1]))
@@ -211,23 +221,36 @@ class _Chunk:
                 here = slice(first, first + size)
                 yield rows, columns[here], parts.logits(on[here], scale)
 
+    def _rows_at_once(self, n_heads: int) -> int:
+        """Return how many sequences are read at once: few where logits are many."""
+        most = int(self.batch.asked.sum(dim=1).max())
+        per_sequence = (1 + n_heads) * most * self.model.cfg.d_vocab_out
+        return min(CHUNK, max(1, MOST_LOGITS // per_sequence))
+
     def _parts(self, found: _Pass, rows: slice, places: list[int]) -> Readout:
         """Return a pass's logits in parts, one for each of these heads."""
-        model, attn = self.model, self.model.blocks[-1].attn
+        attn, batch = self.model.blocks[-1].attn, self.batch[rows]
         heads = [self.heads[place].head for place in places]
-        w_o, z = attn.W_O.double(), found.z[rows].double()
+        before = int(self.batch.asked[: rows.start].sum())
+        asked = slice(before, before + int(batch.asked.sum()))
+        w_o, z = attn.W_O.double(), found.z[asked].double()
         off = z.clone()
-        off[:, heads] = self.given[rows, -1, places].to(z)
+        off[:, heads] = _heads_at_asked(self.given[rows][:, :, places], batch).to(z)
         # A sum of what stays, not all minus heads: one with large output would leave rounding.
-        rest = found.resid[rows].double() + attn.b_O.double()
+        rest = found.resid[asked].double() + attn.b_O.double()
         rest = rest + torch.einsum("bhk,hkd->bd", off, w_o)
         changed = (z - off)[:, heads]
         parts = torch.cat([rest[None], torch.einsum("bhk,hkd->hbd", changed, w_o[heads])])
+        return self._readout(parts)
+
+    def _readout(self, parts: Float[Tensor, "part asked d_model"]) -> Readout:
+        """Return what parts of the stream add to the logits, and the products for their scale."""
+        model = self.model
         w_u, bias = model.unembed.W_U.double(), model.unembed.b_U.double()
-        norm: Any = model.ln_final
         kind = model.cfg.normalization_type  # which `is_linear` has compared with the module
         if kind is None:
             return Readout(parts @ w_u, None, bias, 0.0)
+        norm: Any = model.ln_final
         if kind in ("LN", "LNPre"):
             parts = parts - parts.mean(dim=-1, keepdim=True)
         if kind == "LN":
@@ -235,50 +258,14 @@ class _Chunk:
         if kind in ("LN", "RMS"):
             w_u = norm.w.double()[:, None] * w_u
         i, j = torch.triu_indices(len(parts), len(parts))
-        by_sequence = parts.transpose(0, 1)
-        inner = (by_sequence @ by_sequence.mT)[:, i, j].T / parts.shape[-1]
+        by_row = parts.transpose(0, 1)
+        inner = (by_row @ by_row.mT)[:, i, j].T / parts.shape[-1]
         gram = inner * torch.where(i == j, 1.0, 2.0).to(inner)[:, None]
         return Readout(parts @ w_u, gram, bias, norm.eps)
 
 
-def _replacement(
-    model: HookedModel,
-    batch: Batch,
-    heads: Sequence[Head],
-    ablation: Ablation,
-    reference: Batch | None,
-    seed: int,
-) -> Replacement:
-    """Return what replaces z of the heads in every sequence; ValueError for an unfit reference."""
-    (n, n_positions), source = batch.tokens.shape, batch if reference is None else reference
-    if ablation == "zero":
-        if reference is not None:
-            raise ValueError(
-                "reference: expected None with ablation='zero', which reads none; drop it, or "
-                "write ablation='mean' or 'resample'."
-            )
-        return torch.zeros(1, n_positions, len(heads), model.cfg.d_head).expand(n, -1, -1, -1)
-    rows = n if ablation == "resample" else len(source)
-    if source.tokens.shape != (rows, n_positions):
-        raise ValueError(
-            f"reference: expected {rows} sequences of {n_positions} tokens, to replace z position "
-            f"by position, got {len(source)} of {source.tokens.shape[1]}."
-        )
-    if ablation == "resample" and reference is None and n < 2:
-        raise ValueError("batch: expected two sequences to resample from, or a reference; got 1.")
-    points, parts = [f"blocks.{head.layer}.attn.hook_z" for head in heads], list[Tensor]()
-    for part in source.split(chunk_size(model, len(source))):
-        with recording(model, points) as kept:
-            model(part.tokens)
-        each = [kept[point][:, :, head.head] for point, head in zip(points, heads, strict=True)]
-        parts.append(torch.stack(each, dim=2))
-    z = torch.cat(parts)
-    if ablation == "mean":
-        return z.double().mean(dim=0).to(z).expand(n, -1, -1, -1)
-    return z if reference is not None else z[one_cycle(n, seed)]
-
-
-def one_cycle(n: int, seed: int) -> Int[Tensor, " batch"]:
-    """Return for each of n places the next one on a random cycle through all of them."""
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(int(seed)))
-    return torch.empty_like(order).scatter_(0, order, order.roll(1))
+def _heads_at_asked(
+    values: Float[Tensor, "batch pos head d_head"], batch: Batch
+) -> Float[Tensor, "asked head d_head"]:
+    """Return what heads have at asked positions."""
+    return at_asked(values.flatten(start_dim=2), batch).unflatten(1, values.shape[2:])

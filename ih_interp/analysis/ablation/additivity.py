@@ -19,6 +19,7 @@ from numpy import ndarray
 from ih_interp._reprs import short_repr
 from ih_interp.analysis._passes import Ablation
 from ih_interp.analysis.ablation import interactions
+from ih_interp.analysis.ablation._subset_passes import HEADS
 from ih_interp.analysis.ablation.coalitions import coalitions
 from ih_interp.analysis.ablation.interactions import Game
 from ih_interp.analysis.checks import Confidence, Positive, Seed, checked_in_plain_torch
@@ -56,7 +57,7 @@ class AdditivityReport:
         return self.numbers[chosen].dropna(axis="columns", how="all").reset_index(drop=True)
 
 
-@checked_in_plain_torch()
+@checked_in_plain_torch(HEADS)
 def additivity_test(
     model: HookedModel,
     batch: Batch,

@@ -26,7 +26,7 @@ from ih_interp._columns import finite, numbers
 from ih_interp._reprs import short_repr
 from ih_interp.analysis._passes import Ablation
 from ih_interp.analysis.ablation import interactions
-from ih_interp.analysis.ablation._subset_passes import subset_values
+from ih_interp.analysis.ablation._subset_passes import HEADS, subset_values
 from ih_interp.analysis.checks import Seed, Within, checked, checked_in_plain_torch
 from ih_interp.analysis.patching.redundancy import Values, estimated
 from ih_interp.analysis.statistics import Estimate
@@ -69,7 +69,7 @@ class Coalitions:
         return np.asarray(self.values[..., sum(1 << self.heads.index(head) for head in chosen)])
 
 
-@checked_in_plain_torch()
+@checked_in_plain_torch(HEADS)
 def coalitions(
     model: HookedModel,
     batch: Batch,
@@ -89,16 +89,19 @@ def coalitions(
     other hooks act before the ablation, which therefore silences a clamped head too.
 
     `heads` are at most 16, of any layers. `metric` is one or several of `evaluation.SCALES` or
-    functions of the last position's logits and a batch. `ablation` says what replaces z (`hook_z`)
-    of an ablated head, at every position: "zero", as in the paper; "mean", its mean over
-    `reference` at that position; "resample", its z in that row of `reference`. These are sequences
+    functions of the logits at asked positions and a batch; a sequence's value is the mean over its
+    asked positions. `ablation` says what replaces z (`hook_z`) of an ablated head, at every
+    position: "zero", as in the paper; "mean", its mean at that position over the sequences of
+    `reference` that reach it; "resample", its z in that row of `reference`. These are sequences
     as long as the batch's, run with every head on; by default the batch itself, which is resampled
-    along one random cycle, drawn from `seed`. `freeze_ln` divides the logits by the final norm's
-    scale with every head on, each sequence by its own, so that they are exactly linear in what the
-    last layer's heads write. `per_sequence` keeps the value of every sequence too, in float32.
+    along one random cycle, drawn from `seed`, through all sequences of a length. `freeze_ln`
+    divides the logits by the final norm's scale with every head on, each position by its own, so
+    that they are exactly linear in what the last layer's heads write. `per_sequence` keeps the
+    value of every sequence too, in float32.
 
-    Raises ValueError for unknown, repeated or no heads, for a reference
-    that does not fit, and for values by sequence that would need more than 2 GiB.
+    Raises ValueError for unknown, repeated or no heads, for a reference that does not fit, for
+    sequences without another of their length to resample from, and for values by sequence that
+    would need more than 2 GiB.
     """
     chosen, metrics = parse_heads(heads), parse_metrics(metric)
     if not 1 <= len(chosen) <= MOST_HEADS:

@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
+from torch import Tensor
 
-from ih_interp.analysis._passes import chunk_size
 from ih_interp.analysis.ablation._subset_passes import subset_values
 from ih_interp.analysis.checks import Seed, checked_in_plain_torch
 from ih_interp.analysis.heads.attention import answered_queries, induction_strength
+from ih_interp.analysis.heads.pattern_scores import rows_per_pass
 from ih_interp.analysis.statistics import Estimate, bootstrap
 from ih_interp.batch import Batch
 from ih_interp.clamps import Shape, clamped
@@ -107,11 +108,12 @@ def mistakes_corrected(
     `perfect_match` Table 3. For independent mistakes it is the head's `accuracy`, which stands
     beside it. `base` is the strongest head by default. Columns: `base`, `mistakes` (their number),
     `head`, `accuracy`, `value`, `low`, `high`; NaN where the base makes no mistake, and an end of
-    an interval where a resample has none.
+    an interval where a resample has none. Raises ValueError unless each sequence asks one token.
     """
     chosen = _heads(model, heads)
     first = by_strength(model, batch, chosen)[0] if base is None else Head.parse(base)
     others = [head for head in chosen if head != first]
+    _target(batch)
     right = _right(model, batch, [first, *others], perfect_match=perfect_match)
     wrong = 1 - right[:, :1]
     found = bootstrap(
@@ -146,11 +148,12 @@ def label_specific_accuracy(
     `quantity`, `value`, `low`, `high`, `sequences` and `mistakes` of that label. `quantity` is
     "accuracy", of the sequences with that label (chance 1/L for L labels), or "mistake_share", of
     the head's mistakes, which sums to 1 over labels (even: 1/L) and is NaN for a head without any.
-    An end of an interval is NaN where a resample lacks the label or the mistakes.
+    An end of an interval is NaN where a resample lacks the label or the mistakes. Raises ValueError
+    unless each sequence asks one token.
     """
     chosen = _heads(model, heads)
+    target = _target(batch).cpu().numpy()
     right = _right(model, batch, chosen, perfect_match=perfect_match)
-    target = batch.target.cpu().numpy()
     labels = np.unique(target)
     shown = (target[:, None] == labels).astype(np.float64)[:, None]
     correct = right[:, :, None] * shown
@@ -212,6 +215,17 @@ def _heads(model: HookedModel, heads: Iterable[HeadName] | None) -> tuple[Head, 
     return chosen
 
 
+def _target(batch: Batch) -> Int[Tensor, " batch"]:
+    """Return the one token that each sequence asks; ValueError where one asks more, or none."""
+    n_asked = batch.asked.sum(dim=1)
+    if not bool((n_asked == 1).all()):
+        raise ValueError(
+            f"targets: expected one asked position in every sequence, which a head gets right or "
+            f"wrong, got {int(n_asked.min())} to {int(n_asked.max())}."
+        )
+    return batch.targets[batch.asked]
+
+
 def _right(
     model: HookedModel, batch: Batch, heads: Sequence[Head], *, perfect_match: bool
 ) -> Float[ndarray, "batch head"]:
@@ -238,7 +252,7 @@ def _values(
     perfect_match: bool = False,
 ) -> Float[ndarray, "metric batch subset"]:
     parts: list[Any] = []
-    for part in batch.split(chunk_size(model, len(batch))):
+    for part in batch.split(rows_per_pass(model, batch.tokens)):
         with clamped(model, [match(*heads)], part) if perfect_match else nullcontext():
             parts.append(subset_values(model, part, heads, on, metrics)[1])
     return np.concatenate(parts, axis=1)

@@ -1,4 +1,4 @@
-"""Scores of single heads, from attention patterns and from weights."""
+"""Scores of single heads, from attention patterns and from weights, and of the whole model."""
 
 import lazy_loader
 

@@ -5,6 +5,8 @@ from .attention import (
     duplicate_token_chance as duplicate_token_chance,
     duplicate_token_score as duplicate_token_score,
     entropy_chance as entropy_chance,
+    first_token_chance as first_token_chance,
+    first_token_score as first_token_score,
     induction_strength as induction_strength,
     previous_token_chance as previous_token_chance,
     previous_token_score as previous_token_score,
@@ -24,6 +26,7 @@ from .copying import (
     label_copying_of_values as label_copying_of_values,
     label_copying_score as label_copying_score,
 )
+from .in_context import in_context_score as in_context_score, loss_by_position as loss_by_position
 from .matching import induction_trace as induction_trace, qk_matching as qk_matching
 from .pattern_scores import head_table as head_table, pattern_scores as pattern_scores
 from .repeated_tokens import (
@@ -31,4 +34,5 @@ from .repeated_tokens import (
     induction_score as induction_score,
     prefix_matching_chance as prefix_matching_chance,
     prefix_matching_score as prefix_matching_score,
+    repeated_tokens as repeated_tokens,
 )

@@ -15,10 +15,21 @@ from torch import Tensor
 
 from ih_interp._sequences import refuse_outside
 from ih_interp._stock import runs_own_code, wrong_norm
+from ih_interp.analysis._passes import recording, refuse_unequal
+from ih_interp.analysis.heads.pattern_scores import in_single
 from ih_interp.analysis.patching._last_layer import final_norm
+from ih_interp.clamps._active import paused
 from ih_interp.hooked_model import HookedModel
 from ih_interp.model import FewShotEmbed
 
+OF_BLOCK = (
+    *("hook_resid_pre", "attn.hook_q", "attn.hook_k", "attn.hook_v", "attn.hook_z"),
+    *("hook_mlp_out", "hook_resid_post"),
+)
+"""Hook points of a block that tell what it does with its weights."""
+
+MAY_LACK = ("hook_pos_embed", "hook_mlp_out")
+REASON = "weights alone do not say what other code reads and writes; use scores of patterns"
 NORMS = (None, "LN", "LNPre", "RMS", "RMSPre")
 
 
@@ -33,21 +44,22 @@ class Weights:
         if cfg.normalization_type not in NORMS:
             known = ", ".join(map(str, NORMS))
             raise ValueError(f"{norm}: expected one of {known}, through which weights can be read.")
-        for number, block in enumerate(model.blocks):
-            if not runs_own_code(block.attn, "forward", "calculate_qkv_matrices"):
-                raise ValueError(
-                    f"blocks.{number}.attn is a {type(block.attn).__name__}: expected "
-                    "TransformerLens's own code, as weights alone do not say what other code reads "
-                    "and writes. Use scores of patterns, or path_patch."
-                )
-        for module in (*(block.ln1 for block in model.blocks), *final_norm(model)):
-            if wrong_norm(module, cfg):
-                came = type(module).__name__
-                raise ValueError(f"{norm}: expected norms of that type, got a {came}.")
         if len({parameter.dtype for parameter in model.parameters()}) > 1:
             raise ValueError("model: expected weights of one dtype; use model.to(torch.float32).")
         self.model, self.normed = model, layer_norm and cfg.normalization_type is not None
         self.centred = self.normed and cfg.normalization_type in ("LN", "LNPre")
+        if wraps_other_code(model):
+            _check_against_a_pass(self)
+        else:
+            _refuse_other_modules(model)
+
+    def of(self, name: str, layer: int) -> Float[Tensor, "head rows columns"]:
+        """Return `W_Q`, `W_K`, `W_V` or `W_O` of a layer, one per query head, as it is.
+
+        Heads that share keys and values have the same. In single precision at least.
+        """
+        weight = in_single(getattr(self.model.blocks[layer].attn, name))
+        return weight.repeat_interleave(self.model.cfg.n_heads // len(weight), dim=0)
 
     def folded(self, norm: Any, weight: Float[Tensor, "*any d_model out"]) -> Tensor:
         """Return `C diag(w) W`, the weight with the centring C and gain w of the norm before it.
@@ -56,35 +68,32 @@ class Weights:
         """
         # Norms that TransformerLens has folded ("LNPre", "RMSPre") have no gain of their own.
         gain = getattr(norm, "w", None) if self.normed else None
-        weight = weight if gain is None else gain[:, None] * weight
+        weight = in_single(weight)
+        weight = weight if gain is None else in_single(gain)[:, None] * weight
         return weight - weight.mean(dim=-2, keepdim=True) if self.centred else weight
 
     def inputs(self, name: str, layer: int) -> Float[Tensor, "head d_model d_head"]:
         """Return `W_Q`, `W_K` or `W_V` of a layer, through its norm."""
-        block = self.model.blocks[layer]
-        return self.folded(block.ln1, getattr(block.attn, name))
+        return self.folded(self.model.blocks[layer].ln1, self.of(name, layer))
 
     def embedded(self, tokens: Int[Tensor, " token"], layer: int) -> Float[Tensor, "token d_model"]:
         """Return what heads of a layer read at a token whose residual stream is its row of `W_E`.
 
-        It is normalised as the layer's norm would, but without the shift.
+        It is normalised as the layer's norm would, but without the shift. Where the model has a
+        norm between embeddings and stream, it comes first.
         """
-        rows = self.model.W_E[tokens]
-        if self.centred:
-            rows = rows - rows.mean(dim=-1, keepdim=True)
+        rows = in_single(self.model.W_E[tokens])
         if not self.normed:
             return rows
-        norm: Any = self.model.blocks[layer].ln1
-        rows = rows / (rows.square().mean(dim=-1, keepdim=True) + norm.eps).sqrt()
-        gain = getattr(norm, "w", None)
-        return rows if gain is None else rows * gain
+        if self.model.cfg.post_embedding_ln:
+            rows = in_single(self.model.embed.ln(rows[None].to(self.model.W_E))[0])
+        return normalised(self.model, rows, self.model.blocks[layer].ln1)
 
     def written(
         self, tokens: Int[Tensor, " token"], layer: int
     ) -> Float[Tensor, "head token d_model"]:
         """Return what each head of a layer writes where it attends to a token, as `embedded`."""
-        attention = self.model.blocks[layer].attn
-        return self.embedded(tokens, layer) @ attention.W_V @ attention.W_O
+        return self.embedded(tokens, layer) @ self.of("W_V", layer) @ self.of("W_O", layer)
 
     def unembedding(self) -> Float[Tensor, "d_model output"]:
         """Return `W_U`, the final norm's centring and gain counted in.
@@ -123,3 +132,91 @@ class Weights:
             )
         refuse_outside("tokens: expected tokens", tokens, size)
         return tokens.to(self.model.W_U.device)
+
+
+def wraps_other_code(model: HookedModel) -> bool:
+    """Return whether attention is another library's, with hook points around it."""
+    return all(getattr(block.attn, "original_component", None) for block in model.blocks)
+
+
+def _refuse_other_modules(model: HookedModel) -> None:
+    """Refuse modules which do something else with their weights than TransformerLens's own."""
+    cfg: Any = model.cfg
+    for number, block in enumerate(model.blocks):
+        if not runs_own_code(block.attn, "forward", "calculate_qkv_matrices"):
+            raise ValueError(
+                f"blocks.{number}.attn is a {type(block.attn).__name__}: expected "
+                f"TransformerLens's own code, as {REASON}."
+            )
+    if cfg.use_normalization_before_and_after:
+        raise ValueError(f"use_normalization_before_and_after: expected False, as {REASON}.")
+    for module in (*(block.ln1 for block in model.blocks), *final_norm(model)):
+        if wrong_norm(module, cfg):
+            norm, came = f"normalization_type={cfg.normalization_type!r}", type(module).__name__
+            raise ValueError(f"{norm}: expected norms of that type, got a {came}.")
+
+
+def normalised(
+    model: HookedModel, rows: Float[Tensor, "*any d_model"], norm: Any
+) -> Float[Tensor, "*any d_model"]:
+    """Return what one of the model's norms makes of vectors, but for its shift."""
+    if model.cfg.normalization_type is None:
+        return rows
+    if model.cfg.normalization_type in ("LN", "LNPre"):
+        rows = rows - rows.mean(dim=-1, keepdim=True)
+    eps = getattr(norm, "eps", model.cfg.eps)
+    rows = rows / (rows.square().mean(dim=-1, keepdim=True) + eps).sqrt()
+    gain = getattr(norm, "w", None)
+    return rows if gain is None else rows * in_single(gain)
+
+
+def _check_against_a_pass(weights: Weights) -> None:
+    """Refuse a model whose weights are not what a pass on four tokens computes (ValueError).
+
+    Embeddings, queries, keys and values (before they are turned), what heads write and what blocks
+    add to the stream, and the logits are compared with those of the weights.
+    """
+    model, cfg = weights.model, weights.model.cfg
+    tokens = torch.arange(min(4, cfg.d_vocab, cfg.n_ctx), device=model.W_U.device)[None]
+    layers, every = range(cfg.n_layers), ("hook_pos_embed", "ln_final.hook_in")
+    names = [*every, *(f"blocks.{layer}.{name}" for layer in layers for name in OF_BLOCK)]
+    with paused(model), recording(model, [n for n in names if n in model.hook_dict]) as kept:
+        logits = model(tokens)
+    if missing := [n for n in names if n not in kept and not n.endswith(MAY_LACK)]:
+        raise ValueError(f"A pass shows no {missing[0]}, so that {REASON}.")
+    kept = {name: in_single(values) for name, values in kept.items()}
+    start = in_single(model.W_E[tokens]) + kept.get("hook_pos_embed", 0)
+    refuse_unequal(start, kept["blocks.0.hook_resid_pre"], "The stream does not begin with W_E")
+    for layer in layers:
+        _check_block(weights, layer, {n: kept.get(f"blocks.{layer}.{n}") for n in OF_BLOCK})
+    last = _with_shift(model, kept["ln_final.hook_in"], getattr(model, "ln_final", None))
+    found = last @ in_single(model.W_U) + in_single(model.unembed.b_U)
+    if cfg.output_logits_soft_cap <= 0:
+        refuse_unequal(found, logits, "The logits are not the last norm's output times W_U")
+
+
+def _check_block(weights: Weights, layer: int, kept: dict[str, Any]) -> None:
+    """Refuse a block that computes something else than its weights say (ValueError)."""
+    model, block = weights.model, weights.model.blocks[layer]
+    read = _with_shift(model, kept["hook_resid_pre"], block.ln1)
+    for letter in "QKV":
+        found = torch.einsum("bpd,hdk->bphk", read, weights.of(f"W_{letter}", layer))
+        bias, there = getattr(block.attn, f"b_{letter}"), kept[f"attn.hook_{letter.lower()}"]
+        n_copies = model.cfg.n_heads // there.shape[2]
+        if bias is not None:
+            found = found + in_single(bias).repeat_interleave(model.cfg.n_heads // len(bias), dim=0)
+        what = f"What heads of layer {layer} read is not the norm's output times W_{letter}"
+        refuse_unequal(found, there.repeat_interleave(n_copies, dim=2), what)
+    added = torch.einsum("bphk,hkd->bpd", kept["attn.hook_z"], weights.of("W_O", layer))
+    added = added if block.attn.b_O is None else added + in_single(block.attn.b_O)
+    after = kept["hook_resid_pre"] + added
+    if kept["hook_mlp_out"] is not None:
+        after = after + kept["hook_mlp_out"]
+    what = f"What layer {layer} adds to the stream is not z W_O and the MLP's output"
+    refuse_unequal(after, kept["hook_resid_post"], what)
+
+
+def _with_shift(model: HookedModel, rows: Tensor, norm: Any) -> Tensor:
+    shift = getattr(norm, "b", None)
+    rows = normalised(model, rows, norm)
+    return rows if shift is None else rows + in_single(shift)

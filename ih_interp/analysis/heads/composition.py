@@ -18,7 +18,9 @@ from ih_interp.analysis.heads._weights import Weights
 from ih_interp.hooked_model import HookedModel
 from ih_interp.types import Head
 
-Kind: TypeAlias = Literal["Q", "K", "V"]
+KIND = 'it reads weights alone: give "Q", "K" or "V", the input of the later head'
+GENERATOR = "give generator=torch.Generator().manual_seed(0)"
+Kind: TypeAlias = Annotated[Literal["Q", "K", "V"], KIND]
 """The use that the later head makes of its input: queries, keys or values."""
 
 Pairs: TypeAlias = Float[Tensor, "source_layer source_head layer head"]
@@ -34,7 +36,7 @@ class Chance(NamedTuple):
     std: float
 
 
-@checked_in_plain_torch()
+@checked_in_plain_torch(KIND)
 def composition_scores(model: HookedModel, kind: Kind, *, fold_ln: bool = False) -> Pairs:
     """Return composition after Elhage et al. (2021, "A Mathematical Framework"), in [0, 1].
 
@@ -48,13 +50,14 @@ def composition_scores(model: HookedModel, kind: Kind, *, fold_ln: bool = False)
     TransformerLens does when it loads a language model; False takes the weights as they are, and so
     equals `model.all_composition_scores(kind)`. Chance: `composition_chance`.
     """
-    weights, w_o = Weights(model, fold_ln), _wide(model.W_O)
+    weights = Weights(model, fold_ln)
+    w_o = _outputs(weights)
     rest = w_o.mT if kind == "V" else _reads(weights, "K" if kind == "Q" else "Q")
     writes, reads = _small(_reads(weights, "V")) @ w_o, _reads(weights, kind) @ _small(rest).mT
     return _pairs(writes, reads)
 
 
-@checked_in_plain_torch()
+@checked_in_plain_torch(KIND)
 def output_composition(model: HookedModel, kind: Kind) -> Pairs:
     """Return `|W_O^s W_X| / (|W_O^s| |W_X|)` with X = Q, K or V, Frobenius norms, in [0, 1].
 
@@ -62,10 +65,11 @@ def output_composition(model: HookedModel, kind: Kind) -> Pairs:
     output matrix the later head's input matrix reads. No LayerNorm is folded in. Chance:
     `output_composition_chance`, about 1 / sqrt(d_model).
     """
-    return _pairs(_wide(model.W_O), _reads(Weights(model, layer_norm=False), kind))
+    weights = Weights(model, layer_norm=False)
+    return _pairs(_outputs(weights), _reads(weights, kind))
 
 
-@checked_in_plain_torch()
+@checked_in_plain_torch(GENERATOR)
 def composition_chance(
     model: HookedModel, *, generator: torch.Generator, n_draws: Draws = 1_000
 ) -> Chance:
@@ -80,7 +84,7 @@ def composition_chance(
     return _chance(_small(w_v) @ w_o, w_q @ _small(w_k.mT).mT)
 
 
-@checked_in_plain_torch()
+@checked_in_plain_torch(GENERATOR)
 def output_composition_chance(
     model: HookedModel, *, generator: torch.Generator, n_draws: Draws = 1_000
 ) -> Chance:
@@ -104,12 +108,12 @@ def pair_table(scores: Pairs) -> pd.DataFrame:
 
 def _reads(weights: Weights, kind: Kind) -> Float[Tensor, "layer head d_model d_head"]:
     layers = range(weights.model.cfg.n_layers)
-    return _wide(torch.stack([weights.inputs(f"W_{kind}", layer) for layer in layers]))
+    return torch.stack([weights.inputs(f"W_{kind}", layer) for layer in layers])
 
 
-def _wide(weight: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Return a weight in single precision at least: QR needs it, and norms of half overflow."""
-    return weight.to(torch.promote_types(weight.dtype, torch.float32))
+def _outputs(weights: Weights) -> Float[Tensor, "layer head d_head d_model"]:
+    layers = range(weights.model.cfg.n_layers)
+    return torch.stack([weights.of("W_O", layer) for layer in layers])
 
 
 def _small(factor: Float[Tensor, "*any d_model d_head"]) -> Float[Tensor, "*any small d_head"]:

@@ -10,7 +10,8 @@ In the few-shot task labels are copied to labels: each head has a matrix `[label
 whose diagonal an induction head needs.
 """
 
-from typing import NamedTuple, TypeAlias
+import itertools
+from typing import Annotated, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
@@ -20,20 +21,26 @@ from ih_interp._reprs import short_repr
 from ih_interp.analysis.checks import checked_in_plain_torch
 from ih_interp.analysis.heads._weights import Weights
 from ih_interp.analysis.heads.pattern_scores import (
+    SEQUENCES,
     PerHeadScore,
     Sequences,
     each_chunk,
+    in_single,
     layer_scores,
+    present_in,
     tokens_of,
 )
 from ih_interp.batch import Batch
 from ih_interp.hooked_model import HookedModel
 from ih_interp.model import FewShotEmbed
-from ih_interp.types import PerHead, Tokens
 
-Chosen: TypeAlias = Int[Tensor, " token"] | None
+CHOSEN = "give tokens, each once, as torch.arange(100)"
+Chosen: TypeAlias = Annotated[Int[Tensor, " token"] | None, CHOSEN]
+Circuit: TypeAlias = Annotated[Float[Tensor, "layer head label label"], "give label_copying(model)"]
+Values: TypeAlias = Float[Tensor, "batch pos _head d_head"]
+"""Values at every position; of fewer heads where queries share them."""
+
 LARGE = 2**31  # numbers in the circuits of all heads; for more, tokens have to be chosen
-TOKENS = "name tokens, as tokens=torch.arange(model.cfg.d_vocab)"
 ROWS = 1_024  # tokens at a time: a block of the circuit is [token, output]
 
 
@@ -45,9 +52,9 @@ class DiagonalCopying(NamedTuple):
     rank: Float[Tensor, "layer head"]
 
 
-@checked_in_plain_torch(TOKENS)
+@checked_in_plain_torch()
 def copying_score_eig(
-    model: HookedModel, *, full: bool = True, tokens: Chosen = None, layer_norm: bool = True
+    model: HookedModel, tokens: Chosen = None, *, full: bool = True, layer_norm: bool = True
 ) -> Float[Tensor, "layer head"]:
     """Return `sum of Re lambda / sum of |lambda|` over eigenvalues of a head's OV circuit.
 
@@ -59,19 +66,19 @@ def copying_score_eig(
     """
     weights = Weights(model, layer_norm)
     chosen = weights.copied_tokens(tokens) if full else torch.arange(0)
-    scores: list[Tensor] = []
-    for layer, block in enumerate(model.blocks):
-        values, outputs = weights.inputs("W_V", layer).double(), block.attn.W_O.double()
-        if full:
-            values = weights.embedded(chosen, layer).double() @ block.attn.W_V.double()
-            outputs = outputs @ weights.unembedding()[:, chosen].double()
+    w_u, scores = weights.unembedding()[:, chosen].double() if full else None, list[Tensor]()
+    for layer in range(model.cfg.n_layers):
+        values, outputs = weights.inputs("W_V", layer).double(), weights.of("W_O", layer).double()
+        if w_u is not None:
+            values = weights.embedded(chosen, layer).double() @ weights.of("W_V", layer).double()
+            outputs = outputs @ w_u
         scores.append(eigenvalue_ratio(values, outputs))
-    return torch.stack(scores).to(model.W_U)
+    return torch.stack(scores).to(in_single(model.W_U))
 
 
-@checked_in_plain_torch(TOKENS)
+@checked_in_plain_torch()
 def copying_score_diag(
-    model: HookedModel, *, tokens: Chosen = None, layer_norm: bool = True
+    model: HookedModel, tokens: Chosen = None, *, layer_norm: bool = True
 ) -> DiagonalCopying:
     """Return where a token's own logit stands in its row of `W_E W_V W_O W_U`, `[token, output]`.
 
@@ -89,21 +96,25 @@ def copying_score_diag(
             f"tokens=None: {len(chosen):,} tokens take {size:,} numbers, and hours: expected some "
             "of them, tokens=torch.randperm(model.cfg.d_vocab_out)[:500]."
         )
-    w_u = weights.unembedding()
+    w_u, (d_model, d_head) = weights.unembedding(), (model.cfg.d_model, model.cfg.d_head)
+    # The shorter of the two ways to multiply three matrices.
+    by_head = len(chosen) * d_model > d_head * (d_model + len(chosen))
     top, rank = torch.zeros(2, model.cfg.n_layers, model.cfg.n_heads, dtype=torch.float64)
-    for layer in range(model.cfg.n_layers):
+    for layer, head in itertools.product(range(model.cfg.n_layers), range(model.cfg.n_heads)):
+        w_v, w_o = (weights.of(name, layer)[head] for name in ("W_V", "W_O"))
+        w_ou = w_o @ w_u if by_head else None
         for rows in chosen.split(ROWS):
-            for head, wrote in enumerate(weights.written(rows, layer)):
-                circuit = wrote @ w_u
-                own = circuit.gather(1, rows[:, None])
-                lower = (circuit < own).double().sum(dim=1)
-                tied = (circuit == own).double().sum(dim=1)  # itself among them
-                rank[layer, head] += ((lower + (tied - 1) / 2) / (circuit.shape[1] - 1)).sum().cpu()
-                top[layer, head] += ((lower + tied == circuit.shape[1]) / tied).sum().cpu()
+            values = weights.embedded(rows, layer) @ w_v
+            circuit = values @ w_o @ w_u if w_ou is None else values @ w_ou
+            own = circuit.gather(1, rows[:, None])
+            lower = (circuit < own).sum(dim=1).double()
+            tied = (circuit == own).sum(dim=1).double()  # itself among them
+            rank[layer, head] += ((lower + (tied - 1) / 2) / (circuit.shape[1] - 1)).sum().cpu()
+            top[layer, head] += ((lower + tied == circuit.shape[1]) / tied).sum().cpu()
     return DiagonalCopying((top / len(chosen)).float(), (rank / len(chosen)).float())
 
 
-@checked_in_plain_torch()
+@checked_in_plain_torch(SEQUENCES)
 def copying_score_logit(
     model: HookedModel, batch: Sequences, *, per_sequence: bool = False
 ) -> PerHeadScore:
@@ -114,17 +125,18 @@ def copying_score_logit(
     below 0, it is the raise of each output. The score is the raise of j's own token divided by that
     of all different tokens of the sequence, averaged over the j whose token is an output, in
     few-shot models the labels (after Olsson et al. 2022, appendix, on random tokens, without their
-    rescaling to [-1, 1]). Where none is raised it is the chance level, `copying_logit_chance`.
+    rescaling to [-1, 1]). Where none is raised it is the chance level, `copying_logit_chance`. The
+    bias of values counts, unless TransformerLens has folded it into b_O when it loaded the model.
     Raises ValueError for sequences with fewer than two different outputs.
     """
     weights, tokens = Weights(model), tokens_of(batch)
-    share = _shares_of_outputs(model, tokens)
+    share = _shares_of_outputs(model, batch)
     w_u = weights.unembedding()
     w_u = w_u - w_u.mean(dim=1, keepdim=True)
     same = tokens[:, :, None] == tokens[:, None, :]
 
-    def score(values: PerHead, layer: int, rows: slice) -> Float[Tensor, "batch head"]:
-        w_o = model.W_O[layer]
+    def score(values: Values, layer: int, rows: slice) -> Float[Tensor, "batch head"]:
+        w_o = weights.of("W_O", layer)
         added = torch.einsum("bphr,hrd->bphd", _of_each_head(values, len(w_o)), w_o)
         outputs = w_u.T[tokens[rows].clamp(max=w_u.shape[1] - 1)]
         raises = torch.einsum("bjhd,bkd->bhjk", added, outputs).relu()
@@ -140,15 +152,15 @@ def copying_score_logit(
     return layer_scores(model, tokens, score, point="attn.hook_v", per_sequence=per_sequence)
 
 
-@checked_in_plain_torch()
+@checked_in_plain_torch(SEQUENCES)
 def copying_logit_chance(model: HookedModel, batch: Sequences) -> float:
     """Return the score of a head that raises all alike: the mean of 1 / (number of outputs)."""
-    return float((1 / _shares_of_outputs(model, tokens_of(batch)).sum(dim=1)).mean())
+    return float((1 / _shares_of_outputs(model, batch).sum(dim=1)).mean())
 
 
 @checked_in_plain_torch("on sequences use label_copying_of_values(model, batch)")
 def label_copying(
-    model: HookedModel, *, tokens: Chosen = None, layer_norm: bool = True
+    model: HookedModel, tokens: Chosen = None, *, layer_norm: bool = True
 ) -> Float[Tensor, "layer head label label"]:
     """Return what attending to a label adds to the logits, by weights: `W_E[label] W_V W_O W_U`.
 
@@ -184,20 +196,19 @@ def label_copying_of_values(
         raise ValueError(f"batch: no context shows the labels {missing}; give more sequences.")
     w_u = weights.unembedding()
 
-    def read(values: PerHead, _: int, rows: slice) -> Float[Tensor, "batch head label d_head"]:
+    def read(values: Values, _: int, rows: slice) -> Float[Tensor, "batch head label d_head"]:
         values = _of_each_head(values, model.cfg.n_heads)
         return torch.einsum("bphr,bpl->bhlr", values[:, positions], shown[rows].to(values))
 
     chunks = each_chunk(model, batch.tokens, "attn.hook_v", read)
     total = sum((part.double().sum(dim=0) for part in chunks), torch.zeros(()).double())
     means = (total / counts[:, None]).to(w_u)
-    return means @ model.W_O @ w_u
+    w_o = torch.stack([weights.of("W_O", layer) for layer in range(model.cfg.n_layers)])
+    return means @ w_o @ w_u
 
 
-@checked_in_plain_torch()
-def label_copying_score(
-    circuit: Float[Tensor, "layer head label label"],
-) -> Float[Tensor, "layer head"]:
+@checked_in_plain_torch("give label_copying(model), or label_copying_of_values(model, batch)")
+def label_copying_score(circuit: Circuit) -> Float[Tensor, "layer head"]:
     """Return the mean diagonal of a label copying matrix minus the mean of the rest.
 
     Any real number, in logits before the final norm's division; chance 0. What a head adds to a
@@ -227,18 +238,18 @@ def eigenvalue_ratio(
     return torch.where(real, values.real.sum(dim=-1) / size.where(real, torch.ones_like(size)), 0.0)
 
 
-def _of_each_head(values: PerHead, n_heads: int) -> PerHead:
-    # Grouped queries share values.
+def _of_each_head(values: Values, n_heads: int) -> Values:
     return values.repeat_interleave(n_heads // values.shape[2], dim=2)
 
 
-def _shares_of_outputs(model: HookedModel, tokens: Tokens) -> Float[Tensor, "batch pos"]:
+def _shares_of_outputs(model: HookedModel, batch: Sequences) -> Float[Tensor, "batch pos"]:
     """Return 1 / (how often the token stands in its sequence), 0 where it is not an output."""
+    tokens = torch.where(present_in(batch), tokens_of(batch), -1)
     if model.cfg.d_vocab != model.cfg.d_vocab_out and not isinstance(model.embed, FewShotEmbed):
         counted = f"{model.cfg.d_vocab} tokens and {model.cfg.d_vocab_out} outputs"
         raise ValueError(f"model: expected outputs which are tokens, got {counted}.")
     counts = (tokens[:, :, None] == tokens[:, None, :]).sum(dim=2)
-    shares = torch.where(tokens < model.cfg.d_vocab_out, 1 / counts, 0.0)
+    shares = torch.where((tokens >= 0) & (tokens < model.cfg.d_vocab_out), 1 / counts, 0.0)
     few = int((shares.sum(dim=1) < 1.5).sum())
     if few:
         words = "expected two or more different tokens that are outputs in each, to tell apart"

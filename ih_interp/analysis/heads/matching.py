@@ -20,19 +20,18 @@ from torch import Tensor
 from ih_interp.analysis.checks import Within, checked_in_plain_torch
 from ih_interp.analysis.heads._weights import Weights
 from ih_interp.analysis.heads.composition import Pairs
-from ih_interp.analysis.heads.copying import eigenvalue_ratio
+from ih_interp.analysis.heads.copying import CHOSEN, eigenvalue_ratio
+from ih_interp.analysis.heads.pattern_scores import in_single
 from ih_interp.hooked_model import HookedModel
 
 Distance: TypeAlias = Annotated[int, Within(0)]
+Different: TypeAlias = Annotated[Int[Tensor, " token"], CHOSEN]
+PREVIOUS = "give tokens, each once, and then previous_token_score(model, batch)"
 
 
-@checked_in_plain_torch()
+@checked_in_plain_torch(CHOSEN)
 def qk_matching(
-    model: HookedModel,
-    tokens: Int[Tensor, " token"],
-    *,
-    distance: Distance = 0,
-    layer_norm: bool = True,
+    model: HookedModel, tokens: Different, *, distance: Distance = 0, layer_norm: bool = True
 ) -> Pairs:
     """Return the share of pairs of tokens x, y with M[x, x] > M[x, y], in [0, 1]; chance 1/2.
 
@@ -49,7 +48,7 @@ def qk_matching(
     weights = Weights(model, layer_norm)
     tokens = weights.different_tokens(tokens, model.cfg.d_vocab)
     n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
-    scores = torch.full((n_layers, n_heads) * 2, torch.nan).to(model.W_U)
+    scores = torch.full((n_layers, n_heads) * 2, torch.nan).to(in_single(model.W_U))
     for layer in range(1, n_layers):
         queries = _queries(weights, tokens, layer, distance)
         w_k = weights.inputs("W_K", layer)
@@ -61,11 +60,11 @@ def qk_matching(
     return scores
 
 
-@checked_in_plain_torch()
+@checked_in_plain_torch(PREVIOUS)
 def induction_trace(
     model: HookedModel,
-    tokens: Int[Tensor, " token"],
-    previous: Float[Tensor, "layer head"],
+    tokens: Different,
+    previous: Annotated[Float[Tensor, "layer head"], PREVIOUS],
     *,
     distance: Distance = 0,
     layer_norm: bool = True,
@@ -88,8 +87,8 @@ def induction_trace(
     if previous.shape != (n_layers, n_heads):
         shapes = f"{(n_layers, n_heads)}, got shape {tuple(previous.shape)}"
         raise ValueError(f"previous: expected [layer, head], {shapes}.")
-    scores = torch.full((n_layers, n_heads), torch.nan).to(model.W_U)
-    copies = torch.zeros(len(tokens), model.cfg.d_model).to(model.W_U)
+    scores = torch.full((n_layers, n_heads), torch.nan).to(in_single(model.W_U))
+    copies = torch.zeros(len(tokens), model.cfg.d_model).to(scores)
     for layer in range(1, n_layers):
         earlier = weights.written(tokens, layer - 1)
         copies = copies + torch.einsum("h,hnd->nd", previous[layer - 1].to(earlier), earlier)
@@ -105,12 +104,27 @@ def _queries(
     weights: Weights, tokens: Tensor, layer: int, distance: int
 ) -> Float[Tensor, "head token d_head"]:
     cfg, attention = weights.model.cfg, weights.model.blocks[layer].attn
-    queries = weights.embedded(tokens, layer) @ attention.W_Q
+    if cfg.use_qk_norm or getattr(attention, "q_norm", None) is not None:
+        raise ValueError(
+            f"blocks.{layer}.attn norms queries and keys (use_qk_norm), so that weights alone do "
+            "not say how they match: use scores of patterns, or path_patch."
+        )
+    queries = weights.embedded(tokens, layer) @ weights.of("W_Q", layer)
     if distance == 0:
         return queries
     kind = cfg.positional_embedding_type
     if kind != "rotary":
         raise ValueError(f"distance={distance}: expected 0, as positions are {kind!r}, not rotary.")
+    if not hasattr(attention, "apply_rotary"):
+        raise ValueError(
+            f"distance={distance}: expected 0, as a {type(attention).__name__} does not show how "
+            "it turns queries; use a HookedTransformer."
+        )
+    if attention.attn_type == "local" and distance >= (cfg.window_size or 0):
+        raise ValueError(
+            f"distance={distance}: expected less than window_size={cfg.window_size}, as heads of "
+            f"layer {layer} attend to nothing before."
+        )
     if distance >= cfg.n_ctx:
         raise ValueError(f"distance={distance}: expected from 0 to {cfg.n_ctx - 1}.")
     by_position = queries.movedim(0, 1)[:, None]

@@ -6,11 +6,11 @@ The model runs as it stands, under clamps and other people's hooks, and both are
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
@@ -20,7 +20,8 @@ from ih_interp.clamps._active import active, pass_size
 from ih_interp.hooked_model import HookedModel
 from ih_interp.types import Head, Pattern, Tokens
 
-Sequences: TypeAlias = Batch | Tokens
+Sequences: TypeAlias = Annotated[Batch | Tokens, "give a Batch, or its tokens [batch, pos]"]
+SEQUENCES = "give sequences, batch or repeated_tokens(model, generator)"
 PerHeadScore: TypeAlias = Float[Tensor, "layer head"] | Float[Tensor, "batch layer head"]
 Score: TypeAlias = Callable[[Tensor, slice], Tensor]
 """Maps a layer's pattern, and the slice of sequences that it is of, to `[batch, head]`."""
@@ -28,21 +29,23 @@ Score: TypeAlias = Callable[[Tensor, slice], Tensor]
 LayerScore: TypeAlias = Callable[[Tensor, int, slice], Tensor]
 """Maps a layer's activation, the layer, and the slice of sequences to `[batch, head]`."""
 
+BY_NAME = "give scores by name, {'induction': induction_strength(...)}"
 CHUNK = 1_024  # sequences per pass: the activations of more leave the processor's cache
+LARGEST = 2**28  # numbers in an activation of a pass, 1 GiB in single precision
 
 
-@checked_in_plain_torch()
+@checked_in_plain_torch("score is a function of (pattern, rows)")
 def pattern_scores(
-    model: HookedModel, tokens: Tokens, score: Score, *, per_sequence: bool = False
+    model: HookedModel, batch: Sequences, score: Score, *, per_sequence: bool = False
 ) -> PerHeadScore:
     """Apply a score of your own to every layer's pattern, 1,024 sequences at a time.
 
     `score(pattern [batch, head, query, key], rows)` returns `[batch, head]`; `rows` is the slice of
-    `tokens` that the pattern belongs to. Chance is the score of `A[i, j] = 1 / (i + 1)`.
+    the sequences that the pattern belongs to. Chance is the score of `A[i, j] = 1 / (i + 1)`.
 
-        pattern_scores(model, tokens, lambda pattern, rows: pattern[..., 0].mean(dim=-1))
+        pattern_scores(model, batch, lambda pattern, rows: pattern[..., 0].mean(dim=-1))
     """
-    return layer_scores(model, tokens, lambda a, _, rows: score(a, rows), per_sequence=per_sequence)
+    return layer_scores(model, batch, lambda a, _, rows: score(a, rows), per_sequence=per_sequence)
 
 
 def layer_scores(
@@ -62,16 +65,28 @@ def entry_score(
     model: HookedModel,
     batch: Sequences,
     queries: Sequence[int],
-    shift: int,
+    keys: Sequence[int],
     *,
     divisor: int | None = None,
     per_sequence: bool = False,
 ) -> PerHeadScore:
-    """Return the sum of `A[query, query + shift]` over the number of queries, or over `divisor`."""
+    """Return the sum of `A[query, key]` over pairs, by the number of queries or `divisor`.
 
-    def score(pattern: Pattern, *_: object) -> Float[Tensor, "batch head"]:
-        entries = pattern[:, :, list(queries), [query + shift for query in queries]]
-        return entries.sum(dim=-1) / (divisor or len(queries))
+    Queries are those that hold a token of the sequence; ValueError for a sequence without any.
+    """
+    there = present_in(batch)[:, list(queries)]
+    n_queries = there.sum(dim=1)
+    if not bool(n_queries.all()):
+        place = int((n_queries == 0).nonzero()[0, 0])
+        raise ValueError(
+            f"lengths: sequence {place} ends before position {min(queries)}, the first query: "
+            "expected a longer one."
+        )
+
+    def score(pattern: Pattern, _: int, rows: slice) -> Float[Tensor, "batch head"]:
+        entries = pattern[:, :, list(queries), list(keys)]
+        total = torch.where(there[rows, None], entries, 0).sum(dim=-1)
+        return total / (divisor or n_queries[rows, None])
 
     return layer_scores(model, batch, score, per_sequence=per_sequence)
 
@@ -81,9 +96,40 @@ def entry_chance(queries: Sequence[int], divisor: int | None = None) -> float:
     return sum(1 / (query + 1) for query in queries) / (divisor or len(queries))
 
 
+def mean_over_lengths(positions: int | Sequences, chance: Callable[[int], float]) -> float:
+    """Return a number that depends on a sequence's length, averaged over sequences."""
+    if isinstance(positions, Batch | Tensor):
+        lengths, counts = present_in(positions).sum(dim=1).unique(return_counts=True)
+        pairs = zip(lengths.tolist(), counts.tolist(), strict=True)
+        return sum(chance(length) * count for length, count in pairs) / len(positions)
+    return chance(int(positions))
+
+
 def tokens_of(batch: Sequences) -> Tokens:
     """Return the tokens of a batch, or tokens as they are."""
     return batch.tokens if isinstance(batch, Batch) else batch
+
+
+def present_in(batch: Sequences) -> Bool[Tensor, "batch pos"]:
+    """Return which positions hold a token of the sequence; only a batch says where padding is."""
+    if isinstance(batch, Batch):
+        return batch.present
+    return torch.ones_like(batch, dtype=torch.bool)
+
+
+def in_single(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Return numbers in single precision at least: sums and norms in half lose digits."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def rows_per_pass(model: HookedModel, tokens: Tokens) -> int:
+    """Return how many sequences go through a pass: 1,024, or fewer that are long.
+
+    Fewer too where logits are many; all of them under clamps made for a batch.
+    """
+    cfg, n_positions = model.cfg, tokens.shape[1]
+    widest = n_positions * max(cfg.d_vocab_out, cfg.n_heads * n_positions)
+    return pass_size(model, len(tokens), min(CHUNK, max(1, LARGEST // widest)))
 
 
 def each_chunk(
@@ -93,7 +139,7 @@ def each_chunk(
 
     Nothing after the last layer is computed unless clamps are on the model.
     """
-    size = pass_size(model, len(tokens), CHUNK)
+    size = rows_per_pass(model, tokens)
     # A clamp whose hook never fires is an error, and some act on the logits.
     stop = None if active(model) else model.cfg.n_layers
     names = [f"blocks.{layer}.{point}" for layer in range(model.cfg.n_layers)]
@@ -101,7 +147,7 @@ def each_chunk(
 
     # Read in the hook, not kept: patterns of all layers of a language model would fill memory.
     def keep(activation: Tensor, hook: HookPoint) -> None:
-        found[hook.layer()] = read(activation, hook.layer(), rows)
+        found[hook.layer()] = read(in_single(activation), hook.layer(), rows)
 
     for start in range(0, len(tokens), size):
         rows = slice(start, start + size)
@@ -110,9 +156,10 @@ def each_chunk(
         yield torch.stack([found.pop(layer) for layer in range(model.cfg.n_layers)], dim=1)
 
 
-@checked_in_plain_torch("give scores by name, {'induction': induction_strength(...)}")
+@checked_in_plain_torch(BY_NAME)
 def head_table(
-    scores: Mapping[str, Float[Tensor, "layer head"]], chance: Mapping[str, float] | None = None
+    scores: Annotated[Mapping[str, Float[Tensor, "layer head"]], BY_NAME],
+    chance: Mapping[str, float] | None = None,
 ) -> pd.DataFrame:
     """Return scores by name as one table, as `plots.plot_head_scores` draws it.
 

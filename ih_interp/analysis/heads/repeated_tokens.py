@@ -94,7 +94,8 @@ def prefix_matching_score(
     tokens = repeated_tokens(model, generator, n_sequences, period, repeats, bos, vocabulary)
     period = (tokens.shape[1] - (bos is not None)) // int(repeats)
     queries = _prefix_rows(period, repeats, offset, bos is not None)
-    return entry_score(model, tokens, queries, int(offset) - period, per_sequence=per_sequence)
+    keys = [query + int(offset) - period for query in queries]
+    return entry_score(model, tokens, queries, keys, per_sequence=per_sequence)
 
 
 @checked_in_plain_torch()
@@ -148,9 +149,8 @@ def induction_score(
     tokens = repeated_tokens(model, generator, n_sequences, period, 2, bos, vocabulary)
     period = tokens.shape[1] // 2
     queries, divisor = _induction_rows(period, bos is not None, convention)
-    return entry_score(
-        model, tokens, queries, 1 - period, divisor=divisor, per_sequence=per_sequence
-    )
+    keys = [query + 1 - period for query in queries]
+    return entry_score(model, tokens, queries, keys, divisor=divisor, per_sequence=per_sequence)
 
 
 @checked_in_plain_torch()

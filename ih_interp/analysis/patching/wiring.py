@@ -27,9 +27,9 @@ from ih_interp.analysis.dynamics.trace import refuse_other_function, trace
 from ih_interp.analysis.patching._each_edge import EachEdge
 from ih_interp.analysis.patching.path_patching import Direction, Pair, share
 from ih_interp.batch import Batch
+from ih_interp.checkpoints import Checkpoints
 from ih_interp.evaluation import LOWER_IS_BETTER, Metric
 from ih_interp.hooked_model import HookedModel
-from ih_interp.runs import Run
 from ih_interp.types import Head
 
 
@@ -221,7 +221,7 @@ def _wirings(
 
 @checked_in_plain_torch()
 def wiring_over_training(
-    run: Run,
+    checkpoints: Checkpoints,
     corrupt: Callable[[Batch], Batch],
     *,
     batch: Batch | None = None,
@@ -229,14 +229,14 @@ def wiring_over_training(
     progress: bool = False,
     **options: Any,
 ) -> pd.DataFrame:
-    """Return the wiring at every checkpoint of a run, under the run's clamps.
+    """Return the wiring at every checkpoint, of a run under the run's clamps.
 
-    One row per edge and step, with `step`, `sequences`, `via`, `sender`, `receiver`, `effect` and
-    `use`. `corrupt` makes corrupted sequences from clean ones, as `swap_exemplars` does; `options`
-    are those of `wiring_map`. `batch` is by default, as in `trace`, a fixed sample of at most 4,096
-    training sequences. Long batches are measured in chunks, each with its own means for
-    `ablation="mean"`. Raises as `wiring_map` and `trace` do, and ValueError for `normalise` and
-    `per_sequence`.
+    One row per edge and step, with `step`, `sequences` where they are known, `via`, `sender`,
+    `receiver`, `effect` and `use`. `corrupt` makes corrupted sequences from clean ones, as
+    `swap_exemplars` does; `options` are those of `wiring_map`. `batch` is by default, as in
+    `trace`, a fixed sample of at most 4,096 of a run's training sequences. Long batches are
+    measured in chunks, each with its own means for `ablation="mean"`. Raises as `wiring_map` and
+    `trace` do, and ValueError for `normalise` and `per_sequence`.
     """
     refused = {"normalise", "per_sequence"} & {name for name, on in options.items() if on}
     if refused:
@@ -250,9 +250,9 @@ def wiring_over_training(
         names = table["via"] + "|" + table["sender"] + "|" + table["receiver"]
         return dict(zip(names, table["effect"], strict=True))
 
-    rows = trace(run, measure, batch=batch, steps=steps, progress=progress)
+    rows = trace(checkpoints, measure, batch=batch, steps=steps, progress=progress)
     edges = ["via", "sender", "receiver"]
     rows[edges] = rows["name"].str.split("|", expand=True)
     rows["effect"] = rows["value"]
     rows["use"] = rows["value"] if last[0].higher_is_used else -rows["value"]
-    return rows[["step", "sequences", *edges, "effect", "use"]]
+    return rows.drop(columns=["name", "value"])

@@ -11,7 +11,8 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 import ih_interp as ih
 from ih_interp.analysis.ablation import interactions
-from ih_interp.analysis.ablation._subset_passes import is_linear, one_cycle, subset_values
+from ih_interp.analysis.ablation._replacements import one_cycle
+from ih_interp.analysis.ablation._subset_passes import is_linear, subset_values
 from ih_interp.analysis.ablation.coalitions import coalitions
 from ih_interp.batch import Batch, Layout
 from ih_interp.evaluation import SCALES, measured
@@ -182,8 +183,8 @@ def test_a_cycle_visits_everybody_and_never_itself():
 def test_chunks_of_sequences_and_subsets_do_not_matter(model, task, monkeypatch):
     batch = task.sample("train", 50, generator=torch.Generator().manual_seed(0))
     whole = coalitions(model, batch, MIXED, per_sequence=True, ablation="resample", freeze_ln=True)
-    for name, size in (("_passes.CHUNK", 16), ("ablation._subset_passes.CHUNK", 7)):
-        monkeypatch.setattr(f"ih_interp.analysis.{name}", size)
+    for name, size in (("heads.pattern_scores", 16), ("ablation._subset_passes", 7)):
+        monkeypatch.setattr(sys.modules[f"ih_interp.analysis.{name}"], "CHUNK", size)
     monkeypatch.setattr("ih_interp.analysis.ablation._subset_passes.BLOCK", 100)
     parts = coalitions(model, batch, MIXED, per_sequence=True, ablation="resample", freeze_ln=True)
     assert_allclose(parts.values, whole.values, atol=1e-6)

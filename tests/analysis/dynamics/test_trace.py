@@ -1,4 +1,5 @@
 import copy
+import logging
 import shutil
 import sys
 from functools import partial
@@ -68,7 +69,9 @@ def run_of_many(tmp_path_factory):
 
 
 @pytest.fixture
-def notes(caplog):
+def notes(caplog, monkeypatch):
+    # import-linter, of another test, disables every logger that is there.
+    monkeypatch.setattr(logging.getLogger("ih_interp"), "disabled", False)
     _say_once.cache_clear()
     return caplog
 

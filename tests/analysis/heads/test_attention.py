@@ -14,6 +14,8 @@ from ih_interp.analysis.heads.attention import (
     duplicate_token_chance,
     duplicate_token_score,
     entropy_chance,
+    first_token_chance,
+    first_token_score,
     induction_strength,
     previous_token_chance,
     previous_token_score,
@@ -256,3 +258,23 @@ def test_what_a_score_gets_is_its_own_to_change(model, batch):
 
     expected = pattern_scores(model, batch.tokens, fair)
     assert torch.equal(pattern_scores(model, batch.tokens, careless), expected)
+
+
+def test_attention_to_the_first_token_equals_the_loop(model, batch):
+    pattern = patterns(model, batch.tokens)
+    every = sum(pattern[..., i, 0] for i in (1, 2, 3, 4)) / 4
+    assert_close(first_token_score(model, batch, per_sequence=True), every)
+    with even_attention(model, batch):
+        found = first_token_score(model, batch)[0]
+    assert_close(found, torch.full((8,), first_token_chance(5)))
+    sink = [("blocks.1.attn.hook_pattern", lambda a, hook: torch.eye(5)[0].expand_as(a))]
+    with model.hooks(sink):
+        assert_close(first_token_score(model, batch)[1], torch.ones(8))
+
+
+def test_chance_of_sequences_is_the_mean_over_their_lengths():
+    tokens = torch.zeros(3, 5, dtype=torch.long)
+    batch = ih.Batch(tokens, tokens - 100, lengths=torch.tensor([5, 3, 5]))
+    for chance in (previous_token_chance, first_token_chance, current_token_chance, entropy_chance):
+        assert chance(batch) == pytest.approx((2 * chance(5) + chance(3)) / 3)
+        assert chance(tokens) == pytest.approx(chance(5))
