@@ -43,6 +43,7 @@ PASSES = (  # of which the upper layers do not run by themselves
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in SUMS if name != "gpt2, one layer"])
 def test_all_edges_at_once_are_single_edges(name):
     model = architecture(name)
@@ -61,6 +62,7 @@ def test_all_edges_at_once_are_single_edges(name):
         n_keys = model.cfg.n_heads // (model.cfg.n_key_value_heads or model.cfg.n_heads)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gpt2", "neox", "llama, grouped", "results kept"])
 @pytest.mark.parametrize(
     "options",

@@ -15,6 +15,12 @@ POST_NORM = ("gemma 2",)
 SUMS = [name for name in BRIDGES if name not in POST_NORM]
 TWINS = [name for name in TWINS if name not in POST_NORM]
 
+QUICK = ("gpt2", "llama, grouped", "native")
+SUMS, TWINS = (
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in names]
+    for names in (SUMS, TWINS)
+)
+
 
 @pytest.mark.parametrize("name", SUMS)
 def test_edges_of_a_bridge_are_those_of_plain_hooks(name):

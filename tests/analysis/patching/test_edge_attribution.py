@@ -11,7 +11,13 @@ import ih_interp as ih
 from ih_interp.analysis.patching.edge_attribution import edge_attribution
 from ih_interp.analysis.patching.wiring import wiring_maps
 
-KINDS = ("attention only", "gpt2", "neox", "bloom", "llama, grouped", "gemma 2, caps", "qwen3")
+KINDS = (
+    *("gpt2", "llama, grouped"),
+    *(
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in ("attention only", "neox", "bloom", "gemma 2, caps", "qwen3")
+    ),
+)
 
 
 def prompts(seed):
