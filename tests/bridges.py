@@ -57,11 +57,9 @@ CONFIGURATIONS = {
     "opt": ("OPT", OPT),
     "bloom": ("Bloom", BLOOM),
 }
-OTHERS = ("mistral", "qwen3", "gemma 2", "opt", "bloom")
-"""With local attention, norms of queries, caps, attention that is only shown, and ALiBi."""
-TWINS = tuple(name for name in CONFIGURATIONS if name not in OTHERS)
+TWINS = tuple(CONFIGURATIONS)
 BRIDGES = (*TWINS, "native")
-"""The names that `bridge` takes, with `OTHERS`; `twins` takes all but "native"."""
+"""The names that `bridge` takes; `twins` takes all but "native"."""
 
 
 def hugging_face(name, *, seed=0):
