@@ -26,7 +26,7 @@ from ih_interp._torch_state import plain_torch
 from ih_interp.analysis.checks import checked, checked_in_plain_torch
 from ih_interp.analysis.dynamics.trace import refuse_other_function, sequences_of, trace
 from ih_interp.analysis.heads.pattern_scores import CHUNK
-from ih_interp.analysis.patching.wiring import wiring_map
+from ih_interp.analysis.patching.wiring import Wiring, wiring_map
 from ih_interp.analysis.statistics import Estimate, bootstrap
 from ih_interp.batch import Batch
 from ih_interp.checkpoints import Checkpoints
@@ -126,11 +126,10 @@ def redundancy_over_training(
 
     def measure(model: HookedModel, part: Batch) -> dict[str, float]:
         wiring = wiring_map(model, part, corrupt(part), via=via, per_sequence=True, **options)
-        layers = (wiring.sender_layer, wiring.receiver_layer)
         return {
             f"{name}|{letter}|{end}": float(value)
             for letter in wiring.via
-            for name, estimate in _named(wiring.through(letter), layers, given).items()
+            for name, estimate in _named(wiring, letter, given).items()
             for end, value in estimate._asdict().items()
         }
 
@@ -142,15 +141,15 @@ def redundancy_over_training(
     return wide[[*index, "value", "low", "high"]].rename_axis(columns=None)
 
 
-def _named(
-    use: torch.Tensor, layers: tuple[int, int], options: dict[str, Any]
-) -> dict[str, Estimate]:
-    whole = (many_to_many, fan_in, fan_out)
+def _named(wiring: Wiring, via: str, options: dict[str, Any]) -> dict[str, Estimate]:
+    use, whole = wiring.through(via), (many_to_many, fan_in, fan_out)
     found = {measure.__name__: measure(use, **options) for measure in whole}
-    for layer, measure in ((layers[1], effective_senders), (layers[0], effective_receivers)):
+    senders = [str(Head(wiring.sender_layer, head)) for head in range(use.shape[-2])]
+    each = ((wiring.receivers(via), effective_senders), (senders, effective_receivers))
+    for heads, measure in each:
         columns = zip(*measure(use, **options), strict=True)
-        name = measure.__name__
-        found |= {f"{name} {Head(layer, h)}": Estimate(*ends) for h, ends in enumerate(columns)}
+        ends_of = zip(heads, columns, strict=True)
+        found |= {f"{measure.__name__} {head}": Estimate(*ends) for head, ends in ends_of}
     return found
 
 
