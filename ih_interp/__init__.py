@@ -2,8 +2,9 @@
 
     import ih_interp as ih
 
-    clamp      ih.clamps, ih.clamped, ih.hooks
+    clamp      ih.clamps, ih.clamped; ih.hooks has plain hook functions
     train      ih.RunConfig, ih.train, ih.Run; what is trained is in ih.tasks
+    read       ih.Run, ih.Pretrained, ih.ModelSeries: checkpoints, for ih.trace and its like
     analyse    ih.heads, ih.ablation, ih.patching, ih.dynamics
     plot       ih.plots
 

@@ -5,7 +5,6 @@ from . import (
     plots as plots,
     start as start,
     tasks as tasks,
-    toy as toy,
 )
 from .analysis import (
     ablation as ablation,
@@ -17,14 +16,16 @@ from .analysis.ablation.additivity import additivity_test as additivity_test
 from .analysis.ablation.coalitions import coalitions as coalitions
 from .analysis.dynamics.progress import progress as progress
 from .analysis.dynamics.trace import trace as trace
-from .analysis.heads.attention import (
-    induction_strength as induction_strength,
-    previous_token_score as previous_token_score,
-)
+from .analysis.heads.attention import induction_strength as induction_strength
 from .analysis.heads.repeated_tokens import induction_score as induction_score
 from .analysis.patching.path_patching import path_patch as path_patch
 from .analysis.patching.wiring import wiring_map as wiring_map
 from .batch import Batch as Batch
+from .checkpoints import (
+    Checkpoints as Checkpoints,
+    ModelSeries as ModelSeries,
+    Pretrained as Pretrained,
+)
 from .clamps.context import clamped as clamped
 from .config import Grid as Grid, RunConfig as RunConfig, Seeds as Seeds
 from .engine.compile_step import compile_step as compile_step
@@ -35,6 +36,6 @@ from .optimisers import SGD as SGD, Adam as Adam
 from .runs import Run as Run
 from .tasks.exemplars import Exemplars as Exemplars
 from .tasks.few_shot import FewShotTask as FewShotTask, TaskConfig as TaskConfig
-from .training.state import StopRun as StopRun, TrainingFailedError as TrainingFailedError
+from .training.state import StopRun as StopRun
 from .training.train import train as train
 from .types import Head as Head

@@ -40,6 +40,24 @@ def measured_once(table: pd.DataFrame) -> pd.DataFrame:
     return table[is_clamped] if is_clamped.any() else table
 
 
+def time_column(table: Any) -> str:
+    """Return the column of time: `sequences`, or `step` where a table has that alone."""
+    names = getattr(table, "columns", ())
+    return "step" if "step" in names and "sequences" not in names else "sequences"
+
+
+def time_unit(times: pd.DataFrame) -> str:
+    """Return what an emergence table's times count; ValueError where rows count different things.
+
+    Its column `unit` says so where they are not sequences.
+    """
+    units = distinct(times["unit"]) if "unit" in times else ["sequences"]
+    if len(units) != 1:
+        named = ["sequences" if missing(unit) else unit for unit in units]
+        raise ValueError(f"The column 'unit' holds {named}: expected times of one unit.")
+    return str(units[0])
+
+
 def finite(values: Any, what: str, *, low: float | int = -np.inf) -> Float[ndarray, "*shape"]:
     """Return `numbers` without NaN or infinity, none below `low`; ValueError names another."""
     array = numbers(values, what)

@@ -90,6 +90,11 @@ class Run:
         return run_files.checkpoint_steps(self.folder)
 
     @property
+    def sequences_per_step(self) -> int:
+        """Return the sequences of an update, the batch size."""
+        return self.config.batch_size
+
+    @property
     def finished(self) -> bool:
         """Return whether the last checkpoint exists."""
         self._expect_there()

@@ -41,6 +41,7 @@ OPT |= {"ffn_dim": D_MLP, "word_embed_proj_dim": D_MODEL, "max_position_embeddin
 OPT |= {"vocab_size": D_VOCAB, "dropout": 0.0, "tie_word_embeddings": False}
 OPT |= {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
 BLOOM = {"n_layer": N_LAYERS, "n_head": N_HEADS, "hidden_size": D_MODEL, "vocab_size": D_VOCAB}
+BLOOM |= {"seq_length": N_CTX}
 BLOOM |= {"tie_word_embeddings": False, "hidden_dropout": 0.0, "attention_dropout": 0.0}
 
 # The class at Hugging Face, without its ending, and the fields of its configuration.
@@ -56,9 +57,11 @@ CONFIGURATIONS = {
     "opt": ("OPT", OPT),
     "bloom": ("Bloom", BLOOM),
 }
-BRIDGES = (*CONFIGURATIONS, "native")
-"""The names that `bridge` takes; all but "native" have twins, `TWINS`."""
-TWINS = (*CONFIGURATIONS,)
+OTHERS = ("mistral", "qwen3", "gemma 2", "opt", "bloom")
+"""With local attention, norms of queries, caps, attention that is only shown, and ALiBi."""
+TWINS = tuple(name for name in CONFIGURATIONS if name not in OTHERS)
+BRIDGES = (*TWINS, "native")
+"""The names that `bridge` takes, with `OTHERS`; `twins` takes all but "native"."""
 
 
 def hugging_face(name, *, seed=0):

@@ -5,7 +5,7 @@ import pkgutil
 
 import pytest
 import torch
-from bridges import BRIDGES, HAS_TWINS, TWINS, bridge, needs_twins, tokens_for, twins
+from bridges import BRIDGES, HAS_TWINS, OTHERS, TWINS, bridge, needs_twins, tokens_for, twins
 from small_runs import SMALL
 from torch.testing import assert_close
 
@@ -70,7 +70,7 @@ def test_a_run_can_be_read_though_its_model_cannot_be_made(tmp_path):
         run.model()
 
 
-@pytest.mark.parametrize("name", BRIDGES)
+@pytest.mark.parametrize("name", [*BRIDGES, *OTHERS])
 def test_a_bridge_is_a_model_whose_points_are_where_their_names_say(name):
     model = bridge(name)
     assert isinstance(model, HookedModel)
@@ -82,7 +82,7 @@ def test_a_bridge_is_a_model_whose_points_are_where_their_names_say(name):
         refuse_other_names(model)
 
 
-@pytest.mark.parametrize("name", BRIDGES)
+@pytest.mark.parametrize("name", [*BRIDGES, *OTHERS])
 def test_metrics_of_a_bridge_are_those_of_its_logits(name):
     model = bridge(name)
     tokens = tokens_for(model)
@@ -95,7 +95,7 @@ def test_metrics_of_a_bridge_are_those_of_its_logits(name):
 
 
 @needs_twins
-@pytest.mark.parametrize("name", TWINS)
+@pytest.mark.parametrize("name", [*TWINS, *OTHERS])
 def test_metrics_of_a_bridge_are_those_of_its_twin(name):
     hooked, model = twins(name)
     tokens = tokens_for(model)

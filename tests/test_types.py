@@ -141,4 +141,4 @@ def test_narrow_tokens_serve_models_and_are_refused_by_scores(model, batch):
     assert torch.equal(model(tokens), model(batch.tokens))
     for narrow in (tokens, batch.tokens > 5):
         with pytest.raises(ValueError, match=r"torch\.int64"):
-            ih.previous_token_score(model, narrow)
+            ih.heads.previous_token_score(model, narrow)

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 
@@ -41,9 +41,9 @@ CUT = re.compile(r"blocks\.(?P<layer>\d+)\.hook_(attn_out|resid_(?P<kind>mid|pos
 """Points at which a clamp that replaces the stream cuts every path through it."""
 
 
-def chunk_size(model: HookedModel, n_sequences: int) -> int:
-    """Return how many sequences go through a pass of the analysis."""
-    return pass_size(model, n_sequences, CHUNK)
+def chunk_size(model: HookedModel, n_sequences: int, most: int | None = None) -> int:
+    """Return how many sequences go through a pass of the analysis, or at most so many."""
+    return pass_size(model, n_sequences, CHUNK if most is None else most)
 
 
 def inputs_named(via: str | Sequence[str]) -> tuple[Input, ...]:
@@ -64,21 +64,27 @@ def by_layer(heads: Iterable[HeadName], model: HookedModel) -> dict[int, list[in
 
 def refuse_shape(model: HookedModel) -> None:
     """Refuse models in which what heads write does not add up (ValueError)."""
-    cfg = model.cfg
+    cfg: Any = model.cfg
     reason = ""
-    if cfg.n_key_value_heads is not None:
-        reason = "has grouped-query attention, so that heads share edges through keys and values"
     if (
-        cfg.use_normalization_before_and_after
+        getattr(cfg, "use_normalization_before_and_after", False)
+        or hasattr(model.blocks[0], "ln1_post")
         or cfg.original_architecture in POST_NORM_ARCHITECTURES
     ):
         reason = "normalises what attention writes, so that heads do not add up"
-    if cfg.use_split_qkv_input or cfg.use_attn_in:
-        reason = "has use_split_qkv_input or use_attn_in on; set them to False, edges need neither"
-    if cfg.load_in_4bit:
+    if getattr(cfg, "load_in_4bit", False):
         reason = "has weights in 4 bits"
     if reason:
         raise ValueError(f"Paths cannot be patched: the model {reason}.")
+
+
+def heads_per_key(model: HookedModel) -> int:
+    """Return how many heads read the same keys and values at `hook_k` and `hook_v`."""
+    cfg: Any = model.cfg
+    ungrouped = getattr(cfg, "ungroup_grouped_query_attention", False)
+    if cfg.n_key_value_heads is None or ungrouped:
+        return 1
+    return cfg.n_heads // cfg.n_key_value_heads
 
 
 def written_at(model: HookedModel, layer: int) -> str:
@@ -109,8 +115,9 @@ def written_by(
         if added is not None:
             written = kept[written_at(model, layer)]
             each = into_stream(model, layer, range(model.cfg.n_heads), written)
+            bias: Any = model.blocks[layer].attn.b_O
             refuse_unequal(
-                each.sum(dim=2) + model.blocks[layer].attn.b_O,
+                each.sum(dim=2) + (0 if bias is None else bias),
                 added,
                 f"What attention in layer {layer} adds to the residual stream is not the sum of "
                 "what its heads write, z W_O",
@@ -121,7 +128,7 @@ def written_by(
 def refuse_unequal(expected: Tensor, found: Tensor, what: str) -> None:
     """Raise ValueError, beginning with `what`, where two tensors differ by more than rounding."""
     coarse = max(torch.finfo(expected.dtype).eps, torch.finfo(found.dtype).eps)
-    expected, found = expected.double(), found.double()
+    expected, found = expected.detach().double(), found.detach().double()
     allowed = coarse**0.7 * max(float(expected.abs().max()), float(found.abs().max()))
     if not bool(((expected - found).abs() <= allowed).all()):
         raise ValueError(
@@ -157,6 +164,24 @@ def set_heads(model: HookedModel, values: Means) -> AbstractContextManager[Any]:
 
 
 @contextmanager
+def embedding_of(model: HookedModel, tokens: Int[Tensor, "batch pos"]) -> Generator[None]:
+    """Have passes in the block embed other tokens than they are given, before all other hooks."""
+    embed: Any = model.embed
+    seen: list[Tensor] = []
+    with acting_first(model, [("hook_embed", lambda embedded, **_: seen.append(embedded))]):
+        embedded = embed.forward(tokens)
+    if seen:  # the hook point stands inside the embedding
+        with acting_first(model, [("hook_embed", lambda *_, **__: seen[0])]):
+            yield
+        return
+    handle = embed.register_forward_hook(lambda *_: embedded, prepend=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
 def whole_blocks(model: HookedModel, first: int, last: int) -> Generator[None]:
     """Refuse passes in the block in which the stream is not the sum of what blocks write to it.
 
@@ -170,25 +195,49 @@ def whole_blocks(model: HookedModel, first: int, last: int) -> Generator[None]:
                     f"{last} crosses: there is no edge to patch. Take the clamp off."
                 )
 
-    def compare(_block: Any, _inputs: Any, output: Tensor, number: int) -> None:
-        what = f"A hook on blocks.{number} changes what it gives the next layer"
-        refuse_unequal(written[f"blocks.{number}.hook_resid_post"], output, what)
-
+    numbers = range(first, min(last, model.cfg.n_layers))
+    foreign = [number for number in numbers if other_module(model, model.blocks[number])]
+    suspect = [
+        n
+        for n in numbers[: model.cfg.n_layers - 1 - first]
+        if n in foreign or n_hooks(model.blocks[n])
+    ]
     with ExitStack() as stack:
-        hooked: list[int] = []
-        for number in range(first, min(last + 1, model.cfg.n_layers)):
-            if reason := other_module(model, model.blocks[number]):
-                raise ValueError(
-                    f"Paths cannot be patched: blocks.{number} {reason}, and what its heads read "
-                    "and write is not known."
-                )
-            if n_hooks(model.blocks[number]) and number < last:
-                hooked.append(number)
-                hook = partial(compare, number=number)
-                stack.callback(model.blocks[number].register_forward_hook(hook).remove)
-        points = [f"blocks.{number}.hook_resid_post" for number in hooked]
-        written = stack.enter_context(recording(model, points))
+        left = stack.enter_context(recording(model, _points(model, suspect, "resid_post")))
+        parts = _points(model, foreign, "resid_pre", "attn_out", "mlp_out")
+        added = stack.enter_context(recording(model, parts))
+        ends: list[Any] = [
+            (end, partial(_refuse_no_sum, number=number, parts=added))
+            for number in foreign
+            for end in _points(model, [number], "resid_post")
+        ]
+        stack.enter_context(acting_first(model, ends))
+        for number in suspect:
+            hook = partial(_refuse_change, number=number, left=left)
+            stack.callback(model.blocks[number].register_forward_hook(hook).remove)
         yield
+
+
+def _refuse_change(
+    _block: Any, _inputs: Any, output: Any, *, number: int, left: Mapping[str, Tensor]
+) -> None:
+    """Refuse a block that gives the next layer other than its `hook_resid_post`."""
+    output = output[0] if isinstance(output, tuple) else output
+    what = f"A hook on blocks.{number} changes what it gives the next layer"
+    refuse_unequal(left[f"blocks.{number}.hook_resid_post"], output, what)
+
+
+def _refuse_no_sum(resid: Tensor, *, number: int, parts: Mapping[str, Tensor], **_: Any) -> None:
+    """Refuse a block whose output is not its input and what attention and MLP add."""
+    kinds = ("resid_pre", "attn_out", "mlp_out")
+    each = [parts[n] for kind in kinds if (n := f"blocks.{number}.hook_{kind}") in parts]
+    what = f"blocks.{number} does not add what attention and MLP write to what it reads"
+    refuse_unequal(sum(each[1:], each[0]), resid, what)
+
+
+def _points(model: HookedModel, layers: Iterable[int], *kinds: str) -> list[str]:
+    names = [f"blocks.{layer}.hook_{kind}" for layer in layers for kind in kinds]
+    return [name for name in names if name in model.hook_dict]
 
 
 @contextmanager
@@ -202,3 +251,15 @@ def recording(model: HookedModel, names: Iterable[str]) -> Generator[dict[str, T
     hooks: Any = [(name, partial(keep, name=name)) for name in dict.fromkeys(names)]
     with model.hooks(fwd_hooks=hooks):
         yield kept
+
+
+@contextmanager
+def acting_first(model: HookedModel, hooks: Sequence[tuple[str, Any]]) -> Generator[None]:
+    """Have hook functions act on activations in the block before all other hooks do."""
+    given: Any = list(hooks)
+    with model.hooks(fwd_hooks=given):
+        points: Any = model.hook_dict
+        for name, _ in hooks:
+            point = points[name]
+            vars(point)["_forward_hooks"].move_to_end(point.fwd_hooks[-1].hook.id, last=False)
+        yield

@@ -79,10 +79,8 @@ class Function(AbstractClamp):
 
     def _sites_of(self, point: str, shape: Shape) -> list[Site]:
         parts = point.split(".")
-        in_block, layers = (
-            parts[0] == "blocks" and len(parts) > 2,
-            range(EMBEDDING, shape.n_layers + 1),
-        )
+        in_block = parts[0] == "blocks" and len(parts) > 2
+        layers: Iterable[int] = range(EMBEDDING, shape.n_layers + 1)
         name = parts[-1].removeprefix("hook_").removeprefix("attn_")
         if name in ("in", "out"):  # of a bridge's modules, any of which has both
             name = ".".join(parts[2:] if in_block else parts)

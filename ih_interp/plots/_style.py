@@ -298,10 +298,10 @@ def legend_off_curves(ax: Axes, *handles: Sequence[Any], **look: Any) -> Axes:
     return ax
 
 
-def count_sequences(ax: Axes) -> None:
-    """Write the x axis as sequences seen: 0, 200k, 1M."""
+def count_sequences(ax: Axes, time: str = "sequences") -> None:
+    """Write the x axis as sequences seen: 0, 200k, 1M; or as steps, where `time` is that column."""
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_count(value)))
-    ax.set_xlabel("sequences seen")
+    ax.set_xlabel("sequences seen" if time == "sequences" else time)
     ax.set_xlim(left=0)
 
 

@@ -1,4 +1,7 @@
-"""Curves over training: losses, strengths of heads, losses under clamps, the toy model."""
+"""Curves over training: losses, strengths of heads, losses under clamps, the toy model.
+
+Time is the column `sequences`, or `step` where a table has no sequences.
+"""
 
 import math
 from typing import Any
@@ -8,7 +11,7 @@ from matplotlib.lines import Line2D
 from pandas import DataFrame
 
 import ih_interp.plots._style as style
-from ih_interp._columns import distinct, equal, finite, shown
+from ih_interp._columns import distinct, equal, finite, shown, time_column
 from ih_interp._expect import integer
 from ih_interp.plots._style import Palette, looking
 from ih_interp.plots._tables import expect_numbers, plotted_rows
@@ -41,12 +44,13 @@ def plot_losses(table: DataFrame, ax: Axes, *, palette: Palette = None, **look: 
     Columns `sequences`, `split`, `loss`, and of several networks `seed`: each is thin, their median
     thick, where all have values. One network's `run.metrics` is such a table.
     """
-    table = plotted_rows(table, "sequences", "split", "loss", seed=True)
+    time = time_column(table)
+    table = plotted_rows(table, time, "split", "loss", seed=True)
     for split, line, rows in style.conditions_of(table, "split", style.SPLIT_LINES, palette):
         plot_over_seeds(rows, ax, SPLIT_NAMES.get(split, split), line, **look)
     guess_line(ax)
-    style.count_sequences(ax)
-    style.start_at_zero(ax, float(table["sequences"].max()))
+    style.count_sequences(ax, time)
+    style.start_at_zero(ax, float(table[time].max()))
     ax.set(ylabel="loss (nats)", title="Loss over training, on what is shown and what is new")
     n = table["seed"].nunique(dropna=False)
     return style.legend_off_curves(ax, title=f"{n} networks: median, range" if n > 1 else None)
@@ -61,15 +65,16 @@ def plot_strengths(
     Columns `sequences`, `name` ("L1H3"), `value`, of one network. `layer` is the last by default;
     layers count from 0 here, from 1 in the paper. Raises ValueError for a layer without heads.
     """
-    table = plotted_rows(table, "value", once=["sequences", "name"])
+    time = time_column(table)
+    table = plotted_rows(table, "value", once=[time, "name"])
     of_layer = table["name"].map(lambda name: style.head_place(name).layer)
     layers = sorted({*of_layer})
     layer = layers[-1] if layer is None else integer(layer, "layer")
     if layer not in layers:
         raise ValueError(f"layer={layer}: no head of it is in the table, which has {layers}.")
     draw_heads(table[of_layer == layer], ax, by="name", y="value", palette=palette, look=look)
-    style.count_sequences(ax)
-    ax.set(xlim=(0, float(table["sequences"].max()) or 1), ylabel="induction strength")
+    style.count_sequences(ax, time)
+    ax.set(xlim=(0, float(table[time].max()) or 1), ylabel="induction strength")
     ax.set_title(f"Induction strength, heads of layer {layer} (the paper's {layer + 1})")
     return style.legend_beside(ax)
 
@@ -83,7 +88,7 @@ def draw_heads(
         of_head = table[equal(table[by], name)]
         marks = {"marker": style.head_marker(name), "markevery": max(1, len(of_head) // 6)}
         own = looking(look, color=colour, markersize=4, label=name, **marks)
-        plot_curve(of_head, ax, x="sequences", y=y, **own)
+        plot_curve(of_head, ax, x=time_column(table), y=y, **own)
     ax.axhline(0, **style.FAINT)
 
 
@@ -104,9 +109,10 @@ def plot_clamped_losses(
     the last number of sequences shown, by default that of the longest run. A line at `guess` is the
     loss of a model that guesses among what its context holds; ln 2 in the paper's task.
     """
-    table = plotted_rows(table, "sequences", "clamp", "loss", seed=True)
-    last = table["sequences"] if end is None else [end]
-    last = float(finite(last, "end" if end is not None else "The column 'sequences'", low=0).max())
+    time = time_column(table)
+    table = plotted_rows(table, time, "clamp", "loss", seed=True)
+    last = table[time] if end is None else [end]
+    last = float(finite(last, "end" if end is not None else f"The column {time!r}", low=0).max())
     clamps = style.conditions_of(table, "clamp", style.CLAMP_LINES, palette)
     is_papers = any(line.words and name != "none" for name, line, _ in clamps)
     lines: dict[str, Line2D] = {}
@@ -114,7 +120,7 @@ def plot_clamped_losses(
         told = f"{name}: {line.words}" if is_papers and line.words else name
         lines[told] = plot_over_seeds(rows, ax, name, line, **look)
     guess_line(ax, guess)
-    style.count_sequences(ax)
+    style.count_sequences(ax, time)
     style.start_at_zero(ax, last)
     ax.set(ylabel="training loss (nats)", title="Training under clamps")
     title = "clamp"
@@ -169,9 +175,10 @@ def plot_wiring_over_training(
     Columns of `wiring_over_training`: `sequences`, `via`, `sender`, `receiver`, and the one shown.
     """
     edges = {"via": via, "receiver": receiver}
-    table = plotted_rows(table, column, where=edges, once=["sequences", "sender"])
+    time = time_column(table)
+    table = plotted_rows(table, column, where=edges, once=[time, "sender"])
     draw_heads(table, ax, by="sender", y=column, palette=palette, look=look)
-    style.count_sequences(ax)
+    style.count_sequences(ax, time)
     ax.set(ylabel=f"{column} of the edge", title=f"Edges into the {input_name(via)} of {receiver}")
     return style.legend_beside(ax, title="sender")
 
@@ -185,16 +192,17 @@ def plot_redundancy_over_training(
     Columns of `redundancy_over_training`: `sequences`, `via`, `name`, such as "many_to_many" or
     "effective_senders L1H3", `value`, `low`, `high`.
     """
-    once, gaps = ["sequences", "via"], ["low", "high"]
+    time = time_column(table)
+    once, gaps = [time, "via"], ["low", "high"]
     table = plotted_rows(table, "value", where={"name": name}, once=once, gaps=gaps)
     for via, line, rows in style.conditions_of(table, "via", VIA_LINES, palette):
-        rows = rows.sort_values("sequences")
+        rows = rows.sort_values(time)
         own = looking(look, color=line.colour, linestyle=line.dash, label=input_name(via))
-        plot_curve(rows, ax, x="sequences", y="value", **own)
+        plot_curve(rows, ax, x=time, y="value", **own)
         ends = rows["low"], rows["high"]
-        ax.fill_between(rows["sequences"], *ends, color=own["color"], alpha=0.2, linewidth=0)
+        ax.fill_between(rows[time], *ends, color=own["color"], alpha=0.2, linewidth=0)
     measure, _, head = name.partition(" ")
-    style.count_sequences(ax)
+    style.count_sequences(ax, time)
     title = f"Redundancy of the wiring{f', {head}' if head else ''}"
     ax.set(ylabel=MEASURES.get(measure, measure), title=title)
     if not head:

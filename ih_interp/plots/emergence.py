@@ -1,4 +1,7 @@
-"""Plots of when networks learn: times, survival, progress measures, one curve's transition."""
+"""Plots of when networks learn: times, survival, progress measures, one curve's transition.
+
+Time is the column `sequences`, or `step` where a table has no sequences.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,7 +12,7 @@ from matplotlib.axes import Axes
 from pandas import DataFrame
 
 import ih_interp.plots._style as style
-from ih_interp._columns import distinct, equal, finite, flags, shown
+from ih_interp._columns import distinct, equal, finite, flags, shown, time_column, time_unit
 from ih_interp._expect import expect
 from ih_interp.plots._style import Palette, looking, palette_colours
 from ih_interp.plots._tables import expect_known, plotted_rows, rows_where
@@ -37,6 +40,7 @@ def plot_emergence(
     over the interval, up to the edge where it is not reached. Conditions in the table's order.
     """
     times = plotted_rows(times, by, "seed", "time", "observed")
+    unit = time_unit(times)
     time = finite(times["time"], "The column 'time'", low=0)
     times = times.assign(time=time, observed=flags(times["observed"], "The column 'observed'"))
     if summary is not None:
@@ -54,8 +58,8 @@ def plot_emergence(
     ax.set_ylim(len(lines) - 0.5, -0.6)
     ax.grid(axis="y", color="0.92", linewidth=0.8)
     ax.set_axisbelow(True)
-    style.count_sequences(ax)
-    ax.set(xlabel="sequences seen until learned", title="When each network learned")
+    style.count_sequences(ax, unit)
+    ax.set(xlabel=f"{ax.get_xlabel()} until learned", title="When each network learned")
     return ax
 
 
@@ -74,21 +78,22 @@ def plot_survival(
     Columns of a `survival_table`: `by`, `sequences`, `share`, `low`, `high`, `censored`. The band
     is left out where its formula has no value.
     """
+    time = time_column(table)
     ends, numbers = ["low", "high"] if band else [], ["share", "censored"]
-    table = plotted_rows(table, by, "sequences", finite=numbers, gaps=ends)
-    finite(table["sequences"], "The column 'sequences'", low=0)
+    table = plotted_rows(table, by, time, finite=numbers, gaps=ends)
+    finite(table[time], f"The column {time!r}", low=0)
     if not table["share"].between(0, 1).all():
         raise ValueError(f"The column 'share' goes to {table['share'].max():g}: expected [0, 1].")
     for name, line, curve in style.conditions_of(table, by, style.CLAMP_LINES, palette):
-        curve = curve.sort_values("sequences", kind="stable")
+        curve = curve.sort_values(time, kind="stable")
         own = looking(look, color=line.colour, linestyle=line.dash, label=name)
-        ax.step(curve["sequences"], curve["share"], where="post", **own)
+        ax.step(curve[time], curve["share"], where="post", **own)
         if band:
             faint: dict[str, Any] = {"color": own["color"], "alpha": 0.12, "linewidth": 0}
-            ax.fill_between(curve["sequences"], curve["low"], curve["high"], step="post", **faint)
+            ax.fill_between(curve[time], curve["low"], curve["high"], step="post", **faint)
         ended = curve[curve["censored"] > 0]
-        ax.plot(ended["sequences"], ended["share"], "|", color=own["color"], markersize=9)
-    style.count_sequences(ax)
+        ax.plot(ended[time], ended["share"], "|", color=own["color"], markersize=9)
+    style.count_sequences(ax, time)
     ax.set(ylim=(0, 1.02), ylabel="share not yet learned")
     ax.set_title("Networks that have not yet learned")
     return style.legend_beside(ax, title=by)
@@ -140,13 +145,14 @@ def plot_transition(
     Columns `sequences` and `value`. `marks` are times by name, infinite ones told in the legend
     alone; `plateau` is from when to when, shaded.
     """
-    curve = plotted_rows(curve, value, once=["sequences"])
+    x_column = time_column(curve)
+    curve = plotted_rows(curve, value, once=[x_column])
     expect(marks, Mapping, "marks", 'write {"learned": 40_000}')
     for name, time in marks.items():
         expect(time, (int, float, np.number), f"The mark {name!r}", "of a Crossing give .time")
         if not time >= 0:
             raise ValueError(f"The mark {name!r} is at {time}: expected a time of at least 0.")
-    line = plot_curve(curve, ax, x="sequences", y=value, **looking(look, color="black"))
+    line = plot_curve(curve, ax, x=x_column, y=value, **looking(look, color="black"))
     x, y = np.asarray(line.get_xydata(), dtype=float).T
     x, y = x[~np.isnan(y)], y[~np.isnan(y)]
     if plateau is not None:
@@ -161,7 +167,7 @@ def plot_transition(
         own |= {"marker": "osDv"[place % 4], "markersize": 6, "markeredgecolor": "white"}
         own["markevery"] = (1, 2)  # the curve's end of the line
         ax.plot(*([[time, time], ends] if is_seen else [[], []]), **own)
-    style.count_sequences(ax)
+    style.count_sequences(ax, x_column)
     ax.set_xlim(0, max([float(x[-1]), *(t for t in marks.values() if t < math.inf)]) or 1)
     ax.set(ylabel=value, title="One network's transition")
     if ax.get_legend_handles_labels()[0]:

@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 from numpy import ndarray
 from pandas import DataFrame
 
-from ih_interp._columns import equal, finite, ordered
+from ih_interp._columns import equal, finite, ordered, time_column
 from ih_interp.plots._style import Line, looking
 from ih_interp.plots._tables import expect_numbers, expect_once
 
@@ -35,11 +35,11 @@ def plot_over_seeds(
 ) -> Line2D:
     """Draw several networks as one curve: each thin, their median thick, a band from least to most.
 
-    Columns: `seed`, `sequences`, `y`. Median and band stand where all networks have values, each
-    straight between its own points; where they have no place in common, the curves stand alone. One
-    network alone is thick, without a band. Returns the line that has the label.
+    Columns: `seed`, `sequences` or else `step`, `y`. Median and band stand where all networks have
+    values, each straight between its own points; where they have no place in common, the curves
+    stand alone. One network alone is thick, without a band. Returns the line that has the label.
     """
-    x = "sequences"
+    x = time_column(table)
     expect_once(table, x, "seed")
     networks = [table[equal(table["seed"], seed)] for seed in ordered(table["seed"])]
     look = looking(look, color=line.colour, linestyle=line.dash, label=label)

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 import torch
-from bridges import BRIDGES, TWINS, bridge, needs_twins, tokens_for, twins
+from bridges import BRIDGES, OTHERS, TWINS, bridge, needs_twins, tokens_for, twins
 from plain_clamps import by_plain_hooks, sequences
 from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
@@ -95,7 +95,7 @@ def n_hooks(model):
 
 
 @needs_twins
-@pytest.mark.parametrize("name", TWINS)
+@pytest.mark.parametrize("name", [*TWINS, *OTHERS])
 def test_clamps_give_what_they_give_on_a_hooked_transformer(name):
     hooked, model = twins(name)
     batch = sequences(model)
@@ -127,7 +127,7 @@ def test_gradients_are_those_of_a_hooked_transformer(name):
         assert_close(*gradients, rtol=1e-4, atol=1e-4, msg=partial(named, clamps))
 
 
-@pytest.mark.parametrize("name", [name for name in TWINS if name != "opt"])
+@pytest.mark.parametrize("name", [name for name in (*TWINS, *OTHERS) if name != "opt"])
 def test_clamps_give_what_plain_hooks_give(name):
     model = bridge(name)
     batch = sequences(model)
@@ -152,7 +152,7 @@ def test_clamps_give_the_same_predictions_with_processed_weights(name):
             assert_close(found, expected, rtol=0, atol=1e-4, msg=partial(named, clamp))
 
 
-@pytest.mark.parametrize("name", BRIDGES)
+@pytest.mark.parametrize("name", [*BRIDGES, *OTHERS])
 def test_what_a_clamp_sets_is_what_hooks_of_others_see(name):
     model = bridge(name)
     batch = sequences(model)
@@ -180,7 +180,7 @@ def test_scores_that_a_bridge_only_shows_are_refused(clamp):
 
 @pytest.mark.filterwarnings("ignore:A hook on .*attn")  # of TransformerLens 4, on what acts nowhere
 @pytest.mark.parametrize("point", ["hook_attn_scores", "hook_pattern"])
-@pytest.mark.parametrize("name", BRIDGES)
+@pytest.mark.parametrize("name", [*BRIDGES, *OTHERS])
 def test_a_function_on_attention_acts_or_is_refused(name, point):
     model = bridge(name)
     tokens, name = tokens_for(model), f"blocks.1.attn.{point}"
@@ -240,7 +240,7 @@ def test_different_points_of_a_bridge_are_no_conflict():
     logits_under(model, given, batch)
 
 
-@pytest.mark.parametrize("name", BRIDGES)
+@pytest.mark.parametrize("name", [*BRIDGES, *OTHERS])
 def test_a_pattern_of_points_acts_once_at_each(name):
     model = bridge(name)
     batch = sequences(model)
@@ -329,7 +329,7 @@ def test_schedules_are_at_their_step():
     assert_close(logits_under(model, [clamp], batch), model(batch.tokens))
 
 
-@pytest.mark.parametrize("name", BRIDGES)
+@pytest.mark.parametrize("name", [*BRIDGES, *OTHERS])
 def test_a_bridge_is_not_plain(name):
     model = bridge(name)
     assert "TransformerBridge" in str(not_plain(model, [model.embed]))
@@ -344,7 +344,7 @@ def test_a_bridge_cannot_be_trained():
 @torch.no_grad()
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("name", TWINS)
+@pytest.mark.parametrize("name", [*TWINS, *OTHERS])
 def test_half_precision_is_as_exact_under_clamps_as_without(name, dtype):
     model, exact = bridge(name, dtype=dtype), bridge(name, dtype=dtype).to(torch.float64)
     batch = sequences(model)

@@ -141,7 +141,7 @@ def test_circuits_follow_from_scores(small_run):
     circuit = choose_circuit(small_run)
     batch, model = small_run.task.enumerate("train"), small_run.model()
     assert circuit.induction == Head(1, int(ih.induction_strength(model, batch)[1].argmax()))
-    scores = ih.previous_token_score(model, batch, rows="labels")[0]
+    scores = ih.heads.previous_token_score(model, batch, rows="labels")[0]
     assert circuit.previous_token[0] == Head(0, int(scores.argmax()))
     assert circuit.unlike == Head(0, int(scores.argmin()))
 

@@ -171,7 +171,7 @@ def test_what_a_schedule_waits_for_of_heads_is_measured(tmp_path):
     there = metrics[(metrics["under"] == "free") & (metrics["split"] == "train")]
     batch = ih.evaluation.evaluation_sets(run.task, config)["train"]
     for step, value in zip(there["step"], there[column], strict=True):
-        expected = ih.previous_token_score(run.model(step), batch)[0, 2]
+        expected = ih.heads.previous_token_score(run.model(step), batch)[0, 2]
         assert value == pytest.approx(float(expected), abs=1e-6)
     assert metrics[column].notna().sum() == len(there)
     assert {schedule.gate(step, run.rows(before=0)) for step in range(24)} == {0.0, 1.0}

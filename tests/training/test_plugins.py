@@ -134,7 +134,7 @@ def test_kinds_of_another_package_train_in_two_workers(package, tmp_path, monkey
     assert ih.RunConfig.load(json.loads(json.dumps(configs[1].save()))) == configs[1]
     table = ih.trace(
         sink,
-        ih.previous_token_score,
+        ih.heads.previous_token_score,
         batch=sink.task.sample("test", 8, generator=torch.Generator().manual_seed(0)),
     )
     assert len(table)

@@ -1,8 +1,9 @@
 """Times at which a curve of one run changes: crossings, midpoints, the steepest place, plateaus.
 
-A curve is `sequences` and values, `[point]` each; times are in sequences seen. An event after the
-curve's end is censored (`Crossing`); across runs, see `survival`. All functions raise ValueError
-unless there are as many sequences as values, ascending from at least 0, and all are finite.
+A curve is `sequences` and values, `[point]` each; times are in sequences seen, or in steps where
+steps are given instead. An event after the curve's end is censored (`Crossing`); across runs, see
+`survival`. All functions raise ValueError unless there are as many sequences as values, ascending
+from at least 0, and all are finite.
 """
 
 import math
@@ -236,17 +237,19 @@ def emergence_table(
 ) -> pd.DataFrame:
     """Return when each run got there: one row per run, columns `by`, `seed`, `time`, `observed`.
 
-    `curves` has columns `by`, `seed`, `sequences`, and the `value` that the criterion reads. Raises
+    `curves` has columns `by`, `seed`, `sequences`, and the `value` that the criterion reads. Where
+    it has `step` and no `sequences`, times are in steps, and a column `unit` says "step". Raises
     ValueError for missing columns, and names the run that the criterion refuses.
     """
-    keys = columns.key_columns(by, *Crossing._fields, seed=True)
-    columns.refuse_columns(curves, [*keys, "sequences", value])
-    x = columns.finite(curves["sequences"], "The column 'sequences'", low=0)
+    time = columns.time_column(curves)
+    keys = columns.key_columns(by, *Crossing._fields, "unit", seed=True)
+    columns.refuse_columns(curves, [*keys, time, value])
+    x = columns.finite(curves[time], f"The column {time!r}", low=0)
     y = columns.numbers(curves[value], f"The column {value!r}")
-    curves = curves.assign(**{"sequences": x, value: y})
+    curves = curves.assign(**{time: x, value: y})
     rows: list[dict[str, object]] = []
     for run, curve in columns.groups(curves, keys):
-        x, y = curve.sort_values("sequences")[["sequences", value]].to_numpy(copy=True).T
+        x, y = curve.sort_values(time)[[time, value]].to_numpy(copy=True).T
         try:
             crossing = criterion(x, y)
             expect(crossing, Crossing, "The criterion's result", "return a Crossing")
@@ -254,7 +257,8 @@ def emergence_table(
         except ValueError as error:
             name = ", ".join(f"{column} {columns.shown(part)}" for column, part in run.items())
             raise ValueError(f"The run of {name}: {error}") from error
-        rows.append({**run, **crossing._asdict()})
+        unit = {} if time == "sequences" else {"unit": time}
+        rows.append({**run, **crossing._asdict(), **unit})
     return pd.DataFrame(rows)
 
 

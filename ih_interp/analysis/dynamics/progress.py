@@ -22,6 +22,7 @@ from ih_interp.analysis.dynamics.trace import (
     warn_unfinished,
 )
 from ih_interp.batch import Batch
+from ih_interp.checkpoints import Checkpoints
 from ih_interp.evaluation import evaluate
 from ih_interp.runs import Run
 
@@ -31,7 +32,7 @@ COMPARED = ("task", "model", "optimiser", "start", "seeds", "batch_size")
 
 @checked_in_plain_torch(gradient=None)
 def progress(
-    run: ARun,
+    checkpoints: Checkpoints,
     clamps: Clamps,
     *,
     name: str | None = None,
@@ -39,7 +40,7 @@ def progress(
     batch: Batch | None = None,
     steps: Steps | None = None,
 ) -> pd.DataFrame:
-    """Apply a measure to a run's checkpoints under clamps that it was not trained under.
+    """Apply a measure to checkpoints under clamps that the model was not trained under.
 
         match = [ih.clamps.match("L1H3"), *run.clamps]
         table = progress(run, match, name="match", batch=batch).query("name == 'loss'")
@@ -52,8 +53,8 @@ def progress(
     """
     if name is None:
         name = " + ".join(map(str, clamps)) or "none"
-    table = trace(run, measure, batch=batch, clamps=clamps, steps=steps)
-    return table[["step", "sequences", "name", "value"]].assign(clamp=name)
+    table = trace(checkpoints, measure, batch=batch, clamps=clamps, steps=steps)
+    return table.assign(clamp=name)
 
 
 @checked_in_plain_torch(gradient=None)

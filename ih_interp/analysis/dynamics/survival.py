@@ -244,10 +244,10 @@ def survival_table(
 ) -> pd.DataFrame:
     """Return `kaplan_meier` of each condition, for drawing.
 
-    Columns: `by`, `sequences`, `share`, `low`, `high`, and `censored`, the runs that ended there.
-    `times` is an `emergence_table`.
+    Columns: `by`, `sequences` (`step`, if times are in steps), `share`, `low`, `high`, and
+    `censored`, the runs that ended there. `times` is an `emergence_table`.
     """
-    names = ("sequences", "share", "low", "high", "censored")
+    names = (columns.time_unit(times), "share", "low", "high", "censored")
     keys = columns.key_columns(by, *names)
     rows: list[tuple[object, ...]] = []
     for condition, found in _conditions(times, keys):

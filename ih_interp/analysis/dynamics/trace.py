@@ -1,4 +1,4 @@
-"""One measure over every checkpoint of a run: the only loop over checkpoints."""
+"""One measure over every checkpoint of a series: the only loop over checkpoints."""
 
 import functools
 import inspect
@@ -13,13 +13,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ih_interp._expect import expect
 from ih_interp._sequences import refuse_other_sequences
 from ih_interp._stock import n_hooks, parts_of
-from ih_interp.analysis.checks import checked_in_plain_torch
+from ih_interp.analysis.checks import checked_in_plain_torch, shown
 from ih_interp.analysis.heads.pattern_scores import CHUNK, by_head
 from ih_interp.batch import Batch
+from ih_interp.checkpoints import Checkpoints, ModelSeries, weights_digest
 from ih_interp.clamps import AbstractClamp, clamped
-from ih_interp.hooked_model import HookedModel
+from ih_interp.hooked_model import HookedModel, is_bridge
 from ih_interp.runs import Run
 from ih_interp.tasks.base import Task, drawn
 from ih_interp.tasks.few_shot import FewShotTask, number
@@ -40,7 +42,7 @@ MOST_SEQUENCES = 4_096  # where none are given: a mean's error is 1/64 of the sp
 
 @checked_in_plain_torch(gradient=None)
 def trace(
-    run: ARun,
+    checkpoints: Checkpoints,
     measure: Measure,
     *,
     batch: Batch | None = None,
@@ -48,56 +50,121 @@ def trace(
     steps: Steps | None = None,
     progress: bool = False,
 ) -> pd.DataFrame:
-    """Apply a measure to a run's checkpoints; return a table, one row per checkpoint and number.
+    """Apply a measure to checkpoints; return a table, one row per checkpoint and number.
 
-    Columns: `step`, `sequences`, `name`, `value`. `name` is the head ("L1H3") for `[layer, head]`
-    measures, the key for mappings, the field for NamedTuples, "value" for single numbers.
+    Columns: `step`, `sequences` where the series knows how many an update took (a run does),
+    `name`, `value`. `name` is the head ("L1H3") for `[layer, head]` measures, the key for mappings,
+    the field for NamedTuples, "value" for single numbers.
 
         strengths = ih.trace(run, ih.induction_strength, batch=batch)
         losses = ih.trace(run, ih.evaluate, batch=batch).query("name == 'loss'")
         scores = ih.trace(run, lambda model, batch: my_score(model))  # else than (model, batch)
+        ih.trace(ih.Pretrained("pythia-70m", steps=[0, 512, 143_000]), ih.evaluate, batch=batch)
 
     Args:
-        run: the run that has the checkpoints.
+        checkpoints: a run, `ih.Pretrained`, `ih.ModelSeries`, or a class of yours (`Checkpoints`).
         measure: must be a mean over sequences: long batches are measured in chunks and averaged.
-        batch: the sequences; by default all of the training split, or, where there are more, the
-            4,096 of `task.sample("train", 4_096, seed=0)`. `table.attrs["batch"]` then says which,
-            and the first such call logs it. For all give `run.task.enumerate("train")`.
+        batch: the sequences; other series than runs need them. By default all of a run's training
+            split, or, where there are more, the 4,096 of `task.sample("train", 4_096, seed=0)`.
+            `table.attrs["batch"]` then says which, and the first such call logs it. For all give
+            `run.task.enumerate("train")`.
         clamps: applied to every checkpoint, by default those of training, each as at the step.
-        steps: in updates; by default all, with a warning where the run is not finished.
+        steps: in updates; by default all, with a warning where a run is not finished.
         progress: show a bar.
 
     Raises ValueError for a step without checkpoint, a measure of another kind or one that leaves
-    the model changed, or a clamp that waits for a level in metrics which are not saved.
+    the model changed, or a clamp that waits for a level in metrics which are not saved; a series
+    that is no run has none.
     """
     refuse_other_function(measure, "measure", "model", "batch")
-    batch, said = some_sequences(run.task) if batch is None else (batch, "")
-    clamps = run.clamps if clamps is None else clamps
-    chosen = _chosen(run, steps)
-    waiting = any(clamp.is_scheduled and not clamp.schedule.by_step for clamp in clamps)
-    metrics = run.rows(before=max(chosen)) if waiting else None
-    model = run.model(chosen[0])
-    refuse_other_sequences(model, batch)
-    parts = _parts(model)
+    series = as_series(checkpoints)
+    batch, said = sequences_of(series, batch)
+    chosen = _chosen(series, steps)
+    if clamps is None:
+        clamps = series.clamps if isinstance(series, Run) else ()
+    metrics = _metrics(series, clamps, before=max(chosen))
+    model_at = _models(series, chosen[0])
     rows: list[dict[str, Any]] = []
     for step in tqdm(chosen, disable=not progress, unit="checkpoint"):
-        run.load_weights(model, step)
-        weights = [parameter.detach().clone() for parameter in model.parameters()]
-        place = {"step": step, "sequences": step * run.config.batch_size}
-        apply = functools.partial(clamped, model, clamps, step=step, metrics=metrics)
-        values = _means(model, measure, batch, apply)
-        # The next checkpoint is measured on this model: a measure must leave it as it came.
-        same_weights = all(map(torch.equal, model.parameters(), weights))
-        if not same_weights or _parts(model) != parts:
-            what = "modules, settings, buffers or hooks" if same_weights else "weights"
-            raise ValueError(
-                f"The measure left the model with other {what}: expected it as it came; change "
-                "copy.deepcopy(model), or take hooks off with `with model.hooks(...)`."
-            )
+        place: dict[str, Any] = {"step": step}
+        if series.sequences_per_step is not None:
+            place["sequences"] = step * series.sequences_per_step
+        # No name here holds the model: it goes before the next one comes.
+        values = _measured(model_at(step), measure, batch, clamps, step=step, metrics=metrics)
         rows += [{**place, "name": name, "value": value} for name, value in values.items()]
     table = pd.DataFrame(rows)
     table.attrs |= {"batch": said} if said else {}
     return table
+
+
+def as_series(checkpoints: object) -> Run | ModelSeries:
+    """Return a run or a series of models as it is, and any other series as one of models."""
+    if isinstance(checkpoints, Run | ModelSeries):
+        return checkpoints
+    kind: Any = Checkpoints
+    remedy = "a run's folder is opened by ih.Run(folder), models by step are an ih.ModelSeries"
+    expect(checkpoints, kind, f"checkpoints={shown(checkpoints)}", remedy)
+    given: Any = checkpoints
+    per_step = getattr(given, "sequences_per_step", None)
+    return ModelSeries(given.model, given.steps, sequences_per_step=per_step)
+
+
+def sequences_of(
+    checkpoints: Checkpoints, batch: Batch | None, most: int = MOST_SEQUENCES
+) -> tuple[Batch, str]:
+    """Return the sequences given, or `some_sequences` of a run, and a phrase that says which."""
+    if batch is not None:
+        return batch, ""
+    if not isinstance(checkpoints, Run):
+        raise ValueError("batch=None: only a run has a task to draw sequences of; give batch=.")
+    return some_sequences(checkpoints.task, most=most)
+
+
+def _metrics(
+    series: Run | ModelSeries, clamps: Sequence[AbstractClamp], before: int
+) -> list[dict[str, Any]] | None:
+    """Return the metrics of a run where a clamp waits for a level in them."""
+    waiting = [clamp for clamp in clamps if clamp.is_scheduled and not clamp.schedule.by_step]
+    if not waiting:
+        return None
+    if not isinstance(series, Run):
+        raise ValueError(
+            f"{waiting[0]} waits for a level in the metrics of a run, which {series!r} does not "
+            "have: give it a schedule by step, or none."
+        )
+    return series.rows(before=before)
+
+
+def _models(series: Run | ModelSeries, first: int) -> Callable[[int], HookedModel]:
+    """Return a function that gives the model at a step: one model of a run, with other weights."""
+    if isinstance(series, ModelSeries):
+        return series.model
+    model = series.model(first)
+
+    def at(step: int) -> HookedModel:
+        series.load_weights(model, step)
+        return model
+
+    return at
+
+
+def _measured(
+    model: HookedModel, measure: Measure, batch: Batch, clamps: Sequence[AbstractClamp], **at: Any
+) -> dict[str, float]:
+    """Return the measure's numbers at a checkpoint; refuse one that leaves the model changed."""
+    refuse_other_sequences(model, batch)
+    if is_bridge(model):
+        model(batch.tokens[:1])  # its first pass puts hooks of its own on its modules
+    parts, weights = _parts(model), weights_digest(model)
+    values = _means(model, measure, batch, functools.partial(clamped, model, clamps, **at))
+    same_weights = weights_digest(model) == weights
+    if not same_weights or _parts(model) != parts:
+        what = "modules, settings, buffers or hooks" if same_weights else "weights"
+        raise ValueError(
+            f"The measure left the model with other {what}: expected it as it came; change "
+            "copy.deepcopy(model), or take hooks off with `with model.hooks(...)`."
+        )
+    return values
 
 
 def some_sequences(
@@ -131,13 +198,15 @@ def warn_unfinished(run: Run) -> None:
         )
 
 
-def _chosen(run: Run, steps: Steps | None) -> list[int]:
-    if not run.steps:
-        raise ValueError(f"{run.folder} has no checkpoints yet; train it first.")
+def _chosen(series: Run | ModelSeries, steps: Steps | None) -> list[int]:
+    there = list(series.steps)
+    if not there:
+        raise ValueError(f"{series!r} has no checkpoints yet; train it first.")
     if steps is None:
-        warn_unfinished(run)
-        return run.steps
-    chosen = [run.checkpoint_step(step) for step in steps]
+        if isinstance(series, Run):
+            warn_unfinished(series)
+        return there
+    chosen = [series.checkpoint_step(step) for step in steps]
     if not chosen:
         raise ValueError("steps=[]: expected at least one; leave it out for every checkpoint.")
     return chosen
@@ -167,9 +236,9 @@ def _parts(model: HookedModel) -> tuple[object, ...]:
     parts = [
         (
             id(module),
-            len(vars(module)),
+            sum(_is_public(name) for name in vars(module)),
             # A module's numbers and words are its settings, as a norm's eps.
-            [v for n, v in vars(module).items() if n != "training" and isinstance(v, SETTING)],
+            [v for n, v in vars(module).items() if _is_public(n) and isinstance(v, SETTING)],
             n_hooks(module),
             *map(id, module.parameters(recurse=False)),
             *((id(b), b._version) for b in module.buffers(recurse=False)),
@@ -177,6 +246,11 @@ def _parts(model: HookedModel) -> tuple[object, ...]:
         for module in parts_of(model)
     ]
     return dict(vars(model.cfg)), parts
+
+
+def _is_public(name: str) -> bool:
+    """Return whether a module's attribute is more than a note of its own for the next pass."""
+    return not name.startswith("_") and name != "training"
 
 
 def _means(

@@ -4,8 +4,13 @@ Path patching
     path_patch: Return the effect of all edges from senders to receivers, patched jointly.
 Wiring
     wiring_map: Return the effect of every edge from a head of one layer to a head of another.
+    wiring_maps: Return `wiring_map` for pairs of layers, all by default.
     wiring_over_training: Return the wiring at every checkpoint of a run, under the run's clamps.
     Wiring: Effects of the edges between two layers, and how they were measured.
+    Wirings: The wiring of pairs of layers, by the layers of senders and receivers.
+Edge attribution
+    edge_attribution: Return a first-order estimate of every edge's effect, by one backward pass.
+    EdgeAttribution: Estimates of effects, and exact effects of a sample of edges beside them.
 Corruptions
     swap_exemplars: Move the exemplars of the context to the pair before.
     swap_labels: Move the labels of the context to the pair before.

@@ -3,6 +3,10 @@ from .corruptions import (
     swap_exemplars as swap_exemplars,
     swap_labels as swap_labels,
 )
+from .edge_attribution import (
+    EdgeAttribution as EdgeAttribution,
+    edge_attribution as edge_attribution,
+)
 from .path_patching import path_patch as path_patch
 from .preserving import (
     direct_path_removed as direct_path_removed,
@@ -18,6 +22,8 @@ from .redundancy import (
 from .self_repair import self_repair as self_repair
 from .wiring import (
     Wiring as Wiring,
+    Wirings as Wirings,
     wiring_map as wiring_map,
+    wiring_maps as wiring_maps,
     wiring_over_training as wiring_over_training,
 )

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from ih_interp.analysis import _passes as passes
 from ih_interp.analysis._passes import Ablation, HeadsOf, Means
-from ih_interp.analysis.checks import checked_in_plain_torch
+from ih_interp.analysis.checks import Positive, checked_in_plain_torch
 from ih_interp.analysis.patching._patched_pass import Edges, Patch
 from ih_interp.batch import Batch
-from ih_interp.evaluation import Metric, measured
+from ih_interp.evaluation import Metric, at_asked, measured
 from ih_interp.hooked_model import HookedModel
 from ih_interp.types import HeadName
 
@@ -45,6 +45,7 @@ def path_patch(
     metric: Metric = "logit_difference",
     per_sequence: bool = False,
     normalise: bool = False,
+    batch_size: Positive | None = None,
 ) -> Float[Tensor, ""] | Float[Tensor, " batch"]:
     """Return the effect of all edges from senders to receivers, patched jointly.
 
@@ -60,24 +61,31 @@ def path_patch(
     as a receiver is the final residual stream, the direct effect on the logits. `middle` heads add
     the paths through any of them, in order: they compute q, k and v from patched inputs, and what
     that changes goes along patched edges only. Other heads and MLPs get none of it before a
-    receiver (the treeified computation of Goldowsky-Dill et al. 2023).
+    receiver (the treeified computation of Goldowsky-Dill et al. 2023). With grouped-query attention
+    a head's queries are its own, its keys and values those of all heads of its group: a receiver
+    named by "k" or "v" is the key-value head that it reads.
 
-    `corrupted` has as many sequences as `clean`, whose target and context the metric is about. It
-    gives the corrupted run with `ablation="resample"`; with "zero" and "mean" that is the clean
-    sequences with what senders write set to 0, or to its mean over `corrupted`, or `clean` for
-    None. `direction="noise"` has the base clean and the source corrupted, "denoise" the reverse.
-    `metric` is one of `evaluation.SCALES`, or a function of logits `[batch, label]` and a batch.
+    `corrupted` has as many sequences as `clean`, of the same lengths; the metric is about `clean`'s
+    targets, context and foils, and is the mean over a sequence's asked positions. It gives the
+    corrupted run with `ablation="resample"`; with "zero" and "mean" that is the clean sequences
+    with what senders write set to 0, or to its mean at each position over the sequences of
+    `corrupted` that are so long, or of `clean` for None. `direction="noise"` has the base clean and
+    the source corrupted, "denoise" the reverse. `metric` is one of `evaluation.SCALES`, or a
+    function of logits `[asked, token]` and a batch. At most `batch_size` sequences go through a
+    pass.
 
     Clamps and hooks act in every run; those made for a batch must be made for `clean`, and act in
-    the corrupted run as they do there. Raises ValueError for heads that no edge connects, clamps
-    that replace the stream between them, sequences of other shapes, and models in which code or
-    hooks make what attention adds other than the sum of its heads' z W_O.
+    the corrupted run as they do there. There are two passes for the runs, one for each layer of
+    receivers, up to it, and one with all patched; hooks act once in each. Weights in half precision
+    give effects that are rounded as the logits are. Raises ValueError for heads that no edge
+    connects, clamps that replace the stream between them, sequences of other shapes, and models in
+    which norms, code or hooks make what attention adds other than the sum of its heads' z W_O.
     """
     edges = _edges(model, senders, receivers, via, middle)
     pair = Pair(model, clean, corrupted, direction, ablation, metric)
-    means = pair.means(edges.senders)
+    means = pair.means(edges.senders, batch_size)
     with passes.whole_blocks(model, min(edges.senders), max(edges.above(model))):
-        parts = [_effect(part, edges, means, normalise) for part in pair.split()]
+        parts = [_effect(part, edges, means, normalise) for part in pair.split(batch_size)]
     effect, whole = (torch.cat(column) for column in zip(*parts, strict=True))
     return share(effect, whole, normalise=normalise, per_sequence=per_sequence)
 
@@ -99,9 +107,9 @@ def share(effect: Effects, whole: Effects, *, normalise: bool, per_sequence: boo
 
 
 class Seen(NamedTuple):
-    """The logits of a run at the last position, and its activations by hook name."""
+    """The logits of a run at asked positions, and its activations by hook name."""
 
-    logits: Float[Tensor, "batch label"]
+    logits: Float[Tensor, "asked token"]
     kept: dict[str, Tensor]
 
 
@@ -131,15 +139,20 @@ class Pair:
                 f"corrupted: expected {tuple(shape)} tokens, as many sequences as in clean and of "
                 f"the same length, got {tuple(other)}."
             )
+        if not torch.equal(self.clean.present, self.corrupted.present):
+            raise ValueError(
+                "corrupted: expected sequences as long as those of clean; give both the same "
+                "lengths, Batch(tokens, targets, lengths=...)."
+            )
 
     @property
     def corrupted(self) -> Batch:
         """The corrupted sequences, or the clean ones where none are given."""
         return self.clean if self.given is None else self.given
 
-    def split(self) -> "list[Pair]":
-        """Return pairs of as many sequences as one pass takes."""
-        size = passes.chunk_size(self.model, len(self.clean))
+    def split(self, most: int | None = None) -> "list[Pair]":
+        """Return pairs of as many sequences as one pass takes, or of at most so many."""
+        size = passes.chunk_size(self.model, len(self.clean), most)
         batches = zip(self.clean.split(size), self.corrupted.split(size), strict=True)
         return [replace(self, clean=clean, given=corrupted) for clean, corrupted in batches]
 
@@ -148,12 +161,16 @@ class Pair:
         """The names of the source run and of the base run."""
         return ("corrupted", "clean") if self.direction == "noise" else ("clean", "corrupted")
 
-    def measured(self, logits: Float[Tensor, "batch label"]) -> Float[Tensor, " batch"]:
-        """Return the metric of every clean sequence."""
-        return measured(self.metric, logits, self.clean)
+    def measured(self, logits: Float[Tensor, "*any asked token"]) -> Float[Tensor, "*any batch"]:
+        """Return the metric of every clean sequence, of half precision in float32."""
+        is_half = logits.dtype in (torch.float16, torch.bfloat16)
+        return measured(self.metric, logits.float() if is_half else logits, self.clean)
 
-    def means(self, heads: HeadsOf) -> Means:
-        """Return values to set heads to: 0, or means over `corrupted`; for resampling none."""
+    def means(self, heads: HeadsOf, most: int | None = None) -> Means:
+        """Return values to set heads to: 0, or means over `corrupted`; for resampling none.
+
+        Padding is in no mean; where no sequence is so long it does not matter what is set.
+        """
         cfg, n_positions = self.model.cfg, self.clean.tokens.shape[1]
         if self.ablation == "resample":
             return {}
@@ -161,11 +178,14 @@ class Pair:
             width = cfg.d_model if cfg.use_attn_result else cfg.d_head
             return {n: (of, torch.zeros(n_positions, len(of), width)) for n, of in heads.items()}
         total: dict[int, Tensor] = {}
-        for part in replace(self, given=self.corrupted, ablation="resample").split():
+        for part in replace(self, given=self.corrupted, ablation="resample").split(most):
             seen = part.run("corrupted", passes.written_points(self.model, heads))
+            present = part.corrupted.present[:, :, None, None]
             for layer, written in passes.written_by(self.model, seen.kept, heads).items():
-                total[layer] = total.get(layer, 0.0) + written.double().sum(dim=0)
-        return {layer: (of, total[layer] / len(self.corrupted)) for layer, of in heads.items()}
+                values = torch.where(present, written, 0).double()
+                total[layer] = total.get(layer, 0.0) + values.sum(dim=0)
+        count = self.corrupted.present.sum(dim=0).clamp(min=1)[:, None, None]
+        return {layer: (of, total[layer] / count) for layer, of in heads.items()}
 
     def run(
         self,
@@ -174,23 +194,35 @@ class Pair:
         *,
         means: Means | None = None,
         patch: Patch | None = None,
+        reading: int | None = None,
     ) -> Seen:
         """Return the clean or the corrupted run, perhaps patched, and keep the named activations.
 
         The pass is that of the clean sequences, with heads set to means or with another embedding
-        put in before all other hooks: clamps made for these sequences act as they do there.
+        put in before all other hooks: clamps made for these sequences act as they do there. With a
+        layer for the patch to read it ends there, without logits.
         """
+        tokens, logits = self.clean.tokens, torch.empty(0, 0)
         with ExitStack() as stack:
             if which == "corrupted" and self.ablation != "resample":
                 stack.enter_context(passes.set_heads(self.model, means or {}))
             elif which == "corrupted":
-                embedded = self.model.embed.forward(self.corrupted.tokens)
-                put = self.model.embed.register_forward_hook(lambda *_: embedded, prepend=True)
-                stack.callback(put.remove)
-            if patch is not None:
-                stack.enter_context(patch.applied())
+                stack.enter_context(passes.embedding_of(self.model, self.corrupted.tokens))
             kept = stack.enter_context(passes.recording(self.model, names))
-            return Seen(self.model(self.clean.tokens)[:, -1], kept)
+            if patch is not None:
+                stack.enter_context(patch.applied(reading))
+            logits = at_asked(self.model(tokens), self.clean)
+        return Seen(logits, kept)
+
+    def patched(self, patch: Patch, means: Means | None = None) -> Float[Tensor, " batch"]:
+        """Return the metric of the base run with a patch."""
+        self.read(patch, means)
+        return self.measured(self.run(self.order[1], means=means, patch=patch).logits)
+
+    def read(self, patch: Patch, means: Means | None = None) -> None:
+        """Have the receivers of a patch read their inputs in the base run, where they have not."""
+        for layer in patch.unread():
+            self.run(self.order[1], means=means, patch=patch, reading=layer)
 
 
 def _effect(pair: Pair, edges: Edges, means: Means, normalise: bool) -> tuple[Tensor, Tensor]:
@@ -198,14 +230,14 @@ def _effect(pair: Pair, edges: Edges, means: Means, normalise: bool) -> tuple[Te
     names = passes.written_points(pair.model, {*edges.senders, *edges.middle})
     clean, corrupted = pair.run("clean", names), pair.run("corrupted", names, means=means)
     source, base = (corrupted, clean) if pair.direction == "noise" else (clean, corrupted)
+    every = {layer: range(pair.model.cfg.n_heads) for layer in edges.middle}
     patch = Patch(
         pair.model,
         edges,
         source=passes.written_by(pair.model, source.kept, edges.senders),
-        frozen=passes.written_by(pair.model, base.kept, edges.middle),
+        frozen=passes.written_by(pair.model, base.kept, every),
     )
-    patched = pair.measured(pair.run(pair.order[1], means=means, patch=patch).logits)
-    before = pair.measured(base.logits)
+    patched, before = pair.patched(patch, means), pair.measured(base.logits)
     whole = pair.measured(source.logits) if normalise else before
     return patched - before, whole - before
 

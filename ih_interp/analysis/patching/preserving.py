@@ -103,7 +103,7 @@ def preserving_map(
             f"n_layers={model.cfg.n_layers}, attn_only={model.cfg.attn_only}: expected two layers "
             "of attention without MLPs; use preserving_ablation or wiring_map."
         )
-    alone = not_plain(model, parts_of(model)) is None
+    alone = batch.asks_last and not_plain(model, parts_of(model)) is None
     cells = _cells_by_linearity if alone else _cells_by_passes
     size = min(chunk_size(model, len(batch)), FAST_CHUNK) if alone else len(batch)
     heads = list(range(model.cfg.n_heads))

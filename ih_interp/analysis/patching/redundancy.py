@@ -24,13 +24,13 @@ from scipy.special import entr
 from ih_interp._columns import numbers
 from ih_interp._torch_state import plain_torch
 from ih_interp.analysis.checks import checked, checked_in_plain_torch
-from ih_interp.analysis.dynamics.trace import refuse_other_function, some_sequences, trace
+from ih_interp.analysis.dynamics.trace import refuse_other_function, sequences_of, trace
 from ih_interp.analysis.heads.pattern_scores import CHUNK
 from ih_interp.analysis.patching.wiring import wiring_map
 from ih_interp.analysis.statistics import Estimate, bootstrap
 from ih_interp.batch import Batch
+from ih_interp.checkpoints import Checkpoints
 from ih_interp.hooked_model import HookedModel
-from ih_interp.runs import Run
 from ih_interp.types import Head
 
 Values: TypeAlias = Shaped[ndarray, "..."] | Shaped[torch.Tensor, "..."]
@@ -100,7 +100,7 @@ def many_to_many(use: Values, **options: Any) -> Estimate:
 
 @checked_in_plain_torch()
 def redundancy_over_training(
-    run: Run,
+    checkpoints: Checkpoints,
     corrupt: Callable[[Batch], Batch],
     *,
     batch: Batch | None = None,
@@ -112,14 +112,14 @@ def redundancy_over_training(
 ) -> pd.DataFrame:
     """Return the redundancy of the wiring at every checkpoint, with intervals over sequences.
 
-    Columns: `step`, `sequences`, `via`, `name`, `value`, `low`, `high`. Names are "many_to_many",
-    "fan_in", "fan_out", "effective_senders L1H3" of every receiver and "effective_receivers L0H2"
-    of every sender. `options` are those of `wiring_map`. `batch` is by default, as in `trace`, a
-    fixed sample of the training split, here of at most 1,024. Raises ValueError for more sequences,
-    which go through several passes and would have several intervals.
+    Columns: `step`, `sequences` where they are known, `via`, `name`, `value`, `low`, `high`. Names
+    are "many_to_many", "fan_in", "fan_out", "effective_senders L1H3" of every receiver and
+    "effective_receivers L0H2" of every sender. `options` are those of `wiring_map`. `batch` is by
+    default, as in `trace`, a fixed sample of a run's training split, here of at most 1,024. Raises
+    ValueError for more sequences, which go through several passes and would have several intervals.
     """
     refuse_other_function(corrupt, "corrupt", "batch")
-    batch, said = some_sequences(run.task, most=CHUNK) if batch is None else (batch, "")
+    batch, said = sequences_of(checkpoints, batch, most=CHUNK)
     if len(batch) > CHUNK:
         raise ValueError(f"batch: expected at most {CHUNK} sequences, got {len(batch)}.")
     given = {"n_resamples": 200, **(bootstrap_options or {})}
@@ -134,9 +134,9 @@ def redundancy_over_training(
             for end, value in estimate._asdict().items()
         }
 
-    rows = trace(run, measure, batch=batch, steps=steps, progress=progress)
+    rows = trace(checkpoints, measure, batch=batch, steps=steps, progress=progress)
     rows[["name", "via", "end"]] = rows["name"].str.split("|", expand=True)
-    index = ["step", "sequences", "via", "name"]
+    index = [*(["step", "sequences"] if "sequences" in rows else ["step"]), "via", "name"]
     wide = rows.set_index([*index, "end"])["value"].unstack("end").reset_index()
     wide.attrs = {"batch": said} if said else {}
     return wide[[*index, "value", "low", "high"]].rename_axis(columns=None)

@@ -1,4 +1,5 @@
 import copy
+import logging
 import shutil
 import sys
 from functools import partial
@@ -33,8 +34,8 @@ def test_the_runs_own_clamps_are_in_force(clamped_run):
 
 def test_values_are_those_of_each_checkpoint(clamped_run):
     batch = clamped_run.task.enumerate("train")[:50]
-    table = ih.trace(clamped_run, ih.previous_token_score, batch=batch, steps=[2], clamps=())
-    expected = ih.previous_token_score(clamped_run.model(2), batch)
+    table = ih.trace(clamped_run, ih.heads.previous_token_score, batch=batch, steps=[2], clamps=())
+    expected = ih.heads.previous_token_score(clamped_run.model(2), batch)
     assert_close(torch.tensor(table["value"].to_list()).reshape(2, 8), expected)
 
 
@@ -68,7 +69,9 @@ def run_of_many(tmp_path_factory):
 
 
 @pytest.fixture
-def notes(caplog):
+def notes(caplog, monkeypatch):
+    # import-linter, of another test, disables every logger that is there.
+    monkeypatch.setattr(logging.getLogger("ih_interp"), "disabled", False)
     _say_once.cache_clear()
     return caplog
 

@@ -388,12 +388,13 @@ def test_other_shapes_and_lengths_are_refused(task, clean, corrupted):
         path_patch(model, clean, corrupted[:3], ["L0H1"], ["L1H0"])
     with pytest.raises(TypeError, match="senders='L0H1'"):
         path_patch(model, clean, corrupted, "L0H1", ["L1H0"])
-    model.cfg.n_key_value_heads = 1
-    with pytest.raises(ValueError, match="grouped-query"):
-        path_patch(model, clean, corrupted, ["L0H1"], ["L1H0"])
-    model.cfg.n_key_value_heads = None
-    model.cfg.use_split_qkv_input = True
-    with pytest.raises(ValueError, match="use_split_qkv_input"):
+    tokens, targets = clean.tokens, clean.target[:, None].expand(-1, 5)
+    short = torch.where(torch.arange(5) < 3, targets, -100)
+    longer, shorter = (ih.Batch(tokens, short, lengths=torch.full((N,), n)) for n in (4, 3))
+    with pytest.raises(ValueError, match="lengths"):
+        path_patch(model, longer, shorter, ["L0H1"], ["L1H0"])
+    model.cfg.use_normalization_before_and_after = True
+    with pytest.raises(ValueError, match="normalises what attention writes"):
         path_patch(model, clean, corrupted, ["L0H1"], ["L1H0"])
 
 

@@ -8,8 +8,9 @@ from torch.testing import assert_close
 
 import ih_interp as ih
 from ih_interp.analysis import _passes as passes
-from ih_interp.analysis.patching import wiring
+from ih_interp.analysis.patching import _each_edge
 from ih_interp.analysis.patching._last_layer import stands_alone
+from ih_interp.analysis.patching._upper_layers import run_alone
 from ih_interp.analysis.patching.corruptions import swap_exemplars
 from ih_interp.analysis.patching.path_patching import path_patch
 from ih_interp.analysis.patching.wiring import wiring_map, wiring_over_training
@@ -146,6 +147,20 @@ def test_under_clamps(name, direction, task, clean, corrupted):
     assert (found.effects - free.effects).abs().max() > 1e-4
 
 
+@pytest.mark.parametrize("head", ["L0H1", "L1H0", "L2H1"])
+def test_layers_above_a_clamp_run_by_themselves(head, task, clean, corrupted):
+    model = made(task, n_layers=3, attn_only=False, d_mlp=8)
+    clamp = ih.clamps.PreviousTokenAttention(heads=[head], strength=0.8)
+    options = {"sender_layer": 0, "receiver_layer": 1, "ablation": "mean", "direction": "denoise"}
+    free = wiring_map(model, clean, corrupted, per_sequence=True, **options)
+    with ih.clamped(model, [clamp], clean):
+        assert run_alone(model, 1) == (head == "L0H1")
+        expected = edge_by_edge(model, clean, corrupted, **options)
+        found = wiring_map(model, clean, corrupted, per_sequence=True, **options)
+    assert_close(found.effects, expected, rtol=0, atol=1e-9)
+    assert (found.effects - free.effects).abs().max() > 1e-5
+
+
 def test_preserved_patterns_leave_values_alone(task, clean, corrupted):
     model = made(task)
     with ih.clamped(model, [ih.clamps.Preserve(what=["patterns"])], clean):
@@ -160,7 +175,7 @@ def test_chunks_do_not_matter(task, clean, corrupted, monkeypatch):
     options = {"normalise": True, "ablation": "mean", "per_sequence": True}
     whole = wiring_map(model, clean, corrupted, **options)
     monkeypatch.setattr(passes, "CHUNK", 4)
-    monkeypatch.setattr(wiring, "FAST_CHUNK", 3)
+    monkeypatch.setattr(_each_edge, "FAST_CHUNK", 3)
     assert_close(wiring_map(model, clean, corrupted, **options).effects, whole.effects)
 
 
