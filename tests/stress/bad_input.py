@@ -79,6 +79,7 @@ BAD: tuple[Any, ...] = (
 
 GOOD: dict[str, Any] = {
     "run": RUN,
+    "checkpoints": RUN,
     "free": RUN,
     "clamped": {"x": RUN},
     "measure": ih.induction_strength,

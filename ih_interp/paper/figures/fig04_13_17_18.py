@@ -263,7 +263,8 @@ def draw_strength(table: pd.DataFrame, canvas: Canvas) -> None:
 
     for ax, (quantity, ylabel) in zip(canvas.subplots(1, 3), QUANTITIES.items(), strict=True):
         rows = table[table["quantity"] == quantity]
-        names = {n: f"seed {n}: r = {told(rows[rows['seed'] == n])}" for n in rows["seed"].unique()}
+        networks = {int(seed): rows[rows["seed"] == seed] for seed in rows["seed"].unique()}
+        names = {n: f"seed {n}: r = {told(of_seed)}" for n, of_seed in networks.items()}
         plot_strength_against(rows, ax, names=names, ylabel=ylabel)
         ax.set_title(f"{quantity.replace('_', ' ')}: r = {told(table)}")
         if quantity == "learning_time":
