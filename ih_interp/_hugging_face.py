@@ -36,7 +36,7 @@ TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "voc
 def folders_by_step(source: PathLike) -> dict[int, Path]:
     """Return the folders of a series by step: those in a folder, or those that fit a pattern.
 
-    Raises ValueError where there is none, or more than one of a step.
+    Raises FileNotFoundError where there is none, ValueError for two of one step.
     """
     path = as_path(source, "The folders of checkpoints")
     place = next((i for i, part in enumerate(path.parts) if STEP in part), None)
@@ -112,7 +112,10 @@ def load_folder(folder: Path, **options: Any) -> HookedModel:
         )
         model, info = loaded
         if lacking := sorted(info["missing_keys"]):
-            raise ValueError(f"lacks the weights {short(lacking)}; copy it again")
+            raise ValueError(
+                f"expected every weight of its config.json, and {short(lacking)} are missing; copy "
+                "the folder again"
+            )
         if any((folder / name).is_file() for name in TOKENIZERS):
             return TransformerBridge.boot_transformers(
                 str(folder), hf_model=model, dtype=model.dtype
@@ -126,13 +129,19 @@ def load_folder(folder: Path, **options: Any) -> HookedModel:
 def steps_of(name: str) -> list[int]:
     """Return the steps of a model that TransformerLens knows by name; ValueError for others."""
     try:
-        return sorted(import_module(LABELS).get_checkpoint_labels(name)[0])
-    except ValueError:
+        labels, unit = import_module(LABELS).get_checkpoint_labels(name)
+    except (ValueError, IndexError):
         raise ValueError(
             f"{name!r} is no folder here, and no model of which TransformerLens knows checkpoints: "
             'expected one, such as "pythia-70m", or a folder with a folder per step. For others '
             "write a function of the step: ih.ModelSeries(load, steps=[...])."
         ) from None  # which lists every model
+    if unit != "step":
+        raise ValueError(
+            f"{name!r} counts its checkpoints in {unit}s: expected updates; write a function of "
+            "the step, ih.ModelSeries(load, steps=[...])."
+        )
+    return sorted(labels)
 
 
 def load_named(name: str, step: int, **options: Any) -> HookedModel:
@@ -152,7 +161,7 @@ def load_named(name: str, step: int, **options: Any) -> HookedModel:
 
 @contextlib.contextmanager
 def _quietly() -> Generator[None]:
-    """Load without a bar and a printed line per checkpoint; warnings stay."""
+    """Return a block in which loading shows no bar and prints nothing; warnings stay."""
     from transformers.utils import logging
 
     had_bar = logging.is_progress_bar_enabled()

@@ -21,7 +21,7 @@ from transformer_lens.hook_points import HookPoint
 from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 from transformer_lens.utilities.typed_module_list import TypedModuleList
 
-from ih_interp.hooked_model import HAS_HOOKED_TRANSFORMERS, HookedModel
+from ih_interp.hooked_model import HAS_HOOKED_TRANSFORMERS, HookedModel, is_bridge
 from ih_interp.model import FewShotEmbed
 
 NORMS: dict[str | None, type[nn.Module]] = {None: nn.Identity}
@@ -135,6 +135,19 @@ def refuse_unfit_weights(model: HookedModel) -> None:
             f"The model's weights are {first.dtype} and cfg.dtype is {cfg.dtype}, as after "
             f"model.half(): expected the same; write model.to({first.dtype}), which changes both."
         )
+    if is_bridge(model) and _drops_out(cast(Any, model).original_model):
+        raise ValueError(
+            "The model is in training mode and has dropout, which would draw its numbers at "
+            "random: expected evaluation mode; call model.eval()."
+        )
+
+
+def _drops_out(original: nn.Module) -> bool:
+    """Return whether a model of another library leaves out activations at random now."""
+    settings = vars(getattr(original, "config", object)).items()
+    shares = [v for name, v in settings if "drop" in name and isinstance(v, float)]
+    modules = [part.p for part in original.modules() if isinstance(part, nn.Dropout)]
+    return original.training and any(share > 0 for share in (*shares, *modules))
 
 
 def refuse_other_names(model: HookedModel) -> None:

@@ -62,7 +62,8 @@ class Layout:
 
 
 Answers: TypeAlias = Bool[Tensor, "batch query key"]
-"""For every position that attends, the keys that are meant; all False where nothing is asked."""
+"""True at the keys that hold the answer to a query (or are its candidates); all False where nothing
+is asked."""
 
 
 class Roles(Protocol):

@@ -19,7 +19,7 @@ from ih_interp import _hugging_face as hugging_face
 from ih_interp._config_base import short
 from ih_interp._expect import expect, integer, once_each, with_article
 from ih_interp._torch_state import plain_torch
-from ih_interp.hooked_model import HookedModel, expect_model
+from ih_interp.hooked_model import HookedModel, expect_model, is_bridge
 from ih_interp.storage.atomic import PathLike, as_path
 
 Source: TypeAlias = HookedModel | Mapping[str, Tensor] | PathLike
@@ -82,8 +82,12 @@ class ModelSeries:
     ) -> None:
         self._source, self.steps = _sources(models, steps)
         self._are_held = isinstance(models, Mapping)
-        if build is not None and not callable(build):
-            raise TypeError(f"build={build!r}: expected a function that makes a model; lambda: ...")
+        if build is not None and (not callable(build) or isinstance(build, HookedModel)):
+            came = with_article(type(build).__name__)
+            raise TypeError(
+                f"build={short(build)}: expected a function that makes a model, got {came}; "
+                "write lambda: ..."
+            )
         self._build = build
         self._options: dict[str, Any] = {}  # of Hugging Face folders
         self.sequences_per_step = sequences_per_step
@@ -292,12 +296,13 @@ def _as_state(where: str, source: Any) -> Mapping[str, Tensor]:
 def _load(model: HookedModel, state: Mapping[str, Tensor], where: str) -> None:
     """Write weights into a model; ValueError unless they are all of its parameters and no more."""
     try:
-        result = model.load_state_dict(state, strict=False)
+        # A bridge knows other names of its weights, and says itself what is missing.
+        result = model.load_state_dict(state, strict=is_bridge(model))
     except RuntimeError as error:
         words = " ".join(str(error).split())
         raise ValueError(f"{where} does not fit the model that build() makes: {words}") from error
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    lacking = sorted(parameters & {*result.missing_keys})
+    lacking = [] if is_bridge(model) else sorted(parameters & {*result.missing_keys})
     unknown = sorted(result.unexpected_keys)
     if lacking or unknown:
         raise ValueError(

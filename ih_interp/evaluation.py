@@ -20,7 +20,7 @@ from ih_interp._stock import refuse_unfit_weights
 from ih_interp._torch_state import plain_torch
 from ih_interp.batch import NOT_ASKED, Batch
 from ih_interp.clamps import AbstractClamp, clamped
-from ih_interp.clamps._active import pass_size
+from ih_interp.clamps._active import rows_per_pass
 from ih_interp.clamps.schedules import Metrics
 from ih_interp.config import RunConfig
 from ih_interp.hooked_model import HookedModel, expect_model
@@ -50,6 +50,10 @@ The function returns one number per asked position, `[asked]`. Where only the la
 `[batch, token]` and `[batch]`; `batch.asked_rows` says where the rows stand.
 """
 
+NO_FOILS = (
+    "logit_difference: these are plain tokens: expected foils, the tokens to compare the target "
+    "with; write ih.Batch(tokens, targets, foils=...), or metric='logit' or 'loss'."
+)
 SCALES: tuple[Scale, ...] = get_args(Scale)
 LOWER_IS_BETTER: tuple[Scale, ...] = ("loss", "in_context_loss")
 
@@ -184,9 +188,12 @@ def sequence_metrics(logits: Float[Tensor, "batch pos token"], batch: Batch) -> 
     labels (`use_context_prob` in the published code). Other sequences have loss and accuracy, and
     the metrics of their task.
     """
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        logits = logits.float()
     if batch.is_few_shot:
-        definitions = _definitions(logits[:, -1], batch)
-        return SequenceMetrics({name: definitions[name]() for name in METRICS})
+        rows = logits[:, -1] if batch.asks_last else at_asked(logits, batch)
+        definitions = _definitions(rows, batch)
+        return SequenceMetrics({n: _by_sequence(definitions[n](), batch) for n in METRICS})
     targets = batch.targets[:, -logits.shape[1] :]
     asked = targets != NOT_ASKED
     target, n_asked = torch.where(asked, targets, 0), asked.sum(dim=1)
@@ -232,6 +239,8 @@ def measured(
         return _by_sequence(torch.stack(values).reshape(logits.shape[:-1]), batch)
     if metric not in SCALES:
         raise ValueError(f"metric={metric!r}: expected one of {', '.join(SCALES)}.")
+    if metric == "logit_difference" and batch.foils is None and not batch.is_few_shot:
+        raise ValueError(NO_FOILS)
     return _by_sequence(_definitions(logits, batch)[metric](), batch)
 
 
@@ -306,8 +315,9 @@ def evaluate(
 ) -> SequenceMetrics:
     """Return the metrics of every sequence under clamps; `step` and `metrics` as in `clamped`.
 
-    At most `chunk` sequences go through a pass, or all of them inside a `clamped` block that was
-    made for them. `evaluate(model, batch).mean()` gives the means, `.table()` one row per sequence.
+    At most `chunk` sequences go through a pass, fewer that are long, or all of them inside a
+    `clamped` block that was made for them. `evaluate(model, batch).mean()` gives the means,
+    `.table()` one row per sequence.
     """
     expect_model(model)
     expect(batch, Batch, "The batch", "give the Batch itself, not its tokens")
@@ -317,7 +327,7 @@ def evaluate(
     refuse_unfit_weights(model)
     refuse_other_sequences(model, batch)
     parts: list[SequenceMetrics] = []
-    for part in batch.split(pass_size(model, len(batch), chunk)):
+    for part in batch.split(rows_per_pass(model, batch.tokens, chunk)):
         with clamped(model, clamps, part, step=step, metrics=metrics):
             parts.append(sequence_metrics(model(part.tokens), part))
     return SequenceMetrics({name: torch.cat([part[name] for part in parts]) for name in parts[0]})

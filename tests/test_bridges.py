@@ -112,3 +112,21 @@ def test_weights_in_half_precision_have_to_be_those_of_cfg():
     model.original_model.half()
     with pytest.raises(ValueError, match="dtype"):
         ih.evaluate(model, Batch(tokens, tokens[:, 0]))
+
+
+def test_a_bridge_that_drops_out_is_refused_and_measured_after_eval():
+    import transformers
+    from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+
+    config = transformers.GPT2Config(
+        vocab_size=20, n_embd=16, n_layer=1, n_head=2, n_positions=8, resid_pdrop=0.1
+    )
+    original = transformers.GPT2LMHeadModel(config).train()
+    model = build_bridge_from_module(original, "GPT2LMHeadModel", hf_config=config)
+    batch = ih.Batch(torch.arange(12).reshape(2, 6), torch.tensor([1, 2]))
+    with pytest.raises(ValueError, match="dropout"):
+        ih.evaluate(model, batch)
+    with pytest.raises(ValueError, match="dropout"):
+        ih.coalitions(model, batch, ["L0H0", "L0H1"], metric="loss")
+    model.eval()
+    assert torch.equal(ih.evaluate(model, batch).loss, ih.evaluate(model, batch).loss)

@@ -16,8 +16,7 @@ from torch import Tensor
 from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 
 from ih_interp._stock import n_hooks, other_module
-from ih_interp.analysis.heads.pattern_scores import CHUNK
-from ih_interp.clamps._active import active, pass_size
+from ih_interp.clamps._active import active
 from ih_interp.clamps.base import Shape, head_mask
 from ih_interp.hooked_model import HookedModel
 from ih_interp.types import HeadName, parse_heads
@@ -39,11 +38,6 @@ Means: TypeAlias = Mapping[int, tuple[Sequence[int], Tensor]]
 
 CUT = re.compile(r"blocks\.(?P<layer>\d+)\.hook_(attn_out|resid_(?P<kind>mid|post|pre))")
 """Points at which a clamp that replaces the stream cuts every path through it."""
-
-
-def chunk_size(model: HookedModel, n_sequences: int, most: int | None = None) -> int:
-    """Return how many sequences go through a pass of the analysis, or at most so many."""
-    return pass_size(model, n_sequences, CHUNK if most is None else most)
 
 
 def inputs_named(via: str | Sequence[str]) -> tuple[Input, ...]:
@@ -125,9 +119,15 @@ def written_by(
     return {layer: kept[written_at(model, layer)][:, :, list(heads[layer])] for layer in heads}
 
 
-def refuse_unequal(expected: Tensor, found: Tensor, what: str) -> None:
-    """Raise ValueError, beginning with `what`, where two tensors differ by more than rounding."""
-    coarse = max(torch.finfo(expected.dtype).eps, torch.finfo(found.dtype).eps)
+def refuse_unequal(
+    expected: Tensor, found: Tensor, what: str, dtype: torch.dtype | None = None
+) -> None:
+    """Raise ValueError, beginning with `what`, where two tensors differ by more than rounding.
+
+    `dtype` is that in which they were computed, if they have been converted since.
+    """
+    types = (expected.dtype, found.dtype, dtype or found.dtype)
+    coarse = max(torch.finfo(each).eps for each in types)
     expected, found = expected.detach().double(), found.detach().double()
     allowed = coarse**0.7 * max(float(expected.abs().max()), float(found.abs().max()))
     if not bool(((expected - found).abs() <= allowed).all()):
@@ -183,7 +183,7 @@ def embedding_of(model: HookedModel, tokens: Int[Tensor, "batch pos"]) -> Genera
 
 @contextmanager
 def whole_blocks(model: HookedModel, first: int, last: int) -> Generator[None]:
-    """Refuse passes in the block in which the stream is not the sum of what blocks write to it.
+    """Refuse, inside a `with`, passes whose stream is not the sum of what layers write to it.
 
     Blocks from `first` up to `last`, where receivers read, are checked, and clamps between them.
     """

@@ -97,7 +97,7 @@ def checked(remedy: str = "") -> Callable[[Callable[Given, Result]], Callable[Gi
             try:
                 bound = signature.bind(*args, **kwargs)
             except TypeError as error:
-                name, names = getattr(function, "__name__", ""), ", ".join(signature.parameters)
+                name, names = getattr(function, "__name__", ""), _listed(signature)
                 hint = f"; {remedy}" if remedy else ""
                 raise TypeError(f"{name} takes ({names}): {error}{hint}.") from None
             hints = hints_of()
@@ -112,6 +112,15 @@ def checked(remedy: str = "") -> Callable[[Callable[Given, Result]], Callable[Gi
         return call
 
     return decorate
+
+
+def _listed(signature: inspect.Signature) -> str:
+    """Return the names of parameters; those behind a star are given by name."""
+    names = list(signature.parameters)
+    kinds = [parameter.kind for parameter in signature.parameters.values()]
+    if inspect.Parameter.KEYWORD_ONLY in kinds and inspect.Parameter.VAR_POSITIONAL not in kinds:
+        names.insert(kinds.index(inspect.Parameter.KEYWORD_ONLY), "*")
+    return ", ".join(names)
 
 
 def checked_in_plain_torch(

@@ -17,6 +17,9 @@ from ih_interp.batch import Batch
 from ih_interp.clamps.base import AbstractClamp, GradientMode, Hook
 from ih_interp.hooked_model import HookedModel, is_bridge
 
+CHUNK = 1_024  # sequences per pass: the activations of more leave the processor's cache
+LARGEST = 2**28  # numbers in an activation of a pass, 1 GiB in single precision
+
 
 class _Off:
     """A stand-in for a clamp's hook on a copy of the model: it does nothing."""
@@ -66,7 +69,7 @@ class Active:
     """Whether the model runs without it, for a pass that another clamp reads."""
     fired: set[str] = field(default_factory=set[str])
     passing: set[str] = field(default_factory=set[str])
-    """Points that were reached in a pass whose later ones are still to come."""
+    """Points that have fired in this pass, until their layer's hook_z is reached."""
     changed: bool = False
     frozen: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     """Masks of parameters that get no gradient."""
@@ -167,9 +170,16 @@ def active(model: HookedModel) -> tuple[Active, ...]:
     return _ACTIVE.get(model, ())
 
 
-def pass_size(model: HookedModel, n_sequences: int, most: int) -> int:
-    """Return how many sequences go through one pass: all, under clamps made for a batch."""
-    return n_sequences if any(one.is_bound for one in active(model)) else most
+def rows_per_pass(model: HookedModel, tokens: Tensor, most: int | None = None) -> int:
+    """Return how many sequences go through one pass: at most so many, fewer that are long.
+
+    Fewer too where logits are many; all of them under clamps made for a batch.
+    """
+    if any(one.is_bound for one in active(model)):
+        return len(tokens)
+    cfg, n_positions = model.cfg, tokens.shape[1]
+    widest = n_positions * max(cfg.d_vocab_out, cfg.n_heads * n_positions)
+    return min(CHUNK if most is None else most, max(1, LARGEST // widest))
 
 
 def refuse_removed(model: HookedModel) -> None:

@@ -231,7 +231,7 @@ def loosen_views(graph: GraphModule) -> None:
 def compare_for_nan(graph: GraphModule) -> None:
     """Ask long rows for NaN as what differs from itself: `isnan` is compiled number by number."""
     for node in graph.graph.nodes:
-        if node.target is aten.isnan.default and shape_of(node)[-1] > TINY:
+        if node.target is aten.isnan.default and (shape_of(node) or (0,))[-1] > TINY:
             node.target, node.args = aten.ne.Tensor, (node.args[0], node.args[0])
     graph.recompile()
 

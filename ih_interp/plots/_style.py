@@ -229,8 +229,8 @@ def conditions_of(
 
 
 def head_place(name: object) -> Head:
-    """Return layer and head of a head's name, from 0; raise ValueError for another name."""
-    return Head.parse(str(name))  # a missing name is refused as well
+    """Return layer and head of a name, "L1H3" or "L1KV0", from 0; ValueError for another."""
+    return Head.parse(str(name).replace("KV", "H"))  # a missing name is refused as well
 
 
 def head_colour(name: str) -> str:

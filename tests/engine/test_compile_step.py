@@ -81,7 +81,7 @@ def test_what_cannot_be_a_step_is_refused(plain):
     model, _ = plain
     with pytest.raises(ValueError, match="L5H0"):
         ih.compile_step(model, clamps=[ih.clamps.AblateHeads(heads=["L5H0"])])
-    with pytest.raises(TypeError, match="HookedTransformer"):
+    with pytest.raises(TypeError, match="Hooked"):
         ih.compile_step(torch.nn.Linear(2, 2))
     step = ih.compile_step(model)
     with pytest.raises(ValueError, match=r"\[0, 11\)"):

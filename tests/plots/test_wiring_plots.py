@@ -128,3 +128,17 @@ def test_what_is_not_in_the_table_is_refused():
 def test_inputs_can_be_told_apart_without_colour():
     assert len({line.dash for line in VIA_LINES.values()}) == len(VIA_LINES)
     assert all(mpl.colors.is_color_like(line.colour) for line in VIA_LINES.values())
+
+
+def test_key_value_heads_are_drawn_by_their_names():
+    table = pd.DataFrame(
+        {
+            "via": "k",
+            "sender": ["L0H0", "L0H1"] * 2,
+            "receiver": ["L1KV1", "L1KV1", "L1KV0", "L1KV0"],
+            "effect": [0.1, 0.2, 0.3, 0.4],
+            "use": [0.1, 0.2, 0.3, 0.4],
+        }
+    )
+    ax = plot_wiring(table)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["L1KV0", "L1KV1"]

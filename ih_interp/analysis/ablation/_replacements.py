@@ -8,8 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ih_interp.analysis._passes import Ablation, recording
-from ih_interp.analysis.heads.pattern_scores import rows_per_pass
 from ih_interp.batch import Batch
+from ih_interp.clamps._active import rows_per_pass
 from ih_interp.hooked_model import HookedModel
 from ih_interp.types import Head
 
@@ -32,7 +32,8 @@ def replacement(
                 "reference: expected None with ablation='zero', which reads none; drop it, or "
                 "write ablation='mean' or 'resample'."
             )
-        return torch.zeros(1, n_positions, len(heads), model.cfg.d_head).expand(n, -1, -1, -1)
+        zeros = torch.zeros(1, n_positions, len(heads), model.cfg.d_head)
+        return zeros.to(batch.tokens.device).expand(n, -1, -1, -1)
     rows = n if ablation == "resample" else len(source)
     if source.tokens.shape != (rows, n_positions):
         raise ValueError(

@@ -25,9 +25,10 @@ from torch import Tensor
 from ih_interp._stock import not_plain, parts_of
 from ih_interp.analysis._passes import Ablation, put_heads, recording
 from ih_interp.analysis.ablation._replacements import Replacement, replacement
-from ih_interp.analysis.heads.pattern_scores import CHUNK, in_single, rows_per_pass
+from ih_interp.analysis.heads.pattern_scores import in_single
 from ih_interp.analysis.patching._last_layer import final_norm
 from ih_interp.batch import Batch
+from ih_interp.clamps._active import CHUNK, rows_per_pass
 from ih_interp.clamps.base import Hook, Shape, head_mask
 from ih_interp.evaluation import Metric, at_asked, measured
 from ih_interp.hooked_model import HookedModel

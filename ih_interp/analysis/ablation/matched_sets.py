@@ -99,7 +99,7 @@ def matched_random_sets(
         random=float(effects.mean()),
         low=float(low),
         high=float(high),
-        share=(1 + hurt_as_much) / (1 + len(effects)) if np.isfinite(effect) else math.nan,
+        share=(1 + hurt_as_much) / (1 + len(effects)) if np.isfinite(found).all() else math.nan,
         n_sets=len(effects),
     )
 

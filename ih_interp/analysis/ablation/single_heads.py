@@ -21,10 +21,10 @@ from torch import Tensor
 from ih_interp.analysis.ablation._subset_passes import subset_values
 from ih_interp.analysis.checks import Seed, checked_in_plain_torch
 from ih_interp.analysis.heads.attention import answered_queries, induction_strength
-from ih_interp.analysis.heads.pattern_scores import rows_per_pass
 from ih_interp.analysis.statistics import Estimate, bootstrap
 from ih_interp.batch import Batch
 from ih_interp.clamps import Shape, clamped
+from ih_interp.clamps._active import rows_per_pass
 from ih_interp.clamps.base import head_mask
 from ih_interp.clamps.subcircuits import match
 from ih_interp.evaluation import Metric, metric_name, parse_metrics

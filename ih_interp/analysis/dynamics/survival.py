@@ -220,6 +220,7 @@ def emergence_summary(
     median's interval covers. By default `horizon` is the earliest end of a censored run, or the
     latest time.
     """
+    columns.time_unit(times)  # of one kind
     keys = columns.key_columns(by, *SUMMARY)
     conditions = _conditions(times, keys)
     every = [c for _, found in conditions for c in found]
@@ -264,6 +265,7 @@ def crossings_by_seed(times: pd.DataFrame) -> dict[int, Crossing]:
     Raises ValueError for a seed that is missing, not a whole number, or there twice.
     """
     columns.refuse_columns(times, ["seed", "time", "observed"])
+    columns.time_unit(times)  # of one kind
     found = _crossings(times)
     columns.refuse_seeds(times["seed"].tolist())
     seeds = columns.finite(times["seed"], "The column 'seed'")

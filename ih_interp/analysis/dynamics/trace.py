@@ -17,10 +17,11 @@ from ih_interp._expect import expect
 from ih_interp._sequences import refuse_other_sequences
 from ih_interp._stock import n_hooks, parts_of
 from ih_interp.analysis.checks import checked_in_plain_torch, shown
-from ih_interp.analysis.heads.pattern_scores import CHUNK, by_head
+from ih_interp.analysis.heads.pattern_scores import by_head
 from ih_interp.batch import Batch
 from ih_interp.checkpoints import Checkpoints, ModelSeries, weights_digest
 from ih_interp.clamps import AbstractClamp, clamped
+from ih_interp.clamps._active import rows_per_pass
 from ih_interp.hooked_model import HookedModel, is_bridge
 from ih_interp.runs import Run
 from ih_interp.tasks.base import Task, drawn
@@ -258,7 +259,7 @@ def _means(
 ) -> dict[str, float]:
     """Return the measure's numbers by name, chunk by chunk, each under the clamps of `apply`."""
     total: dict[str, float] = {}
-    for part in batch.split(CHUNK):
+    for part in batch.split(rows_per_pass(model, batch.tokens)):
         with apply(batch=part):
             values = _named(measure(model, part), len(part))
         if total and values.keys() != total.keys():

@@ -176,7 +176,7 @@ def _check_against_a_pass(weights: Weights) -> None:
     Embeddings, queries, keys and values (before they are turned), what heads write and what blocks
     add to the stream, and the logits are compared with those of the weights.
     """
-    model, cfg = weights.model, weights.model.cfg
+    model, cfg, own = weights.model, weights.model.cfg, weights.model.W_U.dtype
     tokens = torch.arange(min(4, cfg.d_vocab, cfg.n_ctx), device=model.W_U.device)[None]
     layers, every = range(cfg.n_layers), ("hook_pos_embed", "ln_final.hook_in")
     names = [*every, *(f"blocks.{layer}.{name}" for layer in layers for name in OF_BLOCK)]
@@ -186,18 +186,20 @@ def _check_against_a_pass(weights: Weights) -> None:
         raise ValueError(f"A pass shows no {missing[0]}, so that {REASON}.")
     kept = {name: in_single(values) for name, values in kept.items()}
     start = in_single(model.W_E[tokens]) + kept.get("hook_pos_embed", 0)
-    refuse_unequal(start, kept["blocks.0.hook_resid_pre"], "The stream does not begin with W_E")
+    refuse_unequal(
+        start, kept["blocks.0.hook_resid_pre"], "The stream does not begin with W_E", own
+    )
     for layer in layers:
         _check_block(weights, layer, {n: kept.get(f"blocks.{layer}.{n}") for n in OF_BLOCK})
     last = _with_shift(model, kept["ln_final.hook_in"], getattr(model, "ln_final", None))
     found = last @ in_single(model.W_U) + in_single(model.unembed.b_U)
     if cfg.output_logits_soft_cap <= 0:
-        refuse_unequal(found, logits, "The logits are not the last norm's output times W_U")
+        refuse_unequal(found, logits, "The logits are not the last norm's output times W_U", own)
 
 
 def _check_block(weights: Weights, layer: int, kept: dict[str, Any]) -> None:
     """Refuse a block that computes something else than its weights say (ValueError)."""
-    model, block = weights.model, weights.model.blocks[layer]
+    model, block, own = weights.model, weights.model.blocks[layer], weights.model.W_U.dtype
     read = _with_shift(model, kept["hook_resid_pre"], block.ln1)
     for letter in "QKV":
         found = torch.einsum("bpd,hdk->bphk", read, weights.of(f"W_{letter}", layer))
@@ -206,14 +208,14 @@ def _check_block(weights: Weights, layer: int, kept: dict[str, Any]) -> None:
         if bias is not None:
             found = found + in_single(bias).repeat_interleave(model.cfg.n_heads // len(bias), dim=0)
         what = f"What heads of layer {layer} read is not the norm's output times W_{letter}"
-        refuse_unequal(found, there.repeat_interleave(n_copies, dim=2), what)
+        refuse_unequal(found, there.repeat_interleave(n_copies, dim=2), what, own)
     added = torch.einsum("bphk,hkd->bpd", kept["attn.hook_z"], weights.of("W_O", layer))
     added = added if block.attn.b_O is None else added + in_single(block.attn.b_O)
     after = kept["hook_resid_pre"] + added
     if kept["hook_mlp_out"] is not None:
         after = after + kept["hook_mlp_out"]
     what = f"What layer {layer} adds to the stream is not z W_O and the MLP's output"
-    refuse_unequal(after, kept["hook_resid_post"], what)
+    refuse_unequal(after, kept["hook_resid_post"], what, own)
 
 
 def _with_shift(model: HookedModel, rows: Tensor, norm: Any) -> Tensor:

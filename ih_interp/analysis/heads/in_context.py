@@ -13,8 +13,9 @@ from torch import Tensor
 
 from ih_interp._sequences import refuse_outside
 from ih_interp.analysis.checks import Within, checked_in_plain_torch
-from ih_interp.analysis.heads.pattern_scores import Sequences, in_single, rows_per_pass
+from ih_interp.analysis.heads.pattern_scores import Sequences, in_single
 from ih_interp.batch import NOT_ASKED, Batch
+from ih_interp.clamps._active import rows_per_pass
 from ih_interp.hooked_model import HookedModel
 
 ASKED = "give Batch(tokens[:, :-1], tokens[:, 1:]), or tokens"

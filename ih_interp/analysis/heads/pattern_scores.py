@@ -16,7 +16,7 @@ from transformer_lens.hook_points import HookPoint
 
 from ih_interp.analysis.checks import checked_in_plain_torch
 from ih_interp.batch import Batch
-from ih_interp.clamps._active import active, pass_size
+from ih_interp.clamps._active import active, rows_per_pass
 from ih_interp.hooked_model import HookedModel
 from ih_interp.types import Head, Pattern, Tokens
 
@@ -30,8 +30,6 @@ LayerScore: TypeAlias = Callable[[Tensor, int, slice], Tensor]
 """Maps a layer's activation, the layer, and the slice of sequences to `[batch, head]`."""
 
 BY_NAME = "give scores by name, {'induction': induction_strength(...)}"
-CHUNK = 1_024  # sequences per pass: the activations of more leave the processor's cache
-LARGEST = 2**28  # numbers in an activation of a pass, 1 GiB in single precision
 
 
 @checked_in_plain_torch("score is a function of (pattern, rows)")
@@ -120,16 +118,6 @@ def present_in(batch: Sequences) -> Bool[Tensor, "batch pos"]:
 def in_single(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Return numbers in single precision at least: sums and norms in half lose digits."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
-def rows_per_pass(model: HookedModel, tokens: Tokens) -> int:
-    """Return how many sequences go through a pass: 1,024, or fewer that are long.
-
-    Fewer too where logits are many; all of them under clamps made for a batch.
-    """
-    cfg, n_positions = model.cfg, tokens.shape[1]
-    widest = n_positions * max(cfg.d_vocab_out, cfg.n_heads * n_positions)
-    return pass_size(model, len(tokens), min(CHUNK, max(1, LARGEST // widest)))
 
 
 def each_chunk(

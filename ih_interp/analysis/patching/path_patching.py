@@ -18,6 +18,7 @@ from ih_interp.analysis._passes import Ablation, HeadsOf, Means
 from ih_interp.analysis.checks import Positive, checked_in_plain_torch
 from ih_interp.analysis.patching._patched_pass import Edges, Patch
 from ih_interp.batch import Batch
+from ih_interp.clamps._active import rows_per_pass
 from ih_interp.evaluation import Metric, at_asked, measured
 from ih_interp.hooked_model import HookedModel
 from ih_interp.types import HeadName
@@ -152,7 +153,7 @@ class Pair:
 
     def split(self, most: int | None = None) -> "list[Pair]":
         """Return pairs of as many sequences as one pass takes, or of at most so many."""
-        size = passes.chunk_size(self.model, len(self.clean), most)
+        size = rows_per_pass(self.model, self.clean.tokens, most)
         batches = zip(self.clean.split(size), self.corrupted.split(size), strict=True)
         return [replace(self, clean=clean, given=corrupted) for clean, corrupted in batches]
 

@@ -18,12 +18,13 @@ from torch import Tensor
 
 from ih_interp._reprs import short_repr
 from ih_interp._stock import not_plain, parts_of
-from ih_interp.analysis._passes import chunk_size, into_stream, recording
+from ih_interp.analysis._passes import into_stream, recording
 from ih_interp.analysis.ablation._subset_passes import times
 from ih_interp.analysis.checks import Within, checked_in_plain_torch
 from ih_interp.analysis.patching._last_layer import LastRow
 from ih_interp.batch import Batch
 from ih_interp.clamps import AblateHeads, Preserve
+from ih_interp.clamps._active import rows_per_pass
 from ih_interp.evaluation import SequenceMetrics, evaluate, measured
 from ih_interp.hooked_model import HookedModel
 from ih_interp.types import Head, HeadName, parse_heads
@@ -105,7 +106,7 @@ def preserving_map(
         )
     alone = batch.asks_last and not_plain(model, parts_of(model)) is None
     cells = _cells_by_linearity if alone else _cells_by_passes
-    size = min(chunk_size(model, len(batch)), FAST_CHUNK) if alone else len(batch)
+    size = min(rows_per_pass(model, batch.tokens), FAST_CHUNK) if alone else len(batch)
     heads = list(range(model.cfg.n_heads))
     columns = ([h] if keep == "one" else [o for o in heads if o != h] for h in heads)
     left = [heads, *columns]  # senders that are left: all, then those of every column of the map
@@ -128,7 +129,7 @@ def preserving_ablation(
     """
     what = (preserve,) if isinstance(preserve, str) else tuple(preserve)
     clamps = [Preserve(what=what), AblateHeads(heads=parse_heads(heads))]
-    return evaluate(model, batch, clamps, chunk=chunk_size(model, len(batch)))
+    return evaluate(model, batch, clamps, chunk=rows_per_pass(model, batch.tokens))
 
 
 @checked_in_plain_torch()
@@ -144,7 +145,7 @@ def direct_path_removed(
     """
     heads = [Head(layer, head) for head in range(model.cfg.n_heads)]
     without = preserving_ablation(model, batch, heads, preserve=("patterns", "values"))
-    whole = evaluate(model, batch, chunk=chunk_size(model, len(batch)))
+    whole = evaluate(model, batch, chunk=rows_per_pass(model, batch.tokens))
     found = {name: getattr(without, name) for name in SCALES}
     return PerSequence(found | {f"{n}_change": found[n] - getattr(whole, n) for n in SCALES})
 
@@ -159,7 +160,7 @@ def _cells_by_passes(
         silent += [Head(1, h) for h in heads if h != receiver]
         ablated = [AblateHeads(heads=tuple(silent))] if silent else []
         clamps = [Preserve(what=(preserve,)), *ablated]
-        found = evaluate(model, batch, clamps, chunk=chunk_size(model, len(batch)))
+        found = evaluate(model, batch, clamps, chunk=rows_per_pass(model, batch.tokens))
         cells.append(torch.stack([found.accuracy, found.loss]))
     return torch.stack(cells, dim=1).unflatten(1, (len(heads), len(left)))
 

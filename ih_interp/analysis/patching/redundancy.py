@@ -24,12 +24,12 @@ from scipy.special import entr
 from ih_interp._columns import numbers
 from ih_interp._torch_state import plain_torch
 from ih_interp.analysis.checks import checked, checked_in_plain_torch
-from ih_interp.analysis.dynamics.trace import refuse_other_function, sequences_of, trace
-from ih_interp.analysis.heads.pattern_scores import CHUNK
+from ih_interp.analysis.dynamics.trace import as_series, refuse_other_function, sequences_of, trace
 from ih_interp.analysis.patching.wiring import Wiring, wiring_map
 from ih_interp.analysis.statistics import Estimate, bootstrap
 from ih_interp.batch import Batch
 from ih_interp.checkpoints import Checkpoints
+from ih_interp.clamps._active import CHUNK
 from ih_interp.hooked_model import HookedModel
 from ih_interp.types import Head
 
@@ -114,12 +114,13 @@ def redundancy_over_training(
 
     Columns: `step`, `sequences` where they are known, `via`, `name`, `value`, `low`, `high`. Names
     are "many_to_many", "fan_in", "fan_out", "effective_senders L1H3" of every receiver and
-    "effective_receivers L0H2" of every sender. `options` are those of `wiring_map`. `batch` is by
-    default, as in `trace`, a fixed sample of a run's training split, here of at most 1,024. Raises
+    "effective_receivers L0H2" of every sender; the first three need two receivers, and are left out
+    where there is one key-value head. `options` are those of `wiring_map`. `batch` is by default,
+    as in `trace`, a fixed sample of a run's training split, here of at most 1,024. Raises
     ValueError for more sequences, which go through several passes and would have several intervals.
     """
     refuse_other_function(corrupt, "corrupt", "batch")
-    batch, said = sequences_of(checkpoints, batch, most=CHUNK)
+    batch, said = sequences_of(as_series(checkpoints), batch, most=CHUNK)
     if len(batch) > CHUNK:
         raise ValueError(f"batch: expected at most {CHUNK} sequences, got {len(batch)}.")
     given = {"n_resamples": 200, **(bootstrap_options or {})}
@@ -142,7 +143,9 @@ def redundancy_over_training(
 
 
 def _named(wiring: Wiring, via: str, options: dict[str, Any]) -> dict[str, Estimate]:
-    use, whole = wiring.through(via), (many_to_many, fan_in, fan_out)
+    use = wiring.through(via)
+    # One key-value head for all leaves nothing to spread over.
+    whole = (many_to_many, fan_in, fan_out) if min(use.shape[-2:]) > 1 else ()
     found = {measure.__name__: measure(use, **options) for measure in whole}
     senders = [str(Head(wiring.sender_layer, head)) for head in range(use.shape[-2])]
     each = ((wiring.receivers(via), effective_senders), (senders, effective_receivers))

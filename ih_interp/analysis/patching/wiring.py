@@ -86,6 +86,9 @@ class Wiring:
 class Wirings(dict[tuple[int, int], Wiring]):
     """The wiring of pairs of layers, by the layers of senders and receivers."""
 
+    def __missing__(self, layers: object) -> Wiring:
+        raise KeyError(f"{layers!r}: expected a pair that was measured, {list(self)}.")
+
     def table(self) -> pd.DataFrame:
         """Return one row per edge of every pair, as `Wiring.table` does."""
         return pd.concat([wiring.table() for wiring in self.values()], ignore_index=True)

@@ -183,8 +183,8 @@ def test_a_cycle_visits_everybody_and_never_itself():
 def test_chunks_of_sequences_and_subsets_do_not_matter(model, task, monkeypatch):
     batch = task.sample("train", 50, generator=torch.Generator().manual_seed(0))
     whole = coalitions(model, batch, MIXED, per_sequence=True, ablation="resample", freeze_ln=True)
-    for name, size in (("heads.pattern_scores", 16), ("ablation._subset_passes", 7)):
-        monkeypatch.setattr(sys.modules[f"ih_interp.analysis.{name}"], "CHUNK", size)
+    for name, size in (("clamps._active", 16), ("analysis.ablation._subset_passes", 7)):
+        monkeypatch.setattr(sys.modules[f"ih_interp.{name}"], "CHUNK", size)
     monkeypatch.setattr("ih_interp.analysis.ablation._subset_passes.BLOCK", 100)
     parts = coalitions(model, batch, MIXED, per_sequence=True, ablation="resample", freeze_ln=True)
     assert_allclose(parts.values, whole.values, atol=1e-6)

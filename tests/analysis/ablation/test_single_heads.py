@@ -176,7 +176,7 @@ def test_accuracy_by_label_equals_counting(perfect, spread, batch):
 def test_chunks_do_not_matter(spread, task, monkeypatch):
     batch = task.sample("train", 40, generator=torch.Generator().manual_seed(0))
     whole = ablate_each_head(spread, batch, perfect_match=True)
-    monkeypatch.setattr("ih_interp.analysis._passes.CHUNK", 16)
+    monkeypatch.setattr("ih_interp.clamps._active.CHUNK", 16)
     parts = ablate_each_head(spread, batch, perfect_match=True)
     assert_allclose(parts["value"], whole["value"], atol=1e-5)
 

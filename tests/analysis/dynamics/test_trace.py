@@ -1,7 +1,6 @@
 import copy
 import logging
 import shutil
-import sys
 from functools import partial
 from typing import NamedTuple
 
@@ -41,7 +40,7 @@ def test_values_are_those_of_each_checkpoint(clamped_run):
 
 def test_chunks_are_averaged_by_their_size(clamped_run, monkeypatch):
     whole = ih.trace(clamped_run, lambda model, batch: ih.evaluate(model, batch).mean())
-    monkeypatch.setattr(sys.modules[ih.trace.__module__], "CHUNK", 1_000)
+    monkeypatch.setattr("ih_interp.clamps._active.CHUNK", 1_000)
     parts = ih.trace(clamped_run, lambda model, batch: ih.evaluate(model, batch).mean())
     assert set(whole["name"]) == {
         "loss", "accuracy", "in_context_accuracy", "probability", "in_context_probability",
@@ -215,7 +214,7 @@ def test_an_unfinished_run_is_told_once(clamped_run, tmp_path):
 def test_named_values_of_every_sequence_are_averaged(clamped_run, monkeypatch):
     batch = clamped_run.task.enumerate("train")[:50]
     expected = ih.evaluate(clamped_run.model(2), batch, clamped_run.clamps).mean()
-    monkeypatch.setattr(sys.modules[ih.trace.__module__], "CHUNK", 17)
+    monkeypatch.setattr("ih_interp.clamps._active.CHUNK", 17)
     table = ih.trace(clamped_run, ih.evaluate, batch=batch, steps=[2])
     found = dict(zip(table["name"], table["value"], strict=True))
     assert found == pytest.approx(expected, abs=1e-6)
@@ -240,7 +239,7 @@ def test_named_values_may_be_of_any_kind_of_number(clamped_run):
 
 
 def test_names_that_change_between_chunks_are_refused(clamped_run, monkeypatch):
-    monkeypatch.setattr(sys.modules[ih.trace.__module__], "CHUNK", 4)
+    monkeypatch.setattr("ih_interp.clamps._active.CHUNK", 4)
     names = iter("ab")
     with pytest.raises(ValueError, match=r"\['b'\] in one chunk"):
         ih.trace(

@@ -20,7 +20,8 @@ from ih_interp.analysis.heads.attention import (
     previous_token_chance,
     previous_token_score,
 )
-from ih_interp.analysis.heads.pattern_scores import CHUNK, head_table, pattern_scores
+from ih_interp.analysis.heads.pattern_scores import head_table, pattern_scores
+from ih_interp.clamps._active import CHUNK
 
 
 def patterns(model, tokens):

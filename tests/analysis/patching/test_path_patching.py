@@ -12,7 +12,6 @@ from made_models import doubled, made, randomised, state_of, with_norm
 from torch.testing import assert_close
 
 import ih_interp as ih
-from ih_interp.analysis import _passes as passes
 from ih_interp.analysis.patching.corruptions import swap_exemplars, swap_labels
 from ih_interp.analysis.patching.path_patching import path_patch
 from ih_interp.evaluation import measured
@@ -271,7 +270,7 @@ def test_chunks_do_not_matter(task, clean, corrupted, monkeypatch):
     for options in ({}, {"ablation": "mean"}, {"normalise": True, "direction": "denoise"}):
         whole = path_patch(model, clean, corrupted, [(0, 1)], [(1, 0)], **options)
         with monkeypatch.context() as patch:
-            patch.setattr(passes, "CHUNK", 5)
+            patch.setattr("ih_interp.clamps._active.CHUNK", 5)
             assert_close(path_patch(model, clean, corrupted, [(0, 1)], [(1, 0)], **options), whole)
 
 

@@ -7,7 +7,6 @@ from made_models import made as made_of_three, state_of, with_norm
 from torch.testing import assert_close
 
 import ih_interp as ih
-from ih_interp.analysis import _passes as passes
 from ih_interp.analysis.patching import _each_edge
 from ih_interp.analysis.patching._last_layer import stands_alone
 from ih_interp.analysis.patching._upper_layers import run_alone
@@ -174,7 +173,7 @@ def test_chunks_do_not_matter(task, clean, corrupted, monkeypatch):
     model = made(task)
     options = {"normalise": True, "ablation": "mean", "per_sequence": True}
     whole = wiring_map(model, clean, corrupted, **options)
-    monkeypatch.setattr(passes, "CHUNK", 4)
+    monkeypatch.setattr("ih_interp.clamps._active.CHUNK", 4)
     monkeypatch.setattr(_each_edge, "FAST_CHUNK", 3)
     assert_close(wiring_map(model, clean, corrupted, **options).effects, whole.effects)
 
