@@ -344,16 +344,8 @@ def test_what_cannot_be_repaired_is_refused(task, few):
 @pytest.mark.parametrize(
     ("name", "given", "words"),
     [
-        (
-            "backup_heads",
-            3,
-            r"takes \(values, \*, idle, .*many .*coalitions\(.*\)\.values",
-        ),
-        (
-            "minimal_sufficient",
-            2,
-            r"takes \(values, \*, share\): .*coalitions\(",
-        ),
+        ("backup_heads", 3, r"takes \(values, \*, idle, .*many .*coalitions\(.*\)\.values"),
+        ("minimal_sufficient", 2, r"takes \(values, \*, share\): .*coalitions\("),
         ("set_redundancy", 3, r"takes \(single, joint, options\): too many .*path_patch"),
         ("many_to_many", 2, r"takes \(use, options\): too many .*wiring_map\(.*through\('k'\)"),
         ("effective_senders", 0, r"missing a required argument: 'use'; give effects of edges"),
