@@ -83,6 +83,11 @@ def edge_attribution(
             f"direction='denoise' with ablation={ablation!r} has a base run for each sender: "
             "expected direction='noise' or ablation='resample'; or use wiring_maps."
         )
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise ValueError(
+            "The model's weights were made in torch.inference_mode, through which no gradient "
+            "passes: expected others; give copy.deepcopy(model), made outside of it."
+        )
     pair = Pair(model, clean, corrupted, direction, ablation, metric)
     with torch.no_grad():
         means = pair.means(
