@@ -117,3 +117,8 @@ def _set_precision(backend: str, operation: str, value: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of TF32 on Intel's GPUs, when it is put back
         torch._C._set_fp32_precision_setter(backend, operation, value)
+
+
+def in_single(values: torch.Tensor) -> torch.Tensor:
+    """Return numbers in single precision at least: sums and norms in half lose digits."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -35,7 +35,7 @@ SHAPE = (
 
 @runtime_checkable
 class Checkpoints(Protocol):
-    """What `trace` and its like need: the steps that have a checkpoint, and the model at each.
+    """The series that `trace` and its like take: steps that have a checkpoint, and their models.
 
     `Run`, `Pretrained` and `ModelSeries` are such series, and so is any class with these two. Steps
     count updates, from 0. A series that also has `sequences_per_step`, a number, gets a column

@@ -17,7 +17,7 @@ from ih_interp._expect import expect, integer
 from ih_interp._reprs import short_repr
 from ih_interp._sequences import refuse_other_sequences
 from ih_interp._stock import refuse_unfit_weights
-from ih_interp._torch_state import plain_torch
+from ih_interp._torch_state import in_single, plain_torch
 from ih_interp.batch import NOT_ASKED, Batch
 from ih_interp.clamps import AbstractClamp, clamped
 from ih_interp.clamps._active import rows_per_pass
@@ -188,8 +188,7 @@ def sequence_metrics(logits: Float[Tensor, "batch pos token"], batch: Batch) -> 
     labels (`use_context_prob` in the published code). Other sequences have loss and accuracy, and
     the metrics of their task.
     """
-    if logits.dtype in (torch.float16, torch.bfloat16):
-        logits = logits.float()
+    logits = in_single(logits)
     if batch.is_few_shot:
         rows = logits[:, -1] if batch.asks_last else at_asked(logits, batch)
         definitions = _definitions(rows, batch)

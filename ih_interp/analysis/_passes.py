@@ -36,6 +36,10 @@ HeadsOf: TypeAlias = Mapping[int, Sequence[int]]
 Means: TypeAlias = Mapping[int, tuple[Sequence[int], Tensor]]
 """Heads of a layer, and what they are set to, `[pos, head, d]`."""
 
+SCALE = "ln_final.hook_scale"
+EDITED = "A forward hook edited hook_scale"
+"""A bridge's warning that a norm with another scale is computed by other code than its own."""
+
 CUT = re.compile(r"blocks\.(?P<layer>\d+)\.hook_(attn_out|resid_(?P<kind>mid|post|pre))")
 """Points at which a clamp that replaces the stream cuts every path through it."""
 

@@ -1,4 +1,4 @@
-"""What stands in for z of ablated heads: zero, a mean over sequences, or another sequence's."""
+"""Replacements of the z of ablated heads: zero, a mean over sequences, or another sequence's."""
 
 from collections.abc import Sequence
 from typing import TypeAlias

@@ -23,9 +23,9 @@ from numpy import ndarray
 from torch import Tensor
 
 from ih_interp._stock import not_plain, parts_of
-from ih_interp.analysis._passes import Ablation, put_heads, recording
+from ih_interp._torch_state import in_single
+from ih_interp.analysis._passes import EDITED, SCALE, Ablation, put_heads, recording
 from ih_interp.analysis.ablation._replacements import Replacement, replacement
-from ih_interp.analysis.heads.pattern_scores import in_single
 from ih_interp.analysis.patching._last_layer import final_norm
 from ih_interp.batch import Batch
 from ih_interp.clamps._active import CHUNK, rows_per_pass
@@ -40,10 +40,6 @@ Block: TypeAlias = tuple[slice, Columns, Float[Tensor, "subset asked token"]]
 
 HEADS = 'give heads, as ["L0H1", "L1H3"], and the rest by name'
 BLOCK = 2**19  # logits at once, 4 MiB: more leave the processor's cache
-SCALE = "ln_final.hook_scale"
-EDITED = "A forward hook edited hook_scale"
-"""A bridge's warning that a norm with another scale is computed by other code than its own."""
-
 MOST_LOGITS = 2**27  # of parts at once, 1 GiB
 MOST_BYTES = 2 * 2**30
 

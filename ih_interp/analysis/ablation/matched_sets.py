@@ -1,4 +1,4 @@
-"""Whether a set of heads matters more than other heads of the same layers would.
+"""The effect of ablating heads, compared with that of random heads of the same layers.
 
 Ablating many heads hurts any model, and early layers hurt more than late ones. A set's effect is
 therefore compared with those of random sets which have as many heads in each layer, drawn from the

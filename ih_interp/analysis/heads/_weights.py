@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ih_interp._sequences import refuse_outside
 from ih_interp._stock import runs_own_code, wrong_norm
+from ih_interp._torch_state import in_single
 from ih_interp.analysis._passes import recording, refuse_unequal
-from ih_interp.analysis.heads.pattern_scores import in_single
 from ih_interp.analysis.patching._last_layer import final_norm
 from ih_interp.clamps._active import paused
 from ih_interp.hooked_model import HookedModel

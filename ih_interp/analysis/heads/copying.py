@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ih_interp._reprs import short_repr
+from ih_interp._torch_state import in_single
 from ih_interp.analysis.checks import checked_in_plain_torch
 from ih_interp.analysis.heads._weights import Weights
 from ih_interp.analysis.heads.pattern_scores import (
@@ -25,7 +26,6 @@ from ih_interp.analysis.heads.pattern_scores import (
     PerHeadScore,
     Sequences,
     each_chunk,
-    in_single,
     layer_scores,
     present_in,
     tokens_of,

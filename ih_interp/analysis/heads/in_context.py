@@ -1,4 +1,4 @@
-"""What the model, with all its heads, gains from context: the loss late in a sequence and early.
+"""The gain of the whole model from context: how the loss falls along a sequence.
 
 Of a `Batch` the loss is that of its targets. Plain tokens are predicted one by one: position i is
 asked for token i + 1, as in `Batch(tokens[:, :-1], tokens[:, 1:])`, which `ih.trace` takes.
@@ -12,8 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ih_interp._sequences import refuse_outside
+from ih_interp._torch_state import in_single
 from ih_interp.analysis.checks import Within, checked_in_plain_torch
-from ih_interp.analysis.heads.pattern_scores import Sequences, in_single
+from ih_interp.analysis.heads.pattern_scores import Sequences
 from ih_interp.batch import NOT_ASKED, Batch
 from ih_interp.clamps._active import rows_per_pass
 from ih_interp.hooked_model import HookedModel

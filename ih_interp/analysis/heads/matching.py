@@ -17,11 +17,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ih_interp._torch_state import in_single
 from ih_interp.analysis.checks import Within, checked_in_plain_torch
 from ih_interp.analysis.heads._weights import Weights
 from ih_interp.analysis.heads.composition import Pairs
 from ih_interp.analysis.heads.copying import CHOSEN, eigenvalue_ratio
-from ih_interp.analysis.heads.pattern_scores import in_single
 from ih_interp.hooked_model import HookedModel
 
 Distance: TypeAlias = Annotated[int, Within(0)]

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
+from ih_interp._torch_state import in_single
 from ih_interp.analysis.checks import checked_in_plain_torch
 from ih_interp.batch import Batch
 from ih_interp.clamps._active import active, rows_per_pass
@@ -113,11 +114,6 @@ def present_in(batch: Sequences) -> Bool[Tensor, "batch pos"]:
     if isinstance(batch, Batch):
         return batch.present
     return torch.ones_like(batch, dtype=torch.bool)
-
-
-def in_single(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Return numbers in single precision at least: sums and norms in half lose digits."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def each_chunk(

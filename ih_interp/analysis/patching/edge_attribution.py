@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ih_interp._reprs import short_repr
+from ih_interp._torch_state import in_single
 from ih_interp.analysis import _passes as passes
 from ih_interp.analysis._passes import Ablation, Input, Means
 from ih_interp.analysis.checks import Positive, Seed, checked_in_plain_torch
@@ -124,21 +125,20 @@ def _estimates(
     for sender, receiver in layers:
         written = old[sender].detach()
         change = passes.into_stream(model, sender, heads, new[sender].to(written) - written)
+        change = change.detach()
         each = [
-            torch.einsum("bpsd,rbpd->srb", _full(change.detach()), _full(derivatives[receiver, i]))
+            torch.einsum(
+                "bpsd,rbpd->srb", in_single(change.detach()), in_single(derivatives[receiver, i])
+            )
             for i in via
         ]
         found[sender, receiver] = stacked(each).permute(3, 0, 1, 2)
     return found
 
 
-def _full(values: Tensor) -> Tensor:
-    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
-
-
 @dataclass
 class _Read:
-    """What receivers read in a pass, with its graph, which begins at the lowest of them."""
+    """The inputs that receivers read in a pass; its graph begins at the lowest of them."""
 
     layers: set[int]
     via: tuple[Input, ...]

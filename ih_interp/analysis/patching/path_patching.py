@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ih_interp._torch_state import in_single
 from ih_interp.analysis import _passes as passes
 from ih_interp.analysis._passes import Ablation, HeadsOf, Means
 from ih_interp.analysis.checks import Positive, checked_in_plain_torch
@@ -164,8 +165,7 @@ class Pair:
 
     def measured(self, logits: Float[Tensor, "*any asked token"]) -> Float[Tensor, "*any batch"]:
         """Return the metric of every clean sequence, of half precision in float32."""
-        is_half = logits.dtype in (torch.float16, torch.bfloat16)
-        return measured(self.metric, logits.float() if is_half else logits, self.clean)
+        return measured(self.metric, in_single(logits), self.clean)
 
     def means(self, heads: HeadsOf, most: int | None = None) -> Means:
         """Return values to set heads to: 0, or means over `corrupted`; for resampling none.

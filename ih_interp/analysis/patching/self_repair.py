@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ih_interp._reprs import short_repr
 from ih_interp.analysis import _passes as passes
-from ih_interp.analysis._passes import Ablation, HeadsOf, Means
+from ih_interp.analysis._passes import EDITED, SCALE, Ablation, HeadsOf, Means
 from ih_interp.analysis.checks import checked_in_plain_torch
 from ih_interp.analysis.patching._last_layer import final_norm
 from ih_interp.analysis.patching.path_patching import Pair, Seen
@@ -26,8 +26,6 @@ Rows: TypeAlias = Float[Tensor, "asked d_model"]
 
 LinearScale: TypeAlias = Literal["logit", "logit_difference"]
 """Scales on which direct effects add up."""
-
-SCALE = "ln_final.hook_scale"
 
 
 @short_repr
@@ -150,7 +148,7 @@ def _frozen_logits(pair: Pair, whole: Seen, stream: Rows) -> Float[Tensor, "aske
             stack.enter_context(pair.model.hooks(fwd_hooks=[(SCALE, lambda *_, **__: scale)]))
             # A bridge warns that it then computes the norm itself, not its own model's code.
             stack.enter_context(warnings.catch_warnings())
-            warnings.simplefilter("ignore")
+            warnings.filterwarnings("ignore", message=EDITED)
         for norm in final_norm(pair.model):
             value = norm(value)
         return pair.model.unembed(value)[:, -1]
