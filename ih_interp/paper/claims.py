@@ -211,12 +211,18 @@ def write_readme(folder: Path) -> Path:
     """
     path = folder / README
     text = path.read_text() if path.is_file() else f"{HEADING}\n{BEGIN}\n{END}\n"
+    tables = [f"Runs: `{runs}`\n\n{_markdown(t)}" for runs, t in _read(folder).groupby(RUNS)]
+    path.write_text(replace_tables(text, tables))
+    return path
+
+
+def replace_tables(text: str, tables: Sequence[str]) -> str:
+    """Return the text with these tables between the lines `BEGIN` and `END`, where it has both."""
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
-    if begin and end:
-        tables = [f"Runs: `{runs}`\n\n{_markdown(t)}" for runs, t in _read(folder).groupby(RUNS)]
-        path.write_text("\n\n".join([f"{before}{BEGIN}", *tables, f"{END}{after}"]))
-    return path
+    if not (begin and end):
+        return text
+    return "\n\n".join([f"{before}{BEGIN}", *tables, f"{END}{after}"])
 
 
 def _read(folder: Path) -> pd.DataFrame:

@@ -1,0 +1,108 @@
+"""What a study found: claims that were written before its runs, judged over networks."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from ih_interp.analysis.statistics import adjusted_for_discoveries, bootstrap, sign_flip_test
+from ih_interp.paper.claims import BEGIN, END, README, replace_tables
+
+FILE = "findings.csv"
+LIKELY = 0.05  # the adjusted p below which a claim is decided
+
+HEADING = """# Studies beyond the paper, by `ih-interp study`
+
+Each study has a table with a row per run (csv), a summary with intervals over networks, and a
+figure. Claims were written before the runs; one is decided where its p, two-sided and adjusted for
+all claims of its study (Benjamini and Hochberg), is below 0.05, and open otherwise.
+"""
+
+
+class Tested(NamedTuple):
+    """A claim, what the data say, and how often they would if there were no effect."""
+
+    claim: str
+    known: str
+    """What was known before, with its source, or "nothing"."""
+    found: str
+    agrees: bool
+    """Whether the effect has the claimed sign."""
+    p: float
+    """Two-sided, not adjusted; NaN where the data cannot tell."""
+
+
+class Finding(NamedTuple):
+    """A claim and its verdict."""
+
+    claim: str
+    known: str
+    found: str
+    p: float
+    """Two-sided, adjusted for all claims of the study."""
+    verdict: str
+    """ "yes", "no" or "open"; "not judged" where the runs can learn nothing."""
+
+
+def above_zero(
+    claim: str, effects: ArrayLike, *, known: str = "nothing", words: str, spec: str = ".2f"
+) -> Tested:
+    """Test that effects, one per network, are above 0, by sign flips.
+
+    `words` say what an effect is, and `{}` in them is its mean with a bootstrap interval over
+    networks. Effects of NaN are left out, and counted in words; with fewer than two left nothing is
+    tested.
+    """
+    given = np.asarray(effects, dtype=float)
+    known_effects = given[~np.isnan(given)]
+    n_missing = len(given) - len(known_effects)
+    if len(known_effects) < 2:
+        return Tested(claim, known, words.format("not measured"), False, np.nan)
+    mean, low, high = (float(end) for end in bootstrap(known_effects))
+    told = f"{mean:{spec}} ({low:{spec}} to {high:{spec}}, {len(known_effects)} networks)"
+    told += f"; {n_missing} without a number" if n_missing else ""
+    p = float(sign_flip_test(known_effects[:, None])[0])
+    return Tested(claim, known, words.format(told), mean > 0, p)
+
+
+def judge(tests: Sequence[Tested]) -> list[Finding]:
+    """Return the verdicts of a study's tests, with p adjusted for their number."""
+    adjusted = adjusted_for_discoveries([test.p for test in tests])
+    return [
+        Finding(test.claim, test.known, test.found, float(p), _verdict(test.agrees, float(p)))
+        for test, p in zip(tests, adjusted, strict=True)
+    ]
+
+
+def _verdict(agrees: bool, p: float) -> str:
+    if not p < LIKELY:
+        return "open"
+    return "yes" if agrees else "no"
+
+
+def write_findings(folder: Path, study: str, findings: Sequence[Finding], *, command: str) -> None:
+    """Write a study's findings into `findings.csv` and `README.md`; those of others stay."""
+    path = folder / FILE
+    table = pd.DataFrame(findings, columns=Finding._fields)
+    table = pd.concat({(study, command): table}, names=["study", "command"]).droplevel(-1)
+    table = table.reset_index()
+    if path.is_file():
+        before = pd.read_csv(path, keep_default_na=False, na_values={"p": [""]})
+        table = pd.concat([before[before["study"] != study], table], ignore_index=True)
+        table = table.sort_values("study", kind="stable")
+    table.to_csv(path, index=False)
+    readme = folder / README
+    text = readme.read_text() if readme.is_file() else f"{HEADING}\n{BEGIN}\n{END}\n"
+    tables = [_markdown(rows) for _, rows in table.groupby(["study", "command"])]
+    readme.write_text(replace_tables(text, tables))
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    study, command = table[["study", "command"]].iloc[0]
+    rows = table.assign(p=table["p"].map("{:.2g}".format))[[*Finding._fields]]
+    title = f"### {study.capitalize()}\n\nBy `{command}`\n"
+    head = ["| expected | known before | found | p, adjusted | holds |", "|---|---|---|---|---|"]
+    return "\n".join([title, *head, *(f"| {' | '.join(row)} |" for row in rows.to_numpy())])
