@@ -6,12 +6,16 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
+from numpy import ndarray
 from numpy.typing import ArrayLike
+from scipy import stats
 
 from ih_interp.analysis.statistics import adjusted_for_discoveries, bootstrap, sign_flip_test
 from ih_interp.paper.claims import BEGIN, END, README, replace_tables
 
 FILE = "findings.csv"
+PERMUTATIONS = 9_999
 LIKELY = 0.05  # the adjusted p below which a claim is decided
 
 HEADING = """# Studies beyond the paper, by `ih-interp study`
@@ -66,6 +70,20 @@ def above_zero(
     told += f"; {n_missing} without a number" if n_missing else ""
     p = float(sign_flip_test(known_effects[:, None])[0])
     return Tested(claim, known, words.format(told), mean > 0, p)
+
+
+def flatness(values: Float[ndarray, "network condition"], *, seed: int = 0) -> float:
+    """Return p of the hypothesis that networks are alike under all conditions, by permutation.
+
+    The statistic is Friedman's: the variance of conditions' mean ranks, with ranks within each
+    network, in which equal values tie. Values are shuffled among the conditions of each network;
+    p = (1 + shuffles with at least that variance) / (1 + shuffles).
+    """
+    rng = np.random.default_rng(seed)
+    ranks = stats.rankdata(values, axis=1)
+    spread = ranks.mean(axis=0).var()
+    shuffled = (rng.permuted(ranks, axis=1).mean(axis=0).var() for _ in range(PERMUTATIONS))
+    return (1 + sum(each >= spread - 1e-12 for each in shuffled)) / (1 + PERMUTATIONS)
 
 
 def judge(tests: Sequence[Tested]) -> list[Finding]:

@@ -14,6 +14,7 @@ from ih_interp._reprs import short_repr
 from ih_interp.analysis.dynamics.emergence import learned
 from ih_interp.clamps import AbstractClamp
 from ih_interp.config import Grid, RunConfig, Seeds
+from ih_interp.engine.compiled_forward import compiler_found
 from ih_interp.optimisers import Adam
 from ih_interp.paper.drawing import Drawing
 from ih_interp.runs import Run
@@ -25,6 +26,8 @@ from ih_interp.tasks.repeated_tokens import RepeatedTokens
 from ih_interp.training.state import StopRun
 from ih_interp.training.train import Engine, train
 
+WORTH_COMPILING = 10_000  # updates of a stage
+
 
 class Scale(Frozen):
     """How many networks a study has, and how long and how densely evaluated its runs are."""
@@ -35,6 +38,8 @@ class Scale(Frozen):
     """The learning rate of Adam."""
     sequences: int = 96_000
     """The longest run, in sequences; a run that has learned ends earlier."""
+    batch_size: int = 32
+    """Sequences in an update."""
     every: int = 1_600
     """Sequences from one evaluation to the next."""
     evaluation_size: int = 1_000
@@ -52,6 +57,7 @@ class Scale(Frozen):
             optimiser=Adam(learning_rate=self.learning_rate),
             seeds=Seeds(init=seed),
             sequences=self.sequences,
+            batch_size=self.batch_size,
             clamps=tuple(clamps),
             evaluations=Grid(every=self.every),
             evaluation_size=self.evaluation_size,
@@ -62,8 +68,8 @@ class Scale(Frozen):
 SMOKE = Scale(
     seeds=(5, 6),
     learning_rate=1e-3,
-    sequences=640,
-    every=160,
+    sequences=160,
+    every=80,
     evaluation_size=64,
     exemplars=GaussianSource(n_classes=300, n_exemplars=3, n_features=32),
 )
@@ -176,11 +182,19 @@ def train_stages(
     for number, stage in enumerate(study.stages, start=1):
         trials = stage(scale, table)
         say(f"{root}: stage {number} of {len(study.stages)}, {len(trials)} run(s)")
-        stop = stop_when_learned if study.rows is time_rows else None
-        runs = train([trial.config for trial in trials], root, engine=engine, on_metrics=stop)
+        configs = [trial.config for trial in trials]
+        stop = None if study.rows is curve_rows else stop_when_learned
+        runs = train(configs, root, engine=_engine(engine, configs), on_metrics=stop)
         rows = [row for each in zip(trials, runs, strict=True) for row in study.rows(*each)]
         table = pd.concat([table, pd.DataFrame(rows)], ignore_index=True)
     return table
+
+
+def _engine(engine: Engine, configs: Sequence[RunConfig]) -> Engine:
+    """Return the engine of a stage: many short runs repay a compilation, as one long run does."""
+    updates = sum(config.n_steps for config in configs)
+    worth_it = updates >= WORTH_COMPILING and compiler_found()
+    return "compiled" if engine == "auto" and worth_it else engine
 
 
 def study_folder(root: Path, study: Study, scale: str, exemplars: Path | None) -> Path:
