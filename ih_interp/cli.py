@@ -90,6 +90,46 @@ def reproduce(
 
 
 @app.command()
+def study(
+    name: Annotated[
+        str, typer.Argument(help="critical-periods, emergence-law, frozen-weights or other-tasks.")
+    ],
+    preset: Annotated[
+        Literal["smoke", "quick", "paper"],
+        typer.Option(
+            help="smoke: nothing is learned. quick: up to 40 minutes on two cores. "
+            "paper: the paper's schedule, hours."
+        ),
+    ] = "quick",
+    exemplars: Annotated[
+        Path | None,
+        typer.Option(help="Features (.h5, .npz or .npy); by default synthetic, no download."),
+    ] = None,
+    runs: Annotated[Path, typer.Option(help="Where runs are kept, and resumed from.")] = Path(
+        "runs"
+    ),
+    figures_dir: Annotated[
+        Path, typer.Option("--figures", help="Where pdf, png, csv and findings go.")
+    ] = Path("figures"),
+    redraw: Annotated[
+        bool,
+        typer.Option(help="Draw and judge from the csv, without runs; repeat the other options."),
+    ] = False,
+) -> None:
+    """Run a study beyond the paper: its runs, its tables, its figure, and what it found."""
+    typer.echo("loading torch and TransformerLens ...", err=True)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    with told_in_words("Everything is saved; the same command goes on from here."):
+        from ih_interp.studies.run import run_study
+
+        places = {"exemplars": exemplars, "runs": runs, "folder": figures_dir}
+        findings = run_study(name, preset=preset, redraw=redraw, say=typer.echo, **places)
+        for finding in findings:
+            p = f"p = {finding.p:.2g}"
+            typer.echo(f"\n{finding.claim}: {finding.verdict}\n     {finding.found}; {p}")
+
+
+@app.command()
 def bench(
     sizes: Annotated[
         str, typer.Option(help="Sizes of the fleets, with commas between.")

@@ -47,11 +47,10 @@ CLAMPS: Mapping[str, Callable[[AbstractSchedule], AbstractClamp]] = {
 }
 """The clamps of Figure 5b, as functions of their schedule."""
 
-ARMS = ("closed loop", "from the start", "spread")
+FIXED = {"from the start": "as much at the start", "spread": "as much spread over the time"}
+ARMS = ("closed loop", *FIXED)
 """When a clamp is on where doses are compared: while the free loss is between 0.8 and 0.6 nats; for
 as many updates from the start; for as many, spread evenly over the free learning time."""
-
-FIXED = {"from the start": "as much at the start", "spread": "as much spread over the time"}
 
 KEYS = ["arm", "clamp", "onset"]
 
@@ -153,9 +152,8 @@ def savings(table: pd.DataFrame) -> pd.DataFrame:
 def summarise(table: pd.DataFrame) -> pd.DataFrame:
     """Return median savings by arm, clamp and onset, with intervals over networks.
 
-    Columns: `arm`, `clamp`, `onset`, `n_seeds`, `n_observed`, `savings`, `savings_low`,
-    `savings_high` (by Kaplan-Meier; -inf where half of the networks never learned), `run`,
-    `config`.
+    Columns: `KEYS`, `n_seeds`, `n_observed`, `run`, `config`, and by Kaplan-Meier `savings`,
+    `savings_low`, `savings_high`, -inf where half of the networks never learned.
     """
     saved = savings(table)
     lost = saved.assign(time=N_WINDOWS - saved["savings"])  # may be censored, as times are
@@ -182,9 +180,8 @@ def _tests(table: pd.DataFrame, clamp: str) -> list[Tested]:
     saved, arms = by_onset(table, clamp), savings(table)
     mean, by_place = saved.mean(axis=1), saved.mean(axis=0)
     early = saved[:, :EARLY].mean(axis=1) - saved[:, EARLY:].mean(axis=1)
-    best, worst = int(by_place.argmax()), int(by_place.argmin())
-    spread = f"most {by_place[best]:.2f} at {ONSETS[best]:.0%}, "
-    spread += f"least {by_place[worst]:.2f} at {ONSETS[worst]:.0%}"
+    best = ONSETS[int(by_place.argmax())]
+    spread = f"{by_place.min():.2f} to {by_place.max():.2f} windows, the most at {best:.0%}"
     own = arms[arms["clamp"] == clamp]
     doses = own.pivot_table(index="seed", columns="arm", values="savings")
     words, matters = "{} windows", f"{clamp}: it matters when help comes"
@@ -207,17 +204,17 @@ def _tests(table: pd.DataFrame, clamp: str) -> list[Tested]:
 def draw(table: pd.DataFrame, canvas: Canvas) -> None:
     """Draw savings over onsets, a panel per clamp, and below them the three ways to give a dose."""
     axes = canvas.subplots(2, len(CLAMPS), sharey=True, height_ratios=(3, 2))
-    free = table[table["arm"] == "free"]
+    free, drawn = table[table["arm"] == "free"], (savings(table), summarise(table))
     plateau = [100.0 * (free[f"plateau_{end}"] / free["time"]).median() for end in ("start", "end")]
     places = {arm: place for place, arm in enumerate(ARMS)}
     for clamp, upper, lower in zip(CLAMPS, *axes, strict=True):
         if np.isfinite(plateau).all():
             upper.axvspan(*plateau, color="0.93", label="plateau, free")
-        _draw_savings(table, clamp, upper, lambda rows: 100 * rows["onset"])
-        _draw_savings(table, clamp, lower, lambda rows: rows["arm"].map(places))
-        p = flatness(by_onset(table, clamp))
-        upper.set(title=f"{clamp}\ndoes it matter when? p = {p:.2g}")
-        upper.set(xlabel="onset (% of the free learning time)")
+        runs, medians = (rows[rows["clamp"] == clamp] for rows in drawn)
+        _draw_savings(runs, medians, upper, lambda rows: 100 * rows["onset"])
+        _draw_savings(runs, medians, lower, lambda rows: rows["arm"].map(places))
+        title = f"{clamp}\ndoes it matter when? p = {flatness(by_onset(table, clamp)):.2g}"
+        upper.set(title=title, xlabel="onset (% of the free learning time)")
         lower.set_xticks([*places.values()], [arm.replace(" ", "\n") for arm in ARMS])
         lower.set_xlim(-0.5, len(ARMS) - 0.5)
     axes[0, 0].set_ylabel("time saved by a window\n(windows; 1 repays it)")
@@ -226,15 +223,12 @@ def draw(table: pd.DataFrame, canvas: Canvas) -> None:
 
 
 def _draw_savings(
-    table: pd.DataFrame, clamp: str, ax: Axes, place: Callable[[pd.DataFrame], pd.Series]
+    runs: pd.DataFrame, medians: pd.DataFrame, ax: Axes, place: Callable[[pd.DataFrame], pd.Series]
 ) -> None:
-    """Draw the runs of one clamp that have a place on this x axis."""
-    runs, middle = (
-        rows[(rows["clamp"] == clamp) & place(rows).notna()]
-        for rows in (savings(table), summarise(table))
-    )
-    colour = CLAMP_LINES[clamp].colour
-    draw_networks(ax, place(runs), runs["savings"], runs, color=colour)
+    """Draw one clamp's runs and medians that have a place on this x axis."""
+    there, middle = (rows[place(rows).notna()] for rows in (runs, medians))
+    colour = CLAMP_LINES[str(runs["clamp"].iloc[0])].colour
+    draw_networks(ax, place(there), there["savings"], there, color=colour)
     draw_medians(ax, place(middle), middle, "savings")
     for level in (0, 1):
         ax.axhline(level, **FAINT)

@@ -79,11 +79,10 @@ def flatness(values: Float[ndarray, "network condition"], *, seed: int = 0) -> f
     network, in which equal values tie. Values are shuffled among the conditions of each network;
     p = (1 + shuffles with at least that variance) / (1 + shuffles).
     """
-    rng = np.random.default_rng(seed)
-    ranks = stats.rankdata(values, axis=1)
-    spread = ranks.mean(axis=0).var()
-    shuffled = (rng.permuted(ranks, axis=1).mean(axis=0).var() for _ in range(PERMUTATIONS))
-    return (1 + sum(each >= spread - 1e-12 for each in shuffled)) / (1 + PERMUTATIONS)
+    ranks = np.tile(stats.rankdata(values, axis=1), (PERMUTATIONS, 1, 1))
+    shuffled = np.random.default_rng(seed).permuted(ranks, axis=2).mean(axis=1).var(axis=1)
+    spread = ranks[0].mean(axis=0).var()
+    return float(1 + (shuffled >= spread - 1e-12).sum()) / (1 + PERMUTATIONS)
 
 
 def judge(tests: Sequence[Tested]) -> list[Finding]:
@@ -108,7 +107,7 @@ def write_findings(folder: Path, study: str, findings: Sequence[Finding], *, com
     table = pd.concat({(study, command): table}, names=["study", "command"]).droplevel(-1)
     table = table.reset_index()
     if path.is_file():
-        before = pd.read_csv(path, keep_default_na=False, na_values={"p": [""]})
+        before = pd.read_csv(path, converters=dict.fromkeys(("claim", "known", "found"), str))
         table = pd.concat([before[before["study"] != study], table], ignore_index=True)
         table = table.sort_values("study", kind="stable")
     table.to_csv(path, index=False)

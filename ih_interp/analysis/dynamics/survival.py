@@ -77,6 +77,11 @@ def median_time(crossings: Sequence[Crossing]) -> float:
     falls later, the middle of that time, as in R's `survfit`. Without censoring it is the ordinary
     median.
     """
+    refuse_unsound(crossings)
+    return _median_time(crossings)
+
+
+def _median_time(crossings: Sequence[Crossing]) -> float:
     time, share = _steps(crossings)
     reached = np.flatnonzero(share < 0.5 + 1e-9)
     if len(reached) == 0:
@@ -92,6 +97,11 @@ def restricted_mean(crossings: Sequence[Crossing], horizon: NotNegative) -> floa
 
     Compare only numbers of one horizon. Raises ValueError for one beyond a censored longest run.
     """
+    refuse_unsound(crossings)
+    return _restricted_mean(crossings, horizon)
+
+
+def _restricted_mean(crossings: Sequence[Crossing], horizon: float) -> float:
     time, share = _steps(crossings)
     if horizon > time[-1] and share[-1] > 0:
         raise ValueError(f"horizon={horizon:g}: expected {time[-1]:g}, a censored end, or less.")
@@ -104,7 +114,6 @@ def _steps(crossings: Sequence[Crossing]) -> tuple[ndarray, ndarray]:
 
     One step per run: ties one after the other, those that got there first, make the same product.
     """
-    refuse_unsound(crossings)
     ordered = sorted(crossings, key=lambda crossing: (crossing.time, not crossing.observed))
     time = np.array([float(crossing.time) for crossing in ordered])
     observed = np.array([crossing.observed for crossing in ordered])
@@ -130,6 +139,17 @@ def bootstrap_over_seeds(
     refuse_unsound(crossings)
     if len(crossings) < 2:
         raise ValueError(f"{len(crossings)} seeds: expected two or more, to have a spread.")
+    return _bootstrap(crossings, statistic, level=level, n_resamples=n_resamples, seed=seed)
+
+
+def _bootstrap(
+    crossings: Sequence[Crossing],
+    statistic: Callable[[Sequence[Crossing]], float],
+    *,
+    level: float,
+    n_resamples: int,
+    seed: int = 0,
+) -> Estimate:
     # Places are drawn: sorted, so that the order of rows changes no number.
     crossings = sorted(crossings, key=lambda crossing: (crossing.time, crossing.observed))
     rng = np.random.default_rng(seed)
@@ -226,12 +246,12 @@ def emergence_summary(
     every = [c for _, found in conditions for c in found]
     if horizon is None:
         horizon = min((c.time for c in every if not c.observed), default=max(every).time)
-    restricted = partial(restricted_mean, horizon=horizon)
-    resampled = partial(bootstrap_over_seeds, level=level, n_resamples=n_resamples)
+    restricted = partial(_restricted_mean, horizon=horizon)
+    resampled = partial(_bootstrap, level=level, n_resamples=n_resamples)
     rows: list[dict[str, object]] = []
     for row, found in conditions:
         row |= {"n_seeds": len(found), "n_observed": sum(c.observed for c in found)}
-        for name, statistic in (("median", median_time), ("restricted_mean", restricted)):
+        for name, statistic in (("median", _median_time), ("restricted_mean", restricted)):
             _, low, high = resampled(found, statistic) if len(found) > 1 else NOWHERE
             ends = {f"{name}_low": float(low), f"{name}_high": float(high)}
             row |= {name: statistic(found), **ends}
