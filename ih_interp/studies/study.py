@@ -102,6 +102,8 @@ class Study:
     """Inches."""
     rows: Rows
     """A run's rows of the table: `time_rows` or `curve_rows`."""
+    until_learned: bool = False
+    """Whether runs end when they have learned; those of `time_rows` always do."""
 
     @property
     def word(self) -> str:
@@ -176,7 +178,8 @@ def train_stages(
     for number, stage in enumerate(study.stages, start=1):
         trials = stage(scale, table)
         say(f"{root}: stage {number} of {len(study.stages)}, {len(trials)} run(s)")
-        stop = stop_when_learned if study.rows is time_rows else None
+        ends = study.until_learned or study.rows is time_rows
+        stop = stop_when_learned if ends else None
         runs = train([trial.config for trial in trials], root, engine=engine, on_metrics=stop)
         rows = [row for each in zip(trials, runs, strict=True) for row in study.rows(*each)]
         table = pd.concat([table, pd.DataFrame(rows)], ignore_index=True)
