@@ -108,6 +108,8 @@ class Study:
     """Inches."""
     rows: Rows
     """A run's rows of the table: `time_rows` or `curve_rows`."""
+    until_learned: bool = True
+    """Whether runs end when they have learned."""
 
     @property
     def word(self) -> str:
@@ -183,7 +185,7 @@ def train_stages(
         trials = stage(scale, table)
         say(f"{root}: stage {number} of {len(study.stages)}, {len(trials)} run(s)")
         configs = [trial.config for trial in trials]
-        stop = None if study.rows is curve_rows else stop_when_learned
+        stop = stop_when_learned if study.until_learned else None
         runs = train(configs, root, engine=_engine(engine, configs), on_metrics=stop)
         rows = [row for each in zip(trials, runs, strict=True) for row in study.rows(*each)]
         table = pd.concat([table, pd.DataFrame(rows)], ignore_index=True)
