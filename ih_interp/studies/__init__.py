@@ -8,7 +8,7 @@ from importlib import import_module
 
 from ih_interp.studies.study import Study
 
-_MODULES: tuple[str, ...] = ()
+_MODULES: tuple[str, ...] = ("frozen_weights",)
 
 STUDIES: Mapping[str, Study] = {
     study.name: study

@@ -101,7 +101,10 @@ class Study:
     size: tuple[float, float]
     """Inches."""
     rows: Rows
-    """A run's rows of the table: `time_rows` or `curve_rows`."""
+    """A run's rows of the table: `time_rows`, `curve_rows` or one of its own.
+
+    Under all but `curve_rows` a run ends at the evaluation that finds it learned.
+    """
 
     @property
     def word(self) -> str:
@@ -176,7 +179,7 @@ def train_stages(
     for number, stage in enumerate(study.stages, start=1):
         trials = stage(scale, table)
         say(f"{root}: stage {number} of {len(study.stages)}, {len(trials)} run(s)")
-        stop = stop_when_learned if study.rows is time_rows else None
+        stop = None if study.rows is curve_rows else stop_when_learned
         runs = train([trial.config for trial in trials], root, engine=engine, on_metrics=stop)
         rows = [row for each in zip(trials, runs, strict=True) for row in study.rows(*each)]
         table = pd.concat([table, pd.DataFrame(rows)], ignore_index=True)
