@@ -41,7 +41,7 @@ STAGE_WORDS: Mapping[str, str] = {
 """What a stage of the circuit does, by the clamp that makes it perfect."""
 
 LOOKS: Mapping[str, tuple[str, str]] = dict(
-    zip(STAGES, zip([HEAD_COLOURS[n] for n in (5, 2, 6, 1)], "osD^", strict=True), strict=True)
+    zip(STAGES, zip([HEAD_COLOURS[n] for n in (5, 2, 6, 1)], "osDP", strict=True), strict=True)
 )
 """Colour and marker of each stage: blues for layer 0, reds for layer 1."""
 PLAIN = ("0.35", "o")
@@ -69,12 +69,12 @@ def draw_frozen(table: pd.DataFrame, canvas: Canvas) -> None:
     plot_pairs(times, pairs)
     plot_stages(times, stages)
     plot_thaws(times, thaws)
-    canvas.suptitle(
-        '"L0 Q": the query weights of all heads of layer 0, the first. Mark: a network. Bar: median '
-        f"and 95% interval over {times['seed'].nunique()} networks.\nOpen arrow: the run ended "
+    words = (
+        '"L0 Q": the query weights of all heads of layer 0, the first. Mark: a network. Bar: ',
+        f"median and 95% interval over {times['seed'].nunique()} networks.\nOpen arrow: the run ended ",
         "before it learned, twice the free time after it began, or after the thaw.",
-        fontsize="small",
     )
+    canvas.suptitle("".join(words), fontsize="small")
 
 
 def plot_pairs(times: pd.DataFrame, ax: Axes) -> None:
@@ -95,7 +95,7 @@ def plot_pairs(times: pd.DataFrame, ax: Axes) -> None:
     shades = LogNorm(LIGHTEST, LIMIT)
     draw_map(values, ax, shades=shades, colours="Oranges", reach=LIMIT, written=False)
     ax.set_title("b  Pairs frozen throughout, median time (diagonal: one weight)")
-    ax.set_xlabel('"3 of 8": as many learned within twice the free time')
+    ax.set_xlabel('"never", "3 of 8": networks that learned within twice the free time')
 
 
 def plot_stages(times: pd.DataFrame, ax: Axes) -> None:
