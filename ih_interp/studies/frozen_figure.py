@@ -71,8 +71,8 @@ def draw_frozen(table: pd.DataFrame, canvas: Canvas) -> None:
     plot_thaws(times, thaws)
     words = (
         '"L0 Q": the query weights of all heads of layer 0, the first. Mark: a network. Bar: ',
-        f"median and 95% interval over {times['seed'].nunique()} networks.\nOpen arrow: the run ended ",
-        "before it learned, twice the free time after it began, or after the thaw.",
+        f"median and 95% interval over {times['seed'].nunique()} networks.\nOpen arrow: the run ",
+        "ended before it learned, twice the free time after it began, or after the thaw.",
     )
     canvas.suptitle("".join(words), fontsize="small")
 
