@@ -62,7 +62,6 @@ NOTHING, ALWAYS = "nothing", float("inf")
 THAWED = (0.5, 1.0)  # times at which stages are thawed, in those of the network with nothing frozen
 LIMIT = 2.0  # free times after which a run that has not learned ends, counted from the thaw
 BY = ["kind", "what", "until"]
-N_SCORED = 2_000  # sequences over which heads are scored: an error of about 0.01
 
 
 def joined(weights: tuple[str, ...]) -> str:
@@ -128,11 +127,12 @@ def scored_rows(trial: Trial, run: Run) -> list[dict[str, Any]]:
     """Return a run's row of `time_rows`, and what heads do at its end, without clamps.
 
     Columns: `induction`, the largest `induction_strength` of a head of layer 1, in [-1, 1], and
-    `previous_token`, the largest `previous_token_score` at labels of one of layer 0, in [0, 1].
+    `previous_token`, the largest `previous_token_score` at labels of one of layer 0, in [0, 1];
+    over as many training sequences as an evaluation has.
     """
     model = run.model()
     generator = torch.Generator().manual_seed(run.config.seeds.evaluation)
-    batch = run.task.sample(run.task.splits[0], N_SCORED, generator=generator)
+    batch = run.task.sample(run.task.splits[0], run.config.evaluation_size, generator=generator)
     induction = float(induction_strength(model, batch)[-1].max())
     previous = float(previous_token_score(model, batch, rows="labels")[0].max())
     (row,) = time_rows(trial, run)

@@ -152,7 +152,7 @@ STUDY = Study(
     name="frozen weights",
     question="Which weights of attention have to learn, for how long, and which can stay as drawn?",
     scales={
-        "smoke": SMOKE.replace(sequences=160, every=80),
+        "smoke": SMOKE.replace(sequences=160),
         "quick": Scale(),
         "paper": Scale(learning_rate=1e-5, sequences=1_500_000, every=5_000),
     },
