@@ -9,7 +9,7 @@ its candidates are then all tokens seen, and not the labels alone.
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -35,8 +35,7 @@ from ih_interp.model import ModelConfig
 from ih_interp.optimisers import Adam
 from ih_interp.plots._style import CLAMP_LINES
 from ih_interp.plots._tables import expect_known
-from ih_interp.runs import Run
-from ih_interp.studies.study import Scale, Trial, curve_rows, guess_loss, learned_level
+from ih_interp.studies.study import Scale, Trial, guess_loss, learned_level
 from ih_interp.tasks.base import AbstractTask
 from ih_interp.tasks.few_shot import TaskConfig
 from ih_interp.tasks.repeated_tokens import RepeatedTokens
@@ -122,16 +121,6 @@ def clamped_runs(scale: Scale, _: pd.DataFrame) -> list[Trial]:
 
 def _over(task: AbstractTask, scale: Scale) -> AbstractTask:
     return task.replace(exemplars=scale.exemplars) if isinstance(task, TaskConfig) else task
-
-
-def rows_until_learned(trial: Trial, run: Run) -> list[dict[str, Any]]:
-    """Return `curve_rows` up to the first evaluation that finds the task learned.
-
-    Several workers may end a run an evaluation later or not; the table is the same.
-    """
-    rows, level = curve_rows(trial, run), learned_level(run.config.task)
-    last = next((n for n, row in enumerate(rows) if row["loss"] < level), len(rows))
-    return rows[: last + 1]
 
 
 def learning_times(table: pd.DataFrame) -> pd.DataFrame:

@@ -19,15 +19,9 @@ from ih_interp.paper.figures.fig05_09_10 import ORDER
 from ih_interp.plots._style import CLAMP_LINES, FAINT, count_sequences, note, short_count
 from ih_interp.plots.emergence import plot_emergence
 from ih_interp.plots.seeds import common_values, plot_curve
-from ih_interp.studies.clamped_tasks import (
-    clamped_runs,
-    learning_times,
-    plateau_times,
-    rows_until_learned,
-    tasks_of,
-)
+from ih_interp.studies.clamped_tasks import clamped_runs, learning_times, plateau_times, tasks_of
 from ih_interp.studies.findings import Finding, Tested, above_zero, judge
-from ih_interp.studies.study import SMOKE, Scale, Study, guess_loss, trace_runs
+from ih_interp.studies.study import SMOKE, Scale, Study, curve_rows, guess_loss, trace_runs
 
 ABOVE: Mapping[str, Any] = {"xycoords": ("data", "axes fraction"), "color": "0.4"}
 BESIDE: Mapping[str, Any] = {"xycoords": ("axes fraction", "data"), "color": "0.4"}
@@ -185,6 +179,5 @@ STUDY = Study(
     judge=verdicts,
     draw=draw,
     size=(13.0, 8.4),
-    rows=rows_until_learned,
-    until_learned=True,
+    rows=curve_rows,
 )

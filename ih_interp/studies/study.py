@@ -107,9 +107,7 @@ class Study:
     size: tuple[float, float]
     """Inches."""
     rows: Rows
-    """A run's rows of the table: `time_rows` or `curve_rows`."""
-    until_learned: bool = True
-    """Whether runs end when they have learned."""
+    """A run's rows of the table: `time_rows`, `curve_rows` or one of its own."""
 
     @property
     def word(self) -> str:
@@ -146,8 +144,13 @@ def learned_level(task: AbstractTask) -> float:
 
 
 def training_curve(run: Run) -> pd.DataFrame:
-    """Return the rows of a run's metrics on training sequences, as it is evaluated."""
-    return run.metrics.loc[run.metrics["split"] == "train"].reset_index(drop=True)
+    """Return a run's metrics on training sequences up to the first that finds the task learned.
+
+    Where several processes train, a run ends a few evaluations later.
+    """
+    curve = run.metrics.loc[run.metrics["split"] == "train"].reset_index(drop=True)
+    is_learned = curve["loss"] < learned_level(run.config.task)
+    return curve.iloc[: int(is_learned.argmax()) + 1] if is_learned.any() else curve
 
 
 def time_rows(trial: Trial, run: Run) -> list[dict[str, Any]]:
@@ -185,8 +188,7 @@ def train_stages(
         trials = stage(scale, table)
         say(f"{root}: stage {number} of {len(study.stages)}, {len(trials)} run(s)")
         configs = [trial.config for trial in trials]
-        stop = stop_when_learned if study.until_learned else None
-        runs = train(configs, root, engine=_engine(engine, configs), on_metrics=stop)
+        runs = train(configs, root, engine=_engine(engine, configs), on_metrics=stop_when_learned)
         rows = [row for each in zip(trials, runs, strict=True) for row in study.rows(*each)]
         table = pd.concat([table, pd.DataFrame(rows)], ignore_index=True)
     return table
