@@ -122,8 +122,8 @@ def study(
     with told_in_words("Everything is saved; the same command goes on from here."):
         from ih_interp.studies.run import run_study
 
-        places = {"exemplars": exemplars, "runs": runs, "folder": figures_dir}
-        findings = run_study(name, preset=preset, redraw=redraw, say=typer.echo, **places)
+        act = partial(run_study, preset=preset, redraw=redraw, say=typer.echo)
+        findings = act(name, exemplars=exemplars, runs=runs, folder=figures_dir)
         for finding in findings:
             p = f"p = {finding.p:.2g}"
             typer.echo(f"\n{finding.claim}: {finding.verdict}\n     {finding.found}; {p}")
