@@ -8,7 +8,7 @@ from importlib import import_module
 
 from ih_interp.studies.study import Study
 
-_MODULES = ("critical_periods", "frozen_weights", "other_tasks")
+_MODULES = ("critical_periods", "emergence_law", "frozen_weights", "other_tasks")
 
 STUDIES: Mapping[str, Study] = {
     study.name: study

@@ -12,9 +12,8 @@ import pandas as pd
 from ih_interp.analysis.dynamics.survival import emergence_summary
 from ih_interp.analysis.statistics import bootstrap
 from ih_interp.paper.claims import spearman
-from ih_interp.studies.findings import Finding, Tested, above_zero, judge
-from ih_interp.studies.frozen_figure import draw_frozen
-from ih_interp.studies.frozen_runs import (
+from ih_interp.studies._frozen_figure import draw_frozen
+from ih_interp.studies._frozen_runs import (
     ALWAYS,
     BY,
     GROUPS,
@@ -29,6 +28,7 @@ from ih_interp.studies.frozen_runs import (
     relative,
     scored_rows,
 )
+from ih_interp.studies.findings import Finding, Tested, above_zero, judge
 from ih_interp.studies.study import SMOKE, Scale, Study, trace_runs
 
 HEADS_FORM = "2506.01115: language models with Q and K frozen form induction heads"

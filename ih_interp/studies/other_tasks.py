@@ -19,7 +19,7 @@ from ih_interp.paper.figures.fig05_09_10 import ORDER
 from ih_interp.plots._style import CLAMP_LINES, FAINT, count_sequences, note, short_count
 from ih_interp.plots.emergence import plot_emergence
 from ih_interp.plots.seeds import common_values, plot_curve
-from ih_interp.studies.clamped_tasks import clamped_runs, learning_times, plateau_times, tasks_of
+from ih_interp.studies._clamped_tasks import clamped_runs, learning_times, plateau_times, tasks_of
 from ih_interp.studies.findings import Finding, Tested, above_zero, judge
 from ih_interp.studies.study import SMOKE, Scale, Study, curve_rows, guess_loss, trace_runs
 

@@ -208,7 +208,13 @@ def study_folder(root: Path, study: Study, scale: str, exemplars: Path | None) -
 
 
 def trace_runs(summary: pd.DataFrame, table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Return a summary whose rows name the runs behind them, and their fingerprints."""
-    named = table.drop_duplicates("run").groupby([*by], dropna=False, sort=False)
+    """Return a summary whose rows name the runs behind them, and their fingerprints.
+
+    Those are the runs of the same `by`; without any, all of them.
+    """
+    runs = table.drop_duplicates("run")
+    if not by:
+        return summary.assign(run=" ".join(runs["run"]), config=" ".join(runs["config"]))
+    named = runs.groupby([*by], dropna=False, sort=False)
     names = named[["run", "config"]].agg(" ".join).reset_index()
     return summary.merge(names, on=[*by], how="left", validate="one_to_one")

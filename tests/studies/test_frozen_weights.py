@@ -15,7 +15,7 @@ from ih_interp.analysis.dynamics.survival import crossings_by_seed, median_time
 from ih_interp.clamps import Freeze
 from ih_interp.clamps.schedules import Always, During
 from ih_interp.model import build_model, trained_parameters
-from ih_interp.studies.frozen_runs import (
+from ih_interp.studies._frozen_runs import (
     ALWAYS,
     GROUPS,
     LIMIT,

@@ -10,7 +10,7 @@ import ih_interp as ih
 from ih_interp.analysis.dynamics.emergence import Crossing
 from ih_interp.plots._style import CLAMP_LINES
 from ih_interp.studies import STUDIES, clamped_tasks, other_tasks
-from ih_interp.studies.clamped_tasks import KINDS
+from ih_interp.studies._clamped_tasks import KINDS
 from ih_interp.studies.findings import judge
 from ih_interp.studies.run import draw_study, run_study
 from ih_interp.studies.study import guess_loss, learned_level

@@ -19,7 +19,7 @@ from ih_interp.analysis.dynamics.survival import (
 )
 from ih_interp.plots._style import FAINT, HEAD_COLOURS, note
 from ih_interp.plots.maps import draw_map
-from ih_interp.studies.frozen_runs import (
+from ih_interp.studies._frozen_runs import (
     ALWAYS,
     GROUPS,
     LIMIT,

@@ -1,0 +1,240 @@
+"""Emergence law: do the times of A, B and C alone tell when a network learns the whole task?
+
+Networks have one head in the last layer, as in the paper's Figure 6; heads of a layer are alike
+before training, so it is L1H0. A cell is a batch size and a task. Laws have one constant, which is
+fitted on half of the cells, and predict the others.
+"""
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from numpy import ndarray
+from scipy import optimize
+
+from ih_interp.analysis.statistics import bootstrap
+from ih_interp.clamps import AblateHeads, AbstractClamp, a_alone, b_alone, c_alone, keep_only
+from ih_interp.model import ModelConfig
+from ih_interp.plots._style import HEAD_COLOURS, HEAD_MARKERS, note
+from ih_interp.studies._laws import LAWS, Law
+from ih_interp.studies.findings import Finding, above_zero, judge
+from ih_interp.studies.study import SMOKE, Scale, Study, Trial, time_rows, trace_runs
+from ih_interp.tasks.few_shot import TaskConfig
+
+GRID: Mapping[str, tuple[int, ...]] = {
+    "batch": (16, 64),
+    "pairs": (2, 3, 4),
+    "classes": (50, 200),
+    "labels": (8, 16),
+}
+"""The values of each factor; cells are all their combinations."""
+
+ALONE = ("A alone", "B alone", "C alone")
+CONDITIONS = (*ALONE, "free")
+CELL = ["cell", *GRID]
+
+FACTORS = ("context", "batch", "classes", "labels")
+SQUARE_ROOT = "root of batch x context (arXiv:2511.16893)"
+QUADRATIC = "quadratic in context (arXiv:2511.01033)"
+PUBLISHED = {SQUARE_ROOT: {"batch": 0.5, "context": 0.5}, QUADRATIC: {"context": 2.0}}
+"""Exponents of the number of tokens until learned, by law."""
+
+
+def grid_runs(scale: Scale, _: pd.DataFrame) -> list[Trial]:
+    """Return the runs of all cells: each subcircuit alone, and nothing clamped but the ablation."""
+    cells = list(itertools.product(*GRID.values()))
+    return [
+        _trial(scale, dict(zip(GRID, cell, strict=True)), condition, seed)
+        for condition in CONDITIONS
+        for cell in cells
+        for seed in scale.seeds
+    ]
+
+
+def _trial(scale: Scale, cell: Mapping[str, int], condition: str, seed: int) -> Trial:
+    task = TaskConfig(
+        exemplars=scale.exemplars,
+        n_pairs=cell["pairs"],
+        n_train_classes=cell["classes"],
+        n_labels=cell["labels"],
+    )
+    name = "-".join(f"{factor}{value}" for factor, value in cell.items())
+    places = (GRID[factor].index(value) for factor, value in cell.items())
+    size = cell["batch"]
+    run = scale.run(
+        f"{condition}-{name}".replace(" ", ""),
+        seed,
+        _clamps(condition),
+        task=task,
+        batch_size=size,
+        sequences=scale.sequences // size * size,
+    )
+    known = {"condition": condition, "cell": name, **cell, "context": 2 * cell["pairs"] + 1}
+    return Trial({**known, "half": ("fitted", "predicted")[sum(places) % 2]}, run)
+
+
+def _clamps(condition: str) -> list[AbstractClamp]:
+    """Return a condition's clamps; the loss under A and B alone sees no head to be ablated."""
+    others = AblateHeads(heads=keep_only("L1H0", n_heads=ModelConfig().n_heads))
+    of: Mapping[str, list[AbstractClamp]] = {
+        "A alone": [*a_alone()],
+        "B alone": [*b_alone("L1H0")],
+        "C alone": [*c_alone("L1H0"), others],
+        "free": [others],
+    }
+    return of[condition]
+
+
+def networks(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a row per network: `CELL`, `context`, `half`, `seed`, and a time per condition.
+
+    Networks that did not learn under some condition are left out.
+    """
+    keys = [*CELL, "context", "half", "seed"]
+    there = table.assign(time=table["time"].where(table["observed"].astype(bool)))
+    times = there.pivot_table(index=keys, columns="condition", values="time", dropna=True)
+    return times.reindex(columns=list(CONDITIONS)).dropna().reset_index()
+
+
+def predict(table: pd.DataFrame) -> pd.DataFrame:
+    """Return what each law, fitted on half of the cells, predicts of the others.
+
+    Columns: those of `networks`, `law`, `fitted` (its constant), `predicted` (sequences), `error`
+    (|ln(predicted / time)|, 0 for a perfect prediction). The fit is by least squares of logarithms.
+    """
+    known = networks(table)
+    fitted, others = (known[known["half"] == half] for half in ("fitted", "predicted"))
+    parts: list[pd.DataFrame] = []
+    for name, (law, limits) in LAWS.items():
+
+        def misfit(constant: float, law: Law = law) -> float:
+            return float((_log_ratio(law, fitted, constant) ** 2).mean())
+
+        if len(fitted):
+            found: Any = optimize.minimize_scalar(misfit, bounds=limits, method="bounded")
+            best = float(found.x)
+            ratio = _log_ratio(law, others, best)
+            made = {"law": name, "fitted": best, "predicted": others["free"] * np.exp(ratio)}
+            parts.append(others.assign(**made, error=np.abs(ratio)))
+    empty = known.iloc[:0].assign(law="", fitted=0.0, predicted=0.0, error=0.0)
+    return pd.concat(parts, ignore_index=True) if parts else empty
+
+
+def _log_ratio(law: Law, known: pd.DataFrame, constant: float) -> Float[ndarray, " network"]:
+    return np.log(law(known[[*ALONE]].to_numpy(), constant) / known["free"].to_numpy())
+
+
+def errors(table: pd.DataFrame) -> pd.DataFrame:
+    """Return each law's error in every cell that it predicts, the mean over networks."""
+    return predict(table).pivot_table(index="cell", columns="law", values="error")
+
+
+def exponents(table: pd.DataFrame, factor: str) -> pd.Series:
+    """Return exponents of the tokens until learned in one factor, all others and the seed held.
+
+    An exponent is the least-squares slope of ln(sequences x context) on ln(factor) over the cells
+    that differ in it alone, averaged over seeds: one number per combination of the others.
+    """
+    known = networks(table)
+    varied = "pairs" if factor == "context" else factor
+    held = [name for name in GRID if name != varied]
+    known = known.assign(x=np.log(known[factor]), y=np.log(known["free"] * known["context"]))
+    lines = known.groupby([*held, "seed"])[["x", "y"]]
+    slopes = lines.apply(lambda line: _slope(*line.to_numpy().T))
+    return slopes.dropna().groupby(held).mean() if len(slopes) else pd.Series(dtype=float)
+
+
+def _slope(x: ndarray, y: ndarray) -> float:
+    return float(np.polyfit(x, y, 1)[0]) if len(np.unique(x)) > 1 else np.nan
+
+
+def summarise(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the errors of laws, as factors, and exponents, each with an interval over cells.
+
+    Columns: `kind` ("error" or "exponent"), `name`, `value`, `low`, `high`, `n_cells`, and the
+    `run` and `config` of every network behind the numbers.
+    """
+    of_laws, rows = errors(table), list[tuple[object, ...]]()
+    given = [("error", law, of_laws[law], np.exp) for law in of_laws]
+    given += [("exponent", factor, exponents(table, factor), np.asarray) for factor in FACTORS]
+    for kind, name, values, told in given:
+        ends = bootstrap(values, told) if len(values) > 1 else (np.nan,) * 3
+        rows.append((kind, name, *map(float, ends), len(values)))
+    summary = pd.DataFrame(rows, columns=["kind", "name", "value", "low", "high", "n_cells"])
+    traced = pd.concat([table.assign(kind=kind) for kind in ("error", "exponent")])
+    return summary.merge(
+        trace_runs(pd.DataFrame({"kind": ["error", "exponent"]}), traced, ["kind"])
+    )
+
+
+def judge_laws(table: pd.DataFrame) -> list[Finding]:
+    """Judge whether the stagewise law predicts best, and whether a published exponent holds."""
+    of_laws, tests = errors(table).reindex(columns=[*LAWS]), []
+    for law in ("product", "sum", "maximum", "constant"):
+        claim = f"The stagewise law predicts other cells better than the law of the {law}"
+        less = of_laws[law] - of_laws["stagewise"]
+        tests.append(above_zero(claim, less, words="error less by {} (of ln time)"))
+    context, batch = exponents(table, "context"), exponents(table, "batch")
+    for claim, effects, known, words in (
+        ("Tokens grow faster with context than its root", context - 0.5, SQUARE_ROOT, "0.5 + {}"),
+        ("Tokens grow more slowly with context than its square", 2 - context, QUADRATIC, "2 - {}"),
+        ("Tokens grow faster with the batch than its root", batch - 0.5, SQUARE_ROOT, "0.5 + {}"),
+    ):
+        tests.append(above_zero(claim, effects, known=known, words=f"exponent {words}"))
+    return judge(tests)
+
+
+def draw(table: pd.DataFrame, canvas: Canvas) -> None:
+    """Draw predicted against measured times, the laws' errors, and exponents beside known ones."""
+    left, middle, right = canvas.subplots(1, 3, width_ratios=(1.3, 1, 1))
+    predicted, summary = predict(table), summarise(table)
+    for law, colour, marker in zip(LAWS, HEAD_COLOURS, HEAD_MARKERS, strict=False):
+        rows = predicted[predicted["law"] == law]
+        left.plot(rows["free"], rows["predicted"], marker, color=colour, markersize=4, label=law)
+    if len(predicted):
+        ends = [predicted["free"].min(), predicted["free"].max()]
+        left.plot(ends, ends, color="0.6", linewidth=0.8)
+        left.set(xscale="log", yscale="log")
+    left.set(xlabel="sequences until learned", ylabel="predicted from A, B and C alone")
+    left.legend(title="law, one constant", fontsize=8)
+    n_cells = predicted["cell"].nunique()
+    left.set_title(f"{n_cells} cells that were not fitted")
+    _draw_intervals(summary[summary["kind"] == "error"], middle)
+    middle.set(xlabel="error of a prediction (a factor; 1 is perfect)", title="Laws")
+    _draw_intervals(summary[summary["kind"] == "exponent"], right)
+    right.set(xlabel="exponent of the tokens until learned", title="Exponents")
+    for row, factor in enumerate(FACTORS):
+        for (source, known), sign in zip(PUBLISHED.items(), "|x", strict=True):
+            if factor in known:
+                right.plot(known[factor], row - 0.25, sign, color="#D55E00", markersize=9)
+                note(right, source, (known[factor], row - 0.25), (0, 9), ha="center", fontsize=6)
+
+
+def _draw_intervals(summary: pd.DataFrame, ax: Axes) -> None:
+    for row, (value, low, high) in enumerate(summary[["value", "low", "high"]].to_numpy()):
+        ax.plot([low, high], [row, row], color="0.35")
+        ax.plot(value, row, "o", color="black", markersize=5)
+    ax.set_yticks(range(len(summary)), list(summary["name"]))
+    ax.set_ylim(len(summary) - 0.5, -0.8)
+
+
+STUDY = Study(
+    name="emergence law",
+    question="Do the times of A, B and C alone tell when a network learns the whole task?",
+    scales={
+        "smoke": SMOKE.replace(sequences=128, every=64),
+        "quick": Scale(seeds=(5, 6, 7), learning_rate=3e-4, sequences=256_000),
+        "paper": Scale(seeds=(5, 6, 7), learning_rate=3e-5, sequences=2_000_000, every=5_000),
+    },
+    stages=(grid_runs,),
+    summarise=summarise,
+    judge=judge_laws,
+    draw=draw,
+    size=(13.0, 4.2),
+    rows=time_rows,
+)
