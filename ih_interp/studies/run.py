@@ -86,7 +86,7 @@ def read_table(study: Study, folder: Path) -> pd.DataFrame:
     path = folder / f"{study.file_name}.csv"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected a table to draw again, found none.")
-    return pd.read_csv(path, float_precision="round_trip")
+    return pd.read_csv(path)
 
 
 def draw_study(study: Study, table: pd.DataFrame, *, command: str = "") -> Canvas:

@@ -254,7 +254,7 @@ def test_the_smoke_preset_writes_its_files(tmp_path):
     assert table["induction"].between(-1, 1).all()
     assert table["previous_token"].between(0, 1).all()
     again = run_study("frozen weights", preset="smoke", folder=figures, redraw=True)
-    assert again == findings
+    assert list(map(repr, again)) == list(map(repr, findings))  # p is NaN
 
 
 @pytest.mark.slow
