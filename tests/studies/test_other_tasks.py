@@ -157,7 +157,7 @@ def test_the_smoke_preset_runs_from_an_empty_folder(tmp_path):
     names = {path.name for path in (tmp_path / "f").iterdir()}
     files = {f"other_tasks{end}" for end in (".csv", ".pdf", ".png", "_summary.csv")}
     assert names == files | {"findings.csv", "README.md"}
-    table = pd.read_csv(tmp_path / "f" / "other_tasks.csv")
+    table = pd.read_csv(tmp_path / "f" / "other_tasks.csv", dtype={"config": str})
     for (name, config), _ in table.groupby(["run", "config"]):
         run = ih.Run(tmp_path / "r" / "other_tasks-smoke-synthetic" / name)
         assert run.config.fingerprint == config
