@@ -124,7 +124,9 @@ def test_a_planted_order_is_found_its_reverse_refused_and_no_order_open():
     assert verdicts["4 pairs: with match perfect the plateau is less than 1/8 as long"] == "no"
     tests = other_tasks.tests(planted(dict.fromkeys(TIMES, 20_000), spread=0.3, tasks=one))
     order = judge([test for test in tests if "earlier" in test.claim])
-    assert {finding.verdict for finding in order} == {"open"}  # in 13 of 14 draws it is so
+    assert {finding.verdict for finding in order} == {
+        "open"
+    }  # so in 187 of 200 draws; not in that of chance=0
     assert len(tests) == 8
 
 
