@@ -170,7 +170,7 @@ STUDY = Study(
     name="other tasks",
     question=QUESTION,
     scales={
-        "smoke": SMOKE,
+        "smoke": SMOKE.replace(sequences=96),
         "quick": Scale(sequences=32_000, evaluation_size=500),
         "paper": Scale(learning_rate=1e-5, sequences=384_000, every=5_000),
     },

@@ -124,7 +124,9 @@ def test_a_planted_order_is_found_its_reverse_refused_and_no_order_open():
     assert verdicts["4 pairs: with match perfect the plateau is less than 1/8 as long"] == "no"
     tests = other_tasks.tests(planted(dict.fromkeys(TIMES, 20_000), spread=0.3, tasks=one))
     order = judge([test for test in tests if "earlier" in test.claim])
-    assert {finding.verdict for finding in order} == {"open"}  # in 13 of 14 draws it is so
+    assert {finding.verdict for finding in order} == {
+        "open"
+    }  # so in 187 of 200 draws; not in that of chance=0
     assert len(tests) == 8
 
 
@@ -157,7 +159,7 @@ def test_the_smoke_preset_runs_from_an_empty_folder(tmp_path):
     names = {path.name for path in (tmp_path / "f").iterdir()}
     files = {f"other_tasks{end}" for end in (".csv", ".pdf", ".png", "_summary.csv")}
     assert names == files | {"findings.csv", "README.md"}
-    table = pd.read_csv(tmp_path / "f" / "other_tasks.csv")
+    table = pd.read_csv(tmp_path / "f" / "other_tasks.csv", dtype={"config": str})
     for (name, config), _ in table.groupby(["run", "config"]):
         run = ih.Run(tmp_path / "r" / "other_tasks-smoke-synthetic" / name)
         assert run.config.fingerprint == config
