@@ -1,7 +1,7 @@
 """Which weights have to learn: those of attention are frozen, alone and in pairs, and thawed later.
 
 All times are divided by the time in which the same network learns with nothing frozen. What is
-frozen and clamped stands in `frozen_runs`.
+frozen and clamped stands in `_frozen_runs`.
 """
 
 from collections.abc import Sequence

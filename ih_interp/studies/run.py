@@ -19,7 +19,7 @@ from ih_interp.training.train import Engine
 
 @plain_torch(gradient=None)
 def run_study(
-    name: str,
+    name: str | Study,
     *,
     preset: str = "quick",
     exemplars: PathLike | None = None,
@@ -37,7 +37,7 @@ def run_study(
     runs under `runs` are used again, interrupted ones resumed.
 
     Args:
-        name: a key of `STUDIES`, such as "critical periods", or with hyphens.
+        name: a key of `STUDIES`, such as "critical periods", or with hyphens; or a study of yours.
         preset: "smoke", "quick" or "paper": how many networks, and how long their runs are.
         exemplars: a file for `Exemplars.load`; by default synthetic features.
         runs: where runs lie, in a folder for study, preset and features.
@@ -72,8 +72,10 @@ def run_study(
     return findings
 
 
-def find_study(name: str) -> Study:
+def find_study(name: str | Study) -> Study:
     """Return the study of a name, with spaces, hyphens or underscores; ValueError for none."""
+    if isinstance(name, Study):
+        return name
     asked = name.lower().replace("-", " ").replace("_", " ")
     if asked not in STUDIES:
         words = ", ".join(study.word for study in STUDIES.values())
@@ -86,7 +88,7 @@ def read_table(study: Study, folder: Path) -> pd.DataFrame:
     path = folder / f"{study.file_name}.csv"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected a table to draw again, found none.")
-    return pd.read_csv(path)
+    return pd.read_csv(path, dtype={"run": str, "config": str})  # "12e3" is no number
 
 
 def draw_study(study: Study, table: pd.DataFrame, *, command: str = "") -> Canvas:

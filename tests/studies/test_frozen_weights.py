@@ -36,7 +36,7 @@ from ih_interp.studies.frozen_weights import (
     lost_share,
     summarise_frozen,
 )
-from ih_interp.studies.run import draw_study, read_table, run_study
+from ih_interp.studies.run import draw_study
 from ih_interp.studies.study import SMOKE, Scale, train_stages
 from ih_interp.training.fleet import trace_key
 
@@ -237,24 +237,6 @@ def test_the_figure_says_that_there_is_nothing_to_compare():
     table = as_claimed().assign(observed=False)
     words = [text.get_text() for text in draw_study(STUDY, table).texts]
     assert any("No network learned" in text for text in words)
-
-
-@pytest.mark.slow
-def test_the_smoke_preset_writes_its_files(tmp_path):
-    runs, figures = tmp_path / "runs", tmp_path / "figures"
-    findings = run_study("frozen-weights", preset="smoke", runs=runs, folder=figures)
-    assert {f.verdict for f in findings} == {"not judged"}
-    assert len(findings) == N_CLAIMS
-    for name in ("frozen_weights.pdf", "frozen_weights.png", "frozen_weights_summary.csv"):
-        assert (figures / name).stat().st_size
-    table = read_table(STUDY, figures)
-    (root,) = runs.iterdir()
-    for name, fingerprint in zip(table["run"], table["config"], strict=True):
-        assert ih.Run(root / name).config.fingerprint == fingerprint
-    assert table["induction"].between(-1, 1).all()
-    assert table["previous_token"].between(0, 1).all()
-    again = run_study("frozen weights", preset="smoke", folder=figures, redraw=True)
-    assert list(map(repr, again)) == list(map(repr, findings))  # p is NaN
 
 
 @pytest.mark.slow

@@ -9,10 +9,10 @@ import pytest
 import ih_interp as ih
 from ih_interp.analysis.dynamics.emergence import Crossing
 from ih_interp.plots._style import CLAMP_LINES
-from ih_interp.studies import STUDIES, clamped_tasks, other_tasks
+from ih_interp.studies import STUDIES, _clamped_tasks, other_tasks
 from ih_interp.studies._clamped_tasks import KINDS
 from ih_interp.studies.findings import judge
-from ih_interp.studies.run import draw_study, run_study
+from ih_interp.studies.run import draw_study
 from ih_interp.studies.study import guess_loss, learned_level
 
 STUDY = STUDIES["other tasks"]
@@ -47,7 +47,7 @@ def planted(times, *, spread=0.1, n_seeds=8, tasks=tuple(KINDS), chance=1):
 
 def test_every_network_has_every_clamp_in_every_task():
     scale = STUDY.scales["quick"]
-    trials = clamped_tasks.clamped_runs(scale, pd.DataFrame())
+    trials = _clamped_tasks.clamped_runs(scale, pd.DataFrame())
     names = [trial.config.name for trial in trials]
     assert len(names) == len(set(names)) == len(KINDS) * len(CLAMP_LINES) * len(scale.seeds)
     conditions = {(t.condition["task"], t.condition["clamp"]) for t in trials}
@@ -86,7 +86,7 @@ def test_clamps_put_the_answer_where_repeated_tokens_ask_for_it():
 
 def test_times_are_those_of_a_loop():
     table = planted(TIMES, n_seeds=2)
-    times, plateaus = clamped_tasks.learning_times(table), clamped_tasks.plateau_times(table)
+    times, plateaus = _clamped_tasks.learning_times(table), _clamped_tasks.plateau_times(table)
     for found, level_of in (
         (times, lambda kind: learned_level(kind.task)),
         (plateaus, lambda kind: kind.band[0]),
@@ -150,17 +150,3 @@ def test_the_median_ends_when_half_of_the_networks_have_learned():
     before = median[median["sequences"] < ends.iloc[0]]
     wide = table.pivot(index="sequences", columns="seed", values="loss").median(axis=1)
     np.testing.assert_allclose(before["loss"], wide.loc[before["sequences"]])
-
-
-@pytest.mark.slow
-def test_the_smoke_preset_runs_from_an_empty_folder(tmp_path):
-    findings = run_study("other-tasks", preset="smoke", runs=tmp_path / "r", folder=tmp_path / "f")
-    assert {finding.verdict for finding in findings} == {"not judged"}
-    names = {path.name for path in (tmp_path / "f").iterdir()}
-    files = {f"other_tasks{end}" for end in (".csv", ".pdf", ".png", "_summary.csv")}
-    assert names == files | {"findings.csv", "README.md"}
-    table = pd.read_csv(tmp_path / "f" / "other_tasks.csv", dtype={"config": str})
-    for (name, config), _ in table.groupby(["run", "config"]):
-        run = ih.Run(tmp_path / "r" / "other_tasks-smoke-synthetic" / name)
-        assert run.config.fingerprint == config
-    assert table["run"].nunique() == 2 * len(KINDS) * len(CLAMP_LINES)

@@ -127,7 +127,7 @@ def test_a_study_runs_in_an_empty_folder(name, tmp_path, monkeypatch):
     marks = {run.name: ih.Run(run).config.fingerprint for run in root.iterdir() if run.is_dir()}
     table = read_table(study, folder)
     assert dict(zip(table["run"], table["config"], strict=True)) == marks
-    summary = pd.read_csv(folder / f"{names}_summary.csv")
+    summary = pd.read_csv(folder / f"{names}_summary.csv", dtype={"config": str})
     for _, row in summary.iterrows():
         assert [marks[run] for run in row["run"].split(" ")] == row["config"].split(" ")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
