@@ -1,8 +1,8 @@
 """Emergence law: do the times of A, B and C alone tell when a network learns the whole task?
 
-Networks have one head in the last layer, as in the paper's Figure 6; heads of a layer are alike
-before training, so it is L1H0. A cell is a batch size and a task. Laws have one constant, which is
-fitted on half of the cells, and predict the others.
+Networks have all heads, since one head alone is slow with more pairs; clamps of a head are on L1H0,
+as heads of a layer are alike before training. A cell is a batch size and a task. Laws have one
+constant, which is fitted on half of the cells, and predict the others.
 """
 
 import itertools
@@ -18,8 +18,7 @@ from numpy import ndarray
 from scipy import optimize
 
 from ih_interp.analysis.statistics import bootstrap
-from ih_interp.clamps import AblateHeads, AbstractClamp, a_alone, b_alone, c_alone, keep_only
-from ih_interp.model import ModelConfig
+from ih_interp.clamps import AbstractClamp, a_alone, b_alone, c_alone
 from ih_interp.plots._style import HEAD_COLOURS, HEAD_MARKERS, note
 from ih_interp.studies._laws import LAWS, Law
 from ih_interp.studies.findings import Finding, above_zero, judge
@@ -46,7 +45,7 @@ PUBLISHED = {SQUARE_ROOT: {"batch": 0.5, "context": 0.5}, QUADRATIC: {"context":
 
 
 def grid_runs(scale: Scale, _: pd.DataFrame) -> list[Trial]:
-    """Return the runs of all cells: each subcircuit alone, and nothing clamped but the ablation."""
+    """Return the runs of all cells: each subcircuit alone, and nothing clamped."""
     cells = list(itertools.product(*GRID.values()))
     return [
         _trial(scale, dict(zip(GRID, cell, strict=True)), condition, seed)
@@ -78,16 +77,9 @@ def _trial(scale: Scale, cell: Mapping[str, int], condition: str, seed: int) -> 
     return Trial({**known, "half": ("fitted", "predicted")[sum(places) % 2]}, run)
 
 
-def _clamps(condition: str) -> list[AbstractClamp]:
-    """Return a condition's clamps; the loss under A and B alone sees no head to be ablated."""
-    others = AblateHeads(heads=keep_only("L1H0", n_heads=ModelConfig().n_heads))
-    of: Mapping[str, list[AbstractClamp]] = {
-        "A alone": [*a_alone()],
-        "B alone": [*b_alone("L1H0")],
-        "C alone": [*c_alone("L1H0"), others],
-        "free": [others],
-    }
-    return of[condition]
+def _clamps(condition: str) -> tuple[AbstractClamp, ...]:
+    of = {"A alone": a_alone(), "B alone": b_alone("L1H0"), "C alone": c_alone("L1H0")}
+    return of.get(condition, ())
 
 
 def networks(table: pd.DataFrame) -> pd.DataFrame:
