@@ -63,8 +63,8 @@ _WAITS = 3.2 / guess_loss(_REPEATED)  # nats: this package's test of the task fo
 
 KINDS: Mapping[str, Kind] = {
     "2 pairs": Kind(TaskConfig(n_labels=N_LABELS), 4, 5, known=PAPER),
-    "4 pairs": Kind(TaskConfig(n_labels=N_LABELS, n_pairs=4), 4, 5),
-    "8 pairs": Kind(TaskConfig(n_labels=N_LABELS, n_pairs=8), 3, 5),
+    "4 pairs": Kind(TaskConfig(n_labels=N_LABELS, n_pairs=4), 6, 5),
+    "8 pairs": Kind(TaskConfig(n_labels=N_LABELS, n_pairs=8), 8, 5),
     "repeated tokens": Kind(_REPEATED, 2, 50, upper=_WAITS),
 }
 """The tasks by name; those of pairs differ in the number of pairs, and in the longest run.
