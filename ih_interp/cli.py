@@ -7,6 +7,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -112,8 +113,7 @@ def study(
         Path, typer.Option("--figures", help="Where pdf, png, csv and findings go.")
     ] = Path("figures"),
     redraw: Annotated[
-        bool,
-        typer.Option(help="Draw and judge from the csv, without runs; repeat the other options."),
+        bool, typer.Option(help="Draw and judge from the csv, without runs.")
     ] = False,
 ) -> None:
     """Run a study beyond the paper: its runs, its tables, its figure, and what it found."""
@@ -125,8 +125,8 @@ def study(
         act = partial(run_study, preset=preset, redraw=redraw, say=typer.echo)
         findings = act(name, exemplars=exemplars, runs=runs, folder=figures_dir)
         for finding in findings:
-            p = f"p = {finding.p:.2g}"
-            typer.echo(f"\n{finding.claim}: {finding.verdict}\n     {finding.found}; {p}")
+            p = "" if isnan(finding.p) else f"; p = {finding.p:.2g}"
+            typer.echo(f"\n{finding.claim}: {finding.verdict}\n     {finding.found}{p}")
 
 
 @app.command()

@@ -216,13 +216,15 @@ def write_readme(folder: Path) -> Path:
     return path
 
 
-def replace_tables(text: str, tables: Sequence[str]) -> str:
-    """Return the text with these tables between the lines `BEGIN` and `END`, where it has both."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
+def replace_tables(
+    text: str, tables: Sequence[str], *, between: tuple[str, str] = (BEGIN, END)
+) -> str:
+    """Return the text with these tables between two lines, where it has both."""
+    before, begin, rest = text.partition(between[0])
+    _, end, after = rest.partition(between[1])
     if not (begin and end):
         return text
-    return "\n\n".join([f"{before}{BEGIN}", *tables, f"{END}{after}"])
+    return "\n\n".join([f"{before}{begin}", *tables, f"{end}{after}"])
 
 
 def _read(folder: Path) -> pd.DataFrame:

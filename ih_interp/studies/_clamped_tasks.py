@@ -13,27 +13,29 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from ih_interp.analysis.dynamics.emergence import (
     PLATEAU,
     Criterion,
+    Crossing,
     emergence_table,
+    first_below,
     learned,
     plateau_length,
 )
-from ih_interp.clamps import AbstractClamp, PreviousTokenAttention, copy, layer_one, match
+from ih_interp.clamps.schedules import ALWAYS
 from ih_interp.config import Grid
 from ih_interp.optimisers import Adam
 from ih_interp.plots._style import CLAMP_LINES
 from ih_interp.plots._tables import expect_known
-from ih_interp.studies.study import Scale, Trial, guess_loss, learned_level
+from ih_interp.studies.study import CLAMPS, Scale, Trial, guess_loss, learned_level
 from ih_interp.tasks.base import AbstractTask
 from ih_interp.tasks.few_shot import TaskConfig
 from ih_interp.tasks.repeated_tokens import RepeatedTokens
-from ih_interp.types import Head
 
 N_LABELS = 12  # ln 12 is above the plateau around ln 8; the paper's 5 cannot label 8 pairs
-EARLY = 10  # evaluations per factor of ten in sequences, for networks that learn at once
+PER_DECADE = 10  # evaluations per factor of ten in sequences, for networks that learn at once
 LN_2 = float(np.log(2))
 PAPER = "so in the paper's task with 5 labels (Singh et al. 2024, Figure 5b)"
 
@@ -74,36 +76,32 @@ always within a task.
 """
 
 
-def _conditions() -> dict[str, tuple[AbstractClamp, ...]]:
-    """Return the clamps of Figure 5b, on the first head of a layer."""
-    return {
-        "none": (),
-        "previous token": (PreviousTokenAttention(heads=(Head(0, 0),)),),
-        "layer 1": (layer_one(),),
-        "match": (match("L1H0"),),
-        "copy": (copy("L1H0"),),
-        "layer 1 + copy": (layer_one(), copy("L1H0")),
-    }
+CONDITIONS: Mapping[str, tuple[str, ...]] = {
+    "none": (),
+    **{clamp: (clamp,) for clamp in CLAMPS},
+    "layer 1 + copy": ("layer 1", "copy"),
+}
+"""The conditions of Figure 5b, by the clamps that are on."""
 
 
 def clamped_runs(scale: Scale, _: pd.DataFrame) -> list[Trial]:
     """Return each network's runs by task and clamp; all runs of a task may be equally long."""
     return [
         Trial(
-            {"task": name, "clamp": clamp},
+            {"task": task, "clamp": clamp},
             scale.run(
-                f"{name}-{clamp}".replace(" ", ""),
+                f"{task}-{clamp}".replace(" ", ""),
                 seed,
-                clamps,
+                [CLAMPS[name](ALWAYS) for name in names],
                 task=_over(kind.task, scale),
                 optimiser=Adam(learning_rate=kind.rate * scale.learning_rate),
                 sequences=kind.length * scale.sequences,
-                evaluations=Grid(every=scale.every, per_decade=EARLY),
+                evaluations=Grid(every=scale.every, per_decade=PER_DECADE),
                 checkpoints=Grid(),
             ),
         )
-        for name, kind in KINDS.items()
-        for clamp, clamps in _conditions().items()
+        for task, kind in KINDS.items()
+        for clamp, names in CONDITIONS.items()
         for seed in scale.seeds
     ]
 
@@ -120,13 +118,17 @@ def learning_times(table: pd.DataFrame) -> pd.DataFrame:
 def plateau_times(table: pd.DataFrame) -> pd.DataFrame:
     """Return how many sequences each run spent on its plateau; columns as in `learning_times`.
 
-    A plateau shorter than the least time between two evaluations counts as that: none was seen.
+    One shorter than the time between the evaluations around its end counts as that time.
     """
-    spacing = {
-        task: np.diff(np.unique(rows["sequences"])).min() for task, rows in table.groupby("task")
-    }
-    times = _by_task(table, lambda kind: partial(plateau_length, band=kind.band))
-    return times.assign(time=times["time"].clip(lower=times["task"].map(spacing)))
+    return _by_task(table, lambda kind: partial(seen_plateau, band=kind.band))
+
+
+def seen_plateau(sequences: ArrayLike, loss: ArrayLike, band: tuple[float, float]) -> Crossing:
+    """Return `plateau_length`, or the time between the evaluations around its end if longer."""
+    x, plateau = np.asarray(sequences), plateau_length(sequences, loss, band=band)
+    end = min(first_below(sequences, loss, band[0]), float(x[-1]))
+    after = max(1, int(np.searchsorted(x, end)))
+    return plateau._replace(time=max(plateau.time, float(x[after] - x[after - 1])))
 
 
 def _by_task(table: pd.DataFrame, criterion: Callable[[Kind], Criterion]) -> pd.DataFrame:

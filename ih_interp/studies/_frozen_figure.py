@@ -34,7 +34,7 @@ from ih_interp.studies._frozen_runs import (
 
 STAGE_WORDS: Mapping[str, str] = {
     "previous token": "attend to the\ntoken before",
-    "layer one": "write what\nstands there",
+    "layer 1": "write what\nstands there",
     "match": "match\nthe query",
     "copy": "copy\nthe label",
 }

@@ -2,7 +2,7 @@
 
 A weight is one of Q, K, V and O of all heads of a layer, "L0 Q" to "L1 O"; layers count from 0. The
 circuit has four stages, each with two weights that carry it and a clamp that makes it perfect. The
-clamps are nested: "layer one" contains "previous token", and under "match" neither is needed.
+clamps are nested: "layer 1" contains "previous token", and under "match" neither is needed.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,19 +14,11 @@ import pandas as pd
 import torch
 
 from ih_interp.analysis.heads.attention import induction_strength, previous_token_score
-from ih_interp.clamps import (
-    AbstractClamp,
-    Freeze,
-    PreviousTokenAttention,
-    copy,
-    during,
-    layer_one,
-    match,
-)
+from ih_interp.clamps import AbstractClamp, Freeze, during
+from ih_interp.clamps.schedules import ALWAYS as ALWAYS_ON
 from ih_interp.config import Grid, RunConfig
 from ih_interp.runs import Run
-from ih_interp.studies.study import Scale, Trial, time_rows
-from ih_interp.types import Head
+from ih_interp.studies.study import CLAMPS, Scale, Trial, time_rows, training_curve
 
 WEIGHTS = tuple(f"L{layer} {part}" for layer in (0, 1) for part in "QKVO")
 """Q, K, V and O of every head of layer 0, then of layer 1."""
@@ -37,14 +29,13 @@ class CircuitStage(NamedTuple):
 
     weights: tuple[str, str]
     clamp: AbstractClamp
-    """On one head where it is of heads: before training they are exchangeable."""
 
 
 STAGES: Mapping[str, CircuitStage] = {
-    "previous token": CircuitStage(("L0 Q", "L0 K"), PreviousTokenAttention(heads=(Head(0, 0),))),
-    "layer one": CircuitStage(("L0 V", "L0 O"), layer_one()),
-    "match": CircuitStage(("L1 Q", "L1 K"), match("L1H0")),
-    "copy": CircuitStage(("L1 V", "L1 O"), copy("L1H0")),
+    "previous token": CircuitStage(("L0 Q", "L0 K"), CLAMPS["previous token"](ALWAYS_ON)),
+    "layer 1": CircuitStage(("L0 V", "L0 O"), CLAMPS["layer 1"](ALWAYS_ON)),
+    "match": CircuitStage(("L1 Q", "L1 K"), CLAMPS["match"](ALWAYS_ON)),
+    "copy": CircuitStage(("L1 V", "L1 O"), CLAMPS["copy"](ALWAYS_ON)),
 }
 """By the name of the clamp, in the order in which information passes."""
 
@@ -78,7 +69,8 @@ def parameters(weights: Iterable[str]) -> tuple[str, ...]:
 def free_runs(scale: Scale, _: pd.DataFrame) -> list[Trial]:
     """Return one run per network with nothing frozen."""
     condition = {"kind": "free", "what": NOTHING, "until": 0.0}
-    return [Trial(condition, scale.run("free", seed, checkpoints=Grid())) for seed in scale.seeds]
+    often = Grid(every=scale.every)
+    return [Trial(condition, scale.run("free", seed, checkpoints=often)) for seed in scale.seeds]
 
 
 def held_runs(scale: Scale, table: pd.DataFrame) -> list[Trial]:
@@ -104,8 +96,7 @@ def _frozen(scale: Scale, seed: int, free: float, weights: tuple[str, ...], unti
     clamp, name, after = Freeze(parameters=parameters(weights)), joined(weights), 0.0
     label = f"frozen-{name.replace(' ', '')}"
     if until < ALWAYS:
-        batch = scale.run(label, seed).batch_size
-        schedule = during(0, max(1, round(until * free / batch)))
+        schedule = during(0, max(1, round(until * free / scale.batch_size)))
         clamp, label, after = clamp.replace(schedule=schedule), f"{label}-until-{until}", until
     condition = {"kind": "frozen", "what": name, "until": until}
     return Trial(condition, _run(scale, label, seed, clamp, (after + LIMIT) * free))
@@ -118,19 +109,19 @@ def _clamped(scale: Scale, seed: int, free: float, name: str) -> Trial:
 
 
 def _run(scale: Scale, label: str, seed: int, clamp: AbstractClamp, sequences: float) -> RunConfig:
-    batch = scale.run(label, seed).batch_size
-    whole = batch * int(np.ceil(sequences / batch))
-    return scale.run(label, seed, [clamp], sequences=whole, checkpoints=Grid())
+    whole = scale.batch_size * int(np.ceil(sequences / scale.batch_size))
+    own = {"sequences": whole, "checkpoints": Grid(every=scale.every)}
+    return scale.run(label, seed, [clamp], **own)
 
 
 def scored_rows(trial: Trial, run: Run) -> list[dict[str, Any]]:
-    """Return a run's row of `time_rows`, and what heads do at its end, without clamps.
+    """Return a run's row of `time_rows`, and what heads do once it has learned, without clamps.
 
     Columns: `induction`, the largest `induction_strength` of a head of layer 1, in [-1, 1], and
     `previous_token`, the largest `previous_token_score` at labels of one of layer 0, in [0, 1];
     over as many training sequences as an evaluation has.
     """
-    model = run.model()
+    model = run.model(int(training_curve(run)["step"].max()))
     generator = torch.Generator().manual_seed(run.config.seeds.evaluation)
     batch = run.task.sample(run.task.splits[0], run.config.evaluation_size, generator=generator)
     induction = float(induction_strength(model, batch)[-1].max())

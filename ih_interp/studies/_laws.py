@@ -8,7 +8,8 @@ from jaxtyping import Float
 from numpy import ndarray
 from scipy.integrate import solve_ivp
 
-LEARNED = 0.4  # the share of a guess's loss at which a task counts as learned
+from ih_interp.studies.study import LEARNED
+
 SMALLEST, LARGEST = -5.0, -0.5  # log10 of the start from which the toy model's factors may grow
 
 Times: TypeAlias = Float[ndarray, "network subcircuit"]

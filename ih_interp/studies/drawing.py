@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+BEYOND = 1e3  # longer than any axis of a study
+
 
 def draw_networks(ax: Axes, x: pd.Series, y: pd.Series, table: pd.DataFrame, *, color: Any) -> None:
     """Draw a thin line for each network, in the order of `x`; open triangles never learned.
@@ -24,12 +26,15 @@ def draw_networks(ax: Axes, x: pd.Series, y: pd.Series, table: pd.DataFrame, *, 
 def draw_medians(ax: Axes, x: pd.Series, summary: pd.DataFrame, name: str) -> None:
     """Draw the column `name` with the interval between `name_low` and `name_high`.
 
-    A median that is not reached is left out, and an end of an interval that is not, too.
+    A median that is not reached is left out. An end of an interval that is not reached lies beyond
+    the axes: set their limits afterwards.
     """
     at, value = np.asarray(x, dtype=float), summary[name].to_numpy(dtype=float)
     ends = [summary[f"{name}{end}"].to_numpy(dtype=float) for end in ("_low", "_high")]
     there = np.isfinite(value)
-    lengths = [np.where(np.isfinite(end), np.abs(end - value), 0)[there] for end in ends]
+    lengths = [
+        np.where(np.isfinite(end[there]), np.abs(end[there] - value[there]), BEYOND) for end in ends
+    ]
     look: dict[str, Any] = {"fmt": "o", "color": "black", "capsize": 2, "markersize": 4}
     label = "median, 95% interval"
     ax.errorbar(at[there], value[there], lengths, linewidth=1.2, zorder=3, label=label, **look)

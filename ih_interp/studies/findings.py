@@ -12,17 +12,20 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from ih_interp.analysis.statistics import adjusted_for_discoveries, bootstrap, sign_flip_test
-from ih_interp.paper.claims import BEGIN, END, README, replace_tables
+from ih_interp.paper.claims import README, replace_tables
 
 FILE = "findings.csv"
+BEGIN, END = "<!-- findings -->", "<!-- end of findings -->"
+"""Lines of a README between which the tables of findings stand."""
 PERMUTATIONS = 9_999
 LIKELY = 0.05  # the adjusted p below which a claim is decided
 
 HEADING = """# Studies beyond the paper, by `ih-interp study`
 
-Each study has a table with a row per run (csv), a summary with intervals over networks, and a
-figure. Claims were written before the runs; one is decided where its p, two-sided and adjusted for
-all claims of its study (Benjamini and Hochberg), is below 0.05, and open otherwise.
+Each study has a table with a row per run (csv), a summary with intervals, and a figure. Claims were
+written before the runs. One is decided where its p, two-sided and adjusted for all claims of its
+study (Benjamini and Hochberg), is below 0.05, and open otherwise. Of eight networks the least p
+before adjustment is 0.008.
 """
 
 
@@ -52,24 +55,38 @@ class Finding(NamedTuple):
 
 
 def above_zero(
-    claim: str, effects: ArrayLike, *, known: str = "nothing", words: str, spec: str = ".2f"
+    claim: str,
+    effects: ArrayLike,
+    *,
+    words: str,
+    known: str = "nothing",
+    units: str = "networks",
+    spec: str = ".2f",
 ) -> Tested:
     """Test that effects, one per network, are above 0, by sign flips.
 
     `words` say what an effect is, and `{}` in them is its mean with a bootstrap interval over
-    networks. Effects of NaN are left out, and counted in words; with fewer than two left nothing is
-    tested.
+    networks, or other `units`. Effects of NaN are left out, and counted in words; with fewer than
+    two left nothing is tested.
     """
     given = np.asarray(effects, dtype=float)
-    known_effects = given[~np.isnan(given)]
-    n_missing = len(given) - len(known_effects)
-    if len(known_effects) < 2:
-        return Tested(claim, known, words.format("not measured"), False, np.nan)
-    mean, low, high = (float(end) for end in bootstrap(known_effects))
-    told = f"{mean:{spec}} ({low:{spec}} to {high:{spec}}, {len(known_effects)} networks)"
-    told += f"; {n_missing} without a number" if n_missing else ""
-    p = float(sign_flip_test(known_effects[:, None])[0])
+    there = given[~np.isnan(given)]
+    missing = f"; {len(given) - len(there)} without a number" if len(there) < len(given) else ""
+    if len(there) < 2:
+        return Tested(claim, known, f"not measured{missing}", False, np.nan)
+    mean, low, high = (float(end) for end in bootstrap(there))
+    told = f"{mean:{spec}} ({low:{spec}} to {high:{spec}}, {len(there)} {units}{missing})"
+    p = float(sign_flip_test(there[:, None])[0])
     return Tested(claim, known, words.format(told), mean > 0, p)
+
+
+def unlearned(*conditions: pd.DataFrame) -> str:
+    """Return words on runs of these conditions that did not learn, if there are some."""
+    observed = pd.concat([rows["observed"].astype(bool) for rows in conditions])
+    if observed.all():
+        return ""
+    lost = f"{(~observed).sum()} of {len(observed)} runs"
+    return f"; {lost} did not learn, and count with their length"
 
 
 def flatness(values: Float[ndarray, "network condition"], *, seed: int = 0) -> float:
@@ -77,8 +94,10 @@ def flatness(values: Float[ndarray, "network condition"], *, seed: int = 0) -> f
 
     The statistic is Friedman's: the variance of conditions' mean ranks, with ranks within each
     network, in which equal values tie. Values are shuffled among the conditions of each network;
-    p = (1 + shuffles with at least that variance) / (1 + shuffles).
+    p = (1 + shuffles with at least that variance) / (1 + shuffles), NaN where a value is missing.
     """
+    if values.size == 0 or np.isnan(values).any():
+        return np.nan
     ranks = np.tile(stats.rankdata(values, axis=1), (PERMUTATIONS, 1, 1))
     shuffled = np.random.default_rng(seed).permuted(ranks, axis=2).mean(axis=1).var(axis=1)
     spread = ranks[0].mean(axis=0).var()
@@ -101,25 +120,38 @@ def _verdict(agrees: bool, p: float) -> str:
 
 
 def write_findings(folder: Path, study: str, findings: Sequence[Finding], *, command: str) -> None:
-    """Write a study's findings into `findings.csv` and `README.md`; those of others stay."""
+    """Write a study's findings into `findings.csv` and `README.md`; those of others stay.
+
+    A `README.md` without the lines `BEGIN` and `END` stays as it is.
+    """
     path = folder / FILE
     table = pd.DataFrame(findings, columns=Finding._fields)
-    table = pd.concat({(study, command): table}, names=["study", "command"]).droplevel(-1)
-    table = table.reset_index()
+    table.insert(0, "study", study)
+    table.insert(1, "command", command)
     if path.is_file():
-        before = pd.read_csv(path, converters=dict.fromkeys(("claim", "known", "found"), str))
+        before = read_findings(folder)
         table = pd.concat([before[before["study"] != study], table], ignore_index=True)
         table = table.sort_values("study", kind="stable")
     table.to_csv(path, index=False)
     readme = folder / README
     text = readme.read_text() if readme.is_file() else f"{HEADING}\n{BEGIN}\n{END}\n"
     tables = [_markdown(rows) for _, rows in table.groupby(["study", "command"])]
-    readme.write_text(replace_tables(text, tables))
+    readme.write_text(replace_tables(text, tables, between=(BEGIN, END)))
+
+
+def read_findings(folder: Path) -> pd.DataFrame:
+    """Return the findings of a folder: `study`, `command` and the fields of `Finding`."""
+    return pd.read_csv(folder / FILE, converters={"claim": str, "known": str, "found": str})
+
+
+def told(p: float) -> str:
+    """Return an adjusted p in words."""
+    return "not tested" if np.isnan(p) else f"{p:.2g}"
 
 
 def _markdown(table: pd.DataFrame) -> str:
     study, command = table[["study", "command"]].iloc[0]
-    rows = table.assign(p=table["p"].map("{:.2g}".format))[[*Finding._fields]]
+    rows = table.assign(p=table["p"].map(told))[[*Finding._fields]]
     title = f"### {study.capitalize()}\n\nBy `{command}`\n"
     head = ["| expected | known before | found | p, adjusted | holds |", "|---|---|---|---|---|"]
     return "\n".join([title, *head, *(f"| {' | '.join(row)} |" for row in rows.to_numpy())])

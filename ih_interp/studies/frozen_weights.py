@@ -28,10 +28,10 @@ from ih_interp.studies._frozen_runs import (
     relative,
     scored_rows,
 )
-from ih_interp.studies.findings import Finding, Tested, above_zero, judge
+from ih_interp.studies.findings import Finding, Tested, above_zero, judge, unlearned
 from ih_interp.studies.study import SMOKE, Scale, Study, trace_runs
 
-HEADS_FORM = "2506.01115: language models with Q and K frozen form induction heads"
+HEADS_FORM = "arXiv:2506.01115: language models with Q and K frozen form induction heads"
 
 
 def summarise_frozen(table: pd.DataFrame) -> pd.DataFrame:
@@ -44,7 +44,7 @@ def summarise_frozen(table: pd.DataFrame) -> pd.DataFrame:
     if len(times):
         summary = summary.merge(emergence_summary(times, by=BY), how="left", on=BY)
     scores: list[dict[str, object]] = []
-    for key, rows in table.groupby(BY, sort=False):
+    for key, rows in (times if len(times) else table).groupby(BY, sort=False):
         row: dict[str, object] = dict(zip(BY, key, strict=True))
         for name in ("induction", "previous_token"):
             ends = bootstrap(rows[name]) if len(rows) > 1 else (rows[name].iloc[0], *[np.nan] * 2)
@@ -63,7 +63,7 @@ def judge_frozen(table: pd.DataFrame) -> list[Finding]:
     """
     times = relative(table)
     match, copying = (STAGES[name].weights for name in ("match", "copy"))
-    attend, carry = (STAGES[name].weights for name in ("previous token", "layer one"))
+    attend, carry = (STAGES[name].weights for name in ("previous token", "layer 1"))
     comparisons = (
         (
             "Freezing Q and K of layer 1, to match, delays more than V and O, to copy",
@@ -92,7 +92,7 @@ def log_ratio(times: pd.DataFrame, what: str, other: str = NOTHING) -> pd.Series
 
 
 def _delay(times: pd.DataFrame, weight: str) -> Tested:
-    words = f"ln(time / free time) is {{}}{_censored(of(times, weight))}"
+    words = f"ln(time / free time) is {{}}{unlearned(of(times, weight))}"
     claim = f"Freezing {weight[-1]} of layer {weight[1]} delays learning"
     return above_zero(claim, log_ratio(times, weight), words=words, spec=".3f")
 
@@ -102,18 +102,8 @@ def _comparison(
 ) -> Tested:
     names = joined(tuple(slow)), joined(tuple(fast))
     words = f"ln(time with {names[0]} frozen / time with {names[1]} frozen) is {{}}"
-    words += _censored(*(of(times, name) for name in names))
+    words += unlearned(*(of(times, name) for name in names))
     return above_zero(claim, log_ratio(times, *names), words=words)
-
-
-def _censored(*conditions: pd.DataFrame) -> str:
-    """Return words on runs that did not learn, if there are some."""
-    observed = pd.concat([rows["observed"].astype(bool) for rows in conditions])
-    if observed.all():
-        return ""
-    return (
-        f"; {(~observed).sum()} of {len(observed)} runs did not learn, and count with their length"
-    )
 
 
 def lost_share(times: pd.DataFrame, weights: str, until: float) -> pd.Series:
@@ -123,10 +113,10 @@ def lost_share(times: pd.DataFrame, weights: str, until: float) -> pd.Series:
 
 def _thaw(times: pd.DataFrame, weights: str) -> Tested:
     until = THAWED[0]
-    effects = 0.5 - lost_share(times, weights, until)
-    words = f"half less the share lost is {{}}{_censored(of(times, weights, until))}"
-    claim = f"Of half its free time with {weights} frozen, a network loses less than half"
-    return above_zero(claim, effects, words=words)
+    rows, lost = of(times, weights, until), lost_share(times, weights, until)
+    words = f"share of that time lost: {lost.mean():.2f}; less than a half by {{}}{unlearned(rows)}"
+    claim = f"Freezing {weights} for half the free time delays learning by less than half of that"
+    return above_zero(claim, 0.5 - lost, words=words)
 
 
 def _order(times: pd.DataFrame) -> Tested:
@@ -134,7 +124,9 @@ def _order(times: pd.DataFrame) -> Tested:
     costs = pd.DataFrame({name: log_ratio(times, joined(s.weights)) for name, s in STAGES.items()})
     savings = pd.DataFrame({name: -log_ratio(times, name) for name in STAGES})
     effects = [spearman(costs.loc[seed], savings.loc[seed]) for seed in costs.index]
-    words = "rank correlation over four stages, whose clamps are nested, is {}"
+    both = [of(times, joined(stage.weights)) for stage in STAGES.values()]
+    both += [of(times, name) for name in STAGES]
+    words = f"rank correlation over four stages, whose clamps are nested, is {{}}{unlearned(*both)}"
     claim = "The more a stage's perfect clamp saves, the more its frozen weights cost"
     return above_zero(claim, effects, words=words)
 
@@ -142,8 +134,7 @@ def _order(times: pd.DataFrame) -> Tested:
 def _head(times: pd.DataFrame, weights: str) -> Tested:
     rows = of(times, weights)
     effects = rows["induction"] - rows["free_induction"] / 2
-    mean = f"{rows['induction'].mean():.2f}" if len(rows) else "not measured"
-    words = f"strength is {mean}; less half of the free network's it is {{}}"
+    words = f"strength {rows['induction'].mean():.2f}; above half of the free network's by {{}}"
     claim = f"With {weights} frozen, an induction head of at least half the free strength forms"
     return above_zero(claim, effects, known=HEADS_FORM, words=words)
 
@@ -152,7 +143,7 @@ STUDY = Study(
     name="frozen weights",
     question="Which weights of attention have to learn, for how long, and which can stay as drawn?",
     scales={
-        "smoke": SMOKE.replace(sequences=160),
+        "smoke": SMOKE,
         "quick": Scale(),
         "paper": Scale(learning_rate=1e-5, sequences=1_500_000, every=5_000),
     },

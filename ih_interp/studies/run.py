@@ -11,7 +11,7 @@ from ih_interp._torch_state import plain_torch
 from ih_interp.plots._style import save, style
 from ih_interp.storage.atomic import PathLike, as_path
 from ih_interp.studies import STUDIES
-from ih_interp.studies.findings import Finding, write_findings
+from ih_interp.studies.findings import FILE, Finding, read_findings, write_findings
 from ih_interp.studies.study import Study, study_folder, train_stages
 from ih_interp.tasks.exemplars import Exemplars
 from ih_interp.training.train import Engine
@@ -43,7 +43,8 @@ def run_study(
         runs: where runs lie, in a folder for study, preset and features.
         folder: where the files go.
         engine: as in `train`.
-        redraw: whether the csv in `folder` is drawn and judged again, without runs.
+        redraw: whether the csv in `folder` is drawn and judged again, without runs, as by the
+            command that wrote it.
         say: is called with each message on the progress.
 
     Raises ValueError for an unknown study or preset, FileNotFoundError where no csv is there to
@@ -64,9 +65,12 @@ def run_study(
         root = study_folder(as_path(runs, "runs"), study, preset, features)
         table = train_stages(study, scale, root, engine=engine, say=say)
     command = _command(study, preset, features)
+    if redraw and (place / FILE).is_file():
+        before = read_findings(place)
+        command = next(iter(before.loc[before["study"] == study.name, "command"]), command)
     write(study, table, place, command=command, say=say)
     findings = study.judge(table)
-    if preset == "smoke":
+    if "--preset smoke" in command:
         findings = [finding._replace(verdict="not judged") for finding in findings]
     write_findings(place, study.name, findings, command=command)
     return findings

@@ -12,7 +12,8 @@ import pandas as pd
 from ih_interp._config_base import Frozen
 from ih_interp._reprs import short_repr
 from ih_interp.analysis.dynamics.emergence import learned
-from ih_interp.clamps import AbstractClamp
+from ih_interp.clamps import AbstractClamp, PreviousTokenAttention, copy, layer_one, match
+from ih_interp.clamps.schedules import AbstractSchedule
 from ih_interp.config import Grid, RunConfig, Seeds
 from ih_interp.engine.compiled_forward import compiler_found
 from ih_interp.optimisers import Adam
@@ -25,8 +26,22 @@ from ih_interp.tasks.few_shot import TaskConfig
 from ih_interp.tasks.repeated_tokens import RepeatedTokens
 from ih_interp.training.state import StopRun
 from ih_interp.training.train import Engine, train
+from ih_interp.types import Head
 
+LEARNED = 0.4  # times the loss of a guess: below it a task counts as learned
 WORTH_COMPILING = 10_000  # updates of a stage
+
+
+CLAMPS: Mapping[str, Callable[[AbstractSchedule], AbstractClamp]] = {
+    "previous token": lambda on: PreviousTokenAttention(heads=(Head(0, 0),), schedule=on),
+    "layer 1": lambda on: layer_one(schedule=on),
+    "match": lambda on: match("L1H0", schedule=on),
+    "copy": lambda on: copy("L1H0", schedule=on),
+}
+"""The clamps of Figure 5b as functions of their schedule; "layer 1" is the paper's, L0 here.
+
+Clamps of a head are on the first of its layer: before training the heads of a layer are alike.
+"""
 
 
 class Scale(Frozen):
@@ -140,15 +155,17 @@ def learned_level(task: AbstractTask) -> float:
 
     In the paper's task that is its own level, 0.277.
     """
-    return 0.4 * guess_loss(task)
+    return LEARNED * guess_loss(task)
 
 
 def training_curve(run: Run) -> pd.DataFrame:
     """Return a run's metrics on training sequences up to the first that finds the task learned.
 
-    Where several processes train, a run ends a few evaluations later.
+    Where several processes train, a run ends a few evaluations later. Of metrics under clamps and
+    without them, it returns those that `evaluate` names first.
     """
-    curve = run.metrics.loc[run.metrics["split"] == "train"].reset_index(drop=True)
+    own = (run.metrics["split"] == "train") & (run.metrics["under"] == run.config.evaluate[0])
+    curve = run.metrics[own].reset_index(drop=True)
     is_learned = curve["loss"] < learned_level(run.config.task)
     return curve.iloc[: int(is_learned.argmax()) + 1] if is_learned.any() else curve
 
@@ -175,7 +192,8 @@ def _key(trial: Trial, run: Run) -> dict[str, Any]:
 
 def stop_when_learned(run: Run, row: Mapping[str, Any]) -> None:
     """End a run at the evaluation that finds its task learned."""
-    if row["split"] == "train" and row["loss"] < learned_level(run.config.task):
+    is_own = row["split"] == "train" and row["under"] == run.config.evaluate[0]
+    if is_own and row["loss"] < learned_level(run.config.task):
         raise StopRun
 
 

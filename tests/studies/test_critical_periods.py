@@ -8,22 +8,17 @@ import pandas as pd
 import pytest
 
 import ih_interp as ih
+from ih_interp.studies._periods_runs import ONSETS, closed_loops, free_runs, same_doses, windows
 from ih_interp.studies.critical_periods import (
-    CLAMPS,
-    ONSETS,
     STUDY,
     by_onset,
-    closed_loops,
     draw,
-    free_runs,
     judge_periods,
-    same_doses,
     savings,
     summarise,
-    windows,
 )
 from ih_interp.studies.findings import flatness
-from ih_interp.studies.study import SMOKE, Scale, Trial
+from ih_interp.studies.study import CLAMPS, SMOKE, Scale, Trial
 
 SCALE = Scale(seeds=(5, 6, 7))
 SEEDS = range(5, 13)
@@ -161,10 +156,10 @@ def test_a_planted_period_is_found():
     got = verdicts(
         lambda arm, clamp, onset, seed: max(0, 0.6 - onset) + noise(clamp, onset, seed) / 9
     )
-    assert got["a window saves time"] == "yes"
-    assert got["less than it lasts"] == "yes"
-    assert got["early windows save more than late ones"] == "yes"
-    assert got["it matters when help comes"] == "yes"
+    assert got["a window saves time, on average over onsets"] == "yes"
+    assert got["a window saves less time than it lasts, on average over onsets"] == "yes"
+    assert got["the first five windows save more than the last five"] == "yes"
+    assert got["savings differ between onsets"] == "yes"
 
 
 def test_reversed_effects_are_refused_and_noise_stays_open():
@@ -173,12 +168,12 @@ def test_reversed_effects_are_refused_and_noise_stays_open():
         return 2 + (0 if np.isnan(onset) else onset) + loop + noise(clamp, onset, seed) / 9
 
     got = verdicts(late)
-    assert got["less than it lasts"] == "no"
-    assert got["early windows save more than late ones"] == "no"
+    assert got["a window saves less time than it lasts, on average over onsets"] == "no"
+    assert got["the first five windows save more than the last five"] == "no"
     assert got["help on the plateau saves more than as much at the start"] == "no"
     open_ = verdicts(lambda arm, clamp, onset, seed: noise(arm, clamp, onset, seed))
-    assert open_["it matters when help comes"] == "open"
-    assert open_["early windows save more than late ones"] == "open"
+    assert open_["savings differ between onsets"] == "open"
+    assert open_["the first five windows save more than the last five"] == "open"
 
 
 def test_the_figure_shows_every_network_and_those_that_never_learned():
@@ -195,3 +190,29 @@ def test_the_figure_shows_every_network_and_those_that_never_learned():
     assert [len(curve.get_xdata()) for curve in curves] == [len(ONSETS)] * len(SEEDS)
     triangles = next(line for line in upper.lines if line.get_marker() == "v")
     assert set(triangles.get_ydata()) == {-5.0}
+
+
+def test_networks_that_do_not_learn_by_themselves_have_no_windows():
+    table = planted(lambda *key: 1.0)
+    table.loc[(table["arm"] == "free") & (table["seed"] == 9), "observed"] = False
+    assert 9 not in set(savings(table)["seed"])
+    assert by_onset(table, "match").shape == (7, 10)
+    nothing = table.assign(observed=False)
+    assert {finding.verdict for finding in judge_periods(nothing)} == {"open"}
+    assert summarise(nothing).empty
+
+
+def test_two_runs_that_did_not_learn_cannot_be_compared():
+    def observed(arm, clamp, onset, seed):
+        return arm not in ("closed loop", "spread") or seed == 5
+
+    table = planted(lambda *key: 1.0, observed=observed)
+    found = {f.claim: f.found for f in judge_periods(table)}
+    pulses = found["copy: help on the plateau saves more than as much in ten pulses"]
+    assert pulses.startswith("not measured; 7 without a number")
+    start = found["copy: help on the plateau saves more than as much at the start"]
+    assert "7 of 16 runs did not learn" in start
+
+
+def test_a_missing_value_has_no_p():
+    assert np.isnan(flatness(np.array([[1.0, np.nan], [2.0, 3.0]])))

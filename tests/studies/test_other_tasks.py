@@ -119,13 +119,14 @@ def test_a_planted_order_is_found_its_reverse_refused_and_no_order_open():
     one = ("4 pairs",)
     reverse = dict(zip(TIMES, [1_000, 3_000, 12_000, 40_000, 20_000, 32_000], strict=True))
     verdicts = {f.claim: f.verdict for f in STUDY.judge(planted(reverse, tasks=one))}
-    assert verdicts["4 pairs: with layer 1 perfect it is learned earlier than with none"] == "no"
+    assert (
+        verdicts["4 pairs: with layer 1 perfect it is learned earlier than without a clamp"] == "no"
+    )
     assert verdicts["4 pairs: with match perfect the plateau is less than 1/8 as long"] == "no"
     tests = other_tasks.tests(planted(dict.fromkeys(TIMES, 20_000), spread=0.3, tasks=one))
     order = judge([test for test in tests if "earlier" in test.claim])
-    assert {finding.verdict for finding in order} == {
-        "open"
-    }  # so in 187 of 200 draws; not in that of chance=0
+    # So in 187 of 200 draws; not in that of chance=0.
+    assert {finding.verdict for finding in order} == {"open"}
     assert len(tests) == 8
 
 

@@ -9,9 +9,16 @@ from typer.testing import CliRunner
 
 import ih_interp as ih
 from ih_interp.cli import app
-from ih_interp.paper.claims import BEGIN, END
 from ih_interp.studies import STUDIES, findings
-from ih_interp.studies.findings import HEADING, Finding, above_zero, judge, write_findings
+from ih_interp.studies.findings import (
+    BEGIN,
+    END,
+    HEADING,
+    Finding,
+    above_zero,
+    judge,
+    write_findings,
+)
 from ih_interp.studies.run import draw_study, find_study, read_table, run_study
 from ih_interp.studies.study import SMOKE, guess_loss, learned_level, stop_when_learned, trace_runs
 
@@ -40,17 +47,17 @@ def test_an_unknown_task_is_refused():
 def test_a_run_ends_at_the_evaluation_that_finds_it_learned(tmp_path):
     (run,) = ih.train([SMOKE.run("one", 5)], tmp_path, progress=False)
     level = learned_level(run.config.task)
-    stop_when_learned(run, {"split": "train", "loss": level})
-    stop_when_learned(run, {"split": "test_relabel", "loss": 0.0})
+    stop_when_learned(run, {"split": "train", "under": "clamped", "loss": level})
+    stop_when_learned(run, {"split": "test_relabel", "under": "clamped", "loss": 0.0})
     with pytest.raises(ih.StopRun):
-        stop_when_learned(run, {"split": "train", "loss": 0.99 * level})
+        stop_when_learned(run, {"split": "train", "under": "clamped", "loss": 0.99 * level})
 
 
 def test_effects_are_tested_over_networks():
     test = above_zero("it grows", [1.0, 2.0, 1.5, 1.0, 2.5, 1.2, 1.1, np.nan], words="{} units")
     assert test.agrees
     assert test.p == pytest.approx(2 / 2**7)
-    assert test.found.endswith("7 networks); 1 without a number units")
+    assert test.found.endswith("7 networks; 1 without a number) units")
     assert above_zero("it grows", [-1.0, -2.0], words="{}").agrees is False
     assert np.isnan(above_zero("it grows", [1.0, np.nan], words="{}").p)
 
