@@ -5,6 +5,7 @@ free run until the clamp comes, so that it can save at most the time that is lef
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import pandas as pd
 from jaxtyping import Float
@@ -43,6 +44,7 @@ ARMS = ("closed loop", *FIXED)
 """When a clamp is on where doses are compared: while the free loss is between 0.8 and 0.6 nats; for
 as many updates from the start; for about as many, the first of every tenth of the free time."""
 
+NOTHING = "No network learned by itself: there is nothing to compare."
 TITLE = """A clamp is on for one window, a tenth of the time in which the network learns without it.
 Thin: networks, measured with clamps off. Open triangles: never learned in 1.5 times the free time.
 Closed loops end when the network, measured without the clamp, leaves its plateau."""
@@ -125,7 +127,6 @@ def _more(runs: pd.DataFrame, arm: str, claim: str) -> Tested:
 def draw(table: pd.DataFrame, canvas: Canvas) -> None:
     """Draw savings over onsets, a panel per clamp, and below them the three ways to give a dose."""
     drawn, free = (savings(table), summarise(table)), table[table["arm"] == "free"]
-    canvas.suptitle(TITLE if len(drawn[0]) else "No network learned.", fontsize=9)
     axes = canvas.subplots(2, len(CLAMPS), sharey=True, height_ratios=(3, 2))
     plateau = [100.0 * (free[f"plateau_{end}"] / free["time"]).median() for end in ("start", "end")]
     places = {arm: place for place, arm in enumerate(ARMS)}
@@ -146,7 +147,8 @@ def draw(table: pd.DataFrame, canvas: Canvas) -> None:
     axes[1, 0].set_ylabel("time saved by\nequal doses, in windows")
     shown = [ax.get_legend_handles_labels() for ax in axes.flat]
     named = {label: handle for pair in shown for handle, label in zip(*pair, strict=True)}
-    canvas.legend(named.values(), named.keys(), loc="outside lower center", ncols=4, fontsize=8)
+    look: dict[str, Any] = {"loc": "outside upper center", "ncols": len(named), "fontsize": 9}
+    canvas.legend(named.values(), named.keys(), title=TITLE if named else NOTHING, **look)
 
 
 def _draw_savings(
