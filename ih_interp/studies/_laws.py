@@ -10,13 +10,13 @@ from scipy.integrate import solve_ivp
 
 from ih_interp.studies.study import LEARNED
 
-SMALLEST, LARGEST = -5.0, -0.5  # log10 of the start from which the toy model's factors may grow
+START = 0.01  # of the toy model's factors; a smaller one changes the law by a factor alone
 
 Times: TypeAlias = Float[ndarray, "network subcircuit"]
-Law: TypeAlias = Callable[[Times, float], Float[ndarray, " network"]]
+Law: TypeAlias = Callable[[Times], Float[ndarray, " network"]]
 
 
-def stagewise(alone: Times, start: float) -> Float[ndarray, " network"]:
+def stagewise(alone: Times, start: float = START) -> Float[ndarray, " network"]:
     """Return the time at which a product of three factors is learned, from their times alone.
 
     The factors of the toy model grow by `da/dt = (1 - abc) bc / tau_A`, and so on, from `start`. A
@@ -41,22 +41,14 @@ def _time_of_product(tau: Float[ndarray, " subcircuit"], start: float) -> float:
     return float(solved.t_events[0][0])
 
 
-def scaled(combine: Callable[..., ndarray]) -> Law:
-    """Return the law `exp(constant) combine(times)`."""
-    return lambda alone, constant: np.exp(constant) * combine(alone, axis=1)
-
-
-def _product(alone: Times, axis: int) -> ndarray:
-    return np.exp(np.log(alone).mean(axis=axis))
-
-
-LAWS: Mapping[str, tuple[Law, tuple[float, float]]] = {
-    "stagewise": (lambda alone, start: stagewise(alone, 10**start), (SMALLEST, LARGEST)),
-    "product": (scaled(_product), (-5.0, 10.0)),
-    "sum": (scaled(np.sum), (-5.0, 10.0)),
-    "maximum": (scaled(np.max), (-5.0, 10.0)),
-    "constant": (lambda alone, log: np.full(len(alone), np.exp(log)), (0.0, 20.0)),
+LAWS: Mapping[str, Law] = {
+    "stagewise": stagewise,
+    "product": lambda alone: np.exp(np.log(alone).mean(axis=1)),
+    "sum": lambda alone: alone.sum(axis=1),
+    "maximum": lambda alone: alone.max(axis=1),
+    "constant": lambda alone: np.ones(len(alone)),
 }
-"""Laws of the time until the whole is learned, and the range of the one constant of each: that of a
-stagewise law is log10 of the start; a product is the geometric mean's multiple; "constant" ignores
-A, B and C."""
+"""Laws of the time until the whole is learned, up to a factor, which is fitted.
+
+A product is that of the cube roots; "constant" ignores A, B and C.
+"""

@@ -95,17 +95,26 @@ def test_the_stagewise_time_scales_with_its_parts():
     assert stagewise(7 * alone, 0.1) == pytest.approx(7 * stagewise(alone, 0.1), rel=1e-5)
 
 
+def test_a_smaller_start_changes_the_stagewise_law_by_a_factor():
+    alone = np.random.default_rng(0).lognormal(9, 0.5, size=(20, 3))
+    ratio = stagewise(alone, 0.001) / stagewise(alone)
+    assert ratio == pytest.approx(ratio.mean(), rel=0.02)
+
+
+def test_times_without_a_law_leave_laws_open():
+    rng = np.random.default_rng(1)
+    findings = judge_laws(planted(lambda *_: rng.lognormal(11, 0.3)))
+    assert {f.verdict for f in findings if "stagewise" in f.claim} <= {"open", "no"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LAWS)
 def test_times_made_by_a_law_are_attributed_to_it(name):
-    law, _ = LAWS[name]
-    constant = {"stagewise": -1.5, "constant": 11.0}.get(name, 1.0)
-    table = planted(lambda alone, *_: law(alone[None], constant)[0])
+    table = planted(lambda alone, *_: 7 * LAWS[name](alone[None])[0])
     of_laws = errors(table).mean()
     assert of_laws.idxmin() == name
     assert of_laws[name] < 0.05
-    fitted = predict(table).query("law == @name")["fitted"].iloc[0]
-    assert fitted == pytest.approx(constant, abs=0.1)
+    assert predict(table).query("law == @name")["factor"].iloc[0] == pytest.approx(7, rel=0.03)
 
 
 def test_networks_that_never_learned_are_left_out():
@@ -126,33 +135,28 @@ def test_exponents_are_found():
     assert len(exponents(table, "context")) == 8
     lost = (table["cell"] == "16-2-50-8") & (table["condition"] == "free") & (table["seed"] == 5)
     table.loc[lost, "observed"] = False
-    assert exponents(table, "context").notna().all()  # by the other seeds
-    table.loc[table["cell"] == "16-2-50-8", "observed"] = False
     assert exponents(table, "context").isna().sum() == 1
     assert exponents(table.assign(observed=False), "batch").isna().all()
 
 
 @pytest.mark.parametrize(
-    ("exponent", "verdicts"), [(1.2, ("yes", "yes")), (0.2, ("no", "yes")), (2.6, ("yes", "no"))]
+    ("exponent", "verdicts"), [(1.2, ("yes", "yes")), (0.2, ("no", "yes")), (3.6, ("yes", "no"))]
 )
 def test_exponents_are_set_beside_the_published_ones(exponent, verdicts):
     table = planted(lambda _, f, context: 1e4 * context ** (exponent - 1))
     findings = {finding.claim: finding.verdict for finding in judge_laws(table)}
     assert findings["Tokens grow faster than the root of the context"] == verdicts[0]
-    assert findings["Tokens grow more slowly than the context's square"] == verdicts[1]
+    assert findings["Updates grow more slowly than the context's square"] == verdicts[1]
 
 
 @pytest.mark.slow
 def test_the_law_that_made_the_times_wins_and_exponents_are_judged():
-    law, _ = LAWS["stagewise"]
-
     def whole(alone, factors, context):
-        size = factors["batch"] * context
-        return law(alone[None], -1.0)[0] * (size / 100) ** 0.0
+        return 7 * stagewise(alone[None])[0]
 
     findings = {finding.claim: finding.verdict for finding in judge_laws(planted(whole))}
     assert (
-        findings["The stagewise law predicts other cells better than the law of the constant"]
+        findings["The stagewise law predicts cells that were not fitted better than the constant"]
         == "yes"
     )
     summary = summarise(planted(whole))

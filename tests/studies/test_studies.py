@@ -141,4 +141,5 @@ def test_a_study_runs_in_an_empty_folder(name, tmp_path, monkeypatch):
     again = run_study(study.word, preset="smoke", redraw=True)
     assert [finding[:3] for finding in again] == [finding[:3] for finding in found]
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    assert draw_study(study, table).axes
+    canvas = draw_study(study, table)
+    assert canvas.axes or canvas.texts  # which say that no network learned
