@@ -9,7 +9,7 @@ from functools import partial
 from importlib.metadata import version
 from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
@@ -30,6 +30,13 @@ def _tell_version(asked: bool) -> bool:
         typer.echo(version("ih-interp"))
         raise typer.Exit
     return asked
+
+
+Features: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(help="Features (.h5, .npz or .npy); by default synthetic, no download."),
+]
+RunsFolder: TypeAlias = Annotated[Path, typer.Option(help="Where runs are kept, and resumed from.")]
 
 
 @app.callback()
@@ -58,17 +65,12 @@ def reproduce(
             "paper: the paper's schedule."
         ),
     ] = "quick",
-    exemplars: Annotated[
-        Path | None,
-        typer.Option(help="Features (.h5, .npz or .npy); by default synthetic, no download."),
-    ] = None,
+    exemplars: Features = None,
     seeds: Annotated[
         int | None,
         typer.Option(help="Networks, from seed 5 on; by default 1, or 5 with --preset paper."),
     ] = None,
-    runs: Annotated[Path, typer.Option(help="Where runs are kept, and resumed from.")] = Path(
-        "runs"
-    ),
+    runs: RunsFolder = Path("runs"),
     figures_dir: Annotated[
         Path, typer.Option("--figures", help="Where pdf, png and csv go.")
     ] = Path("figures"),
@@ -98,17 +100,12 @@ def study(
     preset: Annotated[
         Literal["smoke", "quick", "paper"],
         typer.Option(
-            help="smoke: nothing is learned. quick: up to 40 minutes on two cores. "
+            help="smoke: nothing is learned. quick: small networks, tens of minutes. "
             "paper: the paper's schedule, hours."
         ),
     ] = "quick",
-    exemplars: Annotated[
-        Path | None,
-        typer.Option(help="Features (.h5, .npz or .npy); by default synthetic, no download."),
-    ] = None,
-    runs: Annotated[Path, typer.Option(help="Where runs are kept, and resumed from.")] = Path(
-        "runs"
-    ),
+    exemplars: Features = None,
+    runs: RunsFolder = Path("runs"),
     figures_dir: Annotated[
         Path, typer.Option("--figures", help="Where pdf, png, csv and findings go.")
     ] = Path("figures"),

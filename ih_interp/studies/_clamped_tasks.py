@@ -37,6 +37,7 @@ from ih_interp.tasks.repeated_tokens import RepeatedTokens
 N_LABELS = 12  # ln 12 is above the plateau around ln 8; the paper's 5 cannot label 8 pairs
 PER_DECADE = 10  # evaluations per factor of ten in sequences, for networks that learn at once
 LN_2 = float(np.log(2))
+SEEN = "match, and previous token in all heads, are earlier in three networks (tests of the task)"
 PAPER = "so in the paper's task with 5 labels (Singh et al. 2024, Figure 5b)"
 
 
@@ -67,7 +68,7 @@ KINDS: Mapping[str, Kind] = {
     "2 pairs": Kind(TaskConfig(n_labels=N_LABELS), 4, 5, known=PAPER),
     "4 pairs": Kind(TaskConfig(n_labels=N_LABELS, n_pairs=4), 6, 5),
     "8 pairs": Kind(TaskConfig(n_labels=N_LABELS, n_pairs=8), 8, 5),
-    "repeated tokens": Kind(_REPEATED, 2, 50, upper=_WAITS),
+    "repeated tokens": Kind(_REPEATED, 2, 50, upper=_WAITS, known=SEEN),
 }
 """The tasks by name; those of pairs differ in the number of pairs, and in the longest run.
 

@@ -44,16 +44,13 @@ def closed_loops(scale: Scale, table: pd.DataFrame) -> list[Trial]:
 def same_doses(scale: Scale, table: pd.DataFrame) -> list[Trial]:
     """Return runs with each network's dose of the closed loop at times fixed beforehand.
 
-    A closed loop under which a network did not learn has no end, and so no dose.
+    A loop that did not end has the dose of its whole run, and one that did not begin one update.
     """
-    ended = table[(table["arm"] == "closed loop") & table["observed"].astype(bool)]
-    doses = ended.set_index(["clamp", "seed"])["dose"]
+    doses = table[table["arm"] == "closed loop"].set_index(["clamp", "seed"])["dose"]
     trials: list[Trial] = []
     for clamp in CLAMPS:
         for network in Network.all(scale, table):
-            if (clamp, network.seed) not in doses.index:
-                continue
-            dose = int(doses.loc[(clamp, network.seed)])
+            dose = max(1, int(doses.loc[(clamp, network.seed)]))
             spread = pulses(network.window, min(1.0, dose / network.updates))
             trials.append(network.under(clamp, "from the start", during(0, dose)))
             trials.append(network.under(clamp, "spread", spread))

@@ -7,6 +7,7 @@ free run until the clamp comes, so that it can save at most the time that is lef
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from matplotlib.axes import Axes
@@ -23,12 +24,12 @@ from ih_interp.studies._periods_runs import (
     same_doses,
     windows,
 )
-from ih_interp.studies.drawing import draw_medians, draw_networks
 from ih_interp.studies.findings import Finding, Tested, above_zero, flatness, judge, unlearned
 from ih_interp.studies.study import CLAMPS, SMOKE, Scale, Study, trace_runs
 
 N_WINDOWS = len(ONSETS)
 EARLY = 5  # onsets that count as early
+BEYOND = 1e3  # windows, longer than any axis
 
 CLAIMS = (
     "a window saves time, on average over onsets",
@@ -118,9 +119,10 @@ def _spread(saved: Float[ndarray, "network onset"]) -> str:
 
 
 def _more(runs: pd.DataFrame, arm: str, claim: str) -> Tested:
-    """Test whether the closed loop saves more, in networks that learned under it."""
+    """Test whether the closed loop saves more; two runs that did not learn cannot tell."""
     loop, fixed = (runs[runs["arm"] == name].set_index("seed") for name in ("closed loop", arm))
-    more = (loop["savings"] - fixed["savings"]).reindex(loop.index)
+    can_tell = loop["observed"].astype(bool) | fixed["observed"].astype(bool)
+    more = (loop["savings"] - fixed["savings"]).where(can_tell)
     return above_zero(claim, more, words=f"{{}} windows more{unlearned(loop, fixed)}")
 
 
@@ -157,10 +159,43 @@ def _draw_savings(
     """Draw one clamp's runs and medians that have a place on this x axis."""
     there, middle = (rows[place(rows).notna()] for rows in (runs, medians))
     colour = CLAMP_LINES[str(runs["clamp"].iloc[0])].colour
-    draw_networks(ax, place(there), there["savings"], there, color=colour)
-    draw_medians(ax, place(middle), middle, "savings")
+    _draw_networks(ax, place(there), there["savings"], there, color=colour)
+    _draw_medians(ax, place(middle), middle, "savings")
     for level in (0, 1):
         ax.axhline(level, **FAINT)
+
+
+def _draw_networks(
+    ax: Axes, x: pd.Series, y: pd.Series, table: pd.DataFrame, *, color: Any
+) -> None:
+    """Draw a thin line for each network, in the order of `x`; open triangles never learned.
+
+    `x` and `y` belong to the rows of the table, which has columns `seed` and `observed`.
+    """
+    rows = table.assign(x=x, y=y).sort_values("x")
+    for _, network in rows.groupby("seed"):
+        ax.plot(network["x"], network["y"], color=color, linewidth=0.7, alpha=0.5)
+    never = rows[~rows["observed"].astype(bool)]
+    look: dict[str, Any] = {"color": color, "markerfacecolor": "white", "linestyle": ""}
+    label = "never learned" if len(never) else None
+    ax.plot(never["x"], never["y"], marker="v", markersize=4, label=label, **look)
+
+
+def _draw_medians(ax: Axes, x: pd.Series, summary: pd.DataFrame, name: str) -> None:
+    """Draw the column `name` with the interval between `name_low` and `name_high`.
+
+    A median that is not reached is left out. An end of an interval that is not reached lies beyond
+    the axes: set their limits afterwards.
+    """
+    at, value = np.asarray(x, dtype=float), summary[name].to_numpy(dtype=float)
+    ends = [summary[f"{name}{end}"].to_numpy(dtype=float) for end in ("_low", "_high")]
+    there = np.isfinite(value)
+    lengths = [
+        np.where(np.isfinite(end[there]), np.abs(end[there] - value[there]), BEYOND) for end in ends
+    ]
+    look: dict[str, Any] = {"fmt": "o", "color": "black", "capsize": 2, "markersize": 4}
+    label = "median, 95% interval"
+    ax.errorbar(at[there], value[there], lengths, linewidth=1.2, zorder=3, label=label, **look)
 
 
 STUDY = Study(

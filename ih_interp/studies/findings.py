@@ -1,4 +1,4 @@
-"""What a study found: claims that were written before its runs, judged over networks."""
+"""Findings of a study: its claims are judged over networks, and written beside its figure."""
 
 from collections.abc import Sequence
 from pathlib import Path

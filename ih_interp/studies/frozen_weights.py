@@ -1,4 +1,4 @@
-"""Which weights have to learn: those of attention are frozen, alone and in pairs, and thawed later.
+"""Weights of attention are frozen, alone and in pairs, and thawed later: which have to learn?
 
 All times are divided by the time in which the same network learns with nothing frozen. What is
 frozen and clamped stands in `_frozen_runs`.

@@ -55,7 +55,7 @@ def log_ratio(slow: Crossing, fast: Crossing, *, factor: float = 1) -> float:
     return ratio if known else np.nan
 
 
-def tests(table: pd.DataFrame) -> list[Tested]:
+def tested(table: pd.DataFrame) -> list[Tested]:
     """Return a test over networks of every claim in every task: order, plateau, previous token."""
     found: list[Tested] = []
     for task, kind, rows in tasks_of(table):
@@ -81,8 +81,8 @@ def _by_clamp(times: pd.DataFrame) -> dict[str, dict[int, Crossing]]:
 
 
 def verdicts(table: pd.DataFrame) -> list[Finding]:
-    """Return the verdicts of `tests`, in one family."""
-    return judge(tests(table))
+    """Return the verdicts of `tested`, in one family."""
+    return judge(tested(table))
 
 
 def draw(table: pd.DataFrame, canvas: Canvas) -> None:

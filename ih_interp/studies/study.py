@@ -1,4 +1,4 @@
-"""What studies consist of: runs described by values, trained in stages until they have learned."""
+"""Studies are values: their runs are trained in stages, each until it has learned."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -45,7 +45,7 @@ Clamps of a head are on the first of its layer: before training the heads of a l
 
 
 class Scale(Frozen):
-    """How many networks a study has, and how long and how densely evaluated its runs are."""
+    """A scale says which networks a study has, how long runs are, and when they are evaluated."""
 
     seeds: tuple[int, ...] = tuple(range(5, 13))
     """The seeds of the initial weights; other chance is the same in all networks."""

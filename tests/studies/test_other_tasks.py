@@ -123,7 +123,7 @@ def test_a_planted_order_is_found_its_reverse_refused_and_no_order_open():
         verdicts["4 pairs: with layer 1 perfect it is learned earlier than without a clamp"] == "no"
     )
     assert verdicts["4 pairs: with match perfect the plateau is less than 1/8 as long"] == "no"
-    tests = other_tasks.tests(planted(dict.fromkeys(TIMES, 20_000), spread=0.3, tasks=one))
+    tests = other_tasks.tested(planted(dict.fromkeys(TIMES, 20_000), spread=0.3, tasks=one))
     order = judge([test for test in tests if "earlier" in test.claim])
     # So in 187 of 200 draws; not in that of chance=0.
     assert {finding.verdict for finding in order} == {"open"}
