@@ -6,7 +6,7 @@ constant, which is fitted on half of the cells, and predict the others.
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -43,15 +43,20 @@ PUBLISHED = {SQUARE_ROOT: {"batch": 0.5, "context": 0.5}, QUADRATIC: {"context":
 """Exponents of the number of tokens until learned, by law: updates x batch x context."""
 
 
-def grid_runs(scale: Scale, _: pd.DataFrame) -> list[Trial]:
-    """Return the runs of all cells: each subcircuit alone, and nothing clamped."""
-    cells = list(itertools.product(*GRID.values()))
-    return [
-        _trial(scale, dict(zip(GRID, cell, strict=True)), condition, seed)
-        for condition in CONDITIONS
-        for cell in cells
-        for seed in scale.seeds
-    ]
+def runs_alone(scale: Scale, _: pd.DataFrame) -> list[Trial]:
+    """Return the runs of all cells with each subcircuit alone; they are short."""
+    return _grid(scale.replace(sequences=scale.sequences // 8), ALONE)
+
+
+def free_runs(scale: Scale, _: pd.DataFrame) -> list[Trial]:
+    """Return the runs of all cells with nothing clamped."""
+    return _grid(scale, ("free",))
+
+
+def _grid(scale: Scale, conditions: Sequence[str]) -> list[Trial]:
+    cells = [dict(zip(GRID, cell, strict=True)) for cell in itertools.product(*GRID.values())]
+    of_all = itertools.product(conditions, cells, scale.seeds)
+    return [_trial(scale, cell, condition, seed) for condition, cell, seed in of_all]
 
 
 def _trial(scale: Scale, cell: Mapping[str, int], condition: str, seed: int) -> Trial:
@@ -224,7 +229,7 @@ STUDY = Study(
         "quick": Scale(seeds=(5, 6, 7), learning_rate=3e-4, sequences=256_000),
         "paper": Scale(seeds=(5, 6, 7), learning_rate=3e-5, sequences=2_000_000, every=5_000),
     },
-    stages=(grid_runs,),
+    stages=(runs_alone, free_runs),
     summarise=summarise,
     judge=judge_laws,
     draw=draw,

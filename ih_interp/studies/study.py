@@ -24,12 +24,13 @@ from ih_interp.tasks.base import AbstractTask
 from ih_interp.tasks.exemplars import ExemplarSource, GaussianSource
 from ih_interp.tasks.few_shot import TaskConfig
 from ih_interp.tasks.repeated_tokens import RepeatedTokens
+from ih_interp.training.fleet import trace_key
 from ih_interp.training.state import StopRun
 from ih_interp.training.train import Engine, train
 from ih_interp.types import Head
 
 LEARNED = 0.4  # times the loss of a guess: below it a task counts as learned
-WORTH_COMPILING = 10_000  # updates of a stage
+WORTH_COMPILING = 8_000  # updates of runs that share a graph
 
 
 CLAMPS: Mapping[str, Callable[[AbstractSchedule], AbstractClamp]] = {
@@ -213,9 +214,10 @@ def train_stages(
 
 
 def _engine(engine: Engine, configs: Sequence[RunConfig]) -> Engine:
-    """Return the engine of a stage: many short runs repay a compilation, as one long run does."""
+    """Return the engine of a stage: short runs that share a graph may repay its compilation."""
+    graphs = len({trace_key(config) for config in configs})
     updates = sum(config.n_steps for config in configs)
-    worth_it = updates >= WORTH_COMPILING and compiler_found()
+    worth_it = updates >= WORTH_COMPILING * graphs and compiler_found()
     return "compiled" if engine == "auto" and worth_it else engine
 
 

@@ -12,10 +12,11 @@ from ih_interp.studies.emergence_law import (
     GRID,
     errors,
     exponents,
-    grid_runs,
+    free_runs,
     judge_laws,
     networks,
     predict,
+    runs_alone,
     summarise,
 )
 from ih_interp.studies.study import LEARNED, Scale
@@ -58,7 +59,8 @@ def slow_stagewise(alone, start, steps=200_000):
 
 
 def test_the_grid_has_every_cell_under_every_condition_for_every_network():
-    trials = grid_runs(Scale(seeds=(5, 6, 7)), pd.DataFrame())
+    scale = Scale(seeds=(5, 6, 7))
+    trials = [*runs_alone(scale, pd.DataFrame()), *free_runs(scale, pd.DataFrame())]
     n_cells = np.prod([len(values) for values in GRID.values()])
     assert n_cells >= 24
     assert len(trials) == n_cells * 4 * 3
