@@ -31,7 +31,7 @@ GRID: Mapping[str, tuple[int, ...]] = {
 }
 """The values of each factor; cells are all their combinations."""
 
-PER_DECADE = 30  # evaluations, for parts that learn within a thousand sequences
+PER_DECADE = 15  # evaluations, for parts that learn within a thousand sequences
 ALONE = ("A alone", "B alone", "C alone")
 CONDITIONS = (*ALONE, "free")
 CELL = ["cell", *GRID]
@@ -221,13 +221,15 @@ def _draw_intervals(summary: pd.DataFrame, ax: Axes) -> None:
     ax.set_ylim(len(summary) - 0.5, -0.8)
 
 
+FEW = Scale(seeds=(5, 6, 7), evaluation_size=500)  # many cells: three networks in each
+
 STUDY = Study(
     name="emergence law",
     question="Do the times of A, B and C alone tell when a network learns the whole task?",
     scales={
         "smoke": SMOKE.replace(sequences=128, every=64),
-        "quick": Scale(seeds=(5, 6, 7), learning_rate=3e-4, sequences=256_000),
-        "paper": Scale(seeds=(5, 6, 7), learning_rate=3e-5, sequences=2_000_000, every=5_000),
+        "quick": FEW.replace(learning_rate=3e-4, sequences=256_000, every=3_200),
+        "paper": FEW.replace(learning_rate=3e-5, sequences=2_000_000, every=5_000),
     },
     stages=(runs_alone, free_runs),
     summarise=summarise,
