@@ -12,12 +12,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy import ndarray
 
 from ih_interp.analysis.statistics import bootstrap
 from ih_interp.clamps import AbstractClamp, a_alone, b_alone, c_alone
 from ih_interp.config import Grid
-from ih_interp.plots._style import HEAD_COLOURS, HEAD_MARKERS
+from ih_interp.plots._style import HEAD_COLOURS, HEAD_MARKERS, short_count
 from ih_interp.studies._laws import LAWS
 from ih_interp.studies.findings import Finding, Tested, above_zero, judge
 from ih_interp.studies.study import SMOKE, Scale, Study, Trial, time_rows, trace_runs
@@ -197,10 +198,10 @@ def draw(table: pd.DataFrame, canvas: Canvas) -> None:
     if len(predicted):
         ends = [predicted["free"].min(), predicted["free"].max()]
         left.plot(ends, ends, color="0.6", linewidth=0.8)
-        left.set(xscale="log", yscale="log")
+        _count_in_logs(left)
     parts = "A (previous token),\nB (match) and C (copy)"
     left.set(xlabel="sequences until learned", ylabel=f"predicted from times alone of {parts}")
-    left.legend(title="law, one constant", fontsize=8)
+    left.legend(title="law, one factor", fontsize=8)
     n_cells = predicted["cell"].nunique()
     left.set_title(f"{n_cells} cells that were not fitted")
     _draw_intervals(summary[summary["kind"] == "error"], middle)
@@ -211,6 +212,14 @@ def draw(table: pd.DataFrame, canvas: Canvas) -> None:
         rows = [FACTORS.index(factor) - 0.25 for factor in known]
         right.plot(known.values(), rows, sign, color="#D55E00", markersize=9, label=source)
     right.legend(loc="center right", fontsize=7)
+
+
+def _count_in_logs(ax: Axes) -> None:
+    ax.set(xscale="log", yscale="log")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: short_count(value)))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def _draw_intervals(summary: pd.DataFrame, ax: Axes) -> None:
