@@ -8,6 +8,7 @@ Orders, records and reports are JSON, and nothing is unpickled here.
 import atexit
 import getpass
 import math
+import shutil
 import subprocess
 import time
 from collections.abc import Sequence
@@ -51,6 +52,22 @@ def report_path(logs: Path, number: str) -> Path:
     return logs / f"{number}_report.json"
 
 
+def refuse_missing(cluster: Slurm) -> None:
+    """Raise ImportError without submitit, RuntimeError where jobs cannot be submitted from here."""
+    try:
+        import submitit  # noqa: F401  # pyright: ignore[reportUnusedImport]
+    except ImportError as error:
+        raise ImportError(
+            "Training on a cluster needs submitit: pip install 'ih-interp[cluster]'."
+        ) from error
+    for program in ["ps"] if cluster.executor == "local" else ["sbatch", "srun", "squeue"]:
+        if shutil.which(program) is None:
+            raise RuntimeError(
+                f"{program!r} was not found: expected a machine from which jobs are submitted. For "
+                'a trial without SLURM, write ih.Slurm(executor="local").'
+            )
+
+
 class Queue:
     """The jobs of this user that wait or run, asked for as seldom as a cluster likes."""
 
@@ -61,10 +78,7 @@ class Queue:
         self._numbers: set[str] | None = None
 
     def numbers(self) -> set[str] | None:
-        """Return the jobs' numbers, None while the queue does not answer.
-
-        Raises RuntimeError where there is no queue on this machine.
-        """
+        """Return the jobs' numbers, None while the queue does not answer."""
         now = time.monotonic()
         first, last = ASK_SECONDS
         if now - self._asked >= min(last, max(first, (now - self._begun) / 20)):
@@ -92,11 +106,6 @@ def _output(command: Sequence[str]) -> str | None:
     """Return what a command prints, None where it fails for now."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    except FileNotFoundError:
-        raise RuntimeError(
-            f"{command[0]!r} was not found: expected it on this machine, to see which jobs run. "
-            "Call ih.train where jobs are submitted."
-        ) from None
     except subprocess.TimeoutExpired:
         return None
     return None if done.returncode else done.stdout
@@ -126,10 +135,7 @@ def recorded_job(run: Path) -> Job | None:
 
 
 def submitted(orders: Sequence[str], cluster: Slurm, logs: Path) -> list[Job]:
-    """Submit a job for each order.
-
-    Raises ImportError without submitit, RuntimeError where SLURM is not here or refuses the jobs.
-    """
+    """Submit a job for each order; RuntimeError where SLURM refuses them."""
     executor = _executor(cluster, logs)
     from submitit.core.utils import FailedJobError
     from submitit.helpers import environment_variables
@@ -152,23 +158,13 @@ atexit.register(_STARTED.clear)  # submitit's objects cannot be removed later
 
 
 def _executor(cluster: Slurm, logs: Path) -> "PicklingExecutor":
-    try:
-        import submitit
-    except ImportError as error:
-        raise ImportError(
-            "Training on a cluster needs submitit: pip install 'ih-interp[cluster]'."
-        ) from error
+    import submitit
+
     if cluster.executor == "local":
         local = submitit.LocalExecutor(logs, max_num_timeout=REQUEUES)
         local.update_parameters(timeout_min=cluster.minutes)
         return local
-    try:
-        slurm = submitit.SlurmExecutor(logs, max_num_timeout=REQUEUES)
-    except RuntimeError as error:
-        raise RuntimeError(
-            'SLURM\'s "srun" was not found: expected the machine from which jobs are submitted. '
-            'For a trial without SLURM, write ih.Slurm(executor="local").'
-        ) from error
+    slurm = submitit.SlurmExecutor(logs, max_num_timeout=REQUEUES)
     memory = {} if cluster.memory is None else {"mem": cluster.memory}
     slurm.update_parameters(
         job_name="ih-interp",

@@ -16,7 +16,15 @@ from ih_interp.storage import run_files
 from ih_interp.storage.lock import claimed, holder
 from ih_interp.tasks.base import Task
 from ih_interp.training._bar import OnProgress, bar_over
-from ih_interp.training._cluster_jobs import PLACE, Job, Queue, record_job, recorded_job, submitted
+from ih_interp.training._cluster_jobs import (
+    PLACE,
+    Job,
+    Queue,
+    record_job,
+    recorded_job,
+    refuse_missing,
+    submitted,
+)
 from ih_interp.training._repair import repair as repair_run
 from ih_interp.training.cluster import Slurm
 from ih_interp.training.fleet import make_jobs
@@ -34,13 +42,15 @@ def open_runs(
     places: Sequence[tuple[Path, RunConfig]],
     tasks: Sequence[Task],
     engines: Sequence[str],
+    cluster: Slurm,
     *,
     repair: bool,
 ) -> list[Run]:
     """Make the run folders that are missing, and change those whose run is to go on for longer.
 
     A run that is there as it should be is opened without its lock, which a job may hold. Raises
-    ValueError where another has to be changed and somebody trains it.
+    ValueError where another has to be changed and somebody trains it, and ImportError or
+    RuntimeError, before it writes, where no job could be submitted.
     """
     found: list[Run] = []
     for (folder, config), task, engine in zip(places, tasks, engines, strict=True):
@@ -48,6 +58,7 @@ def open_runs(
         if is_there and Run(folder).config == config:
             found.append(create_run(folder, config, task, engine=engine))
             continue
+        refuse_missing(cluster)
         with claimed([folder]):
             if repair:
                 repair_run(folder, config)
@@ -91,7 +102,7 @@ def train_in_jobs(
 
 def _told(jobs: Sequence[Job]) -> str:
     numbers = ", ".join(job.number for job in jobs)
-    return f"Submitted {len(jobs)} jobs: {numbers}; their logs are in {jobs[0].logs}."
+    return f"Submitted as jobs {numbers}; their logs are in {jobs[0].logs}."
 
 
 def _left(jobs: Sequence[Job]) -> str:
@@ -161,10 +172,16 @@ class Sweep:
         self._queue = Queue(cluster.executor)
         self._jobs: dict[str, Job] = {}
         self._gone: dict[Job, float] = {}
+        if self.waiting:
+            refuse_missing(cluster)
+            self._find_jobs()
+
+    def _find_jobs(self) -> None:
+        """Find the jobs of earlier calls that still wait or run."""
         queue = self._queue.numbers()
         for name, run in self.waiting.items():
             job = recorded_job(run.folder)
-            if job is None or job.executor != cluster.executor or job.failures() is not None:
+            if job is None or job.executor != self._cluster.executor or job.failures() is not None:
                 continue
             if queue is None or job.number in queue:
                 self._jobs[name] = job
@@ -176,7 +193,7 @@ class Sweep:
 
     def advance(self) -> None:
         """Take notice of jobs that have ended, and submit the runs that nobody trains."""
-        queue = self._queue.numbers()
+        queue = self._queue.numbers() if self._jobs else None
         for job in self.jobs:
             failures = job.failures()
             if failures is None and queue is not None and job.number not in queue:

@@ -6,6 +6,7 @@ order. On SIGTERM everything is saved, too, and SLURM decides what comes next.
 """
 
 import json
+import logging
 import signal
 import sys
 import time
@@ -24,7 +25,8 @@ from ih_interp.training.state import TrainingFailedError
 from ih_interp.training.train import train
 
 WARNING = signal.Signals[f"SIG{JobEnvironment.USR_SIG}"]
-GRACE_SECONDS = 300.0
+GRACE_SECONDS = 300.0  # in which SLURM ends a job after SIGTERM
+LOG = logging.getLogger("submitit")  # it writes into the job's log
 
 
 class TrainFleet(Checkpointable):
@@ -49,6 +51,7 @@ class TrainFleet(Checkpointable):
         except KeyboardInterrupt:
             if warned:
                 requeue(WARNING, None)
+            LOG.info("Everything is saved; this job may be ended now.")
             if environment.cluster == "slurm":
                 # SLURM requeues a preempted job that it has to kill, and takes one that ends
                 # within its time of grace for failed.

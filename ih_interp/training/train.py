@@ -111,7 +111,7 @@ def train(
                 refuse_other_run(folder, config)
         engines = [_engine(engine, config) for config in configs]
         if cluster is not None and modules is not None:
-            found = open_runs(places, tasks, engines, repair=repair)
+            found = open_runs(places, tasks, engines, cluster, repair=repair)
             failures = train_in_jobs(
                 found, cluster, modules, wait=wait, progress=progress, on_metrics=on_metrics
             )

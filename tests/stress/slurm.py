@@ -1,10 +1,10 @@
 """Trains a sweep on a real SLURM of one node, disturbs its jobs, and compares all bytes.
 
-python tests/stress/slurm.py [--updates 1500] [--cpus 1]
+python tests/stress/slurm.py [--updates 600] [--cpus 1]
 
 It takes root and Debian's or Ubuntu's apt: `slurm-wlm` and `munge` are installed where they are
 missing, and a controller and a node run until it ends, with all their files in a temporary folder.
-Eight runs of four shapes are submitted as four jobs of an array. Once each has begun, the first is
+Eight runs of four shapes are submitted as four jobs of an array. In its middle the first is
 cancelled, the second is requeued, as a preempted job is, and the third gets the warning that SLURM
 sends before the time limit. The same call collects the runs, and names those of the cancelled job;
 a second call submits these again. Then the runs are trained on this machine, without SLURM, and
@@ -98,7 +98,7 @@ def refusal() -> str:
     return ""
 
 
-def run(*command: str) -> str:
+def output_of(*command: str) -> str:
     """What a command prints; CalledProcessError where it fails."""
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=600).stdout
 
@@ -107,8 +107,8 @@ def run(*command: str) -> str:
 def slurm(place: Path) -> Generator[None]:
     """SLURM of one node, whose files lie in a folder."""
     if shutil.which("slurmctld") is None or shutil.which("munged") is None:
-        run("apt-get", "update")
-        run("apt-get", "install", "-y", "--no-install-recommends", *PACKAGES)
+        output_of("apt-get", "update")
+        output_of("apt-get", "install", "-y", "--no-install-recommends", *PACKAGES)
     for folder in ("state", "spool"):
         (place / folder).mkdir()
     host = socket.gethostname().split(".")[0]
@@ -119,12 +119,14 @@ def slurm(place: Path) -> Generator[None]:
             socket_folder = Path("/run/munge")
             socket_folder.mkdir(exist_ok=True)
             shutil.chown(socket_folder, "munge")
-            run("runuser", "-u", "munge", "--", "munged", "--pid-file", "/run/munge/munged.pid")
+            output_of(
+                "runuser", "-u", "munge", "--", "munged", "--pid-file", "/run/munge/munged.pid"
+            )
             stack.callback(ended, socket_folder / "munged.pid")
         for program in ("slurmctld", "slurmd"):
-            run(program)
+            output_of(program)
             stack.callback(ended, place / f"{program}.pid")
-        until(lambda: "idle" in run("sinfo", "-h", "-o", "%T"), "SLURM's node is idle", 60)
+        until(lambda: "idle" in output_of("sinfo", "-h", "-o", "%T"), "SLURM's node is idle", 60)
         yield
 
 
@@ -144,12 +146,25 @@ def until(is_so: Callable[[], bool], what: str, seconds: float) -> None:
         time.sleep(0.5)
 
 
-def disturb(jobs: Sequence[Job]) -> None:
-    """Cancel the first job, requeue the second, warn the third of its time limit."""
-    commands = (["scancel"], ["scontrol", "requeue"], ["scancel", "--signal=USR2"])
-    for command, job in zip(commands, jobs, strict=False):
-        run(*command, job.number)
-        say(f"  {' '.join(command)} {job.number}")
+COMMANDS = (["scancel"], ["scontrol", "requeue"], ["scancel", "--signal=USR2"])
+"""They cancel the first job, requeue the second, and warn the third of its time limit."""
+
+
+def disturb(runs: Sequence[Run], jobs: Sequence[Job]) -> None:
+    """Disturb jobs, each once all of its runs have three checkpoints."""
+    left = dict(zip(jobs, COMMANDS, strict=False))
+
+    def all_disturbed() -> bool:
+        for job in [*left]:
+            own = [run for run in runs if recorded_job(run.folder) == job]
+            if all(len(run.steps) >= 3 for run in own):
+                at = ", ".join(f"{run.config.name} at {run.steps[-1]}" for run in own)
+                command = left.pop(job)
+                output_of(*command, job.number)
+                say(f"  {at}: {' '.join(command)} {job.number}")
+        return not left
+
+    until(all_disturbed, "jobs have begun", 1800)
 
 
 def differing(here: Path, there: Path) -> list[str]:
@@ -167,9 +182,7 @@ def disturbed_sweep(configs: Sequence[RunConfig], root: Path, cpus: int) -> None
     runs = train(cluster=cluster, wait=False)
     jobs = first_jobs(runs)
     say(f"submitted {len(runs)} runs as jobs {', '.join(job.number for job in jobs)}")
-    until(lambda: all(len(run.steps) >= 3 for run in runs), "each run has 3 checkpoints", 900)
-    say(f"each run has begun: {', '.join(f'{run.config.name} at {run.steps[-1]}' for run in runs)}")
-    disturb(jobs)
+    disturb(runs, jobs)
     try:
         train(cluster=cluster)
         raise AssertionError("nothing was told of the cancelled job")
@@ -181,6 +194,7 @@ def disturbed_sweep(configs: Sequence[RunConfig], root: Path, cpus: int) -> None
     again = {job.number for job in first_jobs(runs)} - {job.number for job in jobs}
     say(f"the same call again: submitted job {', '.join(again)}, and all 8 runs are finished")
     assert len(again) == 1
+    until(lambda: not output_of("squeue", "-h"), "the queue is empty", 120)
     for job in jobs:
         starts = job.log.with_suffix(".out").read_text().count("Starting with")
         say(f"  job {job.number} was started {starts} times")
@@ -196,7 +210,7 @@ def first_jobs(runs: Sequence[Run]) -> list[Job]:
 def main() -> int:
     """Print what was done and which bytes differ; 1 if any do."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--updates", type=int, default=1500)
+    parser.add_argument("--updates", type=int, default=600)
     parser.add_argument("--cpus", type=int, default=1)
     given = parser.parse_args()
     if why_not := refusal():
@@ -207,7 +221,7 @@ def main() -> int:
         root = Path(place)
         (root / "slurm").mkdir()
         with slurm(root / "slurm"):
-            say(run("sinfo", "--version").strip(), "of one node is here")
+            say(output_of("sinfo", "--version").strip(), "of one node is here")
             disturbed_sweep(configs, root / "cluster", given.cpus)
         ih.train(configs, root / "here", engine="eager", workers=1, progress=False)
         different = {
