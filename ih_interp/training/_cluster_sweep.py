@@ -26,6 +26,7 @@ from ih_interp.training._cluster_jobs import (
     submitted,
 )
 from ih_interp.training._repair import repair as repair_run
+from ih_interp.training._signals import deferred_interrupts
 from ih_interp.training.cluster import Slurm
 from ih_interp.training.fleet import make_jobs
 from ih_interp.training.loop import OnMetrics
@@ -81,20 +82,20 @@ def train_in_jobs(
     Ctrl-C, and whatever `on_metrics` raises.
     """
     sweep = Sweep(runs, cluster, plugins)
-    sweep.advance()
-    if progress and sweep.submitted:
-        tqdm.write(_told(sweep.submitted), file=sys.stderr)
     unfinished = [*sweep.waiting.values()] if wait else []
-    with bar_over(unfinished, shown=progress, done=0) as tell:
-        watched = [Watched(run, on_metrics, tell) for run in unfinished]
-        try:
+    try:
+        sweep.advance()
+        if progress and sweep.submitted:
+            tqdm.write(_told(sweep.submitted), file=sys.stderr)
+        with bar_over(unfinished, shown=progress, done=0) as tell:
+            watched = [Watched(run, on_metrics, tell) for run in unfinished]
             while unfinished and sweep.waiting:
                 time.sleep(LOOK_SECONDS)
                 sweep.advance()
                 for run in watched:
                     run.look()
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(_left(sweep.jobs)) from None
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_left(sweep.jobs)) from None
     for run in unfinished:
         run.engine = Run(run.folder).engine  # as the job recorded it
     return sweep.failures
@@ -202,7 +203,7 @@ class Sweep:
                 self.failures += [
                     f"{failure} (the log of job {job.number} is {job.log})" for failure in failures
                 ]
-                self._forget(job)
+                self._forget(job, failed=bool(failures))
         others = [run for name, run in self.waiting.items() if name not in self._jobs]
         free = [run for run in others if holder(run.folder) is None]
         for run in free:
@@ -229,9 +230,15 @@ class Sweep:
             "these runs again"
         ]
 
-    def _forget(self, job: Job) -> None:
+    def _forget(self, job: Job, *, failed: bool) -> None:
+        """Take the runs of a job that has ended from those that are waited for.
+
+        One of an earlier call may have trained less than is wanted now: then another job goes on.
+        """
         for name in [name for name, other in self._jobs.items() if other == job]:
-            del self._jobs[name], self.waiting[name]
+            del self._jobs[name]
+            if failed or job in self.submitted or self._is_done(self.waiting[name]):
+                del self.waiting[name]
 
     def _submit(self, runs: Sequence[Run]) -> None:
         """Submit fleets as the jobs of one array, and record which job trains each run."""
@@ -239,13 +246,16 @@ class Sweep:
             return
         fleets = make_jobs(runs, 1)
         logs = runs[0].folder.parent / PLACE / "logs"
-        jobs = submitted([self._order(fleet) for fleet in fleets], self._cluster, logs)
-        for fleet, job in zip(fleets, jobs, strict=True):
-            for run in fleet:
-                record_job(run.folder, job)
-                self._jobs[run.config.name] = job
+        with deferred_interrupts() as interrupted:  # a job without a record would be sent twice
+            jobs = submitted([self._order(fleet) for fleet in fleets], self._cluster, logs)
+            for fleet, job in zip(fleets, jobs, strict=True):
+                for run in fleet:
+                    record_job(run.folder, job)
+                    self._jobs[run.config.name] = job
         self.submitted += jobs
         self._queue.ask_again()
+        if interrupted():
+            raise KeyboardInterrupt
 
     def _order(self, fleet: Sequence[Run]) -> str:
         order: dict[str, Any] = {

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 from small_runs import FOUR_UPDATES, SMALL, folder_bytes
@@ -12,9 +13,8 @@ from small_runs import FOUR_UPDATES, SMALL, folder_bytes
 import ih_interp as ih
 from ih_interp.storage import run_files
 from ih_interp.storage.lock import claimed, holder
-from ih_interp.training import _cluster_jobs as jobs, _cluster_sweep as sweep
+from ih_interp.training import _cluster_jobs as jobs, _cluster_sweep as sweep, _cluster_task as task
 from ih_interp.training._cluster_jobs import Job, Queue, record_job, recorded_job, report_path
-from ih_interp.training._cluster_task import train_ordered
 from ih_interp.training.state import TrainingFailedError
 
 HERE = ih.Slurm(executor="local")
@@ -41,7 +41,7 @@ class Stub:
         return new
 
     def run(self, number):
-        failures = train_ordered(self.orders[int(number)])
+        failures = task.train_ordered(self.orders[int(number)])
         run_files.write_json(report_path(self.logs, number), {"failures": failures})
         self.numbers.discard(number)
 
@@ -123,9 +123,9 @@ def test_a_run_that_fails_is_named_with_its_log_and_the_others_end(stub, tmp_pat
 def test_an_unexpected_error_of_a_job_is_told(stub, tmp_path, monkeypatch):
     (run,) = train(FREE, tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("ih_interp.training._cluster_task.train", lambda *_, **__: 1 / 0)
+        patch.setattr(task, "train", lambda *_, **__: 1 / 0)
         order = {"runs": [str(run.folder)], "plugins": {str(run.folder): []}}
-        (failure,) = train_ordered({**order, "workers": 1, "path": []})
+        (failure,) = task.train_ordered({**order, "workers": 1, "path": []})
     assert "free" in failure
     assert "ZeroDivisionError" in failure
 
@@ -192,6 +192,20 @@ def test_a_longer_run_goes_on_in_a_job(stub, tmp_path):
     assert run.config.n_steps == 8
     assert run.finished
     assert len(stub.orders) == 2
+
+
+def test_a_job_that_trained_less_than_is_wanted_now_is_followed_by_another(
+    stub, tmp_path, monkeypatch
+):
+    stub.held = ["0"]
+    train(FREE, tmp_path, wait=False)
+    report = report_path(stub.logs, "0")
+    during_waiting(
+        monkeypatch, lambda: run_files.write_json(report, {"failures": []}), lambda: None
+    )
+    (run,) = train(FREE.replace(sequences=8 * 8), tmp_path)
+    assert run.finished
+    assert stub.trained == [["free"], ["free"]]
 
 
 def test_repair_finds_damage_before_jobs_are_submitted(stub, tmp_path):
@@ -329,6 +343,56 @@ def test_the_script_of_a_job_has_what_was_asked_for(tmp_path, monkeypatch):
     (tmp_path / "sbatch").write_text("#!/bin/sh\necho no such partition >&2\nexit 1\n")
     with pytest.raises(RuntimeError, match=r"no such partition"):
         jobs.submitted(["{}"], cluster, tmp_path / "logs")
+
+
+@pytest.fixture
+def in_a_job(tmp_path, monkeypatch):
+    """Has a fleet be called as in a job; gives what happened to the job, in order."""
+    events, before = [], signal.getsignal(task.WARNING)
+
+    def call(cluster, train):
+        environment = SimpleNamespace(
+            cluster=cluster, paths=SimpleNamespace(folder=tmp_path), job_id="3_1"
+        )
+        monkeypatch.setattr(task, "JobEnvironment", lambda: environment)
+        monkeypatch.setattr(task, "train_ordered", lambda order: train())
+        monkeypatch.setattr(task.time, "sleep", lambda seconds: events.append(seconds))
+        task.TrainFleet()("{}")
+
+    signal.signal(task.WARNING, lambda number, frame: events.append("requeued"))
+    yield call, events
+    signal.signal(task.WARNING, before)
+
+
+def test_a_job_that_is_warned_saves_first_and_then_goes_back_to_the_queue(in_a_job, tmp_path):
+    call, events = in_a_job
+
+    def train():
+        try:
+            signal.raise_signal(task.WARNING)
+        finally:
+            events.append("saved")
+
+    with pytest.raises(KeyboardInterrupt):
+        call("local", train)
+    assert events == ["saved", "requeued"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_job_that_slurm_preempts_saves_and_waits_for_its_end(in_a_job, tmp_path):
+    """One that ends within its time of grace counts as failed, and is not requeued."""
+    call, events = in_a_job
+    with pytest.raises(KeyboardInterrupt):
+        call("slurm", lambda: signal.raise_signal(signal.SIGTERM))
+    assert events == [task.GRACE_SECONDS]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_job_reports_and_then_fails(in_a_job, tmp_path):
+    call, _ = in_a_job
+    with pytest.raises(TrainingFailedError, match="the loss was nan"):
+        call("slurm", lambda: ["the loss was nan"])
+    assert Job("slurm", "3_1", tmp_path).failures() == ["the loss was nan"]
 
 
 LONG = SMALL.replace(sequences=8 * 600, checkpoints=ih.Grid(every=8 * 20))
