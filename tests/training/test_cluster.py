@@ -407,7 +407,10 @@ def until(is_so, seconds=300):
 
 @pytest.mark.slow
 def test_real_jobs_that_are_killed_or_warned_leave_the_bytes_of_one_machine(tmp_path):
-    killed, warned = LONG.replace(name="killed"), LONG.replace(name="warned", evaluate=["free"])
+    killed, warned = (
+        LONG.replace(name="killed"),
+        LONG.replace(name="warned", batch_size=4, sequences=4 * 600),
+    )
     runs = train([killed, warned], tmp_path, wait=False)
     events = {runs[0]: signal.SIGKILL, runs[1]: signal.SIGUSR2}
 
