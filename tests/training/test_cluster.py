@@ -398,7 +398,7 @@ def test_a_job_reports_and_then_fails(in_a_job, tmp_path):
 LONG = SMALL.replace(sequences=8 * 600, checkpoints=ih.Grid(every=8 * 20))
 
 
-def until(is_so, seconds=300):
+def until(is_so, seconds=900):
     end = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < end
