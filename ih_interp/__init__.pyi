@@ -36,6 +36,7 @@ from .optimisers import SGD as SGD, Adam as Adam
 from .runs import Run as Run
 from .tasks.exemplars import Exemplars as Exemplars
 from .tasks.few_shot import FewShotTask as FewShotTask, TaskConfig as TaskConfig
+from .training.cluster import Slurm as Slurm
 from .training.state import StopRun as StopRun
 from .training.train import train as train
 from .types import Head as Head

@@ -160,6 +160,6 @@ def plugins_for(value: object) -> list[str]:
         if module == "__main__" or module not in sys.modules:
             raise ValueError(
                 f"the {name} is defined in {module}, which other processes cannot import: move "
-                "its class to a module, or train with workers=1"
+                "its class to a module"
             )
     return sorted(set(modules.values()))

@@ -37,6 +37,15 @@ def test_the_pages_run_from_the_top(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
+def test_the_page_on_clusters_runs(tmp_path, monkeypatch, capsys):
+    (code,) = blocks(ROOT / "docs" / "cluster.md")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "cluster.md", "exec"), {})
+    assert "[True, True, True, True]" in capsys.readouterr().out
+    assert len(list(Path("runs/sweep/.cluster/logs").glob("*_report.json"))) == 2
+
+
+@pytest.mark.slow
 def test_the_page_on_tasks_of_your_own_runs(tmp_path):
     """In a process of its own: its kinds would join the families of this one."""
     code = "\n".join(blocks(ROOT / "docs" / "bring_your_own.md"))
@@ -52,7 +61,11 @@ def test_the_readme_is_short():
     assert len(words) <= 1_000
 
 
-@pytest.mark.parametrize("page", [*PAGES, *sorted(ROOT.glob("*.md"))], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    [*PAGES, ROOT / "docs" / "cluster.md", *sorted(ROOT.glob("*.md"))],
+    ids=lambda page: page.name,
+)
 def test_links_lead_somewhere(page):
     for link in re.findall(r"\]\(([^)#]+)", page.read_text()):
         assert "://" in link or (page.parent / link).exists(), link

@@ -23,13 +23,14 @@ def _bar(total: int, done: int, *, shown: bool) -> "tqdm[Any]":
 
 
 @contextmanager
-def bar_over(runs: Sequence[Run], *, shown: bool) -> Generator[OnProgress]:
+def bar_over(runs: Sequence[Run], *, shown: bool, done: int | None = None) -> Generator[OnProgress]:
     """Show the progress of these runs, in the bar of `one_bar` inside its block.
 
-    The bar's clock runs while runs are trained, not while their update is compiled.
+    `done` of their updates were made before, by default as many as their saved states say. The
+    bar's clock runs while runs are trained, not while their update is compiled.
     """
     total = sum(run.config.n_steps for run in runs)
-    done = sum(saved_step(run.folder) for run in runs)
+    done = sum(saved_step(run.folder) for run in runs) if done is None else done
     bar = _shared[-1] if _shared else _bar(total, done, shown=shown and bool(runs))
     if runs:
         bar.set_description_str("+".join(sorted({run.engine for run in runs})))

@@ -38,19 +38,19 @@ class Interrupts:
 def deferred_interrupts() -> Generator[Interrupts]:
     """Make SIGINT and SIGTERM wait; the value that is yielded says whether one came."""
     interrupts = Interrupts()
-    with _handling((signal.SIGINT, signal.SIGTERM), interrupts.note):
+    with handling((signal.SIGINT, signal.SIGTERM), interrupts.note):
         yield interrupts
 
 
 @contextmanager
 def terminate_as_interrupt() -> Generator[None]:
     """Let SIGTERM, which schedulers send, raise KeyboardInterrupt as Ctrl-C does."""
-    with _handling((signal.SIGTERM,), signal.default_int_handler):
+    with handling((signal.SIGTERM,), signal.default_int_handler):
         yield
 
 
 @contextmanager
-def _handling(numbers: Sequence[int], handler: Callable[[int, Any], Any]) -> Generator[None]:
+def handling(numbers: Sequence[int], handler: Callable[[int, Any], Any]) -> Generator[None]:
     """Set handlers for the block, in the main thread alone: Python allows no other to do so.
 
     A signal that the process ignores stays ignored, as SIGINT is in background processes.

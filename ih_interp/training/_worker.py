@@ -24,6 +24,8 @@ from ih_interp.training.train import one_thread
 def main() -> int:
     """Train as ordered until there are no more orders; return 130 after an interrupt."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the parent may ignore it; a worker must not
+    for warning in (signal.SIGUSR1, signal.SIGUSR2):  # a cluster warns every process of a job,
+        signal.signal(warning, signal.SIG_IGN)  # and the parent then has the workers save
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # standard output is the parent's
     parent = Connection(int(sys.argv[1]))
     os.set_inheritable(parent.fileno(), False)
@@ -54,7 +56,7 @@ def train_ordered(
         if descriptor is not None:
             os.set_inheritable(descriptor, False)  # a compiler must not keep the lock
             lock.HELD[Path(folder)] = descriptor
-    runs, failures = _opened(order, plugins or {})
+    runs, failures = opened(order, plugins or {})
     for run in runs:
         sweep_run(run.folder)  # files that a killed worker left
     unfinished, damaged = to_train(runs)
@@ -79,7 +81,7 @@ def train_ordered(
     return {"failures": failures, "engines": {str(run.folder): run.engine for run in runs}}
 
 
-def _opened(
+def opened(
     folders: Iterable[str], plugins: Mapping[str, Sequence[str]]
 ) -> tuple[list[Run], list[str]]:
     """Return the runs that can be read here, and in words why others cannot."""

@@ -1,7 +1,7 @@
 """`ih.train`: runs are grouped into fleets and trained, each into its run folder."""
 
 import os
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction, signature
 from pathlib import Path
@@ -9,14 +9,11 @@ from typing import Any, Literal, TypeAlias, cast, get_args
 
 import torch
 
-from ih_interp._config_base import canonical_json
 from ih_interp._expect import expect, integer
 from ih_interp._torch_state import plain_torch
-from ih_interp.clamps import AbstractClamp, check
 from ih_interp.config import RunConfig, run_folder
-from ih_interp.engine.compiled_forward import Sequences, compiler_found
-from ih_interp.evaluation import evaluation_sets, metric_names
-from ih_interp.hooked_model import HookedModel, expect_hooked_transformers
+from ih_interp.engine.compiled_forward import compiler_found
+from ih_interp.hooked_model import expect_hooked_transformers
 from ih_interp.model import build_model
 from ih_interp.registry import load_plugins, plugins_for
 from ih_interp.runs import Run, create_run, refuse_other_run
@@ -24,14 +21,15 @@ from ih_interp.start import starting_weights
 from ih_interp.storage.atomic import PathLike, as_path
 from ih_interp.storage.lock import claimed
 from ih_interp.storage.run_files import CONFIG, STATE_BEFORE, saved_states
-from ih_interp.tasks.base import Task, drawn
-from ih_interp.tasks.pairs import build_like
+from ih_interp.tasks.base import Task
 from ih_interp.training._ahead import Ahead, compiled_ahead, evaluations_of
 from ih_interp.training._bar import bar_over
+from ih_interp.training._cluster_sweep import open_runs, train_in_jobs
+from ih_interp.training._refusals import tasks_of
 from ih_interp.training._repair import repair as repair_run
 from ih_interp.training._signals import terminate_as_interrupt
 from ih_interp.training._workers import train_in_workers
-from ih_interp.training.evaluating import head_scores, levels_of
+from ih_interp.training.cluster import Slurm
 from ih_interp.training.fleet import Planned, make_jobs
 from ih_interp.training.loop import OnMetrics, train_jobs
 from ih_interp.training.state import TrainingFailedError, to_train
@@ -54,6 +52,8 @@ def train(
     on_metrics: OnMetrics | None = None,
     repair: bool = False,
     plugins: Sequence[str] = (),
+    cluster: Slurm | None = None,
+    wait: bool = True,
 ) -> list[Run]:
     """Train runs, or resume unfinished ones, and return them in the order given.
 
@@ -81,53 +81,87 @@ def train(
             trained again to the same bytes, from the newest saved state before them.
         plugins: modules that define tasks, clamps and others of your own, to be imported here and
             by workers; those in which the classes of these runs stand need not be named.
+        cluster: `ih.Slurm(...)` trains each fleet in a job on a cluster, to the same numbers. The
+            same call again finds the jobs that are there. `on_metrics` is then called here, with
+            rows that the jobs have saved, and cannot stop a run. Ctrl-C leaves the jobs as they
+            are.
+        wait: False submits the jobs of a cluster, and returns the unfinished runs.
 
     Raises ValueError, before anything is written, for runs that share a name, do not fit their
     exemplars, whose folder holds another run, or that another process is training;
     KeyboardInterrupt after Ctrl-C or SIGTERM, with everything saved; TrainingFailedError, after the
     others have ended, for runs that failed: their loss became NaN, one of their files is damaged or
-    cannot be written, the disk is full, their process was killed.
+    cannot be written, the disk is full, their process was killed, their job was cancelled.
     """
     configs = _configs(runs)
-    switches = {"progress": progress, "repair": repair}
+    switches = {"progress": progress, "repair": repair, "wait": wait}
     _refuse_arguments(engine, workers, device, on_metrics, plugins, **switches)
+    _refuse_beside(cluster, workers, device, wait=wait)
     root = _root(root)
     load_plugins(plugins)
-    modules = _modules(configs, plugins, workers)
+    modules = _modules(configs, plugins, workers, cluster)
     with one_thread(), terminate_as_interrupt():
         configs = [config.pinned() for config in configs]  # a run can then tell if files change
-        tasks = _tasks(configs)
+        tasks = tasks_of(configs)
         places = [(run_folder(root, config), config) for config in configs]
         for (folder, config), task in zip(places, tasks, strict=True):
             if not (folder / CONFIG).is_file():
                 starting_weights(config.start, build_model(task, config.model), task)
             elif not repair:
                 refuse_other_run(folder, config)
-        with claimed([folder for folder, config in places if repair or _may_write(folder, config)]):
-            for folder, config in places:
-                if repair:
-                    repair_run(folder, config)
-                _refuse_lost_compiler(folder, config)
-            found = [
-                create_run(*place, task, engine=_engine(engine, place[1]))
-                for place, task in zip(places, tasks, strict=True)
-            ]
-            unfinished, failures = to_train(found)
-            n_workers = workers or _n_workers([run.config for run in unfinished])
-            n_workers = n_workers if device == "cpu" and modules is not None else 1
-            jobs = make_jobs(unfinished, n_workers)
-            is_idle = (workers or cores()) > min(n_workers, len(jobs)) and device == "cpu"
-            ahead = evaluations_of(jobs) if is_idle else []
-            with compiled_ahead(ahead), bar_over(unfinished, shown=progress) as tell:
-                if n_workers > 1 and len(jobs) > 1:
-                    failures += train_in_workers(jobs, n_workers, on_metrics, tell, modules)
-                else:
-                    failures += train_jobs(
-                        jobs, device=device, on_metrics=on_metrics, on_progress=tell
-                    )
+        engines = [_engine(engine, config) for config in configs]
+        if cluster is not None and modules is not None:
+            found = open_runs(places, tasks, engines, cluster, repair=repair)
+            failures = train_in_jobs(
+                found, cluster, modules, wait=wait, progress=progress, on_metrics=on_metrics
+            )
+        else:
+            with claimed([place[0] for place in places if repair or _may_write(*place)]):
+                found = _created(places, tasks, engines, repair=repair)
+                failures = _train_here(found, workers, device, progress, on_metrics, modules)
     if failures:
         raise TrainingFailedError("; ".join(failures))
     return found
+
+
+def _created(
+    places: Sequence[tuple[Path, RunConfig]],
+    tasks: Sequence[Task],
+    engines: Sequence[str],
+    *,
+    repair: bool,
+) -> list[Run]:
+    """Make run folders, whose locks are held, or open them, repaired if that is asked for."""
+    for folder, config in places:
+        if repair:
+            repair_run(folder, config)
+        _refuse_lost_compiler(folder, config)
+    return [
+        create_run(*place, task, engine=engine)
+        for place, task, engine in zip(places, tasks, engines, strict=True)
+    ]
+
+
+def _train_here(
+    found: Sequence[Run],
+    workers: int | None,
+    device: str,
+    progress: bool,
+    on_metrics: OnMetrics | None,
+    modules: Mapping[str, Sequence[str]] | None,
+) -> list[str]:
+    """Train runs on this machine; return in words what went wrong."""
+    unfinished, failures = to_train(found)
+    n_workers = workers or _n_workers([run.config for run in unfinished])
+    n_workers = n_workers if device == "cpu" and modules is not None else 1
+    jobs = make_jobs(unfinished, n_workers)
+    is_idle = (workers or cores()) > min(n_workers, len(jobs)) and device == "cpu"
+    ahead = evaluations_of(jobs) if is_idle else []
+    with compiled_ahead(ahead), bar_over(unfinished, shown=progress) as tell:
+        if n_workers > 1 and len(jobs) > 1:
+            return failures + train_in_workers(jobs, n_workers, on_metrics, tell, modules)
+        trained = train_jobs(jobs, device=device, on_metrics=on_metrics, on_progress=tell)
+        return failures + trained
 
 
 def compiled_for_later(
@@ -162,16 +196,31 @@ def _configs(runs: object) -> list[RunConfig]:
 
 
 def _modules(
-    configs: Sequence[RunConfig], plugins: Sequence[str], workers: int | None
+    configs: Sequence[RunConfig], plugins: Sequence[str], workers: int | None, cluster: Slurm | None
 ) -> dict[str, list[str]] | None:
     """Return the modules that a worker imports for each run; None where none can read them."""
     try:
         own = {config.name: plugins_for(config) for config in configs}
     except ValueError as error:
+        if cluster is not None:
+            raise ValueError(f"On a cluster {error}.") from None
         if workers is not None and workers > 1:
-            raise ValueError(f"workers={workers}: {error}.") from None
+            raise ValueError(f"workers={workers}: {error}, or train with workers=1.") from None
         return None
     return {name: [*plugins, *modules] if modules else [] for name, modules in own.items()}
+
+
+def _refuse_beside(cluster: object, workers: int | None, device: str, *, wait: bool) -> None:
+    """Refuse arguments that have no meaning on a cluster, or `wait` without one."""
+    if cluster is None:
+        if not wait:
+            raise ValueError("wait=False: expected cluster=ih.Slurm(...) with it.")
+        return
+    expect(cluster, Slurm, "cluster", "write ih.Slurm(partition=...)")
+    if workers is not None:
+        raise ValueError(f"workers={workers}: a cluster's jobs have ih.Slurm(cpus=...) instead.")
+    if device != "cpu":
+        raise ValueError(f'device={device!r}: jobs of a cluster train on processors, "cpu".')
 
 
 def _refuse_arguments(
@@ -227,80 +276,6 @@ def _root(root: PathLike) -> Path:
     if not nearest.is_dir():
         raise ValueError(f"{nearest} is a file; give a folder, or one to be made, as root.")
     return folder
-
-
-def _tasks(configs: Sequence[RunConfig]) -> list[Task]:
-    """Return the runs' tasks; ValueError for runs that could not be trained."""
-    built: dict[str, Task] = {}
-    tasks: list[Task] = []
-    for config in configs:
-        source = canonical_json(getattr(config.task, "exemplars", config.task))
-        other = built.get(source)
-        task = config.task.build() if other is None else build_like(config.task, other)
-        built[source] = task
-        model = build_model(task, config.model)
-        check(model, config.clamps)
-        _refuse_task(config, task)
-        _refuse_schedules(config, task)
-        _refuse_measures(config, model, task)
-        tasks.append(task)
-    return tasks
-
-
-def _refuse_task(config: RunConfig, task: Task) -> None:
-    """Raise ValueError for a task that samples what it has not declared, or no answers it needs."""
-    for split in task.splits:
-        batch = drawn(task, split, 8, generator=torch.Generator().manual_seed(0))
-        Sequences.of(batch, task, config.clamps)
-        for clamp in config.clamps:
-            clamp.refuse_batch(batch)
-
-
-def _refuse_schedules(config: RunConfig, task: Task) -> None:
-    """Raise ValueError for a schedule outside [0, 1], or a clamp that would never be on."""
-    for clamp in config.clamps:
-        for level in clamp.schedule.levels:
-            own = metric_names(task)
-            if level.split not in task.splits or (level.head is None and level.metric not in own):
-                raise ValueError(
-                    f"{config.name}: {clamp} waits for {level.metric!r} on {level.split!r}, which "
-                    f"this task does not have; choose from {', '.join(own)} on "
-                    f"{', '.join(task.splits)}."
-                )
-        gates = list(_gates_without_metrics(clamp, config.n_steps))
-        if clamp.schedule.by_step and not any(gates):
-            raise ValueError(
-                f"{config.name}: {clamp} is off at every one of {config.n_steps} updates; begin "
-                "its schedule earlier, train longer, or leave the clamp out."
-            )
-
-
-def _refuse_measures(config: RunConfig, model: HookedModel, task: Task) -> None:
-    """Raise ValueError for a level of a head that the run's evaluations cannot measure."""
-    sets = evaluation_sets(task, config.replace(evaluation_size=8))
-    for level in levels_of(config):
-        if level.under not in config.evaluate:
-            raise ValueError(
-                f"{config.name}: a clamp waits for {level.column} {level.under}, and evaluate="
-                f"{config.evaluate}: add {level.under!r} to it."
-            )
-        try:
-            head_scores(model, config, level.under, sets, 0, [])
-        except (ValueError, TypeError, LookupError, AttributeError) as error:
-            raise ValueError(
-                f"{config.name}: {level.column} cannot be measured: {error}; expected a function "
-                "of ih.heads that gives every head a number, and a head that is there."
-            ) from error
-
-
-def _gates_without_metrics(clamp: AbstractClamp, n_steps: int) -> Iterator[float]:
-    """Go through a clamp's gates, as far as they need no metrics."""
-    for step in range(n_steps if clamp.is_scheduled else 0):
-        try:
-            clamp.schedule.gate(step, [])
-        except Exception:  # whatever a schedule of the user's raises where no row is
-            return
-        yield clamp.gate(step, [])
 
 
 def _may_write(folder: Path, config: RunConfig) -> bool:

@@ -202,6 +202,22 @@ def test_runs_whose_fallback_was_half_recorded_go_on_each_by_its_engine(tmp_path
     assert sorted(trained) == [[("w5", "eager")], [("w6", "compiled")]]
 
 
+def test_a_worker_leaves_the_warnings_of_a_cluster_to_its_parent(monkeypatch):
+    """SLURM sends them to every process of a job, and by default they end a process."""
+    warnings = (signal.SIGUSR1, signal.SIGUSR2)
+    before = {number: signal.getsignal(number) for number in (*warnings, signal.SIGTERM)}
+    ours, theirs = Pipe()
+    ours.close()
+    monkeypatch.setattr(sys, "argv", ["worker", str(os.dup(theirs.fileno()))])
+    monkeypatch.setattr(os, "dup2", lambda *_: None)
+    try:
+        assert worker.main() == 0
+        assert [signal.getsignal(number) for number in warnings] == [signal.SIG_IGN] * 2
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def test_another_worker_leaves_finished_runs_alone(tmp_path, monkeypatch):
     (run,) = ih.train(SMALL, tmp_path, progress=False)
     monkeypatch.setattr(loop, "train_fleet", lambda *_, **__: pytest.fail("trained again"))
