@@ -10,9 +10,9 @@ import re
 from pathlib import Path, PurePosixPath
 from posixpath import normpath
 
-import api
+import api_pages as api
 import latex2mathml.converter
-import notebook
+import notebook_pages as notebook
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page

@@ -145,7 +145,10 @@ def _page(title: str, module: str) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+    """Return text in which no `|` ends a table's cell; those in code do not."""
+    parts = re.split("(`[^`]*`)", text)
+    parts[::2] = [part.replace("|", "&#124;") for part in parts[::2]]
+    return "".join(parts)
 
 
 BLOCK = re.compile(r"(^ *```.*?^ *```$)", re.MULTILINE | re.DOTALL)
