@@ -16,7 +16,8 @@ RELEASES = re.findall(r"^## (\d\S*)$", (ROOT / "CHANGELOG.md").read_text(), re.M
 def test_the_citation_names_the_newest_release():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert Version(citation["version"]) == Version(RELEASES[0])
-    assert RELEASES == sorted(RELEASES, key=Version, reverse=True)
+    newest_first = sorted(RELEASES, key=Version, reverse=True)
+    assert newest_first == RELEASES
 
 
 def test_a_checkout_without_tags_is_newer_than_every_release():

@@ -1,6 +1,7 @@
 """The pages of the API: public names, read from the package's stubs and docstrings."""
 
 import ast
+import json
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -140,8 +141,18 @@ def _page(title: str, module: str) -> str:
     for name in public_names(module):
         lines.append(f"| [`{name.shown}`][{name.path}] | {_cell(sentence(name.path))} |")
     for name in entries()[title]:
-        lines += ["", f"::: {name.path}"]
+        lines += ["", f"::: {name.path}", *_left_out(name)]
     return "\n".join(lines) + "\n"
+
+
+def _left_out(name: Name) -> list[str]:
+    """Return the option that leaves out what a class with a constructor keeps for itself."""
+    members = _found(name.path).members
+    if "__init__" not in members:
+        return []
+    kept = [n for n, m in members.items() if m.is_attribute and not m.docstring and n[0] != "_"]
+    filters = ["!^_", *(f"!^{attribute}$" for attribute in kept)]
+    return ["    options:", f"      filters: {json.dumps(filters)}"]
 
 
 def _cell(text: str) -> str:
