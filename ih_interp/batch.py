@@ -98,7 +98,8 @@ class Batch:
             over positions then leave the padding out. Nothing may be asked there.
         foils: `[batch, foil]`, the tokens with which `logit_difference` compares the target; -100
             fills rows that have fewer.
-        answers, candidates: `[batch, query, key]`; by default those of the task.
+        answers: `[batch, query, key]`; by default those of the task.
+        candidates: `[batch, query, key]`; by default those of the task.
         layout: where the parts of few-shot sequences stand; by default the task's.
         task: the task that drew them.
     """

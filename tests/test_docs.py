@@ -1,0 +1,155 @@
+"""The documentation site: everything stands in it, and it needs nothing from elsewhere."""
+
+import importlib
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+import ih_interp as ih
+
+pytest.importorskip("mkdocs", reason="the extra `docs` is not installed")
+from mkdocs.config import load_config
+
+ROOT = Path(__file__).parents[1]
+GUIDES = sorted((ROOT / "docs").glob("*.md"))
+GLOSSARY = (ROOT / "docs" / "glossary.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def api():
+    sys.path.insert(0, str(ROOT / "docs" / "_site"))
+    yield importlib.import_module("api_pages")
+    sys.path.remove(str(ROOT / "docs" / "_site"))
+
+
+def paths(nav):
+    if isinstance(nav, str):
+        return [nav]
+    below = nav.values() if isinstance(nav, dict) else nav
+    return [path for entry in below for path in paths(entry)]
+
+
+def test_every_guide_and_notebook_is_in_the_navigation(api):
+    config = load_config(str(ROOT / "mkdocs.yml"))
+    listed = paths(config.plugins.on_config(config).nav)
+    notebooks = (ROOT / "notebooks").glob("*.ipynb")
+    wanted = {path.relative_to(ROOT).as_posix() for path in [*GUIDES, *notebooks]}
+    wanted |= {path for _, path in api.navigation()}
+    assert len(wanted) > 30
+    assert wanted <= set(listed)
+    assert len(listed) == len(set(listed))
+
+
+def test_every_public_name_has_an_entry(api):
+    """What the stubs say, read as text, against the names that the package shows when it runs."""
+    modules = {"ih": ih, **{f"ih.{name}": getattr(ih, name) for name in dir(ih)}}
+    modules = {title: value for title, value in modules.items() if title in api.modules()}
+    shown = {f"{t}.{n}" for t, m in modules.items() for n in dir(m) if t not in PLAIN}
+    assert {"ih.trace", "ih.heads.induction_score", "ih.clamps.match"} <= shown
+    assert shown - set(api.modules()) - set(api.addresses()) == set()
+    written = "\n".join(api.pages().values())
+    missing = [path for path in api.addresses().values() if f"\n::: {path}\n" not in written]
+    assert not missing
+
+
+PLAIN = {"ih.hooks", "ih.optimisers", "ih.start"}
+"""Modules of one file, whose `dir` shows what they import, too."""
+
+
+@pytest.mark.parametrize("name", sorted(PLAIN))
+def test_every_function_and_class_of_a_plain_module_has_an_entry(api, name):
+    module = getattr(ih, name.removeprefix("ih."))
+    own = {n for n, v in vars(module).items() if getattr(v, "__module__", "") == module.__name__}
+    own = {n for n in own if not n.startswith("_") and hasattr(getattr(module, n), "__qualname__")}
+    assert own
+    assert {f"{name}.{n}" for n in own} <= set(api.addresses())
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.stem)
+def test_names_in_code_exist(page):
+    for name in re.findall(r"`ih\.([\w.]*\w)", page.read_text()):
+        value = ih
+        for part in name.split("."):
+            value = getattr(value, part)
+
+
+def test_terms_have_two_sentences_and_a_source():
+    terms = GLOSSARY.split("\n### ")[1:]
+    names = {term.splitlines()[0] for term in terms}
+    assert {"Induction head", "Path patching", "Plateau", "Subcircuit B", "Self-repair"} <= names
+    assert len(names) == len(terms)
+    for term in terms:
+        words, source = term.split("\nSource: ")
+        assert len(re.findall(r"[.;:)`] |\.\n", words)) >= 2, words
+        assert re.search(r"arxiv\.org/abs/\d{4}\.\d{5}|transformer-circuits\.pub/", source), term
+
+
+def test_arxiv_numbers_are_those_of_their_links():
+    links = re.findall(r"\[arXiv:([\d.]+)\]\(https://arxiv\.org/abs/([\d.]+)\)", GLOSSARY)
+    assert len(links) == GLOSSARY.count("arxiv.org")
+    assert all(said == linked for said, linked in links)
+
+
+class Loaded(HTMLParser):
+    """The addresses that a page loads when it opens: not those which a reader may follow."""
+
+    def __init__(self, page: Path) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.ids: set[str] = set()
+        self.feed(page.read_text())
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        self.ids |= {given["id"]} if given.get("id") else set()
+        if tag == "link" and given.get("rel") != "canonical":
+            self.addresses.append(given["href"])
+        if given.get("src"):
+            self.addresses.append(given["src"])
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.slow
+def test_the_site_loads_nothing_from_elsewhere(site):
+    pages = sorted(site.rglob("*.html"))
+    assert len(pages) > 35
+    for page in pages:
+        addresses = Loaded(page).addresses
+        assert len(addresses) > 3
+        for address in addresses:
+            assert not re.match(r"(\w+:)?//", address), f"{page}: {address}"
+            place = (site if page.name == "404.html" else page.parent) / address.lstrip("/")
+            assert Path(re.sub(r"[?#].*", "", str(place))).is_file(), f"{page}: {address}"
+    for style in site.rglob("*.css"):
+        assert not re.search(r"url\(\s*['\"]?(https?:)?//|@import", style.read_text()), style
+
+
+@pytest.mark.slow
+def test_entries_pictures_and_the_index_are_in_the_site(site, api):
+    for title, names in api.entries().items():
+        page = site / dict(api.navigation())[title].replace(".md", ".html")
+        assert {name.path for name in names} <= Loaded(page).ids, title
+    assert (site / "figures" / "omniglot" / "fig5b.png").is_file()
+    assert "<img" in (site / "notebooks" / "01_train_and_clamp.html").read_text()
+    assert "<math" in (site / "notebooks" / "04_three_subcircuits.html").read_text()
+    index = (site / "search" / "search_index.js").read_text()
+    assert index.count("clamp") > 100
