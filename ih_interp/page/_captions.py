@@ -6,7 +6,7 @@ from ih_interp.page.ablation import Ablations
 from ih_interp.page.heads import COST, EDGE_REACH, EDGE_SHARE, ROLE
 from ih_interp.page.patterns import Patterns
 from ih_interp.page.subject import Subject
-from ih_interp.page.wiring import INPUTS as INPUTS, MOST_SEQUENCES
+from ih_interp.page.wiring import INPUTS as INPUTS, patched_batch
 
 HEADS = {
     "head": "head",
@@ -27,8 +27,8 @@ SINGLE |= {"cost": "cost", "only": "loss with it alone"}
 SETS = {"set": "set", "heads": "heads", "joint": "cost together", "sum": "sum of single costs"}
 SETS |= {"redundancy": "redundancy"}
 
-ADDITIVE = {"metric": "metric", "part": "part", "quantity": "quantity"}
-ADDITIVE |= {"value": "value", "low": "from", "high": "to"}
+ADDITIVE = {"metric": "metric", "part": "part", "r_squared": "R squared (95% interval)"}
+ADDITIVE |= {"r_squared_per_sequence": "R squared per sequence (95% interval)"}
 
 BY_HEAD = {"head": "head", "first_in": "first in", "last_in": "last in"}
 BY_HEAD |= {"redundancy": "redundancy", "shapley": "Shapley value"}
@@ -47,7 +47,8 @@ def heads(subject: Subject) -> str:
     return (
         f"Heads at the last checkpoint that have come {ROLE:.0%} of the way from chance to 1 in "
         f"a score, their role, or without which the loss rises by {COST:.0%} of what it rises "
-        "without all heads. Since: when score - chance first passed half of its last value. Cost: "
+        "without all heads. Since: when score - chance first passed half of its last value, "
+        "a hyphen where it fell. Cost: "
         "the rise of the loss with the head ablated by zero. Fed by, feeds: edges with at least "
         f"{EDGE_SHARE:.0%} of the head's use and {EDGE_REACH:.0%} of the strongest edge's, in "
         f"{unit}. Chance is the score of even attention."
@@ -84,7 +85,7 @@ def scores(subject: Subject, n_steps: int) -> str:
 def wiring(subject: Subject, steps: Sequence[int]) -> str:
     """Return the caption of the wiring."""
     unit, patch = subject.patched
-    n = min(MOST_SEQUENCES, len(subject.batch))
+    n = len(patched_batch(subject))
     return (
         f"Path patching: how much worse the model becomes, in {unit}, when the edge from a sender "
         f"to one input of a receiver carries {patch}; mean over {n} of these sequences, 0 for an "

@@ -91,7 +91,7 @@ def compared_losses_figure(metrics: pd.DataFrame) -> Json:
             look = {"line": {"color": colours[run], "dash": _dash(under)}, "meta": split}
             look["visible"] = split == splits[0]
             _add_line(figure, rows["sequences"], rows["loss"], name, **look)
-    figure.update_layout(xaxis_title="sequences", yaxis_title="loss (nats)", height=420)
+    figure.update_layout(xaxis_title="sequences", yaxis_title="loss (nats)", height=460)
     figure.update_yaxes(rangemode="tozero")
     return _json(figure)
 
@@ -113,7 +113,7 @@ def scores_figure(scores: pd.DataFrame, matter: Sequence[str]) -> Json:
         ends = [float(rows["sequences"].min()), float(rows["sequences"].max())]
         level, look = [float(rows["chance"].iloc[0])] * 2, {"meta": score, "visible": shown}
         _add_line(figure, ends, level, "chance", line=_level(), **look)
-    figure.update_layout(xaxis_title="sequences", yaxis_title=names[0], height=420)
+    figure.update_layout(xaxis_title="sequences", yaxis_title=names[0], height=500)
     return _json(figure)
 
 
@@ -197,7 +197,8 @@ def templates() -> Json:
     for mode, name in (("light", LIGHT), ("dark", DARK)):
         template = json.loads(json.dumps(pio.templates[name].to_plotly_json()))
         clear = "rgba(0,0,0,0)"
-        template["layout"] |= {"paper_bgcolor": clear, "plot_bgcolor": clear}
+        grey = {"bgcolor": clear, "color": "#8a8a8a", "activecolor": "#3f7fd0"}
+        template["layout"] |= {"paper_bgcolor": clear, "plot_bgcolor": clear, "modebar": grey}
         found[mode] = template
     return found
 
@@ -208,8 +209,8 @@ def _figure() -> Any:
     figure = go.Figure()
     figure.update_layout(
         template=go.layout.Template(),
-        margin={"l": 60, "r": 20, "t": 20, "b": 50},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        margin={"l": 60, "r": 20, "t": 36, "b": 50},
+        legend={"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0},
     )
     return figure
 

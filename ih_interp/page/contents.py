@@ -129,10 +129,11 @@ def _heads(
         del columns["fed_by"], columns["feeds"]
     caption = captions.heads(subject.value)
     none = captions.NO_HEADS if table.empty else ""
+    shown = table.assign(since=table["since"].round().astype("Int64"))
     return Section(
         key="heads",
         title=title,
-        tables=() if none else (shown_table(table, columns, caption),),
+        tables=() if none else (shown_table(shown, columns, caption),),
         downloads=(csv_link("heads.csv", table),),
         notes=(none,) if none else (),
     )
@@ -264,7 +265,14 @@ def _sets(
 def additivity_tables(numbers: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return R squared by metric and part, and the loss's measures of single heads."""
     names = ["r_squared", "r_squared_per_sequence"]
-    shape = numbers[numbers["quantity"].isin(names)]
+    shape = numbers[numbers["quantity"].isin(names)].copy()
+    shape["words"] = [
+        f"{cell(value)} ({cell(low)} to {cell(high)})"
+        for value, low, high in shape[["value", "low", "high"]].to_numpy()
+    ]
+    shape["metric"] = shape["metric"].str.replace("_", " ")
+    index = ["metric", "part"]
+    shape = shape.pivot(index=index, columns="quantity", values="words").reset_index()
     by_head = ["first_in", "last_in", "redundancy", "shapley"]
     of_loss = (numbers["metric"] == "loss") & (numbers["part"] == "total")
     rows = numbers[of_loss & numbers["quantity"].isin(by_head)]

@@ -15,7 +15,7 @@ ROLE, COST, MOST_ROWS = 0.25, 0.1, 12
 """The share of the way from chance to 1 from which a score is a role; the share of what all heads
 cost from which a head matters; and the most rows."""
 
-EDGE_SHARE, EDGE_REACH, MOST_EDGES = 0.2, 0.1, 3
+EDGE_SHARE, EDGE_REACH, MOST_EDGES = 0.1, 0.05, 3
 """Edges are named with these shares of their receiver's (or sender's) use and of the strongest."""
 
 COLUMNS = ["head", "role", "score", "chance", "since", "cost", "fed_by", "feeds", "clamped"]

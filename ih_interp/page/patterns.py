@@ -1,5 +1,6 @@
 """Attention patterns of example sequences at checkpoints of a run."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,7 @@ from ih_interp.analysis.heads.pattern_scores import each_chunk
 from ih_interp.batch import NOT_ASKED, Batch
 from ih_interp.hooked_model import HookedModel
 from ih_interp.page.subject import Subject, chosen_steps
-from ih_interp.runs import Run
+from ih_interp.tasks.base import Task
 from ih_interp.tasks.pairs import PairsTask
 
 EXAMPLES, MOST_STEPS, MOST_WEIGHTS = 4, 11, 400_000
@@ -52,11 +53,12 @@ def measured_patterns(subject: Subject) -> Patterns:
         return 0.0
 
     trace(subject.run, keep, batch=batch, steps=steps)
+    name = token_names(subject.run.task)
     return Patterns(
         steps,
         torch.stack(found).cpu(),
-        tokens_in_words(subject.run, batch),
-        targets_in_words(batch),
+        [[name(token) for token in row] for row in batch.tokens.tolist()],
+        targets_in_words(batch, name),
     )
 
 
@@ -64,9 +66,11 @@ def _unchanged(pattern: Tensor, *_: object) -> Tensor:
     return pattern.detach().clone()
 
 
-def tokens_in_words(run: Run, batch: Batch) -> list[list[str]]:
-    """Return the tokens of sequences: "label 3", "class 12" with its exemplar, or the number."""
-    task = run.task
+def token_names(task: Task) -> Callable[[int], str]:
+    """Return a function from a token to its name, as "label 3", "class 12" or its number.
+
+    A class that has several exemplars in training is followed by the exemplar's number.
+    """
 
     def word(token: int) -> str:
         if not isinstance(task, PairsTask):
@@ -74,12 +78,12 @@ def tokens_in_words(run: Run, batch: Batch) -> list[list[str]]:
         if token < task.n_labels:
             return f"label {token}"
         which, exemplar = divmod(token - task.n_labels, task.exemplars.n_exemplars)
-        return f"class {which}" + (f".{exemplar}" if task.exemplars.n_exemplars > 1 else "")
+        return f"class {which}" + (f" #{exemplar}" if task.config.n_train_exemplars > 1 else "")
 
-    return [[word(token) for token in row] for row in batch.tokens.tolist()]
+    return word
 
 
-def targets_in_words(batch: Batch) -> list[str]:
+def targets_in_words(batch: Batch, name: Callable[[int], str]) -> list[str]:
     """Return what is asked of each sequence, and which keys hold the last answer."""
     try:
         answers = batch.answers
@@ -90,8 +94,8 @@ def targets_in_words(batch: Batch) -> list[str]:
         asked = [place for place, target in enumerate(targets) if target != NOT_ASKED]
         last = asked[-1]
         where = "" if len(asked) == 1 else f"The last of {len(asked)} asked positions is {last}. "
-        sentence = f"{where}The token asked after position {last} is {targets[last]}"
+        sentence = f"{where}The answer to position {last} is {name(targets[last])}"
         keys = [] if answers is None else answers[row, last].nonzero()[:, 0].tolist()
-        stands = f", and its answer stands at {', '.join(map(str, keys))}" if keys else ""
+        stands = f", which stands at {', '.join(map(str, keys))}" if keys else ""
         words.append(f"{sentence}{stands}.")
     return words

@@ -6,10 +6,14 @@ import pandas as pd
 
 from ih_interp.analysis.patching.redundancy import redundancy_over_training
 from ih_interp.analysis.patching.wiring import wiring_over_training
+from ih_interp.batch import Batch
 from ih_interp.page.subject import Subject, chosen_steps
 
-MOST_STEPS, MOST_EDGES, MOST_SEQUENCES = 21, 100_000, 128
-"""Checkpoints, edges over all checkpoints, and sequences of which paths are patched."""
+MOST_STEPS, MOST_SEQUENCES, MOST_TOKENS = 21, 128, 1_024
+"""Checkpoints, sequences and their tokens of which paths are patched."""
+
+MOST_EDGES, MOST_CLAMPED_EDGES = 20_000, 1_000
+"""Edges over all checkpoints; under clamps each is a pass of the model."""
 
 INPUTS = {"q": "queries", "k": "keys", "v": "values"}
 
@@ -18,8 +22,15 @@ def wiring_steps(subject: Subject) -> list[int]:
     """Return the checkpoints at which the wiring is measured: fewer for models of many edges."""
     config = subject.run.config.model
     n_edges = len(layer_pairs(config.n_layers)) * 3 * config.n_heads**2
-    most = min(MOST_STEPS, max(2, MOST_EDGES // n_edges))
+    n_allowed = MOST_CLAMPED_EDGES if subject.run.clamps else MOST_EDGES
+    most = min(MOST_STEPS, max(2, n_allowed // n_edges))
     return chosen_steps(subject.run.steps, most)
+
+
+def patched_batch(subject: Subject) -> Batch:
+    """Return the sequences of which paths are patched, the first of those that are measured."""
+    n_positions = subject.batch.tokens.shape[1]
+    return subject.batch[: min(MOST_SEQUENCES, max(8, MOST_TOKENS // n_positions))]
 
 
 def layer_pairs(n_layers: int) -> list[tuple[int, int]]:
@@ -37,7 +48,7 @@ def measured_wiring(subject: Subject) -> pd.DataFrame:
     pairs = layer_pairs(subject.run.config.model.n_layers)
     if not pairs:
         raise ValueError("The model has one layer: there are no edges between heads to patch.")
-    steps, batch = wiring_steps(subject), subject.batch[:MOST_SEQUENCES]
+    steps, batch = wiring_steps(subject), patched_batch(subject)
     parts = [
         wiring_over_training(
             subject.run,
@@ -63,7 +74,7 @@ def measured_redundancy(subject: Subject) -> pd.DataFrame:
     return redundancy_over_training(
         subject.run,
         subject.corrupt,
-        batch=subject.batch[:MOST_SEQUENCES],
+        batch=patched_batch(subject),
         steps=[subject.last],
         **subject.patching,
     )
