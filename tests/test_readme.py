@@ -11,7 +11,10 @@ from matplotlib import pyplot as plt
 ROOT = Path(__file__).parents[1]
 PAGES = [
     ROOT / "README.md",
-    *(ROOT / "docs" / f"{n}.md" for n in ("analysis", "training", "reproducing", "studies", "report")),
+    *(
+        ROOT / "docs" / f"{n}.md"
+        for n in ("analysis", "training", "reproducing", "studies", "report")
+    ),
 ]
 LONG, SHORT = "sequences=64_000", "sequences=1_600"
 

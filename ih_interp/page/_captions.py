@@ -21,17 +21,37 @@ HEADS = {
 }
 """Columns of the table of heads that matter, as the page calls them."""
 
-SINGLE = {"head": "head", "without": "loss without it", "low": "from", "high": "to"}
-SINGLE |= {"cost": "cost", "only": "loss with it alone"}
+SINGLE = {
+    "head": "head",
+    "without": "loss without it",
+    "low": "from",
+    "high": "to",
+    "cost": "cost",
+    "only": "loss with it alone",
+}
 
-SETS = {"set": "set", "heads": "heads", "joint": "cost together", "sum": "sum of single costs"}
-SETS |= {"redundancy": "redundancy"}
+SETS = {
+    "set": "set",
+    "heads": "heads",
+    "joint": "cost together",
+    "sum": "sum of single costs",
+    "redundancy": "redundancy",
+}
 
-ADDITIVE = {"metric": "metric", "part": "part", "r_squared": "R squared (95% interval)"}
-ADDITIVE |= {"r_squared_per_sequence": "R squared per sequence (95% interval)"}
+ADDITIVE = {
+    "metric": "metric",
+    "part": "part",
+    "r_squared": "R squared (95% interval)",
+    "r_squared_per_sequence": "R squared per sequence (95% interval)",
+}
 
-BY_HEAD = {"head": "head", "first_in": "first in", "last_in": "last in"}
-BY_HEAD |= {"redundancy": "redundancy", "shapley": "Shapley value"}
+BY_HEAD = {
+    "head": "head",
+    "first_in": "first in",
+    "last_in": "last in",
+    "redundancy": "redundancy",
+    "shapley": "Shapley value",
+}
 
 REDUNDANCY = {"name": "measure", "via": "through", "value": "value", "interval": "95% interval"}
 

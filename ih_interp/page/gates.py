@@ -40,5 +40,5 @@ def _gate(run: Run, clamp: AbstractClamp, end: int) -> tuple[np.ndarray, np.ndar
     by_step = clamp.schedule.by_step
     most = MOST_STEPS if by_step else MOST_ASKED
     steps = np.unique(np.linspace(0, n_steps - 1, min(most, n_steps)).astype(int))
-    rows = None if by_step else run.metrics.to_dict("records")
+    rows = None if by_step else run.rows(before=end + 1)
     return steps, np.array([clamp.gate(int(step), rows) for step in steps])

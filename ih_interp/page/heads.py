@@ -48,13 +48,21 @@ def heads_that_matter(
         cost = float(costs.get(name, np.nan))
         if not has_role and not cost >= COST * whole > 0:
             continue
-        found = {"head": name, "cost": cost, "clamped": ", ".join(clamped.get(name, ()))}
-        found |= {"role": row["score"] if has_role else "", "score": row["value"]}
-        found |= {"chance": row["chance"], "height": row["height"]}
-        found["since"] = since(scores, name, row["score"]) if has_role else np.nan
-        found["fed_by"] = "" if wiring is None else edges(wiring, name, "receiver")
-        found["feeds"] = "" if wiring is None else edges(wiring, name, "sender")
-        rows.append(found)
+        score = str(row["score"])
+        rows.append(
+            {
+                "head": name,
+                "role": score if has_role else "",
+                "score": row["value"],
+                "chance": row["chance"],
+                "height": row["height"],
+                "since": since(scores, name, score) if has_role else np.nan,
+                "cost": cost,
+                "fed_by": "" if wiring is None else edges(wiring, name, "receiver"),
+                "feeds": "" if wiring is None else edges(wiring, name, "sender"),
+                "clamped": ", ".join(clamped.get(name, ())),
+            }
+        )
     table = pd.DataFrame(rows, columns=[*COLUMNS, "height"])
     table = table.sort_values(["cost", "height"], ascending=False)
     return table[COLUMNS].head(MOST_ROWS).reset_index(drop=True)

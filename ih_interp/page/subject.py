@@ -14,7 +14,7 @@ from ih_interp.hooked_model import HookedModel
 from ih_interp.runs import Run
 from ih_interp.tasks.few_shot import FewShotTask
 
-MOST_TOKENS, MOST_SEQUENCES, FEWEST_SEQUENCES = 8_192, 512, 32
+MOST_TOKENS, MOST_SEQUENCES, FEWEST_SEQUENCES = 4_096, 512, 32
 """Tokens and sequences that are measured at each checkpoint: a page takes under a minute."""
 
 

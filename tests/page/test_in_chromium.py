@@ -2,6 +2,7 @@
 
 import chromium
 import pytest
+from small_runs import NARROW
 
 import ih_interp as ih
 
@@ -19,9 +20,16 @@ def browser(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory, small_run, clamped_run):
-    out = tmp_path_factory.mktemp("page") / "report.html"
-    return ih.report([small_run, clamped_run]).save(out)
+def runs(tmp_path_factory):
+    """Two runs, the second with a clamp."""
+    clamp = ih.clamps.InductionAttention(heads=["L1H3"], strength=0.7)
+    configs = [NARROW, NARROW.replace(name="held", clamps=[clamp])]
+    return ih.train(configs, tmp_path_factory.mktemp("runs"), workers=1, progress=False)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory, runs):
+    return ih.report(runs).save(tmp_path_factory.mktemp("page") / "report.html")
 
 
 @pytest.fixture
@@ -84,24 +92,25 @@ def test_numbers_in_cells_are_those_of_the_figure(shown):
         ".map((t) => t.textContent)"
     )
     z = [value for row in z_of(shown, "wiring") for value in row]
-    assert len(written) == len(z) == 64
+    assert len(written) == len(z) == 16
     numbers = [float(text.replace("\u2212", "-")) for text in written]
     assert sorted(numbers) == pytest.approx(sorted(z), abs=0.0051)
 
 
-def test_the_chosen_pattern_is_the_model_s(shown, small_run):
+def test_the_chosen_pattern_is_the_model_s(shown, runs):
     choose(shown, "patterns", "sequence", 1)
     choose(shown, "patterns", "layer", 1)
-    choose(shown, "patterns", "head", 6)
+    choose(shown, "patterns", "head", 2)
     find(shown, "patterns", "step").send_keys(HOME)
-    tokens = small_run.task.sample("train", 512, seed=0).tokens[1:2]
-    _, cache = small_run.model(0).run_with_cache(tokens)
-    own = cache["blocks.1.attn.hook_pattern"][0, 6].tolist()
+    narrow = runs[0]
+    tokens = narrow.task.sample("train", 512, seed=0).tokens[1:2]
+    _, cache = narrow.model(0).run_with_cache(tokens)
+    own = cache["blocks.1.attn.hook_pattern"][0, 2].tolist()
     for query, row in enumerate(z_of(shown, "patterns")):
         assert row[: query + 1] == pytest.approx(own[query][: query + 1], abs=1e-4)
         assert row[query + 1 :] == [None] * (len(row) - query - 1)
     about = shown.find_element("css selector", '#run-0-patterns [data-control="about"]').text
-    assert about.startswith("L1H6.")
+    assert about.startswith("L1H2.")
 
 
 def test_one_score_is_shown_at_a_time(shown):
@@ -126,14 +135,14 @@ def test_tables_have_the_numbers_of_their_files(shown):
     text, cells = shown.execute_script(script)
     lines = [line.split(",") for line in text.strip().splitlines()]
     place = lines[0].index("cost")
-    assert len(cells) == len(lines) - 1 == 16
+    assert len(cells) == len(lines) - 1 == 8
     for row, line in zip(cells, lines[1:], strict=True):
         assert row[0] == line[0]
         assert float(row[4]) == pytest.approx(float(line[place]), abs=0.0006)
 
 
 def test_another_run_can_be_chosen(shown):
-    chromium.select(shown.find_element("id", "run")).select_by_visible_text("clamped")
+    chromium.select(shown.find_element("id", "run")).select_by_visible_text("held")
     chromium.until(shown, "return all_drawn()", prelude=chromium.ALL_DRAWN)
     assert not shown.find_element("id", "run-0").is_displayed()
     assert shown.find_element("id", "run-1").is_displayed()

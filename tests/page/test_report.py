@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from small_runs import FOUR_UPDATES
+from small_runs import NARROW
 
 import ih_interp as ih
 from ih_interp.config import Grid
@@ -41,13 +41,26 @@ def sections_of(run):
 
 
 @pytest.fixture(scope="module")
-def sections(small_run):
-    return sections_of(small_run)
+def narrow_run(tmp_path_factory):
+    return ih.train(NARROW, tmp_path_factory.mktemp("runs"), progress=False)[0]
 
 
 @pytest.fixture(scope="module")
-def page(small_run):
-    return ih.report(small_run)
+def held_run(tmp_path_factory):
+    """With L1H3's attention clamped: 0.7 on the correct label, 0.3 on the other."""
+    clamp = ih.clamps.InductionAttention(heads=["L1H3"], strength=0.7)
+    config = NARROW.replace(name="held", clamps=[clamp])
+    return ih.train(config, tmp_path_factory.mktemp("runs"), progress=False)[0]
+
+
+@pytest.fixture(scope="module")
+def sections(narrow_run):
+    return sections_of(narrow_run)
+
+
+@pytest.fixture(scope="module")
+def page(narrow_run):
+    return ih.report(narrow_run)
 
 
 def test_the_page_has_every_part_of_a_run(sections):
@@ -58,24 +71,24 @@ def test_the_page_has_every_part_of_a_run(sections):
     assert not any(part.missing for part in sections.values())
 
 
-def test_tables_are_those_of_the_package(sections, small_run):
-    subject = subject_of(small_run)
-    given = {"batch": subject.batch, "steps": small_run.steps}
+def test_tables_are_those_of_the_package(sections, narrow_run):
+    subject = subject_of(narrow_run)
+    given = {"batch": subject.batch, "steps": narrow_run.steps}
     scores = csv_of(sections["scores"], "scores.csv")
     for name, measure in (
         ("induction", ih.induction_strength),
         ("previous token", lambda m, b: ih.heads.previous_token_score(m, b, rows="labels")),
     ):
-        traced = ih.trace(small_run, measure, **given)["value"]
+        traced = ih.trace(narrow_run, measure, **given)["value"]
         assert scores[scores["score"] == name]["value"].to_numpy() == pytest.approx(
             traced, abs=1e-5
         )
     wiring = csv_of(sections["wiring"], "wiring.csv")
     given["batch"] = subject.batch[:128]
-    direct = ih.patching.wiring_over_training(small_run, ih.patching.swap_exemplars, **given)
+    direct = ih.patching.wiring_over_training(narrow_run, ih.patching.swap_exemplars, **given)
     assert wiring["use"].to_numpy() == pytest.approx(direct["use"], abs=1e-5)
-    heads = [f"L{layer}H{head}" for layer in range(2) for head in range(8)]
-    model = small_run.model()
+    heads = [f"L{layer}H{head}" for layer in range(2) for head in range(4)]
+    model = narrow_run.model()
     table = ih.ablation.ablate_each_head(model, subject.batch, heads, metrics="loss")
     without = table[table["kept"] == "without"]["value"].to_numpy()
     (whole,) = table[table["kept"] == "all"]["value"]
@@ -83,7 +96,7 @@ def test_tables_are_those_of_the_package(sections, small_run):
     assert found["without"].to_numpy() == pytest.approx(without, rel=1e-5)
     assert found["cost"].to_numpy() == pytest.approx(without - whole, abs=1e-5)
     metrics = csv_of(sections["losses"], "metrics.csv")
-    assert metrics["loss"].to_numpy() == pytest.approx(small_run.metrics["loss"], rel=1e-5)
+    assert metrics["loss"].to_numpy() == pytest.approx(narrow_run.metrics["loss"], rel=1e-5)
 
 
 def test_the_wiring_shown_is_that_of_the_table(sections):
@@ -96,10 +109,10 @@ def test_the_wiring_shown_is_that_of_the_table(sections):
     assert figure["data"][0]["z"] == pair["via"]["k"][-1]
 
 
-def test_patterns_are_the_model_s_own(small_run):
-    subject = subject_of(small_run)
+def test_patterns_are_the_model_s_own(narrow_run):
+    subject = subject_of(narrow_run)
     found = measured_patterns(subject)
-    _, cache = small_run.model(found.steps[1]).run_with_cache(subject.batch.tokens[:4])
+    _, cache = narrow_run.model(found.steps[1]).run_with_cache(subject.batch.tokens[:4])
     own = torch.stack([cache[f"blocks.{layer}.attn.hook_pattern"] for layer in range(2)], dim=1)
     torch.testing.assert_close(found.weights[1], own)
     numbers = np.frombuffer(base64.b64decode(figures.packed(found.weights)), "<u2") / 65_535
@@ -109,8 +122,8 @@ def test_patterns_are_the_model_s_own(small_run):
     assert numbers == pytest.approx(found.weights.detach().numpy()[..., rows, columns], abs=1e-5)
 
 
-def test_under_clamps_everything_is_measured_under_them(clamped_run):
-    found = sections_of(clamped_run)
+def test_under_clamps_everything_is_measured_under_them(held_run):
+    found = sections_of(held_run)
     scores = csv_of(found["scores"], "scores.csv")
     held = scores[(scores["score"] == "induction") & (scores["name"] == "L1H3")]["value"]
     assert held.to_numpy() == pytest.approx(2 * 0.7 - 1, abs=1e-5)
@@ -123,7 +136,7 @@ def test_under_clamps_everything_is_measured_under_them(clamped_run):
 
 def test_other_tasks_have_a_page(tmp_path):
     task = ih.tasks.RepeatedTokens(n_tokens=8, length=8, min_period=2, max_period=3)
-    config = FOUR_UPDATES.replace(task=task, model=ih.ModelConfig(n_heads=2, d_model=16))
+    config = NARROW.replace(task=task, model=ih.ModelConfig(n_heads=2, d_model=16))
     (run,) = ih.train([config], tmp_path, progress=False)
     found = sections_of(run)
     assert not any(part.missing for part in found.values())
@@ -138,29 +151,29 @@ def test_other_tasks_have_a_page(tmp_path):
 
 
 def test_a_model_of_one_layer_has_no_wiring(tmp_path):
-    config = FOUR_UPDATES.replace(model=ih.ModelConfig(n_layers=1, n_heads=2, d_model=16))
+    config = NARROW.replace(model=ih.ModelConfig(n_layers=1, n_heads=2, d_model=16))
     (run,) = ih.train([config], tmp_path, progress=False)
     found = sections_of(run)
     assert {key for key, part in found.items() if part.missing} == {"wiring", "redundancy"}
     assert "one layer" in found["wiring"].missing
 
 
-def test_a_run_without_checkpoints_says_so(small_run, tmp_path):
+def test_a_run_without_checkpoints_says_so(narrow_run, tmp_path):
     folder = tmp_path / "begun"
     folder.mkdir()
-    (folder / "config.json").write_bytes((small_run.folder / "config.json").read_bytes())
+    (folder / "config.json").write_bytes((narrow_run.folder / "config.json").read_bytes())
     page = ih.report(folder)
     assert "no checkpoints yet" in page.html
     assert "No evaluation is saved yet" in page.html
-    assert small_run.config.fingerprint in page.html
+    assert narrow_run.config.fingerprint in page.html
     assert data_of(page)["runs"][0]["wiring"] is None
 
 
-def test_a_damaged_checkpoint_is_told_and_the_rest_is_shown(small_run, tmp_path):
+def test_a_damaged_checkpoint_is_told_and_the_rest_is_shown(narrow_run, tmp_path):
     folder = tmp_path / "damaged"
-    for path in small_run.folder.rglob("*"):
+    for path in narrow_run.folder.rglob("*"):
         if path.is_file():
-            copy = folder / path.relative_to(small_run.folder)
+            copy = folder / path.relative_to(narrow_run.folder)
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(path.read_bytes())
     last = max(folder.joinpath("checkpoints").iterdir())
@@ -185,15 +198,15 @@ def test_other_values_than_runs_are_refused_in_words(wrong):
 
 
 @pytest.mark.untyped
-def test_a_title_is_text(small_run):
+def test_a_title_is_text(narrow_run):
     with pytest.raises(TypeError, match="title"):
-        ih.report(small_run, title=5)
+        ih.report(narrow_run, title=5)
 
 
-def test_without_plotly_the_extra_is_named(monkeypatch, small_run):
+def test_without_plotly_the_extra_is_named(monkeypatch, narrow_run):
     monkeypatch.setattr(pages, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"ih-interp\[report\]"):
-        ih.report(small_run)
+        ih.report(narrow_run)
 
 
 def test_the_page_is_one_small_file_without_requests(page, tmp_path):
@@ -219,9 +232,9 @@ def test_a_notebook_shows_the_page_in_a_frame(page):
     assert len(repr(page)) < 80
 
 
-def test_names_are_text_and_never_markup(small_run):
+def test_names_are_text_and_never_markup(narrow_run):
     hostile = "</script><script>alert(1)</script>"
-    page = ih.report(small_run, title=hostile)
+    page = ih.report(narrow_run, title=hostile)
     assert hostile not in page.html
     assert "&lt;script&gt;alert(1)" in page.html
     embedded = pages._embedded({"name": hostile})
@@ -229,26 +242,26 @@ def test_names_are_text_and_never_markup(small_run):
     assert json.loads(embedded)["name"] == hostile
 
 
-def test_several_runs_are_compared(small_run, clamped_run):
-    page = ih.report([small_run, clamped_run.folder])
+def test_several_runs_are_compared(narrow_run, held_run):
+    page = ih.report([narrow_run, held_run.folder])
     data = data_of(page)
     assert [part is not None for part in (data["compared"], *data["runs"])] == [True] * 3
     curves = data["compared"]["data"]
-    assert {curve["name"] for curve in curves} == {"small", "clamped"}
-    assert {curve["meta"] for curve in curves} == set(small_run.metrics["split"])
-    assert 'value="1">clamped</option>' in page.html
+    assert {curve["name"] for curve in curves} == {"narrow", "held"}
+    assert {curve["meta"] for curve in curves} == set(narrow_run.metrics["split"])
+    assert 'value="1">held</option>' in page.html
 
 
-def test_runs_of_one_name_are_told_apart(small_run):
-    assert pages.names_of([small_run, small_run]) == [
-        f"{small_run.folder.parent.name}/small ({n})" for n in (1, 2)
+def test_runs_of_one_name_are_told_apart(narrow_run):
+    assert pages.names_of([narrow_run, narrow_run]) == [
+        f"{narrow_run.folder.parent.name}/narrow ({n})" for n in (1, 2)
     ]
 
 
 def test_gates_are_those_of_the_schedule(tmp_path):
     ramp = ih.clamps.ramp(1, 3)
     clamp = ih.clamps.PreviousTokenAttention(heads=["L0H0"], schedule=ramp)
-    (run,) = ih.train([FOUR_UPDATES.replace(clamps=[clamp])], tmp_path, progress=False)
+    (run,) = ih.train([NARROW.replace(clamps=[clamp])], tmp_path, progress=False)
     table = gates(run, 4)
     assert table["gate"].to_list() == [ramp.gate(step) for step in range(4)]
     assert table["sequences"].to_list() == [8 * step for step in range(4)]
@@ -257,7 +270,7 @@ def test_gates_are_those_of_the_schedule(tmp_path):
 def test_a_gate_that_waits_for_a_level_is_the_run_s(tmp_path):
     level = ih.clamps.from_level(above=0.01, split="train")
     clamp = ih.clamps.PreviousTokenAttention(heads=["L0H0"], schedule=level)
-    config = FOUR_UPDATES.replace(clamps=[clamp], evaluations=Grid(every=8))
+    config = NARROW.replace(clamps=[clamp], evaluations=Grid(every=8))
     (run,) = ih.train([config], tmp_path, progress=False)
     assert gates(run, 4)["gate"].to_list() == [0.0, 1.0, 1.0, 1.0]
 
