@@ -11,7 +11,7 @@ FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
-PATIENCE = 120
+PATIENCE = 300
 """Seconds to wait for a page, on a machine that is busy."""
 
 
@@ -24,13 +24,12 @@ def chromium(profile):
         pytest.skip("chromium and chromedriver are not installed")
     options = webdriver.ChromeOptions()
     options.binary_location = browser
+    options.page_load_strategy = "none"  # a busy machine takes long: `show` waits itself
     for flag in (*FLAGS, f"--user-data-dir={profile}"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     opened = webdriver.Chrome(options, webdriver.ChromeService(driver))
     try:
-        opened.set_page_load_timeout(PATIENCE)
-        opened.set_script_timeout(PATIENCE)
         yield opened
     finally:
         opened.quit()
@@ -42,8 +41,9 @@ def show(browser, path, *, scheme="light", width=1_200):
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
     size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.execute_script("window.is_left = true")
     browser.get(path.as_uri())
-    until(browser, "return all_drawn()", prelude=ALL_DRAWN)
+    until(browser, "return !window.is_left && all_drawn()", prelude=ALL_DRAWN)
 
 
 ALL_DRAWN = """

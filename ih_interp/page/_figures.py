@@ -27,7 +27,7 @@ LIGHT, DARK = "plotly_white", "plotly_dark"
 
 SCALES = {
     "light": {"diverging": ["#5e3c99", "#f7f7f7", "#c75b00"], "sequential": ["#f7fbff", "#08519c"]},
-    "dark": {"diverging": ["#b8a6e6", "#22262b", "#ff9d3c"], "sequential": ["#1b1f24", "#9ecae1"]},
+    "dark": {"diverging": ["#8f7ad1", "#22262b", "#c2661b"], "sequential": ["#1b1f24", "#3a7fae"]},
 }
 """Colour scales by mode; the middle of the diverging one is 0."""
 
