@@ -130,6 +130,8 @@ def _heads(
     caption = captions.heads(subject.value)
     none = captions.NO_HEADS if table.empty else ""
     shown = table.assign(since=table["since"].round().astype("Int64"))
+    for column in ("fed_by", "feeds"):  # lines break between edges only
+        shown[column] = shown[column].str.replace(r" (\w+) ", "\u00a0\\1\u00a0", regex=True)
     return Section(
         key="heads",
         title=title,
@@ -234,7 +236,11 @@ def _ablation(
     tables = [shown_table(found.heads, captions.SINGLE, captions.single(there, found))]
     downloads = [csv_link("ablation.csv", found.heads)]
     if costs.value is not None and len(costs.value):
-        tables.append(shown_table(costs.value, captions.SETS, captions.sets()))
+        n_heads = there.run.config.model.n_heads
+        is_layer = costs.value["set"].str.startswith("layer")
+        brief = costs.value["heads"].where(~is_layer, f"all {n_heads}")
+        shown = costs.value.assign(heads=brief)
+        tables.append(shown_table(shown, captions.SETS, captions.sets()))
         downloads.append(csv_link("sets.csv", costs.value))
     if numbers.value is not None:
         shape, by_head = additivity_tables(numbers.value)

@@ -16,6 +16,7 @@ function look(layout) {
 }
 
 async function draw(plot, figure) {
+  plot.style.height = `${figure.layout.height}px`;
   await Plotly.newPlot(plot, figure.data, figure.layout, settings);
   await Plotly.relayout(plot, look(figure.layout));
   plot.dataset.drawn = "yes";
