@@ -40,9 +40,10 @@ def losses_figure(metrics: pd.DataFrame, gates: pd.DataFrame, guess: float) -> J
     `guess` is the loss of an even guess, drawn as a dotted line.
     """
     figure = _figure()
-    for number, (split, under, rows) in enumerate(_curves(metrics)):
+    colours = dict(zip(dict.fromkeys(metrics["split"]), cycle(COLOURS), strict=False))
+    for split, under, rows in _curves(metrics):
         name = split if under == "clamped" else f"{split}, clamps off"
-        line = {"color": COLOURS[number % len(COLOURS)], "dash": _dash(under)}
+        line = {"color": colours[split], "dash": _dash(under)}
         _add_line(figure, rows["sequences"], rows["loss"], name, line=line)
     end = float(metrics["sequences"].max())
     _add_line(figure, [0, end], [guess, guess], "even guess", line=_level())

@@ -84,7 +84,8 @@ def when(run: Run, metrics: pd.DataFrame) -> str:
     crossing = learned(rows["sequences"].to_numpy(), rows["loss"].to_numpy(), level=level)
     if not crossing.observed:
         return f"the loss on {rows['split'].iloc[0]!r} did not fall below {words}"
-    return f"after {crossing.time:,.0f} sequences the loss fell below {words}"
+    under = ", under its clamps," if run.clamps else ""
+    return f"after {crossing.time:,.0f} sequences the loss{under} fell below {words}"
 
 
 def configuration(run: Run) -> str:
