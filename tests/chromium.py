@@ -29,6 +29,7 @@ def chromium(profile):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     opened = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    opened.set_script_timeout(100)  # below the client's own limit
     try:
         yield opened
     finally:
