@@ -33,6 +33,7 @@ from .evaluation import evaluate as evaluate
 from .interop.icl_dynamics import load_icl_dynamics as load_icl_dynamics
 from .model import ModelConfig as ModelConfig, build_model as build_model
 from .optimisers import SGD as SGD, Adam as Adam
+from .page.report import report as report
 from .runs import Run as Run
 from .tasks.exemplars import Exemplars as Exemplars
 from .tasks.few_shot import FewShotTask as FewShotTask, TaskConfig as TaskConfig

@@ -35,6 +35,9 @@ FOUR_UPDATES = SMALL.replace(
 )
 """Four updates, evaluated rarely, a checkpoint every second one."""
 
+NARROW = FOUR_UPDATES.replace(name="narrow", model=ih.ModelConfig(n_heads=4, d_model=16, d_head=4))
+"""Four updates of two layers of four heads, between which there are few edges."""
+
 
 def make_fleet(tmp_path, configs):
     runs = []
