@@ -22,6 +22,7 @@ import warnings
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from ih_interp.storage.run_files import sweep_run
 
@@ -33,6 +34,41 @@ SPARE_FILES = 256  # that a process may have open besides one lock per run
 
 HELD: dict[Path, int] = {}
 """Folders that this process trains in, and the open files that hold their locks."""
+
+
+class Holder(NamedTuple):
+    """The process that trains a run, or has left workers that do."""
+
+    pid: int | None
+    """None for the moment in which it has the lock and has not yet written its number."""
+    host: str
+
+    def __str__(self) -> str:
+        return "another process" if self.pid is None else f"process {self.pid} on {self.host}"
+
+
+def holder(folder: Path) -> Holder | None:
+    """Return who holds the lock of a run folder, None where nobody does; nothing is written.
+
+    Raises OSError where the lock's file cannot be read, or is a link.
+    """
+    # A link is not followed, and a pipe is not waited for.
+    how = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        descriptor = os.open(folder / LOCK, how)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        written = re.fullmatch(rb"(\d+) (\S+).*\n?", os.read(descriptor, 1_000))
+        return Holder(int(written[1]), written[2].decode()) if written else Holder(None, "")
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    finally:
+        os.close(descriptor)
+    return None
 
 
 @contextmanager
