@@ -68,13 +68,13 @@ def test_every_public_name_can_be_had():
     assert all(getattr(ih, name) is not None for name in dir(ih))
 
 
-PUBLIC = ("ablation", "dynamics", "heads", "patching", "tasks")
+PUBLIC = ("ablation", "dynamics", "heads", "patching", "tasks", "track")
 """Folders that list themselves; so do `clamps`, below, and `plots`, in a test of its own."""
 
 
 def test_the_package_shows_few_names():
     importlib.import_module("ih_interp.analysis.dynamics.trace")  # which binds more names
-    assert len(dir(ih)) <= 40
+    assert len(dir(ih)) <= 43
     assert {"analysis", "training"}.isdisjoint(dir(ih))
 
 

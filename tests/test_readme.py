@@ -1,5 +1,6 @@
 """The code of the README and of the guides runs as it stands, with fewer sequences to train on."""
 
+import json
 import re
 import subprocess
 import sys
@@ -8,10 +9,13 @@ from pathlib import Path
 import pytest
 from matplotlib import pyplot as plt
 
+import ih_interp as ih
+
 ROOT = Path(__file__).parents[1]
 PAGES = [
     ROOT / "README.md",
     *(ROOT / "docs" / f"{n}.md" for n in ("analysis", "training", "reproducing", "studies")),
+    *(ROOT / "docs" / f"{n}.md" for n in ("command_line", "tracking")),
 ]
 LONG, SHORT = "sequences=64_000", "sequences=1_600"
 
@@ -34,6 +38,12 @@ def test_the_pages_run_from_the_top(tmp_path, monkeypatch, capsys):
     assert len(list(Path("figures").glob("losses.*"))) == 3
     assert len(names["report"].table("r_squared")) == 6
     assert names["config"].name == "main-5"
+    assert ih.RunConfig.load(json.loads(Path("from_file.json").read_text())) == names["written"]
+    listed = {run.name: run.state for run in names["list_runs"]("runs/readme")}
+    assert (
+        listed.items() >= {"free": "finished", "tracked": "finished", "printed": "finished"}.items()
+    )
+    assert list(Path("logs", "tracked").iterdir())
 
 
 @pytest.mark.slow
