@@ -73,7 +73,7 @@ def both(model, batch):
 
 def test_measures_are_those_of_a_trace_at_every_checkpoint(logs, tmp_path):
     def weight(model):
-        return float(model.W_U.norm())
+        return float(model.W_U.detach().norm())
 
     def chance(model, generator):
         return float(torch.rand((), generator=generator))
@@ -95,7 +95,7 @@ def test_measures_are_those_of_a_trace_at_every_checkpoint(logs, tmp_path):
         for part, rows in table.groupby("name"):
             values = torch.tensor(rows["value"].to_numpy()).float().tolist()
             assert found[f"{name}/{part}"] == list(zip(rows["step"], values, strict=True))
-    norms = [float(run.model(step).W_U.norm()) for step in run.steps]
+    norms = [float(run.model(step).W_U.detach().norm()) for step in run.steps]
     assert [value for _, value in found["weight"]] == pytest.approx(norms)
     drawn = torch.rand((), generator=torch.Generator().manual_seed(run.config.seeds.evaluation))
     assert found["chance"] == [(step, float(drawn)) for step in run.steps]
