@@ -6,7 +6,7 @@
     train      ih.RunConfig, ih.train, ih.Run; what is trained is in ih.tasks
     read       ih.Run, ih.Pretrained, ih.ModelSeries: checkpoints, for ih.trace and its like
     analyse    ih.heads, ih.ablation, ih.patching, ih.dynamics
-    plot       ih.plots; ih.report(run) is a page of a run
+    plot       ih.plots; ih.report(run) is a page of a run, and ih.track sends metrics elsewhere
 
 `help(ih.heads)`, and so on, lists the functions of a module with a sentence each. Importing costs
 nothing: a name is loaded when it is first used.

@@ -5,6 +5,7 @@ from . import (
     plots as plots,
     start as start,
     tasks as tasks,
+    track as track,
 )
 from .analysis import (
     ablation as ablation,

@@ -168,7 +168,7 @@ class RunConfig(Frozen):
         try:
             return cls.model_validate(value)
         except ValidationError as error:
-            raise ValueError(f"Not a run's configuration: {explain(error)}") from error
+            raise ValueError(f"Not a run's configuration: {explain(error, cls)}") from error
 
     @property
     def identity(self) -> "RunConfig":

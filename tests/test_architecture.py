@@ -68,7 +68,7 @@ def test_every_public_name_can_be_had():
     assert all(getattr(ih, name) is not None for name in dir(ih))
 
 
-PUBLIC = ("ablation", "dynamics", "heads", "patching", "tasks")
+PUBLIC = ("ablation", "dynamics", "heads", "patching", "tasks", "track")
 """Folders that list themselves; so do `clamps`, below, and `plots`, in a test of its own."""
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from matplotlib import pyplot as plt
 
+from ih_interp.training.listing import list_runs
+
 ROOT = Path(__file__).parents[1]
 README, OWN = ROOT / "README.md", ROOT / "docs" / "bring_your_own.md"
 CLUSTER = ROOT / "docs" / "cluster.md"
@@ -45,12 +47,21 @@ def test_the_readme_runs_from_the_top(first_page):
     assert {run.name for run in (folder / "runs" / "readme").iterdir()} >= {"free", "clamped"}
 
 
+LOGS = Path("logs", "tracked")
+
+
+def states():
+    return {run.name: run.state for run in list_runs("runs/readme")}
+
+
 MADE = {
     "analysis": lambda names: len(names["report"].table("r_squared")) == 6,
+    "command_line": lambda _: states()["free"] == "finished",
     "concepts": lambda names: float(names["scores"][0, 2]) == pytest.approx(1),
     "figures_for_a_paper": lambda _: len(list(Path("figures").glob("emergence.*"))) == 3,
     "language_models": lambda names: set(names["without"]["step"]) == {0, 100},
     "reproducing": lambda names: names["config"].name == "main-5",
+    "tracking": lambda _: states()["printed"] == "finished" and any(LOGS.iterdir()),
     "training": lambda names: names["run"].config.name == "late",
 }
 """What the code of a page has made, where that can be said in a line."""

@@ -69,6 +69,17 @@ def lasting_place() -> dict[str, str]:
     return {} if place is None else {VARIABLE: str(place)}
 
 
+def kept_graphs() -> Path | None:
+    """Return the folder in which compiled graphs are kept; None where there is none of ours.
+
+    A place that the user chose by TORCHINDUCTOR_CACHE_DIR is the user's.
+    """
+    if _is_chosen():
+        return None
+    there = (place for place in _candidates() if place.is_dir() and PLAIN.fullmatch(str(place)))
+    return next((place for place in there if _fault(place) is None), None)
+
+
 @contextmanager
 def _kept_at(place: Path) -> Generator[None]:
     before = os.environ.get(VARIABLE)
@@ -83,9 +94,7 @@ def _kept_at(place: Path) -> Generator[None]:
 
 def _place() -> Path | None:
     """Return a private folder, made where it is missing; None where the user chose one."""
-    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
-
-    if os.environ.get(VARIABLE) not in (None, default_cache_dir()):  # torch sets its own early
+    if _is_chosen():
         return None
     for place in _candidates():
         if PLAIN.fullmatch(str(place)) is None:
@@ -102,6 +111,13 @@ def _place() -> Path | None:
                 stacklevel=2,
             )
     return _of_this_process()
+
+
+def _is_chosen() -> bool:
+    """Return whether the user has chosen a place; torch sets its own early."""
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    return os.environ.get(VARIABLE) not in (None, default_cache_dir())
 
 
 @functools.cache

@@ -86,17 +86,25 @@ def sync_folder(folder: Path) -> None:
 
 
 def sweep(folder: Path, names: Sequence[str]) -> None:
-    """Remove the temporary files that kills left of `write_atomic`; no process may be writing.
+    """Remove what `leftovers` finds; no process may be writing."""
+    for path in leftovers(folder, names):
+        path.unlink(missing_ok=True)
 
-    `names` are regular expressions: only temporary files of files with such a name are removed,
+
+def leftovers(folder: Path, names: Sequence[str]) -> list[Path]:
+    """Return the temporary files that kills left of `write_atomic`, or that are being written.
+
+    `names` are regular expressions: only temporary files of files with such a name are found,
     never through a link.
     """
     if folder.is_symlink() or not folder.is_dir():
-        return
+        return []
     temporary = re.compile(rf"\.({'|'.join(names)})\.\d+")
-    for path in folder.iterdir():
-        if temporary.fullmatch(path.name) and stat.S_ISREG(path.lstat().st_mode):
-            path.unlink(missing_ok=True)
+    return [
+        path
+        for path in folder.iterdir()
+        if temporary.fullmatch(path.name) and stat.S_ISREG(path.lstat().st_mode)
+    ]
 
 
 def make_folders(folder: Path) -> None:

@@ -21,7 +21,7 @@ from safetensors.numpy import save
 from torch import Tensor
 
 from ih_interp._config_base import short
-from ih_interp.storage.atomic import sweep, write_atomic
+from ih_interp.storage.atomic import leftovers, sweep, write_atomic
 
 FORMAT = 2  # of the run folder; another number is refused
 CONFIG = "config.json"
@@ -59,8 +59,19 @@ def checkpoint_steps(folder: Path) -> list[int]:
 
 def sweep_run(folder: Path) -> None:
     """Remove the temporary files that kills left in a run; no process may be writing to it."""
-    sweep(folder, [re.escape(name) for name in (CONFIG, METRICS, STATE, STOPPED)])
-    sweep(folder / CHECKPOINTS, [CHECKPOINT])
+    for place, names in _written(folder):
+        sweep(place, names)
+
+
+def run_leftovers(folder: Path) -> list[Path]:
+    """Return the files that `sweep_run` would remove."""
+    return [path for place, names in _written(folder) for path in leftovers(place, names)]
+
+
+def _written(folder: Path) -> list[tuple[Path, list[str]]]:
+    """Return the folders of a run and patterns for the names of the files written there."""
+    names = [re.escape(name) for name in (CONFIG, METRICS, STATE, STOPPED)]
+    return [(folder, names), (folder / CHECKPOINTS, [CHECKPOINT])]
 
 
 def saved_states(folder: Path) -> list[Path]:

@@ -67,9 +67,9 @@ def train_ordered(
     def on_metrics(run: Run, row: Mapping[str, Any]) -> None:
         while parent.poll() and (order := received(parent)):
             stopping.add(order["stop"])
+        tell(parent, {"folder": str(run.folder), "row": dict(row)})
         if str(run.folder) in stopping:
             raise StopRun
-        tell(parent, {"folder": str(run.folder), "row": dict(row)})
 
     def on_progress(updates: int, loss: float) -> None:
         nonlocal done

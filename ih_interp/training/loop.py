@@ -199,17 +199,23 @@ def measure(fleet: Fleet, on_metrics: OnMetrics | None, interrupted: Interrupts)
 def tell(
     fleet: Fleet, place: int, rows: Sequence[Mapping[str, Any]], on_metrics: OnMetrics
 ) -> None:
-    """Call `on_metrics` with a run's new rows, once its files are on the disk; it may stop it."""
+    """Call `on_metrics` with a run's new rows, once its files are on the disk; it may stop it.
+
+    It is called with all of them even where it ends the run: another callback may record them.
+    """
     run = fleet.runs[place]
     with failing_alone(run):
         run.writer.settle()
     if run.failure is not None:
         return
-    try:
-        with saved_first(fleet), users_code():
-            for row in rows:
+    is_stopped = False
+    for row in rows:
+        try:
+            with saved_first(fleet), users_code():
                 on_metrics(run.run, dict(row))  # a copy, which the callback may change
-    except StopRun:
+        except StopRun:
+            is_stopped = True
+    if is_stopped:
         with failing_alone(run):
             run.stop(fleet.state, place)
 

@@ -245,3 +245,26 @@ def test_a_link_to_nothing_or_a_file_is_no_run_folder(tmp_path):
         with pytest.raises(ValueError, match="plain is not a folder"):
             ih.train(config, tmp_path, progress=False)
         folder.unlink()
+
+
+def test_who_holds_a_lock_is_told_without_taking_it(held_elsewhere):
+    folder, process, worker = held_elsewhere
+    assert lock.holder(folder) == (process.pid, socket.gethostname())
+    process.kill()
+    process.join()
+    assert lock.holder(folder).pid == process.pid  # its worker still has the lock
+    os.kill(worker, signal.SIGKILL)
+    while lock.holder(folder) is not None:
+        time.sleep(0.01)
+    assert (folder / LOCK).is_file()
+
+
+def test_nobody_holds_what_nobody_locked(tmp_path):
+    assert lock.holder(tmp_path) is None
+    assert not (tmp_path / LOCK).exists()
+    with claimed([tmp_path]):
+        (tmp_path / LOCK).write_text("")  # as in the moment before the number is written
+        assert lock.holder(tmp_path) == (None, "")
+    (tmp_path / LOCK).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match=LOCK):
+        lock.holder(tmp_path)

@@ -91,7 +91,7 @@ def trace(
         if series.sequences_per_step is not None:
             place["sequences"] = step * series.sequences_per_step
         # No name here holds the model: it goes before the next one comes.
-        values = _measured(model_at(step), measure, batch, clamps, step=step, metrics=metrics)
+        values = measured(model_at(step), measure, batch, clamps, step=step, metrics=metrics)
         rows += [{**place, "name": name, "value": value} for name, value in values.items()]
     table = pd.DataFrame(rows)
     table.attrs |= {"batch": said} if said else {}
@@ -149,7 +149,7 @@ def _models(series: Run | ModelSeries, first: int) -> Callable[[int], HookedMode
     return at
 
 
-def _measured(
+def measured(
     model: HookedModel, measure: Measure, batch: Batch, clamps: Sequence[AbstractClamp], **at: Any
 ) -> dict[str, float]:
     """Return the measure's numbers at a checkpoint; refuse one that leaves the model changed."""

@@ -1,61 +1,52 @@
-"""The `ih-interp` command. Heavy imports wait until a command runs, so that help is instant."""
+"""Commands that train and draw: `reproduce`, `study`, `bench`."""
 
-import os
 import shutil
 import textwrap
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
-from importlib.metadata import version
 from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+from ih_interp.cli._shared import (
+    RESUMES,
+    Features,
+    Json,
+    RunsFolder,
+    before_training,
+    echo_json,
+    saying,
+    told_in_words,
+)
 
 if TYPE_CHECKING:
     from ih_interp.paper.claims import Claim
 
-app = typer.Typer(
-    help="Train induction heads under clamps, read their checkpoints, draw the figures.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+FIGURES = (
+    *("3a", "3b", "4a", "4b", "5a", "5b", "6", "7", "8", "9", "10", "11", "11init", "12", "13"),
+    *("14", "15", "16", "17", "18", "table1", "table2", "table3", "additivity"),
 )
+STUDIES = ("critical-periods", "emergence-law", "frozen-weights", "other-tasks")
+"""Names that a shell completes, here without the modules that define them."""
 
 
-def _tell_version(asked: bool) -> bool:
-    if asked:
-        typer.echo(version("ih-interp"))
-        raise typer.Exit
-    return asked
+def _figures(incomplete: str) -> list[str]:
+    return [name for name in (*FIGURES, "all") if name.startswith(incomplete.lower())]
 
 
-Features: TypeAlias = Annotated[
-    Path | None,
-    typer.Option(help="Features (.h5, .npz or .npy); by default synthetic, no download."),
-]
-RunsFolder: TypeAlias = Annotated[Path, typer.Option(help="Where runs are kept, and resumed from.")]
+def _studies(incomplete: str) -> list[str]:
+    return [name for name in STUDIES if name.startswith(incomplete.lower())]
 
 
-@app.callback()
-def _app(
-    _: Annotated[
-        bool,
-        typer.Option("--version", callback=_tell_version, is_eager=True, help="Say which this is."),
-    ] = False,
-) -> None:
-    pass
-
-
-@app.command()
 def reproduce(
     figures: Annotated[
         list[str] | None,
         typer.Argument(
+            autocompletion=_figures,
             help="Figures such as 3a 5b table1, or all; by default those of the main text, "
-            "with --preset paper all."
+            "with --preset paper all.",
         ),
     ] = None,
     preset: Annotated[
@@ -78,24 +69,26 @@ def reproduce(
         bool,
         typer.Option(help="Draw figures from their csv, without runs; repeat the other options."),
     ] = False,
+    as_json: Json = False,
 ) -> None:
     """Train what the figures need, draw them, and compare them with the paper."""
-    typer.echo("loading torch and TransformerLens ...", err=True)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads take half of the speed
-    with told_in_words("Everything is saved; the same command goes on from here."):
+    before_training()
+    with told_in_words(RESUMES):
         from ih_interp.paper.reproduce import redraw as draw_again, reproduce as draw
 
         act = draw_again if redraw else partial(draw, seeds=seeds, runs=runs)
-        claims = act(
-            figures or (), preset=preset, exemplars=exemplars, folder=figures_dir, say=typer.echo
-        )
-        typer.echo(claims_text(claims))
+        place = {"exemplars": exemplars, "folder": figures_dir, "say": saying(as_json)}
+        claims = act(figures or (), preset=preset, **place)
+        if as_json:
+            echo_json([{**claim._asdict(), "verdict": claim.verdict} for claim in claims])
+        else:
+            typer.echo(claims_text(claims))
 
 
-@app.command()
 def study(
     name: Annotated[
-        str, typer.Argument(help="critical-periods, emergence-law, frozen-weights or other-tasks.")
+        str,
+        typer.Argument(autocompletion=_studies, help=f"{', '.join(STUDIES[:-1])} or other-tasks."),
     ],
     preset: Annotated[
         Literal["smoke", "quick", "paper"],
@@ -112,21 +105,23 @@ def study(
     redraw: Annotated[
         bool, typer.Option(help="Draw and judge from the csv, without runs.")
     ] = False,
+    as_json: Json = False,
 ) -> None:
     """Run a study beyond the paper: its runs, its tables, its figure, and what it found."""
-    typer.echo("loading torch and TransformerLens ...", err=True)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    with told_in_words("Everything is saved; the same command goes on from here."):
+    before_training()
+    with told_in_words(RESUMES):
         from ih_interp.studies.run import run_study
 
-        act = partial(run_study, preset=preset, redraw=redraw, say=typer.echo)
+        act = partial(run_study, preset=preset, redraw=redraw, say=saying(as_json))
         findings = act(name, exemplars=exemplars, runs=runs, folder=figures_dir)
+        if as_json:
+            echo_json([finding._asdict() for finding in findings])
+            return
         for finding in findings:
             p = "" if isnan(finding.p) else f"; p = {finding.p:.2g}"
             typer.echo(f"\n{finding.claim}: {finding.verdict}\n     {finding.found}{p}")
 
 
-@app.command()
 def bench(
     sizes: Annotated[
         str, typer.Option(help="Sizes of the fleets, with commas between.")
@@ -177,28 +172,3 @@ def claims_text(claims: "Sequence[Claim]") -> str:
         lines += [block("paper", claim.paper), block("here", claim.ours)]
     held = sum(claim.holds for claim in claims)
     return "\n".join([*lines, "", f"{held} of {len(claims)} claims hold."])
-
-
-@contextmanager
-def told_in_words(after_interrupt: str = "") -> Generator[None]:
-    """End the command in words, without a traceback, at errors in the input and at Ctrl-C."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        typer.echo(f"\nInterrupted. {after_interrupt}", err=True)
-        raise typer.Exit(130) from None
-    except (ValueError, OSError) as error:
-        typer.echo(f"ih-interp: {error}", err=True)
-        raise typer.Exit(2) from None
-    except RuntimeError as error:
-        from ih_interp.training.state import TrainingFailedError
-
-        if not isinstance(error, TrainingFailedError):
-            raise
-        typer.echo(f"ih-interp: {error}", err=True)
-        raise typer.Exit(1) from None
-
-
-def main() -> None:
-    """Run the console script."""
-    app()

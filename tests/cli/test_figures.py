@@ -1,28 +1,14 @@
-import subprocess
-import sys
-import time
+"""What `reproduce` and `study` tell, in words and as JSON."""
+
+import json
 
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from ih_interp.cli import app, claims_text
+from ih_interp.cli import app
+from ih_interp.cli.figures import claims_text
 from ih_interp.paper.claims import Claim
-
-
-def test_help_is_instant():
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, "-m", "ih_interp", "--help"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        times.append(time.perf_counter() - start)
-    assert "reproduce" in done.stdout
-    assert min(times) < 0.5
 
 
 def test_the_smoke_preset_runs_in_an_empty_folder(tmp_path, monkeypatch):
@@ -70,13 +56,6 @@ def test_figures_are_spelled_one_way_in_help_errors_and_input(tmp_path, monkeypa
     assert "table1" in CliRunner().invoke(app, ["reproduce", "--help"]).output
 
 
-def test_the_version_is_told():
-    from importlib.metadata import version
-
-    result = CliRunner().invoke(app, ["--version"])
-    assert (result.exit_code, result.output.strip()) == (0, version("ih-interp"))
-
-
 def test_an_interrupt_says_how_to_go_on(monkeypatch):
     import ih_interp.paper.reproduce as module
 
@@ -99,3 +78,32 @@ def test_claims_are_told_with_their_verdicts():
     assert "3a  it waits: holds" in text
     assert "5b  in order: DOES NOT HOLD" in text
     assert "1 of 2 claims hold." in text
+
+
+def test_claims_and_findings_are_json(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["reproduce", "5a", "--preset", "smoke", "--json"])
+    assert result.exit_code == 0, result.output
+    claims = json.loads(result.stdout)
+    assert {claim["verdict"] for claim in claims} == {"not judged"}
+    assert {claim["figure"] for claim in claims} == {"5a"}
+    table = pd.read_csv("figures/claims.csv")
+    assert [claim["claim"] for claim in claims] == list(table["claim"])
+
+    import ih_interp.studies.run as module
+    from ih_interp.studies.findings import Finding
+
+    found = [Finding("it lasts", "nothing", "0.1", float("nan"), "open")]
+    monkeypatch.setattr(module, "run_study", lambda *_, say, **__: say("a line") or found)
+    result = CliRunner().invoke(app, ["study", "critical-periods", "--json"])
+    assert json.loads(result.stdout)[0] == {**found[0]._asdict(), "p": None}
+    assert "a line" in result.stderr
+
+
+def test_names_that_a_shell_completes_are_those_that_there_are():
+    from ih_interp.cli.figures import FIGURES as WORDS, STUDIES as STUDY_WORDS
+    from ih_interp.paper.figures import FIGURES
+    from ih_interp.studies import STUDIES
+
+    assert set(WORDS) == {figure.word for figure in FIGURES.values()}
+    assert set(STUDY_WORDS) == {study.word for study in STUDIES.values()}
