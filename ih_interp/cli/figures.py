@@ -77,8 +77,10 @@ def reproduce(
         from ih_interp.paper.reproduce import redraw as draw_again, reproduce as draw
 
         act = draw_again if redraw else partial(draw, seeds=seeds, runs=runs)
-        place = {"exemplars": exemplars, "folder": figures_dir, "say": saying(as_json)}
-        claims = act(figures or (), preset=preset, **place)
+        say = saying(as_json)
+        claims = act(
+            figures or (), preset=preset, exemplars=exemplars, folder=figures_dir, say=say
+        )
         if as_json:
             echo_json([{**claim._asdict(), "verdict": claim.verdict} for claim in claims])
         else:
