@@ -51,8 +51,9 @@ class AbstractTracker(ABC):
     Args:
         measures: functions by name, each of `(model, batch)`, as for `ih.trace`, or of the model
             alone; of `[layer, head]` scores every head is a number, `name/L1H3`. They are applied
-            to every checkpoint, under the run's clamps at that step, in the process that called
-            `ih.train`. A function that takes a `generator` draws its own sequences.
+            to every checkpoint in the process that called `ih.train`, under the run's clamps at
+            that step; those of the model alone, whose weights clamps leave as they are, without
+            clamps. A function that takes a `generator` draws its own sequences.
         batch: the sequences for measures; by default 500 of the run's training split, always the
             same.
     """
@@ -169,9 +170,10 @@ class AbstractTracker(ABC):
         at["metrics"] = [row for row in followed.rows if row["step"] < step]
         numbers: dict[str, float] = {}
         for name, function in self._measures.items():
-            measure = _of_model_and_batch(function, run.config.seeds.evaluation)
+            measure, reads_sequences = _called(function, run.config.seeds.evaluation)
+            clamps = run.clamps if reads_sequences else ()
             with self._telling(run):
-                values = measured(followed.model, measure, followed.batch, run.clamps, **at)
+                values = measured(followed.model, measure, followed.batch, clamps, **at)
                 for part, value in values.items():
                     numbers[name if part == "value" else f"{name}/{part}"] = value
         return numbers
@@ -188,8 +190,12 @@ def _key(run: Run) -> tuple[Path, str]:
 
 def _sequences(run: Run) -> Batch:
     """Return sequences of the run's training split, the same every time."""
-    generator = torch.Generator().manual_seed(run.config.seeds.evaluation)
+    generator = _generator(run.config.seeds.evaluation)
     return drawn(run.task, run.task.splits[0], N_SEQUENCES, generator=generator)
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
 
 def _goes_on_from(run: Run, step: int) -> int:
@@ -208,7 +214,7 @@ def _checked(name: object, function: Any) -> Callable[..., Any]:
     """Return a measure; TypeError for what cannot be called with a model."""
     expect(name, str, "The name of a measure")
     try:
-        _of_model_and_batch(function, 0)
+        _called(function, 0)
     except (TypeError, ValueError):
         raise TypeError(
             f"measures: {name!r}: expected a function of (model, batch) or of (model), got "
@@ -217,17 +223,20 @@ def _checked(name: object, function: Any) -> Callable[..., Any]:
     return function
 
 
-def _of_model_and_batch(function: Callable[..., Any], seed: int) -> Callable[..., Any]:
-    """Return a function of a model and a batch; TypeError where neither call is possible."""
+def _called(function: Callable[..., Any], seed: int) -> tuple[Callable[..., Any], bool]:
+    """Return a function of a model and a batch, and whether it reads sequences.
+
+    Raises TypeError where it can be called neither with both nor with a model alone.
+    """
     takes = signature(function)
     if "generator" in takes.parameters:
-        return lambda model, _: function(model, generator=torch.Generator().manual_seed(seed))
+        return lambda model, _: function(model, generator=_generator(seed)), True
     try:
         takes.bind("model", "batch")
     except TypeError:
         takes.bind("model")
-        return lambda model, _: function(model)
-    return function
+        return lambda model, _: function(model), False
+    return function, True
 
 
 class All:

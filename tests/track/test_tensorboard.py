@@ -75,15 +75,7 @@ def test_measures_are_those_of_a_trace_at_every_checkpoint(logs, tmp_path):
     def weight(model):
         return float(model.W_U.detach().norm())
 
-    def chance(model, generator):
-        return float(torch.rand((), generator=generator))
-
-    measures = {
-        "previous": ih.heads.previous_token_score,
-        "both": both,
-        "weight": weight,
-        "chance": chance,
-    }
+    measures = {"previous": ih.heads.previous_token_score, "both": both, "weight": weight}
     config = CLAMPED.replace(checkpoints=Grid(every=32))  # four times as many as evaluations
     tracker = ih.track.TensorBoard(logs, measures=measures)
     (run,) = ih.train(config, tmp_path, progress=False, on_metrics=tracker)
@@ -97,9 +89,18 @@ def test_measures_are_those_of_a_trace_at_every_checkpoint(logs, tmp_path):
             assert found[f"{name}/{part}"] == list(zip(rows["step"], values, strict=True))
     norms = [float(run.model(step).W_U.detach().norm()) for step in run.steps]
     assert [value for _, value in found["weight"]] == pytest.approx(norms)
-    drawn = torch.rand((), generator=torch.Generator().manual_seed(run.config.seeds.evaluation))
-    assert found["chance"] == [(step, float(drawn)) for step in run.steps]
     assert metrics_of(found).items() >= expected(run).items()
+
+
+def test_a_measure_may_draw_its_own_sequences_always_the_same(logs, tmp_path):
+    def chance(model, generator):
+        return float(torch.rand((), generator=generator))
+
+    tracker = ih.track.TensorBoard(logs, measures={"chance": chance})
+    (run,) = ih.train(FOUR_UPDATES, tmp_path, progress=False, on_metrics=tracker)
+    own = torch.rand((), generator=torch.Generator().manual_seed(run.config.seeds.evaluation))
+    assert points(logs / run.config.name)["chance"][-1] == (4, float(own))
+    assert len(points(logs / run.config.name)["chance"]) == len(run.steps)
 
 
 def test_the_sequences_may_be_given(logs, tmp_path):
