@@ -78,9 +78,7 @@ def reproduce(
 
         act = draw_again if redraw else partial(draw, seeds=seeds, runs=runs)
         say = saying(as_json)
-        claims = act(
-            figures or (), preset=preset, exemplars=exemplars, folder=figures_dir, say=say
-        )
+        claims = act(figures or (), preset=preset, exemplars=exemplars, folder=figures_dir, say=say)
         if as_json:
             echo_json([{**claim._asdict(), "verdict": claim.verdict} for claim in claims])
         else:
