@@ -80,7 +80,7 @@ def train(
 
 def _cluster(slurm: str, *, wait: bool) -> dict[str, Any]:
     """Return the arguments of `ih.train` for a cluster."""
-    from ih_interp.training.cluster import Slurm  # pyright: ignore[reportMissingImports]
+    from ih_interp.training.cluster import Slurm
 
     return {"cluster": Slurm.parse(slurm), **({} if wait else {"wait": False})}
 
@@ -102,6 +102,7 @@ def read_configs(source: str) -> "list[RunConfig]":
 
     Raises ValueError that names the file and the field, FileNotFoundError for a missing file.
     """
+    from ih_interp._config_base import short
     from ih_interp.config import RunConfig
 
     where = "standard input" if source == "-" else source
@@ -118,6 +119,10 @@ def read_configs(source: str) -> "list[RunConfig]":
         place = f"{where}, run {number + 1}" if isinstance(value, list) else where
         if isinstance(given, dict) and {"run", "fingerprint"} <= given.keys():
             given = given["run"]  # as a run folder records it
+        if not isinstance(given, dict):
+            raise ValueError(
+                f"{place}: expected a JSON object with a run's fields, got {short(given)}."
+            )
         try:
             found.append(RunConfig.load(given))
         except ValueError as error:
@@ -199,5 +204,4 @@ def report(
         load_plugins(plugins)
         import ih_interp as ih
 
-        make: Any = ih.report  # pyright: ignore[reportAttributeAccessIssue]
-        typer.echo(make(runs, title=title).save(out))
+        typer.echo(ih.report(runs, title=title).save(out))

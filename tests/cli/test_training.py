@@ -97,7 +97,7 @@ WRONG = {
         "run 2",
     ),
     "no run": ("[]", "empty"),
-    "a number": ("5", "5"),
+    "a number": ("5", "got 5"),
     "a name twice": (json.dumps([FOUR_UPDATES.save()] * 2), "small"),
 }
 

@@ -218,6 +218,7 @@ def test_a_measure_may_end_a_run(logs, tmp_path):
     assert points(logs / run.config.name) == expected(run)
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize("measure", [5, lambda: 0, lambda model, batch, more: 0])
 def test_what_is_no_measure_is_refused(measure, logs):
     with pytest.raises(TypeError, match="expected a function"):

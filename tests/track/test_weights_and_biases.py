@@ -82,9 +82,13 @@ def test_what_the_library_knows_online_is_not_logged_again(tmp_path, monkeypatch
     assert [step for _, step, _ in stand_in.logged] == [16, 24]
 
 
-def test_other_modes_are_refused_and_a_missing_library_named(monkeypatch, wandb):
+@pytest.mark.untyped
+def test_other_modes_are_refused(wandb):
     with pytest.raises(ValueError, match="mode='disabled'"):
         ih.track.WandB("project", mode="disabled")
+
+
+def test_a_missing_library_is_named_with_its_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ImportError, match=r"pip install 'ih-interp\[wandb\]'"):
         ih.track.WandB("project")
