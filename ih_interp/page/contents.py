@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 import pandas as pd
 
@@ -29,7 +29,8 @@ from ih_interp.types import Head
 Made = TypeVar("Made")
 
 
-class Attempt(NamedTuple, Generic[Made]):
+@dataclass(frozen=True)
+class Attempt(Generic[Made]):
     """A part of the page, or the sentence that says why it cannot be had."""
 
     value: Made | None
