@@ -18,7 +18,7 @@ class TensorBoard(AbstractTracker):
 
     Args:
         folder: where the run folders go.
-        measures, batch: as for `AbstractTracker`.
+        options: `measures` and `batch`, as for `AbstractTracker`.
     """
 
     def __init__(self, folder: PathLike = "tensorboard", **options: Any) -> None:

@@ -26,7 +26,7 @@ class WandB(AbstractTracker):
         mode: "offline" or "online".
         folder: where the folder `wandb` goes.
         init: further arguments of `wandb.init`, such as `{"entity": "lab", "group": "sweep"}`.
-        measures, batch: as for `AbstractTracker`.
+        options: `measures` and `batch`, as for `AbstractTracker`.
     """
 
     def __init__(

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from threading import Thread
 from types import SimpleNamespace
 
 import pytest
@@ -419,9 +420,11 @@ def test_real_jobs_that_are_killed_or_warned_leave_the_bytes_of_one_machine(tmp_
             os.kill(holder(run.folder).pid, events.pop(run))
         return not events
 
-    until(all_sent)
+    sender = Thread(target=until, args=(all_sent,))
+    sender.start()  # while the call below waits: one that comes later would submit the run again
     with pytest.raises(TrainingFailedError, match="killed") as failure:
         train([killed, warned], tmp_path)
+    sender.join()
     assert "warned" not in str(failure.value)
     assert [run.finished for run in runs] == [False, True]
     log = recorded_job(runs[1].folder).log.with_suffix(".out").read_text()
