@@ -46,7 +46,8 @@ PUBLISHED = {SQUARE_ROOT: {"batch": 0.5, "context": 0.5}, QUADRATIC: {"context":
 
 def runs_alone(scale: Scale, _: pd.DataFrame) -> list[Trial]:
     """Return the runs of all cells with each subcircuit alone; they are short."""
-    return _grid(scale.replace(sequences=scale.sequences // 8), ALONE)
+    short = max(scale.sequences // 8, *GRID["batch"])  # at least an update of each
+    return _grid(scale.replace(sequences=short), ALONE)
 
 
 def free_runs(scale: Scale, _: pd.DataFrame) -> list[Trial]:
@@ -238,7 +239,7 @@ STUDY = Study(
     scales={
         "smoke": SMOKE.replace(sequences=128, every=64),
         "quick": FEW.replace(learning_rate=3e-4, sequences=256_000, every=3_200),
-        "paper": FEW.replace(learning_rate=3e-5, sequences=2_000_000, every=5_000),
+        "paper": FEW.replace(learning_rate=3e-5, sequences=2_048_000, every=5_000),
     },
     stages=(runs_alone, free_runs),
     summarise=summarise,

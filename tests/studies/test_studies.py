@@ -118,6 +118,12 @@ def test_an_unknown_preset_and_a_missing_table_are_told(tmp_path, monkeypatch):
     assert "There is no study" in result.output
 
 
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_first_runs_of_every_preset_can_be_made(name):
+    for scale in STUDIES[name].scales.values():
+        assert STUDIES[name].stages[0](scale, pd.DataFrame())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_study_runs_in_an_empty_folder(name, tmp_path, monkeypatch):
