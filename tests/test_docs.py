@@ -75,7 +75,8 @@ def test_names_in_code_exist(page):
     for name in re.findall(r"`ih\.([\w.]*\w)", page.read_text()):
         value = ih
         for part in name.split("."):
-            value = getattr(value, part)
+            value = getattr(value, part, None)
+            assert value is not None, name
 
 
 def test_terms_have_two_sentences_and_a_source():

@@ -1,4 +1,4 @@
-"""What the commands share: options, words instead of tracebacks, tables, JSON."""
+"""The parts that commands share: options, words instead of tracebacks, tables, JSON."""
 
 import json
 import os
@@ -16,6 +16,9 @@ RESUMES = "Everything is saved; the same command goes on from here."
 Features: TypeAlias = Annotated[
     Path | None,
     typer.Option(help="Features (.h5, .npz or .npy); by default synthetic, no download."),
+]
+FiguresFolder: TypeAlias = Annotated[
+    Path, typer.Option("--figures", help="Where pictures and tables go.")
 ]
 RunsFolder: TypeAlias = Annotated[Path, typer.Option(help="Where runs are kept, and resumed from.")]
 Json: TypeAlias = Annotated[

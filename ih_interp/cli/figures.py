@@ -13,6 +13,7 @@ import typer
 from ih_interp.cli._shared import (
     RESUMES,
     Features,
+    FiguresFolder,
     Json,
     RunsFolder,
     before_training,
@@ -62,9 +63,7 @@ def reproduce(
         typer.Option(help="Networks, from seed 5 on; by default 1, or 5 with --preset paper."),
     ] = None,
     runs: RunsFolder = Path("runs"),
-    figures_dir: Annotated[
-        Path, typer.Option("--figures", help="Where pdf, png and csv go.")
-    ] = Path("figures"),
+    figures_dir: FiguresFolder = Path("figures"),
     redraw: Annotated[
         bool,
         typer.Option(help="Draw figures from their csv, without runs; repeat the other options."),
@@ -87,8 +86,7 @@ def reproduce(
 
 def study(
     name: Annotated[
-        str,
-        typer.Argument(autocompletion=_studies, help=f"{', '.join(STUDIES[:-1])} or other-tasks."),
+        str, typer.Argument(autocompletion=_studies, help=f"One of {', '.join(STUDIES)}.")
     ],
     preset: Annotated[
         Literal["smoke", "quick", "paper"],
@@ -99,9 +97,7 @@ def study(
     ] = "quick",
     exemplars: Features = None,
     runs: RunsFolder = Path("runs"),
-    figures_dir: Annotated[
-        Path, typer.Option("--figures", help="Where pdf, png, csv and findings go.")
-    ] = Path("figures"),
+    figures_dir: FiguresFolder = Path("figures"),
     redraw: Annotated[
         bool, typer.Option(help="Draw and judge from the csv, without runs.")
     ] = False,
@@ -112,8 +108,15 @@ def study(
     with told_in_words(RESUMES):
         from ih_interp.studies.run import run_study
 
-        act = partial(run_study, preset=preset, redraw=redraw, say=saying(as_json))
-        findings = act(name, exemplars=exemplars, runs=runs, folder=figures_dir)
+        findings = run_study(
+            name,
+            preset=preset,
+            exemplars=exemplars,
+            runs=runs,
+            folder=figures_dir,
+            redraw=redraw,
+            say=saying(as_json),
+        )
         if as_json:
             echo_json([finding._asdict() for finding in findings])
             return
@@ -127,9 +130,7 @@ def bench(
         str, typer.Option(help="Sizes of the fleets, with commas between.")
     ] = "2,4,8,16,32",
     repeats: Annotated[int, typer.Option(min=1, help="Rounds; medians are over them.")] = 5,
-    figures_dir: Annotated[
-        Path, typer.Option("--figures", help="Where bench.csv, pdf and png go.")
-    ] = Path("figures"),
+    figures_dir: FiguresFolder = Path("figures"),
 ) -> None:
     """Measure how fast training is here: eager, compiled, in fleets, on all cores."""
     with told_in_words():

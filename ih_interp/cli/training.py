@@ -82,7 +82,7 @@ def _cluster(slurm: str, *, wait: bool) -> dict[str, Any]:
     """Return the arguments of `ih.train` for a cluster."""
     from ih_interp.training.cluster import Slurm
 
-    return {"cluster": Slurm.parse(slurm), **({} if wait else {"wait": False})}
+    return {"cluster": Slurm.parse(slurm), "wait": wait}
 
 
 def load_plugins(plugins: Sequence[str] | None) -> None:

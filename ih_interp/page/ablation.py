@@ -1,4 +1,4 @@
-"""What heads cost at the last checkpoint, alone and together, and whether they add up."""
+"""The cost of heads at the last checkpoint, alone and together, and whether costs add up."""
 
 from collections.abc import Mapping, Sequence
 from itertools import product

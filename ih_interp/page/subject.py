@@ -1,4 +1,4 @@
-"""What the page measures of a run: sequences, checkpoints, a metric and a corruption."""
+"""The parts of a run that the page measures: sequences, checkpoints, a metric and a corruption."""
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager

@@ -27,7 +27,7 @@ PLACE = ("step", "sequences", "split", "under")  # columns that are no metrics
 
 @dataclass
 class Followed:
-    """What a tracker knows of a run."""
+    """The state of a run that a tracker follows."""
 
     rows: list[dict[str, Any]]
     """The metrics of earlier evaluations, for which schedules may wait."""

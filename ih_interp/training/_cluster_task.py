@@ -1,4 +1,4 @@
-"""What a job on a cluster does: it trains a fleet, and goes back to the queue when it has to.
+"""A job on a cluster: it trains a fleet, and goes back to the queue when it has to.
 
 submitit starts it. On the warning before the time limit (SIGUSR2, unless the cluster is set up for
 another signal), everything is saved, and submitit sends the job back to the queue, with the same

@@ -1,4 +1,4 @@
-"""What can be deleted below a folder of runs without losing a number, and its deletion.
+"""Files below a folder of runs are found that no number depends on, and deleted.
 
 Deletable are the saved states of finished runs, from which a run goes on to more `sequences` and
 which nothing else reads, temporary files that kills left, and compiled graphs. Configurations,
@@ -32,7 +32,7 @@ class Deletable(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a search found: what can be deleted, and runs that are left alone, with the reason."""
+    """The result of a search: what can be deleted, and the runs left alone, with the reason."""
 
     items: list[Deletable]
     left: dict[Path, str]

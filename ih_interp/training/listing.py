@@ -21,7 +21,7 @@ FILES = (run_files.METRICS, run_files.STATE, run_files.STATE_BEFORE)
 
 @dataclass(frozen=True, kw_only=True)
 class RunStatus:
-    """What one run folder shows."""
+    """The status of one run folder."""
 
     folder: Path
     name: str

@@ -68,8 +68,8 @@ def test_a_cluster_is_read_from_its_option(tmp_path, calls, monkeypatch):
         assert done.exit_code == 0, done.output
     waiting, not_waiting = (given for _, given in calls)
     assert waiting["cluster"] == not_waiting["cluster"] == ("slurm", "partition=a,cpus=4")
-    assert "wait" not in waiting
-    assert not_waiting["wait"] is False
+    assert waiting["wait"]
+    assert not not_waiting["wait"]
     alone = call("train", file, "--no-wait")
     assert (alone.exit_code, len(calls)) == (2, 2)
     assert "--slurm" in alone.stderr
