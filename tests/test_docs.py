@@ -8,6 +8,7 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import nbformat
 import pytest
 
 import ih_interp as ih
@@ -21,10 +22,15 @@ GLOSSARY = (ROOT / "docs" / "glossary.md").read_text()
 
 
 @pytest.fixture(scope="module")
-def api():
+def hooks():
     sys.path.insert(0, str(ROOT / "docs" / "_site"))
-    yield importlib.import_module("api_pages")
+    yield importlib.import_module("hooks")
     sys.path.remove(str(ROOT / "docs" / "_site"))
+
+
+@pytest.fixture(scope="module")
+def api(hooks):
+    return hooks.api
 
 
 def paths(nav):
@@ -96,6 +102,28 @@ def test_arxiv_numbers_are_those_of_their_links():
     assert all(said == linked for said, linked in links)
 
 
+def test_notebooks_for_colab_begin_by_installing_the_repository(tmp_path):
+    here = f"file://{ROOT}"
+    script = ROOT / "docs" / "_site" / "colab.py"
+    subprocess.run([sys.executable, script, here, tmp_path / "colab"], check=True, timeout=60)
+    names = {path.name for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert {path.name for path in (tmp_path / "colab").iterdir()} == names
+    for name in names:
+        first, *rest = nbformat.read(tmp_path / "colab" / name, as_version=4).cells
+        assert rest == nbformat.read(ROOT / "notebooks" / name, as_version=4).cells
+        assert first.source.startswith(f"!git clone -q {here} ")
+        assert "%pip install -q .." in first.source
+
+
+def test_pages_of_notebooks_open_in_colab_where_the_site_is_on_github(hooks):
+    config = load_config(str(ROOT / "mkdocs.yml"), repo_url="https://github.com/someone/circuits")
+    text = hooks._with_colab("\n# A title\nwords", "01_a.ipynb", config)
+    place = "https://colab.research.google.com/github/someone/circuits/blob/colab/01_a.ipynb"
+    assert text == f"# A title\n\n[Open in Colab]({place}){{ .md-button }}\nwords"
+    config.repo_url = "https://elsewhere.org/someone/circuits"
+    assert hooks._with_colab("# A title\nwords", "01_a.ipynb", config) == "# A title\nwords"
+
+
 class Loaded(HTMLParser):
     """The addresses that a page loads when it opens: not those which a reader may follow."""
 
@@ -152,5 +180,6 @@ def test_entries_pictures_and_the_index_are_in_the_site(site, api):
     assert (site / "figures" / "omniglot" / "fig5b.png").is_file()
     assert "<img" in (site / "notebooks" / "01_train_and_clamp.html").read_text()
     assert "<math" in (site / "notebooks" / "04_three_subcircuits.html").read_text()
+    assert "Open in Colab" not in (site / "notebooks" / "01_train_and_clamp.html").read_text()
     index = (site / "search" / "search_index.js").read_text()
     assert index.count("clamp") > 100

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from posixpath import normpath
 
 import api_pages as api
+import colab
 import latex2mathml.converter
 import notebook_pages as notebook
 from mkdocs.config.defaults import MkDocsConfig
@@ -80,12 +81,22 @@ def _add(site: Files, config: MkDocsConfig, path: str) -> list[str]:
         for name, content in pictures.items():
             place = str(PurePosixPath(path).parent / name)
             site.append(File.generated(config, place, content=content))
+        text = _with_colab(text, PurePosixPath(path).name, config)
     else:
         site.append(File.generated(config, path, abs_src_path=str(ROOT / path)))
         return []
     site.append(_page(config, path, text))
     links = LINK.findall(CODE.sub("", text))
     return [normpath(str(PurePosixPath(path).parent / link)) for link in links if ":" not in link]
+
+
+def _with_colab(text: str, name: str, config: MkDocsConfig) -> str:
+    """Return a notebook's text with a button for Colab below its title, if it lies on GitHub."""
+    address = colab.address(config.repo_url or "", name)
+    if address is None:
+        return text
+    title, rest = text.lstrip().split("\n", maxsplit=1)
+    return f"{title}\n\n[Open in Colab]({address}){{ .md-button }}\n{rest}"
 
 
 def _page(config: MkDocsConfig, path: str, text: str) -> MarkdownPage:

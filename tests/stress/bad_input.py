@@ -79,6 +79,7 @@ BAD: tuple[Any, ...] = (
 
 GOOD: dict[str, Any] = {
     "run": RUN,
+    "runs": RUN,
     "checkpoints": RUN,
     "free": RUN,
     "clamped": {"x": RUN},
