@@ -25,7 +25,7 @@ from ih_interp.studies.study import LEARNED, SMOKE, Scale, Study, curve_rows, gu
 
 ABOVE: Mapping[str, Any] = {"xycoords": ("data", "axes fraction"), "color": "0.4"}
 BESIDE: Mapping[str, Any] = {"xycoords": ("axes fraction", "data"), "color": "0.4"}
-ROOM = 1.6  # factor below the shortest time
+ROOM = 1.6  # factor below the shortest time and above the longest
 NO_PLATEAU = 8  # the factor by which a clamp without a plateau shortens it at least
 WITHOUT_PLATEAU = ("match", "layer 1 + copy")
 
@@ -158,7 +158,7 @@ def draw_times(times: pd.DataFrame, ax: Axes, words: str) -> None:
     times = times.sort_values("clamp", key=lambda names: names.map(order.index), kind="stable")
     plot_emergence(times, ax, summary=emergence_summary(times), markersize=4)
     ax.set_xscale("log")
-    ax.set_xlim(float(times["time"].min()) / ROOM, ax.get_xlim()[1])
+    ax.set_xlim(float(times["time"].min()) / ROOM, float(times["time"].max()) * ROOM)
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_count(value)))
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set(xlabel=words, title="")
