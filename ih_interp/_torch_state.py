@@ -76,6 +76,16 @@ class plain_torch:
 
 
 @contextmanager
+def seeded(*numbers: int) -> Generator[None]:
+    """Seed torch's own random numbers in a block; afterwards they go on as if it had not run."""
+    on_cuda = torch.cuda.is_initialized()  # else a seed for it would wait until it is
+    with torch.random.fork_rng(range(torch.cuda.device_count()) if on_cuda else ()):
+        seed = int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+        (torch.manual_seed if on_cuda else torch.default_generator.manual_seed)(seed)
+        yield
+
+
+@contextmanager
 def users_code() -> Generator[None]:
     """Run a user's code inside a `plain_torch` block, and undo its changes of torch's state."""
     n_threads = torch.get_num_threads()

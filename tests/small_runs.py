@@ -56,8 +56,8 @@ def folder_bytes(folder):
     return {name: (folder / name).read_bytes() for name in sorted(names)}
 
 
-def stop_after_an_update(root, monkeypatch, *, engine="auto"):
-    """Begin the small run, and leave it as a scheduler's SIGTERM would."""
+def stop_after_an_update(root, monkeypatch, *, config=SMALL, engine="auto"):
+    """Begin a run, the small one, and leave it as a scheduler's SIGTERM would."""
     advance = Fleet.advance
 
     def stop(fleet):
@@ -67,4 +67,4 @@ def stop_after_an_update(root, monkeypatch, *, engine="auto"):
     with monkeypatch.context() as patch:
         patch.setattr(Fleet, "advance", stop)
         with pytest.raises(KeyboardInterrupt):
-            ih.train(SMALL, root, engine=engine, progress=False)
+            ih.train(config, root, engine=engine, progress=False)

@@ -16,6 +16,7 @@ from torch.fx import GraphModule
 from torch.nn.functional import cross_entropy
 from torch.utils._pytree import tree_leaves, tree_map, tree_structure, tree_unflatten
 
+from ih_interp._torch_state import seeded
 from ih_interp.engine.compiled_forward import (
     ClampedModel,
     Sequences,
@@ -84,8 +85,11 @@ def asked_loss(logits: Float[Tensor, "batch pos token"], sequences: Sequences) -
     return cross_entropy(logits.flatten(end_dim=1), sequences.targets.flatten())
 
 
-def eager_step(clamped: ClampedModel, optimiser: AbstractOptimiser) -> Step:
-    """Return an update that goes through one run after the other, with nothing traced."""
+def eager_step(clamped: ClampedModel, optimiser: AbstractOptimiser, seeds: Sequence[int]) -> Step:
+    """Return an update that goes through one run after the other, with nothing traced.
+
+    A clamp may draw random numbers: they follow from the run's seed and its number of updates.
+    """
 
     def step(state: FleetState, inputs: FleetInputs) -> Losses:
         losses: list[Tensor] = []
@@ -94,7 +98,8 @@ def eager_step(clamped: ClampedModel, optimiser: AbstractOptimiser) -> Step:
             weights = {n: w.detach().requires_grad_() for n, w in one.parameters.items()}
             named = named_for_model(weights, inputs.buffers)
             given = inputs.of_run(run)
-            loss = asked_loss(functional_call(clamped, named, given), given[0])
+            with seeded(seeds[run], int(one.count)):
+                loss = asked_loss(functional_call(clamped, named, given), given[0])
             gradients = torch.autograd.grad(loss, list(weights.values()), materialize_grads=True)
             by_name = dict(zip(weights, gradients, strict=True))
             frozen = clamped.frozen(*given[1:])

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map, tree_structure, tree_unflatten
 
+from ih_interp._torch_state import seeded
 from ih_interp.analysis import heads
 from ih_interp.batch import Batch
 from ih_interp.clamps import AbstractClamp, Level, Shape, clamped, in_order
@@ -63,9 +64,10 @@ class Evaluator:
         rows: list[dict[str, Any]] = []
         for under in run.config.evaluate:
             clamps = clamps_under(run.config, under)
-            if bool(clamps) not in means:  # without clamps both are the same
-                means[bool(clamps)] = self._means(run, weights, clamps)
-            scores = head_scores(self._model, run.config, under, run.sets, run.step, run.rows)
+            with seeded(run.config.seeds.evaluation, run.step):  # of clamps that draw
+                if bool(clamps) not in means:  # without clamps both are the same
+                    means[bool(clamps)] = self._means(run, weights, clamps)
+                scores = head_scores(self._model, run.config, under, run.sets, run.step, run.rows)
             for split, values in means[bool(clamps)].items():
                 rows.append({"split": split, "under": under, **values, **scores[split]})
         return rows

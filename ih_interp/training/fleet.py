@@ -149,7 +149,8 @@ class Fleet:
         clamped = ClampedModel(model, clamps, self.runs[0].task)
         if self.evaluator.compiled:
             return traced_step(clamped, config.optimiser, self.state, inputs)
-        return eager_step(clamped, config.optimiser)
+        seeds = [run.config.seeds.data for run in self.runs]
+        return eager_step(clamped, config.optimiser, seeds)
 
     def _fall_back(self, error: Exception) -> None:
         """Warn and go on eagerly, unless a run has begun compiled: its numbers would differ."""

@@ -218,7 +218,7 @@ def by_graph(clamped_model, optimiser, state, inputs):
 def test_graphs_train_under_every_clamp_as_the_plain_model_does(clamp):
     schedule = during(2, 5) if clamp.kind == "freeze" else ramp(0, 4)
     for given in (clamp, clamp.model_copy(update={"schedule": schedule})):
-        plain = trained(given, REPEATED, lambda clamped, adam, *_: eager_step(clamped, adam))
+        plain = trained(given, REPEATED, lambda clamped, adam, *_: eager_step(clamped, adam, [0]))
         assert_close(trained(given, REPEATED, by_graph), plain, rtol=0, atol=1e-5)
 
 
