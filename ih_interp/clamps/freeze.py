@@ -1,5 +1,6 @@
 """The clamp that holds parameters in training, instead of activations."""
 
+import re
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
@@ -7,12 +8,17 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from ih_interp._expect import once_each
+from ih_interp._expect import once_each, values_are_known
 from ih_interp.clamps.base import EMBEDDING, AbstractClamp, Hook, Setting, Shape, Site, head_mask
 from ih_interp.clamps.schedules import Metrics
 from ih_interp.hooked_model import HookedModel, is_bridge
 from ih_interp.model import trained_parameters
 from ih_interp.types import HeadField
+
+WEIGHTS = ("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V")
+"""Parameters of attention whose first axis is that of heads."""
+
+OF_HEADS = re.compile(rf"blocks\.(\d+)\.attn\.({'|'.join(WEIGHTS)})")
 
 
 class Freeze(AbstractClamp):
@@ -44,11 +50,17 @@ class Freeze(AbstractClamp):
         return frozenset({Site(f"frozen {name}", EMBEDDING) for name in self.parameters} | of_heads)
 
     def tensors(self, shape: Shape) -> dict[str, Tensor]:
-        return {"heads": head_mask(self.heads, shape)}
+        held = {  # masks and not names, so that runs that hold others share a trace
+            weight: head_mask(self.heads if weight[-1].lower() in self.parts else (), shape)
+            for weight in WEIGHTS
+        }
+        for match in filter(None, map(OF_HEADS.fullmatch, self.parameters)):
+            held[match[2]][int(match[1]) : int(match[1]) + 1] = True  # none if there is no layer
+        return held
 
     def structure(self) -> Any:
-        layers = sorted({head.layer for head in self.heads})
-        return {**self.model_dump(mode="json", exclude={"schedule", "heads"}), "layers": layers}
+        others = [name for name in self.parameters if not OF_HEADS.fullmatch(name)]
+        return {"kind": self.kind, "parameters": others}
 
     def gate(self, step: int, metrics: Metrics | None = None) -> float:
         gate = super().gate(step, metrics)
@@ -83,16 +95,15 @@ class Freeze(AbstractClamp):
         return []
 
     def frozen(self, setting: Setting) -> dict[str, Tensor]:
-        heads, trained = setting.tensors["heads"], trained_parameters(setting.model)
-        held = {
-            name: heads[layer].reshape(-1, *[1] * (trained[name].ndim - 1))
-            for weight, layer in self._of_heads().items()
-            for name in (weight, weight.replace("W_", "b_"))
-            if name in trained and not name.endswith("b_O")  # which the heads share
-        }
-        whole = torch.ones((), dtype=torch.bool, device=heads.device)
-        patterns = self.parameters
-        return held | {n: whole for n in trained if any(fnmatchcase(n, p) for p in patterns)}
+        trained, held = trained_parameters(setting.model), dict[str, Tensor]()
+        for name, parameter in trained.items():
+            if any(fnmatchcase(name, pattern) for pattern in self.structure()["parameters"]):
+                held[name] = torch.ones((), dtype=torch.bool, device=parameter.device)
+            elif match := OF_HEADS.fullmatch(name):
+                of_layer = setting.tensors[match[2]][int(match[1])]
+                if not values_are_known() or of_layer.any():
+                    held[name] = of_layer.reshape(-1, *[1] * (parameter.ndim - 1))
+        return held
 
     def _of_heads(self) -> dict[str, int]:
         """Return the weights of the heads, with their layers."""

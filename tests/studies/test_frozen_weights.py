@@ -137,11 +137,12 @@ def test_runs_end_by_the_free_time_of_their_own_network():
             assert {*clamp.parameters} == {*parameters(trial.condition["what"].split(" + "))}
 
 
-def test_runs_of_a_condition_share_their_graph():
+def test_all_freezes_share_a_graph():
+    """One without a schedule, one with; compiling takes longer than eight of these runs."""
     trials = held_runs(QUICK, free_table([60e3 + n for n in range(8)]))
-    conditions = {(t.condition["what"], t.condition["until"]) for t in trials}
-    graphs = {trace_key(t.config) for t in trials}
-    assert len(graphs) == len(conditions) - len(STAGES) * (len(THAWED) - 1)
+    freezes = [t for t in trials if t.condition["kind"] == "frozen"]
+    assert len({trace_key(t.config) for t in freezes}) == 2
+    assert len({trace_key(t.config) for t in trials}) == 2 + len(STAGES)
 
 
 def test_log_ratios_against_a_loop():
