@@ -122,8 +122,8 @@ def axes_optional(
     """
     signature = inspect.signature(plot)
     table, axes, *others = signature.parameters.values()
-    signature = signature.replace(parameters=[table, axes.replace(default=None), *others])
-    name = axes.name
+    name, optional = axes.name, axes.replace(default=None, annotation=axes.annotation | None)
+    signature = signature.replace(parameters=[table, optional, *others])
 
     @wraps(plot)
     def plotted(*args: Any, **kwargs: Any) -> Plotted_co:
