@@ -64,7 +64,7 @@ MADE = {
     "concepts": lambda names: float(names["scores"][0, 2]) == pytest.approx(1),
     "figures_for_a_paper": lambda names: (
         len(list(Path("figures").glob("emergence.*"))) == 3
-        and legend(names["ax"]) == ["none: A, B, C", "match: C"]
+        and legend(names["ax"]) == ["free", "clamped"]
     ),
     "language_models": lambda names: (
         set(names["without"]["step"]) == {0, 100}

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.transforms import Bbox, TransformedBbox
+from matplotlib.transforms import BboxBase
 from pandas import DataFrame
 
 import ih_interp.plots._style as style
@@ -120,8 +120,19 @@ def draw_heads(
         marks = {"marker": style.head_marker(name), "markevery": max(1, len(of_head) // 6)}
         own = looking(look, color=colour, markersize=4, label=name, **marks)
         line = plot_curve(of_head, ax, x=time_column(table), y=y, **own)
-        # A little wider than the axes: markers at their edges are whole, and zooming still cuts.
-        line.set_clip_box(TransformedBbox(Bbox([[-0.02, -0.03], [1.02, 1.03]]), ax.transAxes))
+        line.set_clip_box(_Around(ax))
+
+
+class _Around(BboxBase):
+    """The axes and 4 points around: markers at the edges are whole, and zooming still cuts."""
+
+    def __init__(self, ax: Axes) -> None:
+        super().__init__()
+        self._ax = ax
+
+    def get_points(self) -> np.ndarray:
+        figure: Any = self._ax.get_figure(root=True)
+        return self._ax.bbox.padded(4 * figure.dpi / 72).get_points()
 
 
 def _draw_layers(
@@ -188,7 +199,9 @@ def plot_clamped_losses(
     ax.set(ylabel="training loss (nats)", title="Training under clamps")
     title = "clamp"
     if is_papers:
-        title = "perfect from the start: left to learn\n(layers from 1, as in the paper)"
+        title = "perfect from the start: left to learn"
+        if any(name.startswith("layer") for name, *_ in clamps):
+            title += "\n(layers from 1, as in the paper)"
         ax.set_title("Training with subcircuits made perfect", pad=20)
         words = "A  attend to the previous token and copy it     B  match     C  copy the label out"
         style.note(ax, words, (0, 1), (0, 5), xycoords="axes fraction", color="0.25", va="baseline")
