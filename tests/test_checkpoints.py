@@ -554,7 +554,7 @@ def test_scores_of_heads_over_steps_are_drawn(tokens):
     table = ih.trace(
         series, lambda model, batch: ih.heads.previous_token_score(model, batch), batch=tokens
     )
-    ax = ih.plots.plot_strengths(table)
+    ax = ih.plots.plot_strengths(table, layer=1)
     assert ax.get_xlabel() == "step"
     assert list(ax.lines[0].get_xdata()) == [0, 8, 16]
 

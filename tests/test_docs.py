@@ -14,6 +14,7 @@ import pytest
 import ih_interp as ih
 
 pytest.importorskip("mkdocs", reason="the extra `docs` is not installed")
+import griffe
 from mkdocs.config import load_config
 
 ROOT = Path(__file__).parents[1]
@@ -74,6 +75,41 @@ def test_every_function_and_class_of_a_plain_module_has_an_entry(api, name):
     own = {n for n in own if not n.startswith("_") and hasattr(getattr(module, n), "__qualname__")}
     assert own
     assert {f"{name}.{n}" for n in own} <= set(api.addresses())
+
+
+def test_names_and_modules_in_code_lead_to_the_api(api):
+    written = (
+        "`ih.trace`, `ih.clamps`, `ih_interp.hooks` and `ih_interp.runs`\n```\n`ih.heads`\n```"
+    )
+    assert api.with_links(written) == (
+        f"[`ih.trace`][{api.addresses()['ih.trace']}], [`ih.clamps`][ih_interp.clamps], "
+        "[`ih_interp.hooks`][ih_interp.hooks] and `ih_interp.runs`\n```\n`ih.heads`\n```"
+    )
+    pages = api.pages()
+    for title, module in api.modules().items():
+        assert f"{{#{module}}}" in pages[dict(api.navigation())[title]].splitlines()[0]
+
+
+def test_the_api_shows_axes_of_plots_as_optional(hooks):
+    """With the extensions that `mkdocs.yml` names, as the site reads the package."""
+    python = load_config(str(ROOT / "mkdocs.yml")).plugins["mkdocstrings"].config["handlers"]
+    extensions = griffe.load_extensions(
+        *(ROOT / p for p in python["python"]["options"]["extensions"])
+    )
+    curves = griffe.load("ih_interp", search_paths=[ROOT], extensions=extensions)["plots.curves"]
+    own = [value for value in curves.members.values() if not value.is_alias and value.is_function]
+    plots = [function for function in own if function.name.startswith("plot_")]
+    assert len(plots) > 4
+    for plot in plots:
+        axes = plot.parameters[1]
+        assert (str(axes.annotation), axes.default) == ("Axes | None", "None"), plot.name
+    assert str(curves["guess_line"].parameters[0].annotation) == "Axes"
+
+
+@pytest.mark.parametrize("page", [*GUIDES, ROOT / "README.md"], ids=lambda page: page.stem)
+def test_installing_from_a_clone_keeps_to_the_pinned_versions(page):
+    for command in re.findall(r"pip install[^`\n]*", page.read_text()):
+        assert "-c .ci/constraints.txt" in command, command
 
 
 @pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.stem)

@@ -54,12 +54,23 @@ def states():
     return {run.name: run.state for run in list_runs("runs/readme")}
 
 
+def legend(ax):
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
 MADE = {
     "analysis": lambda names: len(names["report"].table("r_squared")) == 6,
     "command_line": lambda _: states()["free"] == "finished",
     "concepts": lambda names: float(names["scores"][0, 2]) == pytest.approx(1),
-    "figures_for_a_paper": lambda _: len(list(Path("figures").glob("emergence.*"))) == 3,
-    "language_models": lambda names: set(names["without"]["step"]) == {0, 100},
+    "figures_for_a_paper": lambda names: (
+        len(list(Path("figures").glob("emergence.*"))) == 3
+        and legend(names["ax"]) == ["free", "clamped"]
+    ),
+    "language_models": lambda names: (
+        set(names["without"]["step"]) == {0, 100}
+        and names["ax"].get_ylabel() == "induction score"
+        and "chance" in legend(names["ax"])
+    ),
     "reproducing": lambda names: names["config"].name == "main-5",
     "tracking": lambda _: states()["printed"] == "finished" and any(LOGS.iterdir()),
     "training": lambda names: names["run"].config.name == "late",

@@ -133,7 +133,7 @@ def pages() -> dict[str, str]:
 
 
 def _page(title: str, module: str) -> str:
-    lines = [f"# `{title}`", "", sentence(module), ""]
+    lines = [f"# `{title}` {{#{module}}}", "", sentence(module), ""]
     if title == "ih":
         below = [f"[`{other}`]({Path(_place(other)).name})" for other in modules() if other != "ih"]
         lines += [f"Modules: {', '.join(below)}.", ""]
@@ -163,14 +163,15 @@ def _cell(text: str) -> str:
 
 
 BLOCK = re.compile(r"(^ *```.*?^ *```$)", re.MULTILINE | re.DOTALL)
-WRITTEN = re.compile(r"(?<!\[)`(ih\.[\w.]+)(?:\(\))?`(?!\])")
+WRITTEN = re.compile(r"(?<!\[)`(ih(?:_interp)?\.[\w.]+)(?:\(\))?`(?!\])")
 
 
 def with_links(markdown: str) -> str:
-    """Return a page in which names in code, such as `ih.trace`, lead to their entries."""
+    """Return a page in which names in code, `ih.trace` or `ih.clamps`, lead to their entries."""
+    places = addresses() | modules() | {module: module for module in modules().values()}
 
     def linked(code: re.Match[str]) -> str:
-        path = addresses().get(code[1])
+        path = places.get(code[1])
         return code[0] if path is None else f"[{code[0]}][{path}]"
 
     parts = BLOCK.split(markdown)

@@ -6,7 +6,7 @@ artists: of lines (of several networks, the thick ones), bars, marks or, in maps
 Legends may lie outside the axes: `save`, or `bbox_inches="tight"`, keeps them:
 
     with ih.plots.style():
-        ax = ih.plots.plot_strengths(table, plt.subplots(layout="constrained")[1])
+        ax = ih.plots.plot_strengths(table, plt.subplots(layout="constrained")[1], chance=0)
         ax.figure.savefig("strengths.png", bbox_inches="tight")
 """
 

@@ -122,8 +122,8 @@ def axes_optional(
     """
     signature = inspect.signature(plot)
     table, axes, *others = signature.parameters.values()
-    signature = signature.replace(parameters=[table, axes.replace(default=None), *others])
-    name = axes.name
+    name, optional = axes.name, axes.replace(default=None, annotation=axes.annotation | None)
+    signature = signature.replace(parameters=[table, optional, *others])
 
     @wraps(plot)
     def plotted(*args: Any, **kwargs: Any) -> Plotted_co:
@@ -294,7 +294,8 @@ def legend_off_curves(ax: Axes, *handles: Sequence[Any], **look: Any) -> Axes:
     paths = [line.get_path().transformed(line.get_transform()) for line in ax.lines]
     if any(len(path) and path.intersects_bbox(box, filled=False) for path in paths):
         legend.set_loc("center left")
-        legend.set_bbox_to_anchor((1.08, 0.5), ax.transAxes)  # off the words at ln 2
+        legend.set_bbox_to_anchor((1, 0.5), ax.transAxes)
+        legend.borderaxespad = 3.2  # letters, so that it is off the words at ln 2 in any axes
     return ax
 
 

@@ -54,7 +54,7 @@ def test_one_seed_is_one_thick_line_and_several_have_a_median():
 
 def test_only_heads_of_the_layer_are_drawn():
     table = table_of("name", ["L0H0", "L1H10", "L1H7"])
-    ax = plot_strengths(table, Figure().subplots())
+    ax = plot_strengths(table, Figure().subplots(), layer=1)
     assert labels_of(ax) == ["L1H7", "L1H10"]
 
 
@@ -107,6 +107,17 @@ def test_a_legend_stands_beside_axes_whose_corner_has_curves():
 
     assert not beside([2.0, 0.1, 0.1])
     assert beside([2.0, 1.9, 1.9])
+
+
+def test_a_legend_beside_narrow_axes_is_off_the_words_at_a_guess():
+    figure = Figure(figsize=(3, 2), layout="constrained")
+    table = table_of("split", ["train", "test"]).assign(loss=[2.0, 1.9, 1.9] * 2)
+    ax = plot_losses(table, figure.subplots(1, 2)[0], guess=1.5)
+    figure.draw_without_rendering()
+    (words,) = ax.texts
+    assert ax.get_window_extent().x1 < words.get_window_extent().x1
+    handle = ax.get_legend().legend_handles[0]
+    assert words.get_window_extent().x1 < handle.get_window_extent().x0
 
 
 def test_names_of_points_stay_within_the_axes():
@@ -271,11 +282,67 @@ def test_losses_below_0_and_places_below_0_are_not_cut_off():
         plot_losses(low.assign(sequences=[-5, 0, 5]), Figure().subplots())
 
 
-def test_the_last_layer_is_drawn_and_named():
-    table = table_of("name", ["L0H0", "L1H3", "L2H1", "L2H10"])
+def test_strengths_are_named_by_the_table_or_by_the_call_and_have_the_chance_that_is_given():
+    table = table_of("name", ["L0H0", "L1H3"])
+    ax = plot_strengths(table, Figure().subplots(), layer=1)
+    assert (ax.get_ylabel(), ax.get_title()) == ("score", "Heads of layer 1")
+    assert len(ax.lines) == 1  # no level that a score of another chance would not have
+    table.attrs["measure"] = "prefix matching"
+    ax = plot_strengths(table, Figure().subplots(), layer=1, chance=1 / 12)
+    assert (ax.get_ylabel(), ax.get_title()) == (
+        "prefix matching",
+        "Prefix matching, heads of layer 1",
+    )
+    assert labels_of(ax) == ["L1H3", "chance"]
+    assert list(np.asarray(ax.lines[-1].get_ydata())) == [1 / 12] * 2
+    assert plot_strengths(table, Figure().subplots(), measure="mine").get_ylabel() == "mine"
+    with pytest.raises(ValueError, match="chance holds nan"):
+        plot_strengths(table, Figure().subplots(), chance=np.nan)
+
+
+def test_without_a_layer_all_heads_are_drawn_and_the_highest_of_each_layer_is_named():
+    table = table_of("name", ["L0H0", "L0H1", "L1H3", "L1H10", "L2H1"])
+    table.loc[table["name"].isin(["L0H1", "L1H3"]), "value"] += 1
+    table.loc[(table["name"] == "L2H1") & (table["sequences"] == 100), "value"] = np.nan
     ax = plot_strengths(table, Figure().subplots())
-    assert labels_of(ax) == ["L2H1", "L2H10"]
-    assert "layer 2" in ax.get_title(loc="center")
+    assert labels_of(ax) == ["0: L0H1", "1: L1H3", "2: L2H1"]
+    curves = {line.get_label(): line for line in ax.lines if len(np.asarray(line.get_xdata()))}
+    assert {*curves} == {"_L0H0", "_L0H1", "_L1H3", "_L1H10", "_L2H1"}
+    colours = {name: tuple(line.get_color()) for name, line in curves.items()}
+    assert colours["_L1H3"] == colours["_L1H10"] != colours["_L0H0"] == colours["_L0H1"]
+    grey = [luminance(colours[name]) for name in ("_L0H0", "_L1H3", "_L2H1")]
+    assert np.diff(grey).min() > 0.15  # told apart without colour
+    assert "all layers" in ax.get_title()
+    named = plot_strengths(table, Figure().subplots(), palette={"L1H10": "red", 0: "0.5"})
+    assert labels_of(named) == ["0: L0H1", "1: L1H3", "2: L2H1", "L1H10"]
+    found = {line.get_label(): line.get_color() for line in named.lines}
+    assert (found["L1H10"], found["_L0H0"]) == ("red", "0.5")
+    assert named.lines[-1].get_label() == "L1H10"  # over the others
+
+
+def test_markers_at_the_ends_of_curves_are_whole_and_zooming_cuts_them():
+    figure = Figure(figsize=(2, 2), dpi=100)
+    ax = figure.subplots()
+    plot_strengths(table_of("name", ["L1H3"]), ax, layer=1)
+    clip, inside = ax.lines[0].get_clip_box(), ax.get_window_extent()
+    for dpi in (100, 72):  # a pdf has 72
+        figure.set_dpi(dpi)
+        room = np.abs(clip.get_points() - inside.get_points()) * 72 / dpi  # points
+        assert room.min() >= 3  # half a marker and half its edge
+        assert room.max() < 6
+
+
+def test_the_line_of_a_guess_is_at_its_loss_or_nowhere():
+    for plot, column in ((plot_losses, "split"), (plot_clamped_losses, "clamp")):
+        table = table_of(column, ["train"])
+        levels = {
+            guess: [
+                line.get_ydata()[0]
+                for line in plot(table, Figure().subplots(), guess=guess).lines[1:]
+            ]
+            for guess in (1.5, None)
+        }
+        assert levels == {1.5: [1.5], None: []}
 
 
 def test_saving_takes_words_for_a_folder_and_a_name_without_one(tmp_path, monkeypatch):

@@ -160,6 +160,23 @@ def test_a_layer_without_heads_is_refused():
         plots.plot_strengths(GOOD["plot_strengths"], Figure().subplots(), layer=5)
 
 
+def test_several_runs_are_led_to_the_plot_that_takes_them():
+    class Run:
+        metrics = GOOD["plot_losses"]
+
+    with pytest.raises(TypeError, match=r"got list: ih\.plots\.plot_clamped_losses draws several"):
+        draw("plot_losses", [Run(), Run()])
+    tables = [Run.metrics.query("split == 'train'").assign(clamp=name) for name in "ab"]
+    draw("plot_clamped_losses", pd.concat(tables))  # as the message says
+
+
+def test_axes_are_shown_as_optional():
+    for name in NOT_TABLES | set(GOOD):
+        axes = [*inspect.signature(getattr(plots, name)).parameters.values()][1]
+        assert axes.default is None
+        assert "None" in str(axes.annotation), name
+
+
 def test_a_wiring_is_told_to_give_its_table():
     class Wiring:
         def table(self):
@@ -286,7 +303,7 @@ def test_a_palette_by_name_leaves_the_others_their_own():
     ax = draw("plot_clamped_losses", GOOD["plot_clamped_losses"], palette={"match": "red"})
     found = {line.get_label(): line.get_color() for line in ax.lines}
     assert (found["match"], found["none"]) == ("red", "#000000")
-    ax = draw("plot_strengths", GOOD["plot_strengths"], palette={"L1H0": "red"}, lw=5)
+    ax = draw("plot_strengths", GOOD["plot_strengths"], layer=1, palette={"L1H0": "red"}, lw=5)
     assert (ax.lines[0].get_color(), ax.lines[0].get_linewidth()) == ("red", 5)
     ax = draw("plot_wiring", GOOD["plot_wiring"], cmap="viridis")
     assert ax.images[0].get_cmap().name == "viridis"
@@ -297,8 +314,7 @@ def test_a_palette_by_name_leaves_the_others_their_own():
 def test_infinity_has_no_place_in_a_picture(name, bad):
     column = NUMBER.get(name, "value")
     table = GOOD[name].astype({column: float})
-    row = -1 if name == "plot_strengths" else 0  # of the layer drawn
-    table.iloc[row, table.columns.get_loc(column)] = bad
+    table.iloc[0, table.columns.get_loc(column)] = bad
     with pytest.raises(ValueError, match=rf"{column}'? holds {bad:g}"):
         draw(name, table)
 

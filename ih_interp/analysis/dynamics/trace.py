@@ -55,7 +55,8 @@ def trace(
 
     Columns: `step`, `sequences` where the series knows how many an update took (a run does),
     `name`, `value`. `name` is the head ("L1H3") for `[layer, head]` measures, the key for mappings,
-    the field for NamedTuples, "value" for single numbers.
+    the field for NamedTuples, "value" for single numbers. `table.attrs["measure"]` is the name
+    of a score of heads in words, where it has one; plots read it.
 
         strengths = ih.trace(run, ih.induction_strength, batch=batch)
         losses = ih.trace(run, ih.evaluate, batch=batch).query("name == 'loss'")
@@ -95,7 +96,15 @@ def trace(
         rows += [{**place, "name": name, "value": value} for name, value in values.items()]
     table = pd.DataFrame(rows)
     table.attrs |= {"batch": said} if said else {}
+    if (words := _in_words(measure)) and table["name"].str.fullmatch(r"L\d+(H|KV)\d+").all():
+        table.attrs["measure"] = words
     return table
+
+
+def _in_words(measure: Measure) -> str:
+    """Return a measure's name for an axis, "induction strength"; none of what a function makes."""
+    name = getattr(measure, "__qualname__", "<")
+    return "" if "<" in name else name.rpartition(".")[2].replace("_", " ").strip()
 
 
 def as_series(checkpoints: object) -> Run | ModelSeries:

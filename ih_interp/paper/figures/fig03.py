@@ -3,6 +3,7 @@
 import math
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from ih_interp.analysis.dynamics.emergence import first_below, plateau_length
@@ -13,7 +14,9 @@ from ih_interp.paper.claims import Measured, by_rules, curves, spearman, when
 from ih_interp.paper.drawing import BESIDE, panels, plot_each_network
 from ih_interp.paper.study import Figure, Study, each_run, some_steps
 from ih_interp.plots import plot_losses, plot_strengths
+from ih_interp.plots._style import FAINT
 from ih_interp.runs import Run
+from ih_interp.types import Head
 
 STRONG = 0.25  # induction strength above which a head is an induction head
 
@@ -90,10 +93,17 @@ strength_claims = by_rules(
 
 def draw_strengths(table: pd.DataFrame, canvas: Canvas) -> None:
     """Draw Figure 3b: one panel per network, all of one height."""
-    axes = plot_each_network(table, canvas, plot_strengths)
+    axes = plot_each_network(table, canvas, _plot_last_layer)
     lows, highs = zip(*(ax.get_ylim() for ax in axes), strict=True)
     for ax in axes:
         ax.set_ylim(min(lows), max(highs))
+
+
+def _plot_last_layer(table: pd.DataFrame, ax: Axes) -> None:
+    layer = max(Head.parse(name).layer for name in table["name"])
+    plot_strengths(table, ax, layer=layer, measure="induction strength")
+    ax.axhline(0, **FAINT)
+    ax.set_title(f"Induction strength, heads of layer {layer} (the paper's {layer + 1})")
 
 
 FIGURES = (

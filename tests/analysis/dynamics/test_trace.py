@@ -96,6 +96,18 @@ def test_without_a_batch_a_fixed_sample_is_measured_and_said(run_of_many, notes)
     assert len(notes.messages) == 1
 
 
+def test_the_tables_keep_the_name_of_a_measure_that_has_one(clamped_run):
+    batch = clamped_run.task.enumerate("train")[:7]
+
+    def score(model, batch):
+        return ih.induction_strength(model, batch)
+
+    named = {ih.induction_strength: "induction strength", score: None, ih.evaluate: None}
+    for measure, words in named.items():
+        table = ih.trace(clamped_run, measure, batch=batch, steps=[0], clamps=[])
+        assert table.attrs.get("measure") == words
+
+
 def test_every_sequence_is_measured_where_there_are_few_or_they_are_named(clamped_run, notes):
     seen = []
 
