@@ -91,7 +91,8 @@ def _cluster(slurm: str, *, wait: bool) -> dict[str, Any]:
 def read_configs(source: str) -> "list[RunConfig]":
     """Read one configuration or several from a JSON file, or from standard input for "-".
 
-    Raises ValueError that names the file and the field, FileNotFoundError for a missing file.
+    Raises ValueError that names the file and the field, FileNotFoundError for a missing file,
+    IsADirectoryError for a folder.
     """
     from ih_interp._config_base import short
     from ih_interp.config import RunConfig
@@ -121,10 +122,12 @@ def read_configs(source: str) -> "list[RunConfig]":
 
 
 def _file(source: str) -> Path:
-    """Return the place of a configuration; ValueError for a folder, FileNotFoundError for none."""
+    """Return the place of a configuration; IsADirectoryError or FileNotFoundError in words."""
     path = Path(source).expanduser()
     if path.is_dir():
-        raise ValueError(f"{source} is a folder: expected a JSON file, as a run's config.json.")
+        raise IsADirectoryError(
+            f"{source} is a folder: expected a JSON file, as {source}/config.json of a run."
+        )
     if not path.exists():
         raise FileNotFoundError(
             f"There is no file {source}: expected JSON of a RunConfig, or of a list of them."

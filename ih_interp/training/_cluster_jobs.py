@@ -7,12 +7,14 @@ Orders, records and reports are JSON, and nothing is unpickled here.
 
 import atexit
 import getpass
+import io
 import math
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import redirect_stderr, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -142,12 +144,14 @@ def submitted(orders: Sequence[str], cluster: Slurm, logs: Path) -> list[Job]:
 
     from ih_interp.training._cluster_task import TrainFleet
 
+    said = io.StringIO()  # submitit shows it too, and a refusal would be told twice
     try:
-        with environment_variables(**KEEP_MEMORY):
+        with environment_variables(**KEEP_MEMORY), redirect_stderr(said):
             jobs = executor.map_array(TrainFleet(), orders)
     except FailedJobError as error:
         why = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
         raise ClusterError(f"SLURM refused {cluster}: {why}") from error
+    sys.stderr.write(said.getvalue())
     if cluster.executor == "local":
         _STARTED.extend(jobs)
     return [Job(cluster.executor, job.job_id, logs) for job in jobs]

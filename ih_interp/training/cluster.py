@@ -70,10 +70,10 @@ class Slurm(Frozen):
             if name in cls.model_fields or get_close_matches(name, cls.model_fields, n=1):
                 continue
             if ours := OURS.get(name.replace("_", "-")):
-                raise ValueError(f"{name}={value!r}: this is the field {ours}; write {ours}=...")
+                raise ValueError(f"{name}={value!r}: this is the field {ours}; write {ours} for it")
             raise ValueError(
                 f"{name}={value!r}: there is no such field; another option of sbatch is "
-                f'extra={{"{name}": {value!r}}} in Python, extra.{name}={value} on the command line'
+                f"extra={{{name!r}: {value!r}}} in Python, extra.{name}={value} on the command line"
             )
         return given
 

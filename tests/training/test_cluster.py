@@ -271,7 +271,7 @@ def test_without_submitit_or_slurm_it_says_what_is_missing(tmp_path, monkeypatch
         ({"extra": {"qos": "low\nrm"}}, "qos"),
         ({"executor": "pbs"}, "executor"),
         ({"partitions": "short"}, "partition"),
-        ({"qos": "low"}, r"extra\.qos=low"),
+        ({"qos": "low"}, r"'qos': 'low'.*extra\.qos=low"),
         ({"cpus_per_task": 3}, "field cpus"),
     ],
 )
