@@ -1,4 +1,4 @@
-"""Short `repr`s of values that hold arrays, so that numbers do not flood a notebook's cell."""
+"""Short `repr`s of values that hold arrays, for a notebook's cell, and what errors say in words."""
 
 import dataclasses
 from typing import Any, TypeVar
@@ -28,6 +28,18 @@ def short_repr(cls: Class) -> Class:
     """
     setattr(cls, "__repr__", _short)  # noqa: B010  pyright knows no repr of a class to come
     return cls
+
+
+def with_notes(error: BaseException) -> str:
+    """Return what an error says, and the notes that were added to it, as text of one line.
+
+    >>> error = ValueError("no such head")
+    >>> error.add_note("It was raised in a hook.")
+    >>> with_notes(error)
+    'no such head. It was raised in a hook.'
+    """
+    notes: list[str] = getattr(error, "__notes__", [])
+    return ". ".join([str(error).rstrip("."), *notes]) if notes else str(error)
 
 
 def _short(self: Any) -> str:

@@ -75,8 +75,8 @@ def find(family: str, kind: object) -> type[Kinded]:
     near = get_close_matches(str(kind), known, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     raise ValueError(
-        f"kind={short(kind)}: no {family} has this kind{hint}; import the module that defines it, "
-        f"or choose from {', '.join(sorted(known))}."
+        f"kind={short(kind)}: no {family} has this kind{hint}; import the module that defines it "
+        f"first (--plugins MODULE on the command line), or choose from {', '.join(sorted(known))}."
     )
 
 
@@ -127,15 +127,21 @@ def _kinded_in(value: object) -> Iterator[Kinded]:
 
 
 def refuse_missing_kinds(foreign: Mapping[str, str]) -> None:
-    """Raise ValueError that names the package to install for a kind of `foreign_kinds`."""
+    """Raise ValueError that names the module to import for a kind of `foreign_kinds`."""
     for name, module in foreign.items():
         family, _, kind = name.partition(" ")
         try:
             find(family, kind)
         except ValueError:
+            remedy = (
+                "read it where its class is defined"  # in a notebook or a script
+                if module == "__main__"
+                else f"import {module} first, or write --plugins {module} on the command line "
+                "(install its package where it is not found)"
+            )
             raise ValueError(
                 f"the {family} {kind!r} is defined by {module}, which is not imported here: "
-                f"install its package and import {module}, or read it where it is defined"
+                f"{remedy}"
             ) from None
 
 

@@ -52,13 +52,20 @@ def blended(clamp: AbstractClamp, hooks: Iterable[Hook], gate: Gate) -> list[Hoo
 
 
 def _gated(clamp: AbstractClamp, function: HookFunction, gate: Gate) -> HookFunction:
-    if _takes_gate(function):
-        return partial(function, gate=gate)
+    if _takes_gate(function):  # it blends itself
+        function, gate = partial(function, gate=gate), None
 
     def act(activation: Tensor, hook: Any) -> Tensor | None:
         # Blended with what it was, which a function of the user's may write into.
         given = activation if gate is None else activation.clone()
-        clamped = function(given, hook=hook)
+        try:
+            clamped = function(given, hook=hook)
+        except Exception as error:
+            error.add_note(
+                f"It was raised by the function of {clamp} at {hook.name}, for an activation of "
+                f"shape {tuple(activation.shape)}."
+            )
+            raise
         if gate is None and clamped is None:
             return None
         clamped = given if clamped is None else clamped

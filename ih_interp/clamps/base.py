@@ -255,7 +255,7 @@ class HeadClamp(AbstractClamp):
     """A clamp on given heads."""
 
     sets: ClassVar[str] = ""
-    """What it sets of its heads, the `point` of a `Site`."""
+    """What it sets of its heads, the `point` of a `Site`: "z" where it acts at `hook_z`."""
     rows: ClassVar[Row | None] = None
     """The rows of the pattern or the scores that it sets; None for all, or where there are none."""
     numbers: ClassVar[tuple[str, ...]] = ()
@@ -270,7 +270,11 @@ class HeadClamp(AbstractClamp):
 
     def sites(self, shape: Shape) -> frozenset[Site]:
         if not self.sets:
-            raise TypeError(f"{type(self).__name__}: expected a method sites(shape), none came.")
+            raise TypeError(
+                f"{type(self).__name__}: expected what it sets of its heads, by which conflicts "
+                'are found, and none came: write sets = "z" in the class where it acts at hook_z, '
+                'sets = "pattern" where at hook_pattern, or a method sites(shape).'
+            )
         return frozenset(Site(self.sets, *head, self.rows) for head in self.heads)
 
     def tensors(self, shape: Shape) -> dict[str, Tensor]:

@@ -121,6 +121,31 @@ def _void(one: AbstractClamp, by: AbstractClamp, shape: Shape) -> str | None:
     return None
 
 
+SWITCHES = {
+    "hook_result": "use_attn_result",
+    "hook_attn_in": "use_attn_in",
+    "hook_q_input": "use_split_qkv_input",
+    "hook_k_input": "use_split_qkv_input",
+    "hook_v_input": "use_split_qkv_input",
+    "hook_mlp_in": "use_hook_mlp_in",
+}
+"""Hook points that TransformerLens reaches only where a switch of the model's `cfg` is on."""
+
+
+def _why_silent(names: Sequence[str], cfg: Any) -> str:
+    """Return in words why hooks at these points may not have fired, and what to do."""
+    for name in names:
+        point = name.rpartition(".")[2]
+        switch = SWITCHES.get(point)
+        if switch and not getattr(cfg, switch, False):
+            instead = ", or clamp z (hook_z), which needs no switch" if "result" in point else ""
+            return (
+                f"cfg.{switch} is off, and {point} is computed only where it is on: call "
+                f"model.set_{switch}(True) before the block{instead}."
+            )
+    return "Run the whole model inside the block, or drop the clamp."
+
+
 @contextmanager
 def clamped(
     model: HookedModel,
@@ -166,7 +191,7 @@ def clamped(
         yield model
         refuse_removed(model)
     for one in inner:
-        _report(one)
+        _report(one, model)
 
 
 def _ready(
@@ -225,13 +250,13 @@ def _check_batch(model: HookedModel, clamps: Sequence[AbstractClamp], batch: Bat
         clamp.refuse_batch(batch)
 
 
-def _report(one: Active) -> None:
+def _report(one: Active, model: HookedModel) -> None:
     """Refuse a clamp that never fired; warn of one that changed nothing."""
     silent = [name for name, _ in one.given if name not in one.fired]
     if silent:
         raise ValueError(
             f"{one.clamp} never fired: no pass inside clamped() reached {', '.join(silent)}. "
-            "Run the whole model inside the block, or drop the clamp."
+            f"{_why_silent(silent, model.cfg)}"
         )
     if not (one.changed or one.frozen or one.clamp.is_scheduled):
         warnings.warn(

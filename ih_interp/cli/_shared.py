@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
 import typer
+
+from ih_interp._reprs import with_notes
 
 RESUMES = "Everything is saved; the same command goes on from here."
 
@@ -43,15 +46,35 @@ def told_in_words(after_interrupt: str = "") -> Generator[None]:
         typer.echo(f"\nInterrupted. {after_interrupt}", err=True)
         raise typer.Exit(130) from None
     except (ValueError, OSError, ImportError) as error:
-        typer.echo(f"ih-interp: {error}", err=True)
+        typer.echo(f"ih-interp: {_words(error)}", err=True)
         raise typer.Exit(2) from None
     except RuntimeError as error:
+        from ih_interp.training.cluster import ClusterError
         from ih_interp.training.state import TrainingFailedError
 
-        if not isinstance(error, TrainingFailedError):
+        if not isinstance(error, TrainingFailedError | ClusterError):
             raise
         typer.echo(f"ih-interp: {error}", err=True)
         raise typer.Exit(1) from None
+
+
+def _words(error: Exception) -> str:
+    """Return what an error says; one of the system's has a number and a path instead of words."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror[:1].lower()}{error.strerror[1:]}."
+    return with_notes(error)
+
+
+def load_plugins(plugins: Sequence[str] | None) -> None:
+    """Import modules of the user's own, from the working folder too, where Python would not look.
+
+    It comes last: a `torch.py` that lies there is not imported for torch.
+    """
+    if plugins:
+        from ih_interp import registry
+
+        sys.path.append(str(Path.cwd()))
+        registry.load_plugins(plugins)
 
 
 def before_training() -> None:
@@ -87,6 +110,25 @@ def echo_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for row in table:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         typer.echo("  ".join(cells).rstrip())
+
+
+def label(folder: Path, root: Path) -> str:
+    """Return a folder's path below the root, its name where it is the root; others as they are."""
+    top = root.expanduser().absolute()
+    if folder == top:
+        return folder.name
+    return str(folder.relative_to(top) if folder.is_relative_to(top) else folder)
+
+
+def grouped(reasons: Iterable[tuple[Path, str]], root: Path) -> list[tuple[str, str]]:
+    """Return each reason once, after the labels of the folders that it concerns.
+
+    A file in such a folder is named without the folder, by which alone reasons may differ.
+    """
+    labels: dict[str, list[str]] = {}
+    for folder, reason in reasons:
+        labels.setdefault(reason.replace(f"{folder}/", ""), []).append(label(folder, root))
+    return [(", ".join(names), reason) for reason, names in labels.items()]
 
 
 def size(n_bytes: int) -> str:

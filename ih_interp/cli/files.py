@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ih_interp.cli._shared import Json, echo_json, echo_table, size, told_in_words
+from ih_interp.cli._shared import (
+    Json,
+    Plugins,
+    echo_json,
+    echo_table,
+    grouped,
+    load_plugins,
+    size,
+    told_in_words,
+)
 
 if TYPE_CHECKING:
     from ih_interp.tasks.exemplars import Exemplars
@@ -90,14 +99,17 @@ def clean(
     graphs: Annotated[
         bool, typer.Option("--graphs", help="Compiled graphs too, which all folders of runs share.")
     ] = False,
+    plugins: Plugins = None,
     as_json: Json = False,
 ) -> None:
     """Tell, or with --yes delete, what no number needs.
 
     That is the saved state of finished runs, which only more sequences need, what interrupted
-    writes left, and compiled graphs. Runs that are being trained are left alone.
+    writes left, and compiled graphs. Runs that are being trained are left alone, and so are states
+    of runs that cannot be read, for example without the module of their clamps.
     """
     with told_in_words():
+        load_plugins(plugins)
         from ih_interp.training.cleaning import clean as find_or_delete
 
         found = find_or_delete(root, yes=yes, graphs=graphs)
@@ -110,8 +122,8 @@ def clean(
         rows = [(size(item.bytes), str(item.path), item.why) for item in found.items]
         if rows:
             echo_table(("size", "path", "what it is"), rows)
-        for folder, why in found.left.items():
-            typer.echo(f"left alone: {folder}, {why}")
+        for names, why in grouped(found.left.items(), root):
+            typer.echo(f"left alone: {names}: {why}")
         if yes:
             typer.echo(f"{size(n_bytes)} deleted.")
         elif rows:

@@ -16,6 +16,9 @@ from ih_interp.cli._shared import (
     before_training,
     echo_json,
     echo_table,
+    grouped,
+    label,
+    load_plugins,
     size,
     told_in_words,
 )
@@ -85,32 +88,18 @@ def _cluster(slurm: str, *, wait: bool) -> dict[str, Any]:
     return {"cluster": Slurm.parse(slurm), "wait": wait}
 
 
-def load_plugins(plugins: Sequence[str] | None) -> None:
-    """Import modules of the user's own, from the working folder too, where Python would not look.
-
-    It comes last: a `torch.py` that lies there is not imported for torch.
-    """
-    if plugins:
-        from ih_interp import registry
-
-        sys.path.append(str(Path.cwd()))
-        registry.load_plugins(plugins)
-
-
 def read_configs(source: str) -> "list[RunConfig]":
     """Read one configuration or several from a JSON file, or from standard input for "-".
 
-    Raises ValueError that names the file and the field, FileNotFoundError for a missing file.
+    Raises ValueError that names the file and the field, FileNotFoundError for a missing file,
+    IsADirectoryError for a folder.
     """
     from ih_interp._config_base import short
     from ih_interp.config import RunConfig
 
     where = "standard input" if source == "-" else source
     try:
-        if source == "-":
-            text = sys.stdin.read()
-        else:
-            text = Path(source).expanduser().read_text(encoding="utf-8")
+        text = sys.stdin.read() if source == "-" else _file(source).read_text(encoding="utf-8")
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where} is not JSON: {error}.") from error
@@ -130,6 +119,20 @@ def read_configs(source: str) -> "list[RunConfig]":
     if not found:
         raise ValueError(f"{where}: expected at least one run, got an empty list.")
     return found
+
+
+def _file(source: str) -> Path:
+    """Return the place of a configuration; IsADirectoryError or FileNotFoundError in words."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        raise IsADirectoryError(
+            f"{source} is a folder: expected a JSON file, as {source}/config.json of a run."
+        )
+    if not path.exists():
+        raise FileNotFoundError(
+            f"There is no file {source}: expected JSON of a RunConfig, or of a list of them."
+        )
+    return path
 
 
 def _tell_trained(configs: "Sequence[RunConfig]", root: Path, *, as_json: bool) -> None:
@@ -168,21 +171,27 @@ def runs(
         elif not found:
             typer.echo(f"There is no run below {root}.", err=True)
         else:
-            top = root.expanduser().absolute()
             heads = ("run", "updates", "loss", "state", "size", "trained by", "clamps")
-            echo_table(heads, [_row(run, top) for run in found])
-            for run in found:
-                if run.reason:
-                    typer.echo(f"\n{run.name}: {run.reason}")
+            echo_table(heads, [_row(run, root) for run in found])
+            wrong = [(run.folder, run.reason) for run in found if run.reason]
+            for names, reason in grouped(wrong, root):
+                typer.echo(f"\n{names}: {reason}")
 
 
-def _row(run: "RunStatus", top: Path) -> list[str]:
-    name = run.name if run.folder == top else str(run.folder.relative_to(top))
+def _row(run: "RunStatus", root: Path) -> list[str]:
     done = f"{_number(run.step)} of {_number(run.steps)}"
     loss = "" if run.loss is None else f"{run.loss:.4f}"
     clamps = ", ".join(run.clamps)
     clamps = f"{clamps[:CLAMPS_SHOWN]}..." if len(clamps) > CLAMPS_SHOWN + 3 else clamps
-    return [name, done, loss, run.state, size(run.bytes), run.trained_by or "", clamps]
+    return [
+        label(run.folder, root),
+        done,
+        loss,
+        run.state,
+        size(run.bytes),
+        run.trained_by or "",
+        clamps,
+    ]
 
 
 def _number(value: int | None) -> str:

@@ -7,18 +7,20 @@ Orders, records and reports are JSON, and nothing is unpickled here.
 
 import atexit
 import getpass
+import io
 import math
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import redirect_stderr, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ih_interp.storage import run_files
 from ih_interp.training._workers import KEEP_MEMORY
-from ih_interp.training.cluster import Slurm
+from ih_interp.training.cluster import ClusterError, Slurm
 
 if TYPE_CHECKING:
     from submitit.core.core import PicklingExecutor
@@ -53,7 +55,7 @@ def report_path(logs: Path, number: str) -> Path:
 
 
 def refuse_missing(cluster: Slurm) -> None:
-    """Raise ImportError without submitit, RuntimeError where jobs cannot be submitted from here."""
+    """Raise ImportError without submitit, ClusterError where jobs cannot be submitted from here."""
     try:
         import submitit  # noqa: F401  # pyright: ignore[reportUnusedImport]
     except ImportError as error:
@@ -62,7 +64,7 @@ def refuse_missing(cluster: Slurm) -> None:
         ) from error
     for program in ["ps"] if cluster.executor == "local" else ["sbatch", "srun", "squeue"]:
         if shutil.which(program) is None:
-            raise RuntimeError(
+            raise ClusterError(
                 f"{program!r} was not found: expected a machine from which jobs are submitted. For "
                 'a trial without SLURM, write ih.Slurm(executor="local").'
             )
@@ -135,18 +137,21 @@ def recorded_job(run: Path) -> Job | None:
 
 
 def submitted(orders: Sequence[str], cluster: Slurm, logs: Path) -> list[Job]:
-    """Submit a job for each order; RuntimeError where SLURM refuses them."""
+    """Submit a job for each order; ClusterError where SLURM refuses them."""
     executor = _executor(cluster, logs)
     from submitit.core.utils import FailedJobError
     from submitit.helpers import environment_variables
 
     from ih_interp.training._cluster_task import TrainFleet
 
+    said = io.StringIO()  # submitit shows it too, and a refusal would be told twice
     try:
-        with environment_variables(**KEEP_MEMORY):
+        with environment_variables(**KEEP_MEMORY), redirect_stderr(said):
             jobs = executor.map_array(TrainFleet(), orders)
     except FailedJobError as error:
-        raise RuntimeError(f"SLURM refused {cluster}: {str(error).strip()}") from error
+        why = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
+        raise ClusterError(f"SLURM refused {cluster}: {why}") from error
+    sys.stderr.write(said.getvalue())
     if cluster.executor == "local":
         _STARTED.extend(jobs)
     return [Job(cluster.executor, job.job_id, logs) for job in jobs]

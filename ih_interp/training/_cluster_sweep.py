@@ -51,7 +51,7 @@ def open_runs(
 
     A run that is there as it should be is opened without its lock, which a job may hold. Raises
     ValueError where another has to be changed and somebody trains it, and ImportError or
-    RuntimeError, before it writes, where no job could be submitted.
+    ClusterError, before it writes, where no job could be submitted.
     """
     found: list[Run] = []
     for (folder, config), task, engine in zip(places, tasks, engines, strict=True):

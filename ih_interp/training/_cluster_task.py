@@ -17,6 +17,7 @@ from typing import Any, cast
 from submitit import JobEnvironment
 from submitit.helpers import Checkpointable
 
+from ih_interp._reprs import with_notes
 from ih_interp.storage import run_files
 from ih_interp.training._cluster_jobs import report_path
 from ih_interp.training._signals import handling, terminate_as_interrupt
@@ -87,5 +88,5 @@ def train_ordered(order: Mapping[str, Any]) -> list[str]:
     except Exception as error:  # whatever it is, the report tells it
         traceback.print_exc()
         names = ", ".join(str(run.folder) for run in runs)
-        failures.append(f"{names}: {type(error).__name__}: {error}")
+        failures.append(f"{names}: {type(error).__name__}: {with_notes(error)}")
     return failures

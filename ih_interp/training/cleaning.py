@@ -6,7 +6,6 @@ metrics and checkpoints are not, nor is anything of a run that is being trained.
 """
 
 import shutil
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,7 +31,10 @@ class Deletable(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The result of a search: what can be deleted, and the runs left alone, with the reason."""
+    """The result of a search: what can be deleted, and the runs left alone, with the reason.
+
+    A run that is not finished needs its state, and is in neither.
+    """
 
     items: list[Deletable]
     left: dict[Path, str]
@@ -54,18 +56,20 @@ def find_deletable(root: PathLike) -> Found:
         if held is not None:
             left[folder] = f"{TRAINED} {held}"
             continue
-        items += _in_run(folder)
+        items += [Deletable(p, p.lstat().st_size, LEFTOVER) for p in run_leftovers(folder)]
+        try:
+            items += _states(folder)
+        except (ValueError, OSError) as error:
+            left[folder] = str(error)
     return Found(items, left)
 
 
-def _in_run(folder: Path) -> list[Deletable]:
-    """Return what can be deleted in a run that nobody trains."""
-    found = [Deletable(path, path.lstat().st_size, LEFTOVER) for path in run_leftovers(folder)]
-    with suppress(ValueError, OSError):  # of a run that cannot be read no state is deletable
-        if Run(folder).whole:
-            states = [path for path in saved_states(folder) if not path.is_symlink()]
-            found += [Deletable(path, path.stat().st_size, STATE_OF_FINISHED) for path in states]
-    return found
+def _states(folder: Path) -> list[Deletable]:
+    """Return the saved states of a run if it is finished; ValueError where it cannot be read."""
+    if not Run(folder).whole:
+        return []
+    states = [path for path in saved_states(folder) if not path.is_symlink()]
+    return [Deletable(path, path.stat().st_size, STATE_OF_FINISHED) for path in states]
 
 
 def _graphs() -> list[Deletable]:
@@ -109,7 +113,7 @@ def _deleted(root: PathLike, found: Found) -> Found:
             continue
         try:
             with claimed([folder]):  # which removes what interrupted writes left
-                still = {item.path for item in _in_run(folder)}
+                still = {item.path for item in _states(folder)}
                 for item in items:
                     if item.path in still:
                         item.path.unlink()

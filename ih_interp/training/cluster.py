@@ -3,9 +3,10 @@
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from difflib import get_close_matches
+from typing import Any, Literal, cast
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from ih_interp._config_base import Frozen
 
@@ -25,6 +26,10 @@ OURS = {
 
 FIXED = ("output", "error", "open-mode", "requeue", "job-name")
 """Options of `sbatch` on which collecting the runs depends."""
+
+
+class ClusterError(RuntimeError):
+    """An error for a cluster that takes no jobs, or a machine from which none can be sent."""
 
 
 class Slurm(Frozen):
@@ -56,6 +61,21 @@ class Slurm(Frozen):
     executor: Literal["slurm", "local"] = "slurm"
     """"local" starts the jobs on this machine, all at once, for a trial without SLURM. Of the other
     fields it reads `time` and `cpus` alone."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _are_fields(cls, given: object) -> object:
+        """Say where options of `sbatch` go that are no fields; of a misspelled field we say so."""
+        for name, value in cast(Any, given).items() if isinstance(given, Mapping) else ():
+            if name in cls.model_fields or get_close_matches(name, cls.model_fields, n=1):
+                continue
+            if ours := OURS.get(name.replace("_", "-")):
+                raise ValueError(f"{name}={value!r}: this is the field {ours}; write {ours} for it")
+            raise ValueError(
+                f"{name}={value!r}: there is no such field; another option of sbatch is "
+                f"extra={{{name!r}: {value!r}}} in Python, extra.{name}={value} on the command line"
+            )
+        return given
 
     @field_validator("time")
     @classmethod

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from ih_interp._reprs import with_notes
 from ih_interp._torch_state import plain_torch, users_code
 from ih_interp.runs import Run
 from ih_interp.storage.atomic import FULL
@@ -53,7 +54,7 @@ def train_jobs(
             failures.append(in_words(job, error))
         except Exception as error:  # the other fleets still train
             traceback.print_exc()
-            failures.append(f"{_folders(job)}: {type(error).__name__}: {error}")
+            failures.append(f"{_folders(job)}: {type(error).__name__}: {with_notes(error)}")
     return failures
 
 

@@ -2,14 +2,17 @@
 
 import copy
 import pickle
+import re
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from clamp_laws import EVERY_CLAMP, every_clamp, gradients_under, hook_counts, logits_under
+from small_runs import FOUR_UPDATES
 from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 from torch.testing import assert_close
@@ -40,7 +43,10 @@ from ih_interp.clamps import (
 from ih_interp.clamps.base import Hook
 from ih_interp.config import RunConfig
 from ih_interp.evaluation import evaluate
-from ih_interp.model import build_model
+from ih_interp.model import ModelConfig, build_model
+from ih_interp.tasks.few_shot import FewShotTask, TaskConfig
+from ih_interp.training.state import TrainingFailedError
+from ih_interp.training.train import train
 
 ABLATE = AblateHeads(heads=["L1H0", "L1H1"])
 ANY_TOKENS: list[AbstractClamp] = [
@@ -544,6 +550,82 @@ def test_ones_own_clamp_is_bound_to_the_batch_that_it_was_given(model, batch):
     run(batch.tokens)
     with pytest.raises(ValueError, match="another batch"):
         run(batch.tokens[:4])
+
+
+class Misplaced(HeadClamp):
+    """Takes the axis of positions for that of heads."""
+
+    kind: str = "misplaced"
+    sets = "z"
+    takes_gate: bool = False
+
+    def hooks(self, setting: Setting) -> list[Hook]:
+        def misplaced(z: Tensor, hook: object, heads: Tensor) -> Tensor:
+            return torch.where(heads[:, None, None], 2 * z, z)
+
+        def blending(z: Tensor, hook: object, heads: Tensor, gate: object = None) -> Tensor:
+            return misplaced(z, hook, heads)
+
+        function = blending if self.takes_gate else misplaced
+        return self.at_each_layer(setting, "hook_z", function)
+
+
+NAMED = r"misplaced\(.*hook_z, .* shape \({}, 5, 8, 8\)"
+"""The clamp, the hook point and the shape of its activation."""
+
+
+@pytest.mark.parametrize("takes_gate", [False, True])
+@pytest.mark.parametrize("schedule", [clamps.always(), during(9)], ids=str)
+def test_an_error_in_ones_own_function_names_the_clamp(takes_gate, schedule, model, batch):
+    clamp = Misplaced(heads=["L1H3"], takes_gate=takes_gate, schedule=schedule)
+    with pytest.raises(RuntimeError, match="size of tensor") as failure:
+        logits_under(model, [clamp], batch, step=0)
+    (note,) = failure.value.__notes__
+    assert re.search(NAMED.format(len(batch)), note), note
+
+
+@pytest.mark.parametrize("engine", ["eager", "compiled"])
+def test_a_run_that_fails_in_ones_own_function_names_the_clamp(engine, tmp_path):
+    config = FOUR_UPDATES.replace(clamps=[Misplaced(heads=["L1H3"])])
+    # What cannot be compiled is tried eagerly, with a warning.
+    warned = pytest.warns(UserWarning, match="eagerly") if engine == "compiled" else nullcontext()
+    with warned, pytest.raises(TrainingFailedError, match=NAMED.format(r"\d+")):
+        train(config, tmp_path, engine=engine, progress=False)
+
+
+def test_a_function_that_takes_the_gate_has_to_keep_the_shape(model, batch):
+    clamp = own([(POINT, lambda z, hook, gate=None: z[:1])])
+    with pytest.raises(ValueError, match=r"own\(.*of shape \(1, 5, 8, 8\)"):
+        logits_under(model, [clamp], batch)
+
+
+def test_a_clamp_on_heads_that_does_not_say_what_it_sets_is_told_how(model, batch):
+    class Unsaid(Louder):
+        kind: str = "unsaid"
+        sets = ""
+
+    with pytest.raises(TypeError, match='sets = "z"'):
+        logits_under(model, [Unsaid(heads=["L0H0"])], batch)
+
+
+@pytest.mark.parametrize(
+    ("point", "switch"),
+    [
+        ("attn.hook_result", "use_attn_result"),
+        ("hook_attn_in", "use_attn_in"),
+        ("hook_k_input", "use_split_qkv_input"),
+        ("hook_mlp_in", "use_hook_mlp_in"),
+    ],
+)
+def test_a_point_whose_switch_is_off_is_told_with_the_switch(point, switch, exemplars):
+    task = FewShotTask(exemplars, TaskConfig(n_train_classes=12))
+    model = build_model(task, ModelConfig(attn_only=False), seed=5)
+    batch = task.sample("train", 2, seed=0)
+    clamp = own([(f"blocks.1.{point}", halve)])
+    with pytest.raises(ValueError, match=rf"never fired.*cfg\.{switch} is off"):
+        logits_under(model, [clamp], batch)
+    getattr(model, f"set_{switch}")(True)  # as the message says
+    assert not torch.equal(logits_under(model, [clamp], batch), model(batch.tokens))
 
 
 @pytest.mark.parametrize("clamp", [Double(head=1), Louder(heads=["L0H0"])], ids=str)

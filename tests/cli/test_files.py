@@ -1,7 +1,9 @@
 """`features` makes and tells feature files; `clean` tells before it deletes."""
 
+import errno
 import json
 import shutil
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -66,6 +68,32 @@ def test_features_that_could_not_be_saved_are_not_computed(arguments, word, tmp_
     done = call("features", *arguments)
     assert done.exit_code == 2
     assert word in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (FileNotFoundError(errno.ENOENT, "No such file", "a/b"), "a/b: no such file."),
+        (OSError("There is no room."), "There is no room."),
+    ],
+)
+def test_errors_of_the_system_are_told_in_words(error, told, array, monkeypatch):
+    monkeypatch.setattr(ih.Exemplars, "load", Mock(side_effect=error))
+    done = call("features", array)
+    assert (done.exit_code, done.stderr) == (2, f"ih-interp: {told}\n")
+
+
+def test_clean_lists_what_it_cannot_read_and_reads_it_with_its_module(foreign, tmp_path):
+    root = tmp_path / "runs"
+    folders = [root / sweep / "a" for sweep in ("one", "two")]
+    told = json.loads(call("clean", root, "--yes", "--json").stdout)
+    assert (told["items"], [*told["left"]]) == ([], [*map(str, folders)])
+    assert all(f"--plugins {foreign}" in why for why in told["left"].values())
+    assert "left alone: one/a, two/a: config.json" in call("clean", root).stdout
+    assert all((folder / run_files.STATE).is_file() for folder in folders)
+    done = call("clean", root, "--yes", "--plugins", foreign)
+    assert "left alone" not in done.stdout
+    assert not any((folder / run_files.STATE).exists() for folder in folders)
 
 
 def test_clean_tells_and_then_deletes(small_run, tmp_path):

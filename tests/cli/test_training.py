@@ -1,6 +1,7 @@
 """`train` and `report` call the library with what was asked; `runs` tells what is on the disk."""
 
 import json
+import os
 import sys
 import types
 from pathlib import Path
@@ -123,6 +124,45 @@ def test_a_missing_file_and_another_run_are_told_in_words(tmp_path, small_run):
     assert "another run" in done.stderr
 
 
+def test_files_that_are_none_are_told_without_the_systems_numbers(tmp_path, small_run):
+    for source, words in ((tmp_path / "none.json", "no file"), (small_run.folder, "config.json")):
+        done = call("train", source)
+        assert done.exit_code == 2
+        told = done.stderr.splitlines()[-1]
+        assert str(source) in told
+        assert words in told
+        assert "Errno" not in told
+        assert "not JSON" not in told
+
+
+@pytest.fixture
+def refusing(tmp_path, monkeypatch):
+    """A cluster that takes no jobs, and says so in two lines."""
+    for name in ("sbatch", "srun", "squeue"):
+        (tmp_path / name).write_text("#!/bin/sh\necho no such >&2\necho partition >&2\nexit 1\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+
+
+def test_a_refusal_by_slurm_is_one_line(tmp_path, refusing):
+    file = write(tmp_path / "four.json", FOUR_UPDATES.save())
+    done = call("train", file, "--runs", tmp_path / "runs", "--slurm", "partition=nope")
+    assert done.exit_code == 1
+    assert isinstance(done.exception, SystemExit)
+    loading, told = done.stderr.splitlines()
+    assert "loading" in loading
+    assert "nope" in told
+    assert "no such; partition" in told
+
+
+def test_a_machine_without_slurm_is_told_in_a_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    file = write(tmp_path / "four.json", FOUR_UPDATES.save())
+    done = call("train", file, "--runs", tmp_path / "runs", "--slurm", "partition=short")
+    assert (done.exit_code, type(done.exception)) == (1, SystemExit)
+    assert "sbatch" in done.stderr
+
+
 def test_runs_that_failed_end_with_a_status_beside_the_others(tmp_path, small_run, monkeypatch):
     def fail(*_, **__):
         raise TrainingFailedError("a run failed")
@@ -160,6 +200,30 @@ def test_runs_are_listed(clamped_run, tmp_path):
     empty = call("runs", tmp_path)
     assert (empty.exit_code, empty.stdout) == (0, "")
     assert call("runs", tmp_path / "none").exit_code == 2
+
+
+def test_runs_that_need_a_module_are_told_the_reason_once(foreign, tmp_path):
+    done = call("runs", tmp_path / "runs")
+    assert done.exit_code == 0, done.output
+    _, reason = done.stdout.strip().split("\n\n")
+    assert reason.startswith("one/a, two/a: config.json cannot be read")
+    assert f"--plugins {foreign}" in reason
+    again = call("runs", tmp_path / "runs", "--plugins", foreign)
+    assert again.stdout.count("finished") == 2
+    assert "\n\n" not in again.stdout
+
+
+def test_different_reasons_are_told_apart(foreign, tmp_path):
+    (tmp_path / "runs" / "two" / "a" / "config.json").write_text("{")
+    _, one, two = call("runs", tmp_path / "runs").stdout.strip().split("\n\n")
+    assert one.startswith("one/a: ")
+    assert two.startswith("two/a: config.json")
+
+
+def test_a_report_on_runs_that_need_a_module_names_the_option(foreign, tmp_path):
+    done = call("report", tmp_path / "runs" / "one" / "a")
+    assert done.exit_code == 2
+    assert f"--plugins {foreign}" in done.stderr
 
 
 def test_a_report_is_saved(tmp_path, monkeypatch):

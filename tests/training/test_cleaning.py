@@ -79,7 +79,9 @@ def test_the_state_of_a_damaged_run_stays(lost, run):
         "config": run.folder / run_files.CONFIG,
     }[lost]
     path.unlink()
-    assert clean(run.folder, yes=True).items == []
+    found = clean(run.folder, yes=True)
+    assert found.items == []
+    assert [*found.left] == ([run.folder] if lost == "config" else [])
     assert (run.folder / run_files.STATE).is_file()
 
 

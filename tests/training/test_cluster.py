@@ -16,6 +16,7 @@ from ih_interp.storage import run_files
 from ih_interp.storage.lock import claimed, holder
 from ih_interp.training import _cluster_jobs as jobs, _cluster_sweep as sweep, _cluster_task as task
 from ih_interp.training._cluster_jobs import Job, Queue, record_job, recorded_job, report_path
+from ih_interp.training.cluster import ClusterError
 from ih_interp.training.state import TrainingFailedError
 
 HERE = ih.Slurm(executor="local")
@@ -243,7 +244,7 @@ def test_a_damaged_record_of_a_job_is_refused(stub, tmp_path):
 def test_without_submitit_or_slurm_it_says_what_is_missing(tmp_path, monkeypatch):
     ih.train(MATCHED, tmp_path / "there", progress=False)
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(RuntimeError, match=r"sbatch.*executor"):
+    with pytest.raises(ClusterError, match=r"sbatch.*executor"):
         train(FREE, tmp_path, cluster=ih.Slurm())
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(ImportError, match=r"pip install 'ih-interp\[cluster\]'"):
@@ -270,6 +271,8 @@ def test_without_submitit_or_slurm_it_says_what_is_missing(tmp_path, monkeypatch
         ({"extra": {"qos": "low\nrm"}}, "qos"),
         ({"executor": "pbs"}, "executor"),
         ({"partitions": "short"}, "partition"),
+        ({"qos": "low"}, r"'qos': 'low'.*extra\.qos=low"),
+        ({"cpus_per_task": 3}, "field cpus"),
     ],
 )
 def test_wrong_requests_are_refused_by_name(fields, token):
@@ -342,7 +345,7 @@ def test_the_script_of_a_job_has_what_was_asked_for(tmp_path, monkeypatch):
         assert f"#SBATCH --{option}" in script, script
     assert "module load gcc" in script
     (tmp_path / "sbatch").write_text("#!/bin/sh\necho no such partition >&2\nexit 1\n")
-    with pytest.raises(RuntimeError, match=r"no such partition"):
+    with pytest.raises(ClusterError, match=r"no such partition"):
         jobs.submitted(["{}"], cluster, tmp_path / "logs")
 
 

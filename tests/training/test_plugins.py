@@ -146,7 +146,7 @@ def test_a_run_without_its_package_says_what_to_import_and_stays(package, tmp_pa
     assert recorded["kinds"] == {f"{family} {kind}": NAME for family, kind in KINDS.items()}
     forget()
     before = folder_bytes(run.folder)
-    with pytest.raises(ValueError, match=NAME) as refusal:
+    with pytest.raises(ValueError, match=rf"--plugins {NAME}") as refusal:
         ih.Run(run.folder)
     assert "repair" not in str(refusal.value)
     assert "anew" not in str(refusal.value)
@@ -172,7 +172,7 @@ def test_a_plugin_that_a_worker_cannot_import_fails_its_run_alone(package, tmp_p
 def test_modules_are_named_as_plugins(package, tmp_path):
     values = two_runs(package)[1].save()
     forget()
-    with pytest.raises(ValueError, match="of_tests"):
+    with pytest.raises(ValueError, match=r"of_tests.*--plugins"):
         ih.RunConfig.load(values)
     with pytest.raises(ValueError, match="no_such_module"):
         ih.train(SMALL, tmp_path / "runs", plugins=["no_such_module"], progress=False)
