@@ -61,5 +61,16 @@ def cell(value: Any) -> str:
     return f"{int(value):,}" if is_whole else f"{value:z.{DIGITS}f}"
 
 
+def two_digits(value: float) -> str:
+    """Return a number with two digits that count.
+
+    >>> two_digits(0.00312), two_digits(10.386), two_digits(0.0996)
+    ('0.0031', '10', '0.10')
+    """
+    rounded = f"{value:.1e}"
+    n_decimals = max(0, 1 - int(rounded.partition("e")[2]))
+    return f"{float(rounded):,.{n_decimals}f}"
+
+
 def _data(kind: str, text: str) -> str:
     return f"data:{kind};charset=utf-8;base64,{base64.b64encode(text.encode()).decode()}"

@@ -6,7 +6,6 @@ from typing import Generic, TypeVar
 
 import pandas as pd
 
-from ih_interp.clamps import Shape
 from ih_interp.page import _captions as captions, _figures as figures
 from ih_interp.page._tables import Download, Table, cell, csv_link, json_link, shown_table
 from ih_interp.page.ablation import (
@@ -17,7 +16,7 @@ from ih_interp.page.ablation import (
     set_costs,
 )
 from ih_interp.page.facts import configuration, facts, guess, saved_metrics
-from ih_interp.page.gates import gates
+from ih_interp.page.gates import clamp_in_words, clamps_by_head, gates
 from ih_interp.page.heads import heads_that_matter, roles
 from ih_interp.page.patterns import measured_patterns
 from ih_interp.page.scores import measured_scores, scores_of
@@ -61,6 +60,8 @@ class Contents:
     name: str
     facts: list[tuple[str, str]]
     sections: list[Section]
+    guess: tuple[float, str]
+    """The loss of an even guess in nats, and in words."""
     metrics: pd.DataFrame = field(repr=False)
 
 
@@ -84,7 +85,13 @@ def contents(run: Run, name: str) -> Contents:
         _configuration(run),
     ]
     table = pd.DataFrame() if found is None else found.assign(run=name)
-    return Contents(name=name, facts=facts(run, found), sections=sections, metrics=table)
+    return Contents(
+        name=name,
+        facts=facts(run, found),
+        sections=sections,
+        guess=guess(run.config.task),
+        metrics=table,
+    )
 
 
 def attempt(make: Callable[[], Made]) -> Attempt[Made]:
@@ -111,9 +118,9 @@ def _matter(
 ) -> pd.DataFrame:
     if scores.value is None:
         raise ValueError(scores.why)
-    model = run.config.model
-    shape = Shape(model.n_layers, model.n_heads)
-    return heads_that_matter(scores.value[0], wiring.value, ablations.value, run.clamps, shape)
+    table = scores.value[0]
+    clamped = clamps_by_head(run, int(table["step"].max()))
+    return heads_that_matter(table, wiring.value, ablations.value, clamped)
 
 
 def _heads(
@@ -132,7 +139,7 @@ def _heads(
     none = captions.NO_HEADS if table.empty else ""
     shown = table.assign(since=table["since"].round().astype("Int64"))
     for column in ("fed_by", "feeds"):  # lines break between edges only
-        shown[column] = shown[column].str.replace(r" (\w+) ", "\u00a0\\1\u00a0", regex=True)
+        shown[column] = shown[column].str.replace(r"(?<!,) ", "\u00a0", regex=True)
     return Section(
         key="heads",
         title=title,
@@ -149,7 +156,7 @@ def _losses(run: Run, metrics: Attempt[pd.DataFrame]) -> Section:
     shaded = attempt(lambda: gates(run, int(table["step"].max())))
     strip = pd.DataFrame() if shaded.value is None else shaded.value
     level, of_guess = guess(run.config.task)
-    clamps = [f"Clamp {i + 1}: {clamp}." for i, clamp in enumerate(run.clamps)]
+    clamps = [f"Clamp {i + 1}: {clamp_in_words(clamp)}." for i, clamp in enumerate(run.clamps)]
     notes = [*clamps, *([f"Gates cannot be shown: {shaded.why}"] if shaded.why else [])]
     return Section(
         key="losses",
@@ -294,6 +301,7 @@ def _redundancy(subject: Attempt[Subject]) -> Section:
     if table is None or subject.value is None:
         return Section(key="redundancy", title=title, missing=measured.why)
     shown = table[table["name"].isin(["many_to_many", "fan_in", "fan_out"])].copy()
+    shown["name"] = shown["name"].str.replace("_", " ")
     shown["via"] = shown["via"].map(captions.INPUTS)
     shown["interval"] = [f"{cell(a)} to {cell(b)}" for a, b in shown[["low", "high"]].to_numpy()]
     return Section(
