@@ -76,8 +76,11 @@ def heads(subject: Subject) -> str:
     )
 
 
-def losses(level: float, of_guess: str, *, has_clamps: bool) -> str:
-    """Return the caption of the losses."""
+def losses(level: float, of_guess: str, ideal: str, *, has_clamps: bool) -> str:
+    """Return the caption of the losses; `ideal` are those of ideal predictors in words, or none."""
+    others = (
+        f" The other grey lines are ideal predictors' on the sequences measured below: {ideal}."
+    )
     strip = (
         " The strip below shows each clamp's gate, from 0 (free) to 1 (clamped, the strongest "
         "colour), as its schedule sets it."
@@ -86,16 +89,17 @@ def losses(level: float, of_guess: str, *, has_clamps: bool) -> str:
     )
     return (
         "The mean loss of each split, in nats, over the sequences seen; the dotted line is "
-        f"{level:.3f}, {of_guess}.{strip}"
+        f"{level:.3f}, {of_guess}.{others if ideal else ''}{strip}"
     )
 
 
 def compared(guesses: Mapping[float, str]) -> str:
     """Return the caption of the losses of several runs, of losses of guesses, each in words."""
+    lines = "line is" if len(guesses) == 1 else "lines are"
     levels = "; ".join(f"{level:.3f}, {of_guess}" for level, of_guess in guesses.items())
     return (
         "The mean loss of each run on one split, in nats, over the sequences seen, a colour per "
-        f"run, dotted with every clamp off. The grey dotted line is {levels}."
+        f"run, dotted with every clamp off. The grey dotted {lines} {levels}."
     )
 
 

@@ -6,7 +6,7 @@ mode; `meta` names the scale.
 
 import base64
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from typing import Any
 
@@ -24,6 +24,8 @@ GREY = "#8a8a8a"
 
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 
+LEVELS = ("dot", "dashdot", "longdash", "dash")
+
 LIGHT, DARK = "plotly_white", "plotly_dark"
 
 SCALES = {
@@ -35,10 +37,10 @@ SCALES = {
 Json = dict[str, Any]
 
 
-def losses_figure(metrics: pd.DataFrame, gates: pd.DataFrame, guess: float) -> Json:
+def losses_figure(metrics: pd.DataFrame, gates: pd.DataFrame, levels: Mapping[str, float]) -> Json:
     """Return the loss of each split over sequences, and the gates of the clamps in a strip below.
 
-    `guess` is the loss of an even guess, drawn as a dotted line.
+    `levels` are known losses by name, drawn as grey lines, the first dotted.
     """
     figure = _figure()
     colours = dict(zip(dict.fromkeys(metrics["split"]), cycle(COLOURS), strict=False))
@@ -47,7 +49,8 @@ def losses_figure(metrics: pd.DataFrame, gates: pd.DataFrame, guess: float) -> J
         line = {"color": colours[split], "dash": _dash(under)}
         _add_line(figure, rows["sequences"], rows["loss"], name, line=line)
     end = float(metrics["sequences"].max())
-    _add_line(figure, [0, end], [guess, guess], "even guess", line=_level())
+    for (name, level), dash in zip(levels.items(), LEVELS, strict=False):
+        _add_line(figure, [0, end], [level, level], name, line={**_level(), "dash": dash})
     figure.update_layout(xaxis_title="sequences", yaxis_title="loss (nats)", height=380)
     figure.update_yaxes(rangemode="tozero")
     if len(gates):
@@ -238,7 +241,7 @@ def _add_line(figure: Any, x: Any, y: Any, name: str, **look: Any) -> None:
 
 
 def _level() -> Json:
-    return {"color": "#999999", "dash": "dot", "width": 1.2}
+    return {"color": GREY, "dash": "dot", "width": 1.2}
 
 
 def _dash(under: str) -> str:

@@ -1,6 +1,6 @@
 """The contents of the page for one run: sections of a figure, tables, captions and downloads."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -15,7 +15,7 @@ from ih_interp.page.ablation import (
     measured_additivity,
     set_costs,
 )
-from ih_interp.page.facts import configuration, facts, guess, saved_metrics
+from ih_interp.page.facts import configuration, facts, guess, nats, references, saved_metrics
 from ih_interp.page.gates import clamp_in_words, clamps_by_head, gates
 from ih_interp.page.heads import heads_that_matter, roles
 from ih_interp.page.patterns import measured_patterns
@@ -71,12 +71,13 @@ def contents(run: Run, name: str) -> Contents:
     subject = attempt(lambda: subject_of(run))
     scores = then(subject, measured_scores)
     wiring, ablations = then(subject, measured_wiring), then(subject, measured_ablations)
+    ideal = then(subject, references)
     matter = attempt(lambda: _matter(run, scores, wiring, ablations))
     named = [] if matter.value is None else list(matter.value["head"])
     found = None if metrics.value is None else metrics.value
     sections = [
         _heads(matter, wiring, subject),
-        _losses(run, metrics),
+        _losses(run, metrics, ideal.value or {}),
         _scores(subject, scores, named),
         _wiring(subject, wiring),
         _patterns(subject, named),
@@ -87,7 +88,7 @@ def contents(run: Run, name: str) -> Contents:
     table = pd.DataFrame() if found is None else found.assign(run=name)
     return Contents(
         name=name,
-        facts=facts(run, found),
+        facts=facts(run, found, ideal.value or {}),
         sections=sections,
         guess=guess(run.config.task),
         metrics=table,
@@ -149,7 +150,7 @@ def _heads(
     )
 
 
-def _losses(run: Run, metrics: Attempt[pd.DataFrame]) -> Section:
+def _losses(run: Run, metrics: Attempt[pd.DataFrame], ideal: Mapping[str, float]) -> Section:
     title, table = "Losses", metrics.value
     if table is None:
         return Section(key="losses", title=title, missing=metrics.why)
@@ -161,8 +162,10 @@ def _losses(run: Run, metrics: Attempt[pd.DataFrame]) -> Section:
     return Section(
         key="losses",
         title=title,
-        caption=captions.losses(level, of_guess, has_clamps=bool(run.clamps)),
-        figure=figures.losses_figure(table, strip, level),
+        caption=captions.losses(
+            level, of_guess, nats(ideal) if ideal else "", has_clamps=bool(run.clamps)
+        ),
+        figure=figures.losses_figure(table, strip, {"even guess": level, **ideal}),
         downloads=(
             csv_link("metrics.csv", table),
             *([csv_link("gates.csv", strip)] if len(strip) else []),

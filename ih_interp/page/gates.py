@@ -57,7 +57,7 @@ def clamps_by_head(run: Run, step: int) -> dict[str, list[str]]:
     rows = run.rows(before=step) if any(clamp.is_scheduled for clamp in run.clamps) else None
     for clamp in run.clamps:
         gate = clamp.gate(step, rows)
-        words = {0: " (off at the end)", 1: ""}.get(gate, f" (gate {gate:.2f})")
+        words = {0.0: " (off at the end)", 1.0: ""}.get(gate, f" (gate {gate:.2f})")
         sites = {site for site in clamp.sites(shape) if 0 <= site.layer < shape.n_layers}
         for site in sites:
             heads = range(shape.n_heads) if site.head is None else [site.head]

@@ -149,6 +149,21 @@ def test_other_tasks_have_a_page(tmp_path):
     }
 
 
+def test_markov_chains_have_the_losses_of_ideal_predictors(tmp_path):
+    task = ih.tasks.MarkovChains(n_states=3, length=8, n_chains=2)
+    config = NARROW.replace(task=task, model=ih.ModelConfig(n_heads=2, d_model=16))
+    (run,) = ih.train([config], tmp_path, progress=False)
+    whole = contents(run, "a run")
+    losses = task.reference_losses(subject_of(run).batch)
+    curves = {curve["name"]: curve["y"] for curve in whole.sections[1].figure["data"]}
+    for name, loss in losses.items():
+        assert curves[name] == pytest.approx([float(loss.mean())] * 2, abs=1e-5)
+        assert f"{name} {loss.mean():.3f}" in dict(whole.facts)["Ideal predictors"]
+    assert "Learned" not in dict(whole.facts)
+    fresh = ih.train([config.replace(name="fresh", task=task.replace(n_chains=None))], tmp_path)
+    assert "bigram, optimal" in dict(contents(fresh[0], "fresh").facts)["Ideal predictors"]
+
+
 def test_a_model_of_one_layer_has_no_wiring(tmp_path):
     config = NARROW.replace(model=ih.ModelConfig(n_layers=1, n_heads=2, d_model=16))
     (run,) = ih.train([config], tmp_path, progress=False)
