@@ -61,6 +61,15 @@ def cell(value: Any) -> str:
     return f"{int(value):,}" if is_whole else f"{value:z.{DIGITS}f}"
 
 
+def unbroken(text: str) -> str:
+    """Return a list of edges of which lines break after commas only.
+
+    >>> [len(edge) for edge in unbroken("L0H3 keys 2.0, L0H1 values 0.42").split(" ")]
+    [14, 16]
+    """
+    return text.replace(" ", "\u00a0").replace(",\u00a0", ", ")
+
+
 def two_digits(value: float) -> str:
     """Return a number with two digits that count.
 

@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 import pandas as pd
 
 from ih_interp.page import _captions as captions, _figures as figures
-from ih_interp.page._tables import Download, Table, cell, csv_link, json_link, shown_table
+from ih_interp.page._tables import Download, Table, cell, csv_link, json_link, shown_table, unbroken
 from ih_interp.page.ablation import (
     Ablations,
     costliest_of_last_layer,
@@ -139,8 +139,8 @@ def _heads(
     caption = captions.heads(subject.value)
     none = captions.NO_HEADS if table.empty else ""
     shown = table.assign(since=table["since"].round().astype("Int64"))
-    for column in ("fed_by", "feeds"):  # lines break between edges only
-        shown[column] = shown[column].str.replace(r"(?<!,) ", "\u00a0", regex=True)
+    for column in ("fed_by", "feeds"):
+        shown[column] = shown[column].map(unbroken)
     return Section(
         key="heads",
         title=title,

@@ -34,8 +34,9 @@ def heads_that_matter(
 
     Columns: `head`; `role`, the score that is furthest on its way from chance to 1, "" where none
     has come a quarter of it; `score` and `chance` of a role at the last checkpoint; `since`, in
-    sequences, see `since`; `cost` (nats) without it; `fed_by` and `feeds`, the strongest edges of
-    the wiring at the last checkpoint; `clamped`, the clamps on it, of which `clamped` has words.
+    sequences, as the function of that name says; `cost` (nats) without it; `fed_by` and `feeds`,
+    the edges that stand out in the wiring at the last checkpoint; `clamped`, the words that the
+    argument has for it.
 
     Of more than 12, those are kept whose score, cost or use of edges is the largest share of what
     it could be. Heads of a layer are in the order of their use of edges, or of cost without wiring.
