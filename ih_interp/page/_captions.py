@@ -1,9 +1,9 @@
 """The words of the page: what each figure and table shows, its unit and its chance level."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ih_interp.page.ablation import Ablations
-from ih_interp.page.heads import COST, EDGE_REACH, EDGE_SHARE, ROLE
+from ih_interp.page.heads import COST, EDGE_REACH, EDGE_SHARE, NOISE, ROLE, TIMES_NOISE
 from ih_interp.page.patterns import Patterns
 from ih_interp.page.subject import Subject
 from ih_interp.page.wiring import INPUTS as INPUTS, patched_batch
@@ -67,16 +67,20 @@ def heads(subject: Subject) -> str:
     return (
         f"Heads at the last checkpoint that have come {ROLE:.0%} of the way from chance to 1 in "
         f"a score, their role, or without which the loss rises by {COST:.0%} of what it rises "
-        "without all heads. Since: when score - chance first passed half of its last value, "
-        "a hyphen where it fell. Cost: "
+        "without all heads; by layer, the best wired first. Since: the last time at which "
+        "score - chance rose above half of its last value, 0 where it was never below. Cost: "
         "the rise of the loss with the head ablated by zero. Fed by, feeds: edges with at least "
-        f"{EDGE_SHARE:.0%} of the head's use and {EDGE_REACH:.0%} of the strongest edge's, in "
+        f"{EDGE_SHARE:.0%} of the head's use, {EDGE_REACH:.0%} of the strongest edge's and "
+        f"{TIMES_NOISE} times the size of the lowest {NOISE:.0%} of all, which is below 0, in "
         f"{unit}. Chance is the score of even attention."
     )
 
 
-def losses(level: float, of_guess: str, *, has_clamps: bool) -> str:
-    """Return the caption of the losses."""
+def losses(level: float, of_guess: str, ideal: str, *, has_clamps: bool) -> str:
+    """Return the caption of the losses; `ideal` are those of ideal predictors in words, or none."""
+    others = (
+        f" The other grey lines are ideal predictors' on the sequences measured below: {ideal}."
+    )
     strip = (
         " The strip below shows each clamp's gate, from 0 (free) to 1 (clamped, the strongest "
         "colour), as its schedule sets it."
@@ -85,7 +89,17 @@ def losses(level: float, of_guess: str, *, has_clamps: bool) -> str:
     )
     return (
         "The mean loss of each split, in nats, over the sequences seen; the dotted line is "
-        f"{level:.3f}, {of_guess}.{strip}"
+        f"{level:.3f}, {of_guess}.{others if ideal else ''}{strip}"
+    )
+
+
+def compared(guesses: Mapping[float, str]) -> str:
+    """Return the caption of the losses of several runs, of losses of guesses, each in words."""
+    lines = "line is" if len(guesses) == 1 else "lines are"
+    levels = "; ".join(f"{level:.3f}, {of_guess}" for level, of_guess in guesses.items())
+    return (
+        "The mean loss of each run on one split, in nats, over the sequences seen, a colour per "
+        f"run, dotted with every clamp off. The grey dotted {lines} {levels}."
     )
 
 
@@ -98,7 +112,7 @@ def scores(subject: Subject, n_steps: int) -> str:
     """Return the caption of the scores, without that of the score which is shown."""
     return (
         f"One line per head, on {subject.said}, at {n_steps} of {len(subject.run.steps)} "
-        "checkpoints; heads that matter are thick, layers differ in their dashes."
+        "checkpoints; heads that matter are thick and have colours, layers differ in their dashes."
     )
 
 
@@ -110,7 +124,8 @@ def wiring(subject: Subject, steps: Sequence[int]) -> str:
         f"Path patching: how much worse the model becomes, in {unit}, when the edge from a sender "
         f"to one input of a receiver carries {patch}; mean over {n} of these sequences, 0 for an "
         f"edge that carries nothing (chance), above 0 for one that serves the answer. Measured at "
-        f"{len(steps)} of {len(subject.run.steps)} checkpoints, with even spaces between them."
+        f"{len(steps)} of {len(subject.run.steps)} checkpoints, with even spaces between them. "
+        "Cells have two digits that count, and 0 below a hundredth of the colours' end."
     )
 
 

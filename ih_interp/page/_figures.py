@@ -6,7 +6,7 @@ mode; `meta` names the scale.
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from typing import Any
 
@@ -18,10 +18,13 @@ from torch import Tensor
 from ih_interp.page.wiring import INPUTS
 from ih_interp.types import Head
 
-COLOURS = ("#8a8a8a", "#E69F00", "#56B4E9", "#009E73", "#B8A800", "#3f7fd0", "#D55E00", "#CC79A7")
+COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#B8A800", "#3f7fd0", "#D55E00", "#CC79A7")
+GREY = "#8a8a8a"
 """Okabe and Ito's palette, its black and blue lighter, to be seen on white and on black."""
 
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
+
+LEVELS = ("dot", "dashdot", "longdash", "dash")
 
 LIGHT, DARK = "plotly_white", "plotly_dark"
 
@@ -34,10 +37,10 @@ SCALES = {
 Json = dict[str, Any]
 
 
-def losses_figure(metrics: pd.DataFrame, gates: pd.DataFrame, guess: float) -> Json:
+def losses_figure(metrics: pd.DataFrame, gates: pd.DataFrame, levels: Mapping[str, float]) -> Json:
     """Return the loss of each split over sequences, and the gates of the clamps in a strip below.
 
-    `guess` is the loss of an even guess, drawn as a dotted line.
+    `levels` are known losses by name, drawn as grey lines, the first dotted.
     """
     figure = _figure()
     colours = dict(zip(dict.fromkeys(metrics["split"]), cycle(COLOURS), strict=False))
@@ -46,7 +49,8 @@ def losses_figure(metrics: pd.DataFrame, gates: pd.DataFrame, guess: float) -> J
         line = {"color": colours[split], "dash": _dash(under)}
         _add_line(figure, rows["sequences"], rows["loss"], name, line=line)
     end = float(metrics["sequences"].max())
-    _add_line(figure, [0, end], [guess, guess], "even guess", line=_level())
+    for (name, level), dash in zip(levels.items(), LEVELS, strict=False):
+        _add_line(figure, [0, end], [level, level], name, line={**_level(), "dash": dash})
     figure.update_layout(xaxis_title="sequences", yaxis_title="loss (nats)", height=380)
     figure.update_yaxes(rangemode="tozero")
     if len(gates):
@@ -82,8 +86,11 @@ def _add_gates(figure: Any, gates: pd.DataFrame) -> None:
     )
 
 
-def compared_losses_figure(metrics: pd.DataFrame) -> Json:
-    """Return the losses of several runs, a colour per run; `meta` says each curve's split."""
+def compared_losses_figure(metrics: pd.DataFrame, guesses: Iterable[float]) -> Json:
+    """Return the losses of several runs, a colour per run; `meta` says each curve's split.
+
+    `guesses` are losses of even guesses, drawn as dotted lines, which are of no split.
+    """
     figure, splits = _figure(), list(dict.fromkeys(metrics["split"]))
     colours = dict(zip(dict.fromkeys(metrics["run"]), cycle(COLOURS), strict=False))
     for run, of_run in metrics.groupby("run", sort=False):
@@ -92,22 +99,28 @@ def compared_losses_figure(metrics: pd.DataFrame) -> Json:
             look = {"line": {"color": colours[run], "dash": _dash(under)}, "meta": split}
             look["visible"] = split == splits[0]
             _add_line(figure, rows["sequences"], rows["loss"], name, **look)
+    end = float(metrics["sequences"].max())
+    for level in guesses:
+        _add_line(figure, [0, end], [level, level], "even guess", line=_level())
     figure.update_layout(xaxis_title="sequences", yaxis_title="loss (nats)", height=460)
     figure.update_yaxes(rangemode="tozero")
     return _json(figure)
 
 
 def scores_figure(scores: pd.DataFrame, matter: Sequence[str]) -> Json:
-    """Return every head's scores over sequences, thick for heads that matter, a dash per layer.
+    """Return every head's scores over sequences, a dash per layer.
 
-    The curves of one score are shown at a time; `meta` says which each belongs to.
+    Heads that matter are thick and coloured, others grey; where none matters, all have colours. The
+    curves of one score are shown at a time; `meta` says which each belongs to.
     """
     figure, names = _figure(), list(dict.fromkeys(scores["score"]))
+    heads = sorted(set(scores["name"]), key=Head.parse)
+    colours = dict(zip(matter or heads, cycle(COLOURS), strict=False))
     for score, rows in scores.groupby("score", sort=False):
         shown = score == names[0]
-        for name in sorted(set(rows["name"]), key=Head.parse):
-            head, curve = Head.parse(name), rows[rows["name"] == name]
-            line = {"color": COLOURS[head.head % len(COLOURS)], "dash": DASHES[head.layer % 5]}
+        for name in heads:
+            dash, curve = DASHES[Head.parse(name).layer % 5], rows[rows["name"] == name]
+            line = {"color": colours.get(name, GREY), "dash": dash}
             look: Json = {"line": {**line, "width": 2.6 if name in matter else 1.2}}
             look |= {"meta": score, "visible": shown, "opacity": 1 if name in matter else 0.45}
             _add_line(figure, curve["sequences"], curve["value"], name, **look)
@@ -142,8 +155,8 @@ def wiring_figure(wiring: pd.DataFrame, unit: str) -> Json:
         x=first["senders"],
         y=first["receivers"],
         coloraxis="coloraxis",
-        texttemplate="%{z:.2f}",
-        hovertemplate="%{x} to %{y}: %{z:.4f}<extra></extra>",
+        texttemplate="%{text}",
+        hovertemplate="%{x} to %{y}: %{z:.3r}<extra></extra>",
     )
     reach = first["reach"]
     bar = {"title": {"text": unit, "side": "right"}, "thickness": 14}
@@ -228,7 +241,7 @@ def _add_line(figure: Any, x: Any, y: Any, name: str, **look: Any) -> None:
 
 
 def _level() -> Json:
-    return {"color": "#999999", "dash": "dot", "width": 1.2}
+    return {"color": GREY, "dash": "dot", "width": 1.2}
 
 
 def _dash(under: str) -> str:

@@ -61,5 +61,25 @@ def cell(value: Any) -> str:
     return f"{int(value):,}" if is_whole else f"{value:z.{DIGITS}f}"
 
 
+def unbroken(text: str) -> str:
+    """Return a list of edges of which lines break after commas only.
+
+    >>> [len(edge) for edge in unbroken("L0H3 keys 2.0, L0H1 values 0.42").split(" ")]
+    [14, 16]
+    """
+    return text.replace(" ", "\u00a0").replace(",\u00a0", ", ")
+
+
+def two_digits(value: float) -> str:
+    """Return a number with two digits that count.
+
+    >>> two_digits(0.00312), two_digits(10.386), two_digits(0.0996)
+    ('0.0031', '10', '0.10')
+    """
+    rounded = f"{value:.1e}"
+    n_decimals = max(0, 1 - int(rounded.partition("e")[2]))
+    return f"{float(rounded):,.{n_decimals}f}"
+
+
 def _data(kind: str, text: str) -> str:
     return f"data:{kind};charset=utf-8;base64,{base64.b64encode(text.encode()).decode()}"

@@ -1,14 +1,13 @@
 """The contents of the page for one run: sections of a figure, tables, captions and downloads."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import pandas as pd
 
-from ih_interp.clamps import Shape
 from ih_interp.page import _captions as captions, _figures as figures
-from ih_interp.page._tables import Download, Table, cell, csv_link, json_link, shown_table
+from ih_interp.page._tables import Download, Table, cell, csv_link, json_link, shown_table, unbroken
 from ih_interp.page.ablation import (
     Ablations,
     costliest_of_last_layer,
@@ -16,8 +15,8 @@ from ih_interp.page.ablation import (
     measured_additivity,
     set_costs,
 )
-from ih_interp.page.facts import configuration, facts, guess, saved_metrics
-from ih_interp.page.gates import gates
+from ih_interp.page.facts import configuration, facts, guess, nats, references, saved_metrics
+from ih_interp.page.gates import clamp_in_words, clamps_by_head, gates
 from ih_interp.page.heads import heads_that_matter, roles
 from ih_interp.page.patterns import measured_patterns
 from ih_interp.page.scores import measured_scores, scores_of
@@ -61,6 +60,8 @@ class Contents:
     name: str
     facts: list[tuple[str, str]]
     sections: list[Section]
+    guess: tuple[float, str]
+    """The loss of an even guess in nats, and in words."""
     metrics: pd.DataFrame = field(repr=False)
 
 
@@ -70,12 +71,13 @@ def contents(run: Run, name: str) -> Contents:
     subject = attempt(lambda: subject_of(run))
     scores = then(subject, measured_scores)
     wiring, ablations = then(subject, measured_wiring), then(subject, measured_ablations)
+    ideal = then(subject, references)
     matter = attempt(lambda: _matter(run, scores, wiring, ablations))
     named = [] if matter.value is None else list(matter.value["head"])
     found = None if metrics.value is None else metrics.value
     sections = [
         _heads(matter, wiring, subject),
-        _losses(run, metrics),
+        _losses(run, metrics, ideal.value or {}),
         _scores(subject, scores, named),
         _wiring(subject, wiring),
         _patterns(subject, named),
@@ -84,7 +86,13 @@ def contents(run: Run, name: str) -> Contents:
         _configuration(run),
     ]
     table = pd.DataFrame() if found is None else found.assign(run=name)
-    return Contents(name=name, facts=facts(run, found), sections=sections, metrics=table)
+    return Contents(
+        name=name,
+        facts=facts(run, found, ideal.value or {}),
+        sections=sections,
+        guess=guess(run.config.task),
+        metrics=table,
+    )
 
 
 def attempt(make: Callable[[], Made]) -> Attempt[Made]:
@@ -111,9 +119,9 @@ def _matter(
 ) -> pd.DataFrame:
     if scores.value is None:
         raise ValueError(scores.why)
-    model = run.config.model
-    shape = Shape(model.n_layers, model.n_heads)
-    return heads_that_matter(scores.value[0], wiring.value, ablations.value, run.clamps, shape)
+    table = scores.value[0]
+    clamped = clamps_by_head(run, int(table["step"].max()))
+    return heads_that_matter(table, wiring.value, ablations.value, clamped)
 
 
 def _heads(
@@ -131,8 +139,8 @@ def _heads(
     caption = captions.heads(subject.value)
     none = captions.NO_HEADS if table.empty else ""
     shown = table.assign(since=table["since"].round().astype("Int64"))
-    for column in ("fed_by", "feeds"):  # lines break between edges only
-        shown[column] = shown[column].str.replace(r" (\w+) ", "\u00a0\\1\u00a0", regex=True)
+    for column in ("fed_by", "feeds"):
+        shown[column] = shown[column].map(unbroken)
     return Section(
         key="heads",
         title=title,
@@ -142,20 +150,22 @@ def _heads(
     )
 
 
-def _losses(run: Run, metrics: Attempt[pd.DataFrame]) -> Section:
+def _losses(run: Run, metrics: Attempt[pd.DataFrame], ideal: Mapping[str, float]) -> Section:
     title, table = "Losses", metrics.value
     if table is None:
         return Section(key="losses", title=title, missing=metrics.why)
     shaded = attempt(lambda: gates(run, int(table["step"].max())))
     strip = pd.DataFrame() if shaded.value is None else shaded.value
     level, of_guess = guess(run.config.task)
-    clamps = [f"Clamp {i + 1}: {clamp}." for i, clamp in enumerate(run.clamps)]
+    clamps = [f"Clamp {i + 1}: {clamp_in_words(clamp)}." for i, clamp in enumerate(run.clamps)]
     notes = [*clamps, *([f"Gates cannot be shown: {shaded.why}"] if shaded.why else [])]
     return Section(
         key="losses",
         title=title,
-        caption=captions.losses(level, of_guess, has_clamps=bool(run.clamps)),
-        figure=figures.losses_figure(table, strip, level),
+        caption=captions.losses(
+            level, of_guess, nats(ideal) if ideal else "", has_clamps=bool(run.clamps)
+        ),
+        figure=figures.losses_figure(table, strip, {"even guess": level, **ideal}),
         downloads=(
             csv_link("metrics.csv", table),
             *([csv_link("gates.csv", strip)] if len(strip) else []),
@@ -294,6 +304,7 @@ def _redundancy(subject: Attempt[Subject]) -> Section:
     if table is None or subject.value is None:
         return Section(key="redundancy", title=title, missing=measured.why)
     shown = table[table["name"].isin(["many_to_many", "fan_in", "fan_out"])].copy()
+    shown["name"] = shown["name"].str.replace("_", " ")
     shown["via"] = shown["via"].map(captions.INPUTS)
     shown["interval"] = [f"{cell(a)} to {cell(b)}" for a, b in shown[["low", "high"]].to_numpy()]
     return Section(

@@ -2,15 +2,18 @@
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
 from ih_interp._columns import measured_once
 from ih_interp.analysis.dynamics.emergence import learned
+from ih_interp.page.subject import Subject
 from ih_interp.runs import Run
 from ih_interp.tasks.base import AbstractTask
 from ih_interp.tasks.few_shot import TaskConfig
+from ih_interp.tasks.markov_chains import MarkovChains
 
 LEARNED = 0.4
 """The share of an even guess's loss below which the task counts as learned, as in the paper."""
@@ -36,8 +39,28 @@ def guess(task: AbstractTask) -> tuple[float, str]:
     return math.log(n), f"ln {n}, of an even guess among {n} {what}"
 
 
-def facts(run: Run, metrics: pd.DataFrame | None) -> list[tuple[str, str]]:
-    """Return facts on a run, each with its name."""
+def references(subject: Subject) -> dict[str, float]:
+    """Return the mean loss of Markov chains' ideal predictors on the measured sequences, in nats.
+
+    Other tasks have none. Where the bigram is the best that can be, one name says so.
+    """
+    task = subject.run.task
+    if not isinstance(task, MarkovChains):
+        return {}
+    losses = task.reference_losses(subject.batch).items()
+    found = {name: float(loss.mean()) for name, loss in losses}
+    if found["bigram"] == found["optimal"]:
+        return {"unigram": found["unigram"], "bigram, optimal": found["optimal"]}
+    return found
+
+
+def facts(
+    run: Run, metrics: pd.DataFrame | None, ideal: Mapping[str, float]
+) -> list[tuple[str, str]]:
+    """Return facts on a run, each with its name.
+
+    Where the losses of ideal predictors are known, they stand in place of the time of learning.
+    """
     config, model = run.config, run.config.model
     clamps = ", ".join(clamp.kind for clamp in run.clamps) or "none"
     layers = f"{model.n_layers} layer{'s' if model.n_layers > 1 else ''} of {model.n_heads} heads"
@@ -50,7 +73,8 @@ def facts(run: Run, metrics: pd.DataFrame | None) -> list[tuple[str, str]]:
         ("Fingerprint", config.fingerprint),
     ]
     if metrics is not None:
-        found[1:1] = [("Loss at the end", losses_at_end(metrics)), ("Learned", when(run, metrics))]
+        learned = ("Ideal predictors", nats(ideal)) if ideal else ("Learned", when(run, metrics))
+        found[1:1] = [("Loss at the end", losses_at_end(metrics)), learned]
     return found
 
 
@@ -69,8 +93,12 @@ def state(run: Run) -> str:
 def losses_at_end(metrics: pd.DataFrame) -> str:
     """Return the last loss of every split, as clamped where it was measured so."""
     last = measured_once(metrics).groupby("split", sort=False).tail(1)
-    pairs = zip(last["split"], last["loss"], strict=True)
-    return ", ".join(f"{split} {loss:.3f}" for split, loss in pairs) + " nats"
+    return nats(dict(zip(last["split"], last["loss"], strict=True)))
+
+
+def nats(losses: Mapping[str, float]) -> str:
+    """Return losses by name, in words."""
+    return "; ".join(f"{name} {loss:.3f}" for name, loss in losses.items()) + " nats"
 
 
 def when(run: Run, metrics: pd.DataFrame) -> str:

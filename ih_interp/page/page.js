@@ -36,7 +36,13 @@ function fill(select, choices) {
 }
 
 function show_of(plot, value) {
-  return Plotly.restyle(plot, { visible: plot.data.map((curve) => curve.meta === value) });
+  return Plotly.restyle(plot, { visible: plot.data.map((curve) => [undefined, value].includes(curve.meta)) });
+}
+
+function in_cell(value, reach) {
+  if (value === null) return "";
+  if (Math.abs(value) < reach / 100) return "0";
+  return Math.abs(value) < 9.95 ? value.toPrecision(2) : String(Number(value.toPrecision(2)));
 }
 
 function place(root, figure, start, change) {
@@ -75,7 +81,8 @@ async function wiring(root, plot, figure) {
   const change = () => {
     const found = figure.frames[pair.value];
     const z = found.via[via.value][say(root, figure)];
-    Plotly.update(plot, { z: [z], x: [found.senders], y: [found.receivers] },
+    const text = z.map((row) => row.map((value) => in_cell(value, found.reach)));
+    Plotly.update(plot, { z: [z], text: [text], x: [found.senders], y: [found.receivers] },
       { "coloraxis.cmin": -found.reach, "coloraxis.cmax": found.reach });
   };
   place(root, figure, figure.steps.length - 1, change);
@@ -98,11 +105,25 @@ async function patterns(root, plot, figure) {
   fill(layer, Array.from({ length: n_layers }, (_, i) => [i, String(i)]));
   fill(head, Array.from({ length: n_heads }, (_, i) => [i, String(i)]));
   [layer.value, head.value] = figure.first;
+  const weight = (l, h, q, k) => {
+    const first = (Number(part(root, "step").value) * n_sequences + Number(sequence.value)) * n_layers;
+    const start = ((first + l) * n_heads + h) * size;
+    return weights.getUint16(2 * (start + (q * (q + 1)) / 2 + k), true) / 65535;
+  };
+  part(root, "csv").addEventListener("click", ({ currentTarget }) => {
+    const [at, tokens] = [Number(part(root, "step").value), figure.tokens[sequence.value]];
+    const rows = ["step,sequences,head,query,query_token,key,key_token,weight"];
+    const quoted = tokens.map((token) => `"${token.replaceAll('"', '""')}"`);
+    for (let l = 0; l < n_layers; l += 1) for (let h = 0; h < n_heads; h += 1) for (let q = 0; q < n; q += 1) for (let k = 0; k <= q; k += 1) {
+      rows.push([figure.steps[at], figure.sequences[at], `L${l}H${h}`, q, quoted[q], k, quoted[k], weight(l, h, q, k).toFixed(5)].join());
+    }
+    URL.revokeObjectURL(currentTarget.href);
+    currentTarget.href = URL.createObjectURL(new Blob([rows.join("\n") + "\n"], { type: "text/csv" }));
+  });
   const change = () => {
     const [s, l, h] = [sequence, layer, head].map((select) => Number(select.value));
-    const start = (((say(root, figure) * n_sequences + s) * n_layers + l) * n_heads + h) * size;
-    const weight = (q, k) => weights.getUint16(2 * (start + (q * (q + 1)) / 2 + k), true) / 65535;
-    const z = Array.from({ length: n }, (_, q) => Array.from({ length: n }, (_, k) => (k <= q ? weight(q, k) : null)));
+    say(root, figure);
+    const z = Array.from({ length: n }, (_, q) => Array.from({ length: n }, (_, k) => (k <= q ? weight(l, h, q, k) : null)));
     const names = figure.tokens[s].map((token, i) => `${i}: ${token}`);
     part(root, "about").textContent = `L${l}H${h}. ${figure.targets[s]}`;
     Plotly.restyle(plot, { z: [z], x: [names], y: [names], texttemplate: n <= 9 ? "%{z:.2f}" : "" });

@@ -12,8 +12,8 @@ from typing import Any
 
 import pandas as pd
 
-from ih_interp._expect import expect
-from ih_interp.page import _figures as figures
+from ih_interp._expect import expect, with_article
+from ih_interp.page import _captions as captions, _figures as figures
 from ih_interp.page.contents import Contents, contents
 from ih_interp.runs import Run
 from ih_interp.storage.atomic import PathLike, as_path, write_atomic
@@ -61,7 +61,8 @@ def report(runs: Sequence[PathLike | Run] | PathLike | Run, *, title: str | None
     as csv from the page, which makes no request.
 
     Raises ImportError without plotly, FileNotFoundError or ValueError for a folder that holds no
-    run or one that cannot be read, ValueError for no runs, and TypeError for other values.
+    run or one that cannot be read, ValueError for no runs, and TypeError for other values, such as
+    `ih.Pretrained` and `ih.ModelSeries`, which `ih.trace` reads.
     """
     refuse_missing_extra()
     opened = opened_runs(runs)
@@ -87,12 +88,16 @@ def opened_runs(runs: object) -> list[Run]:
     kinds = (str, os.PathLike, Run)
     given: list[Any] = [runs] if isinstance(runs, kinds) else []
     if not given:
-        expect(runs, Iterable, "runs", "give a folder, a run or a list of them")
-        given = [*runs]  # pyright: ignore[reportGeneralTypeIssues]
+        given = [*runs] if isinstance(runs, Iterable) else [runs]
     if not given:
         raise ValueError("runs=[]: expected at least one run, or the folder of one.")
     for each in given:
-        expect(each, kinds, "A run", "give its folder, or ih.Run(folder)")
+        if not isinstance(each, kinds):
+            raise TypeError(
+                f"A report needs runs that ih.train made: expected a folder, an ih.Run or a list "
+                f"of them, got {with_article(type(each).__name__)}; ih.trace reads other "
+                "checkpoints, such as ih.Pretrained."
+            )
     return [each if isinstance(each, Run) else Run(each) for each in given]
 
 
@@ -118,9 +123,11 @@ def _rendered(each: Sequence[Contents], title: str) -> str:
     from plotly.offline import get_plotlyjs
 
     tables = [found.metrics for found in each if len(found.metrics)]
+    guesses = dict(found.guess for found in each if len(found.metrics))
     compared = None
     if len(each) > 1 and tables:
-        compared = figures.compared_losses_figure(pd.concat(tables, ignore_index=True))
+        table = pd.concat(tables, ignore_index=True)
+        compared = figures.compared_losses_figure(table, guesses)
     data = {
         "templates": figures.templates(),
         "scales": figures.SCALES,
@@ -135,7 +142,7 @@ def _rendered(each: Sequence[Contents], title: str) -> str:
     return environment.get_template("page.html").render(
         title=title,
         runs=each,
-        compared=compared is not None,
+        compared="" if compared is None else captions.compared(guesses),
         splits=splits,
         data=_embedded(data),
         style=(FOLDER / "page.css").read_text(),

@@ -42,7 +42,8 @@ def scores_of(subject: Subject) -> list[Score]:
     batch, n_ctx = subject.batch, subject.run.task.n_ctx
     induction = Score(
         "induction",
-        "attention to the answers minus to the other candidates, from -1 to 1",
+        "mean attention to an answer minus to another candidate, from -1 to 1; attention to n "
+        "answers alone gives 1 / n",
         induction_strength,
         lambda: 0.0,
     )

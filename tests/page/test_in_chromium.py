@@ -1,6 +1,9 @@
 """The page in a real browser: it loads without an error, and every control does what it says."""
 
+import time
+
 import chromium
+import pandas as pd
 import pytest
 from small_runs import NARROW
 
@@ -56,6 +59,17 @@ def data_of(browser):
     return browser.execute_script("return JSON.parse(document.getElementById('data').textContent)")
 
 
+def downloaded(path):
+    """Wait for a csv file, read it and remove it; the browser renames it when it is whole."""
+    end = time.monotonic() + chromium.PATIENCE
+    while not path.exists():
+        assert time.monotonic() < end, f"waited for {path}"
+        time.sleep(0.1)
+    table = pd.read_csv(path)
+    path.unlink()
+    return table
+
+
 def test_it_loads_without_an_error_or_a_request(browser, path):
     browser.get("about:blank")
     browser.get_log("browser"), chromium.requests_of(browser)
@@ -94,8 +108,10 @@ def test_numbers_in_cells_are_those_of_the_figure(shown):
     )
     z = [value for row in z_of(shown, "wiring") for value in row]
     assert len(written) == len(z) == 16
-    numbers = [float(text.replace("\u2212", "-")) for text in written]
-    assert sorted(numbers) == pytest.approx(sorted(z), abs=0.0051)
+    reach = data_of(shown)["runs"][0]["wiring"]["frames"]["0-1"]["reach"]
+    right = ["0" if abs(use) < reach / 100 else f"{use:.1e}" for use in z]
+    assert sum(use != "0" for use in right) > 3
+    assert sorted(map(float, written)) == pytest.approx(sorted(map(float, right)), rel=1e-6)
 
 
 def test_the_chosen_pattern_is_the_model_s(shown, runs):
@@ -170,6 +186,71 @@ def test_a_narrow_window_does_not_scroll_sideways(browser, path):
     widths = "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
     whole, seen = browser.execute_script(widths)
     assert whole <= seen
+
+
+def test_a_table_that_is_cut_shows_that_it_scrolls(browser, path):
+    chromium.show(browser, path, width=520)
+    script = """
+    const wide = [...document.querySelectorAll(".wide")];
+    return wide.filter((e) => e.scrollWidth > e.clientWidth).map(
+        (e) => [e.tabIndex, e.ariaLabel, getComputedStyle(e).backgroundAttachment]);
+    """
+    cut = browser.execute_script(script)
+    assert len(cut) >= 2
+    assert all(place == 0 and label for place, label, _ in cut)
+    assert {shadows for *_, shadows in cut} == {"local, local, scroll, scroll"}
+
+
+@pytest.mark.parametrize("width", [520, 1200])
+def test_sliders_stand_beside_their_words(browser, path, width):
+    chromium.show(browser, path, width=width)
+    script = """
+    const box = (e) => e.getBoundingClientRect();
+    const right = box(document.querySelector("main")).right;
+    return ["wiring", "patterns"].map((key) => {
+      const controls = document.querySelector(`#run-0-${key} .controls`);
+      const named = [...controls.querySelectorAll("label, output, input")].map(box);
+      const slider = named.slice(-3);  // its label, itself, its words
+      const middles = (boxes) => boxes.map((b) => (b.top + b.bottom) / 2);
+      const apart = (boxes) => Math.max(...middles(boxes)) - Math.min(...middles(boxes));
+      return [apart(slider), apart(named), Math.max(...named.map((b) => b.right)) - right];
+    });
+    """
+    for apart, of_all, beyond in browser.execute_script(script):
+        assert apart < 4
+        assert beyond <= 0
+        assert width < 1200 or of_all < 4
+
+
+def test_the_guess_is_shown_for_every_split(shown):
+    visible = (
+        'return document.querySelector("#compared .plot").data.map((c) => [c.name, c.visible])'
+    )
+    for split in ("test_relabel", "train"):
+        chromium.select(shown.find_element("id", "compared-split")).select_by_value(split)
+        curves = shown.execute_script(visible)
+        assert [name for name, on in curves if on] == ["narrow", "held", "even guess"]
+
+
+def test_the_shown_pattern_s_file_has_all_heads(shown, tmp_path):
+    given = {"behavior": "allow", "downloadPath": str(tmp_path)}
+    shown.execute_cdp_cmd("Browser.setDownloadBehavior", given)
+    choose(shown, "patterns", "layer", 1)
+    choose(shown, "patterns", "head", 2)
+    link = shown.find_element("css selector", '#run-0-patterns [data-control="csv"]')
+    for steps, key in ((4, None), (2, LEFT)):
+        if key:
+            find(shown, "patterns", "step").send_keys(key)
+        link.click()
+        path = tmp_path / "patterns.csv"
+        table = downloaded(path)
+        assert set(table["step"]) == {steps}
+        assert table["head"].nunique() == 8
+        own = table[table["head"] == "L1H2"]
+        z = [weight for row in z_of(shown, "patterns") for weight in row if weight is not None]
+        assert own["weight"].to_list() == pytest.approx(z, abs=1e-5)
+    words = own.drop_duplicates("query")["query_token"].to_list()
+    assert words == data_of(shown)["runs"][0]["patterns"]["tokens"][0]
 
 
 def test_every_control_has_a_label_and_every_figure_a_caption(shown):

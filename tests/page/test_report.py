@@ -16,8 +16,7 @@ from ih_interp.config import Grid
 from ih_interp.page import _figures as figures, report as pages
 from ih_interp.page._tables import cell, csv_link, shown_table
 from ih_interp.page.contents import contents
-from ih_interp.page.gates import gates
-from ih_interp.page.heads import clamps_by_head, edges, heads_that_matter
+from ih_interp.page.gates import clamp_in_words, clamps_by_head, gates
 from ih_interp.page.patterns import measured_patterns
 from ih_interp.page.subject import subject_of
 
@@ -150,6 +149,21 @@ def test_other_tasks_have_a_page(tmp_path):
     }
 
 
+def test_markov_chains_have_the_losses_of_ideal_predictors(tmp_path):
+    task = ih.tasks.MarkovChains(n_states=3, length=8, n_chains=2)
+    config = NARROW.replace(task=task, model=ih.ModelConfig(n_heads=2, d_model=16))
+    (run,) = ih.train([config], tmp_path, progress=False)
+    whole = contents(run, "a run")
+    losses = task.reference_losses(subject_of(run).batch)
+    curves = {curve["name"]: curve["y"] for curve in whole.sections[1].figure["data"]}
+    for name, loss in losses.items():
+        assert curves[name] == pytest.approx([float(loss.mean())] * 2, abs=1e-5)
+        assert f"{name} {loss.mean():.3f}" in dict(whole.facts)["Ideal predictors"]
+    assert "Learned" not in dict(whole.facts)
+    fresh = ih.train([config.replace(name="fresh", task=task.replace(n_chains=None))], tmp_path)
+    assert "bigram, optimal" in dict(contents(fresh[0], "fresh").facts)["Ideal predictors"]
+
+
 def test_a_model_of_one_layer_has_no_wiring(tmp_path):
     config = NARROW.replace(model=ih.ModelConfig(n_layers=1, n_heads=2, d_model=16))
     (run,) = ih.train([config], tmp_path, progress=False)
@@ -193,8 +207,16 @@ def test_unfit_runs_are_refused_in_words(tmp_path):
 @pytest.mark.untyped
 @pytest.mark.parametrize("wrong", [5, [5], ih.RunConfig()], ids=["a number", "a list", "a config"])
 def test_other_values_than_runs_are_refused_in_words(wrong):
-    with pytest.raises(TypeError, match="run"):
+    with pytest.raises(TypeError, match=r"ih\.Run\b"):
         ih.report(wrong)
+
+
+@pytest.mark.untyped
+@pytest.mark.parametrize("many", [False, True], ids=["alone", "in a list"])
+def test_other_checkpoints_are_sent_to_trace(narrow_run, many):
+    series = ih.ModelSeries(narrow_run.model, steps=narrow_run.steps)
+    with pytest.raises(TypeError, match=r"ModelSeries; ih\.trace"):
+        ih.report([series] if many else series)
 
 
 @pytest.mark.untyped
@@ -247,6 +269,10 @@ def test_several_runs_are_compared(narrow_run, held_run):
     data = data_of(page)
     assert [part is not None for part in (data["compared"], *data["runs"])] == [True] * 3
     curves = data["compared"]["data"]
+    guess = curves.pop()
+    assert guess["y"] == pytest.approx([np.log(2)] * 2, abs=1e-5)
+    assert "meta" not in guess  # it is shown for each split
+    assert page.html.count("0.693, ln 2") == 3  # the losses of all runs, and of each
     assert {curve["name"] for curve in curves} == {"narrow", "held"}
     assert {curve["meta"] for curve in curves} == set(narrow_run.metrics["split"])
     assert 'value="1">held</option>' in page.html
@@ -256,6 +282,46 @@ def test_runs_of_one_name_are_told_apart(narrow_run):
     assert pages.names_of([narrow_run, narrow_run]) == [
         f"{narrow_run.folder.parent.name}/narrow ({n})" for n in (1, 2)
     ]
+
+
+def test_a_clamp_s_text_says_when_it_is_on(tmp_path):
+    clamp = ih.clamps.PreviousTokenAttention(heads=["L0H0"], schedule=ih.clamps.during(0, 2))
+    (run,) = ih.train([NARROW.replace(clamps=[clamp])], tmp_path, progress=False)
+    found = sections_of(run)
+    assert found["losses"].notes == (
+        "Clamp 1: previous_token_attention(heads=['L0H0']), until update 2.",
+    )
+    saved = json.loads(found["configuration"].caption)["run"]["clamps"]
+    assert saved == [clamp.model_dump(mode="json")]
+    assert saved[0]["schedule"] == {"kind": "during", "start": 0, "stop": 2}
+    assert clamps_by_head(run, 1) == {"L0H0": ["previous_token_attention"]}
+    assert clamps_by_head(run, 4) == {"L0H0": ["previous_token_attention (off at the end)"]}
+    heads = csv_of(found["heads"], "heads.csv").set_index("head")["clamped"].dropna()
+    assert set(heads) <= {"previous_token_attention (off at the end)"}
+
+
+LEVEL = ih.clamps.Level(head="L0H1", metric="previous_token_score", above=0.7, under="free")
+
+
+@pytest.mark.parametrize(
+    ("schedule", "words"),
+    [
+        (ih.clamps.always(), "always"),
+        (ih.clamps.during(), "from update 0"),
+        (ih.clamps.during(5, 1_000), "from update 5 until update 1,000"),
+        (ih.clamps.ramp(200, 1_200), "gate 0 to 1 from update 200 to 1,200"),
+        (ih.clamps.pulses(100, duty=0.2), "the first 20% of every 100 updates"),
+        (
+            ih.clamps.from_level(below=0.3, until=LEVEL),
+            "from loss below 0.3 on train until previous_token_score L0H1 above 0.7 on train, "
+            "clamps off",
+        ),
+    ],
+    ids=lambda value: getattr(value, "kind", ""),
+)
+def test_schedules_are_said_in_words(schedule, words):
+    clamp = ih.clamps.AblateHeads(heads=["L0H1"], schedule=schedule)
+    assert clamp_in_words(clamp) == f"ablate_heads(heads=['L0H1']), {words}"
 
 
 def test_gates_are_those_of_the_schedule(tmp_path):
@@ -273,34 +339,6 @@ def test_a_gate_that_waits_for_a_level_is_the_run_s(tmp_path):
     config = NARROW.replace(clamps=[clamp], evaluations=Grid(every=8))
     (run,) = ih.train([config], tmp_path, progress=False)
     assert gates(run, 4)["gate"].to_list() == [0.0, 1.0, 1.0, 1.0]
-
-
-def planted_tables():
-    """One head of each role; the induction head rises between 100 and 200 sequences."""
-    rows = []
-    for sequences, rise in ((0, 0.0), (100, 0.0), (200, 0.8)):
-        for name, previous, induction in (("L0H0", 0.5 + rise / 2, 0.0), ("L1H0", 0.5, rise)):
-            place = {"step": sequences, "sequences": sequences, "name": name}
-            rows.append({**place, "score": "previous token", "value": previous, "chance": 0.5})
-            rows.append({**place, "score": "induction", "value": induction, "chance": 0.0})
-    wiring = pd.DataFrame(
-        [(200, "k", "L0H0", "L1H0", 2.0), (200, "v", "L0H1", "L1H0", 0.05)],
-        columns=["step", "via", "sender", "receiver", "use"],
-    )
-    return pd.DataFrame(rows), wiring
-
-
-def test_the_heads_that_matter_are_those_that_were_planted():
-    scores, wiring = planted_tables()
-    clamps = [ih.clamps.AblateHeads(heads=["L0H1"])]
-    shape = ih.clamps.Shape(2, 2)
-    table = heads_that_matter(scores, wiring, None, clamps, shape).set_index("head")
-    assert table["role"].to_dict() == {"L0H0": "previous token", "L1H0": "induction"}
-    assert table["since"].to_list() == pytest.approx([150, 150])
-    assert table.loc["L1H0", "fed_by"] == "L0H0 keys 2.00"
-    assert table.loc["L0H0", "feeds"] == "L1H0 keys 2.00"
-    assert edges(wiring, "L1H1", "receiver") == ""
-    assert clamps_by_head(clamps, shape) == {"L0H1": ["ablate_heads"]}
 
 
 def test_cells_and_files_hold_the_same_numbers():
