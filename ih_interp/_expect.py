@@ -47,6 +47,15 @@ def with_article(name: str) -> str:
     return f"{'an' if vowel else 'a'} {name}"
 
 
+def installing(extra: str) -> str:
+    """Return in words how the packages of an extra are installed.
+
+    >>> installing("report")
+    "from a clone of ih_interp, pip install -c .ci/constraints.txt -e '.[report]'"
+    """
+    return f"from a clone of ih_interp, pip install -c .ci/constraints.txt -e '.[{extra}]'"
+
+
 def values_are_known() -> bool:
     """Return whether tensors have values now: not in a trace, a compiler or a `vmap` or `grad`."""
     level = torch._C._functorch.maybe_current_level()  # pyright: ignore

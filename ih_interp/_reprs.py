@@ -31,7 +31,7 @@ def short_repr(cls: Class) -> Class:
 
 
 def with_notes(error: BaseException) -> str:
-    """Return what an error says, and the notes that were added to it, as text of one line.
+    """Return what an error says, and the notes that were added to it, as sentences.
 
     >>> error = ValueError("no such head")
     >>> error.add_note("It was raised in a hook.")

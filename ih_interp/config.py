@@ -35,9 +35,9 @@ class Seeds(Frozen):
     init: int = Field(default=5, ge=0, lt=2**32)
     """Draws the weights before training."""
     data: int = Field(default=0, ge=0, lt=2**32)
-    """Draws the training sequences and their order."""
+    """Draws the training sequences and their order, and what clamps draw at an update."""
     evaluation: int = Field(default=1, ge=0, lt=2**32)
-    """Draws the evaluation sets, once."""
+    """Draws the evaluation sets, once, and what clamps draw in the evaluations of a run."""
 
 
 class Grid(Frozen):

@@ -49,9 +49,7 @@ def test_a_run_that_has_begun_needs_its_start_no_more(small_run, tmp_path, monke
     shutil.copytree(small_run.folder, tmp_path / "source")
     config = SMALL.replace(start=FromRun(tmp_path / "source", 4)).pinned()
     (straight,) = ih.train(config, tmp_path / "straight", progress=False)
-    with monkeypatch.context() as patch:
-        patch.setattr("small_runs.SMALL", config)
-        stop_after_an_update(tmp_path / "resumed", monkeypatch)
+    stop_after_an_update(tmp_path / "resumed", monkeypatch, config=config)
     shutil.rmtree(tmp_path / "source")
     (resumed,) = ih.train(config, tmp_path / "resumed", progress=False)
     assert folder_bytes(resumed.folder) == folder_bytes(straight.folder)

@@ -138,7 +138,9 @@ def _why_silent(names: Sequence[str], cfg: Any) -> str:
         point = name.rpartition(".")[2]
         switch = SWITCHES.get(point)
         if switch and not getattr(cfg, switch, False):
-            instead = ", or clamp z (hook_z), which needs no switch" if "result" in point else ""
+            instead = (
+                ", or clamp z (hook_z), which needs no switch" if point == "hook_result" else ""
+            )
             return (
                 f"cfg.{switch} is off, and {point} is computed only where it is on: call "
                 f"model.set_{switch}(True) before the block{instead}."

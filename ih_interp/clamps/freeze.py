@@ -59,8 +59,7 @@ class Freeze(AbstractClamp):
         return held
 
     def structure(self) -> Any:
-        others = [name for name in self.parameters if not OF_HEADS.fullmatch(name)]
-        return {"kind": self.kind, "parameters": others}
+        return {"kind": self.kind, "parameters": self._others()}
 
     def gate(self, step: int, metrics: Metrics | None = None) -> float:
         gate = super().gate(step, metrics)
@@ -95,15 +94,20 @@ class Freeze(AbstractClamp):
         return []
 
     def frozen(self, setting: Setting) -> dict[str, Tensor]:
-        trained, held = trained_parameters(setting.model), dict[str, Tensor]()
-        for name, parameter in trained.items():
-            if any(fnmatchcase(name, pattern) for pattern in self.structure()["parameters"]):
+        others, held = self._others(), dict[str, Tensor]()
+        for name, parameter in trained_parameters(setting.model).items():
+            if any(fnmatchcase(name, pattern) for pattern in others):
                 held[name] = torch.ones((), dtype=torch.bool, device=parameter.device)
             elif match := OF_HEADS.fullmatch(name):
                 of_layer = setting.tensors[match[2]][int(match[1])]
+                # In a trace each mask is an input: another run of the graph holds other weights.
                 if not values_are_known() or of_layer.any():
                     held[name] = of_layer.reshape(-1, *[1] * (parameter.ndim - 1))
         return held
+
+    def _others(self) -> list[str]:
+        """Return the parameters, or patterns of some, that have no axis of heads."""
+        return [name for name in self.parameters if not OF_HEADS.fullmatch(name)]
 
     def _of_heads(self) -> dict[str, int]:
         """Return the weights of the heads, with their layers."""

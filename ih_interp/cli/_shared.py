@@ -59,7 +59,7 @@ def told_in_words(after_interrupt: str = "") -> Generator[None]:
 
 
 def _words(error: Exception) -> str:
-    """Return what an error says; one of the system's has a number and a path instead of words."""
+    """Return an error's message and notes; of the system's errors, path and reason alone."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror[:1].lower()}{error.strerror[1:]}."
     return with_notes(error)

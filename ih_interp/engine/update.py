@@ -88,7 +88,7 @@ def asked_loss(logits: Float[Tensor, "batch pos token"], sequences: Sequences) -
 def eager_step(clamped: ClampedModel, optimiser: AbstractOptimiser, seeds: Sequence[int]) -> Step:
     """Return an update that goes through one run after the other, with nothing traced.
 
-    A clamp may draw random numbers: they follow from the run's seed and its number of updates.
+    A clamp may draw random numbers: they follow from `seeds` and the number of updates.
     """
 
     def step(state: FleetState, inputs: FleetInputs) -> Losses:

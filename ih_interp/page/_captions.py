@@ -71,7 +71,7 @@ def heads(subject: Subject) -> str:
         "score - chance rose above half of its last value, 0 where it was never below. Cost: "
         "the rise of the loss with the head ablated by zero. Fed by, feeds: edges with at least "
         f"{EDGE_SHARE:.0%} of the head's use, {EDGE_REACH:.0%} of the strongest edge's and "
-        f"{TIMES_NOISE} times the size of the lowest {NOISE:.0%} of all, which is below 0, in "
+        f"{TIMES_NOISE} times the size of the lowest {NOISE:.0%} of all, if that is below 0, in "
         f"{unit}. Chance is the score of even attention."
     )
 

@@ -19,12 +19,15 @@ from ih_interp.page.wiring import INPUTS
 from ih_interp.types import Head
 
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#B8A800", "#3f7fd0", "#D55E00", "#CC79A7")
+"""Okabe and Ito's palette without black, its blue lighter, to be seen on white and on black."""
+
 GREY = "#8a8a8a"
-"""Okabe and Ito's palette, its black and blue lighter, to be seen on white and on black."""
+"""The colour of heads that do not matter, and of known levels."""
 
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 
 LEVELS = ("dot", "dashdot", "longdash", "dash")
+"""Dashes of known levels, in their order."""
 
 LIGHT, DARK = "plotly_white", "plotly_dark"
 

@@ -1,6 +1,6 @@
 """The contents of the page for one run: sections of a figure, tables, captions and downloads."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -77,7 +77,7 @@ def contents(run: Run, name: str) -> Contents:
     found = None if metrics.value is None else metrics.value
     sections = [
         _heads(matter, wiring, subject),
-        _losses(run, metrics, ideal.value or {}),
+        _losses(run, metrics, ideal, subject),
         _scores(subject, scores, named),
         _wiring(subject, wiring),
         _patterns(subject, named),
@@ -150,8 +150,13 @@ def _heads(
     )
 
 
-def _losses(run: Run, metrics: Attempt[pd.DataFrame], ideal: Mapping[str, float]) -> Section:
-    title, table = "Losses", metrics.value
+def _losses(
+    run: Run,
+    metrics: Attempt[pd.DataFrame],
+    references: Attempt[dict[str, float]],
+    subject: Attempt[Subject],
+) -> Section:
+    title, table, ideal = "Losses", metrics.value, references.value or {}
     if table is None:
         return Section(key="losses", title=title, missing=metrics.why)
     shaded = attempt(lambda: gates(run, int(table["step"].max())))
@@ -159,6 +164,8 @@ def _losses(run: Run, metrics: Attempt[pd.DataFrame], ideal: Mapping[str, float]
     level, of_guess = guess(run.config.task)
     clamps = [f"Clamp {i + 1}: {clamp_in_words(clamp)}." for i, clamp in enumerate(run.clamps)]
     notes = [*clamps, *([f"Gates cannot be shown: {shaded.why}"] if shaded.why else [])]
+    if references.why and subject.value is not None:  # else the sections of heads say it
+        notes.append(f"Ideal predictors cannot be shown: {references.why}")
     return Section(
         key="losses",
         title=title,

@@ -73,8 +73,8 @@ def facts(
         ("Fingerprint", config.fingerprint),
     ]
     if metrics is not None:
-        learned = ("Ideal predictors", nats(ideal)) if ideal else ("Learned", when(run, metrics))
-        found[1:1] = [("Loss at the end", losses_at_end(metrics)), learned]
+        reached = ("Ideal predictors", nats(ideal)) if ideal else ("Learned", when(run, metrics))
+        found[1:1] = [("Loss at the end", losses_at_end(metrics)), reached]
     return found
 
 

@@ -50,11 +50,12 @@ def clamps_by_head(run: Run, step: int) -> dict[str, list[str]]:
     """Return by head the kinds of the clamps that set something of it, and what is off at a step.
 
     A clamp whose gate is 0 there is "ablate_heads (off at the end)", one whose gate is 0.5 is
-    "ablate_heads (gate 0.50)". Raises ValueError as `run.rows` does.
+    "ablate_heads (gate 0.50)". Raises ValueError as `run.rows` does, where one waits for a level.
     """
     found: dict[str, list[str]] = {}
     shape = Shape(run.config.model.n_layers, run.config.model.n_heads)
-    rows = run.rows(before=step) if any(clamp.is_scheduled for clamp in run.clamps) else None
+    waits = any(clamp.is_scheduled and not clamp.schedule.by_step for clamp in run.clamps)
+    rows = run.rows(before=step) if waits else None
     for clamp in run.clamps:
         gate = clamp.gate(step, rows)
         words = {0.0: " (off at the end)", 1.0: ""}.get(gate, f" (gate {gate:.2f})")

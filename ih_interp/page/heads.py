@@ -19,7 +19,7 @@ EDGE_SHARE, EDGE_REACH, MOST_EDGES = 0.1, 0.05, 3
 """Edges are named with these shares of their receiver's (or sender's) use and of the strongest."""
 
 NOISE, TIMES_NOISE = 0.01, 2
-"""Edges are named above so many times the size of this quantile of all uses, which is below 0."""
+"""Edges are named above so many times the size of this quantile of all uses, if below 0."""
 
 COLUMNS = ["head", "role", "score", "chance", "since", "cost", "fed_by", "feeds", "clamped"]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from ih_interp._expect import expect, with_article
+from ih_interp._expect import expect, installing, with_article
 from ih_interp.page import _captions as captions, _figures as figures
 from ih_interp.page.contents import Contents, contents
 from ih_interp.runs import Run
@@ -77,10 +77,7 @@ def refuse_missing_extra() -> None:
     """Raise ImportError in words where the packages that draw the page are not installed."""
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
-        raise ImportError(
-            f"The report page needs {' and '.join(missing)}: install the extra, pip install "
-            "'ih-interp[report]', or from a clone pip install -e '.[report]'."
-        )
+        raise ImportError(f"The report page needs {' and '.join(missing)}: {installing('report')}.")
 
 
 def opened_runs(runs: object) -> list[Run]:

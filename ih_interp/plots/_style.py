@@ -295,7 +295,7 @@ def legend_off_curves(ax: Axes, *handles: Sequence[Any], **look: Any) -> Axes:
     if any(len(path) and path.intersects_bbox(box, filled=False) for path in paths):
         legend.set_loc("center left")
         legend.set_bbox_to_anchor((1, 0.5), ax.transAxes)
-        legend.borderaxespad = 3.2  # letters, so that it is off the words at ln 2 in any axes
+        legend.borderaxespad = 3.2  # in font sizes: clear of the words at ln 2 in any axes
     return ax
 
 

@@ -17,7 +17,8 @@ from ih_interp._columns import (
 )
 
 SEVERAL_RUNS = (
-    ": ih.plots.plot_clamped_losses draws several runs, from one split of their metrics: "
+    ": to compare losses, ih.plots.plot_clamped_losses draws several runs, from one split of "
+    "their metrics: "
     "pd.concat(run.metrics.query(\"split == 'train'\").assign(clamp=run.config.name) "
     "for run in runs)"
 )
@@ -63,7 +64,11 @@ def expect_table(table: object, *columns: str) -> None:
     if not isinstance(table, DataFrame):
         hint = ": give its .table()" if callable(getattr(table, "table", None)) else ""
         hint = ": give its .metrics" if hasattr(table, "metrics") else hint
-        if isinstance(table, list | tuple) and all(hasattr(one, "metrics") for one in table):
+        if (
+            isinstance(table, list | tuple)
+            and table
+            and all(hasattr(one, "metrics") for one in table)
+        ):
             hint = SEVERAL_RUNS
         raise TypeError(f"table: expected a DataFrame, got {type(table).__name__}{hint}.")
     refuse_columns(table, columns)

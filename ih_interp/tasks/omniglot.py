@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ih_interp._expect import installing
 from ih_interp._torch_state import plain_torch
 
 Network: TypeAlias = Literal["resnet18", "squeezenet1_1"]
@@ -39,8 +40,8 @@ def omniglot_features(
         import torchvision  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "Omniglot images need torchvision: pip install 'ih-interp[omniglot]'. "
-            "Or load ready features with Exemplars.load."
+            f"Omniglot images need torchvision: {installing('omniglot')}. Or load ready features "
+            "with Exemplars.load."
         ) from error
     vision: Any = torchvision
     pool, weights = _network(vision, network)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ih_interp._expect import expect
+from ih_interp._expect import expect, installing
 from ih_interp.analysis.dynamics.trace import measured
 from ih_interp.batch import Batch
 from ih_interp.hooked_model import HookedModel
@@ -277,5 +277,5 @@ def library(module: str, extra: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise ImportError(
-            f"{extra} is needed, and is not installed: pip install 'ih-interp[{extra}]'."
+            f"{extra} is needed, and is not installed: {installing(extra)}."
         ) from error

@@ -18,6 +18,7 @@ from contextlib import redirect_stderr, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from ih_interp._expect import installing
 from ih_interp.storage import run_files
 from ih_interp.training._workers import KEEP_MEMORY
 from ih_interp.training.cluster import ClusterError, Slurm
@@ -60,7 +61,7 @@ def refuse_missing(cluster: Slurm) -> None:
         import submitit  # noqa: F401  # pyright: ignore[reportUnusedImport]
     except ImportError as error:
         raise ImportError(
-            "Training on a cluster needs submitit: pip install 'ih-interp[cluster]'."
+            f"Training on a cluster needs submitit: {installing('cluster')}."
         ) from error
     for program in ["ps"] if cluster.executor == "local" else ["sbatch", "srun", "squeue"]:
         if shutil.which(program) is None:
@@ -151,6 +152,9 @@ def submitted(orders: Sequence[str], cluster: Slurm, logs: Path) -> list[Job]:
     except FailedJobError as error:
         why = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
         raise ClusterError(f"SLURM refused {cluster}: {why}") from error
+    except BaseException:
+        sys.stderr.write(said.getvalue())
+        raise
     sys.stderr.write(said.getvalue())
     if cluster.executor == "local":
         _STARTED.extend(jobs)

@@ -65,7 +65,7 @@ def find_deletable(root: PathLike) -> Found:
 
 
 def _states(folder: Path) -> list[Deletable]:
-    """Return the saved states of a run if it is finished; ValueError where it cannot be read."""
+    """Return the saved states of a finished run; ValueError or OSError for one not readable."""
     if not Run(folder).whole:
         return []
     states = [path for path in saved_states(folder) if not path.is_symlink()]
@@ -83,11 +83,11 @@ def clean(root: PathLike, *, yes: bool = False, graphs: bool = False) -> Found:
     """Find what can be deleted below a folder of runs, and delete it with `yes`.
 
     Every run is deleted from under its lock: one that another process trains is left alone, and so
-    is one whose files cannot be deleted, and `left` says why. With `graphs` compiled graphs, which
-    all folders of runs share, count too. A process that has loaded its graphs trains on without
-    them, but one that is compiling may fail to: they stay where a run below `root` is being
-    trained. Returns what can be deleted, or what has been. Raises FileNotFoundError where there is
-    no folder.
+    is one whose files cannot be deleted, and the state of one that cannot be read; `left` says why.
+    With `graphs` compiled graphs, which all folders of runs share, count too. A process that has
+    loaded its graphs trains on without them, but one that is compiling may fail to: they stay where
+    a run below `root` is being trained. Returns what can be deleted, or what has been. Raises
+    FileNotFoundError where there is no folder.
     """
     found = find_deletable(root)
     if yes:

@@ -65,12 +65,17 @@ class Slurm(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _are_fields(cls, given: object) -> object:
-        """Say where options of `sbatch` go that are no fields; of a misspelled field we say so."""
+        """Raise ValueError for what is no field, which says where options of `sbatch` go.
+
+        A name that is nearly a field's is left to `explain`, which names that field.
+        """
         for name, value in cast(Any, given).items() if isinstance(given, Mapping) else ():
             if name in cls.model_fields or get_close_matches(name, cls.model_fields, n=1):
                 continue
             if ours := OURS.get(name.replace("_", "-")):
                 raise ValueError(f"{name}={value!r}: this is the field {ours}; write {ours} for it")
+            if name.replace("_", "-") in FIXED:
+                raise ValueError(f"{name}={value!r}: ih.train sets this option of sbatch; leave it")
             raise ValueError(
                 f"{name}={value!r}: there is no such field; another option of sbatch is "
                 f"extra={{{name!r}: {value!r}}} in Python, extra.{name}={value} on the command line"

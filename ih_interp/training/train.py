@@ -91,7 +91,9 @@ def train(
     exemplars, whose folder holds another run, or that another process is training;
     KeyboardInterrupt after Ctrl-C or SIGTERM, with everything saved; TrainingFailedError, after the
     others have ended, for runs that failed: their loss became NaN, one of their files is damaged or
-    cannot be written, the disk is full, their process was killed, their job was cancelled.
+    cannot be written, the disk is full, their process was killed, their job was cancelled. With
+    `cluster`, ImportError without submitit, and ClusterError (a RuntimeError of
+    `ih_interp.training.cluster`) where no job can be sent from here or SLURM refuses them.
     """
     configs = _configs(runs)
     switches = {"progress": progress, "repair": repair, "wait": wait}

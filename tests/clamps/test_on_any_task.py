@@ -222,6 +222,18 @@ def test_graphs_train_under_every_clamp_as_the_plain_model_does(clamp):
         assert_close(trained(given, REPEATED, by_graph), plain, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
+def test_a_graph_traced_for_one_freeze_serves_another():
+    one, other = Freeze(parameters=["blocks.1.attn.W_V"]), Freeze(heads=["L0H3"], parts="q")
+
+    def traced(_, optimiser, state, inputs):
+        model = build_model(REPEATED, ih.ModelConfig(n_heads=8), seed=5)
+        return by_graph(ClampedModel(model, [one], REPEATED), optimiser, state, inputs)
+
+    plain = trained(other, REPEATED, lambda clamped, adam, *_: eager_step(clamped, adam, [0]))
+    assert_close(trained(other, REPEATED, traced), plain, rtol=0, atol=1e-5)
+
+
 def frozen_run(root, clamps):
     config = SMALL.replace(clamps=clamps, optimiser=ih.Adam(learning_rate=1e-2, weight_decay=0.1))
     run = ih.train(config, root, progress=False, engine="eager")[0]

@@ -227,7 +227,7 @@ def test_a_title_is_text(narrow_run):
 
 def test_without_plotly_the_extra_is_named(monkeypatch, narrow_run):
     monkeypatch.setattr(pages, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"ih-interp\[report\]"):
+    with pytest.raises(ImportError, match=r"pip install -c \S+ -e '\.\[report\]'"):
         ih.report(narrow_run)
 
 

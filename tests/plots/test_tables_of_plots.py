@@ -164,8 +164,10 @@ def test_several_runs_are_led_to_the_plot_that_takes_them():
     class Run:
         metrics = GOOD["plot_losses"]
 
-    with pytest.raises(TypeError, match=r"got list: ih\.plots\.plot_clamped_losses draws several"):
+    with pytest.raises(TypeError, match=r"got list: .*plot_clamped_losses draws several"):
         draw("plot_losses", [Run(), Run()])
+    with pytest.raises(TypeError, match=r"got list\.$"):
+        draw("plot_losses", [])
     tables = [Run.metrics.query("split == 'train'").assign(clamp=name) for name in "ab"]
     draw("plot_clamped_losses", pd.concat(tables))  # as the message says
 

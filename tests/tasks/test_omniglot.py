@@ -162,5 +162,5 @@ def test_more_drawings_than_there_are_is_refused(tmp_path, n_exemplars):
 
 def test_without_torchvision_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "torchvision", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'ih-interp\[omniglot\]'.*load"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install -c \S+ -e '\.\[omniglot\]'.*load"):
         omniglot_features(tmp_path, "resnet18", n_exemplars=5, seed=0)

@@ -233,5 +233,5 @@ def test_what_is_no_callback_is_refused():
 def test_a_missing_library_is_named_with_its_command(logs, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
-    with pytest.raises(ImportError, match=r"pip install 'ih-interp\[tensorboard\]'"):
+    with pytest.raises(ImportError, match=r"pip install -c \S+ -e '\.\[tensorboard\]'"):
         ih.track.TensorBoard(logs)

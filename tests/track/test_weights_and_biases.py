@@ -90,7 +90,7 @@ def test_other_modes_are_refused(wandb):
 
 def test_a_missing_library_is_named_with_its_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ImportError, match=r"pip install 'ih-interp\[wandb\]'"):
+    with pytest.raises(ImportError, match=r"pip install -c \S+ -e '\.\[wandb\]'"):
         ih.track.WandB("project")
 
 

@@ -247,7 +247,7 @@ def test_without_submitit_or_slurm_it_says_what_is_missing(tmp_path, monkeypatch
     with pytest.raises(ClusterError, match=r"sbatch.*executor"):
         train(FREE, tmp_path, cluster=ih.Slurm())
     monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(ImportError, match=r"pip install 'ih-interp\[cluster\]'"):
+    with pytest.raises(ImportError, match=r"pip install -c \S+ -e '\.\[cluster\]'"):
         train(FREE, tmp_path)
     assert not (tmp_path / "there" / "free").exists()
     train(MATCHED, tmp_path)  # it is finished, and nothing is submitted

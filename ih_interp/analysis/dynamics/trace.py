@@ -102,7 +102,10 @@ def trace(
 
 
 def _in_words(measure: Measure) -> str:
-    """Return a measure's name for an axis, "induction strength"; none of what a function makes."""
+    """Return the name of a module's function as words, "induction strength"; else "".
+
+    The names of lambdas, and of functions that others define, may say little.
+    """
     name = getattr(measure, "__qualname__", "<")
     return "" if "<" in name else name.rpartition(".")[2].replace("_", " ").strip()
 
