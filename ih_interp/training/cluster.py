@@ -75,7 +75,9 @@ class Slurm(Frozen):
             if ours := OURS.get(name.replace("_", "-")):
                 raise ValueError(f"{name}={value!r}: this is the field {ours}; write {ours} for it")
             if name.replace("_", "-") in FIXED:
-                raise ValueError(f"{name}={value!r}: ih.train sets this option of sbatch; leave it")
+                raise ValueError(
+                    f"{name}={value!r}: leave it out, ih.train sets this option itself"
+                )
             raise ValueError(
                 f"{name}={value!r}: there is no such field; another option of sbatch is "
                 f"extra={{{name!r}: {value!r}}} in Python, extra.{name}={value} on the command line"

@@ -273,6 +273,7 @@ def test_without_submitit_or_slurm_it_says_what_is_missing(tmp_path, monkeypatch
         ({"partitions": "short"}, "partition"),
         ({"qos": "low"}, r"'qos': 'low'.*extra\.qos=low"),
         ({"cpus_per_task": 3}, "field cpus"),
+        ({"output": "here"}, "leave it out"),
     ],
 )
 def test_wrong_requests_are_refused_by_name(fields, token):
